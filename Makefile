@@ -1,0 +1,38 @@
+# The jobs of this project. `make` lists them; each does the set-up that it needs.
+
+programs := $(or $(CARGO_TARGET_DIR),target)/release
+demo := .demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build test demo bench clean
+
+help: ## List these jobs
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+setup: ## Bring libtorch and ONNX Runtime into .deps; CUDA=1 those with CUDA, CUDA=0 those without
+	@.ci/setup
+
+build: setup ## Build trainer, exporter and runtime, optimized, into target/release
+	cargo build --release --package trainer --package exporter --package runtime
+
+test: setup ## Check formatting, lints and every test; RETINANET_DATA names the folder of real data
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace
+
+demo: build ## Draw shapes, train on them, export, detect; prints AP and where the pictures are
+	rm -rf $(demo)
+	$(programs)/trainer synth --out $(demo)/shapes
+	$(programs)/trainer fit --config trainer/configs/shapes.yaml --data $(demo)/shapes --out $(demo)/run
+	$(programs)/exporter --checkpoint $(demo)/run/best.safetensors --out $(demo)/retinanet.onnx
+	$(programs)/runtime detect --model $(demo)/retinanet.onnx --json $(demo)/detections.json \
+		--draw $(demo)/annotated $(demo)/shapes/test
+	$(programs)/runtime eval --model $(demo)/retinanet.onnx --data $(demo)/shapes/test.json --pictures $(demo)/shapes/test
+	@echo "Annotated pictures, none of them seen in training: $(demo)/annotated"
+
+bench: setup ## Measure: time of detection, of post-processing, of a training step
+	cargo bench --package tests --bench '*'
+
+clean: ## Remove what was built and drawn; the libraries in .deps stay
+	cargo clean
+	rm -rf $(demo)
