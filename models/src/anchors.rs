@@ -1,0 +1,195 @@
+//! Anchors: the boxes that detections start from, a few at every cell of every pyramid level.
+//! <https://arxiv.org/abs/1708.02002>, section 4
+
+use std::ops::Range;
+
+use crate::boxes::BoundingBox;
+use crate::spec::{AnchorCenter, AnchorOrder, AnchorRounding, AnchorSpec};
+
+/// The finest of the five levels; level p has a stride of 2^p pixels.
+const FINEST_LEVEL: usize = 3;
+
+/// All anchors of one input size. Row `i` of the network's outputs belongs to anchor `i`.
+#[derive(Clone, Debug)]
+pub struct Anchors {
+    boxes: Vec<BoundingBox>,
+    levels: [Range<usize>; 5],
+}
+
+impl Anchors {
+    /// The anchors of an input of `height` by `width` pixels, padding included.
+    pub fn new(spec: &AnchorSpec, height: usize, width: usize) -> Self {
+        let mut boxes = Vec::new();
+        let mut grid = Grid { stride: 1 << FINEST_LEVEL, height: 0, width: 0 };
+        let levels = spec.sizes.map(|size| {
+            (grid.height, grid.width) = (height.div_ceil(grid.stride), width.div_ceil(grid.stride));
+            let start = boxes.len();
+            spec.spread(size, &grid, &mut boxes);
+            grid.stride *= 2;
+            start..boxes.len()
+        });
+        Self { boxes, levels }
+    }
+
+    /// Every anchor: levels P3 to P7, in each row by row, in each cell in the spec's order. They may reach beyond the
+    /// input.
+    pub fn boxes(&self) -> &[BoundingBox] {
+        &self.boxes
+    }
+
+    /// Where in [`boxes`](Self::boxes) the anchors of P3 to P7 are.
+    pub fn levels(&self) -> &[Range<usize>; 5] {
+        &self.levels
+    }
+}
+
+/// The cells of one level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Pixels from cell to cell.
+    pub stride: usize,
+    /// Rows of cells.
+    pub height: usize,
+    /// Columns of cells.
+    pub width: usize,
+}
+
+impl AnchorSpec {
+    /// The anchors of one level whose square anchor has a side of `size` pixels: row by row, `ratios · scales` per cell.
+    pub fn level(&self, size: f64, grid: &Grid) -> Vec<BoundingBox> {
+        let mut boxes = Vec::new();
+        self.spread(size, grid, &mut boxes);
+        boxes
+    }
+
+    /// Appends the anchors of one level. Computed in double precision, as the seed does, and rounded at the end.
+    fn spread(&self, size: f64, grid: &Grid, boxes: &mut Vec<BoundingBox>) {
+        let around_origin = self.around_origin(size);
+        let shift = match self.center {
+            AnchorCenter::Half => 0.5,
+            AnchorCenter::Zero => 0.0,
+        };
+        let position = |cell: usize| (cell as f64 + shift) * grid.stride as f64;
+        boxes.reserve(grid.height * grid.width * around_origin.len());
+        for y in (0..grid.height).map(position) {
+            for x in (0..grid.width).map(position) {
+                boxes.extend(around_origin.iter().map(|[x1, y1, x2, y2]| BoundingBox {
+                    x1: (x + x1) as f32,
+                    y1: (y + y1) as f32,
+                    x2: (x + x2) as f32,
+                    y2: (y + y2) as f32,
+                }));
+            }
+        }
+    }
+
+    /// The anchors of one cell as `x1, y1, x2, y2` around the origin.
+    fn around_origin(&self, size: f64) -> Vec<[f64; 4]> {
+        let corners = |ratio: f64, scale: f64| {
+            let side = match self.rounding {
+                AnchorRounding::None => size * scale,
+                AnchorRounding::Corners => (size * scale).trunc(),
+            };
+            let width = (side * side / ratio).sqrt();
+            let (half_width, half_height) = (0.5 * width, 0.5 * width * ratio);
+            let corners = [-half_width, -half_height, half_width, half_height];
+            match self.rounding {
+                AnchorRounding::None => corners,
+                AnchorRounding::Corners => corners.map(f64::round_ties_even),
+            }
+        };
+        let (ratios, scales) = (&self.ratios, &self.scales);
+        match self.order {
+            AnchorOrder::RatioMajor => {
+                ratios.iter().flat_map(|&r| scales.iter().map(move |&s| corners(r, s))).collect()
+            }
+            AnchorOrder::ScaleMajor => {
+                scales.iter().flat_map(|&s| ratios.iter().map(move |&r| corners(r, s))).collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_near(found: BoundingBox, expected: [f32; 4]) {
+        let near = <[f32; 4]>::from(found).iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4);
+        assert!(near, "found {found:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn levels_cover_all_anchors_in_order() {
+        let anchors = Anchors::new(&AnchorSpec::default(), 640, 640);
+        let sizes = anchors.levels().each_ref().map(|level| level.len());
+        assert_eq!(sizes, [57_600, 14_400, 3_600, 900, 225]);
+        assert_eq!(anchors.levels()[0].start, 0);
+        assert!(anchors.levels().windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert_eq!(anchors.levels()[4].end, anchors.boxes().len());
+    }
+
+    #[test]
+    fn counts_are_those_of_the_seed() {
+        let counts = [
+            (640, 640, 76_725),
+            (640, 832, 99_765),
+            (640, 1056, 126_675),
+            (800, 800, 120_087),
+            (800, 1344, 201_600),
+            (512, 512, 49_104),
+            (64, 64, 774),
+        ];
+        for (height, width, count) in counts {
+            assert_eq!(Anchors::new(&AnchorSpec::default(), height, width).boxes().len(), count, "{height}x{width}");
+        }
+    }
+
+    // yhenon/pytorch-retinanet 0348a9d: Anchors()(torch.zeros(1, 3, 640, 640))[0]
+    #[test]
+    fn values_are_those_of_the_seed() {
+        let anchors = Anchors::new(&AnchorSpec::default(), 640, 640);
+        let boxes = anchors.boxes();
+        assert_near(boxes[0], [-18.627417, -7.313708, 26.627417, 15.313708]);
+        assert_near(boxes[9], [-10.627417, -7.313708, 34.62742, 15.313708]);
+        assert_near(boxes[boxes.len() - 1], [288.64972, 1.299431, 863.3503, 1150.7006]);
+        let sum: f64 = boxes.iter().flat_map(|&b| <[f32; 4]>::from(b)).map(f64::from).sum();
+        assert!((sum - 98_208_000.094_7).abs() < 1e-3, "{sum}");
+    }
+
+    #[test]
+    fn centers_may_lie_beyond_the_input() {
+        let boxes = Anchors::new(&AnchorSpec::default(), 640, 1056).boxes().to_vec();
+        let last = boxes[boxes.len() - 1];
+        assert_eq!((last.x1 + last.x2) / 2.0, 1088.0);
+    }
+
+    #[test]
+    fn order_changes_places_only() {
+        let ratio_major = AnchorSpec { ratios: vec![0.5, 2.0], scales: vec![1.0, 2.0, 4.0], ..Default::default() };
+        let scale_major = AnchorSpec { order: AnchorOrder::ScaleMajor, ..ratio_major.clone() };
+        let (by_ratio, by_scale) = (ratio_major.around_origin(16.0), scale_major.around_origin(16.0));
+        for (i, anchor) in by_ratio.iter().enumerate() {
+            assert_eq!(by_scale[i % 3 * 2 + i / 3], *anchor);
+        }
+    }
+
+    // torchvision 0.26: torchvision.models.detection.retinanet._default_anchorgen().cell_anchors[0] and [4], where
+    // 512 * 2^(1/3) is cut to 645, and its half is rounded to the even 322.
+    #[test]
+    fn rounded_corners_are_those_of_torchvision() {
+        let spec = AnchorSpec { rounding: AnchorRounding::Corners, center: AnchorCenter::Zero, ..Default::default() };
+        let one_cell = Grid { stride: 8, height: 1, width: 1 };
+        let halves =
+            |size| spec.level(size, &one_cell).iter().map(|b| [b.x2, b.y2].map(|v| v as u32)).collect::<Vec<_>>();
+        let small = [[23, 11], [28, 14], [35, 18], [16, 16], [20, 20], [25, 25], [11, 23], [14, 28], [18, 35]];
+        assert_eq!(halves(32.0), small);
+        assert_eq!(halves(512.0)[3..6], [[256, 256], [322, 322], [406, 406]]);
+        assert!(spec.level(32.0, &one_cell).iter().all(|b| b.x1 == -b.x2 && b.y1 == -b.y2 && b.x2.fract() == 0.0));
+    }
+
+    #[test]
+    fn an_input_without_pixels_has_no_anchors() {
+        assert!(Anchors::new(&AnchorSpec::default(), 0, 640).boxes().is_empty());
+    }
+}

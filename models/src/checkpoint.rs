@@ -1,0 +1,355 @@
+//! Checkpoints: the weights under their names, the spec that gives them meaning, where they came from, and a probe.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array3, Array4, ArrayD, IxDyn};
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::write_atomically;
+use crate::retinanet::parameters;
+use crate::spec::{ModelSpec, SpecError};
+use crate::weights::{Parameter, WeightsError};
+
+/// Key in the file's `__metadata__`. It is the only one, because the format does not fix an order and the same
+/// checkpoint shall be the same bytes.
+const METADATA_KEY: &str = "retinanet";
+
+/// Names of the probe's tensors; no parameter's name begins so.
+const PROBE_PREFIX: &str = "probe.";
+
+/// A trained network with all that its users need.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// What the weights mean.
+    pub spec: ModelSpec,
+    /// Where they came from.
+    pub provenance: Provenance,
+    /// Exactly the tensors of the spec's network, by name.
+    pub tensors: BTreeMap<String, ArrayD<f32>>,
+    /// A known answer.
+    pub probe: Probe,
+}
+
+/// Where a checkpoint came from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Program and version that wrote the weights.
+    pub program: String,
+    /// Epochs trained; none if the weights were not trained here.
+    pub epoch: Option<u32>,
+    /// COCO AP on the validation data, in [0, 1]; none if it was not measured.
+    pub ap: Option<f64>,
+}
+
+/// A small input and what libtorch computed for it, so that anyone can tell whether a copy of the network is right.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// `[N, 3, H, W]`, normalized pictures.
+    pub images: Array4<f32>,
+    /// `[N, anchors, classes]`, scores.
+    pub classification: Array3<f32>,
+    /// `[N, anchors, 4]`, offsets.
+    pub regression: Array3<f32>,
+}
+
+/// What the metadata holds.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    spec: ModelSpec,
+    provenance: Provenance,
+}
+
+/// Why a checkpoint could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file system refused.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+    /// The file is no safetensors file, or was cut short.
+    #[error("{} is no safetensors file, or is damaged: {detail}", path.display())]
+    Damaged {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A safetensors file that this program did not write.
+    #[error("{} is no checkpoint of ours: {detail}; `trainer import` converts weights of other programs", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it lacks.
+        detail: String,
+    },
+    /// The spec inside makes no sense.
+    #[error("the spec in {}: {error}", path.display())]
+    Spec {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: SpecError,
+    },
+    /// The tensors are not those of the spec's network.
+    #[error("the tensors in {} are not those of its spec:{problems}", path.display())]
+    Tensors {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All of the differences.
+        problems: TensorProblems,
+    },
+}
+
+/// How a set of tensors differs from a network's.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TensorProblems {
+    /// In the network only.
+    pub missing: Vec<String>,
+    /// In the file only.
+    pub unexpected: Vec<String>,
+    /// In both, differing in shape.
+    pub misshapen: Vec<WeightsError>,
+}
+
+impl TensorProblems {
+    fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty()
+    }
+}
+
+impl fmt::Display for TensorProblems {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.missing.iter().try_for_each(|name| write!(f, "\n  missing: {name}"))?;
+        self.unexpected.iter().try_for_each(|name| write!(f, "\n  unexpected: {name}"))?;
+        self.misshapen.iter().try_for_each(|problem| write!(f, "\n  misshapen: {problem}"))
+    }
+}
+
+impl Checkpoint {
+    /// Reads a checkpoint and holds its tensors against its spec.
+    ///
+    /// # Errors
+    /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let io = |error| CheckpointError::Io { path: path.to_owned(), error };
+        let damaged = |detail: String| CheckpointError::Damaged { path: path.to_owned(), detail };
+        let foreign = |detail: &str| CheckpointError::Foreign { path: path.to_owned(), detail: detail.to_owned() };
+
+        let bytes = fs::read(path).map_err(io)?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let description = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA_KEY));
+        let description = description.ok_or_else(|| foreign("it holds no spec"))?;
+        let Description { spec, provenance } = serde_yaml::from_str(description)
+            .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
+        spec.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
+
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            if view.dtype() != Dtype::F32 {
+                return Err(damaged(format!("tensor `{name}` is of type {:?}, expected F32", view.dtype())));
+            }
+            let values = bytemuck::pod_collect_to_vec(view.data());
+            let tensor = ArrayD::from_shape_vec(IxDyn(view.shape()), values).map_err(|e| damaged(e.to_string()))?;
+            tensors.insert(name.to_owned(), tensor);
+        }
+        let probe = Probe::take_from(&mut tensors, &spec).map_err(|detail| foreign(&detail))?;
+        let expected = parameters(&spec).map_err(|error| foreign(&error.to_string()))?;
+        let problems = compare(&expected, &tensors);
+        if !problems.is_empty() {
+            return Err(CheckpointError::Tensors { path: path.to_owned(), problems });
+        }
+        Ok(Self { spec, provenance, tensors, probe })
+    }
+
+    /// Writes the checkpoint: whole or not at all.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
+        let Self { spec, provenance, tensors, probe } = self;
+        let description = Description { spec: spec.clone(), provenance: provenance.clone() };
+        let description = serde_yaml::to_string(&description)
+            .expect("spec and provenance hold only strings, numbers and lists, all of which YAML can write");
+        let probe = probe.named();
+        let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        let named = named.chain(probe.iter().map(|(name, tensor)| (name.as_str(), tensor)));
+        let metadata = HashMap::from([(METADATA_KEY.to_owned(), description)]);
+        let bytes = safetensors::serialize(named.map(|(name, tensor)| (name, Values(tensor))), Some(metadata))
+            .map_err(|error| CheckpointError::Damaged { path: path.to_owned(), detail: error.to_string() })?;
+        write_atomically(path, |file| file.write_all(&bytes))
+            .map_err(|error| CheckpointError::Io { path: path.to_owned(), error })
+    }
+}
+
+/// How `tensors` differ from those `expected`.
+fn compare(expected: &[Parameter], tensors: &BTreeMap<String, ArrayD<f32>>) -> TensorProblems {
+    let mut problems = TensorProblems::default();
+    let known: BTreeSet<_> = expected.iter().map(|parameter| parameter.name.as_str()).collect();
+    problems.unexpected.extend(tensors.keys().filter(|name| !known.contains(name.as_str())).cloned());
+    for Parameter { name, shape, .. } in expected {
+        match tensors.get(name) {
+            None => problems.missing.push(name.clone()),
+            Some(tensor) if tensor.shape() != shape.as_slice() => problems.misshapen.push(WeightsError::Shape {
+                name: name.clone(),
+                expected: shape.clone(),
+                found: tensor.shape().to_vec(),
+            }),
+            Some(_) => {}
+        }
+    }
+    problems
+}
+
+impl Probe {
+    /// Size of the probe's pictures: large enough that every level has a cell, and not square, so that exchanged axes show.
+    pub const SIZE: [usize; 4] = [2, 3, 64, 96];
+
+    fn named(&self) -> [(String, ArrayD<f32>); 3] {
+        [
+            (format!("{PROBE_PREFIX}images"), self.images.clone().into_dyn()),
+            (format!("{PROBE_PREFIX}classification"), self.classification.clone().into_dyn()),
+            (format!("{PROBE_PREFIX}regression"), self.regression.clone().into_dyn()),
+        ]
+    }
+
+    fn take_from(tensors: &mut BTreeMap<String, ArrayD<f32>>, spec: &ModelSpec) -> Result<Self, String> {
+        let mut take = |name: &str| {
+            let name = format!("{PROBE_PREFIX}{name}");
+            tensors.remove(&name).ok_or_else(|| format!("it has no tensor `{name}`"))
+        };
+        let (images, classification, regression) = (take("images")?, take("classification")?, take("regression")?);
+        let misshapen = |error: ndarray::ShapeError| format!("its probe is misshapen: {error}");
+        let probe = Self {
+            images: images.into_dimensionality().map_err(misshapen)?,
+            classification: classification.into_dimensionality().map_err(misshapen)?,
+            regression: regression.into_dimensionality().map_err(misshapen)?,
+        };
+        let (pictures, channels, height, width) = probe.images.dim();
+        let anchors = (3..8).map(|level| height.div_ceil(1 << level) * width.div_ceil(1 << level)).sum::<usize>()
+            * spec.anchors_per_cell();
+        let fits = channels == 3
+            && height % 32 == 0
+            && width % 32 == 0
+            && probe.classification.dim() == (pictures, anchors, spec.class_count())
+            && probe.regression.dim() == (pictures, anchors, 4);
+        fits.then_some(probe).ok_or_else(|| "its probe does not fit its spec".to_owned())
+    }
+}
+
+/// A tensor as safetensors wants to see it.
+struct Values<'a>(&'a ArrayD<f32>);
+
+impl View for Values<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self.0.as_slice() {
+            Some(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            None => Cow::Owned(self.0.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.len() * size_of::<f32>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Class;
+
+    fn checkpoint() -> Checkpoint {
+        let mut spec = ModelSpec::preset("resnet18").unwrap();
+        spec.classes = vec![Class { id: 7, name: "cell".to_owned() }];
+        spec.pyramid.width = 8;
+        spec.heads.width = 8;
+        let tensors = parameters(&spec).unwrap().into_iter().map(|parameter| {
+            let values = ArrayD::from_elem(IxDyn(&parameter.shape), parameter.len() as f32);
+            (parameter.name, values)
+        });
+        let probe = Probe {
+            images: Array4::from_elem((1, 3, 32, 64), 0.5),
+            classification: Array3::from_elem((1, (32 + 8 + 2 + 1 + 1) * 9, 1), 0.25),
+            regression: Array3::zeros((1, (32 + 8 + 2 + 1 + 1) * 9, 4)),
+        };
+        let provenance = Provenance { program: "trainer".to_owned(), epoch: Some(3), ap: Some(0.5) };
+        Checkpoint { tensors: tensors.collect(), spec, provenance, probe }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_the_bytes_are_the_same_each_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let [first, second] = ["a.safetensors", "b.safetensors"].map(|name| folder.path().join(name));
+        checkpoint().write(&first).unwrap();
+        assert_eq!(Checkpoint::open(&first).unwrap(), checkpoint());
+        checkpoint().write(&second).unwrap();
+        assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+    }
+
+    #[test]
+    fn every_missing_unexpected_and_misshapen_tensor_is_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("best.safetensors");
+        let mut wrong = checkpoint();
+        wrong.tensors.remove("conv1.weight");
+        wrong.tensors.insert("fc.weight".to_owned(), ArrayD::zeros(IxDyn(&[1])));
+        wrong.tensors.insert("fpn.P6.bias".to_owned(), ArrayD::zeros(IxDyn(&[9])));
+        wrong.write(&path).unwrap();
+        let message = Checkpoint::open(&path).unwrap_err().to_string();
+        for line in [
+            "missing: conv1.weight",
+            "unexpected: fc.weight",
+            "misshapen: tensor `fpn.P6.bias` has shape [9], expected [8]",
+        ] {
+            assert!(message.contains(line), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_or_foreign_file_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("best.safetensors");
+        assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Io { .. })));
+
+        checkpoint().write(&path).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for length in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = Checkpoint::open(&path).unwrap_err();
+            assert!(matches!(error, CheckpointError::Damaged { .. }), "{length}: {error}");
+            assert!(error.to_string().contains("best.safetensors"));
+        }
+
+        let tensor = ArrayD::zeros(IxDyn(&[1]));
+        fs::write(&path, safetensors::serialize([("conv1.weight", Values(&tensor))], None).unwrap()).unwrap();
+        assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Foreign { .. })));
+    }
+
+    #[test]
+    fn a_probe_that_does_not_fit_the_spec_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("best.safetensors");
+        let mut wrong = checkpoint();
+        wrong.probe.regression = Array3::zeros((1, 5, 4));
+        wrong.write(&path).unwrap();
+        assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Foreign { .. })));
+    }
+}

@@ -1,0 +1,312 @@
+//! COCO's JSON files: ground truth and results. <https://cocodataset.org/#format-data>
+
+use std::fs;
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+
+use crate::dataset::{Annotation, Dataset, Draft, DraftBox, DraftImage, Image, OnProblem, Rectangle, Report};
+use crate::evaluation::ScoredBox;
+use crate::{spec::Class, write_atomically};
+
+/// One detection in a COCO result file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CocoResult {
+    /// Id of the picture in the data set.
+    pub image_id: i64,
+    /// Id of the class in the data set.
+    pub category_id: i64,
+    /// Left, top, width and height in pixels of the picture.
+    pub bbox: [f64; 4],
+    /// Higher is surer.
+    pub score: f64,
+}
+
+/// A result file matched with the data set that it is about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LocatedResults {
+    /// The detections on pictures and of classes of the data set, in the order of the file.
+    pub boxes: Vec<ScoredBox>,
+    /// Places in the file of detections on other pictures.
+    pub unknown_images: Vec<usize>,
+    /// Places in the file of detections on the data set's pictures, of other classes.
+    pub unknown_classes: Vec<usize>,
+}
+
+/// Why a COCO file could not be read. Messages are complete: no variant has a source that a chain would print again.
+#[derive(Debug, thiserror::Error)]
+pub enum CocoError {
+    /// The file system says no.
+    #[error("cannot read `{}`: {reason}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        reason: io::Error,
+    },
+    /// Not JSON, or a field is missing or of a wrong type; the reason says which, in which line and column.
+    #[error("`{}` is not {expected}: {reason}", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What it should be.
+        expected: &'static str,
+        /// What is wrong, and where.
+        reason: serde_json::Error,
+    },
+    /// The file is well-formed, and entries of it make no sense.
+    #[error("`{}` has entries that make no sense: {report}; correct them or have them dropped", .path.display())]
+    Refused {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        report: Report,
+    },
+}
+
+impl Dataset {
+    /// Reads COCO ground truth. A box without `area` has its own, one without `iscrowd` is no crowd; segmentations and
+    /// whatever else there is are passed over.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no JSON, lacks a field, or has entries that `on_problem` refuses.
+    pub fn read(path: &Path, on_problem: OnProblem) -> Result<(Self, Report), CocoError> {
+        let expected = "a COCO data set (an object with images, annotations and categories)";
+        let GroundTruth { images, annotations, categories } = read_json(path, expected)?;
+        let draft = Draft {
+            classes: categories.into_iter().map(|Category { id, name }| Class { id, name }).collect(),
+            images: images.into_iter().map(DraftImage::from).collect(),
+            boxes: annotations.into_iter().map(DraftBox::from).collect(),
+        };
+        draft.check(on_problem).map_err(|report| CocoError::Refused { path: path.to_owned(), report })
+    }
+
+    /// Writes COCO ground truth.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write_coco(&self, path: &Path) -> io::Result<()> {
+        let images: Vec<_> = self.images.iter().map(image_value).collect();
+        let annotations: Vec<_> = self.annotations.iter().map(|annotation| self.annotation_value(annotation)).collect();
+        // COCO's own program wants `info` to be there.
+        let truth = json!({ "info": {}, "categories": self.classes, "images": images, "annotations": annotations });
+        write_json(path, &truth)
+    }
+
+    fn annotation_value(&self, annotation: &Annotation) -> Value {
+        let Annotation { id, image, class, rectangle, area, crowd } = annotation;
+        let Rectangle { x, y, width, height } = rectangle;
+        json!({
+            "id": id,
+            "image_id": self.images[*image].id,
+            "category_id": self.classes[*class].id,
+            "bbox": [x, y, width, height],
+            "area": area,
+            "iscrowd": u8::from(*crowd),
+        })
+    }
+
+    /// Matches the ids of a result file with this data set's places.
+    pub fn locate(&self, results: &[CocoResult]) -> LocatedResults {
+        let mut located = LocatedResults::default();
+        for (place, result) in results.iter().enumerate() {
+            let Ok(image) = self.images.binary_search_by_key(&result.image_id, |image| image.id) else {
+                located.unknown_images.push(place);
+                continue;
+            };
+            let Ok(class) = self.classes.binary_search_by_key(&result.category_id, |class| class.id) else {
+                located.unknown_classes.push(place);
+                continue;
+            };
+            located.boxes.push(ScoredBox { image, class, score: result.score, rectangle: rectangle(result.bbox) });
+        }
+        located
+    }
+}
+
+/// Reads a COCO result file.
+///
+/// # Errors
+/// When the file cannot be read, is no JSON, or lacks a field.
+pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, CocoError> {
+    read_json(path, "a COCO result file (a list of objects with image_id, category_id, bbox and score)")
+}
+
+/// Writes a COCO result file.
+///
+/// # Errors
+/// Those of the file system.
+pub fn write_results(path: &Path, results: &[CocoResult]) -> io::Result<()> {
+    write_json(path, &results)
+}
+
+fn image_value(image: &Image) -> Value {
+    let Image { id, file_name, width, height } = image;
+    json!({ "id": id, "file_name": file_name, "width": width, "height": height })
+}
+
+/// The part of COCO's ground truth that is about boxes.
+#[derive(Deserialize)]
+#[serde(expecting = "an object")]
+struct GroundTruth {
+    images: Vec<CocoImage>,
+    annotations: Vec<CocoAnnotation>,
+    categories: Vec<Category>,
+}
+
+#[derive(Deserialize)]
+struct CocoImage {
+    id: i64,
+    file_name: Option<String>,
+    width: Option<u32>,
+    height: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct CocoAnnotation {
+    id: i64,
+    image_id: i64,
+    category_id: i64,
+    bbox: [f64; 4],
+    area: Option<f64>,
+    iscrowd: Option<Flag>,
+}
+
+#[derive(Deserialize)]
+struct Category {
+    id: i64,
+    name: String,
+}
+
+/// COCO writes 0 and 1, others write false and true.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "`iscrowd` is neither 0 nor 1")]
+enum Flag {
+    Number(u64),
+    Truth(bool),
+}
+
+impl From<CocoImage> for DraftImage {
+    fn from(image: CocoImage) -> Self {
+        let CocoImage { id, file_name, width, height } = image;
+        Self { id, file_name, width, height }
+    }
+}
+
+impl From<CocoAnnotation> for DraftBox {
+    fn from(annotation: CocoAnnotation) -> Self {
+        let CocoAnnotation { id, image_id, category_id, bbox, area, iscrowd } = annotation;
+        let crowd = !matches!(iscrowd, None | Some(Flag::Number(0) | Flag::Truth(false)));
+        Self { id, image_id, class_id: category_id, rectangle: rectangle(bbox), area, crowd }
+    }
+}
+
+/// The rectangle of a `bbox`.
+fn rectangle([x, y, width, height]: [f64; 4]) -> Rectangle {
+    Rectangle { x, y, width, height }
+}
+
+/// Reads the whole file first, since parsing a stream is several times slower.
+fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T, CocoError> {
+    let text = fs::read(path).map_err(|reason| CocoError::Read { path: path.to_owned(), reason })?;
+    serde_json::from_slice(&text).map_err(|reason| CocoError::Json { path: path.to_owned(), expected, reason })
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    write_atomically(path, |file: &mut BufWriter<fs::File>| serde_json::to_writer(file, value).map_err(io::Error::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::ProblemKind;
+
+    /// Reads `text` as a file of ground truth.
+    fn read(text: &str, on_problem: OnProblem) -> Result<(Dataset, Report), CocoError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("truth.json");
+        fs::write(&path, text).unwrap();
+        Dataset::read(&path, on_problem)
+    }
+
+    /// Ground truth of two pictures, with these annotations.
+    fn truth(annotations: &str) -> String {
+        let images = r#"[{"id": 8, "file_name": "b.png", "width": 64, "height": 32},
+                         {"id": 2, "file_name": "a.png", "width": 64, "height": 32, "license": 3}]"#;
+        let categories = r#"[{"id": 7, "name": "cat", "supercategory": "animal"}, {"id": 0, "name": "dog"}]"#;
+        format!(r#"{{"images": {images}, "annotations": [{annotations}], "categories": {categories}}}"#)
+    }
+
+    #[test]
+    fn a_written_data_set_reads_back_the_same() {
+        let text = truth(
+            r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1.1, 2.2, 3.3, 4.4], "area": 5.5, "iscrowd": 1},
+               {"id": 2, "image_id": 2, "category_id": 0, "bbox": [0, 0, 64, 32], "segmentation": [[1, 2]]}"#,
+        );
+        let (dataset, report) = read(&text, OnProblem::Refuse).unwrap();
+        assert_eq!(report.problems, []);
+        assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["dog", "cat"]);
+        let [large, small] = &dataset.annotations[..] else { panic!("{dataset:?}") };
+        assert_eq!((large.image, large.class, large.area, large.crowd), (0, 0, 2048.0, false));
+        assert_eq!((small.image, small.class, small.area, small.crowd), (1, 1, 5.5, true));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("again.json");
+        dataset.write_coco(&path).unwrap();
+        assert_eq!(Dataset::read(&path, OnProblem::Refuse).unwrap().0, dataset);
+    }
+
+    #[test]
+    fn results_find_their_pictures_and_classes() {
+        let (dataset, _) = read(&truth(""), OnProblem::Refuse).unwrap();
+        let result =
+            |image_id, category_id| CocoResult { image_id, category_id, bbox: [1.0, 2.0, 3.0, 4.0], score: 0.5 };
+        let results = [result(8, 7), result(3, 7), result(2, 0), result(2, 5)];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.json");
+        write_results(&path, &results).unwrap();
+        assert_eq!(read_results(&path).unwrap(), results);
+
+        let located = dataset.locate(&results);
+        let places: Vec<_> = located.boxes.iter().map(|scored| (scored.image, scored.class)).collect();
+        assert_eq!(places, [(1, 1), (0, 0)]);
+        assert_eq!((located.unknown_images, located.unknown_classes), (vec![1], vec![3]));
+    }
+
+    #[test]
+    fn malformed_files_are_refused_with_field_line_and_column() {
+        let cases = [
+            ("{\n \"images\": [,]}", "expected value at line 2 column 13"),
+            ("[1, 2]", "is not a COCO data set (an object with images, annotations and categories)"),
+            (r#"{"images": [], "annotations": []}"#, "missing field `categories` at line 1 column 33"),
+            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7}"#), "missing field `bbox` at line 2 column"),
+            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2]}"#), "invalid length 2"),
+            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, NaN]}"#), "expected value at line"),
+            (
+                &truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": "no"}"#),
+                "`iscrowd` is neither 0 nor 1 at line 2 column",
+            ),
+        ];
+        for (text, message) in cases {
+            let error = read(text, OnProblem::Drop).unwrap_err().to_string();
+            assert!(error.contains("truth.json` is not a COCO data set") && error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn entries_that_make_no_sense_are_refused_by_name() {
+        let text = truth(r#"{"id": 2288, "image_id": 2, "category_id": 7, "bbox": [9, 9, 0, 0]}"#);
+        let error = read(&text, OnProblem::Refuse).unwrap_err().to_string();
+        assert!(error.contains("1 box of zero area: a.png annotation 2288 (x 9, y 9, width 0, height 0"), "{error}");
+        let (dataset, report) = read(&text, OnProblem::Drop).unwrap();
+        assert_eq!((dataset.annotations.len(), report.count(ProblemKind::NoArea)), (0, 1));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Dataset::read(Path::new("/no/such.json"), OnProblem::Drop).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read `/no/such.json`"), "{error}");
+    }
+}

@@ -1,0 +1,150 @@
+//! A data set: pictures, the boxes on them and their classes, whatever form of file they came from.
+
+mod draft;
+mod report;
+
+use std::path::Path;
+
+use crate::{BoundingBox, spec::Class};
+
+pub(crate) use draft::{Draft, DraftBox, DraftImage};
+pub use report::{OnProblem, Problem, ProblemKind, Report};
+
+/// Pictures with their boxes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dataset {
+    /// The pictures, by ascending id.
+    pub images: Vec<Image>,
+    /// The boxes: those of the first picture, then those of the second; within a picture in the order of the file.
+    pub annotations: Vec<Annotation>,
+    /// The classes, by ascending id. Their places in this list are the network's outputs.
+    pub classes: Vec<Class>,
+}
+
+/// One picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    /// Id in the data set.
+    pub id: i64,
+    /// Path below the data set's picture folder; may be empty under [`OnProblem::Keep`].
+    pub file_name: String,
+    /// Pixels per row, as the data set says; may be zero under [`OnProblem::Keep`].
+    pub width: u32,
+    /// Rows, as the data set says; may be zero under [`OnProblem::Keep`].
+    pub height: u32,
+}
+
+/// One box that a person drew.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Annotation {
+    /// Id in the data set.
+    pub id: i64,
+    /// Place in [`Dataset::images`].
+    pub image: usize,
+    /// Place in [`Dataset::classes`].
+    pub class: usize,
+    /// Where it is, in pixels of the picture.
+    pub rectangle: Rectangle,
+    /// Area of the object in square pixels, which makes it small, medium or large in evaluation. Often that of its mask.
+    pub area: f64,
+    /// Whether the box stands for a crowd of objects. Such boxes are not trained on; evaluation forgives detections in
+    /// them.
+    pub crowd: bool,
+}
+
+/// A box by its corner and sides, in double precision. This is how COCO has it, and corners and back would move the last
+/// bit, which decides whether an IoU reaches a threshold.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rectangle {
+    /// Left.
+    pub x: f64,
+    /// Top.
+    pub y: f64,
+    /// To the right.
+    pub width: f64,
+    /// Downwards.
+    pub height: f64,
+}
+
+impl Dataset {
+    /// The boxes of the picture at place `image` of [`Dataset::images`].
+    pub fn annotations_of(&self, image: usize) -> &[Annotation] {
+        let start = self.annotations.partition_point(|annotation| annotation.image < image);
+        let end = self.annotations.partition_point(|annotation| annotation.image <= image);
+        &self.annotations[start..end]
+    }
+
+    /// The pictures for which `folder` has no file.
+    pub fn missing_pictures(&self, folder: &Path) -> Vec<&Image> {
+        self.images.iter().filter(|image| !folder.join(&image.file_name).is_file()).collect()
+    }
+}
+
+impl Rectangle {
+    /// Width times height.
+    pub fn area(&self) -> f64 {
+        self.width * self.height
+    }
+
+    /// The corners, in single precision.
+    pub fn bounding_box(&self) -> BoundingBox {
+        let (x2, y2) = (self.x + self.width, self.y + self.height);
+        BoundingBox { x1: self.x as f32, y1: self.y as f32, x2: x2 as f32, y2: y2 as f32 }
+    }
+
+    /// The part inside a picture; a side is zero or negative where nothing is.
+    fn clip(&self, width: f64, height: f64) -> Self {
+        let (x, y) = (self.x.max(0.0), self.y.max(0.0));
+        let (x2, y2) = ((self.x + self.width).min(width), (self.y + self.height).min(height));
+        Self { x, y, width: x2 - x, height: y2 - y }
+    }
+
+    /// By how many pixels the box exceeds a picture; not positive when it is inside.
+    fn overshoot(&self, width: f64, height: f64) -> f64 {
+        let right = self.x + self.width - width;
+        let bottom = self.y + self.height - height;
+        right.max(bottom).max(-self.x).max(-self.y)
+    }
+}
+
+impl From<BoundingBox> for Rectangle {
+    fn from(corners: BoundingBox) -> Self {
+        let [x1, y1, x2, y2] = <[f32; 4]>::from(corners).map(f64::from);
+        Self { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn annotation(id: i64, image: usize) -> Annotation {
+        Annotation { id, image, class: 0, rectangle: Rectangle::default(), area: 0.0, crowd: false }
+    }
+
+    fn image(id: i64, file_name: &str) -> Image {
+        Image { id, file_name: file_name.to_owned(), width: 10, height: 10 }
+    }
+
+    #[test]
+    fn boxes_are_found_by_picture() {
+        let annotations = [(7, 0), (3, 2), (4, 2)].map(|(id, image)| annotation(id, image)).to_vec();
+        let dataset = Dataset { annotations, ..Dataset::default() };
+        let ids = |image| dataset.annotations_of(image).iter().map(|annotation| annotation.id).collect::<Vec<_>>();
+        assert_eq!([ids(0), ids(1), ids(2), ids(3)], [vec![7], vec![], vec![3, 4], vec![]]);
+    }
+
+    #[test]
+    fn missing_pictures_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("here.png"), b"").unwrap();
+        let dataset = Dataset { images: vec![image(1, "here.png"), image(2, "gone.png")], ..Dataset::default() };
+        assert_eq!(dataset.missing_pictures(folder.path()), [&image(2, "gone.png")]);
+    }
+
+    #[test]
+    fn a_bounding_box_survives_the_way_there_and_back() {
+        let corners = BoundingBox::new(0.1, 0.7, 100.3, 33.33);
+        assert_eq!(Rectangle::from(corners).bounding_box(), corners);
+    }
+}

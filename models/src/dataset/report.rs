@@ -1,0 +1,187 @@
+//! What is wrong with a data set: each problem named, all of them counted.
+
+use std::fmt::{self, Display};
+
+/// What to do about entries of a data set that make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnProblem {
+    /// Read nothing.
+    Refuse,
+    /// Leave them out, clip boxes to their picture, and report it. For training.
+    Drop,
+    /// Take what can be taken, unchanged, and report it. For evaluation: COCO's own program counts such boxes, and results
+    /// are comparable only if all count the same.
+    Keep,
+}
+
+/// One entry of a data set that makes no sense.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// What is wrong.
+    pub kind: ProblemKind,
+    /// File name of the picture, or its id, or that of the class.
+    pub place: String,
+    /// Id of the annotation, when it is about one.
+    pub annotation: Option<i64>,
+    /// The offending values; may be empty.
+    pub found: String,
+}
+
+/// Kinds of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProblemKind {
+    /// A class has the id of an earlier one.
+    RepeatedClass,
+    /// A picture has the id of an earlier one.
+    RepeatedImage,
+    /// A picture has the file of an earlier one.
+    RepeatedFileName,
+    /// A picture has no file name.
+    NoFileName,
+    /// A picture has no width or height, or one of zero.
+    NoSize,
+    /// A box is on a picture that the data set does not list.
+    UnknownImage,
+    /// A box is on a picture that was dropped.
+    DroppedImage,
+    /// A box is of a class that the data set does not list.
+    UnknownClass,
+    /// A coordinate or area is infinite or not a number.
+    NotFinite,
+    /// A box has a width or height of zero or less.
+    NoArea,
+    /// No part of a box is inside its picture.
+    Outside,
+    /// A box exceeds its picture by more than a pixel.
+    PartlyOutside,
+    /// A box exceeds its picture by up to a pixel, as boxes with 1-based or rounded coordinates do. Never refused.
+    Overshoot,
+}
+
+/// The problems of one data set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// What was done about them.
+    pub on_problem: OnProblem,
+    /// The problems, in the order they were found.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// Number of problems of one kind.
+    pub fn count(&self, kind: ProblemKind) -> usize {
+        self.problems.iter().filter(|problem| problem.kind == kind).count()
+    }
+
+    /// Whether some problem is reason enough for [`OnProblem::Refuse`].
+    pub fn is_serious(&self) -> bool {
+        self.problems.iter().any(|problem| problem.kind != ProblemKind::Overshoot)
+    }
+
+    /// One line per kind of problem: how many, what happened to them, and where the first is.
+    pub fn lines(&self) -> Vec<String> {
+        let mut kinds: Vec<_> = self.problems.iter().map(|problem| problem.kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        kinds.into_iter().filter_map(|kind| self.line(kind)).collect()
+    }
+
+    fn line(&self, kind: ProblemKind) -> Option<String> {
+        let first = self.problems.iter().find(|problem| problem.kind == kind)?;
+        let (one, many, rest) = kind.words();
+        let outcome = kind.outcome(self.on_problem);
+        Some(match self.count(kind) {
+            1 => format!("1 {one} {rest}{outcome}: {first}"),
+            count => format!("{count} {many} {rest}{outcome}, e.g. {first}"),
+        })
+    }
+}
+
+impl Display for Report {
+    /// The lines of [`Report::lines`], on one line.
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.lines().join("; "))
+    }
+}
+
+impl Display for Problem {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(&self.place)?;
+        if let Some(id) = self.annotation {
+            write!(formatter, " annotation {id}")?;
+        }
+        if !self.found.is_empty() {
+            write!(formatter, " ({})", self.found)?;
+        }
+        Ok(())
+    }
+}
+
+impl ProblemKind {
+    /// Singular, plural, and what is wrong with them.
+    fn words(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::RepeatedClass => ("class", "classes", "with an id already used"),
+            Self::RepeatedImage => ("picture", "pictures", "with an id already used"),
+            Self::RepeatedFileName => ("picture", "pictures", "with a file name already used"),
+            Self::NoFileName => ("picture", "pictures", "without file name"),
+            Self::NoSize => ("picture", "pictures", "without width and height"),
+            Self::UnknownImage => ("box", "boxes", "on unknown pictures"),
+            Self::DroppedImage => ("box", "boxes", "on dropped pictures"),
+            Self::UnknownClass => ("box", "boxes", "of unknown category"),
+            Self::NotFinite => ("box", "boxes", "with infinite coordinates"),
+            Self::NoArea => ("box", "boxes", "of zero area"),
+            Self::Outside => ("box", "boxes", "outside the picture"),
+            Self::PartlyOutside => ("box", "boxes", "partly outside the picture"),
+            Self::Overshoot => ("box", "boxes", "up to a pixel over the edge"),
+        }
+    }
+
+    /// What happened to the entries, with a leading space.
+    fn outcome(self, on_problem: OnProblem) -> &'static str {
+        match (on_problem, self) {
+            (OnProblem::Refuse, _) => "",
+            (OnProblem::Drop, Self::PartlyOutside | Self::Overshoot) => " clipped",
+            (OnProblem::Drop, _) => " dropped",
+            // There is no picture or class to keep these for.
+            (OnProblem::Keep, Self::RepeatedClass | Self::RepeatedImage) => " dropped",
+            (OnProblem::Keep, Self::UnknownImage | Self::DroppedImage | Self::UnknownClass) => " dropped",
+            (OnProblem::Keep, _) => " kept",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(kind: ProblemKind, place: &str, annotation: Option<i64>) -> Problem {
+        Problem { kind, place: place.to_owned(), annotation, found: String::new() }
+    }
+
+    #[test]
+    fn problems_are_counted_by_kind_and_the_first_is_named() {
+        let problems = vec![
+            problem(ProblemKind::NoArea, "BloodImage_00343.jpg", Some(2288)),
+            problem(ProblemKind::RepeatedFileName, "a.jpg", None),
+            problem(ProblemKind::NoArea, "BloodImage_00338.jpg", Some(887)),
+        ];
+        let report = |on_problem| Report { on_problem, problems: problems.clone() }.to_string();
+        assert_eq!(
+            report(OnProblem::Drop),
+            "1 picture with a file name already used dropped: a.jpg; \
+             2 boxes of zero area dropped, e.g. BloodImage_00343.jpg annotation 2288"
+        );
+        assert!(
+            report(OnProblem::Keep).ends_with("2 boxes of zero area kept, e.g. BloodImage_00343.jpg annotation 2288")
+        );
+        assert!(report(OnProblem::Refuse).ends_with("2 boxes of zero area, e.g. BloodImage_00343.jpg annotation 2288"));
+    }
+
+    #[test]
+    fn a_report_without_problems_is_empty() {
+        let report = Report { on_problem: OnProblem::Drop, problems: vec![] };
+        assert!(!report.is_serious());
+        assert_eq!(report.to_string(), "");
+    }
+}

@@ -1,0 +1,61 @@
+//! The two shared subnets. <https://arxiv.org/abs/1708.02002>, section 4.
+
+use crate::layers::{Conv2d, Conv2dConfig, ConvInitial, Norm};
+use crate::spec::HeadsSpec;
+use crate::tensor::{Layer, Tensor};
+use crate::weights::{Scope, WeightsError};
+
+/// A small convolutional network that runs on every level with the same weights.
+pub(crate) struct Head<T> {
+    tower: Vec<TowerLayer<T>>,
+    output: Conv2d<T>,
+    /// Numbers per anchor.
+    width: usize,
+}
+
+struct TowerLayer<T> {
+    conv: Conv2d<T>,
+    norm: Option<Norm<T>>,
+}
+
+/// Sizes of a head.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadConfig {
+    /// Channels of the pyramid's levels.
+    pub(crate) inputs: usize,
+    /// Anchors of one cell.
+    pub(crate) anchors: usize,
+    /// Numbers per anchor.
+    pub(crate) width: usize,
+    /// What the output says of every anchor before training.
+    pub(crate) prior: f32,
+}
+
+impl<T: Tensor> Head<T> {
+    pub(crate) fn new(scope: &Scope<T>, spec: &HeadsSpec, config: HeadConfig) -> Result<Self, WeightsError> {
+        let inputs = |index: usize| if index == 0 { config.inputs } else { spec.width };
+        let tower = (0..spec.depth).map(|index| {
+            let size = Conv2dConfig::same(inputs(index), spec.width, 3);
+            let conv = Conv2d::with_bias(&scope.at(format!("conv{}", index + 1)), size, ConvInitial::FanOut)?;
+            let norm =
+                spec.norm.as_ref().map(|norm| Norm::new(&scope.at(format!("norm{}", index + 1)), spec.width, norm));
+            Ok(TowerLayer { conv, norm: norm.transpose()? })
+        });
+        let tower = tower.collect::<Result<_, WeightsError>>()?;
+        let size = Conv2dConfig::same(inputs(spec.depth), config.anchors * config.width, 3);
+        let output = Conv2d::with_bias(&scope.at("output"), size, ConvInitial::Prior { bias: config.prior })?;
+        Ok(Self { tower, output, width: config.width })
+    }
+}
+
+impl<T: Tensor> Layer<T> for Head<T> {
+    /// `[N, channels, H, W]` to `[N, H * W * anchors, width]`.
+    fn forward(&self, x: &T) -> T {
+        let x = self.tower.iter().fold(x.clone(), |x, layer| {
+            let x = x.apply(&layer.conv);
+            let x = layer.norm.as_ref().map_or_else(|| x.clone(), |norm| x.apply(norm));
+            x.relu()
+        });
+        x.apply(&self.output).per_anchor(self.width)
+    }
+}

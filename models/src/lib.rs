@@ -1,0 +1,41 @@
+//! RetinaNet, written once, and everything that training and deployment must agree on.
+//!
+//! The network is generic over [`Tensor`]: libtorch trains it, the exporter traces it to ONNX, and [`Shape`] computes
+//! its shapes alone. <https://arxiv.org/abs/1708.02002>
+
+mod tensor;
+mod weights;
+mod layers;
+mod resnet;
+mod pyramid;
+mod heads;
+mod retinanet;
+mod shape;
+
+pub mod spec;
+mod checkpoint;
+mod atomic_file;
+
+mod boxes;
+mod anchors;
+mod coder;
+mod matching;
+mod resize;
+mod preprocessing;
+
+pub mod dataset;
+pub mod coco;
+pub mod evaluation;
+
+pub use anchors::{Anchors, Grid};
+pub use atomic_file::write_atomically;
+pub use boxes::BoundingBox;
+pub use checkpoint::{Checkpoint, CheckpointError, Probe, Provenance, TensorProblems};
+pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
+pub use matching::{Assignment, Matcher};
+pub use preprocessing::{Placement, Preprocessed, RgbView, RgbViewError, preprocess};
+pub use retinanet::{Predictions, RetinaNet, parameters};
+pub use shape::{LayerCost, Shape, summarize};
+pub use spec::{ModelSpec, SpecError};
+pub use tensor::{Layer, Tensor};
+pub use weights::{Initial, Parameter, Role, Scope, Weights, WeightsError};

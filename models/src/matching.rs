@@ -1,0 +1,242 @@
+//! Matching: which object, if any, each anchor shall learn. <https://arxiv.org/abs/1708.02002>, section 4
+
+use serde::{Deserialize, Serialize};
+
+use crate::boxes::BoundingBox;
+
+/// Assigns anchors by their IoU with the objects of a picture. No object is guaranteed an anchor: one that is too small
+/// or too thin for every anchor gets none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Matcher {
+    /// An anchor whose best IoU is below this is background.
+    pub background_below: f32,
+    /// An anchor whose best IoU is at least this belongs to that object; between the two it is ignored.
+    pub foreground_from: f32,
+}
+
+impl Default for Matcher {
+    fn default() -> Self {
+        Self { background_below: 0.4, foreground_from: 0.5 }
+    }
+}
+
+/// What an anchor shall learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assignment {
+    /// There is nothing here.
+    Background,
+    /// Nothing: it is too close to an object to be background, and not close enough to be the object.
+    Ignored,
+    /// The object of this index.
+    Object(usize),
+}
+
+impl Matcher {
+    /// One assignment per anchor. An anchor belongs to the box of largest IoU, and to the first of several.
+    pub fn assign(&self, anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<Assignment> {
+        // Below this the best IoU does not matter; the slack covers rounding in the estimate of it.
+        let relevant = 0.999 * self.background_below.min(self.foreground_from);
+        let mut assignments = Vec::with_capacity(anchors.len());
+        for anchors in anchors.chunks(Block::SIZE) {
+            let mut block = Block::new(anchors);
+            for (index, object) in boxes.iter().enumerate() {
+                if block.largest_iou(object) >= relevant {
+                    block.meet(object, index);
+                }
+            }
+            let best = block.best_iou.iter().zip(&block.best_index).take(anchors.len());
+            assignments.extend(best.map(|(&iou, &index)| self.judge(iou, index)));
+        }
+        assignments
+    }
+
+    fn judge(&self, iou: f32, index: u32) -> Assignment {
+        if iou >= self.foreground_from {
+            Assignment::Object(index as usize)
+        } else if iou < self.background_below {
+            Assignment::Background
+        } else {
+            Assignment::Ignored
+        }
+    }
+}
+
+/// A few neighboring anchors, laid out so that the compiler computes several IoUs at once, and their best objects.
+struct Block {
+    x1: [f32; Block::SIZE],
+    y1: [f32; Block::SIZE],
+    x2: [f32; Block::SIZE],
+    y2: [f32; Block::SIZE],
+    area: [f32; Block::SIZE],
+    best_iou: [f32; Block::SIZE],
+    best_index: [u32; Block::SIZE],
+    /// The smallest box around all of them.
+    hull: BoundingBox,
+    smallest_area: f32,
+    largest_area: f32,
+}
+
+impl Block {
+    const SIZE: usize = 128;
+
+    /// A block of one to [`Self::SIZE`] anchors; boxes without extent fill it up.
+    fn new(anchors: &[BoundingBox]) -> Self {
+        let everywhere = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
+        let mut block = Self {
+            x1: [0.0; Self::SIZE],
+            y1: [0.0; Self::SIZE],
+            x2: [0.0; Self::SIZE],
+            y2: [0.0; Self::SIZE],
+            area: [0.0; Self::SIZE],
+            best_iou: [f32::NEG_INFINITY; Self::SIZE],
+            best_index: [0; Self::SIZE],
+            hull: everywhere,
+            smallest_area: f32::INFINITY,
+            largest_area: 0.0,
+        };
+        for (i, anchor) in anchors.iter().enumerate() {
+            (block.x1[i], block.y1[i], block.x2[i], block.y2[i]) = (anchor.x1, anchor.y1, anchor.x2, anchor.y2);
+            block.area[i] = anchor.area();
+            block.hull = BoundingBox {
+                x1: block.hull.x1.min(anchor.x1),
+                y1: block.hull.y1.min(anchor.y1),
+                x2: block.hull.x2.max(anchor.x2),
+                y2: block.hull.y2.max(anchor.y2),
+            };
+            block.smallest_area = block.smallest_area.min(block.area[i]);
+            block.largest_area = block.largest_area.max(block.area[i]);
+        }
+        block
+    }
+
+    /// No anchor of the block has a larger IoU with `object` than this.
+    fn largest_iou(&self, object: &BoundingBox) -> f32 {
+        let width = (self.hull.x2.min(object.x2) - self.hull.x1.max(object.x1)).max(0.0);
+        let height = (self.hull.y2.min(object.y2) - self.hull.y1.max(object.y1)).max(0.0);
+        (width * height).min(self.largest_area) / object.area().max(self.smallest_area)
+    }
+
+    /// Makes `object` the best of every anchor that has a larger IoU with it than with those it met before.
+    fn meet(&mut self, object: &BoundingBox, index: usize) {
+        let object_area = object.area();
+        for i in 0..Self::SIZE {
+            let width = (self.x2[i].min(object.x2) - self.x1[i].max(object.x1)).max(0.0);
+            let height = (self.y2[i].min(object.y2) - self.y1[i].max(object.y1)).max(0.0);
+            let intersection = width * height;
+            let union = self.area[i] + object_area - intersection;
+            let iou = if union > 0.0 { intersection / union } else { 0.0 };
+            let better = iou > self.best_iou[i];
+            self.best_iou[i] = if better { iou } else { self.best_iou[i] };
+            self.best_index[i] = if better { index as u32 } else { self.best_index[i] };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anchors::Anchors;
+    use crate::spec::AnchorSpec;
+
+    /// The definition, one anchor at a time.
+    fn reference(matcher: &Matcher, anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<Assignment> {
+        let best = |anchor: &BoundingBox| {
+            let ious = boxes.iter().map(|object| anchor.iou(object)).enumerate();
+            ious.fold((0, f32::NEG_INFINITY), |best, (i, iou)| if iou > best.1 { (i, iou) } else { best })
+        };
+        let judge = |(index, iou): (usize, f32)| match iou {
+            iou if iou >= matcher.foreground_from => Assignment::Object(index),
+            iou if iou < matcher.background_below => Assignment::Background,
+            _ => Assignment::Ignored,
+        };
+        anchors.iter().map(best).map(judge).collect()
+    }
+
+    /// Boxes of all sizes and shapes in a picture of `side` pixels, a few beyond its edges.
+    fn scattered(count: u32, side: f32) -> Vec<BoundingBox> {
+        let mut state = 7u32;
+        let mut uniform = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32
+        };
+        let mut scattered_box = || {
+            let (x, y) = (side * uniform(), side * uniform());
+            let (width, height) = (4.0 * 200f32.powf(uniform()), 4.0 * 200f32.powf(uniform()));
+            BoundingBox::new(x - width / 2.0, y - height / 2.0, x + width / 2.0, y + height / 2.0)
+        };
+        (0..count).map(|_| scattered_box()).collect()
+    }
+
+    #[test]
+    fn skipping_blocks_changes_nothing() {
+        let anchors = Anchors::new(&AnchorSpec::default(), 320, 416);
+        let boxes = scattered(60, 400.0);
+        let (lenient, absurd) = (
+            Matcher { background_below: 0.0, foreground_from: 0.1 },
+            Matcher { background_below: 0.5, foreground_from: 0.2 },
+        );
+        for matcher in [Matcher::default(), lenient, absurd] {
+            let found = matcher.assign(anchors.boxes(), &boxes);
+            assert_eq!(found, reference(&matcher, anchors.boxes(), &boxes));
+            assert!(found.iter().any(|a| matches!(a, Assignment::Object(_))));
+        }
+    }
+
+    #[test]
+    fn order_of_boxes_changes_indices_only() {
+        let anchors = Anchors::new(&AnchorSpec::default(), 256, 256);
+        let boxes = scattered(20, 256.0);
+        let reversed: Vec<_> = boxes.iter().rev().copied().collect();
+        let swap = |a| if let Assignment::Object(i) = a { Assignment::Object(boxes.len() - 1 - i) } else { a };
+        let found = Matcher::default().assign(anchors.boxes(), &reversed).into_iter().map(swap);
+        assert!(found.eq(Matcher::default().assign(anchors.boxes(), &boxes)));
+    }
+
+    #[test]
+    fn thresholds_are_strict_as_the_paper_has_them() {
+        let object = BoundingBox::new(0.0, 0.0, 100.0, 100.0);
+        let with_iou = |percent: f32| BoundingBox::new(0.0, 0.0, 100.0, percent);
+        let cases = [
+            (39.0, Assignment::Background),
+            (40.0, Assignment::Ignored),
+            (49.0, Assignment::Ignored),
+            (50.0, Assignment::Object(0)),
+            (100.0, Assignment::Object(0)),
+        ];
+        for (percent, expected) in cases {
+            assert_eq!(Matcher::default().assign(&[with_iou(percent)], &[object]), [expected], "IoU of {percent} %");
+        }
+    }
+
+    // torch.tensor([[0.6, 0.6]]).max(dim=1).indices
+    #[test]
+    fn the_first_of_equal_boxes_wins() {
+        let object = BoundingBox::new(0.0, 0.0, 100.0, 100.0);
+        let assigned = Matcher::default().assign(&[object], &[BoundingBox::default(), object, object]);
+        assert_eq!(assigned, [Assignment::Object(1)]);
+    }
+
+    #[test]
+    fn without_boxes_all_is_background() {
+        let anchors = Anchors::new(&AnchorSpec::default(), 64, 64);
+        let assigned = Matcher::default().assign(anchors.boxes(), &[]);
+        assert!(assigned.len() == 774 && assigned.iter().all(|a| *a == Assignment::Background));
+        assert!(Matcher::default().assign(&[], &[BoundingBox::default()]).is_empty());
+    }
+
+    // REFERENCE 1.9: there is no fallback to an object's best anchor.
+    #[test]
+    fn a_tiny_box_gets_no_anchor() {
+        let anchors = Anchors::new(&AnchorSpec::default(), 128, 128);
+        let assigned = Matcher::default().assign(anchors.boxes(), &[BoundingBox::new(60.0, 60.0, 66.0, 66.0)]);
+        assert!(assigned.iter().all(|a| *a == Assignment::Background));
+    }
+
+    #[test]
+    fn boxes_that_are_no_numbers_are_nobodys() {
+        let anchors = Anchors::new(&AnchorSpec::default(), 64, 64);
+        let assigned = Matcher::default().assign(anchors.boxes(), &[BoundingBox::new(f32::NAN, 0.0, 50.0, 50.0)]);
+        assert!(assigned.iter().all(|a| *a == Assignment::Background));
+    }
+}

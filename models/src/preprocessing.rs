@@ -1,0 +1,317 @@
+//! Preprocessing: from a picture's pixels to the network's input, and the way back for boxes.
+
+use ndarray::Array3;
+
+use crate::boxes::BoundingBox;
+use crate::resize::{Window, windows};
+use crate::spec::{PadRule, PreprocessingSpec};
+
+/// A picture in memory: red, green, blue, row by row, without gaps.
+#[derive(Clone, Copy, Debug)]
+pub struct RgbView<'a> {
+    width: u32,
+    height: u32,
+    pixels: &'a [u8],
+}
+
+/// Why some bytes are no picture.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RgbViewError {
+    /// A side is zero.
+    #[error("picture of {width}x{height} pixels is empty")]
+    Empty {
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
+    },
+    /// There are not three bytes per pixel.
+    #[error("picture of {width}x{height} pixels has {found} bytes, expected 3 per pixel")]
+    Length {
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// Number of bytes given.
+        found: usize,
+    },
+}
+
+impl<'a> RgbView<'a> {
+    /// A picture of `width` by `height` pixels, three bytes each.
+    ///
+    /// # Errors
+    /// When a side is zero, or when `pixels` has another length than `3 · width · height`.
+    pub fn new(width: u32, height: u32, pixels: &'a [u8]) -> Result<Self, RgbViewError> {
+        if width == 0 || height == 0 {
+            Err(RgbViewError::Empty { width, height })
+        } else if pixels.len() as u128 != 3 * u128::from(width) * u128::from(height) {
+            Err(RgbViewError::Length { width, height, found: pixels.len() })
+        } else {
+            Ok(Self { width, height, pixels })
+        }
+    }
+
+    /// Pixels per row.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+}
+
+/// Where a picture lies in the network's input: resized in the upper left corner, zeros right of it and below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Width of the picture, in its own pixels.
+    pub original_width: u32,
+    /// Height of the picture, in its own pixels.
+    pub original_height: u32,
+    /// Width of the picture in the input.
+    pub resized_width: u32,
+    /// Height of the picture in the input.
+    pub resized_height: u32,
+    /// Width of the input.
+    pub padded_width: u32,
+    /// Height of the input.
+    pub padded_height: u32,
+}
+
+impl Placement {
+    /// A box from pixels of the input to pixels of the picture.
+    pub fn to_original_image(&self, input: &BoundingBox) -> BoundingBox {
+        let (x, y) = self.factors();
+        input.scale(x.recip() as f32, y.recip() as f32)
+    }
+
+    /// A box from pixels of the picture to pixels of the input.
+    pub fn to_input(&self, original: &BoundingBox) -> BoundingBox {
+        let (x, y) = self.factors();
+        original.scale(x as f32, y as f32)
+    }
+
+    /// How much larger the input shows the picture. The two differ, since sides are whole pixels.
+    fn factors(&self) -> (f64, f64) {
+        let x = f64::from(self.resized_width) / f64::from(self.original_width);
+        let y = f64::from(self.resized_height) / f64::from(self.original_height);
+        (x, y)
+    }
+}
+
+impl PreprocessingSpec {
+    /// Where a picture of `width` by `height` pixels, both at least 1, goes. Sides are rounded half to even, as Python's
+    /// `round` does, and never to zero.
+    pub fn place(&self, width: u32, height: u32) -> Placement {
+        let (shorter, longer) = (f64::from(width.min(height)), f64::from(width.max(height)));
+        let (shorter_side, longer_side) = (f64::from(self.shorter_side), f64::from(self.longer_side));
+        let scale = shorter_side / shorter;
+        let scale = if longer * scale > longer_side { longer_side / longer } else { scale };
+        let resized = |side: u32| (f64::from(side) * scale).round_ties_even().max(1.0) as u32;
+        let (resized_width, resized_height) = (resized(width), resized(height));
+        Placement {
+            original_width: width,
+            original_height: height,
+            resized_width,
+            resized_height,
+            padded_width: self.pad(resized_width),
+            padded_height: self.pad(resized_height),
+        }
+    }
+
+    fn pad(&self, side: u32) -> u32 {
+        match self.pad_rule {
+            PadRule::Minimal => side.next_multiple_of(self.pad_multiple),
+            PadRule::Always => (side / self.pad_multiple + 1) * self.pad_multiple,
+        }
+    }
+}
+
+/// A picture as the network takes it.
+#[derive(Clone, Debug)]
+pub struct Preprocessed {
+    /// `[3, padded_height, padded_width]`, normalized.
+    pub pixels: Array3<f32>,
+    /// Where in it the picture is.
+    pub placement: Placement,
+}
+
+/// Resizes, normalizes and pads a picture. One row at a time, so that a huge picture needs no more memory than its
+/// result.
+pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
+    let placement = spec.place(view.width, view.height);
+    let (width, height) = (placement.padded_width as usize, placement.padded_height as usize);
+    let columns = windows(view.width as usize, placement.resized_width as usize, spec);
+    let rows = windows(view.height as usize, placement.resized_height as usize, spec);
+    // (v / 255 - mean) / std, as one factor and one term
+    let factor = spec.std.map(|std| (255.0 * std).recip());
+    let term: [f32; 3] = std::array::from_fn(|channel| -spec.mean[channel] / spec.std[channel]);
+
+    let mut pixels = Array3::zeros((3, height, width));
+    // One more than a row has, so that its last pixel too can be read as four numbers.
+    let mut blended = vec![0.0; 3 * view.width as usize + 1];
+    for (y, window) in rows.iter().enumerate() {
+        blend_rows(&view, window, &mut blended);
+        let mut row = pixels.slice_mut(ndarray::s![.., y, ..columns.len()]);
+        for (x, window) in columns.iter().enumerate() {
+            let rgb = blend_pixels(&blended, window);
+            for channel in 0..3 {
+                row[[channel, x]] = rgb[channel] * factor[channel] + term[channel];
+            }
+        }
+    }
+    Preprocessed { pixels, placement }
+}
+
+/// The weighted sum of a few rows of a picture.
+fn blend_rows(view: &RgbView, window: &Window, blended: &mut [f32]) {
+    let length = 3 * view.width as usize;
+    let rows = view.pixels[window.start * length..].chunks_exact(length);
+    let blended = &mut blended[..length];
+    blended.fill(0.0);
+    for (row, weight) in rows.zip(&window.weights) {
+        for (sum, value) in blended.iter_mut().zip(row) {
+            *sum += weight * f32::from(*value);
+        }
+    }
+}
+
+/// The weighted sum of a few pixels of a row; the fourth number means nothing.
+fn blend_pixels(row: &[f32], window: &Window) -> [f32; 4] {
+    let mut sum = [0.0; 4];
+    let mut pixels = &row[3 * window.start..];
+    for weight in &window.weights {
+        for (sum, value) in sum.iter_mut().zip(&pixels[..4]) {
+            *sum += weight * value;
+        }
+        pixels = &pixels[3..];
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::ResizeFilter;
+
+    /// Leaves pixel values as they are.
+    fn plain() -> PreprocessingSpec {
+        PreprocessingSpec { mean: [0.0; 3], std: [1.0 / 255.0; 3], ..Default::default() }
+    }
+
+    /// A picture of 7x5 pixels whose red, green and blue differ by one.
+    fn pattern() -> Vec<u8> {
+        let pixel = |x, y, channel| ((x * 37 + y * 61) % 256 + channel) as u8;
+        (0..5).flat_map(|y| (0..7).flat_map(move |x| (0..3).map(move |channel| pixel(x, y, channel)))).collect()
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_seed() {
+        let spec = PreprocessingSpec { pad_rule: PadRule::Always, ..Default::default() };
+        let cases = [
+            ((640, 480), (811, 608), (832, 640)),
+            ((608, 608), (608, 608), (640, 640)),
+            ((1920, 1080), (1024, 576), (1056, 608)),
+        ];
+        for ((width, height), resized, padded) in cases {
+            let placement = spec.place(width, height);
+            assert_eq!((placement.resized_width, placement.resized_height), resized);
+            assert_eq!((placement.padded_width, placement.padded_height), padded);
+        }
+    }
+
+    #[test]
+    fn minimal_padding_leaves_multiples_alone() {
+        let placement = PreprocessingSpec::default().place(1920, 1080);
+        assert_eq!((placement.padded_width, placement.padded_height), (1024, 576));
+    }
+
+    #[test]
+    fn half_a_pixel_is_rounded_to_the_even_side() {
+        let spec = PreprocessingSpec { shorter_side: 50, longer_side: 1000, ..Default::default() };
+        assert_eq!(spec.place(100, 101).resized_height, 50);
+        assert_eq!(spec.place(103, 100).resized_width, 52);
+    }
+
+    #[test]
+    fn boxes_come_back_from_the_input() {
+        let placement = PreprocessingSpec::default().place(640, 480);
+        let whole = placement.to_input(&BoundingBox::new(0.0, 0.0, 640.0, 480.0));
+        assert_eq!(whole, BoundingBox::new(0.0, 0.0, 811.0, 608.0));
+        let back = placement.to_original_image(&whole);
+        assert!((back.x2 - 640.0).abs() < 1e-3 && (back.y2 - 480.0).abs() < 1e-3, "{back:?}");
+    }
+
+    #[test]
+    fn extreme_shapes_keep_a_pixel() {
+        for (width, height) in [(1, 1), (4000, 2), (2, 4000)] {
+            let bytes = vec![255; 3 * width as usize * height as usize];
+            let view = RgbView::new(width, height, &bytes).unwrap();
+            let Preprocessed { pixels, placement } = preprocess(view, &plain());
+            assert!(placement.resized_width >= 1 && placement.resized_height >= 1);
+            assert_eq!(pixels.dim(), (3, placement.padded_height as usize, placement.padded_width as usize));
+            let corner = [2, placement.resized_height as usize - 1, placement.resized_width as usize - 1];
+            assert!((pixels[corner] - 255.0).abs() < 1e-3);
+        }
+    }
+
+    #[test]
+    fn a_picture_of_the_right_size_is_only_normalized() {
+        let bytes = pattern();
+        let spec = PreprocessingSpec { shorter_side: 5, longer_side: 7, ..Default::default() };
+        let pixels = preprocess(RgbView::new(7, 5, &bytes).unwrap(), &spec).pixels;
+        for (i, value) in bytes.iter().enumerate() {
+            let (x, y, channel) = (i / 3 % 7, i / 21, i % 3);
+            let expected = (f32::from(*value) / 255.0 - spec.mean[channel]) / spec.std[channel];
+            assert!((pixels[[channel, y, x]] - expected).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn padding_is_zero_after_normalization() {
+        let bytes = pattern();
+        let spec = PreprocessingSpec { shorter_side: 5, longer_side: 7, ..Default::default() };
+        let pixels = preprocess(RgbView::new(7, 5, &bytes).unwrap(), &spec).pixels;
+        assert_eq!(pixels.dim(), (3, 32, 32));
+        let outside = pixels.indexed_iter().filter(|((_, y, x), _)| *y >= 5 || *x >= 7);
+        assert!(outside.into_iter().all(|(_, value)| *value == 0.0));
+    }
+
+    // torch 2.11:
+    // x = torch.tensor([[(x * 37 + y * 61) % 256 for x in range(7)] for y in range(5)]).double()[None, None]
+    // F.interpolate(x, size, mode=mode, align_corners=False, antialias=antialias)[0, 0, 1]
+    #[test]
+    fn resizing_is_that_of_torch() {
+        use ResizeFilter::{Bicubic, Bilinear};
+        let (smaller, larger) = (3, 8);
+        let cases: [(u32, ResizeFilter, bool, &[f32]); 8] = [
+            (smaller, Bilinear, false, &[135.875, 200.625, 41.375, 74.125]),
+            (smaller, Bilinear, true, &[138.672, 153.4489, 107.7511, 95.709]),
+            (smaller, Bicubic, false, &[132.894, 204.7676, 34.6074, 77.106]),
+            (smaller, Bicubic, true, &[141.7309, 162.4203, 106.5433, 86.2933]),
+            (larger, Bilinear, false, &[26.6875, 43.5057, 67.0511, 90.5966, 114.142]),
+            (larger, Bilinear, true, &[26.6875, 43.5057, 67.0511, 90.5966, 114.142]),
+            (larger, Bicubic, false, &[17.9151, 34.775, 62.9072, 83.5338, 108.6101]),
+            (larger, Bicubic, true, &[18.4096, 34.4208, 61.3748, 84.9203, 107.9234]),
+        ];
+        for (shorter_side, filter, antialias, expected) in cases {
+            let spec = PreprocessingSpec { shorter_side, filter, antialias, ..plain() };
+            let pixels = preprocess(RgbView::new(7, 5, &pattern()).unwrap(), &spec).pixels;
+            for (x, expected) in expected.iter().enumerate() {
+                let found = pixels[[0, 1, x]];
+                assert!((found - expected).abs() < 1e-3, "{filter:?}, {antialias}: {found}, expected {expected}");
+                assert!((pixels[[2, 1, x]] - found - 2.0).abs() < 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_picture_are_refused() {
+        assert_eq!(RgbView::new(0, 4, &[]).unwrap_err(), RgbViewError::Empty { width: 0, height: 4 });
+        let error = RgbView::new(2, 2, &[0; 11]).unwrap_err();
+        assert_eq!(error.to_string(), "picture of 2x2 pixels has 11 bytes, expected 3 per pixel");
+        assert!(RgbView::new(u32::MAX, u32::MAX, &[0; 3]).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! Resizing: along one axis, which pixels of a picture make one pixel of the resized picture, and how much of each.
+//!
+//! The results are those of PyTorch's `interpolate` with `align_corners=False`, on which training pipelines agree.
+
+use crate::spec::{PreprocessingSpec, ResizeFilter};
+
+/// The neighbors of one resized pixel.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Window {
+    /// The first neighbor.
+    pub(crate) start: usize,
+    /// One weight per neighbor; they sum to 1.
+    pub(crate) weights: Vec<f32>,
+}
+
+/// The windows of `output` pixels over `input` pixels, both at least 1.
+pub(crate) fn windows(input: usize, output: usize, spec: &PreprocessingSpec) -> Vec<Window> {
+    let scale = input as f64 / output as f64;
+    // Where pixel centers lie half a pixel off the corner, in pixels of the input.
+    let centers = (0..output).map(|i| (i as f64 + 0.5) * scale);
+    let kernel = match (spec.filter, spec.antialias) {
+        (ResizeFilter::Nearest, _) => return centers.map(|c| nearest(c, input)).collect(),
+        (ResizeFilter::Bilinear, _) => Kernel { radius: 1.0, weight: |x| (1.0 - x).max(0.0) },
+        // PyTorch sharpens less when it also smooths.
+        (ResizeFilter::Bicubic, false) => Kernel { radius: 2.0, weight: |x| cubic(x, -0.75) },
+        (ResizeFilter::Bicubic, true) => Kernel { radius: 2.0, weight: |x| cubic(x, -0.5) },
+    };
+    if spec.antialias {
+        centers.map(|center| smoothed(center, input, scale.max(1.0), &kernel)).collect()
+    } else {
+        centers.map(|center| interpolated(center, input, &kernel)).collect()
+    }
+}
+
+/// An even function of the distance, zero from `radius` on.
+struct Kernel {
+    radius: f64,
+    weight: fn(f64) -> f64,
+}
+
+/// The pixel that the center lies in: PyTorch's `nearest-exact`, which is the nearest of Pillow too.
+fn nearest(center: f64, input: usize) -> Window {
+    Window { start: (center as usize).min(input - 1), weights: vec![1.0] }
+}
+
+/// The kernel at its own size. Beyond the edge the picture goes on with its last pixel.
+fn interpolated(center: f64, input: usize, kernel: &Kernel) -> Window {
+    let last = input - 1;
+    let (first, end) = reach(center, kernel.radius);
+    let inside = |pixel: i64| pixel.clamp(0, last as i64) as usize;
+    let start = inside(first);
+    let mut weights = vec![0.0; inside(end - 1) - start + 1];
+    for pixel in first..end {
+        weights[inside(pixel) - start] += (kernel.weight)((pixel as f64 + 0.5 - center).abs());
+    }
+    Window::normalized(start, &weights)
+}
+
+/// The kernel widened `wider` times, so that a picture that shrinks loses what it can no longer show. Beyond the edge
+/// there is nothing.
+fn smoothed(center: f64, input: usize, wider: f64, kernel: &Kernel) -> Window {
+    let (first, end) = reach(center, kernel.radius * wider);
+    let (first, end) = (first.max(0) as usize, end.min(input as i64) as usize);
+    let weight = |pixel: usize| (kernel.weight)((pixel as f64 + 0.5 - center).abs() / wider);
+    Window::normalized(first, &(first..end).map(weight).collect::<Vec<_>>())
+}
+
+/// First pixel, and the one after the last, whose centers lie within `radius` of `center`.
+fn reach(center: f64, radius: f64) -> (i64, i64) {
+    ((center - radius + 0.5).floor() as i64, (center + radius + 0.5).floor() as i64)
+}
+
+/// Cubic convolution with slope `a` at distance 1. <https://doi.org/10.1109/TASSP.1981.1163711>
+fn cubic(x: f64, a: f64) -> f64 {
+    match x {
+        x if x < 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
+        x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * a,
+        _ => 0.0,
+    }
+}
+
+impl Window {
+    /// Without the zeros at both ends, so that a picture that keeps its size is copied.
+    fn normalized(start: usize, weights: &[f64]) -> Self {
+        let sum: f64 = weights.iter().sum();
+        let zeros = weights.iter().take_while(|w| **w == 0.0).count();
+        let end = weights.len() - weights.iter().rev().take_while(|w| **w == 0.0).count();
+        Self { start: start + zeros, weights: weights[zeros..end].iter().map(|w| (w / sum) as f32).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILTERS: [ResizeFilter; 3] = [ResizeFilter::Bilinear, ResizeFilter::Bicubic, ResizeFilter::Nearest];
+
+    fn specs() -> impl Iterator<Item = PreprocessingSpec> {
+        let spec = |filter, antialias| PreprocessingSpec { filter, antialias, ..Default::default() };
+        FILTERS.into_iter().flat_map(move |filter| [spec(filter, false), spec(filter, true)])
+    }
+
+    #[test]
+    fn weights_sum_to_one_and_stay_inside() {
+        for spec in specs() {
+            for (input, output) in [(1, 1), (1, 9), (9, 1), (2, 3), (3, 2), (100, 7), (7, 100), (4000, 1024)] {
+                let windows = windows(input, output, &spec);
+                assert_eq!(windows.len(), output);
+                for window in windows {
+                    assert!((window.weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{window:?}");
+                    assert!(window.start + window.weights.len() <= input, "{window:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_size_is_a_copy() {
+        for spec in specs() {
+            let copy = |start| Window { start, weights: vec![1.0] };
+            assert_eq!(windows(5, 5, &spec), (0..5).map(copy).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn windows_are_mirror_symmetric() {
+        for spec in specs().filter(|spec| spec.filter != ResizeFilter::Nearest) {
+            let windows = windows(23, 10, &spec);
+            for (window, mirror) in windows.iter().zip(windows.iter().rev()) {
+                assert_eq!(window.start, 23 - mirror.start - mirror.weights.len());
+                let pairs = window.weights.iter().zip(mirror.weights.iter().rev());
+                assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6));
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The trunk: a residual network without its classifier. <https://arxiv.org/abs/1512.03385>, table 1.
+
+use crate::layers::{Conv2d, Conv2dConfig, MaxPool, Norm};
+use crate::spec::BackboneSpec;
+use crate::tensor::{Layer, Tensor};
+use crate::weights::{Scope, WeightsError};
+
+/// The feature maps C3, C4 and C5, at strides 8, 16 and 32.
+pub(crate) struct Features<T> {
+    pub(crate) c3: T,
+    pub(crate) c4: T,
+    pub(crate) c5: T,
+}
+
+/// Channels of C3, C4 and C5.
+#[derive(Clone, Copy)]
+pub(crate) struct FeatureWidths {
+    pub(crate) c3: usize,
+    pub(crate) c4: usize,
+    pub(crate) c5: usize,
+}
+
+/// A residual network.
+pub(crate) struct ResNet<T> {
+    conv1: Conv2d<T>,
+    bn1: Norm<T>,
+    layer1: Stage<T>,
+    layer2: Stage<T>,
+    layer3: Stage<T>,
+    layer4: Stage<T>,
+}
+
+/// The kinds of residual blocks and the number of them in each of the four stages.
+struct Plan {
+    block: BlockKind,
+    blocks: [usize; 4],
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum BlockKind {
+    Basic,
+    Bottleneck,
+}
+
+impl BlockKind {
+    /// Channels that leave a block, per channel within.
+    fn expansion(self) -> usize {
+        match self {
+            BlockKind::Basic => 1,
+            BlockKind::Bottleneck => 4,
+        }
+    }
+}
+
+impl Plan {
+    fn new(depth: u32) -> Result<Self, WeightsError> {
+        let (block, blocks) = match depth {
+            18 => (BlockKind::Basic, [2, 2, 2, 2]),
+            34 => (BlockKind::Basic, [3, 4, 6, 3]),
+            50 => (BlockKind::Bottleneck, [3, 4, 6, 3]),
+            101 => (BlockKind::Bottleneck, [3, 4, 23, 3]),
+            152 => (BlockKind::Bottleneck, [3, 8, 36, 3]),
+            _ => return Err(WeightsError::Spec(format!("no residual network has depth {depth}"))),
+        };
+        Ok(Self { block, blocks })
+    }
+}
+
+impl<T: Tensor> ResNet<T> {
+    pub(crate) fn new(scope: &Scope<T>, spec: &BackboneSpec) -> Result<Self, WeightsError> {
+        let plan = Plan::new(spec.depth)?;
+        let stem = Conv2dConfig { inputs: 3, outputs: 64, kernel: 7, stride: 2, padding: 3, groups: 1 };
+        let stage = |index: usize, inputs: usize| {
+            let config = StageConfig {
+                block: plan.block,
+                blocks: plan.blocks[index],
+                inputs,
+                planes: 64 << index,
+                stride: if index == 0 { 1 } else { 2 },
+            };
+            Stage::new(&scope.at(format!("layer{}", index + 1)), config, spec)
+        };
+        let expansion = plan.block.expansion();
+        Ok(Self {
+            conv1: Conv2d::without_bias(&scope.at("conv1"), stem)?,
+            bn1: Norm::new(&scope.at("bn1"), 64, &spec.norm)?,
+            layer1: stage(0, 64)?,
+            layer2: stage(1, 64 * expansion)?,
+            layer3: stage(2, 128 * expansion)?,
+            layer4: stage(3, 256 * expansion)?,
+        })
+    }
+
+    /// Channels of the feature maps.
+    pub(crate) fn widths(spec: &BackboneSpec) -> Result<FeatureWidths, WeightsError> {
+        let expansion = Plan::new(spec.depth)?.block.expansion();
+        Ok(FeatureWidths { c3: 128 * expansion, c4: 256 * expansion, c5: 512 * expansion })
+    }
+
+    pub(crate) fn forward(&self, images: &T) -> Features<T> {
+        let x = images.apply(&self.conv1).apply(&self.bn1).relu();
+        let x = x.max_pool(MaxPool { kernel: 3, stride: 2, padding: 1 });
+        let c2 = x.apply(&self.layer1);
+        let c3 = c2.apply(&self.layer2);
+        let c4 = c3.apply(&self.layer3);
+        let c5 = c4.apply(&self.layer4);
+        Features { c3, c4, c5 }
+    }
+}
+
+/// Blocks at one resolution.
+struct Stage<T>(Vec<Block<T>>);
+
+#[derive(Clone, Copy)]
+struct StageConfig {
+    block: BlockKind,
+    blocks: usize,
+    inputs: usize,
+    planes: usize,
+    stride: usize,
+}
+
+impl<T: Tensor> Stage<T> {
+    fn new(scope: &Scope<T>, config: StageConfig, spec: &BackboneSpec) -> Result<Self, WeightsError> {
+        let outputs = config.planes * config.block.expansion();
+        let blocks = (0..config.blocks).map(|index| {
+            let first = index == 0;
+            let size = BlockConfig {
+                inputs: if first { config.inputs } else { outputs },
+                planes: config.planes,
+                stride: if first { config.stride } else { 1 },
+            };
+            let scope = scope.at(index);
+            match config.block {
+                BlockKind::Basic => BasicBlock::new(&scope, size, spec).map(Block::Basic),
+                BlockKind::Bottleneck => Bottleneck::new(&scope, size, spec).map(Block::Bottleneck),
+            }
+        });
+        Ok(Self(blocks.collect::<Result<_, _>>()?))
+    }
+}
+
+impl<T: Tensor> Layer<T> for Stage<T> {
+    fn forward(&self, x: &T) -> T {
+        self.0.iter().fold(x.clone(), |x, block| match block {
+            Block::Basic(block) => block.forward(&x),
+            Block::Bottleneck(block) => block.forward(&x),
+        })
+    }
+}
+
+enum Block<T> {
+    Basic(BasicBlock<T>),
+    Bottleneck(Bottleneck<T>),
+}
+
+#[derive(Clone, Copy)]
+struct BlockConfig {
+    inputs: usize,
+    planes: usize,
+    stride: usize,
+}
+
+/// Two 3x3 convolutions around a shortcut.
+struct BasicBlock<T> {
+    conv1: Conv2d<T>,
+    bn1: Norm<T>,
+    conv2: Conv2d<T>,
+    bn2: Norm<T>,
+    downsample: Option<Downsample<T>>,
+}
+
+impl<T: Tensor> BasicBlock<T> {
+    fn new(scope: &Scope<T>, size: BlockConfig, spec: &BackboneSpec) -> Result<Self, WeightsError> {
+        let BlockConfig { inputs, planes, stride } = size;
+        Ok(Self {
+            conv1: Conv2d::without_bias(&scope.at("conv1"), Conv2dConfig::same(inputs, planes, 3).stride(stride))?,
+            bn1: Norm::new(&scope.at("bn1"), planes, &spec.norm)?,
+            conv2: Conv2d::without_bias(&scope.at("conv2"), Conv2dConfig::same(planes, planes, 3))?,
+            bn2: Norm::new(&scope.at("bn2"), planes, &spec.norm)?,
+            downsample: Downsample::where_needed(scope, size, planes, spec)?,
+        })
+    }
+
+    fn forward(&self, x: &T) -> T {
+        let y = x.apply(&self.conv1).apply(&self.bn1).relu();
+        let y = y.apply(&self.conv2).apply(&self.bn2);
+        y.add(&shortcut(x, self.downsample.as_ref())).relu()
+    }
+}
+
+/// A 3x3 convolution between two 1x1 convolutions, around a shortcut. The stride is on the 3x3, as in torchvision.
+struct Bottleneck<T> {
+    conv1: Conv2d<T>,
+    bn1: Norm<T>,
+    conv2: Conv2d<T>,
+    bn2: Norm<T>,
+    conv3: Conv2d<T>,
+    bn3: Norm<T>,
+    downsample: Option<Downsample<T>>,
+}
+
+impl<T: Tensor> Bottleneck<T> {
+    fn new(scope: &Scope<T>, size: BlockConfig, spec: &BackboneSpec) -> Result<Self, WeightsError> {
+        let BlockConfig { inputs, planes, stride } = size;
+        let outputs = planes * BlockKind::Bottleneck.expansion();
+        let width = planes * spec.width_per_group / 64 * spec.groups;
+        let middle = Conv2dConfig::same(width, width, 3).stride(stride).groups(spec.groups);
+        Ok(Self {
+            conv1: Conv2d::without_bias(&scope.at("conv1"), Conv2dConfig::same(inputs, width, 1))?,
+            bn1: Norm::new(&scope.at("bn1"), width, &spec.norm)?,
+            conv2: Conv2d::without_bias(&scope.at("conv2"), middle)?,
+            bn2: Norm::new(&scope.at("bn2"), width, &spec.norm)?,
+            conv3: Conv2d::without_bias(&scope.at("conv3"), Conv2dConfig::same(width, outputs, 1))?,
+            bn3: Norm::new(&scope.at("bn3"), outputs, &spec.norm)?,
+            downsample: Downsample::where_needed(scope, size, outputs, spec)?,
+        })
+    }
+
+    fn forward(&self, x: &T) -> T {
+        let y = x.apply(&self.conv1).apply(&self.bn1).relu();
+        let y = y.apply(&self.conv2).apply(&self.bn2).relu();
+        let y = y.apply(&self.conv3).apply(&self.bn3);
+        y.add(&shortcut(x, self.downsample.as_ref())).relu()
+    }
+}
+
+/// The projection on a shortcut whose ends differ in shape.
+struct Downsample<T> {
+    conv: Conv2d<T>,
+    norm: Norm<T>,
+}
+
+impl<T: Tensor> Downsample<T> {
+    fn where_needed(
+        scope: &Scope<T>,
+        size: BlockConfig,
+        outputs: usize,
+        spec: &BackboneSpec,
+    ) -> Result<Option<Self>, WeightsError> {
+        if size.stride == 1 && size.inputs == outputs {
+            return Ok(None);
+        }
+        let scope = scope.at("downsample");
+        let config = Conv2dConfig::same(size.inputs, outputs, 1).stride(size.stride);
+        Ok(Some(Self {
+            conv: Conv2d::without_bias(&scope.at(0), config)?,
+            norm: Norm::new(&scope.at(1), outputs, &spec.norm)?,
+        }))
+    }
+}
+
+fn shortcut<T: Tensor>(x: &T, downsample: Option<&Downsample<T>>) -> T {
+    match downsample {
+        Some(downsample) => x.apply(&downsample.conv).apply(&downsample.norm),
+        None => x.clone(),
+    }
+}

@@ -1,0 +1,89 @@
+//! The detector: trunk, pyramid and the two subnets. <https://arxiv.org/abs/1708.02002>, figure 3.
+
+use std::cell::RefCell;
+
+use crate::heads::{Head, HeadConfig};
+use crate::pyramid::Pyramid;
+use crate::resnet::ResNet;
+use crate::shape::Shape;
+use crate::spec::ModelSpec;
+use crate::tensor::{Layer, Tensor};
+use crate::weights::{Parameter, Scope, Weights, WeightsError};
+
+/// What the network says of every anchor. Row i of both belongs to anchor i: levels P3 to P7, row y, column x, anchor.
+#[derive(Clone, Debug)]
+pub struct Predictions<T> {
+    /// `[N, anchors, classes]`, before the sigmoid.
+    pub logits: T,
+    /// `[N, anchors, 4]`, in the box coder's units.
+    pub offsets: T,
+}
+
+impl<T: Tensor> Predictions<T> {
+    /// `[N, anchors, classes]`, in (0, 1).
+    pub fn scores(&self) -> T {
+        self.logits.sigmoid()
+    }
+}
+
+/// The detector's network.
+pub struct RetinaNet<T> {
+    trunk: ResNet<T>,
+    fpn: Pyramid<T>,
+    regression: Head<T>,
+    classification: Head<T>,
+}
+
+impl<T: Tensor> RetinaNet<T> {
+    /// Builds the network of `spec`, taking every tensor from `weights`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or misshapen, or the spec has no classes or an unknown depth.
+    pub fn new(spec: &ModelSpec, weights: &dyn Weights<T>) -> Result<Self, WeightsError> {
+        if spec.classes.is_empty() {
+            return Err(WeightsError::Spec("the spec has no classes".to_owned()));
+        }
+        let root = Scope::root(weights);
+        let widths = ResNet::<T>::widths(&spec.backbone)?;
+        let head = |name: &str, width: usize, prior: f32| {
+            let config = HeadConfig { inputs: spec.pyramid.width, anchors: spec.anchors_per_cell(), width, prior };
+            Head::new(&root.at(name), &spec.heads, config)
+        };
+        let prior = spec.heads.prior;
+        Ok(Self {
+            trunk: ResNet::new(&root, &spec.backbone)?,
+            fpn: Pyramid::new(&root.at("fpn"), &spec.pyramid, widths)?,
+            regression: head("regressionModel", 4, 0.0)?,
+            // The bias at which the sigmoid gives the prior.
+            classification: head("classificationModel", spec.class_count(), (prior / (1.0 - prior)).ln())?,
+        })
+    }
+
+    /// Runs the network on `images`, `[N, 3, H, W]` with H and W multiples of 32.
+    pub fn forward(&self, images: &T) -> Predictions<T> {
+        let features = self.trunk.forward(images);
+        let levels = self.fpn.forward(&features);
+        let rows = |head: &Head<T>| T::concat(&levels.each_ref().map(|level| head.forward(level)));
+        Predictions { logits: rows(&self.classification), offsets: rows(&self.regression) }
+    }
+}
+
+/// Every tensor of the spec's network, in the order in which the network is built.
+///
+/// # Errors
+/// When the spec has no classes or an unknown depth.
+pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
+    struct Recorder(RefCell<Vec<Parameter>>);
+
+    impl Weights<Shape> for Recorder {
+        fn tensor(&self, parameter: Parameter) -> Result<Shape, WeightsError> {
+            let shape = Shape::of(&parameter.shape);
+            self.0.borrow_mut().push(parameter);
+            Ok(shape)
+        }
+    }
+
+    let recorder = Recorder(RefCell::default());
+    RetinaNet::new(spec, &recorder)?;
+    Ok(recorder.0.into_inner())
+}

@@ -1,0 +1,238 @@
+//! The shapes-only meaning of the network: what a forward pass would return and cost.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::layers::{BatchNorm, Conv2d, GroupNorm, MaxPool};
+use crate::retinanet::RetinaNet;
+use crate::spec::ModelSpec;
+use crate::tensor::Tensor;
+use crate::weights::{Parameter, Weights, WeightsError};
+
+/// A value of which only the shape is known.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    sizes: Vec<usize>,
+    /// The layer that a weight belongs to: its name without the last part.
+    layer: Rc<str>,
+    costs: Costs,
+}
+
+/// Uses of layers, in the order of the forward pass. Shared by all values of one pass.
+type Costs = Rc<RefCell<Vec<LayerCost>>>;
+
+/// What one use of a layer produces and costs. A layer that runs on several levels appears once for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerCost {
+    /// Dotted name of the layer: `layer1.0.conv1`.
+    pub name: String,
+    /// Shape of the output.
+    pub output: Vec<usize>,
+    /// Elements of the layer's learned tensors; zero from the second use on.
+    pub parameters: usize,
+    /// Multiplications with a following addition.
+    pub multiply_adds: u64,
+}
+
+impl Shape {
+    /// A value of these sizes.
+    pub fn of(sizes: &[usize]) -> Self {
+        Self { sizes: sizes.to_vec(), layer: "".into(), costs: Costs::default() }
+    }
+
+    /// The sizes, outermost first.
+    pub fn sizes(&self) -> &[usize] {
+        &self.sizes
+    }
+
+    fn len(&self) -> usize {
+        self.sizes.iter().product()
+    }
+
+    fn with(&self, sizes: Vec<usize>) -> Self {
+        Self { sizes, ..self.clone() }
+    }
+
+    /// The output of a layer with these weights, noted with what it cost.
+    fn through(&self, sizes: Vec<usize>, weights: &[&Shape], multiply_adds: usize) -> Self {
+        let output = self.with(sizes);
+        let name = weights[0].layer.to_string();
+        let mut costs = self.costs.borrow_mut();
+        let known = costs.iter().any(|cost| cost.name == name);
+        let parameters = if known { 0 } else { weights.iter().map(|weight| weight.len()).sum() };
+        let multiply_adds = multiply_adds as u64;
+        costs.push(LayerCost { name, output: output.sizes.clone(), parameters, multiply_adds });
+        output
+    }
+}
+
+impl Tensor for Shape {
+    fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
+        let config = &layer.config;
+        let [n, height, width] = [self.sizes[0], config.output_side(self.sizes[2]), config.output_side(self.sizes[3])];
+        let weights: Vec<_> = [Some(&layer.weight), layer.bias.as_ref()].into_iter().flatten().collect();
+        self.through(vec![n, config.outputs, height, width], &weights, n * height * width * layer.weight.len())
+    }
+
+    fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
+        self.through(self.sizes.clone(), &[&layer.weight, &layer.bias], 0)
+    }
+
+    fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {
+        self.through(self.sizes.clone(), &[&layer.weight, &layer.bias], 0)
+    }
+
+    fn relu(&self) -> Self {
+        self.clone()
+    }
+
+    fn sigmoid(&self) -> Self {
+        self.clone()
+    }
+
+    fn add(&self, other: &Self) -> Self {
+        assert_eq!(self.sizes, other.sizes, "a sum has terms of one shape");
+        self.clone()
+    }
+
+    fn max_pool(&self, window: MaxPool) -> Self {
+        let side = |n: usize| (n + 2 * window.padding - window.kernel) / window.stride + 1;
+        self.with(vec![self.sizes[0], self.sizes[1], side(self.sizes[2]), side(self.sizes[3])])
+    }
+
+    fn upsample2x(&self) -> Self {
+        self.with(vec![self.sizes[0], self.sizes[1], self.sizes[2] * 2, self.sizes[3] * 2])
+    }
+
+    fn per_anchor(&self, width: usize) -> Self {
+        let [n, channels, height, columns] = [self.sizes[0], self.sizes[1], self.sizes[2], self.sizes[3]];
+        self.with(vec![n, height * columns * (channels / width), width])
+    }
+
+    fn concat(parts: &[Self]) -> Self {
+        let rows = parts.iter().map(|part| part.sizes[1]).sum();
+        parts[0].with(vec![parts[0].sizes[0], rows, parts[0].sizes[2]])
+    }
+}
+
+/// Weights that are only shapes.
+struct Shapes;
+
+impl Weights<Shape> for Shapes {
+    fn tensor(&self, parameter: Parameter) -> Result<Shape, WeightsError> {
+        let layer = parameter.name.rsplit_once('.').map_or("", |(layer, _)| layer);
+        Ok(Shape { layer: layer.into(), ..Shape::of(&parameter.shape) })
+    }
+}
+
+/// The layers that a forward pass over one picture of `height` by `width` pixels uses, in order; both are multiples of 32.
+///
+/// # Errors
+/// When the spec has no classes or an unknown depth.
+pub fn summarize(spec: &ModelSpec, height: usize, width: usize) -> Result<Vec<LayerCost>, WeightsError> {
+    let images = Shape::of(&[1, 3, height, width]);
+    RetinaNet::new(spec, &Shapes)?.forward(&images);
+    Ok(images.costs.take())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retinanet::parameters;
+    use crate::spec::{Class, preset_names};
+    use crate::weights::Role;
+
+    fn spec(preset: &str, classes: usize) -> ModelSpec {
+        let classes = (0..classes).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
+        ModelSpec { classes, ..ModelSpec::preset(preset).unwrap() }
+    }
+
+    /// REFERENCE 1.0: a batch of two pictures of 640x832, ResNet-50, 20 classes.
+    #[test]
+    fn every_shape_of_the_seed_network_is_reproduced() {
+        let images = Shape::of(&[2, 3, 640, 832]);
+        let predictions = RetinaNet::new(&spec("resnet50", 20), &Shapes).unwrap().forward(&images);
+        let costs = images.costs.borrow();
+        let output = |name: &str, nth: usize| {
+            costs.iter().filter(|cost| cost.name == name).nth(nth).unwrap_or_else(|| panic!("{name}")).output.clone()
+        };
+
+        assert_eq!(output("bn1", 0), [2, 64, 320, 416]);
+        assert_eq!(output("layer1.0.conv1", 0), [2, 64, 160, 208], "after the max pooling");
+        assert_eq!(output("layer1.2.bn3", 0), [2, 256, 160, 208], "C2");
+        assert_eq!(output("layer2.3.bn3", 0), [2, 512, 80, 104], "C3");
+        assert_eq!(output("layer3.5.bn3", 0), [2, 1024, 40, 52], "C4");
+        assert_eq!(output("layer4.2.bn3", 0), [2, 2048, 20, 26], "C5");
+
+        let levels = [[80, 104], [40, 52], [20, 26], [10, 13], [5, 7]];
+        let names = ["fpn.P3_2", "fpn.P4_2", "fpn.P5_2", "fpn.P6", "fpn.P7_2"];
+        for (level, ([height, width], name)) in levels.into_iter().zip(names).enumerate() {
+            assert_eq!(output(name, 0), [2, 256, height, width], "{name}");
+            assert_eq!(output("regressionModel.output", level), [2, 36, height, width]);
+            assert_eq!(output("classificationModel.output", level), [2, 180, height, width]);
+        }
+        let rows: Vec<_> = levels.iter().map(|[height, width]| height * width * 9).collect();
+        assert_eq!(rows, [74880, 18720, 4680, 1170, 315]);
+        for ([height, width], rows) in levels.into_iter().zip(rows) {
+            assert_eq!(Shape::of(&[2, 36, height, width]).per_anchor(4).sizes(), [2, rows, 4]);
+            assert_eq!(Shape::of(&[2, 180, height, width]).per_anchor(20).sizes(), [2, rows, 20]);
+        }
+        assert_eq!(predictions.offsets.sizes(), [2, 99765, 4]);
+        assert_eq!(predictions.scores().sizes(), [2, 99765, 20]);
+    }
+
+    /// REFERENCE 1.2, 80 classes.
+    #[test]
+    fn the_five_depths_have_the_published_number_of_parameters() {
+        let published = [21_410_100, 31_518_260, 37_968_692, 56_960_820, 72_604_468];
+        for (preset, published) in preset_names().into_iter().zip(published) {
+            let parameters = parameters(&spec(preset, 80)).unwrap();
+            let learned = parameters.iter().filter(|parameter| parameter.role == Role::Parameter);
+            assert_eq!(learned.map(Parameter::len).sum::<usize>(), published, "{preset}");
+            let costs = summarize(&spec(preset, 80), 64, 64).unwrap();
+            assert_eq!(costs.iter().map(|cost| cost.parameters).sum::<usize>(), published, "{preset}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_those_of_the_seed() {
+        let parameters = parameters(&spec("resnet50", 20)).unwrap();
+        let mut names: Vec<_> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+        for name in [
+            "conv1.weight",
+            "bn1.running_mean",
+            "layer1.0.conv1.weight",
+            "layer1.0.downsample.0.weight",
+            "layer1.0.downsample.1.running_var",
+            "fpn.P5_1.weight",
+            "regressionModel.conv1.weight",
+            "classificationModel.output.bias",
+        ] {
+            assert!(names.contains(&name), "{name}");
+        }
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn an_unknown_depth_or_no_classes_is_an_error() {
+        let mut unknown = spec("resnet50", 1);
+        unknown.backbone.depth = 20;
+        assert_eq!(
+            parameters(&unknown).unwrap_err(),
+            WeightsError::Spec("no residual network has depth 20".to_owned())
+        );
+        assert!(matches!(parameters(&spec("resnet50", 0)), Err(WeightsError::Spec(_))));
+    }
+
+    /// torchvision.models.resnet50: 4.09 billion multiply-adds at 224x224, of which its classifier takes 2 million.
+    #[test]
+    fn the_trunk_costs_what_torchvision_says() {
+        let costs = summarize(&spec("resnet50", 80), 224, 224).unwrap();
+        let trunk = costs.iter().filter(|cost| !cost.name.contains("Model") && !cost.name.starts_with("fpn"));
+        let billions = trunk.map(|cost| cost.multiply_adds).sum::<u64>() as f64 / 1e9;
+        assert!((billions - 4.087).abs() < 0.001, "{billions}");
+    }
+}

@@ -1,0 +1,531 @@
+//! The spec: everything that gives weights their meaning. It starts as YAML, travels in every checkpoint and every ONNX
+//! file, and has the seed's values where nothing is said.
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the spec's format that this program writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// Everything that gives the weights of one detector their meaning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSpec {
+    /// Version of this format.
+    pub format: u32,
+    /// The trunk.
+    pub backbone: BackboneSpec,
+    /// The feature pyramid.
+    pub pyramid: PyramidSpec,
+    /// The two subnets.
+    pub heads: HeadsSpec,
+    /// The boxes that detections start from.
+    pub anchors: AnchorSpec,
+    /// How offsets and boxes translate into each other.
+    pub box_coder: BoxCoderSpec,
+    /// How a picture becomes the network's input.
+    pub preprocessing: PreprocessingSpec,
+    /// How the network's outputs become detections.
+    pub postprocessing: PostprocessingSpec,
+    /// The classes, in the order of the network's outputs.
+    pub classes: Vec<Class>,
+}
+
+/// One class of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// Id in the data set that the class comes from.
+    pub id: i64,
+    /// Name shown to people.
+    pub name: String,
+}
+
+/// The trunk: a residual network. <https://arxiv.org/abs/1512.03385>
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackboneSpec {
+    /// Number of layers: 18 or 34 (basic blocks), 50, 101 or 152 (bottleneck blocks).
+    pub depth: u32,
+    /// Normalization after each convolution.
+    pub norm: NormSpec,
+    /// Groups of the 3x3 convolution in bottleneck blocks; above 1 it is a ResNeXt. <https://arxiv.org/abs/1611.05431>
+    pub groups: usize,
+    /// Channels per group of the first stage's bottlenecks; 64 for a ResNet.
+    pub width_per_group: usize,
+}
+
+/// A normalization.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NormSpec {
+    /// Which kind.
+    pub kind: NormKind,
+    /// Added to the variance.
+    pub epsilon: f32,
+    /// Number of groups; group normalization only.
+    pub groups: usize,
+}
+
+/// Kinds of normalization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// Batch normalization whose statistics never change; its factor and term are learned. For pretrained trunks.
+    FrozenBatch,
+    /// Batch normalization by the statistics of the batch. For training without a pretrained trunk.
+    Batch,
+    /// Group normalization, the same in training and use. For training without a pretrained trunk, at any batch size.
+    Group,
+}
+
+/// The feature pyramid, levels P3 to P7. <https://arxiv.org/abs/1612.03144>
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PyramidSpec {
+    /// Channels of every level.
+    pub width: usize,
+    /// What P6 is computed from.
+    pub p6_from: P6From,
+}
+
+/// What P6 is computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum P6From {
+    /// The trunk's last stage.
+    C5,
+    /// The pyramid's coarsest level.
+    P5,
+}
+
+/// The two subnets, which share their form and no weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadsSpec {
+    /// Channels between their convolutions.
+    pub width: usize,
+    /// Convolutions before the output.
+    pub depth: usize,
+    /// Normalization after each of these convolutions; none if absent.
+    pub norm: Option<NormSpec>,
+    /// Score that every anchor starts with (π in the paper, section 4.1), in (0, 1).
+    pub prior: f32,
+}
+
+/// The anchors: at every cell of every level, one for each ratio and scale.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnchorSpec {
+    /// Side of the square anchor at P3 to P7, in pixels of the input.
+    pub sizes: [f64; 5],
+    /// Height over width.
+    pub ratios: Vec<f64>,
+    /// Factors on the size.
+    pub scales: Vec<f64>,
+    /// Where in a cell the anchors are centered.
+    pub center: AnchorCenter,
+    /// Whether sides are rounded to whole pixels.
+    pub rounding: AnchorRounding,
+    /// Which of ratio and scale changes slower from anchor to anchor.
+    pub order: AnchorOrder,
+}
+
+/// Where in its cell an anchor is centered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnchorCenter {
+    /// In the middle: (i + 0.5) · stride.
+    Half,
+    /// At the upper left corner: i · stride.
+    Zero,
+}
+
+/// Rounding of anchors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnchorRounding {
+    /// None.
+    None,
+    /// As torchvision does: size · scale is cut to a whole number, then the corners around the origin are rounded half to even.
+    Corners,
+}
+
+/// Order of the anchors of one cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnchorOrder {
+    /// All scales of the first ratio, then of the second.
+    RatioMajor,
+    /// All ratios of the first scale, then of the second.
+    ScaleMajor,
+}
+
+/// The box coder. <https://arxiv.org/abs/1311.2524>, appendix C
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BoxCoderSpec {
+    /// Unit of the offsets in x, y, log width and log height.
+    pub std: [f32; 4],
+    /// Largest log width and log height that is decoded; no limit if absent.
+    pub clamp: Option<f32>,
+}
+
+/// From a picture to the network's input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PreprocessingSpec {
+    /// The shorter side is resized to this many pixels ...
+    pub shorter_side: u32,
+    /// ... unless the longer side would then exceed this many.
+    pub longer_side: u32,
+    /// Interpolation.
+    pub filter: ResizeFilter,
+    /// Whether the filter widens when the picture shrinks.
+    pub antialias: bool,
+    /// Subtracted from red, green and blue in [0, 1].
+    pub mean: [f32; 3],
+    /// Divides red, green and blue after that.
+    pub std: [f32; 3],
+    /// Height and width are padded with zeros, right and below, to a multiple of this; itself a multiple of 32.
+    pub pad_multiple: u32,
+    /// What happens to a side that is a multiple already.
+    pub pad_rule: PadRule,
+}
+
+/// Interpolation of a resized picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeFilter {
+    /// Linear between neighbours.
+    Bilinear,
+    /// Cubic, over four neighbours.
+    Bicubic,
+    /// The nearest pixel.
+    Nearest,
+}
+
+/// Padding of a side that is a multiple already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PadRule {
+    /// None.
+    Minimal,
+    /// One more multiple, as yhenon/pytorch-retinanet does.
+    Always,
+}
+
+/// From the network's outputs to detections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostprocessingSpec {
+    /// A score must exceed this.
+    pub score_threshold: f32,
+    /// A box goes when its IoU with a better one exceeds this.
+    pub nms_threshold: f32,
+    /// Whether boxes of other classes count as rivals.
+    pub suppression: Suppression,
+    /// Best candidates kept per level before suppression; all if absent.
+    pub top_k: Option<usize>,
+    /// Best detections kept per picture; all if absent.
+    pub max_detections: Option<usize>,
+    /// What boxes are clipped to.
+    pub clip: Clip,
+}
+
+/// Which boxes suppress each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Suppression {
+    /// Those of one class.
+    PerClass,
+    /// All.
+    ClassAgnostic,
+}
+
+/// What boxes are clipped to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clip {
+    /// The network's input, padding included.
+    Padded,
+    /// The part of it that shows the picture.
+    Image,
+}
+
+/// Why a text is no spec.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// Not YAML, an unknown key, or a value of the wrong type; names key and line.
+    #[error("{0}")]
+    Yaml(#[from] serde_yaml::Error),
+    /// Every value is of its type, and one makes no sense.
+    #[error("`{field}` is {found}, expected {expected}")]
+    Value {
+        /// Path of the field.
+        field: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it may hold.
+        expected: &'static str,
+    },
+    /// No preset has that name.
+    #[error("no preset `{name}`; presets: {}", preset_names().join(", "))]
+    Preset {
+        /// The name asked for.
+        name: String,
+    },
+}
+
+impl ModelSpec {
+    /// Number of classes.
+    pub fn class_count(&self) -> usize {
+        self.classes.len()
+    }
+
+    /// Anchors of one cell.
+    pub fn anchors_per_cell(&self) -> usize {
+        self.anchors.ratios.len() * self.anchors.scales.len()
+    }
+
+    /// Reads and validates a spec.
+    ///
+    /// # Errors
+    /// When the text is no YAML, has an unknown key, a wrong type, or a value out of range.
+    pub fn from_yaml(text: &str) -> Result<Self, SpecError> {
+        let spec: Self = serde_yaml::from_str(text)?;
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// The spec as YAML, every field written out.
+    pub fn to_yaml(&self) -> String {
+        serde_yaml::to_string(self).expect("a spec holds only strings, numbers and lists, all of which YAML can write")
+    }
+
+    /// A compiled-in spec without classes.
+    ///
+    /// # Errors
+    /// When no preset has that name.
+    pub fn preset(name: &str) -> Result<Self, SpecError> {
+        Self::from_yaml(preset_text(name)?)
+    }
+
+    /// Checks what the types do not say. A spec without classes is valid: it has not met its data yet.
+    ///
+    /// # Errors
+    /// Names the first field that makes no sense.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let ensure = |valid: bool, field: &'static str, found: &dyn std::fmt::Debug, expected: &'static str| {
+            if valid { Ok(()) } else { Err(SpecError::Value { field, found: format!("{found:?}"), expected }) }
+        };
+        let positive = |values: &[f64]| !values.is_empty() && values.iter().all(|v| v.is_finite() && *v > 0.0);
+        let unit = |value: f32| (0.0..=1.0).contains(&value);
+        let norm = |norm: &NormSpec, channels: usize, field| {
+            let groups = norm.kind != NormKind::Group || (norm.groups > 0 && channels.is_multiple_of(norm.groups));
+            ensure(
+                groups && norm.epsilon.is_finite() && norm.epsilon >= 0.0,
+                field,
+                norm,
+                "an epsilon of zero or more, and groups that divide the channels",
+            )
+        };
+        let Self { backbone, pyramid, heads, anchors, box_coder, preprocessing, postprocessing, .. } = self;
+
+        ensure(self.format == FORMAT, "format", &self.format, "1, the version this program knows")?;
+        let depths = [18, 34, 50, 101, 152];
+        ensure(depths.contains(&backbone.depth), "backbone.depth", &backbone.depth, "18, 34, 50, 101 or 152")?;
+        norm(&backbone.norm, 64, "backbone.norm")?;
+        let bottleneck = backbone.depth >= 50;
+        let plain = backbone.groups == 1 && backbone.width_per_group == 64;
+        ensure(
+            bottleneck || plain,
+            "backbone.groups",
+            &(backbone.groups, backbone.width_per_group),
+            "1 group of width 64, since depths 18 and 34 have basic blocks",
+        )?;
+        ensure((1..=256).contains(&backbone.groups), "backbone.groups", &backbone.groups, "1 to 256")?;
+        ensure(
+            (1..=1024).contains(&backbone.width_per_group),
+            "backbone.width_per_group",
+            &backbone.width_per_group,
+            "1 to 1024",
+        )?;
+        ensure((1..=4096).contains(&pyramid.width), "pyramid.width", &pyramid.width, "1 to 4096")?;
+        ensure((1..=4096).contains(&heads.width), "heads.width", &heads.width, "1 to 4096")?;
+        ensure(heads.depth <= 64, "heads.depth", &heads.depth, "at most 64")?;
+        ensure(heads.prior > 0.0 && heads.prior < 1.0, "heads.prior", &heads.prior, "between 0 and 1, both excluded")?;
+        if let Some(spec) = &heads.norm {
+            norm(spec, heads.width, "heads.norm")?;
+        }
+        ensure(positive(&anchors.sizes), "anchors.sizes", &anchors.sizes, "positive numbers")?;
+        ensure(positive(&anchors.ratios), "anchors.ratios", &anchors.ratios, "one or more positive numbers")?;
+        ensure(positive(&anchors.scales), "anchors.scales", &anchors.scales, "one or more positive numbers")?;
+        ensure(
+            box_coder.std.iter().all(|v| v.is_finite() && *v > 0.0),
+            "box_coder.std",
+            &box_coder.std,
+            "positive numbers",
+        )?;
+        ensure(
+            box_coder.clamp.is_none_or(|v| v > 0.0),
+            "box_coder.clamp",
+            &box_coder.clamp,
+            "a positive number, or null",
+        )?;
+        let sides = (preprocessing.shorter_side, preprocessing.longer_side);
+        ensure(
+            sides.0 > 0 && sides.0 <= sides.1 && sides.1 <= 16384,
+            "preprocessing.shorter_side",
+            &sides,
+            "at least 1 and at most longer_side, which is at most 16384",
+        )?;
+        ensure(
+            preprocessing.mean.iter().all(|v| v.is_finite()),
+            "preprocessing.mean",
+            &preprocessing.mean,
+            "finite numbers",
+        )?;
+        ensure(
+            preprocessing.std.iter().all(|v| v.is_finite() && *v > 0.0),
+            "preprocessing.std",
+            &preprocessing.std,
+            "positive numbers",
+        )?;
+        let multiple = preprocessing.pad_multiple;
+        ensure(
+            multiple > 0 && multiple.is_multiple_of(32) && multiple <= 4096,
+            "preprocessing.pad_multiple",
+            &multiple,
+            "a multiple of 32 up to 4096, so that the pyramid's sums fit",
+        )?;
+        ensure(
+            unit(postprocessing.score_threshold),
+            "postprocessing.score_threshold",
+            &postprocessing.score_threshold,
+            "0 to 1",
+        )?;
+        ensure(
+            unit(postprocessing.nms_threshold),
+            "postprocessing.nms_threshold",
+            &postprocessing.nms_threshold,
+            "0 to 1",
+        )?;
+        ensure(postprocessing.top_k != Some(0), "postprocessing.top_k", &postprocessing.top_k, "at least 1, or null")?;
+        ensure(
+            postprocessing.max_detections != Some(0),
+            "postprocessing.max_detections",
+            &postprocessing.max_detections,
+            "at least 1, or null",
+        )
+    }
+}
+
+/// Names and texts of the compiled-in specs.
+const PRESETS: [(&str, &str); 5] = [
+    ("resnet18", include_str!("../specs/resnet18.yaml")),
+    ("resnet34", include_str!("../specs/resnet34.yaml")),
+    ("resnet50", include_str!("../specs/resnet50.yaml")),
+    ("resnet101", include_str!("../specs/resnet101.yaml")),
+    ("resnet152", include_str!("../specs/resnet152.yaml")),
+];
+
+/// The names that [`ModelSpec::preset`] knows.
+pub fn preset_names() -> Vec<&'static str> {
+    PRESETS.iter().map(|(name, _)| *name).collect()
+}
+
+/// The commented YAML of a preset.
+///
+/// # Errors
+/// When no preset has that name.
+pub fn preset_text(name: &str) -> Result<&'static str, SpecError> {
+    let preset = PRESETS.iter().find(|(known, _)| *known == name);
+    preset.map(|(_, text)| *text).ok_or_else(|| SpecError::Preset { name: name.to_owned() })
+}
+
+impl Default for ModelSpec {
+    fn default() -> Self {
+        Self {
+            format: FORMAT,
+            backbone: BackboneSpec::default(),
+            pyramid: PyramidSpec::default(),
+            heads: HeadsSpec::default(),
+            anchors: AnchorSpec::default(),
+            box_coder: BoxCoderSpec::default(),
+            preprocessing: PreprocessingSpec::default(),
+            postprocessing: PostprocessingSpec::default(),
+            classes: Vec::new(),
+        }
+    }
+}
+
+impl Default for BackboneSpec {
+    fn default() -> Self {
+        Self { depth: 50, norm: NormSpec::default(), groups: 1, width_per_group: 64 }
+    }
+}
+
+impl Default for NormSpec {
+    fn default() -> Self {
+        Self { kind: NormKind::FrozenBatch, epsilon: 1e-5, groups: 32 }
+    }
+}
+
+impl Default for PyramidSpec {
+    fn default() -> Self {
+        Self { width: 256, p6_from: P6From::C5 }
+    }
+}
+
+impl Default for HeadsSpec {
+    fn default() -> Self {
+        Self { width: 256, depth: 4, norm: None, prior: 0.01 }
+    }
+}
+
+impl Default for AnchorSpec {
+    fn default() -> Self {
+        Self {
+            sizes: [32.0, 64.0, 128.0, 256.0, 512.0],
+            ratios: vec![0.5, 1.0, 2.0],
+            scales: vec![1.0, 2f64.powf(1.0 / 3.0), 2f64.powf(2.0 / 3.0)],
+            center: AnchorCenter::Half,
+            rounding: AnchorRounding::None,
+            order: AnchorOrder::RatioMajor,
+        }
+    }
+}
+
+impl Default for BoxCoderSpec {
+    fn default() -> Self {
+        Self { std: [0.1, 0.1, 0.2, 0.2], clamp: None }
+    }
+}
+
+impl Default for PreprocessingSpec {
+    fn default() -> Self {
+        Self {
+            shorter_side: 608,
+            longer_side: 1024,
+            filter: ResizeFilter::Bilinear,
+            antialias: true,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            pad_multiple: 32,
+            pad_rule: PadRule::Minimal,
+        }
+    }
+}
+
+impl Default for PostprocessingSpec {
+    fn default() -> Self {
+        Self {
+            score_threshold: 0.05,
+            nms_threshold: 0.5,
+            suppression: Suppression::PerClass,
+            top_k: None,
+            max_detections: None,
+            clip: Clip::Image,
+        }
+    }
+}
