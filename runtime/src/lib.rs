@@ -1,0 +1,38 @@
+//! Pictures in, boxes out: runs a RetinaNet that `exporter` wrote to an ONNX file, with ONNX Runtime.
+//!
+//! ```no_run
+//! use runtime::{Detector, DetectorOptions, picture};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let detector = Detector::open("retinanet.onnx", DetectorOptions::default())?;
+//!     let picture = picture::read("street.jpg")?;
+//!     for detection in detector.detect(&picture)? {
+//!         let class = &detector.spec().classes[detection.label];
+//!         println!("{} {:.2} {:?}", class.name, detection.score, detection.bounding_box);
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The file carries the spec: class names, preprocessing and everything else that the weights need. ONNX Runtime's
+//! library is loaded when the first detector opens; [`library::find`] says from where. A process loads it once and for
+//! all: beyond that there is no global state. Nothing is printed.
+
+mod detector;
+mod engine;
+pub mod library;
+mod provider;
+
+mod nms;
+mod postprocess;
+
+pub mod draw;
+pub mod inputs;
+pub mod output;
+pub mod picture;
+
+pub use detector::{Detector, DetectorError, DetectorOptions};
+pub use engine::{CLASSIFICATION, Engine, EngineError, EngineOptions, IMAGES, Outputs, REGRESSION, SPEC_KEY};
+pub use nms::suppress;
+pub use postprocess::{Detection, postprocess};
+pub use provider::{ParseProviderError, Provider};

@@ -1,0 +1,45 @@
+//! `runtime`: finds objects in pictures, and says how well.
+
+mod detect;
+mod eval;
+mod score;
+
+mod model_args;
+mod pipeline;
+mod annotated;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Find objects in pictures with a RetinaNet from an ONNX file.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 all done, 1 stopped by an error, 2 wrong usage, 3 done but some pictures failed")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Detect(detect::DetectArgs),
+    Eval(eval::EvalArgs),
+    Score(score::ScoreArgs),
+}
+
+/// The exit code of a run in which some pictures failed and the others went on.
+const SOME_FAILED: u8 = 3;
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Detect(args) => detect::run(args),
+        Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Score(args) => score::run(args).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        progress::say(format_args!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

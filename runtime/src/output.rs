@@ -1,0 +1,135 @@
+//! Results: what became of every picture, in the formats that people and programs read.
+
+mod csv;
+mod json;
+mod target;
+mod text;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use models::spec::Class;
+
+use crate::Detection;
+use target::Target;
+
+/// What became of one picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The picture, as the user named it.
+    pub file: PathBuf,
+    /// What was found in it, or why nothing could be.
+    pub outcome: Result<Found, String>,
+}
+
+/// What was found in a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Pixels of the upright picture.
+    pub width: u32,
+    /// Pixels of the upright picture.
+    pub height: u32,
+    /// The best first.
+    pub detections: Vec<Detection>,
+}
+
+/// Formats of results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A list with one object per picture, failed ones included.
+    Json,
+    /// One line per detection, after a line with the names of the columns.
+    Csv,
+    /// Lines for people.
+    Text,
+}
+
+/// A stream of reports in one format, to stdout or to a file. A file appears under its name when the stream is finished.
+#[derive(Debug)]
+pub struct Output {
+    format: Format,
+    target: Target,
+    /// Reports written so far.
+    count: usize,
+}
+
+impl Output {
+    /// Opens a stream to `path`, where `-` is stdout.
+    ///
+    /// # Errors
+    /// When nothing can be written there.
+    pub fn open(path: &Path, format: Format) -> io::Result<Self> {
+        Ok(Self { format, target: Target::open(path)?, count: 0 })
+    }
+
+    /// Appends a report; `classes` are those of the spec. On stdout it is visible at once. When nobody reads stdout
+    /// anymore, this and later reports go nowhere, which is no error.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(&mut self, report: &Report, classes: &[Class]) -> io::Result<()> {
+        let written = match self.format {
+            Format::Json => json::write(&mut self.target, report, classes, self.count),
+            Format::Csv => csv::write(&mut self.target, report, classes, self.count),
+            Format::Text => text::write(&mut self.target, report, classes),
+        };
+        self.count += 1;
+        let shown = written.and_then(|()| self.target.show());
+        self.unless_closed(shown)
+    }
+
+    /// Whether nobody reads what is written.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.target, Target::Closed)
+    }
+
+    /// Ends the stream and gives a file its name.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn finish(mut self) -> io::Result<()> {
+        let ended = match self.format {
+            Format::Json => json::end(&mut self.target, self.count),
+            Format::Csv => csv::begin(&mut self.target, self.count),
+            Format::Text => Ok(()),
+        };
+        let flushed = ended.and_then(|()| self.target.flush());
+        self.unless_closed(flushed)?;
+        self.target.commit()
+    }
+
+    /// Turns the error of a reader that has gone away into a closed target.
+    fn unless_closed(&mut self, written: io::Result<()>) -> io::Result<()> {
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.target = Target::Closed;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod samples {
+    use super::*;
+    use models::BoundingBox;
+
+    /// Classes with every sign that a format must quote.
+    pub(super) fn classes() -> Vec<Class> {
+        vec![Class { id: 7, name: "cat".to_owned() }, Class { id: 90, name: "a \"b\", c".to_owned() }]
+    }
+
+    /// A picture with two detections, one with none, and one that failed.
+    pub(super) fn reports() -> Vec<Report> {
+        let detections = vec![
+            Detection { label: 1, score: 0.875, bounding_box: BoundingBox::new(1.0, 2.5, 30.25, 40.0) },
+            Detection { label: 0, score: 0.5, bounding_box: BoundingBox::new(0.0, 0.0, 4.0, 8.0) },
+        ];
+        vec![
+            Report { file: "a.jpg".into(), outcome: Ok(Found { width: 64, height: 48, detections }) },
+            Report { file: "b, c.jpg".into(), outcome: Ok(Found { width: 1, height: 2, detections: Vec::new() }) },
+            Report { file: "d.jpg".into(), outcome: Err("the file is truncated".to_owned()) },
+        ]
+    }
+}

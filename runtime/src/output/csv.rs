@@ -1,0 +1,47 @@
+//! CSV, <https://www.rfc-editor.org/rfc/rfc4180>: one line per detection. Pictures without detections have no line.
+
+use std::io::{self, Write};
+
+use models::spec::Class;
+
+use super::Report;
+
+const COLUMNS: [&str; 8] = ["file", "label", "category_id", "score", "x1", "y1", "x2", "y2"];
+
+/// `earlier` is the number of reports before this one.
+pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], earlier: usize) -> io::Result<()> {
+    begin(out, earlier)?;
+    let Ok(found) = &report.outcome else { return Ok(()) };
+    let mut lines = csv::Writer::from_writer(out);
+    let file = report.file.to_string_lossy();
+    for detection in &found.detections {
+        let class = &classes[detection.label];
+        let corners: [f32; 4] = detection.bounding_box.into();
+        lines.serialize((&file, &class.name, class.id, detection.score, corners))?;
+    }
+    lines.flush()
+}
+
+/// Writes the names of the columns when nothing has been written yet. The end of the stream needs no more.
+pub(super) fn begin(out: &mut impl Write, earlier: usize) -> io::Result<()> {
+    if earlier == 0 { writeln!(out, "{}", COLUMNS.join(",")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn every_detection_is_a_line_and_commas_and_quotes_are_quoted() {
+        let mut out = Vec::new();
+        for (earlier, mut report) in samples::reports().into_iter().enumerate() {
+            report.file = "a,b.jpg".into();
+            write(&mut out, &report, &samples::classes(), earlier).unwrap();
+        }
+        let expected = "file,label,category_id,score,x1,y1,x2,y2\n\
+            \"a,b.jpg\",\"a \"\"b\"\", c\",90,0.875,1.0,2.5,30.25,40.0\n\
+            \"a,b.jpg\",cat,7,0.5,0.0,0.0,4.0,8.0\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}

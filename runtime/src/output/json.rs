@@ -1,0 +1,85 @@
+//! JSON: a list with one object per picture, one line each.
+
+use std::io::{self, Write};
+
+use models::spec::Class;
+use serde::Serialize;
+
+use super::Report;
+
+/// One picture. `error` stands in place of the other fields when the picture failed.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Picture<'a> {
+    Found { file: String, width: u32, height: u32, detections: Vec<Object<'a>> },
+    Failed { file: String, error: &'a str },
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    label: &'a str,
+    category_id: i64,
+    score: f32,
+    #[serde(rename = "box")]
+    corners: [f32; 4],
+}
+
+/// `earlier` is the number of reports before this one.
+pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], earlier: usize) -> io::Result<()> {
+    let file = report.file.to_string_lossy().into_owned();
+    let picture = match &report.outcome {
+        Ok(found) => {
+            let objects = found.detections.iter().map(|detection| Object {
+                label: &classes[detection.label].name,
+                category_id: classes[detection.label].id,
+                score: detection.score,
+                corners: detection.bounding_box.into(),
+            });
+            Picture::Found { file, width: found.width, height: found.height, detections: objects.collect() }
+        }
+        Err(error) => Picture::Failed { file, error },
+    };
+    out.write_all(if earlier == 0 { b"[\n" } else { b",\n" })?;
+    serde_json::to_writer(out, &picture).map_err(io::Error::from)
+}
+
+pub(super) fn end(out: &mut impl Write, earlier: usize) -> io::Result<()> {
+    out.write_all(if earlier == 0 { b"[]\n" } else { b"\n]\n" })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::samples;
+    use super::*;
+
+    fn text(reports: &[Report]) -> String {
+        let mut out = Vec::new();
+        for (earlier, report) in reports.iter().enumerate() {
+            write(&mut out, report, &samples::classes(), earlier).unwrap();
+        }
+        end(&mut out, reports.len()).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn every_picture_is_an_object_in_the_list() {
+        let expected = json!([
+            {"file": "a.jpg", "width": 64, "height": 48, "detections": [
+                {"label": "a \"b\", c", "category_id": 90, "score": 0.875, "box": [1.0, 2.5, 30.25, 40.0]},
+                {"label": "cat", "category_id": 7, "score": 0.5, "box": [0.0, 0.0, 4.0, 8.0]},
+            ]},
+            {"file": "b, c.jpg", "width": 1, "height": 2, "detections": []},
+            {"file": "d.jpg", "error": "the file is truncated"},
+        ]);
+        let text = text(&samples::reports());
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
+        assert_eq!(text.lines().count(), 5);
+    }
+
+    #[test]
+    fn no_pictures_are_an_empty_list() {
+        assert_eq!(serde_json::from_str::<Value>(&text(&[])).unwrap(), json!([]));
+    }
+}

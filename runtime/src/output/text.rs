@@ -1,0 +1,42 @@
+//! Text for people: a line per picture, and below it one per detection.
+
+use std::io::{self, Write};
+
+use models::spec::Class;
+
+use super::Report;
+
+/// Failed pictures have no line: they are named on stderr.
+pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
+    let Ok(found) = &report.outcome else { return Ok(()) };
+    let count = match found.detections.len() {
+        1 => "1 detection".to_owned(),
+        count => format!("{count} detections"),
+    };
+    writeln!(out, "{}: {}x{}, {count}", report.file.display(), found.width, found.height)?;
+    for detection in &found.detections {
+        let b = detection.bounding_box;
+        let name = &classes[detection.label].name;
+        writeln!(out, "  {:.2} {name} [{:.1}, {:.1}, {:.1}, {:.1}]", detection.score, b.x1, b.y1, b.x2, b.y2)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples;
+    use super::*;
+
+    #[test]
+    fn pictures_and_detections_are_lines() {
+        let mut out = Vec::new();
+        for report in samples::reports() {
+            write(&mut out, &report, &samples::classes()).unwrap();
+        }
+        let expected = "a.jpg: 64x48, 2 detections\n  \
+            0.88 a \"b\", c [1.0, 2.5, 30.2, 40.0]\n  \
+            0.50 cat [0.0, 0.0, 4.0, 8.0]\n\
+            b, c.jpg: 1x2, 0 detections\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}

@@ -1,0 +1,272 @@
+//! Post-processing: from the network's outputs to detections.
+
+use models::spec::{Clip, PostprocessingSpec, Suppression};
+use models::{Anchors, BoundingBox, ModelSpec, Placement};
+use ndarray::ArrayView2;
+
+use crate::nms::{BestFirst, Rank, Rivals};
+
+/// An object that was found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Detection {
+    /// Index of its class in the spec.
+    pub label: usize,
+    /// How certain the network is, in [0, 1].
+    pub score: f32,
+    /// Where it is, in pixels of the upright original picture.
+    pub bounding_box: BoundingBox,
+}
+
+/// The detections of one picture, best score first and, among equal scores, in the order of anchors and then classes.
+///
+/// * `scores`: `[anchors, classes]`. Only what exceeds the threshold is looked at; what is not a number never does.
+/// * `offsets`: `[anchors, 4]`. Only those of candidates are decoded, and with a cap on detections no more than it takes.
+///
+/// Differs from the seed in the order, which there is by class first, and in one kind of box: what has no extent after
+/// clipping (it lies outside, or its offsets are no numbers) is no detection and does not count for the cap. Such a box
+/// has an IoU of 0 with every other, so that it would have suppressed nothing.
+///
+/// # Panics
+/// When the outputs do not have one row per anchor and one score per class. Outputs of a file that may be wrong are
+/// checked where they enter, as [`Detector`](crate::Detector) does.
+pub fn postprocess(
+    scores: ArrayView2<f32>,
+    offsets: ArrayView2<f32>,
+    anchors: &Anchors,
+    placement: &Placement,
+    spec: &ModelSpec,
+) -> Vec<Detection> {
+    let (rows, classes) = (anchors.boxes().len(), spec.class_count());
+    assert_eq!(scores.dim(), (rows, classes), "shape of the scores");
+    assert_eq!(offsets.dim(), (rows, 4), "shape of the offsets");
+    assert!(u32::try_from(rows * classes).is_ok(), "number of scores exceeds 2^32");
+    let rules = &spec.postprocessing;
+    let scores = scores.as_standard_layout();
+    let scores = scores.as_slice().expect("an array in standard layout is a slice");
+
+    let (width, height) = match rules.clip {
+        Clip::Padded => (placement.padded_width, placement.padded_height),
+        Clip::Image => (placement.resized_width, placement.resized_height),
+    };
+    let mut rivals = vec![Rivals::default(); classes];
+    let mut detections = Vec::new();
+    for index in BestFirst::new(candidates(scores, anchors, rules, classes)) {
+        if rules.max_detections.is_some_and(|most| detections.len() >= most) {
+            break;
+        }
+        let (anchor, label) = (index / classes, index % classes);
+        let offsets = std::array::from_fn(|i| offsets[[anchor, i]]);
+        let decoded = spec.box_coder.decode(&anchors.boxes()[anchor], offsets);
+        let clipped = decoded.clip(width as f32, height as f32);
+        let has_extent = clipped.width() > 0.0 && clipped.height() > 0.0;
+        let group = match rules.suppression {
+            Suppression::PerClass => label,
+            Suppression::ClassAgnostic => 0,
+        };
+        if has_extent && rivals[group].admit(&clipped, rules.nms_threshold) {
+            let bounding_box = placement.to_original_image(&clipped);
+            detections.push(Detection { label, score: scores[index], bounding_box });
+        }
+    }
+    detections
+}
+
+/// The scores above the threshold, at most `top_k` of each level; an index is that of anchor times classes plus class.
+fn candidates(scores: &[f32], anchors: &Anchors, rules: &PostprocessingSpec, classes: usize) -> Vec<Rank> {
+    let mut candidates = Vec::new();
+    for level in anchors.levels() {
+        let start = candidates.len();
+        let (first, end) = (level.start * classes, level.end * classes);
+        find_above(rules.score_threshold, &scores[first..end], first, &mut candidates);
+        let found = &mut candidates[start..];
+        if let Some(top_k) = rules.top_k.filter(|top_k| *top_k < found.len()) {
+            found.select_nth_unstable(top_k);
+            candidates.truncate(start + top_k);
+        }
+    }
+    candidates
+}
+
+/// Appends the ranks of scores above the threshold. There are millions of scores and few are: whole blocks are passed
+/// over as fast as memory allows.
+fn find_above(threshold: f32, scores: &[f32], first: usize, found: &mut Vec<Rank>) {
+    const BLOCK: usize = 64;
+    for (block, start) in scores.chunks(BLOCK).zip((first..).step_by(BLOCK)) {
+        if block.iter().fold(false, |any, score| any | (*score > threshold)) {
+            let above = block.iter().enumerate().filter(|(_, score)| **score > threshold);
+            found.extend(above.map(|(i, score)| Rank::new(*score, start + i)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use models::spec::{BoxCoderSpec, Class};
+    use ndarray::Array2;
+
+    const SIDE: usize = 64;
+    const CLASSES: usize = 3;
+
+    /// A picture of 96x192 pixels, shown in the upper left 48x48 pixels of an input of 64x64.
+    const PLACEMENT: Placement = Placement {
+        original_width: 96,
+        original_height: 192,
+        resized_width: 48,
+        resized_height: 48,
+        padded_width: SIDE as u32,
+        padded_height: SIDE as u32,
+    };
+
+    fn spec(change: impl FnOnce(&mut PostprocessingSpec)) -> ModelSpec {
+        let classes = (0..CLASSES as i64).map(|id| Class { id, name: id.to_string() }).collect();
+        let mut spec = ModelSpec { classes, ..ModelSpec::default() };
+        change(&mut spec.postprocessing);
+        spec
+    }
+
+    /// Outputs that say nothing, to be changed.
+    fn silence() -> (Anchors, Array2<f32>, Array2<f32>) {
+        let anchors = Anchors::new(&ModelSpec::default().anchors, SIDE, SIDE);
+        let rows = anchors.boxes().len();
+        (anchors, Array2::zeros((rows, CLASSES)), Array2::zeros((rows, 4)))
+    }
+
+    /// Outputs that say anything: every score differs or is equal to a few others, offsets move and stretch.
+    fn noise() -> (Anchors, Array2<f32>, Array2<f32>) {
+        let (anchors, mut scores, mut offsets) = silence();
+        let mut state = 3u32;
+        let mut unit = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32
+        };
+        scores.mapv_inplace(|_| (500.0 * unit()).floor() / 500.0);
+        offsets.mapv_inplace(|_| 4.0 * (unit() - 0.5));
+        (anchors, scores, offsets)
+    }
+
+    /// Says that `expected` is at `anchor`.
+    fn say(offsets: &mut Array2<f32>, anchors: &Anchors, anchor: usize, expected: [f32; 4]) {
+        let encoded = BoxCoderSpec::default().encode(&anchors.boxes()[anchor], &expected.into());
+        offsets.row_mut(anchor).assign(&ndarray::arr1(&encoded));
+    }
+
+    /// What postprocessing means, one step after another and every step on everything.
+    fn reference(scores: &Array2<f32>, offsets: &Array2<f32>, anchors: &Anchors, spec: &ModelSpec) -> Vec<Detection> {
+        let rules = &spec.postprocessing;
+        let mut all: Vec<(usize, Detection)> = Vec::new();
+        for level in anchors.levels() {
+            let mut found: Vec<(usize, Detection)> = Vec::new();
+            for (anchor, label) in level.clone().flat_map(|anchor| (0..CLASSES).map(move |label| (anchor, label))) {
+                let score = scores[[anchor, label]];
+                let decoded =
+                    spec.box_coder.decode(&anchors.boxes()[anchor], [0, 1, 2, 3].map(|i| offsets[[anchor, i]]));
+                let side = if rules.clip == Clip::Image { 48.0 } else { 64.0 };
+                if score > rules.score_threshold {
+                    found.push((anchor, Detection { label, score, bounding_box: decoded.clip(side, side) }));
+                }
+            }
+            found.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
+            found.truncate(rules.top_k.unwrap_or(usize::MAX));
+            all.extend(found);
+        }
+        all.sort_by(|(i, a), (j, b)| b.score.total_cmp(&a.score).then((i, a.label).cmp(&(j, b.label))));
+        let mut kept: Vec<Detection> = Vec::new();
+        let agnostic = rules.suppression == Suppression::ClassAgnostic;
+        for (_, candidate) in all {
+            let has_extent = candidate.bounding_box.width() > 0.0 && candidate.bounding_box.height() > 0.0;
+            let mut rivals = kept.iter().filter(|other| agnostic || other.label == candidate.label);
+            if has_extent && !rivals.any(|other| other.bounding_box.iou(&candidate.bounding_box) > rules.nms_threshold)
+            {
+                kept.push(candidate);
+            }
+        }
+        kept.truncate(rules.max_detections.unwrap_or(usize::MAX));
+        let original = |d: Detection| Detection { bounding_box: d.bounding_box.scale(2.0, 4.0), ..d };
+        kept.into_iter().map(original).collect()
+    }
+
+    #[test]
+    fn shortcuts_change_nothing() {
+        let (anchors, scores, offsets) = noise();
+        let rules: [fn(&mut PostprocessingSpec); 7] = [
+            |_| (),
+            |rules| rules.top_k = Some(20),
+            |rules| rules.max_detections = Some(7),
+            |rules| (rules.top_k, rules.max_detections) = (Some(50), Some(40)),
+            |rules| rules.clip = Clip::Padded,
+            |rules| rules.suppression = Suppression::ClassAgnostic,
+            |rules| (rules.score_threshold, rules.nms_threshold) = (0.0, 0.9),
+        ];
+        for change in rules {
+            let spec = spec(change);
+            let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+            let expected = reference(&scores, &offsets, &anchors, &spec);
+            assert!(expected.len() > 5);
+            assert_eq!(found, expected, "{:?}", spec.postprocessing);
+        }
+    }
+
+    #[test]
+    fn layout_of_outputs_does_not_matter() {
+        let (anchors, scores, offsets) = noise();
+        let spec = spec(|_| ());
+        let expected = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+        let (scores, offsets) =
+            (scores.t().as_standard_layout().to_owned(), offsets.t().as_standard_layout().to_owned());
+        assert_eq!(postprocess(scores.t(), offsets.t(), &anchors, &PLACEMENT, &spec), expected);
+    }
+
+    #[test]
+    fn nothing_said_is_nothing_found() {
+        let (anchors, scores, offsets) = silence();
+        assert!(postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec(|_| ())).is_empty());
+    }
+
+    #[test]
+    fn a_score_must_exceed_the_threshold() {
+        let (anchors, mut scores, offsets) = silence();
+        for (score, expected) in [(0.05, 0), (0.050_000_1, 1), (f32::NAN, 0), (1.0, 1)] {
+            scores[[0, 1]] = score;
+            let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec(|_| ()));
+            assert_eq!(found.len(), expected, "score of {score}");
+        }
+    }
+
+    #[test]
+    fn boxes_are_in_pixels_of_the_picture() {
+        let (anchors, mut scores, mut offsets) = silence();
+        scores[[5, 2]] = 0.75;
+        say(&mut offsets, &anchors, 5, [8.0, 12.0, 30.0, 60.0]);
+        let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec(|_| ()));
+        let [Detection { label: 2, score: 0.75, bounding_box }] = found[..] else { panic!("{found:?}") };
+        assert!((bounding_box.x1 - 16.0).abs() < 1e-3 && (bounding_box.y1 - 48.0).abs() < 1e-3, "{bounding_box:?}");
+        assert!((bounding_box.x2 - 60.0).abs() < 1e-3 && bounding_box.y2 == 192.0, "{bounding_box:?}");
+    }
+
+    #[test]
+    fn one_box_may_belong_to_several_classes_unless_they_are_rivals() {
+        let (anchors, mut scores, offsets) = silence();
+        scores.row_mut(0).assign(&ndarray::arr1(&[0.5, 0.75, 0.25]));
+        let labels = |spec: ModelSpec| {
+            let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+            found.iter().map(|detection| detection.label).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(spec(|_| ())), [1, 0, 2]);
+        assert_eq!(labels(spec(|rules| rules.suppression = Suppression::ClassAgnostic)), [1]);
+    }
+
+    #[test]
+    fn boxes_without_extent_are_dropped_and_endless_ones_clipped() {
+        let (anchors, mut scores, mut offsets) = silence();
+        scores.column_mut(0).slice_mut(ndarray::s![..5]).assign(&ndarray::arr1(&[0.9, 0.8, 0.7, 0.6, 0.5]));
+        say(&mut offsets, &anchors, 0, [50.0, 10.0, 60.0, 20.0]);
+        offsets[[1, 0]] = f32::NAN;
+        offsets[[2, 3]] = f32::NAN;
+        offsets[[3, 1]] = f32::INFINITY;
+        offsets[[4, 2]] = 1e9;
+        let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec(|_| ()));
+        let [Detection { score: 0.5, bounding_box, .. }] = found[..] else { panic!("{found:?}") };
+        assert_eq!((bounding_box.x1, bounding_box.x2), (0.0, 96.0));
+    }
+}

@@ -1,0 +1,180 @@
+//! `runtime score`: COCO's twelve numbers for anyone's results.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use models::coco::{LocatedResults, read_results};
+use models::dataset::{Dataset, OnProblem};
+use models::evaluation::{ScoredBox, Summary, evaluate};
+use models::write_atomically;
+
+use crate::progress::say;
+
+/// Score detections against ground truth, with the numbers that pycocotools would give.
+///
+/// All pictures of the ground truth count, those without detections too. Detections on other pictures are an error;
+/// detections of other categories are left out with a warning.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ScoreArgs {
+    /// COCO ground truth: a JSON object with images, annotations and categories.
+    #[arg(long, value_name = "COCO.json")]
+    pub(crate) truth: PathBuf,
+    /// COCO results: a JSON list of objects with image_id, category_id, bbox and score.
+    #[arg(long, value_name = "RESULTS.json")]
+    pub(crate) detections: PathBuf,
+    /// Also write the twelve numbers as JSON to this file; `-` writes them to stdout, in place of the table.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Prints the numbers to stdout, and to stderr what is odd about the files.
+///
+/// # Errors
+/// When a file cannot be read or written, or detections are on pictures that the ground truth does not have.
+pub(crate) fn run(args: ScoreArgs) -> Result<()> {
+    let truth = read_truth(&args.truth)?;
+    let detections = read_detections(&args.detections, &truth)?;
+    let summary = evaluate(&truth.annotations, &detections, truth.classes.len()).summary;
+    publish(&summary, args.json.as_deref())
+}
+
+/// Prints the numbers as a table, and writes them as JSON where that is asked for.
+pub(crate) fn publish(summary: &Summary, json: Option<&Path>) -> Result<()> {
+    let text = serde_json::to_string_pretty(summary)? + "\n";
+    match json {
+        Some(path) if path.as_os_str() == "-" => return print(&text),
+        Some(path) => write_atomically(path, |file: &mut BufWriter<File>| file.write_all(text.as_bytes()))
+            .with_context(|| format!("cannot write `{}`", path.display()))?,
+        None => {}
+    }
+    print(&table(summary))
+}
+
+/// The ground truth as pycocotools takes it: boxes that make no sense count too.
+pub(crate) fn read_truth(path: &Path) -> Result<Dataset> {
+    let (truth, report) = Dataset::read(path, OnProblem::Keep)?;
+    for line in report.lines() {
+        say(format_args!("note: `{}`: {line}", path.display()));
+    }
+    if truth.annotations.iter().any(|annotation| annotation.id == 0) {
+        say(format_args!("note: `{}`: an annotation has id 0; pycocotools never counts it as found", path.display()));
+    }
+    Ok(truth)
+}
+
+/// The detections that count.
+fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
+    let results = read_results(path)?;
+    let LocatedResults { boxes, unknown_images, unknown_classes } = truth.locate(&results);
+    if let Some(first) = unknown_images.first() {
+        bail!(
+            "{} of the {} detections in `{}` are on pictures that the ground truth does not have, the first on image_id {}; \
+             give the ground truth that these results were made for",
+            unknown_images.len(),
+            results.len(),
+            path.display(),
+            results[*first].image_id,
+        );
+    }
+    if let Some(first) = unknown_classes.first() {
+        say(format_args!(
+            "warning: {} of the {} detections in `{}` are of categories that the ground truth does not have, the first of \
+             category_id {}; they don't count",
+            unknown_classes.len(),
+            results.len(),
+            path.display(),
+            results[*first].category_id,
+        ));
+    }
+    Ok(boxes)
+}
+
+fn print(text: &str) -> Result<()> {
+    io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
+}
+
+/// The numbers as people know them; a dash where there is no object to find.
+fn table(summary: &Summary) -> String {
+    let s = summary;
+    let rows = [
+        ("AP", "0.50:0.95", "all", 100, s.ap),
+        ("AP50", "0.50", "all", 100, s.ap50),
+        ("AP75", "0.75", "all", 100, s.ap75),
+        ("APs", "0.50:0.95", "small", 100, s.ap_small),
+        ("APm", "0.50:0.95", "medium", 100, s.ap_medium),
+        ("APl", "0.50:0.95", "large", 100, s.ap_large),
+        ("AR1", "0.50:0.95", "all", 1, s.ar1),
+        ("AR10", "0.50:0.95", "all", 10, s.ar10),
+        ("AR100", "0.50:0.95", "all", 100, s.ar100),
+        ("ARs", "0.50:0.95", "small", 100, s.ar_small),
+        ("ARm", "0.50:0.95", "medium", 100, s.ar_medium),
+        ("ARl", "0.50:0.95", "large", 100, s.ar_large),
+    ];
+    let mut table = format!("{:<7}{:<11}{:<8}{:>10}  value\n", "", "IoU", "area", "detections");
+    for (name, iou, area, detections, value) in rows {
+        let value = if value < 0.0 { "-".to_owned() } else { format!("{value:.4}") };
+        table += &format!("{name:<7}{iou:<11}{area:<8}{detections:>10}  {value}\n");
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs on one picture with one object and these results; gives the JSON that was written.
+    fn score(results: &str) -> Result<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let [truth, detections, json] = ["truth", "detections", "json"].map(|name| folder.path().join(name));
+        let text = r#"{"images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 100}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40]}],
+            "categories": [{"id": 3, "name": "cell"}]}"#;
+        std::fs::write(&truth, text).unwrap();
+        std::fs::write(&detections, results).unwrap();
+        run(ScoreArgs { truth, detections, json: Some(json.clone()) })?;
+        Ok(std::fs::read_to_string(json).unwrap())
+    }
+
+    #[test]
+    fn the_json_has_the_twelve_keys() {
+        let json = score(r#"[{"image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.9}]"#).unwrap();
+        let numbers: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
+        let keys = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"];
+        assert_eq!(numbers.len(), keys.len());
+        assert!(keys.iter().all(|key| numbers[*key].is_f64()), "{json}");
+        assert_eq!((numbers["APs"].as_f64(), numbers["ARm"].as_f64()), (Some(-1.0), Some(1.0)));
+    }
+
+    #[test]
+    fn detections_of_other_categories_do_not_count() {
+        let json = score(r#"[{"image_id": 1, "category_id": 4, "bbox": [10, 10, 40, 40], "score": 0.9}]"#).unwrap();
+        assert_eq!(serde_json::from_str::<Summary>(&json).unwrap().ap, 0.0);
+    }
+
+    #[test]
+    fn detections_on_other_pictures_are_refused() {
+        let results = r#"[{"image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.9},
+            {"image_id": 77, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.9}]"#;
+        let error = format!("{:#}", score(results).unwrap_err());
+        assert!(error.contains("1 of the 2 detections"), "{error}");
+        assert!(error.contains("the first on image_id 77"), "{error}");
+    }
+
+    #[test]
+    fn no_detections_at_all_score_zero() {
+        assert_eq!(serde_json::from_str::<Summary>(&score("[]").unwrap()).unwrap().ar100, 0.0);
+    }
+
+    #[test]
+    fn the_table_has_a_dash_where_nothing_is_to_be_found() {
+        let summary = serde_json::from_str(&score("[]").unwrap()).unwrap();
+        let table = table(&summary);
+        assert_eq!(table.lines().count(), 13);
+        let row =
+            |name| table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|row| row[0] == name);
+        assert_eq!(row("AP50").unwrap(), ["AP50", "0.50", "all", "100", "0.0000"]);
+        assert_eq!(row("APl").unwrap(), ["APl", "0.50:0.95", "large", "100", "-"]);
+    }
+}

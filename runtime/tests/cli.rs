@@ -1,0 +1,181 @@
+//! The program from outside: what it prints, and how it ends when something is wrong. What it detects is tested where
+//! there are models, in the crate `tests`.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use image::RgbImage;
+use tempfile::TempDir;
+
+/// The program, in an empty folder, with the environment's ONNX Runtime.
+fn runtime(folder: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runtime"));
+    command.current_dir(folder.path());
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        command.env("ORT_DYLIB_PATH", checkout.join(".deps/onnxruntime/lib/libonnxruntime.so"));
+    }
+    command
+}
+
+fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+/// Runs `runtime detect` and expects one line on stderr with all of `parts`, this exit code, and nothing on stdout.
+fn expect_error(command: &mut Command, code: i32, parts: &[&str]) {
+    let (found, stdout, stderr) = run(command);
+    assert_eq!((found, stdout.as_str()), (code, ""), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for part in parts {
+        assert!(stderr.contains(part), "`{part}` is not in: {stderr}");
+    }
+}
+
+/// A folder with one picture, `a.png`, and a file that is no model, `garbage.onnx`.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    RgbImage::new(40, 30).save(folder.path().join("a.png")).unwrap();
+    fs::write(folder.path().join("garbage.onnx"), "garbage").unwrap();
+    fs::write(folder.path().join("foreign.onnx"), foreign_model()).unwrap();
+    folder
+}
+
+/// A sound ONNX file of other making: one node that copies `x` to `y`.
+fn foreign_model() -> Vec<u8> {
+    // <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>, <https://protobuf.dev/programming-guides/encoding/>
+    fn number(tag: u8, value: u8) -> Vec<u8> {
+        vec![tag << 3, value]
+    }
+    fn bytes(tag: u8, content: &[u8]) -> Vec<u8> {
+        [&[tag << 3 | 2, u8::try_from(content.len()).unwrap()], content].concat()
+    }
+    let size = bytes(1, &number(1, 1));
+    let tensor_type = [number(1, 1), bytes(2, &size)].concat();
+    let value = |name: &[u8]| [bytes(1, name), bytes(2, &bytes(1, &tensor_type))].concat();
+    let node = [bytes(1, b"x"), bytes(2, b"y"), bytes(4, b"Identity")].concat();
+    let graph = [bytes(1, &node), bytes(2, b"copy"), bytes(11, &value(b"x")), bytes(12, &value(b"y"))].concat();
+    [number(1, 8), bytes(7, &graph), bytes(8, &number(2, 17))].concat()
+}
+
+#[test]
+fn help_shows_every_option_default_and_exit_code() {
+    let folder = folder();
+    let (code, stdout, _) = run(runtime(&folder).arg("--help"));
+    assert_eq!(code, 0);
+    for part in ["detect", "score", "Exit codes: 0"] {
+        assert!(stdout.contains(part), "`{part}` is not in: {stdout}");
+    }
+    let (code, stdout, _) = run(runtime(&folder).args(["detect", "--help"]));
+    assert_eq!(code, 0);
+    for option in
+        ["--model", "--provider", "--threads", "--onnxruntime", "--score", "--json", "--csv", "--draw", "PATHS"]
+    {
+        assert!(stdout.contains(option), "`{option}` is not in: {stdout}");
+    }
+    assert_eq!(stdout.matches("[default: ").count(), 5, "{stdout}");
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let folder = folder();
+    let wrong: [&[&str]; 7] = [
+        &[],
+        &["detect"],
+        &["detect", "--unknown", "a.png"],
+        &["detect", "--provider", "gpu", "a.png"],
+        &["detect", "--score", "2", "a.png"],
+        &["detect", "--threads", "0", "a.png"],
+        &["detect", "--json", "-", "--csv", "-", "a.png"],
+    ];
+    for arguments in wrong {
+        let (code, stdout, stderr) = run(runtime(&folder).args(arguments));
+        assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
+    }
+    let (_, _, stderr) = run(runtime(&folder).args(["detect", "--provider", "gpu", "a.png"]));
+    assert!(stderr.contains("`gpu` is no provider; there are `cpu`"), "{stderr}");
+}
+
+#[test]
+fn a_missing_model_is_named() {
+    let folder = folder();
+    expect_error(runtime(&folder).args(["detect", "a.png"]), 1, &["`retinanet.onnx`", "exporter --out"]);
+}
+
+#[test]
+fn a_file_of_other_making_is_no_model() {
+    let folder = folder();
+    for (model, reason) in [("garbage.onnx", "no ONNX file"), ("foreign.onnx", "no `retinanet.spec`")] {
+        let parts = [model, "no detector of ours", reason, "exporter --out"];
+        expect_error(runtime(&folder).args(["detect", "--model", model, "a.png"]), 1, &parts);
+    }
+}
+
+#[test]
+fn a_folder_without_pictures_and_a_pattern_without_files_are_errors() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    expect_error(runtime(&folder).args(["detect", "empty"]), 1, &["folder `empty` has no pictures"]);
+    expect_error(runtime(&folder).args(["detect", "*.jpg"]), 1, &["pattern `*.jpg` fits no file"]);
+}
+
+#[test]
+fn a_missing_onnx_runtime_is_an_error_that_names_the_file() {
+    let folder = folder();
+    let mut by_variable = runtime(&folder);
+    by_variable.env("ORT_DYLIB_PATH", "/nonexistent").args(["detect", "--model", "foreign.onnx", "a.png"]);
+    expect_error(&mut by_variable, 1, &["/nonexistent", "ORT_DYLIB_PATH", "make setup"]);
+
+    let mut by_option = runtime(&folder);
+    by_option.args(["detect", "--model", "foreign.onnx", "--onnxruntime", "lib/none.so", "a.png"]);
+    let path = folder.path().canonicalize().unwrap().join("lib/none.so");
+    expect_error(&mut by_option, 1, &[path.to_str().unwrap(), "--onnxruntime"]);
+}
+
+#[test]
+fn cuda_without_cuda_is_an_error() {
+    let folder = folder();
+    let mut command = runtime(&folder);
+    command.args(["detect", "--model", "foreign.onnx", "--provider", "cuda:3", "a.png"]);
+    let (code, stdout, stderr) = run(&mut command);
+    // With a card, the model is what is wrong.
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.contains("provider `cuda:3` cannot start") || stderr.contains("`cuda:3`"), "{stderr}");
+}
+
+#[test]
+fn a_picture_is_not_drawn_over_itself() {
+    let folder = folder();
+    expect_error(runtime(&folder).args(["detect", "--draw", ".", "a.png"]), 1, &["a.png", "draw into another folder"]);
+}
+
+#[test]
+fn score_needs_its_files() {
+    let folder = folder();
+    let (code, _, stderr) = run(runtime(&folder).args(["score", "--truth", "t.json", "--detections", "d.json"]));
+    assert_eq!(code, 1);
+    assert!(stderr.contains("t.json"), "{stderr}");
+}
+
+#[test]
+fn what_cannot_be_written_is_found_before_the_work() {
+    let folder = folder();
+    for option in ["--json", "--csv"] {
+        expect_error(
+            runtime(&folder).args(["detect", option, "missing/out", "a.png"]),
+            1,
+            &["cannot write `missing/out`"],
+        );
+        expect_error(runtime(&folder).args(["detect", option, ".", "a.png"]), 1, &["cannot write `.`"]);
+    }
+    expect_error(runtime(&folder).args(["detect", "--draw", "a.png", "a.png"]), 1, &["cannot write", "`a.png`"]);
+    // Nothing is left of outputs that were opened.
+    let parts = ["`retinanet.onnx`"];
+    expect_error(runtime(&folder).args(["detect", "--json", "a.json", "--csv", "a.csv", "a.png"]), 1, &parts);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+}
