@@ -1,0 +1,236 @@
+//! Folding: a batch normalization that follows a convolution becomes part of its weight and bias.
+//! <https://arxiv.org/abs/1712.05877>, section 3.2.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::graph::{Constant, Elements, Graph};
+
+/// Folds every batch normalization into the convolution before it, and drops the constants that nothing reads any more.
+/// It stays where something else reads the convolution's output or its weights.
+pub fn fold_batch_norms(graph: &mut Graph) {
+    let mut removed = BTreeSet::new();
+    for (constants, pairs) in layers(graph) {
+        let Some([weight, bias]) = fold(graph, &constants) else { continue };
+        for Pair { conv, norm } in pairs {
+            graph.nodes[conv].output = graph.nodes[norm].output.clone();
+            graph.nodes[conv].inputs.truncate(1);
+            graph.nodes[conv].inputs.extend([weight.clone(), bias.clone()]);
+            removed.insert(norm);
+        }
+    }
+    let mut index = 0..;
+    graph.nodes.retain(|_| !index.next().is_some_and(|index| removed.contains(&index)));
+    graph.drop_unused_constants();
+}
+
+/// A convolution and the batch normalization that alone reads it, by their places among the nodes.
+struct Pair {
+    conv: usize,
+    norm: usize,
+}
+
+/// The constants of a convolution and of the batch normalization after it, by name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Constants {
+    weight: String,
+    bias: Option<String>,
+    /// Factor, term, mean and variance of the normalization.
+    norm: [String; 4],
+    /// Bits of the normalization's epsilon.
+    epsilon: u32,
+}
+
+/// The pairs by their constants, since a layer that runs on several levels is several pairs. Only those whose convolution
+/// is nowhere without its normalization.
+fn layers(graph: &Graph) -> BTreeMap<Constants, Vec<Pair>> {
+    let readers = graph.readers();
+    let convs = graph.nodes.iter().enumerate().filter(|(_, node)| node.operator == "Conv");
+    let convs: HashMap<_, _> = convs.map(|(index, node)| (node.output.as_str(), index)).collect();
+
+    let mut layers = BTreeMap::<_, Vec<_>>::new();
+    for (norm, node) in graph.nodes.iter().enumerate().filter(|(_, node)| node.operator == "BatchNormalization") {
+        let [input, constants @ ..] = node.inputs.as_slice() else { continue };
+        let (Some(&conv), Ok(constants)) = (convs.get(input.as_str()), constants.to_vec().try_into()) else { continue };
+        if readers[input.as_str()] == 1 {
+            let weights = &graph.nodes[conv].inputs;
+            let constants = Constants {
+                weight: weights[1].clone(),
+                bias: weights.get(2).cloned(),
+                norm: constants,
+                // ONNX's own default.
+                epsilon: node.float("epsilon").unwrap_or(1e-5).to_bits(),
+            };
+            layers.entry(constants).or_default().push(Pair { conv, norm });
+        }
+    }
+    layers.retain(|constants, pairs| {
+        std::iter::once(&constants.weight).chain(&constants.bias).all(|name| readers[name.as_str()] == pairs.len())
+    });
+    layers
+}
+
+/// Replaces a convolution's weight and bias by those that include the normalization, and names the two.
+///
+/// The computation is in 64 bits: channels whose variance is near zero would lose digits in 32.
+fn fold(graph: &mut Graph, constants: &Constants) -> Option<[String; 2]> {
+    let floats = |name: &String| graph.initializers.get(name).and_then(Constant::as_floats);
+    let [factor, term, mean, variance] = constants.norm.each_ref().map(floats);
+    let (factor, term, mean, variance) = (factor?, term?, mean?, variance?);
+    let zeros = vec![0.0; factor.len()];
+    let bias = constants.bias.as_ref().map_or(Some(zeros.as_slice()), floats)?;
+
+    let epsilon = f64::from(f32::from_bits(constants.epsilon));
+    let scale = |(factor, variance): (&f32, &f32)| f64::from(*factor) / (f64::from(*variance) + epsilon).sqrt();
+    let scales: Vec<f64> = factor.iter().zip(variance).map(scale).collect();
+    let folded =
+        bias.iter().zip(mean).zip(term).zip(&scales).map(|(((bias, mean), term), scale)| {
+            ((f64::from(*bias) - f64::from(*mean)) * scale + f64::from(*term)) as f32
+        });
+    let folded = Constant::floats(folded.collect());
+
+    let weight = graph.initializers.get_mut(&constants.weight)?;
+    let Elements::Float(elements) = &mut weight.elements else { return None };
+    let per_output = weight.shape.iter().skip(1).product::<usize>().max(1);
+    for (elements, scale) in elements.chunks_exact_mut(per_output).zip(scales) {
+        elements.iter_mut().for_each(|element| *element = (f64::from(*element) * scale) as f32);
+    }
+    let layer = constants.weight.strip_suffix(".weight").unwrap_or(&constants.weight);
+    let bias = constants.bias.clone().unwrap_or_else(|| format!("{layer}.bias"));
+    graph.initializers.insert(bias.clone(), folded);
+    Some([constants.weight.clone(), bias])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Attribute, Node, Port};
+    use crate::testing::{spec, zeros};
+    use crate::trace::trace;
+    use models::spec::{NormKind, NormSpec};
+
+    fn node(operator: &'static str, inputs: &[&str], output: &str) -> Node {
+        Node {
+            name: output.to_owned(),
+            operator,
+            inputs: inputs.iter().map(|input| (*input).to_owned()).collect(),
+            output: output.to_owned(),
+            attributes: match operator {
+                "BatchNormalization" => vec![("epsilon", Attribute::Float(1e-5))],
+                _ => Vec::new(),
+            },
+        }
+    }
+
+    const NORM: [&str; 4] = ["bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"];
+
+    fn norm(input: &str, output: &str) -> Node {
+        node("BatchNormalization", &[&[input], &NORM[..]].concat(), output)
+    }
+
+    /// A 1x1 convolution from two channels to three, and a normalization whose last channel hardly varies.
+    fn constants() -> BTreeMap<String, Constant> {
+        let weight = Constant { shape: vec![3, 2, 1, 1], ..Constant::floats(vec![1.0, -2.0, 3.0, 4.0, 0.5, 0.25]) };
+        let vectors = [
+            ("conv.bias", vec![0.1, 0.2, 0.3]),
+            ("bn.weight", vec![1.5, -0.5, 2.0]),
+            ("bn.bias", vec![0.0, 1.0, -1.0]),
+            ("bn.running_mean", vec![0.25, -3.0, 0.125]),
+            ("bn.running_var", vec![4.0, 0.5, 1e-12]),
+        ];
+        let vectors = vectors.map(|(name, values)| (name.to_owned(), Constant::floats(values)));
+        vectors.into_iter().chain([("conv.weight".to_owned(), weight)]).collect()
+    }
+
+    fn graph(nodes: Vec<Node>, outputs: &[&'static str]) -> Graph {
+        let port = |name: &&'static str| Port { name, shape: Vec::new(), meaning: String::new() };
+        Graph { nodes, initializers: constants(), outputs: outputs.iter().map(port).collect(), ..Graph::default() }
+    }
+
+    /// The convolution at one place, in 64 bits.
+    fn convolve(constants: &BTreeMap<String, Constant>, bias: &str, x: [f64; 2]) -> [f64; 3] {
+        let weight = constants["conv.weight"].as_floats().unwrap();
+        let bias = constants.get(bias).map_or(&[0.0; 3][..], |bias| bias.as_floats().unwrap());
+        std::array::from_fn(|row| {
+            f64::from(weight[2 * row]) * x[0] + f64::from(weight[2 * row + 1]) * x[1] + f64::from(bias[row])
+        })
+    }
+
+    fn normalize(constants: &BTreeMap<String, Constant>, y: [f64; 3]) -> [f64; 3] {
+        let at = |name: &str, channel: usize| f64::from(constants[name].as_floats().unwrap()[channel]);
+        std::array::from_fn(|c| {
+            let normal = (y[c] - at(NORM[2], c)) / (at(NORM[3], c) + f64::from(1e-5f32)).sqrt();
+            normal * at(NORM[0], c) + at(NORM[1], c)
+        })
+    }
+
+    #[test]
+    fn a_folded_convolution_computes_what_both_computed() {
+        for bias in ["conv.bias", "none"] {
+            let inputs = if bias == "none" { vec!["x", "conv.weight"] } else { vec!["x", "conv.weight", bias] };
+            let mut graph = graph(vec![node("Conv", &inputs, "conv"), norm("conv", "bn")], &["bn"]);
+            let before = graph.initializers.clone();
+            fold_batch_norms(&mut graph);
+            assert_eq!(
+                graph.nodes,
+                [Node { output: "bn".to_owned(), ..node("Conv", &["x", "conv.weight", "conv.bias"], "conv") }]
+            );
+            assert_eq!(graph.initializers.keys().collect::<Vec<_>>(), ["conv.bias", "conv.weight"]);
+            for x in [[0.0, 0.0], [1.0, 0.0], [-0.3, 7.0]] {
+                let expected = normalize(&before, convolve(&before, bias, x));
+                let found = convolve(&graph.initializers, "conv.bias", x);
+                for (expected, found) in expected.into_iter().zip(found) {
+                    assert!((expected - found).abs() <= 1e-6 * expected.abs().max(1.0), "{expected} {found}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_layer_that_runs_on_several_levels_is_folded_once() {
+        let once = || vec![node("Conv", &["x", "conv.weight"], "conv"), norm("conv", "bn")];
+        let again = [node("Conv", &["y", "conv.weight"], "conv_1"), norm("conv_1", "bn_1")];
+        let mut single = graph(once(), &["bn"]);
+        let mut double = graph(once().into_iter().chain(again).collect(), &["bn", "bn_1"]);
+        fold_batch_norms(&mut single);
+        fold_batch_norms(&mut double);
+        assert_eq!(single.initializers, double.initializers);
+        let outputs: Vec<_> = double.nodes.iter().map(|node| (node.operator, node.output.as_str())).collect();
+        assert_eq!(outputs, [("Conv", "bn"), ("Conv", "bn_1")]);
+    }
+
+    #[test]
+    fn a_normalization_stays_where_folding_would_change_something_else() {
+        let conv = || node("Conv", &["x", "conv.weight"], "conv");
+        let other = || node("Conv", &["y", "conv.weight"], "other");
+        let read = || node("Relu", &["conv"], "relu");
+        for unchanged in [
+            graph(vec![conv(), norm("conv", "bn"), read()], &["bn", "relu"]),
+            graph(vec![conv(), norm("conv", "bn")], &["bn", "conv"]),
+            graph(vec![conv(), norm("conv", "bn"), other()], &["bn", "other"]),
+            graph(vec![read(), norm("relu", "bn")], &["bn"]),
+        ] {
+            let mut graph = unchanged.clone();
+            fold_batch_norms(&mut graph);
+            assert_eq!(graph.nodes, unchanged.nodes);
+            assert!(graph.initializers.iter().all(|(name, constant)| unchanged.initializers[name] == *constant));
+        }
+    }
+
+    #[test]
+    fn every_batch_norm_of_every_network_vanishes() {
+        for depth in [18, 34, 50, 101, 152] {
+            for kind in [NormKind::FrozenBatch, NormKind::Batch] {
+                let mut spec = spec(depth, kind);
+                spec.heads.norm = (kind == NormKind::Batch).then(|| NormSpec { kind, ..NormSpec::default() });
+                let mut graph = trace(&spec, zeros(&spec)).unwrap();
+                fold_batch_norms(&mut graph);
+                let operators: BTreeSet<_> = graph.nodes.iter().map(|node| node.operator).collect();
+                let expected =
+                    ["Add", "Concat", "Conv", "MaxPool", "Relu", "Reshape", "Resize", "Sigmoid", "Transpose"];
+                assert_eq!(operators.into_iter().collect::<Vec<_>>(), expected);
+                assert!(graph.initializers.keys().all(|name| !name.contains("running_")), "{depth} {kind:?}");
+                assert!(graph.nodes.iter().all(|node| node.operator != "Conv" || node.inputs.len() == 3));
+            }
+        }
+    }
+}

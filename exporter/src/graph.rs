@@ -1,0 +1,216 @@
+//! The graph between tracing and writing: nodes over named values, in the order of the computation.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::onnx::{
+    AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, NodeProto, TensorProto,
+    TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
+};
+
+/// A computation in ONNX's operators.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Graph {
+    /// What the caller gives.
+    pub inputs: Vec<Port>,
+    /// What the caller gets.
+    pub outputs: Vec<Port>,
+    /// Operations, each after those that it depends on.
+    pub nodes: Vec<Node>,
+    /// Constants, by the names of their values.
+    pub initializers: BTreeMap<String, Constant>,
+}
+
+/// One use of an operator. Every operator of ours computes one value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Name, unique among nodes.
+    pub name: String,
+    /// ONNX's name of the operator.
+    pub operator: &'static str,
+    /// Names of the values that it reads.
+    pub inputs: Vec<String>,
+    /// Name of the value that it computes, unique among values.
+    pub output: String,
+    /// Settings of the operator.
+    pub attributes: Vec<(&'static str, Attribute)>,
+}
+
+/// A setting of an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Attribute {
+    /// A number.
+    Float(f32),
+    /// A whole number.
+    Int(i64),
+    /// Whole numbers.
+    Ints(Vec<i64>),
+    /// A word.
+    Text(&'static str),
+}
+
+/// A constant tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Constant {
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Elements in row-major order.
+    pub elements: Elements,
+}
+
+/// Elements of a constant.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Elements {
+    /// 32-bit floating point.
+    Float(Vec<f32>),
+    /// 64-bit integers.
+    Int(Vec<i64>),
+}
+
+/// A 32-bit floating-point tensor at the border of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Name of the value.
+    pub name: &'static str,
+    /// Sizes, outermost first.
+    pub shape: Vec<Side>,
+    /// What it means, for people.
+    pub meaning: String,
+}
+
+/// One size of a tensor at the border of the graph.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Side {
+    /// Always this.
+    Fixed(usize),
+    /// Whatever the caller chooses, under a name.
+    Dynamic(&'static str),
+}
+
+impl Graph {
+    /// How often every value is read, by nodes or as an output of the graph.
+    pub fn readers(&self) -> HashMap<&str, usize> {
+        let read = self.nodes.iter().flat_map(|node| &node.inputs).map(String::as_str);
+        let returned = self.outputs.iter().map(|port| port.name);
+        read.chain(returned).fold(HashMap::new(), |mut readers, name| {
+            *readers.entry(name).or_default() += 1;
+            readers
+        })
+    }
+
+    /// Drops the constants that no node reads.
+    pub fn drop_unused_constants(&mut self) {
+        let read: BTreeSet<_> = self.nodes.iter().flat_map(|node| &node.inputs).collect();
+        self.initializers.retain(|name, _| read.contains(name));
+    }
+
+    /// The graph as ONNX writes it. Consumes the graph, so that no two copies of all weights exist at a time.
+    pub(crate) fn into_proto(self, name: &str) -> GraphProto {
+        GraphProto {
+            name: name.to_owned(),
+            node: self.nodes.into_iter().map(Node::into_proto).collect(),
+            initializer: self.initializers.into_iter().map(|(name, constant)| constant.into_proto(name)).collect(),
+            input: self.inputs.into_iter().map(Port::into_proto).collect(),
+            output: self.outputs.into_iter().map(Port::into_proto).collect(),
+            ..GraphProto::default()
+        }
+    }
+}
+
+impl Node {
+    /// The whole numbers of an attribute; empty where it is absent.
+    #[cfg(test)]
+    pub(crate) fn ints(&self, name: &str) -> &[i64] {
+        match self.attributes.iter().find(|(known, _)| *known == name) {
+            Some((_, Attribute::Ints(values))) => values,
+            Some((_, Attribute::Int(value))) => std::slice::from_ref(value),
+            _ => &[],
+        }
+    }
+
+    /// The number in an attribute.
+    pub(crate) fn float(&self, name: &str) -> Option<f32> {
+        self.attributes.iter().find_map(|(known, value)| match value {
+            Attribute::Float(value) if *known == name => Some(*value),
+            _ => None,
+        })
+    }
+
+    fn into_proto(self) -> NodeProto {
+        NodeProto {
+            input: self.inputs,
+            output: vec![self.output],
+            name: self.name,
+            op_type: self.operator.to_owned(),
+            attribute: self.attributes.into_iter().map(|(name, value)| value.into_proto(name)).collect(),
+        }
+    }
+}
+
+impl Attribute {
+    fn into_proto(self, name: &str) -> AttributeProto {
+        let mut proto = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
+        proto.set_type(match self {
+            Attribute::Float(_) => AttributeType::Float,
+            Attribute::Int(_) => AttributeType::Int,
+            Attribute::Ints(_) => AttributeType::Ints,
+            Attribute::Text(_) => AttributeType::String,
+        });
+        match self {
+            Attribute::Float(value) => proto.f = Some(value),
+            Attribute::Int(value) => proto.i = Some(value),
+            Attribute::Ints(values) => proto.ints = values,
+            Attribute::Text(word) => proto.s = Some(word.into()),
+        }
+        proto
+    }
+}
+
+impl Constant {
+    /// A vector of whole numbers.
+    pub(crate) fn ints(values: &[i64]) -> Self {
+        Self { shape: vec![values.len()], elements: Elements::Int(values.to_vec()) }
+    }
+
+    /// A vector of numbers.
+    pub(crate) fn floats(values: Vec<f32>) -> Self {
+        Self { shape: vec![values.len()], elements: Elements::Float(values) }
+    }
+
+    /// The elements, if they are floating point.
+    pub(crate) fn as_floats(&self) -> Option<&[f32]> {
+        match &self.elements {
+            Elements::Float(values) => Some(values),
+            Elements::Int(_) => None,
+        }
+    }
+
+    fn into_proto(self, name: String) -> TensorProto {
+        let (data_type, raw_data) = match self.elements {
+            Elements::Float(values) => (DataType::Float, little_endian(values, f32::to_le_bytes)),
+            Elements::Int(values) => (DataType::Int64, little_endian(values, i64::to_le_bytes)),
+        };
+        let dims = self.shape.into_iter().map(|size| size as i64).collect();
+        TensorProto { dims, data_type: data_type.into(), name, raw_data }
+    }
+}
+
+fn little_endian<T, const BYTES: usize>(values: Vec<T>, to_bytes: impl Fn(T) -> [u8; BYTES]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() * BYTES);
+    values.into_iter().for_each(|value| bytes.extend_from_slice(&to_bytes(value)));
+    bytes
+}
+
+impl Port {
+    fn into_proto(self) -> ValueInfoProto {
+        let dim = self.shape.into_iter().map(|side| {
+            let value = match side {
+                Side::Fixed(size) => DimensionValue::Size(size as i64),
+                Side::Dynamic(name) => DimensionValue::Name(name.to_owned()),
+            };
+            Dimension { value: Some(value) }
+        });
+        let shape = Some(TensorShapeProto { dim: dim.collect() });
+        let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape });
+        ValueInfoProto { name: self.name.to_owned(), r#type: Some(TypeProto { tensor_type }), doc_string: self.meaning }
+    }
+}

@@ -1,0 +1,26 @@
+//! From a checkpoint to an ONNX file that is proven equal to what libtorch computed, before it gets its name.
+//!
+//! The network of `models` runs on values that record what happens to them ([`trace`]); batch normalizations become part
+//! of the convolutions before them ([`fold_batch_norms`]); the graph and the spec become a file ([`encode`]); and the file
+//! answers the checkpoint's probe in ONNX Runtime ([`prove`]). [`export`] does all of it.
+
+mod trace;
+mod graph;
+mod fold;
+mod model;
+mod onnx;
+mod proof;
+mod draft;
+mod export;
+mod summary;
+#[cfg(test)]
+mod testing;
+
+pub use draft::Draft;
+pub use export::{ExportError, Exported, export, to_onnx};
+pub use fold::fold_batch_norms;
+pub use graph::{Attribute, Constant, Elements, Graph, Node, Port, Side};
+pub use model::encode;
+pub use proof::{Differences, OFFSET_TOLERANCE, ProofError, SCORE_TOLERANCE, prove};
+pub use summary::{Summary, grouped};
+pub use trace::trace;

@@ -1,0 +1,89 @@
+//! The program `exporter`.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::Parser;
+use exporter::{Draft, Exported, OFFSET_TOLERANCE, SCORE_TOLERANCE, Summary, export, grouped};
+use models::{Checkpoint, CheckpointError};
+use runtime::EngineOptions;
+
+/// Turns a checkpoint into an ONNX file.
+///
+/// Batch normalization becomes part of the convolutions; batch size, height and width stay free. The file carries the
+/// spec, so that `runtime` needs nothing else. Before it gets its name, ONNX Runtime computes the checkpoint's probe with
+/// it and must agree with what libtorch said; otherwise nothing is written.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// ONNX file to write; one that exists is replaced.
+    #[arg(long, value_name = "FILE", default_value = "retinanet.onnx")]
+    out: PathBuf,
+
+    /// Checkpoint to export, as `trainer` writes it.
+    #[arg(long, value_name = "FILE", default_value = "runs/latest/best.safetensors")]
+    checkpoint: PathBuf,
+
+    /// Also print the layers with the shapes of their outputs, their parameters and their GFLOPs.
+    #[arg(long)]
+    summary: bool,
+
+    /// ONNX Runtime's library [default: ORT_DYLIB_PATH, beside this program, .deps/onnxruntime/lib, the system's].
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let start = Instant::now();
+    // First of all, so that a folder that can't be written costs no one a wait.
+    let draft = Draft::create(&args.out).with_context(|| format!("cannot write `{}`", args.out.display()))?;
+    let checkpoint = open(&args.checkpoint)?;
+    let summary = Summary::new(&checkpoint.spec)?;
+    if args.summary {
+        println!("{summary}");
+    }
+    let engine = EngineOptions { onnxruntime: args.onnxruntime, ..EngineOptions::default() };
+    let Exported { bytes, differences } = export(checkpoint, draft, &engine)
+        .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;
+
+    println!("{}", args.out.display());
+    println!("  parameters   {}", grouped(summary.parameters()));
+    println!(
+        "  computation  {:.1} GFLOPs at {}x{} (height x width: the spec's shorter and longer side, padded); a \
+         multiplication with its addition counts once, as torchvision and fvcore count",
+        summary.giga_multiply_adds(),
+        summary.height,
+        summary.width
+    );
+    println!("  file size    {:.1} MB", bytes as f64 / 1e6);
+    println!(
+        "  proof        ONNX Runtime differs from libtorch by at most {:.1e} in scores (allowed {SCORE_TOLERANCE:e}) and \
+         {:.1e} in offsets (allowed {OFFSET_TOLERANCE:e})",
+        differences.scores, differences.offsets
+    );
+    println!("  time         {:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn open(path: &Path) -> anyhow::Result<Checkpoint> {
+    Checkpoint::open(path).map_err(|error| match error {
+        CheckpointError::Io { error, .. } if error.kind() == ErrorKind::NotFound => anyhow::anyhow!(
+            "there is no checkpoint `{}`; `trainer fit` makes runs/latest/best.safetensors, --checkpoint names another",
+            path.display()
+        ),
+        error => error.into(),
+    })
+}

@@ -1,0 +1,22 @@
+//! Small networks for the tests of this crate.
+
+use std::collections::BTreeMap;
+
+use models::spec::{NormKind, NormSpec};
+use models::{ModelSpec, parameters};
+use ndarray::{ArrayD, IxDyn};
+
+/// A spec with a real trunk, and pyramid and heads of 32 channels.
+pub(crate) fn spec(depth: u32, kind: NormKind) -> ModelSpec {
+    let yaml = "{pyramid: {width: 32}, heads: {width: 32}, classes: [{id: 1, name: cell}, {id: 5, name: platelet}]}";
+    let mut spec = ModelSpec::from_yaml(yaml).unwrap();
+    spec.backbone.depth = depth;
+    spec.backbone.norm = NormSpec { kind, ..NormSpec::default() };
+    spec
+}
+
+/// The spec's tensors, all zero.
+pub(crate) fn zeros(spec: &ModelSpec) -> BTreeMap<String, ArrayD<f32>> {
+    let parameters = parameters(spec).unwrap().into_iter();
+    parameters.map(|parameter| (parameter.name, ArrayD::zeros(IxDyn(&parameter.shape)))).collect()
+}

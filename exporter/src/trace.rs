@@ -1,0 +1,401 @@
+//! Tracing: the network runs on values that stand for nothing but their place in a graph, and every verb records what
+//! ONNX calls it.
+//!
+//! A node is named after the layer that it comes from, by its weight: `layer1.0.conv1.weight` makes `layer1.0.conv1`. A
+//! verb without weights adds its own name to that of its operand: `layer1.0.bn1.relu`. A layer that runs on several
+//! levels counts them: `regressionModel.conv1`, `regressionModel.conv1_1`. The value that a node computes has its name.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, ModelSpec, Parameter, RetinaNet, Tensor, Weights, WeightsError};
+use ndarray::ArrayD;
+use runtime::{CLASSIFICATION, IMAGES, REGRESSION};
+
+use crate::graph::{Attribute, Constant, Elements, Graph, Node, Port, Side};
+
+/// The graph of the spec's network, as the network is written: nothing is folded yet. The tensors move into the graph.
+///
+/// # Errors
+/// When a tensor is missing or misshapen, or the spec has no classes or an unknown depth.
+pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
+    let recorder = Rc::new(Recorder::default());
+    let source = Source { recorder: recorder.clone(), tensors: RefCell::new(tensors) };
+    let network = RetinaNet::new(spec, &source)?;
+
+    let predictions = network.forward(&recorder.value(IMAGES));
+    recorder.rename(&predictions.scores(), CLASSIFICATION);
+    recorder.rename(&predictions.offsets, REGRESSION);
+
+    let mut graph = recorder.graph.take();
+    let rows = |name, width: usize, meaning: &str| Port {
+        name,
+        shape: vec![Side::Dynamic("N"), Side::Dynamic("A"), Side::Fixed(width)],
+        meaning: format!("{meaning}; row i belongs to anchor i: levels P3 to P7, row y, column x, anchor"),
+    };
+    graph.inputs = vec![Port {
+        name: IMAGES,
+        shape: vec![Side::Dynamic("N"), Side::Fixed(3), Side::Dynamic("H"), Side::Dynamic("W")],
+        meaning: "normalized RGB pictures; H and W are multiples of 32".to_owned(),
+    }];
+    graph.outputs = vec![
+        rows(CLASSIFICATION, spec.class_count(), "scores of the classes, in (0, 1)"),
+        rows(REGRESSION, 4, "offsets of x, y, log width and log height from the anchor, in the box coder's units"),
+    ];
+    Ok(graph)
+}
+
+/// The graph so far. Shared by all values of one pass.
+#[derive(Default)]
+struct Recorder {
+    graph: RefCell<Graph>,
+    /// Names of nodes and values that are taken.
+    names: RefCell<BTreeSet<String>>,
+}
+
+/// Moves a checkpoint's tensors into the graph, where they become constants under their own names.
+struct Source {
+    recorder: Rc<Recorder>,
+    tensors: RefCell<BTreeMap<String, ArrayD<f32>>>,
+}
+
+impl Weights<Traced> for Source {
+    fn tensor(&self, parameter: Parameter) -> Result<Traced, WeightsError> {
+        let Parameter { name, shape, .. } = parameter;
+        let Some(tensor) = self.tensors.borrow_mut().remove(&name) else {
+            return Err(WeightsError::Missing { name });
+        };
+        if tensor.shape() != shape {
+            return Err(WeightsError::Shape { name, expected: shape, found: tensor.shape().to_vec() });
+        }
+        let constant = Constant { shape, elements: Elements::Float(row_major(tensor)) };
+        Ok(self.recorder.constant(&name, constant))
+    }
+}
+
+/// The elements in row-major order; they move where they lie so already.
+fn row_major(tensor: ArrayD<f32>) -> Vec<f32> {
+    if !tensor.is_standard_layout() {
+        return tensor.iter().copied().collect();
+    }
+    let length = tensor.len();
+    let (mut elements, offset) = tensor.into_raw_vec_and_offset();
+    elements.drain(..offset.unwrap_or(0));
+    elements.truncate(length);
+    elements
+}
+
+/// A value of which only the name is known.
+#[derive(Clone)]
+struct Traced {
+    name: Rc<str>,
+    recorder: Rc<Recorder>,
+}
+
+impl Recorder {
+    fn value(self: &Rc<Self>, name: &str) -> Traced {
+        Traced { name: name.into(), recorder: self.clone() }
+    }
+
+    /// A constant. Under a name that is in use, it is the constant of that name.
+    fn constant(self: &Rc<Self>, name: &str, constant: Constant) -> Traced {
+        self.graph.borrow_mut().initializers.entry(name.to_owned()).or_insert(constant);
+        self.value(name)
+    }
+
+    /// A node under `name`, or under `name` and a number if that is taken, and the value that it computes.
+    fn node(
+        self: &Rc<Self>,
+        operator: &'static str,
+        name: &str,
+        inputs: &[&Traced],
+        attributes: Vec<(&'static str, Attribute)>,
+    ) -> Traced {
+        let mut names = self.names.borrow_mut();
+        let numbered = (1..).map(|number| format!("{name}_{number}"));
+        let name = std::iter::once(name.to_owned()).chain(numbered).find(|name| names.insert(name.clone()));
+        let name = name.expect("there is always a further number");
+        let output = self.value(&name);
+        let inputs = inputs.iter().map(|input| input.name.to_string()).collect();
+        self.graph.borrow_mut().nodes.push(Node { output: name.clone(), name, operator, inputs, attributes });
+        output
+    }
+
+    /// Gives a value that no node reads the name of an output.
+    fn rename(&self, value: &Traced, name: &str) {
+        let mut graph = self.graph.borrow_mut();
+        let node = graph.nodes.iter_mut().find(|node| *node.output == *value.name);
+        node.expect("a traced value comes from a node").output = name.to_owned();
+    }
+}
+
+impl Traced {
+    /// The layer that a weight belongs to: its name without the last part.
+    fn layer(&self) -> &str {
+        self.name.rsplit_once('.').map_or(&self.name, |(layer, _)| layer)
+    }
+
+    /// A node that reads this value and then `others`.
+    fn then(
+        &self,
+        operator: &'static str,
+        name: &str,
+        others: &[&Traced],
+        attributes: Vec<(&'static str, Attribute)>,
+    ) -> Self {
+        self.recorder.node(operator, name, &[&[self], others].concat(), attributes)
+    }
+
+    /// A node without weights, named after this value.
+    fn then_plain(&self, operator: &'static str, verb: &str, others: &[&Traced]) -> Self {
+        self.then(operator, &format!("{}.{verb}", self.name), others, Vec::new())
+    }
+
+    /// A reshape to a constant shape, in which 0 keeps a size and -1 takes what is left.
+    fn reshape(&self, name: &str, shape: &[i64]) -> Self {
+        let constant = shape.iter().fold("shape".to_owned(), |name, size| match size {
+            0 => name + ".same",
+            -1 => name + ".rest",
+            size => format!("{name}.{size}"),
+        });
+        let shape = self.recorder.constant(&constant, Constant::ints(shape));
+        self.then("Reshape", name, &[&shape], Vec::new())
+    }
+
+    /// A weight `[channels]` as `[channels, 1, 1]`, which multiplies and adds per channel.
+    fn per_channel(&self) -> Self {
+        if let Some(constant) = self.recorder.graph.borrow_mut().initializers.get_mut(&*self.name) {
+            constant.shape.truncate(1);
+            constant.shape.extend([1, 1]);
+        }
+        self.clone()
+    }
+
+    /// Number of elements of a weight.
+    fn channels(&self) -> usize {
+        self.recorder.graph.borrow().initializers.get(&*self.name).map_or(0, |constant| constant.shape[0])
+    }
+}
+
+/// The same step, padding or side along both axes.
+fn both(n: usize) -> Attribute {
+    Attribute::Ints(vec![n as i64; 2])
+}
+
+/// The same padding on all four sides.
+fn all_sides(n: usize) -> Attribute {
+    Attribute::Ints(vec![n as i64; 4])
+}
+
+impl Tensor for Traced {
+    fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
+        let config = &layer.config;
+        let attributes = vec![
+            ("group", Attribute::Int(config.groups as i64)),
+            ("kernel_shape", both(config.kernel)),
+            ("pads", all_sides(config.padding)),
+            ("strides", both(config.stride)),
+        ];
+        let weights: Vec<_> = std::iter::once(&layer.weight).chain(&layer.bias).collect();
+        self.then("Conv", layer.weight.layer(), &weights, attributes)
+    }
+
+    fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
+        let weights = [&layer.weight, &layer.bias, &layer.running_mean, &layer.running_var];
+        self.then(
+            "BatchNormalization",
+            layer.weight.layer(),
+            &weights,
+            vec![("epsilon", Attribute::Float(layer.epsilon))],
+        )
+    }
+
+    /// Instance normalization of the groups, then factor and term per channel: ONNX has no correct GroupNormalization
+    /// before opset 21. The reshapes keep N and the width, so that the height follows without shape arithmetic.
+    fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {
+        let GroupNorm { weight, bias, groups, epsilon } = layer;
+        let name = weight.layer();
+        let constant = |word: &str, value: f32| {
+            self.recorder.constant(&format!("{word}.{groups}"), Constant::floats(vec![value; *groups]))
+        };
+        let (ones, zeros) = (constant("ones", 1.0), constant("zeros", 0.0));
+        let channels = weight.channels() as i64;
+        self.reshape(&format!("{name}.groups"), &[0, *groups as i64, -1, 0])
+            .then(
+                "InstanceNormalization",
+                &format!("{name}.normalize"),
+                &[&ones, &zeros],
+                vec![("epsilon", Attribute::Float(*epsilon))],
+            )
+            .reshape(&format!("{name}.channels"), &[0, channels, -1, 0])
+            .then("Mul", &format!("{name}.factor"), &[&weight.per_channel()], Vec::new())
+            .then("Add", name, &[&bias.per_channel()], Vec::new())
+    }
+
+    fn relu(&self) -> Self {
+        self.then_plain("Relu", "relu", &[])
+    }
+
+    fn sigmoid(&self) -> Self {
+        self.then_plain("Sigmoid", "sigmoid", &[])
+    }
+
+    fn add(&self, other: &Self) -> Self {
+        self.then_plain("Add", "add", &[other])
+    }
+
+    fn max_pool(&self, window: MaxPool) -> Self {
+        let attributes = vec![
+            ("kernel_shape", both(window.kernel)),
+            ("pads", all_sides(window.padding)),
+            ("strides", both(window.stride)),
+        ];
+        self.then("MaxPool", &format!("{}.max_pool", self.name), &[], attributes)
+    }
+
+    /// The form of Resize that every engine gets right.
+    fn upsample2x(&self) -> Self {
+        // Resize's second input, the region of interest, is absent: its name is empty.
+        let region = self.recorder.value("");
+        let scales = self.recorder.constant("scales.1.1.2.2", Constant::floats(vec![1.0, 1.0, 2.0, 2.0]));
+        let attributes = vec![
+            ("coordinate_transformation_mode", Attribute::Text("asymmetric")),
+            ("mode", Attribute::Text("nearest")),
+            ("nearest_mode", Attribute::Text("floor")),
+        ];
+        self.then("Resize", &format!("{}.upsample2x", self.name), &[&region, &scales], attributes)
+    }
+
+    fn per_anchor(&self, width: usize) -> Self {
+        let channels_last = vec![("perm", Attribute::Ints(vec![0, 2, 3, 1]))];
+        self.then("Transpose", &format!("{}.channels_last", self.name), &[], channels_last)
+            .reshape(&format!("{}.per_anchor", self.name), &[0, -1, width as i64])
+    }
+
+    fn concat(parts: &[Self]) -> Self {
+        let (first, others) = parts.split_first().expect("the network has five levels");
+        let others: Vec<_> = others.iter().collect();
+        first.then("Concat", &format!("{}.concat", first.name), &others, vec![("axis", Attribute::Int(1))])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{spec, zeros};
+    use models::spec::NormKind;
+    use ndarray::{array, s};
+    use std::collections::HashSet;
+
+    fn traced(depth: u32, kind: NormKind) -> Graph {
+        let spec = spec(depth, kind);
+        trace(&spec, zeros(&spec)).unwrap()
+    }
+
+    fn node<'a>(graph: &'a Graph, name: &str) -> &'a Node {
+        graph.nodes.iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node `{name}`"))
+    }
+
+    #[test]
+    fn names_are_unique_and_every_value_is_made_before_it_is_read() {
+        for kind in [NormKind::FrozenBatch, NormKind::Batch, NormKind::Group] {
+            for depth in [18, 50] {
+                let graph = traced(depth, kind);
+                let names: HashSet<_> = graph.nodes.iter().map(|node| &node.name).collect();
+                assert_eq!(names.len(), graph.nodes.len());
+                let mut known: HashSet<_> = graph.initializers.keys().map(String::as_str).collect();
+                known.insert(IMAGES);
+                for node in &graph.nodes {
+                    let made = |input: &String| input.is_empty() || known.contains(input.as_str());
+                    assert!(node.inputs.iter().all(made), "{node:?}");
+                    assert!(known.insert(&node.output), "{node:?}");
+                }
+                assert!(graph.outputs.iter().all(|port| known.contains(port.name)));
+            }
+        }
+    }
+
+    #[test]
+    fn nodes_are_named_after_their_layers() {
+        let graph = traced(50, NormKind::FrozenBatch);
+        for (name, operator, inputs) in [
+            ("conv1", "Conv", "images conv1.weight"),
+            ("bn1", "BatchNormalization", "conv1 bn1.weight bn1.bias bn1.running_mean bn1.running_var"),
+            ("bn1.relu.max_pool", "MaxPool", "bn1.relu"),
+            ("layer1.0.downsample.0", "Conv", "bn1.relu.max_pool layer1.0.downsample.0.weight"),
+            ("layer1.0.bn3.add", "Add", "layer1.0.bn3 layer1.0.downsample.1"),
+            ("layer1.1.conv1", "Conv", "layer1.0.bn3.add.relu layer1.1.conv1.weight"),
+            ("fpn.P4_1.add", "Add", "fpn.P4_1 fpn.P5_1.upsample2x"),
+            ("regressionModel.conv1", "Conv", "fpn.P3_2 regressionModel.conv1.weight regressionModel.conv1.bias"),
+            ("regressionModel.conv1_4", "Conv", "fpn.P7_2 regressionModel.conv1.weight regressionModel.conv1.bias"),
+            (
+                "regressionModel.output_4.per_anchor",
+                "Reshape",
+                "regressionModel.output_4.channels_last shape.same.rest.4",
+            ),
+        ] {
+            let node = node(&graph, name);
+            assert_eq!((node.operator, node.inputs.join(" ").as_str()), (operator, inputs), "{name}");
+        }
+        let outputs: Vec<_> = graph.nodes.iter().rev().take(2).map(|node| node.output.as_str()).collect();
+        assert_eq!(outputs, [CLASSIFICATION, REGRESSION]);
+    }
+
+    #[test]
+    fn settings_are_those_of_the_layers() {
+        let graph = traced(50, NormKind::FrozenBatch);
+        let stem = node(&graph, "conv1");
+        assert_eq!(stem.ints("strides"), [2, 2]);
+        assert_eq!(stem.ints("pads"), [3; 4]);
+        assert_eq!(stem.ints("kernel_shape"), [7, 7]);
+        assert_eq!(stem.ints("group"), [1]);
+        assert_eq!(node(&graph, "layer2.0.conv2").ints("strides"), [2, 2]);
+        assert_eq!(node(&graph, "bn1").float("epsilon"), Some(1e-5));
+        assert_eq!(node(&graph, "bn1.relu.max_pool").ints("pads"), [1; 4]);
+        assert_eq!(node(&graph, "regressionModel.output.channels_last").ints("perm"), [0, 2, 3, 1]);
+        let mut resnext = spec(50, NormKind::FrozenBatch);
+        (resnext.backbone.groups, resnext.backbone.width_per_group) = (32, 4);
+        let graph = trace(&resnext, zeros(&resnext)).unwrap();
+        assert_eq!(node(&graph, "layer1.0.conv2").ints("group"), [32]);
+    }
+
+    #[test]
+    fn group_norm_leaves_batch_and_picture_size_open() {
+        let graph = traced(18, NormKind::Group);
+        assert_eq!(node(&graph, "bn1.groups").inputs, ["conv1", "shape.same.32.rest.same"]);
+        assert_eq!(node(&graph, "bn1.channels").inputs, ["bn1.normalize", "shape.same.64.rest.same"]);
+        assert_eq!(graph.initializers["shape.same.64.rest.same"], Constant::ints(&[0, 64, -1, 0]));
+        assert_eq!(graph.initializers["bn1.weight"].shape, [64, 1, 1]);
+        assert_eq!(node(&graph, "bn1").inputs, ["bn1.factor", "bn1.bias"]);
+    }
+
+    #[test]
+    fn elements_are_row_major_however_they_lie_in_memory() {
+        let tensor = array![[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]];
+        assert_eq!(row_major(tensor.clone().into_dyn()), (0..9).map(|i| i as f32).collect::<Vec<_>>());
+        assert_eq!(row_major(tensor.t().to_owned().into_dyn()), [0.0, 3.0, 6.0, 1.0, 4.0, 7.0, 2.0, 5.0, 8.0]);
+        assert_eq!(row_major(tensor.clone().slice_move(s![1..2, ..]).into_dyn()), [3.0, 4.0, 5.0]);
+        assert_eq!(row_major(tensor.slice_move(s![.., 1..]).into_dyn()), [1.0, 2.0, 4.0, 5.0, 7.0, 8.0]);
+    }
+
+    #[test]
+    fn a_tensor_that_is_missing_or_misshapen_is_an_error_that_names_it() {
+        let spec = spec(18, NormKind::FrozenBatch);
+        let mut tensors = zeros(&spec);
+        let stem = tensors.remove("conv1.weight").unwrap();
+        assert_eq!(
+            trace(&spec, tensors.clone()).unwrap_err(),
+            WeightsError::Missing { name: "conv1.weight".to_owned() }
+        );
+        tensors.insert("conv1.weight".to_owned(), stem.permuted_axes(vec![1, 0, 2, 3]));
+        assert_eq!(
+            trace(&spec, tensors).unwrap_err(),
+            WeightsError::Shape {
+                name: "conv1.weight".to_owned(),
+                expected: vec![64, 3, 7, 7],
+                found: vec![3, 64, 7, 7]
+            }
+        );
+    }
+}
