@@ -1,0 +1,62 @@
+//! The device that a network is trained on.
+
+use std::str::FromStr;
+
+use anyhow::{bail, ensure};
+use tch::Cuda;
+
+/// A device by name: `cpu`, `cuda` or `cuda:N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Device(tch::Device);
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let cuda = |index: &str| index.parse().map(|index| Self(tch::Device::Cuda(index)));
+        match (text, text.strip_prefix("cuda:")) {
+            ("cpu", _) => Ok(Self(tch::Device::Cpu)),
+            ("cuda", _) => Ok(Self(tch::Device::Cuda(0))),
+            (_, Some(index)) => cuda(index).map_err(|_| format!("`{index}` is no device number")),
+            _ => Err("expected cpu, cuda or cuda:N".to_owned()),
+        }
+    }
+}
+
+impl Device {
+    /// The device, once it is known to be there.
+    ///
+    /// # Errors
+    /// When CUDA is asked for and this libtorch, driver or machine has none. Nothing falls back to the processor.
+    pub(crate) fn open(self) -> anyhow::Result<tch::Device> {
+        let tch::Device::Cuda(index) = self.0 else { return Ok(self.0) };
+        let devices = Cuda::device_count();
+        if !Cuda::is_available() {
+            bail!(
+                "`--device cuda`: libtorch finds no CUDA device; {}",
+                if tch::utils::has_cuda() {
+                    "this machine has no NVIDIA GPU, or its driver is too old for CUDA 13 (see `nvidia-smi`)"
+                } else {
+                    "this build is for the CPU: run `make setup CUDA=1` and build again"
+                }
+            );
+        }
+        ensure!((index as i64) < devices, "`--device cuda:{index}`: there are {devices} CUDA devices, counted from 0");
+        Ok(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_as_everywhere() {
+        assert_eq!("cpu".parse(), Ok(Device(tch::Device::Cpu)));
+        assert_eq!("cuda".parse(), Ok(Device(tch::Device::Cuda(0))));
+        assert_eq!("cuda:3".parse(), Ok(Device(tch::Device::Cuda(3))));
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1"] {
+            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! `trainer fit`: data in, checkpoints out.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use models::dataset::{Dataset, OnProblem};
+use models::evaluation::Evaluation;
+use models::{ModelSpec, Provenance};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+use crate::augmentation::AugmentationConfig;
+use crate::config::{BadAnnotations, SplitConfig, TrainConfig};
+use crate::device::Device;
+use crate::learner::{Learner, Step};
+use crate::loader::{Batch, Loader, Order, Recipe};
+use crate::progress::{EpochProgress, say};
+use crate::run_folder::{Progress, RunFolder};
+use crate::validation::validate;
+
+/// Train a detector.
+#[derive(Args, Debug)]
+pub struct FitArgs {
+    /// Configuration; `trainer init` writes one
+    #[arg(long, default_value = "retinanet.yaml", conflicts_with = "resume")]
+    config: PathBuf,
+    /// Folder that relative paths in the configuration start from [default: the folder of the configuration]
+    #[arg(long, conflicts_with = "resume")]
+    data: Option<PathBuf>,
+    /// Folder for checkpoints and log [default: runs/NAME-N, and runs/latest points there]
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Where to train: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Go on with the run in --out [default: runs/latest], as its config.yaml says
+    #[arg(long)]
+    resume: bool,
+}
+
+/// Trains as the configuration says.
+///
+/// # Errors
+/// When configuration, data, device or folder are not as they should be, and when the loss is no longer finite.
+pub fn run(args: &FitArgs) -> anyhow::Result<()> {
+    let device = args.device.open()?;
+    let (folder, config) = open_run(args)?;
+    let (train, validation) = open_data(&config)?;
+    let spec = complete_spec(&config.model, &train.recipe().dataset)?;
+    let mut learner = Learner::new(&spec, &config, device)?;
+    let progress = if args.resume { folder.restore(&mut learner)? } else { Progress::default() };
+    let interrupted = watch_interrupts()?;
+    Fit { folder, config, train, validation, learner, progress, interrupted }.run()
+}
+
+fn open_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
+    if args.resume {
+        let folder = RunFolder::existing(args.out.as_deref())?;
+        let config = TrainConfig::read(&folder.config_path(), None)?;
+        return Ok((folder, config));
+    }
+    let config = TrainConfig::read(&args.config, args.data.as_deref())?;
+    let name = args.config.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
+    let folder = RunFolder::create(args.out.as_deref(), &name)?;
+    folder.write_config(&config)?;
+    Ok((folder, config))
+}
+
+/// The training and the validation data, each with its own threads.
+fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
+    let train = read_split(&config.data.train, config.data.bad_annotations, OnProblem::Drop)?;
+    // Evaluation takes the boxes as they are, as COCO's own program does, so that its numbers mean the same.
+    let validation = read_split(&config.data.validation, config.data.bad_annotations, OnProblem::Keep)?;
+    ensure!(
+        train.classes == validation.classes,
+        "the classes of {} and {} differ",
+        config.data.train.annotations.display(),
+        config.data.validation.annotations.display()
+    );
+    let spec = complete_spec(&config.model, &train)?;
+    let loader = |dataset, split: &SplitConfig, augmentation: &AugmentationConfig| {
+        let recipe = Recipe {
+            dataset,
+            folder: split.pictures.clone(),
+            spec: spec.clone(),
+            matcher: config.matching.clone(),
+            augmentation: augmentation.clone(),
+        };
+        Loader::new(recipe, config.run.workers)
+    };
+    Ok((
+        loader(train, &config.data.train, &config.augmentation)?,
+        loader(validation, &config.data.validation, &AugmentationConfig::none())?,
+    ))
+}
+
+fn read_split(split: &SplitConfig, bad: BadAnnotations, dropping: OnProblem) -> anyhow::Result<Dataset> {
+    let path = split.annotations.display();
+    let (dataset, report) = Dataset::read(&split.annotations, dropping)?;
+    if bad == BadAnnotations::Refuse && report.is_serious() {
+        bail!("{path}: {}; mend them, or set `data.bad_annotations: drop`", report.lines().join("; "));
+    }
+    for line in report.lines() {
+        say(&format!("warning: {path}: {line}"));
+    }
+    ensure!(!dataset.images.is_empty(), "{path} lists no pictures");
+    let missing = dataset.missing_pictures(&split.pictures);
+    if let Some(first) = missing.first() {
+        bail!(
+            "{} of the {} pictures of {path} are not in {}: {} is the first",
+            missing.len(),
+            dataset.images.len(),
+            split.pictures.display(),
+            first.file_name
+        );
+    }
+    Ok(dataset)
+}
+
+/// The configured spec with the classes of the data.
+fn complete_spec(spec: &ModelSpec, dataset: &Dataset) -> anyhow::Result<ModelSpec> {
+    ensure!(!dataset.classes.is_empty(), "the training data lists no classes");
+    ensure!(
+        spec.classes.is_empty() || spec.classes == dataset.classes,
+        "`model.classes` are not those of the training data; leave them out to take them from there"
+    );
+    Ok(ModelSpec { classes: dataset.classes.clone(), ..spec.clone() })
+}
+
+/// Whether Ctrl-C was pressed. The first one ends the run after its step, the second one at once.
+fn watch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
+    /// What a shell reports of a program that Ctrl-C has ended.
+    const INTERRUPTED: i32 = 130;
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = interrupted.clone();
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(INTERRUPTED);
+        }
+        say("stopping after this step; press Ctrl-C again to stop at once and lose what is not saved");
+    })
+    .context("can't watch for Ctrl-C")?;
+    Ok(interrupted)
+}
+
+/// One run.
+struct Fit {
+    folder: RunFolder,
+    config: TrainConfig,
+    train: Loader,
+    validation: Loader,
+    learner: Learner,
+    progress: Progress,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Fit {
+    fn run(mut self) -> anyhow::Result<()> {
+        let pictures = self.train.recipe().dataset.images.len();
+        let steps_per_epoch = pictures.div_ceil(self.config.run.batch_size) as u64;
+        let steps = steps_per_epoch * u64::from(self.config.run.epochs);
+        say(&format!(
+            "{} pictures to learn from, {} to validate on, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
+            pictures,
+            self.validation.recipe().dataset.images.len(),
+            self.learner.spec.class_count(),
+            self.config.run.epochs,
+            self.folder.path().display()
+        ));
+        let mut log = self.folder.open_log()?;
+        while self.progress.steps < steps {
+            let epoch = (self.progress.steps / steps_per_epoch) as u32;
+            let finished = self.epoch(epoch, steps, &mut log)?;
+            if !finished {
+                return self.stop(epoch);
+            }
+        }
+        println!(
+            "best AP {:.4}, last AP {:.4}; {}",
+            self.progress.best_ap.unwrap_or_default(),
+            self.progress.last_ap.unwrap_or_default(),
+            self.folder.best_path().display()
+        );
+        Ok(())
+    }
+
+    /// The rest of an epoch; false if it was interrupted.
+    fn epoch(&mut self, epoch: u32, steps: u64, log: &mut impl Write) -> anyhow::Result<bool> {
+        let epochs = self.config.run.epochs;
+        let batch_size = self.config.run.batch_size;
+        let orders = orders(self.train.recipe().dataset.images.len(), batch_size, self.config.run.seed, epoch);
+        let steps_per_epoch = orders.len() as u64;
+        let orders = &orders[(self.progress.steps % steps_per_epoch) as usize..];
+        let pictures = orders.iter().map(|order| order.pictures.len() as u64).sum();
+        let all = self.train.recipe().dataset.images.len() as u64;
+        let later = u64::from(epochs - epoch - 1) * all;
+        let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), pictures, later);
+        let mut sums = [0.0; 2];
+        for batch in self.train.batches(orders.iter().cloned()) {
+            let batch = batch?;
+            let step = self.learner.step(&batch, steps);
+            if !step.is_finite() {
+                bail!(not_finite(&step, &batch, &self.train.recipe().dataset));
+            }
+            self.progress.steps += 1;
+            shown.step(batch.pictures.len(), &step);
+            sums[0] += step.classification * batch.pictures.len() as f64;
+            sums[1] += step.regression * batch.pictures.len() as f64;
+            let line = json!({
+                "step": self.progress.steps, "epoch": epoch + 1,
+                "classification": step.classification, "regression": step.regression,
+                "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate,
+            });
+            writeln!(log, "{line}").context("can't write the log")?;
+            if self.interrupted.load(Ordering::SeqCst) && !self.progress.steps.is_multiple_of(steps_per_epoch) {
+                return Ok(false);
+            }
+        }
+        let (seconds, speed) = (shown.seconds(), shown.pictures_per_second());
+        drop(shown);
+        let [classification, regression] = sums.map(|sum| sum / pictures.max(1) as f64);
+
+        let evaluation = self.validate(epoch)?;
+        let ap = evaluation.summary.ap;
+        let best = self.progress.best_ap.is_none_or(|best| ap > best);
+        self.progress.last_ap = Some(ap);
+        if best {
+            self.progress.best_ap = Some(ap);
+        }
+        self.save(epoch + 1, Some(ap), best)?;
+        say(&format!(
+            "epoch {}/{epochs}: classification {classification:.4}, boxes {regression:.4}, AP {ap:.4}, AP50 {:.4}{}; \
+             {seconds:.1} s, {speed:.1} pictures/s",
+            epoch + 1,
+            evaluation.summary.ap50,
+            if best { ", the best so far" } else { "" }
+        ));
+        let line = json!({
+            "epoch": epoch + 1, "steps": self.progress.steps,
+            "classification": classification, "regression": regression,
+            "seconds": seconds, "pictures_per_second": speed, "validation": evaluation.summary,
+        });
+        writeln!(log, "{line}").context("can't write the log")?;
+        Ok(!self.interrupted.load(Ordering::SeqCst) || epoch + 1 == epochs)
+    }
+
+    fn validate(&self, epoch: u32) -> anyhow::Result<Evaluation> {
+        let pictures = self.validation.recipe().dataset.images.len() as u64;
+        let mut shown = EpochProgress::new(format!("validation {}", epoch + 1), pictures, 0);
+        validate(&self.learner, &self.validation, self.config.run.batch_size, |pictures| shown.validated(pictures))
+    }
+
+    fn save(&self, epoch: u32, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
+        let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
+        let checkpoint = self.learner.checkpoint(Provenance { program, epoch: Some(epoch), ap })?;
+        self.folder.save(&self.learner, &self.progress, &checkpoint, best)
+    }
+
+    /// Ends an interrupted run so that it can go on.
+    fn stop(&self, epoch: u32) -> anyhow::Result<()> {
+        self.save(epoch, None, false)?;
+        bail!(
+            "interrupted after step {}; everything is saved, go on with `trainer fit --resume --out {}`",
+            self.progress.steps,
+            self.folder.path().display()
+        )
+    }
+}
+
+/// The batches of an epoch: every picture once, in an order that depends on seed and epoch alone.
+fn orders(pictures: usize, batch_size: usize, seed: u64, epoch: u32) -> Vec<Order> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    // Far from the streams of the pictures.
+    random.set_stream(u64::MAX - u64::from(epoch));
+    let mut order: Vec<_> = (0..pictures).collect();
+    order.shuffle(&mut random);
+    let seed = rand::RngExt::random(&mut random);
+    order.chunks(batch_size).map(|pictures| Order { pictures: pictures.to_vec(), seed }).collect()
+}
+
+/// What there is to know when a step's numbers are not finite.
+fn not_finite(step: &Step, batch: &Batch, dataset: &Dataset) -> String {
+    let mut text = format!(
+        "the loss is no longer finite: classification {}, boxes {}, gradient norm {}, at learning rate {}; \
+         lower `optimizer.learning_rate`, lengthen the warm-up, or look at the boxes of this batch:",
+        step.classification, step.regression, step.gradient_norm, step.learning_rate
+    );
+    for &picture in &batch.pictures {
+        let boxes = dataset.annotations_of(picture).iter().map(|annotation| {
+            let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
+            format!("{} {corners:?}", dataset.classes[annotation.class].name)
+        });
+        let boxes = boxes.collect::<Vec<_>>().join(", ");
+        let _ = write!(text, "\n  {}: {boxes}", dataset.images[picture].file_name);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_has_every_picture_once_and_no_epoch_is_like_another() {
+        let epoch = |seed, epoch| orders(10, 4, seed, epoch);
+        let pictures = |orders: &[Order]| orders.iter().flat_map(|order| order.pictures.clone()).collect::<Vec<_>>();
+        let mut seen = pictures(&epoch(0, 0));
+        assert_eq!(epoch(0, 0).iter().map(|order| order.pictures.len()).collect::<Vec<_>>(), [4, 4, 2]);
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        assert_eq!(epoch(0, 0), epoch(0, 0));
+        assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(0, 1)));
+        assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(1, 0)));
+    }
+}

@@ -1,0 +1,83 @@
+//! `trainer init`: a configuration to start from.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use models::spec::{preset_names, preset_text};
+
+/// Write a commented configuration to start from.
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// File to write
+    #[arg(long, default_value = "retinanet.yaml")]
+    out: PathBuf,
+    /// The detector's spec
+    #[arg(long, default_value = "resnet50", value_parser = PossibleValuesParser::new(preset_names()))]
+    preset: String,
+}
+
+/// Writes the configuration; an existing file is left alone.
+///
+/// # Errors
+/// When the file exists or can't be written.
+pub fn run(args: &InitArgs) -> anyhow::Result<()> {
+    let path = args.out.display();
+    let mut file = match File::create_new(&args.out) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            bail!("{path} exists; remove it, or give another --out")
+        }
+        Err(error) => return Err(error).with_context(|| format!("can't write {path}")),
+    };
+    file.write_all(text(&args.preset)?.as_bytes()).with_context(|| format!("can't write {path}"))?;
+    println!("wrote {path}: say under `data` where your pictures and boxes are, then run `trainer fit`");
+    Ok(())
+}
+
+/// The configuration with `preset` as its model.
+fn text(preset: &str) -> anyhow::Result<String> {
+    let model: String = preset_text(preset)?
+        .lines()
+        .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") })
+        .collect();
+    Ok(include_str!("init.yaml").replace("MODEL\n", &model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrainConfig;
+    use models::ModelSpec;
+
+    #[test]
+    fn every_preset_makes_a_configuration_that_is_read_and_shows_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        for preset in preset_names() {
+            let path = folder.path().join(preset);
+            run(&InitArgs { out: path.clone(), preset: preset.to_owned() }).unwrap();
+            let config = TrainConfig::read(&path, None).unwrap();
+            assert_eq!(config.model, ModelSpec::preset(preset).unwrap());
+            let data = serde_yaml::to_string(&config.data).unwrap();
+            let bare: TrainConfig = serde_yaml::from_str(&format!("data:\n{}", indent(&data))).unwrap();
+            assert_eq!(TrainConfig { model: bare.model.clone(), ..config }, bare);
+        }
+    }
+
+    fn indent(text: &str) -> String {
+        text.lines().map(|line| format!("  {line}\n")).collect()
+    }
+
+    #[test]
+    fn an_existing_file_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("retinanet.yaml");
+        std::fs::write(&out, "mine").unwrap();
+        let error = run(&InitArgs { out: out.clone(), preset: "resnet18".to_owned() }).unwrap_err();
+        assert!(error.to_string().contains("exists"), "{error}");
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), "mine");
+    }
+}

@@ -1,0 +1,152 @@
+//! The loss. <https://arxiv.org/abs/1708.02002>, sections 3 and 4; details as in yhenon/pytorch-retinanet, `losses.py`.
+//!
+//! The focal loss is computed from logits and therefore needs no clamp on the probability, which would cut the gradient of
+//! the worst mistakes.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Reduction, Tensor};
+
+use crate::targets::Targets;
+
+/// Numbers of the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossConfig {
+    /// Weight of a foreground score; a background score has the rest to 1.
+    pub alpha: f64,
+    /// How much an easy score counts less: the exponent of its distance to the truth.
+    pub gamma: f64,
+    /// Offset error at which the smooth L1 loss turns from quadratic to linear.
+    pub beta: f64,
+    /// Factor on the box loss.
+    pub box_weight: f64,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self { alpha: 0.25, gamma: 2.0, beta: 1.0 / 9.0, box_weight: 1.0 }
+    }
+}
+
+/// The two parts of the loss, each a scalar: means over the pictures of the batch.
+pub struct Loss {
+    /// Focal loss of a picture over its number of foreground anchors, which counts as one at least.
+    pub classification: Tensor,
+    /// Smooth L1 loss, averaged over the four offsets of a picture's foreground anchors; zero without any.
+    pub regression: Tensor,
+}
+
+impl Loss {
+    /// Compares predictions with targets.
+    ///
+    /// `logits` is `[N, anchors, classes]`, `offsets` is `[N, anchors, 4]`.
+    pub fn new(logits: &Tensor, offsets: &Tensor, targets: &Targets, config: &LossConfig) -> Self {
+        let device = logits.device();
+        let classes = logits.size()[2];
+        let anchor_weights = Tensor::from_slice(&targets.anchor_weights).to_device(device);
+        let object_weights = Tensor::from_slice(&targets.object_weights).to_device(device);
+        let rows = Tensor::from_slice(&targets.rows).to_device(device);
+
+        // Nearly every score is one of background, so all are taken for that and the few foreground ones are set right.
+        let background = focal(logits, config.gamma) * anchor_weights.view([logits.size()[0], -1, 1]);
+        let foreground_at = &rows * classes + Tensor::from_slice(&targets.classes).to_device(device);
+        let logits_there = logits.reshape(-1).index_select(0, &foreground_at);
+        let foreground = focal(&-&logits_there, config.gamma) * config.alpha;
+        let mistaken = focal(&logits_there, config.gamma) * (1.0 - config.alpha);
+        let classification = background.sum(Kind::Float) * (1.0 - config.alpha)
+            + ((foreground - mistaken) * &object_weights).sum(Kind::Float);
+
+        let offsets_there = offsets.reshape([-1, 4]).index_select(0, &rows);
+        let truth = Tensor::from_slice(targets.offsets.as_flattened()).view([-1, 4]).to_device(device);
+        let errors = offsets_there.smooth_l1_loss(&truth, Reduction::None, config.beta);
+        let regression = (errors.sum_dim_intlist([1i64].as_slice(), false, Kind::Float) * &object_weights)
+            .sum(Kind::Float)
+            * (config.box_weight / 4.0);
+        Self { classification, regression }
+    }
+
+    /// What is minimized.
+    pub fn total(&self) -> Tensor {
+        &self.classification + &self.regression
+    }
+
+    /// Both parts as numbers: classification, regression.
+    pub fn values(&self) -> [f64; 2] {
+        let values = Tensor::stack(&[&self.classification, &self.regression], 0).detach().to_device(Device::Cpu);
+        [values.double_value(&[0]), values.double_value(&[1])]
+    }
+}
+
+/// The focal loss of scores whose truth is background, without alpha: p^gamma * -log(1 - p) with p = sigmoid(logit).
+/// The loss of a foreground score is that of its negative logit.
+fn focal(logits: &Tensor, gamma: f64) -> Tensor {
+    let probability = logits.sigmoid();
+    let modulation = if gamma == 2.0 { probability.square() } else { probability.pow_tensor_scalar(gamma) };
+    modulation * logits.softplus()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// `numeric_cases.json`, where there is one.
+    fn numeric_cases() -> Option<serde_json::Value> {
+        let Ok(data) = std::env::var("RETINANET_DATA") else {
+            eprintln!("skipped: RETINANET_DATA is not set");
+            return None;
+        };
+        let text = fs::read_to_string(format!("{data}/numbers/numeric_cases.json")).unwrap();
+        Some(serde_json::from_str(&text).unwrap())
+    }
+
+    fn numbers(value: &serde_json::Value) -> Vec<f64> {
+        value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_focal_loss_is_that_of_fvcore() {
+        let Some(cases) = numeric_cases() else { return };
+        for case in cases["focal"].as_array().unwrap() {
+            let (gamma, alpha) = (case["gamma"].as_f64().unwrap(), case["alpha"].as_f64().unwrap());
+            // fvcore: a negative alpha stands for no weights.
+            let weight = |target: f64| match target {
+                _ if alpha < 0.0 => 1.0,
+                1.0 => alpha,
+                _ => 1.0 - alpha,
+            };
+            let scores = numbers(&case["probs"]).into_iter().zip(numbers(&case["targets"]));
+            for ((score, target), expected) in scores.zip(numbers(&case["per_element"])) {
+                let logit = Tensor::from_slice(&[(score / (1.0 - score)).ln()]);
+                let loss = focal(&if target == 1.0 { -logit } else { logit }, gamma) * weight(target);
+                let found = loss.double_value(&[0]);
+                assert!((found - expected).abs() < 1e-7, "{found} instead of {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_box_loss_is_a_quarter_of_that_of_keras_retinanet() {
+        let Some(cases) = numeric_cases() else { return };
+        let case = &cases["kr_smooth_l1"];
+        let rows = |name: &str| -> Vec<[f32; 4]> {
+            let row = |row: &serde_json::Value| numbers(row).into_iter().map(|n| n as f32).collect::<Vec<_>>();
+            case[name].as_array().unwrap().iter().map(|r| row(r).try_into().unwrap()).collect()
+        };
+        let foreground: Vec<usize> =
+            (0..).zip(numbers(&case["anchor_state"])).filter(|(_, s)| *s == 1.0).map(|(i, _)| i).collect();
+        let weight = 1.0 / foreground.len() as f32;
+        let targets = Targets {
+            rows: foreground.iter().map(|row| *row as i64).collect(),
+            classes: vec![0; foreground.len()],
+            offsets: foreground.iter().map(|row| rows("target")[*row]).collect(),
+            object_weights: vec![weight; foreground.len()],
+            anchor_weights: vec![weight; 4],
+        };
+        let offsets = Tensor::from_slice(rows("pred").as_flattened()).view([1, 4, 4]);
+        let config = LossConfig { beta: case["beta"].as_f64().unwrap(), ..LossConfig::default() };
+        let loss = Loss::new(&Tensor::zeros([1, 4, 1], tch::kind::FLOAT_CPU), &offsets, &targets, &config);
+        let expected = case["expected"].as_f64().unwrap() / 4.0;
+        assert!((loss.values()[1] - expected).abs() < 1e-6, "{} instead of {expected}", loss.values()[1]);
+    }
+}

@@ -1,0 +1,259 @@
+//! Optimizers on one flat tensor.
+
+use serde::{Deserialize, Serialize};
+use tch::{Device, Tensor};
+
+/// Numbers updated in one go on the processor: what fits its caches together with gradient and moments, so that the
+/// several passes of an update read memory once.
+const CHUNK: i64 = 1 << 17;
+
+/// Which optimizer, and its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// The rule of the update.
+    pub kind: OptimizerKind,
+    /// Step size after warm-up.
+    pub learning_rate: f64,
+    /// Shrinks weights by this share of the learning rate at each step; norms and biases are exempt.
+    pub weight_decay: f64,
+    /// SGD: share of the last update that the next one keeps.
+    pub momentum: f64,
+    /// AdamW: decay of the two moments.
+    pub betas: [f64; 2],
+    /// The gradient is scaled down to this length where it is longer; never if absent.
+    pub clip_norm: Option<f64>,
+}
+
+/// Rules of the update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// Stochastic gradient descent with momentum; weight decay is part of the gradient.
+    Sgd,
+    /// Adam with decoupled weight decay. <https://arxiv.org/abs/1711.05101>
+    Adamw,
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self {
+            kind: OptimizerKind::Adamw,
+            learning_rate: 5e-4,
+            weight_decay: 1e-4,
+            momentum: 0.9,
+            betas: [0.9, 0.999],
+            clip_norm: Some(10.0),
+        }
+    }
+}
+
+/// An optimizer and what it remembers.
+pub struct Optimizer {
+    config: OptimizerConfig,
+    /// How many of the numbers, from the first on, decay.
+    decayed: i64,
+    /// Updates made.
+    pub steps: i64,
+    /// Each like the weights: the momentum for SGD, the two moments for AdamW.
+    pub moments: Vec<Tensor>,
+}
+
+impl Optimizer {
+    /// An optimizer for `weights`, `[count]`, of which the first `decayed` decay.
+    pub fn new(config: &OptimizerConfig, weights: &Tensor, decayed: i64) -> Self {
+        let moments = match config.kind {
+            OptimizerKind::Sgd => 1,
+            OptimizerKind::Adamw => 2,
+        };
+        let moments = (0..moments).map(|_| weights.zeros_like()).collect();
+        Self { config: config.clone(), decayed, steps: 0, moments }
+    }
+
+    /// Moves `weights` against `gradient`, both `[count]`, and returns the gradient's length before clipping. A gradient
+    /// that is not finite changes nothing.
+    pub fn step(&mut self, weights: &mut Tensor, gradient: &mut Tensor, learning_rate: f64) -> f64 {
+        tch::no_grad(|| {
+            let norm = gradient.norm().double_value(&[]);
+            if !norm.is_finite() {
+                return norm;
+            }
+            if let Some(limit) = self.config.clip_norm
+                && norm > limit
+            {
+                let _ = gradient.g_mul_scalar_(limit / norm);
+            }
+            self.steps += 1;
+            let count = weights.numel() as i64;
+            let chunk = if weights.device() == Device::Cpu { CHUNK } else { count };
+            let mut start = 0;
+            while start < count {
+                // A chunk does not straddle the border, so decay is for all of it or for none.
+                let border = if start < self.decayed { self.decayed } else { count };
+                let length = chunk.min(border - start);
+                let decay = if start < self.decayed { self.config.weight_decay } else { 0.0 };
+                let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+                let moments: Vec<_> = self.moments.iter().map(part).collect();
+                self.update(part(weights), part(gradient), moments, learning_rate, decay);
+                start += length;
+            }
+            norm
+        })
+    }
+
+    fn update(&self, mut w: Tensor, mut g: Tensor, moments: Vec<Tensor>, learning_rate: f64, decay: f64) {
+        let mut moments = moments.into_iter();
+        let mut first = moments.next().expect("both kinds have a first moment");
+        match (self.config.kind, moments.next()) {
+            (OptimizerKind::Adamw, Some(mut second)) => {
+                let [beta1, beta2] = self.config.betas;
+                let correction = |beta: f64| 1.0 - beta.powi(self.steps.min(1 << 20) as i32);
+                let _ = first.lerp_(&g, 1.0 - beta1);
+                let _ = second.lerp_(&g.square(), 1.0 - beta2);
+                let mut scale = second.sqrt();
+                let _ = scale.g_mul_scalar_(correction(beta2).sqrt().recip());
+                let _ = scale.g_add_scalar_(1e-8);
+                let mut change = &first / scale;
+                let _ = change.g_mul_scalar_(learning_rate / correction(beta1));
+                if decay > 0.0 {
+                    let _ = w.g_mul_scalar_(1.0 - learning_rate * decay);
+                }
+                let _ = w.g_sub_(&change);
+            }
+            _ => {
+                if decay > 0.0 {
+                    let _ = g.g_add_(&(&w * decay));
+                }
+                let _ = first.g_mul_scalar_(self.config.momentum);
+                let _ = first.g_add_(&g);
+                let _ = w.g_sub_(&(&first * learning_rate));
+            }
+        }
+    }
+}
+
+/// The learning rate over time: linear warm-up, then half a cosine. <https://arxiv.org/abs/1608.03983>
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// Steps until the learning rate is reached.
+    pub warmup_steps: u64,
+    /// Share of the learning rate that is left at the end, in [0, 1].
+    pub final_share: f64,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self { warmup_steps: 100, final_share: 0.01 }
+    }
+}
+
+impl ScheduleConfig {
+    /// Share of the learning rate at `step`, counted from 0, of `steps`.
+    pub fn share(&self, step: u64, steps: u64) -> f64 {
+        if step < self.warmup_steps {
+            return (step + 1) as f64 / (self.warmup_steps + 1) as f64;
+        }
+        let span = steps.saturating_sub(self.warmup_steps).max(1);
+        let progress = ((step - self.warmup_steps) as f64 / span as f64).min(1.0);
+        let cosine = (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0;
+        self.final_share + (1.0 - self.final_share) * cosine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: [f64; 3] = [1.0, -2.0, 0.5];
+    const GRADIENTS: [[f64; 3]; 3] = [[0.1, 0.2, -0.3], [0.4, -0.5, 0.6], [-0.7, 0.8, 0.9]];
+
+    // tests/golden/optimizers.py, PyTorch 2.11.0
+    const ADAMW: [f64; 3] = [0.8292223000060962, -2.0835506517474016, 0.49359193970589543];
+    const SGD: [f64; 3] = [0.961372789, -2.027963618, 0.3744434295];
+
+    fn train(config: &OptimizerConfig, decayed: i64) -> Vec<f64> {
+        let mut weights = Tensor::from_slice(&START);
+        let mut optimizer = Optimizer::new(config, &weights, decayed);
+        for gradient in GRADIENTS {
+            optimizer.step(&mut weights, &mut Tensor::from_slice(&gradient), 0.1);
+        }
+        Vec::try_from(weights).unwrap()
+    }
+
+    fn assert_near(found: &[f64], expected: &[f64]) {
+        let near = found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-9);
+        assert!(near && found.len() == expected.len(), "{found:?} instead of {expected:?}");
+    }
+
+    #[test]
+    fn updates_are_those_of_pytorch() {
+        let config = OptimizerConfig { weight_decay: 0.01, clip_norm: None, ..OptimizerConfig::default() };
+        assert_near(&train(&config, 3), &ADAMW);
+        assert_near(&train(&OptimizerConfig { kind: OptimizerKind::Sgd, ..config }, 3), &SGD);
+    }
+
+    #[test]
+    fn weight_decay_stops_at_the_vectors() {
+        let decay = OptimizerConfig { weight_decay: 0.5, clip_norm: None, ..OptimizerConfig::default() };
+        let plain = OptimizerConfig { weight_decay: 0.0, ..decay.clone() };
+        for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
+            let [decay, plain] = [&decay, &plain].map(|config| OptimizerConfig { kind, ..config.clone() });
+            let (with, without) = (train(&decay, 1), train(&plain, 1));
+            assert_ne!(with[0], without[0]);
+            assert_eq!(with[1..], without[1..]);
+        }
+    }
+
+    #[test]
+    fn chunks_do_not_show() {
+        let count = CHUNK * 2 + 5;
+        let decayed = CHUNK + 3;
+        let run = |parts: &[(i64, i64)]| {
+            let mut whole = Tensor::arange(count, tch::kind::FLOAT_CPU) / count;
+            for (start, length) in parts {
+                let mut part = whole.narrow(0, *start, *length);
+                let part_decayed = (decayed - start).clamp(0, *length);
+                let config = OptimizerConfig { clip_norm: None, ..OptimizerConfig::default() };
+                let mut optimizer = Optimizer::new(&config, &part, part_decayed);
+                let mut gradient = part.sin();
+                optimizer.step(&mut part, &mut gradient, 0.1);
+            }
+            whole = whole.contiguous();
+            Vec::<f32>::try_from(whole).unwrap()
+        };
+        let parts: Vec<_> = (0..count).step_by(1000).map(|start| (start, 1000.min(count - start))).collect();
+        assert_eq!(run(&[(0, count)]), run(&parts));
+    }
+
+    #[test]
+    fn a_long_gradient_is_cut_and_one_that_is_not_finite_changes_nothing() {
+        let config = OptimizerConfig {
+            kind: OptimizerKind::Sgd,
+            weight_decay: 0.0,
+            clip_norm: Some(1.0),
+            ..OptimizerConfig::default()
+        };
+        let mut weights = Tensor::zeros([2], tch::kind::DOUBLE_CPU);
+        let mut optimizer = Optimizer::new(&config, &weights, 2);
+        assert_eq!(optimizer.step(&mut weights, &mut Tensor::from_slice(&[30.0, 40.0]), 1.0), 50.0);
+        assert_near(&Vec::<f64>::try_from(&weights).unwrap(), &[-0.6, -0.8]);
+        for wrong in [f64::NAN, f64::INFINITY] {
+            assert!(!optimizer.step(&mut weights, &mut Tensor::from_slice(&[wrong, 0.0]), 1.0).is_finite());
+            assert_near(&Vec::<f64>::try_from(&weights).unwrap(), &[-0.6, -0.8]);
+        }
+        assert_eq!(optimizer.steps, 1);
+    }
+
+    #[test]
+    fn the_learning_rate_rises_and_falls() {
+        let schedule = ScheduleConfig { warmup_steps: 10, final_share: 0.1 };
+        let shares: Vec<_> = (0..=100).map(|step| schedule.share(step, 100)).collect();
+        assert!(shares[..11].is_sorted() && shares[0] > 0.0);
+        assert_eq!(shares[10], 1.0);
+        assert!(shares[10..].iter().rev().is_sorted());
+        assert!((shares[55] - 0.55).abs() < 1e-12);
+        assert!((shares[100] - 0.1).abs() < 1e-12);
+        assert!(ScheduleConfig { warmup_steps: 50, final_share: 0.0 }.share(20, 10).is_finite());
+    }
+}

@@ -1,0 +1,114 @@
+//! What a person sees of a run: a bar where stderr is a terminal, plain lines otherwise.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::learner::Step;
+
+/// Time between two plain lines.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Progress through the pictures of one epoch.
+pub(crate) struct EpochProgress {
+    title: String,
+    pictures: u64,
+    done: u64,
+    /// Steps of the whole run that come after this epoch, in pictures.
+    later: u64,
+    start: Instant,
+    spoke: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl EpochProgress {
+    /// Progress through `pictures`, after which the run has `later` pictures to go.
+    pub(crate) fn new(title: String, pictures: u64, later: u64) -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(pictures).with_style(style).with_prefix(title.clone())
+        });
+        let now = Instant::now();
+        Self { title, pictures, done: 0, later, start: now, spoke: now, bar }
+    }
+
+    /// Notes a step over `pictures`.
+    pub(crate) fn step(&mut self, pictures: usize, step: &Step) {
+        let Step { classification, regression, .. } = step;
+        self.done += pictures as u64;
+        let remaining = (self.pictures.saturating_sub(self.done) + self.later) as f64 / self.pictures_per_second();
+        let message = format!(
+            "classification {classification:.4}, boxes {regression:.4}, {:.1} pictures/s, {} to go",
+            self.pictures_per_second(),
+            duration(remaining)
+        );
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(self.done);
+                bar.set_message(message);
+            }
+            None if self.spoke.elapsed() >= EVERY => {
+                self.spoke = Instant::now();
+                say(&format!("{} {}/{} {message}", self.title, self.done, self.pictures));
+            }
+            None => {}
+        }
+    }
+
+    /// Notes `pictures` of a validation.
+    pub(crate) fn validated(&mut self, pictures: usize) {
+        self.done += pictures as u64;
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.done);
+        }
+    }
+
+    /// Mean over the epoch so far.
+    pub(crate) fn pictures_per_second(&self) -> f64 {
+        self.done as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
+    }
+
+    /// Seconds since the beginning.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.start.elapsed().as_secs_f64()
+    }
+}
+
+impl Drop for EpochProgress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A line on stderr. A closed stderr is no reason to stop a training.
+pub(crate) fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Hours, minutes and seconds, the larger two of them.
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.clamp(0.0, 1e9) as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_said_in_two_units() {
+        for (seconds, said) in [(5.9, "5 s"), (65.0, "1 min 5 s"), (3600.0 * 30.0 + 61.0, "30 h 1 min"), (-1.0, "0 s")]
+        {
+            assert_eq!(duration(seconds), said);
+        }
+        assert_eq!(duration(f64::NAN), "0 s");
+    }
+}

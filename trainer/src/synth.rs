@@ -1,0 +1,213 @@
+//! `trainer synth`: a data set of drawn shapes, to try the programs on without data of one's own.
+
+mod scene;
+mod shape;
+mod texture;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, value_parser};
+use models::dataset::{Annotation, Dataset, Image};
+use models::spec::Class;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+pub use scene::{Object, Scene, Size, VISIBLE, draw};
+pub use shape::Kind;
+
+/// The file by which a folder is known as one that this program has made.
+const MARK: &str = "synth.txt";
+
+/// The parts of the data set: names of their folders and files.
+const SPLITS: [&str; 3] = ["train", "val", "test"];
+
+/// Draw a data set of shapes: pictures, and their boxes as COCO JSON.
+#[derive(Args, Clone, Debug)]
+pub struct SynthArgs {
+    /// Folder to make; one that an earlier run has made is replaced
+    #[arg(long)]
+    out: PathBuf,
+    /// Pictures to train on
+    #[arg(long, default_value_t = 300)]
+    train: u32,
+    /// Pictures for validation while training
+    #[arg(long, default_value_t = 50)]
+    val: u32,
+    /// Pictures for a test afterwards
+    #[arg(long, default_value_t = 50)]
+    test: u32,
+    /// The same seed draws the same pictures
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Pixels per row
+    #[arg(long, default_value_t = 192, value_parser = value_parser!(u32).range(40..=2048))]
+    width: u32,
+    /// Rows
+    #[arg(long, default_value_t = 192, value_parser = value_parser!(u32).range(40..=2048))]
+    height: u32,
+}
+
+/// Draws `train`, `val` and `test` below the folder, each with a JSON file beside it.
+///
+/// # Errors
+/// When the folder holds anything that this program has not made, or can't be written.
+pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
+    prepare(&args.out)?;
+    for (split, count) in [args.train, args.val, args.test].into_iter().enumerate() {
+        let name = SPLITS[split];
+        let dataset = draw_split(split, count, args)?;
+        let path = args.out.join(format!("{name}.json"));
+        dataset.write_coco(&path).with_context(|| format!("can't write {}", path.display()))?;
+        println!("{}: {} pictures with {} shapes", path.display(), dataset.images.len(), dataset.annotations.len());
+    }
+    Ok(())
+}
+
+/// Makes a folder with nothing but the mark in it. What an earlier run has drawn goes; anything else stays, and is an
+/// error.
+fn prepare(folder: &Path) -> anyhow::Result<()> {
+    let shown = folder.display();
+    fs::create_dir_all(folder).with_context(|| format!("can't make {shown}"))?;
+    let entries: Vec<_> = fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .with_context(|| format!("can't read {shown}"))?;
+    let mark = folder.join(MARK);
+    let drawn =
+        |path: &PathBuf| mark.exists() && SPLITS.iter().any(|name| path.with_extension("") == folder.join(name));
+    if let Some(other) = entries.iter().find(|path| **path != mark && !drawn(path)) {
+        bail!("{} is not of `trainer synth`; empty its folder, or give another --out", other.display());
+    }
+    for path in entries.iter().filter(|path| **path != mark) {
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.with_context(|| format!("can't replace {}", path.display()))?;
+    }
+    let text = "Drawn by `trainer synth`, which replaces its pictures and JSON files when it draws here again.\n";
+    fs::write(&mark, text).with_context(|| format!("can't write {}", mark.display()))
+}
+
+/// Draws the `count` pictures of a part and says what is on them.
+fn draw_split(split: usize, count: u32, args: &SynthArgs) -> anyhow::Result<Dataset> {
+    let folder = args.out.join(SPLITS[split]);
+    fs::create_dir(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+    let size = Size { width: args.width, height: args.height };
+    let draw_picture = |index| {
+        let scene = draw(size, &mut generator(args.seed, split, index));
+        let path = folder.join(file_name(index));
+        scene.picture.save(&path).with_context(|| format!("can't write {}", path.display()))?;
+        Ok(scene.objects)
+    };
+    let objects: Vec<_> = (0..count).into_par_iter().map(draw_picture).collect::<anyhow::Result<_>>()?;
+    Ok(dataset(&objects, size))
+}
+
+/// Random numbers that no other picture of the same seed gets.
+fn generator(seed: u64, split: usize, picture: u32) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream((split as u64) << 32 | u64::from(picture));
+    rng
+}
+
+fn file_name(index: u32) -> String {
+    format!("{index:05}.png")
+}
+
+/// The data set of these objects, which are listed by picture.
+fn dataset(objects: &[Vec<Object>], Size { width, height }: Size) -> Dataset {
+    let images = (0..).zip(objects).map(|(index, _)| Image {
+        id: i64::from(index) + 1,
+        file_name: file_name(index),
+        width,
+        height,
+    });
+    let annotations = objects.iter().enumerate().flat_map(|(image, objects)| objects.iter().map(move |o| (image, o)));
+    let annotations = (1..).zip(annotations).map(|(id, (image, object))| Annotation {
+        id,
+        image,
+        class: object.kind as usize,
+        rectangle: object.bounding_box.into(),
+        area: object.area as f64,
+        crowd: false,
+    });
+    let classes = (1..).zip(Kind::ALL).map(|(id, kind)| Class { id, name: kind.name().to_owned() });
+    Dataset { images: images.collect(), annotations: annotations.collect(), classes: classes.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use models::dataset::OnProblem;
+
+    use super::*;
+
+    fn args(out: &Path) -> SynthArgs {
+        SynthArgs { out: out.to_owned(), train: 6, val: 4, test: 0, seed: 3, width: 64, height: 48 }
+    }
+
+    /// Every file below a folder, with what it holds.
+    fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let below = |path: PathBuf| match fs::read(&path) {
+            Ok(bytes) => BTreeMap::from([(path, bytes)]),
+            Err(_) => files(&path),
+        };
+        entries.flat_map(below).collect()
+    }
+
+    #[test]
+    fn drawing_again_gives_the_same_bytes_and_another_seed_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let args = args(folder.path());
+        run(&args).unwrap();
+        let first = files(folder.path());
+        assert_eq!(first.len(), 6 + 4 + 3 + 1);
+        run(&args).unwrap();
+        assert_eq!(files(folder.path()), first);
+        run(&SynthArgs { seed: 4, ..args }).unwrap();
+        let other = files(folder.path());
+        assert!(first.iter().all(|(path, bytes)| path.extension() != Some("png".as_ref()) || other[path] != *bytes));
+    }
+
+    #[test]
+    fn no_picture_is_drawn_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        run(&args(folder.path())).unwrap();
+        let pictures = files(folder.path()).into_values().filter(|bytes| bytes.starts_with(b"\x89PNG"));
+        assert_eq!(pictures.collect::<BTreeSet<_>>().len(), 10);
+    }
+
+    #[test]
+    fn the_annotations_are_sound_and_belong_to_the_pictures() {
+        let folder = tempfile::tempdir().unwrap();
+        run(&args(folder.path())).unwrap();
+        for (name, count) in [("train", 6), ("val", 4), ("test", 0)] {
+            let (dataset, _) = Dataset::read(&folder.path().join(format!("{name}.json")), OnProblem::Refuse).unwrap();
+            assert_eq!(dataset.images.len(), count);
+            assert_eq!(dataset.missing_pictures(&folder.path().join(name)), Vec::<&Image>::new());
+            let classes: Vec<_> = dataset.classes.iter().map(|class| class.name.as_str()).collect();
+            assert_eq!(classes, Kind::ALL.map(Kind::name));
+        }
+    }
+
+    #[test]
+    fn a_folder_with_files_of_others_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.txt"), "years").unwrap();
+        let error = run(&args(folder.path())).unwrap_err().to_string();
+        assert!(error.contains("thesis.txt") && error.contains("--out"), "{error}");
+        assert_eq!(files(folder.path()).len(), 1);
+    }
+
+    #[test]
+    fn a_folder_with_files_put_beside_drawn_ones_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        run(&args(folder.path())).unwrap();
+        fs::write(folder.path().join("thesis.txt"), "years").unwrap();
+        let before = files(folder.path());
+        run(&args(folder.path())).unwrap_err();
+        assert_eq!(files(folder.path()), before);
+    }
+}

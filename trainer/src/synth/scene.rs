@@ -1,0 +1,304 @@
+//! A scene: shapes on a background, drawn, with the boxes of what can be seen.
+
+use std::f32::consts::TAU;
+
+use image::{Rgb, RgbImage};
+use models::BoundingBox;
+use rand::{Rng, RngExt};
+
+use super::shape::{Kind, Mask, Pixel, Shape};
+use super::texture::{Color, Texture, contrast, mix, random_color};
+
+/// Share of a shape's pixels that must stay in sight: on the picture, and not under other shapes. A place where a new
+/// shape would break this for itself or another is not taken, so every shape on a picture has a box.
+pub const VISIBLE: f32 = 0.7;
+
+/// Share of the pictures that show no shape.
+const EMPTY: f64 = 0.1;
+
+/// Most shapes on a picture.
+const MOST: usize = 5;
+
+/// Diameter of the smallest shapes, in pixels.
+const SMALLEST: f32 = 20.0;
+
+/// Diameter of the largest, as a share of the picture's shorter side.
+const LARGEST: f32 = 0.6;
+
+/// Places that are tried before a shape is given up.
+const TRIES: usize = 20;
+
+/// Width and height of a picture, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Pixels per row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+/// A drawn picture and what is on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scene {
+    /// The picture.
+    pub picture: RgbImage,
+    /// The shapes, from back to front.
+    pub objects: Vec<Object>,
+}
+
+/// A shape, as far as it can be seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Object {
+    /// What it is.
+    pub kind: Kind,
+    /// The smallest box around its visible pixels.
+    pub bounding_box: BoundingBox,
+    /// Number of its visible pixels.
+    pub area: usize,
+}
+
+/// Draws a scene. Sides of less than 40 pixels have no room for shapes of different sizes.
+pub fn draw(size: Size, rng: &mut impl Rng) -> Scene {
+    let mut canvas = Canvas::new(size, rng);
+    let count = if rng.random_bool(EMPTY) { 0 } else { rng.random_range(1..=MOST) };
+    for _ in 0..count {
+        let place = (0..TRIES).find_map(|_| {
+            let shape = random_shape(size, rng);
+            let mask = shape.mask();
+            canvas.has_room(&mask).then_some((shape.kind, mask))
+        });
+        if let Some((kind, mask)) = place {
+            canvas.paint(kind, mask, rng);
+        }
+    }
+    Scene { objects: canvas.objects(), picture: canvas.develop(rng) }
+}
+
+fn random_shape(size: Size, rng: &mut impl Rng) -> Shape {
+    let largest = (LARGEST * size.width.min(size.height) as f32).max(SMALLEST);
+    Shape {
+        kind: Kind::ALL[rng.random_range(0..Kind::ALL.len())],
+        x: size.width as f32 * rng.random_range(0.0..1.0),
+        y: size.height as f32 * rng.random_range(0.0..1.0),
+        // As many of 20 to 30 pixels as of 40 to 60.
+        radius: 0.5 * SMALLEST * (largest / SMALLEST).powf(rng.random_range(0.0..1.0)),
+        angle: rng.random_range(0.0..TAU),
+    }
+}
+
+/// A scene in the making.
+struct Canvas {
+    size: Size,
+    /// By row, then column.
+    colors: Vec<Color>,
+    /// The place in `shapes` of what is in front at each pixel.
+    owners: Vec<Option<usize>>,
+    shapes: Vec<Painted>,
+}
+
+/// A shape on a canvas.
+struct Painted {
+    kind: Kind,
+    /// Number of its pixels, out of sight or not.
+    pixels: usize,
+}
+
+impl Canvas {
+    fn new(size: Size, rng: &mut impl Rng) -> Self {
+        // Never as bright or dark as shapes can be.
+        let color = random_color(rng).map(|channel| 0.2 + 0.6 * channel);
+        let texture = Texture::random(color, 0.35, rng);
+        let points = (0..size.height).flat_map(|row| (0..size.width).map(move |column| (column as f32, row as f32)));
+        let colors: Vec<_> = points.map(|(x, y)| texture.at(x, y)).collect();
+        Self { size, owners: vec![None; colors.len()], colors, shapes: Vec::new() }
+    }
+
+    /// The place of a pixel in `colors` and `owners`, if it is on the picture.
+    fn index(&self, pixel: &Pixel) -> Option<usize> {
+        let (column, row) = (u32::try_from(pixel.column).ok()?, u32::try_from(pixel.row).ok()?);
+        let inside = column < self.size.width && row < self.size.height;
+        inside.then_some(row as usize * self.size.width as usize + column as usize)
+    }
+
+    /// Whether all shapes, and a further one of this mask in front of them, could be seen well enough.
+    fn has_room(&self, mask: &Mask) -> bool {
+        let mut owners = self.owners.clone();
+        let solid = || mask.pixels.iter().filter(|pixel| pixel.is_solid());
+        let new = self.shapes.len();
+        solid().filter_map(|pixel| self.index(pixel)).for_each(|index| owners[index] = Some(new));
+        let mut visible = vec![0usize; new + 1];
+        owners.iter().flatten().for_each(|&owner| visible[owner] += 1);
+        let pixels = self.shapes.iter().map(|shape| shape.pixels).chain([solid().count()]);
+        visible.iter().zip(pixels).all(|(&visible, pixels)| visible as f32 >= VISIBLE * pixels as f32)
+    }
+
+    /// Paints a shape in front of the others, in a color that differs from what is there.
+    fn paint(&mut self, kind: Kind, mask: Mask, rng: &mut impl Rng) {
+        let behind = self.mean_color(&mask);
+        let farther = |a: Color, b: Color| if contrast(a, behind) < contrast(b, behind) { b } else { a };
+        let color = (0..4).map(|_| random_color(rng)).reduce(farther).unwrap_or_default();
+        let texture = Texture::random(color, 0.2, rng);
+        for pixel in &mask.pixels {
+            let Some(index) = self.index(pixel) else { continue };
+            let color = texture.at(pixel.column as f32, pixel.row as f32);
+            self.colors[index] = mix(self.colors[index], color, pixel.coverage);
+            if pixel.is_solid() {
+                self.owners[index] = Some(self.shapes.len());
+            }
+        }
+        let pixels = mask.pixels.iter().filter(|pixel| pixel.is_solid()).count();
+        self.shapes.push(Painted { kind, pixels });
+    }
+
+    fn mean_color(&self, mask: &Mask) -> Color {
+        let mut sum = [0f32; 3];
+        let mut count = 0f32;
+        for index in mask.pixels.iter().filter_map(|pixel| self.index(pixel)) {
+            sum = std::array::from_fn(|i| sum[i] + self.colors[index][i]);
+            count += 1.0;
+        }
+        sum.map(|sum| sum / count.max(1.0))
+    }
+
+    /// What can be seen of the shapes.
+    fn objects(&self) -> Vec<Object> {
+        let mut objects: Vec<_> = self
+            .shapes
+            .iter()
+            .map(|shape| {
+                let nothing = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
+                Object { kind: shape.kind, bounding_box: nothing, area: 0 }
+            })
+            .collect();
+        let width = self.size.width as usize;
+        for (index, owner) in self.owners.iter().enumerate() {
+            let Some(owner) = *owner else { continue };
+            let (x, y) = ((index % width) as f32, (index / width) as f32);
+            let Object { bounding_box: around, area, .. } = &mut objects[owner];
+            *around = BoundingBox {
+                x1: around.x1.min(x),
+                y1: around.y1.min(y),
+                x2: around.x2.max(x + 1.0),
+                y2: around.y2.max(y + 1.0),
+            };
+            *area += 1;
+        }
+        objects
+    }
+
+    /// The picture that a camera takes of the canvas: a little soft and noisy.
+    fn develop(&self, rng: &mut impl Rng) -> RgbImage {
+        let softness = rng.random_range(0.0..1.0);
+        let noise = rng.random_range(0.0..0.08);
+        let (width, height) = (self.size.width as usize, self.size.height as usize);
+        RgbImage::from_fn(self.size.width, self.size.height, |column, row| {
+            let (column, row) = (column as usize, row as usize);
+            let at = |column: usize, row: usize| self.colors[row.min(height - 1) * width + column.min(width - 1)];
+            let (left, above) = (column.saturating_sub(1), row.saturating_sub(1));
+            let neighbours = [at(left, row), at(column + 1, row), at(column, above), at(column, row + 1)];
+            let mean = std::array::from_fn(|i| neighbours.iter().map(|color| color[i]).sum::<f32>() / 4.0);
+            let color = mix(at(column, row), mean, 0.7 * softness);
+            // The sum of four uniform samples is nearly normal.
+            let error = |rng: &mut _| noise * (0..4).map(|_| RngExt::random_range(rng, -0.5..0.5)).sum::<f32>();
+            Rgb(color.map(|channel| (255.0 * (channel + error(rng))).round() as u8))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    const SIZE: Size = Size { width: 128, height: 96 };
+
+    fn scenes() -> impl Iterator<Item = Scene> {
+        (0..100).map(|seed| draw(SIZE, &mut ChaCha8Rng::seed_from_u64(seed)))
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_and_another_does_not() {
+        assert!(scenes().eq(scenes()));
+        let first = scenes().next().unwrap();
+        assert!(scenes().skip(1).all(|scene| scene.picture != first.picture));
+    }
+
+    #[test]
+    fn pictures_without_room_are_drawn_empty() {
+        for (width, height) in [(0, 0), (0, 9), (1, 1), (12, 3)] {
+            for seed in 0..20 {
+                let scene = draw(Size { width, height }, &mut ChaCha8Rng::seed_from_u64(seed));
+                assert_eq!(scene.picture.dimensions(), (width, height));
+                assert_eq!(scene.objects, []);
+            }
+        }
+    }
+
+    #[test]
+    fn boxes_are_inside_the_picture_and_of_the_sizes_asked_for() {
+        for object in scenes().flat_map(|scene| scene.objects) {
+            let b = object.bounding_box;
+            assert_eq!(b, b.clip(SIZE.width as f32, SIZE.height as f32));
+            assert!(b.width() >= 5.0 && b.height() >= 5.0, "{object:?}");
+            assert!(b.width().max(b.height()) <= LARGEST * 96.0 + 1.0, "{object:?}");
+            assert!(object.area as f32 <= b.area());
+        }
+    }
+
+    #[test]
+    fn a_box_touches_the_pixels_of_its_shape_on_all_four_sides() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        for kind in Kind::ALL {
+            let mut canvas = Canvas::new(SIZE, &mut rng);
+            let mask = Shape { kind, x: 60.2, y: 40.9, radius: 25.0, angle: 0.3 }.mask();
+            let solid: Vec<_> = mask.pixels.iter().filter(|pixel| pixel.is_solid()).copied().collect();
+            canvas.paint(kind, mask, &mut rng);
+            let columns = || solid.iter().map(|pixel| pixel.column as f32);
+            let rows = || solid.iter().map(|pixel| pixel.row as f32);
+            let expected = BoundingBox {
+                x1: columns().reduce(f32::min).unwrap(),
+                y1: rows().reduce(f32::min).unwrap(),
+                x2: columns().reduce(f32::max).unwrap() + 1.0,
+                y2: rows().reduce(f32::max).unwrap() + 1.0,
+            };
+            assert_eq!(canvas.objects(), [Object { kind, bounding_box: expected, area: solid.len() }]);
+        }
+    }
+
+    #[test]
+    fn a_covered_shape_has_the_box_of_what_can_be_seen() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut canvas = Canvas::new(SIZE, &mut rng);
+        let square = |x: f32| Shape { kind: Kind::Square, x, y: 48.0, radius: 800f32.sqrt(), angle: TAU / 8.0 }.mask();
+        for x in [40.0, 64.0] {
+            canvas.paint(Kind::Square, square(x), &mut rng);
+        }
+        let boxes: Vec<_> = canvas.objects().iter().map(|object| object.bounding_box).collect();
+        assert_eq!(boxes, [BoundingBox::new(20.0, 28.0, 44.0, 68.0), BoundingBox::new(44.0, 28.0, 84.0, 68.0)]);
+        assert!(!canvas.has_room(&square(84.0)), "half of the front square would be left");
+    }
+
+    #[test]
+    fn shapes_do_not_go_where_too_little_would_be_seen() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut canvas = Canvas::new(SIZE, &mut rng);
+        let disk = |x: f32, radius: f32| Shape { kind: Kind::Disk, x, y: 48.0, radius, angle: 0.0 }.mask();
+        assert!(canvas.has_room(&disk(64.0, 20.0)));
+        assert!(!canvas.has_room(&disk(0.0, 20.0)), "half of it is outside");
+        canvas.paint(Kind::Disk, disk(64.0, 20.0), &mut rng);
+        assert!(!canvas.has_room(&disk(64.0, 18.0)), "it hides most of the other");
+        assert!(canvas.has_room(&disk(64.0, 8.0)));
+    }
+
+    #[test]
+    fn some_pictures_show_nothing_and_some_show_all_that_there_is_room_for() {
+        let counts: Vec<_> = scenes().map(|scene| scene.objects.len()).collect();
+        assert!((2..25).contains(&counts.iter().filter(|&&count| count == 0).count()), "{counts:?}");
+        assert!(counts.contains(&MOST) && counts.iter().all(|&count| count <= MOST), "{counts:?}");
+        for kind in Kind::ALL {
+            assert!(scenes().flat_map(|scene| scene.objects).any(|object| object.kind == kind));
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Textures: a color for every point of a surface.
+
+use std::f32::consts::TAU;
+
+use rand::{Rng, RngExt};
+
+/// Red, green and blue in [0, 1].
+pub(super) type Color = [f32; 3];
+
+/// Any color.
+pub(super) fn random_color(rng: &mut impl Rng) -> Color {
+    std::array::from_fn(|_| rng.random_range(0.0..1.0))
+}
+
+/// Length of the difference of two colors.
+pub(super) fn contrast(a: Color, b: Color) -> f32 {
+    std::array::from_fn::<f32, 3, _>(|i| (a[i] - b[i]).powi(2)).iter().sum::<f32>().sqrt()
+}
+
+/// The color at `share` of the way from `a` to `b`.
+pub(super) fn mix(a: Color, b: Color, share: f32) -> Color {
+    std::array::from_fn(|i| a[i] + share * (b[i] - a[i]))
+}
+
+/// Two colors, and a pattern and noise that say where there is how much of the second.
+#[derive(Clone, Debug)]
+pub(super) struct Texture {
+    first: Color,
+    second: Color,
+    pattern: Pattern,
+    /// Direction of the pattern: cosine and sine.
+    direction: [f32; 2],
+    /// Length after which the pattern repeats, in pixels.
+    period: f32,
+    noise: Noise,
+    /// Share of the noise; the rest is the pattern's.
+    roughness: f32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Pattern {
+    Waves,
+    Stripes,
+    Checks,
+}
+
+impl Texture {
+    /// Any texture around the color `first`. Its other color differs by up to `depth` per channel.
+    pub(super) fn random(first: Color, depth: f32, rng: &mut impl Rng) -> Self {
+        let (sine, cosine) = rng.random_range(0.0..TAU).sin_cos();
+        Self {
+            first,
+            second: first.map(|channel| (channel + rng.random_range(-depth..depth)).clamp(0.0, 1.0)),
+            pattern: [Pattern::Waves, Pattern::Waves, Pattern::Stripes, Pattern::Checks][rng.random_range(0..4)],
+            direction: [cosine, sine],
+            period: 12.0 * rng.random_range(0f32..4.0).exp2(),
+            noise: Noise { seed: rng.random() },
+            roughness: rng.random_range(0.2..0.9),
+        }
+    }
+
+    /// The color at a point.
+    pub(super) fn at(&self, x: f32, y: f32) -> Color {
+        let turns = [self.direction[0] * x + self.direction[1] * y, self.direction[0] * y - self.direction[1] * x]
+            .map(|length| length / self.period);
+        let odd = turns.map(|turns| turns.rem_euclid(1.0) < 0.5);
+        let share = match self.pattern {
+            Pattern::Waves => 0.5 + 0.5 * (TAU * turns[0]).sin(),
+            Pattern::Stripes => f32::from(odd[0]),
+            Pattern::Checks => f32::from(odd[0] != odd[1]),
+        };
+        mix(self.first, self.second, share + self.roughness * (self.noise.at(x, y) - share))
+    }
+}
+
+/// Smooth noise in [0, 1], the same for the same seed: random values at the corners of grids, finer and fainter.
+#[derive(Clone, Copy, Debug)]
+struct Noise {
+    seed: u32,
+}
+
+impl Noise {
+    /// Sides of the grids' cells in pixels, and the shares of their values.
+    const OCTAVES: [(f32, f32); 5] = [(64.0, 0.4), (32.0, 0.25), (16.0, 0.15), (8.0, 0.12), (3.0, 0.08)];
+
+    fn at(&self, x: f32, y: f32) -> f32 {
+        let octaves = Self::OCTAVES.iter().zip(self.seed..);
+        octaves.map(|(&(side, share), seed)| share * smooth_noise(x / side, y / side, seed)).sum()
+    }
+}
+
+fn smooth_noise(x: f32, y: f32, seed: u32) -> f32 {
+    let (column, row) = (x.floor(), y.floor());
+    let ease = |share: f32| share * share * (3.0 - 2.0 * share);
+    let (right, below) = (ease(x - column), ease(y - row));
+    let corner = |i: i32, j: i32| grid_value(column as i32 + i, row as i32 + j, seed);
+    let between = |a: f32, b: f32, share: f32| a + share * (b - a);
+    between(between(corner(0, 0), corner(1, 0), right), between(corner(0, 1), corner(1, 1), right), below)
+}
+
+/// A value in [0, 1) that looks random. <https://github.com/skeeto/hash-prospector>
+fn grid_value(column: i32, row: i32, seed: u32) -> f32 {
+    let mut hash = seed;
+    for part in [column as u32, row as u32] {
+        hash = (hash ^ part).wrapping_add(0x9e37_79b9);
+        hash = (hash ^ (hash >> 16)).wrapping_mul(0x21f0_aaad);
+        hash = (hash ^ (hash >> 15)).wrapping_mul(0x735a_2d97);
+        hash ^= hash >> 15;
+    }
+    (hash >> 8) as f32 / (1u32 << 24) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    #[test]
+    fn colors_stay_between_the_two_of_the_texture() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        for _ in 0..50 {
+            let texture = Texture::random(random_color(&mut rng), 0.3, &mut rng);
+            for point in 0..400 {
+                let color = texture.at((point % 20) as f32 * 7.3 - 20.0, (point / 20) as f32 * 9.1 - 20.0);
+                for i in 0..3 {
+                    let (low, high) =
+                        (texture.first[i].min(texture.second[i]), texture.first[i].max(texture.second[i]));
+                    assert!((low - 1e-5..=high + 1e-5).contains(&color[i]), "{color:?} in {texture:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_smooth() {
+        let noise = Noise { seed: 7 };
+        for point in 0..1000 {
+            let (x, y) = (point as f32 * 0.37, point as f32 * 0.11);
+            assert!((noise.at(x + 0.01, y) - noise.at(x, y)).abs() < 0.01);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What the network's verbs mean to libtorch.
+
+use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, Statistics, Tensor};
+
+/// Momentum of the running statistics, as PyTorch's default.
+const MOMENTUM: f64 = 0.1;
+
+/// A libtorch tensor. Whether a live batch normalization looks at its batch is a matter of the type, so that a network is
+/// built for training or for use, and its forward pass needs no mode.
+#[derive(Debug)]
+pub struct Torch<const TRAINING: bool>(pub tch::Tensor);
+
+/// A value while training.
+pub type Training = Torch<true>;
+
+/// A value in use.
+pub type Inference = Torch<false>;
+
+impl<const TRAINING: bool> Clone for Torch<TRAINING> {
+    /// Another handle on the same numbers.
+    fn clone(&self) -> Self {
+        Self(self.0.shallow_clone())
+    }
+}
+
+impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
+    fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
+        let config = &layer.config;
+        let (stride, padding) = ([config.stride as i64; 2], [config.padding as i64; 2]);
+        let bias = layer.bias.as_ref().map(|bias| &bias.0);
+        Self(self.0.conv2d(&layer.weight.0, bias, stride, padding, [1, 1], config.groups as i64))
+    }
+
+    fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
+        let live = TRAINING && layer.statistics == Statistics::Live;
+        let (weight, bias) = (Some(&layer.weight.0), Some(&layer.bias.0));
+        let (mean, var) = (Some(&layer.running_mean.0), Some(&layer.running_var.0));
+        Self(self.0.batch_norm(weight, bias, mean, var, live, MOMENTUM, layer.epsilon.into(), true))
+    }
+
+    fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {
+        let (weight, bias) = (Some(&layer.weight.0), Some(&layer.bias.0));
+        Self(self.0.group_norm(layer.groups as i64, weight, bias, layer.epsilon.into(), true))
+    }
+
+    fn relu(&self) -> Self {
+        Self(self.0.relu())
+    }
+
+    fn sigmoid(&self) -> Self {
+        Self(self.0.sigmoid())
+    }
+
+    fn add(&self, other: &Self) -> Self {
+        Self(&self.0 + &other.0)
+    }
+
+    fn max_pool(&self, window: MaxPool) -> Self {
+        let [kernel, stride, padding] = [window.kernel, window.stride, window.padding].map(|n| [n as i64; 2]);
+        Self(self.0.max_pool2d(kernel, stride, padding, [1, 1], false))
+    }
+
+    fn upsample2x(&self) -> Self {
+        let [height, width] = [self.0.size()[2] * 2, self.0.size()[3] * 2];
+        Self(self.0.upsample_nearest2d([height, width], 2.0, 2.0))
+    }
+
+    fn per_anchor(&self, width: usize) -> Self {
+        let pictures = self.0.size()[0];
+        Self(self.0.permute([0, 2, 3, 1]).reshape([pictures, -1, width as i64]))
+    }
+
+    fn concat(parts: &[Self]) -> Self {
+        Self(tch::Tensor::cat(&parts.iter().map(|part| &part.0).collect::<Vec<_>>(), 1))
+    }
+}

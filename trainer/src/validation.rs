@@ -1,0 +1,78 @@
+//! Average precision of a network on a data set, with the post-processing that ships.
+
+use models::evaluation::{Evaluation, ScoredBox, evaluate};
+use models::{Anchors, ModelSpec};
+use ndarray::ArrayView3;
+use rayon::prelude::*;
+use runtime::{Detection, postprocess};
+use tch::Tensor;
+
+use crate::learner::Learner;
+use crate::loader::{Batch, Loader, Order};
+
+/// Detections per picture and class that count; COCO's evaluation ignores the rest.
+const COUNTED: usize = 100;
+
+/// Runs the network over every picture of the loader's data set.
+///
+/// # Errors
+/// When a picture can't be read.
+pub(crate) fn validate(
+    learner: &Learner,
+    loader: &Loader,
+    batch_size: usize,
+    mut on_batch: impl FnMut(usize),
+) -> anyhow::Result<Evaluation> {
+    let dataset = &loader.recipe().dataset;
+    let pictures: Vec<_> = (0..dataset.images.len()).collect();
+    let orders = pictures.chunks(batch_size).map(|pictures| Order { pictures: pictures.to_vec(), seed: 0 });
+    let spec = counted(&learner.spec);
+    let mut scored = Vec::new();
+    for batch in loader.batches(orders) {
+        let batch = batch?;
+        let [scores, offsets] = learner.predict(&batch);
+        let detections = detections(&batch, &scores, &offsets, &spec);
+        for (picture, detections) in batch.pictures.iter().zip(detections) {
+            scored.extend(detections.into_iter().map(|detection| ScoredBox {
+                image: *picture,
+                class: detection.label,
+                score: detection.score.into(),
+                rectangle: detection.bounding_box.into(),
+            }));
+        }
+        on_batch(batch.pictures.len());
+    }
+    Ok(evaluate(&dataset.annotations, &scored, dataset.classes.len()))
+}
+
+/// The spec with an end to the detections of a picture. A network at the start of its training may believe in all anchors
+/// at once; only the best of them can count.
+fn counted(spec: &ModelSpec) -> ModelSpec {
+    let mut spec = spec.clone();
+    let most = COUNTED * spec.class_count();
+    spec.postprocessing.max_detections = Some(spec.postprocessing.max_detections.unwrap_or(most).min(most));
+    spec
+}
+
+fn detections(batch: &Batch, scores: &Tensor, offsets: &Tensor, spec: &ModelSpec) -> Vec<Vec<Detection>> {
+    let values = |tensor: &Tensor| {
+        let mut values = vec![0f32; tensor.numel()];
+        tensor.copy_data(&mut values, tensor.numel());
+        values
+    };
+    let shape = |tensor: &Tensor| {
+        let (n, rows, width) = tensor.size3().expect("predictions have three dimensions");
+        (n as usize, rows as usize, width as usize)
+    };
+    let (score_values, offset_values) = (values(scores), values(offsets));
+    let scores = ArrayView3::from_shape(shape(scores), &score_values).expect("values fill the shape they came in");
+    let offsets = ArrayView3::from_shape(shape(offsets), &offset_values).expect("values fill the shape they came in");
+    let (_, _, height, width) = batch.images.dim();
+    let anchors = Anchors::new(&spec.anchors, height, width);
+    let pictures = batch.placements.par_iter().enumerate().map(|(index, placement)| {
+        let (scores, offsets) =
+            (scores.index_axis(ndarray::Axis(0), index), offsets.index_axis(ndarray::Axis(0), index));
+        postprocess(scores, offsets, &anchors, placement, spec)
+    });
+    pictures.collect()
+}

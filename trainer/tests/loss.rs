@@ -1,0 +1,202 @@
+//! The loss and its gradient against the formulas, written down in double precision, element by element.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use models::spec::{AnchorSpec, BoxCoderSpec};
+use models::{Anchors, BoundingBox, Matcher};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{Kind, Tensor};
+use trainer::loss::{Loss, LossConfig};
+use trainer::targets::{Object, Targets};
+
+const SIDE: usize = 128;
+const CLASSES: usize = 3;
+
+/// Largest relative difference of a loss: single precision, summed over some thousand scores.
+const LOSS_TOLERANCE: f64 = 1e-5;
+
+/// Largest absolute difference of an element of the gradient; the elements are below 1.
+const GRADIENT_TOLERANCE: f64 = 1e-6;
+
+fn object(class: usize, corners: [f32; 4]) -> Object {
+    Object { class, bounding_box: BoundingBox::from(corners) }
+}
+
+fn iou(a: &[f64; 4], b: &[f64; 4]) -> f64 {
+    let side = |low: usize| (a[low + 2].min(b[low + 2]) - a[low].max(b[low])).max(0.0);
+    let area = |c: &[f64; 4]| (c[2] - c[0]) * (c[3] - c[1]);
+    let intersection = side(0) * side(1);
+    intersection / (area(a) + area(b) - intersection).max(1e-8)
+}
+
+/// What an anchor stands for.
+enum Truth {
+    Ignored,
+    Background,
+    Object { class: usize, offsets: [f64; 4] },
+}
+
+/// What the formulas say of the anchors of one picture.
+fn truth(anchors: &[[f64; 4]], objects: &[Object]) -> Vec<Truth> {
+    let boxes: Vec<_> = objects.iter().map(|object| <[f32; 4]>::from(object.bounding_box).map(f64::from)).collect();
+    let of_anchor = |anchor: &[f64; 4]| {
+        let mut best: Option<(f64, usize)> = None;
+        for (index, corners) in boxes.iter().enumerate() {
+            let overlap = iou(anchor, corners);
+            if best.is_none_or(|(most, _)| overlap > most) {
+                best = Some((overlap, index));
+            }
+        }
+        let (overlap, index) = best.unwrap_or((0.0, 0));
+        if overlap < 0.4 {
+            return Truth::Background;
+        }
+        if overlap < 0.5 {
+            return Truth::Ignored;
+        }
+        let [x1, y1, x2, y2] = boxes[index];
+        let [aw, ah] = [anchor[2] - anchor[0], anchor[3] - anchor[1]];
+        let [ax, ay] = [anchor[0] + 0.5 * aw, anchor[1] + 0.5 * ah];
+        let [gx, gy] = [x1 + 0.5 * (x2 - x1), y1 + 0.5 * (y2 - y1)];
+        let [gw, gh] = [(x2 - x1).max(1.0), (y2 - y1).max(1.0)];
+        let offsets = [(gx - ax) / aw / 0.1, (gy - ay) / ah / 0.1, (gw / aw).ln() / 0.2, (gh / ah).ln() / 0.2];
+        Truth::Object { class: objects[index].class, offsets }
+    };
+    anchors.iter().map(of_anchor).collect()
+}
+
+fn focal(logit: f64, foreground: bool) -> f64 {
+    let p = 1.0 / (1.0 + (-logit).exp());
+    if foreground { 0.25 * (1.0 - p).powi(2) * -p.ln() } else { 0.75 * p.powi(2) * -(1.0 - p).ln() }
+}
+
+fn smooth_l1(error: f64) -> f64 {
+    let d = error.abs();
+    if d <= 1.0 / 9.0 { 4.5 * d * d } else { d - 1.0 / 18.0 }
+}
+
+/// The slope of a function at a place: every element of a prediction has one term of the loss to itself.
+fn slope(f: impl Fn(f64) -> f64, x: f64) -> f64 {
+    let step = 1e-5;
+    (f(x + step) - f(x - step)) / (2.0 * step)
+}
+
+/// Compares loss and gradient for a batch, and says how many anchors were foreground in each picture.
+fn check(pictures: &[Vec<Object>]) -> Vec<usize> {
+    let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
+    let precise: Vec<_> = anchors.boxes().iter().map(|anchor| <[f32; 4]>::from(*anchor).map(f64::from)).collect();
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let mut values = |width: usize| -> Vec<f32> {
+        (0..pictures.len() * precise.len() * width).map(|_| random.random_range(-6.0..6.0)).collect()
+    };
+    let (logit_values, offset_values) = (values(CLASSES), values(4));
+
+    // The formulas.
+    let mut expected = [0.0; 2];
+    let mut logit_slopes = Vec::new();
+    let mut offset_slopes = Vec::new();
+    let mut foreground_counts = Vec::new();
+    for (picture, objects) in pictures.iter().enumerate() {
+        let truth = truth(&precise, objects);
+        let foreground = truth.iter().filter(|anchor| matches!(anchor, Truth::Object { .. })).count();
+        foreground_counts.push(foreground);
+        let pictures = pictures.len() as f64;
+        let per_score = 1.0 / (foreground.max(1) as f64 * pictures);
+        let per_offset = 1.0 / (foreground.max(1) as f64 * 4.0 * pictures);
+        for (index, anchor) in truth.iter().enumerate() {
+            let row = picture * precise.len() + index;
+            for class in 0..CLASSES {
+                let logit = f64::from(logit_values[row * CLASSES + class]);
+                if let Truth::Ignored = anchor {
+                    logit_slopes.push(0.0);
+                    continue;
+                }
+                let foreground = matches!(anchor, Truth::Object { class: its, .. } if *its == class);
+                let term = |x| focal(x, foreground) * per_score;
+                expected[0] += term(logit);
+                logit_slopes.push(slope(term, logit));
+            }
+            for coordinate in 0..4 {
+                let Truth::Object { offsets: target, .. } = anchor else {
+                    offset_slopes.push(0.0);
+                    continue;
+                };
+                let offset = f64::from(offset_values[row * 4 + coordinate]);
+                let term = |x| smooth_l1(x - target[coordinate]) * per_offset;
+                expected[1] += term(offset);
+                offset_slopes.push(slope(term, offset));
+            }
+        }
+    }
+
+    // The program.
+    let shape = |width: usize| [pictures.len() as i64, precise.len() as i64, width as i64];
+    let leaf = |values: &[f32], width| Tensor::from_slice(values).view(shape(width)).set_requires_grad(true);
+    let (logits, offsets) = (leaf(&logit_values, CLASSES), leaf(&offset_values, 4));
+    let targets = Targets::new(pictures, &anchors, &Matcher::default(), &BoxCoderSpec::default());
+    let loss = Loss::new(&logits, &offsets, &targets, &LossConfig::default());
+    for (found, expected) in loss.values().into_iter().zip(expected) {
+        assert!((found - expected).abs() <= LOSS_TOLERANCE * expected.max(1.0), "{found} instead of {expected}");
+    }
+    let gradients = Tensor::run_backward(&[loss.total()], &[&logits, &offsets], false, false);
+    for (gradient, expected) in gradients.iter().zip([logit_slopes, offset_slopes]) {
+        let difference = gradient.to_kind(Kind::Double).view(-1) - Tensor::from_slice(&expected);
+        let largest = difference.abs().max().double_value(&[]);
+        assert!(largest <= GRADIENT_TOLERANCE, "the gradient differs by {largest}");
+    }
+    foreground_counts
+}
+
+fn several() -> Vec<Object> {
+    vec![object(0, [8.0, 10.0, 60.0, 50.0]), object(2, [70.0, 64.0, 120.0, 126.0]), object(1, [0.0, 0.0, 127.0, 120.0])]
+}
+
+fn too_small() -> Vec<Object> {
+    vec![object(1, [40.0, 40.0, 46.0, 47.0])]
+}
+
+fn overlapping() -> Vec<Object> {
+    vec![object(1, [20.0, 20.0, 70.0, 70.0]), object(1, [26.0, 24.0, 76.0, 74.0]), object(1, [20.0, 20.0, 70.0, 70.0])]
+}
+
+#[test]
+fn several_boxes() {
+    assert!(check(&[several()])[0] > 3);
+}
+
+#[test]
+fn no_box_at_all() {
+    assert_eq!(check(&[vec![]]), [0]);
+}
+
+#[test]
+fn a_box_too_small_to_match() {
+    assert_eq!(check(&[too_small()]), [0]);
+}
+
+#[test]
+fn overlapping_boxes_of_one_class() {
+    assert!(check(&[overlapping()])[0] > 3);
+}
+
+#[test]
+fn a_batch_of_all_these() {
+    let counts = check(&[several(), vec![], too_small(), overlapping()]);
+    assert!(counts[0] > 0 && counts[1] == 0 && counts[2] == 0 && counts[3] > 0);
+}
+
+#[test]
+fn scores_beyond_single_precision_have_a_finite_loss_and_gradient() {
+    let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
+    let rows = anchors.boxes().len() as i64;
+    let targets = Targets::new(&[several()], &anchors, &Matcher::default(), &BoxCoderSpec::default());
+    for logit in [-1e4, -200.0, 200.0, 1e4] {
+        let logits = Tensor::full([1, rows, CLASSES as i64], logit, tch::kind::FLOAT_CPU).set_requires_grad(true);
+        let offsets = Tensor::zeros([1, rows, 4], tch::kind::FLOAT_CPU).set_requires_grad(true);
+        let loss = Loss::new(&logits, &offsets, &targets, &LossConfig::default());
+        assert!(loss.values().iter().all(|value| value.is_finite()), "{logit}");
+        let gradients = Tensor::run_backward(&[loss.total()], &[&logits, &offsets], false, false);
+        assert!(gradients.iter().all(|gradient| gradient.isfinite().all().int64_value(&[]) == 1), "{logit}");
+    }
+}
