@@ -1,0 +1,160 @@
+"""Average precision as pycocotools computes it, on random data sets that are awkward on purpose.
+
+    pip install pycocotools==2.0.11
+    python evaluation.py write                      # writes evaluation.json, which models/tests/evaluation.rs reads
+    python evaluation.py compare RUNTIME [COUNT]    # COUNT random sets through `RUNTIME score` and pycocotools
+    python evaluation.py time RUNTIME               # 5,000 pictures, 80 classes, 500,000 detections through both
+
+RUNTIME is the program, for instance target/release/runtime. Tests need neither this script nor Python.
+"""
+
+import contextlib
+import io
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+TOLERANCE = 1e-9
+# A category that no ground truth has: such detections don't count.
+UNKNOWN = 100_000
+
+
+def make(seed, images=6, classes=3, objects=4, detections=8, crowd=0.1, side=(8, 140), grid=4, levels=7, found=0.7):
+    """Ground truth and results. Coordinates are multiples of `grid`, so that overlaps tie and meet thresholds exactly;
+    scores have `levels` values; a share `found` of detections is near an object. Ids have gaps and no order."""
+    rng = random.Random(seed)
+    number = lambda low, high: rng.randrange(low, high, grid) if grid else round(rng.uniform(low, high), 2)
+    image_ids = rng.sample(range(0, 10 * images), images)
+    class_ids = rng.sample(range(0, 10 * classes), classes)
+    truth = {
+        "info": {},
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 400, "height": 400} for i in image_ids],
+        "categories": [{"id": i, "name": f"class {i}"} for i in class_ids],
+        "annotations": [],
+    }
+    # The last class has no object and the first picture has neither object nor detection.
+    for _ in range(objects * images):
+        width, height = number(*side), number(*side)
+        truth["annotations"].append({
+            "id": len(truth["annotations"]) + 1,
+            "image_id": rng.choice(image_ids[1:]),
+            "category_id": rng.choice(class_ids[:-1]),
+            "bbox": [number(0, 260), number(0, 260), width, height],
+            # As the area of a mask is: less than the box has, and sometimes on the border between two ranges.
+            "area": rng.choice([width * height, width * height, round(width * height * rng.uniform(0.4, 1), 1), 1024, 9216]),
+            "iscrowd": int(rng.random() < crowd),
+        })
+    results = []
+    for _ in range(detections * images):
+        if truth["annotations"] and rng.random() < found:
+            near = rng.choice(truth["annotations"])
+            image, category = near["image_id"], near["category_id"]
+            bbox = [max(0, v + rng.choice([-1, 0, 0, 0, 1]) * (grid or rng.uniform(0, 8))) for v in near["bbox"]]
+        else:
+            image, category = rng.choice(image_ids[1:]), rng.choice(class_ids + [UNKNOWN])
+            bbox = [number(0, 260), number(0, 260), number(*side), number(*side)]
+        score = rng.randrange(1, levels) / levels if levels else rng.random()
+        results.append({"image_id": image, "category_id": category, "bbox": bbox, "score": score})
+    return truth, results
+
+
+def evaluate(truth, results):
+    """pycocotools' twelve numbers, AP and AR100 per class, and the seconds that matching and accumulating took."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes([dict(result) for result in results]), "bbox")
+        start = time.perf_counter()
+        evaluation.evaluate()
+        evaluation.accumulate()
+        seconds = time.perf_counter() - start
+        evaluation.summarize()
+    mean = lambda numbers: float(numbers[numbers > -1].mean()) if (numbers > -1).any() else -1.0
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    per_class = [
+        {"id": int(id), "AP": mean(precision[:, :, k, 0, 2]), "AR100": mean(recall[:, k, 0, 2])}
+        for k, id in enumerate(evaluation.params.catIds)
+    ]
+    return dict(zip(KEYS, map(float, evaluation.stats))), per_class, seconds
+
+
+def ours(runtime, truth, results):
+    """The numbers of `runtime score`, and its seconds, reading included."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("truth.json", "results.json")]
+        for path, content in zip(paths, (truth, results)):
+            path.write_text(json.dumps(content))
+        start = time.perf_counter()
+        command = [runtime, "score", "--truth", paths[0], "--detections", paths[1], "--json", "-"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return json.loads(done.stdout), time.perf_counter() - start
+
+
+def write():
+    cases = {
+        "ties in score and overlap": dict(seed=1, levels=3, grid=8),
+        "crowds": dict(seed=2, crowd=0.5, images=4),
+        "areas": dict(seed=3, side=(8, 240), crowd=0.0, objects=6, grid=0, levels=0),
+        "classes without objects": dict(seed=4, classes=12, images=3),
+        "more than a hundred detections": dict(seed=5, images=2, classes=2, objects=6, detections=90, found=0.8),
+        "no object at all": dict(seed=6, objects=0, images=2, detections=3),
+    }
+    lines = []
+    for name, options in cases.items():
+        truth, results = make(**options)
+        summary, per_class, _ = evaluate(truth, results)
+        case = dict(name=name, truth=truth, results=results, summary=summary, per_class=per_class)
+        lines.append(json.dumps(case, separators=(",", ":")))
+    Path(__file__).with_suffix(".json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def compare(runtime, count):
+    worst = 0.0
+    for seed in range(count):
+        rng = random.Random(seed)
+        options = dict(
+            images=rng.randint(2, 25), classes=rng.randint(2, 8), objects=rng.randint(0, 12),
+            detections=rng.choice([1, 5, 30, 150]), crowd=rng.choice([0, 0.1, 0.5]), side=rng.choice([(4, 40), (8, 240)]),
+            grid=rng.choice([0, 1, 2, 4]), levels=rng.choice([0, 2, 5, 50]), found=rng.choice([0, 0.5, 1]),
+        )
+        truth, results = make(seed, **options)
+        expected, _, _ = evaluate(truth, results)
+        found, _ = ours(runtime, truth, results)
+        difference = max(abs(found[key] - expected[key]) for key in KEYS)
+        if not difference <= TOLERANCE:
+            sys.exit(f"seed {seed} {options} differs by {difference}:\n{found}\n{expected}")
+        worst = max(worst, difference)
+    print(f"{count} sets agree, largest difference {worst:.1e}")
+
+
+def clock(runtime):
+    """About as many objects and detections as COCO's validation set with 100 detections per picture has."""
+    options = dict(images=5001, classes=81, objects=7, detections=100, crowd=0.01, grid=0, levels=0, found=0.3)
+    truth, results = make(0, **options)
+    print(f"{len(truth['annotations'])} objects, {len(results)} detections")
+    found, seconds = ours(runtime, truth, results)
+    print(f"runtime score: {seconds:.2f} s, reading the files included")
+    expected, _, seconds = evaluate(truth, results)
+    print(f"pycocotools: {seconds:.2f} s, after reading the files")
+    print(f"largest difference {max(abs(found[key] - expected[key]) for key in KEYS):.1e}")
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["write"]:
+            write()
+        case ["compare", runtime, *count]:
+            compare(runtime, int(*count) if count else 200)
+        case ["time", runtime]:
+            clock(runtime)
+        case _:
+            sys.exit(__doc__)

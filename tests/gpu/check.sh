@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# The CUDA paths, wherever there is a GPU: a training step and a short fit, export, detections of the GPU equal to those
+# of the CPU, and the time of both. Prints what tests/gpu/RESULTS.md records.
+#
+# usage: tests/gpu/check.sh BINARIES WORK
+#   BINARIES  folder with trainer, exporter and runtime, built with CUDA=1 (default: target/release)
+#   WORK      folder to work in; made anew (default: .gpu)
+#
+# The programs find libtorch by their rpath or LD_LIBRARY_PATH, ONNX Runtime's GPU library by ORT_DYLIB_PATH or as
+# `runtime --help` says. Python 3 compares the results.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+binaries=$(realpath "${1:-target/release}")
+work=${2:-.gpu}
+rm -rf "$work"
+mkdir -p "$work"
+cd "$work"
+
+step() { printf '\n== %s\n' "$*"; }
+
+step "machine"
+date -u +%Y-%m-%d
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+for program in trainer exporter runtime; do "$binaries/$program" --version; done
+
+step "fit on CUDA"
+"$binaries/trainer" synth --out shapes --train 400 --val 50 --test 50 --seed 0
+for device in cuda cpu; do
+  epochs=$([ "$device" = cuda ] && echo 8 || echo 1)
+  sed "s/^  epochs: .*/  epochs: $epochs/" "$here/../../trainer/configs/shapes.yaml" > "shapes-$device.yaml"
+  "$binaries/trainer" fit --config "shapes-$device.yaml" --data shapes --device "$device" --out "run-$device"
+done
+python3 - <<'EOF'
+import json
+for device in ("cuda", "cpu"):
+    lines = [json.loads(line) for line in open(f"run-{device}/log.jsonl")]
+    first = next(line for line in lines if "gradient_norm" in line)
+    epochs = [line for line in lines if "validation" in line]
+    print(f"{device}: first step classification {first['classification']:.6f}, boxes {first['regression']:.6f}, "
+          f"gradient norm {first['gradient_norm']:.4f}; {epochs[-1]['pictures_per_second']:.1f} pictures/s, "
+          f"AP50 {epochs[-1]['validation']['AP50']:.4f} after {len(epochs)} epochs")
+    if device == "cuda":
+        on_gpu, ap50 = first, epochs[-1]["validation"]["AP50"]
+# The same weights and the same batch: what differs is the arithmetic.
+for part in ("classification", "regression"):
+    assert abs(on_gpu[part] - first[part]) <= 0.01 * abs(first[part]), f"the first step differs in {part}"
+assert ap50 > 0.5, "the detector has not learned on the GPU"
+EOF
+
+step "export"
+"$binaries/exporter" --checkpoint run-cuda/best.safetensors --out retinanet.onnx
+
+step "detect on both"
+for provider in cuda cpu; do
+  start=$(date +%s.%N)
+  "$binaries/runtime" detect --model retinanet.onnx --provider "$provider" --json "$provider.json" shapes/test
+  echo "$provider: $(python3 -c "import time; print(round(time.time() - $start, 2))") s with start-up"
+done
+python3 - <<'EOF'
+import json
+gpu, cpu = (json.load(open(f"{name}.json")) for name in ("cuda", "cpu"))
+assert [p["file"] for p in gpu] == [p["file"] for p in cpu]
+worst_score = worst_box = 0.0
+compared = 0
+for a, b in zip(gpu, cpu):
+    # A score at the threshold may fall on either side.
+    a, b = ([d for d in p["detections"] if d["score"] > 0.06] for p in (a, b))
+    key = lambda d: (d["label"], d["box"])
+    for x in a:
+        y = min((y for y in b if y["label"] == x["label"]),
+                key=lambda y: sum(abs(p - q) for p, q in zip(x["box"], y["box"])), default=None)
+        assert y is not None, f"{x} is on the GPU only"
+        worst_score = max(worst_score, abs(x["score"] - y["score"]))
+        worst_box = max(worst_box, max(abs(p - q) for p, q in zip(x["box"], y["box"])))
+        compared += 1
+print(f"{compared} detections: scores differ by at most {worst_score:.2e}, boxes by at most {worst_box:.2e} pixels")
+assert compared > 0 and worst_score <= 5e-3 and worst_box <= 0.5
+EOF
+
+step "all is well"

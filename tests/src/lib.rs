@@ -1,0 +1,52 @@
+//! Detectors for tests: any spec, with random weights that give every part of the network something to say.
+
+use std::collections::BTreeMap;
+
+use models::spec::{Class, NormKind};
+use models::{Checkpoint, ModelSpec, Parameter, Provenance, RetinaNet, parameters};
+use ndarray::{ArrayD, IxDyn};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::Device;
+use trainer::learner::probe;
+use trainer::parameters::Parameters;
+
+/// A preset with another kind of normalization and `classes` classes.
+pub fn spec(preset: &str, norm: NormKind, classes: usize) -> ModelSpec {
+    let mut spec = ModelSpec::preset(preset).expect("tests name presets that exist");
+    spec.backbone.norm.kind = norm;
+    spec.classes = (1..=classes).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
+    spec
+}
+
+/// A network with random weights and its probe, from libtorch.
+pub fn checkpoint(spec: &ModelSpec, seed: u64) -> Checkpoint {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let list = parameters(spec).expect("tests make valid specs");
+    let tensors: BTreeMap<_, _> =
+        list.iter().map(|parameter| (parameter.name.clone(), random_tensor(parameter, &mut random))).collect();
+    let network = RetinaNet::new(spec, &Parameters::of_tensors(&list, Device::Cpu, &tensors));
+    let probe = probe(&network.expect("the tensors were made from the spec"));
+    let provenance = Provenance { program: "tests".to_owned(), epoch: None, ap: None };
+    Checkpoint { spec: spec.clone(), provenance, tensors, probe }
+}
+
+/// Numbers under which activations neither vanish nor explode, however deep the network, and no normalization is the
+/// identity.
+fn random_tensor(parameter: &Parameter, random: &mut ChaCha8Rng) -> ArrayD<f32> {
+    let name = &parameter.name;
+    let fan_in = parameter.shape[1..].iter().product::<usize>() as f32;
+    let range = if parameter.shape.len() > 1 {
+        // Uniform numbers of variance 2 / fan_in keep the scale of rectified activations.
+        let bound = (6.0 / fan_in).sqrt();
+        -bound..bound
+    } else if name.ends_with("running_var") {
+        0.5..1.5
+    } else if name.ends_with("weight") {
+        // The last factor of a residual block is small, or a hundred blocks would add up.
+        if name.contains("bn3") || name.contains("bn2") { 0.1..0.3 } else { 0.7..1.3 }
+    } else {
+        -0.1..0.1
+    };
+    ArrayD::from_shape_simple_fn(IxDyn(&parameter.shape), || random.random_range(range.clone()))
+}

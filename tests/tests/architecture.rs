@@ -1,0 +1,62 @@
+//! The invariants of the code map: which crate may link what.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Packages that a build of `member` contains, build scripts and tests aside.
+fn dependencies(metadata: &Value, member: &str) -> BTreeSet<String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let names: BTreeMap<_, _> = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| (text(&package["id"]), text(&package["name"])))
+        .collect();
+    let nodes: BTreeMap<_, _> =
+        metadata["resolve"]["nodes"].as_array().unwrap().iter().map(|node| (text(&node["id"]), node)).collect();
+    let is_normal =
+        |dependency: &&Value| dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null());
+    let start = names.iter().find(|(_, name)| *name == member).unwrap().0;
+    let mut open = vec![start.clone()];
+    let mut seen = BTreeSet::new();
+    while let Some(id) = open.pop() {
+        if seen.insert(id.clone()) {
+            let dependencies = nodes[&id]["deps"].as_array().unwrap().iter().filter(is_normal);
+            open.extend(dependencies.map(|dependency| text(&dependency["pkg"])));
+        }
+    }
+    seen.into_iter().map(|id| names[&id].clone()).collect()
+}
+
+#[test]
+fn crates_link_what_the_code_map_says() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata = serde_json::from_slice(&output.stdout).unwrap();
+
+    let libtorch = ["tch", "torch-sys"];
+    let onnxruntime = ["ort", "ort-sys"];
+    let codecs = ["image", "png", "zune-jpeg", "image-webp", "gif", "tiff"];
+    let ours = ["models", "runtime", "exporter", "trainer"];
+    let allowed = [
+        ("models", vec![]),
+        ("runtime", [&["models"], onnxruntime.as_slice(), &codecs].concat()),
+        ("exporter", [&["models", "runtime"], onnxruntime.as_slice(), &codecs].concat()),
+        ("trainer", [&["models", "runtime"], onnxruntime.as_slice(), &codecs, &libtorch].concat()),
+    ];
+    for (member, allowed) in allowed {
+        let linked = dependencies(&metadata, member);
+        for package in [libtorch.as_slice(), &onnxruntime, &codecs, &ours].concat() {
+            let may = allowed.contains(&package) || package == member;
+            assert_eq!(linked.contains(package), may, "{member} and {package}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! From a checkpoint to boxes on a picture: the exported file finds what libtorch finds.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use exporter::{Draft, export};
+use image::{Rgb, RgbImage};
+use models::spec::NormKind;
+use models::{Anchors, ModelSpec, RetinaNet, RgbView, parameters, preprocess};
+use ndarray::{Axis, Ix3};
+use runtime::{Detection, Detector, DetectorOptions, EngineOptions, postprocess};
+use tch::{Device, Tensor};
+use trainer::parameters::{Parameters, to_array};
+use trainer::torch::{Inference, Torch};
+
+/// Largest difference of a score between the two.
+const SCORE: f32 = 1e-4;
+
+/// Smallest overlap of a box with its counterpart.
+const OVERLAP: f32 = 0.99;
+
+fn spec() -> ModelSpec {
+    let mut spec = tests::spec("resnet18", NormKind::Batch, 4);
+    spec.preprocessing.shorter_side = 96;
+    spec.preprocessing.longer_side = 160;
+    // The random network believes in a good part of its anchors; these are enough.
+    spec.postprocessing.score_threshold = 0.6;
+    spec
+}
+
+fn picture(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let inside =
+            |left: u32, top: u32, side: u32| (left..left + side).contains(&x) && (top..top + side).contains(&y);
+        if inside(20, 30, 70) {
+            Rgb([220, 40, 30])
+        } else if inside(width / 2, height / 3, 50) {
+            Rgb([30, 60, 200])
+        } else {
+            Rgb([(x % 256) as u8, (y % 256) as u8, ((x + y) % 97) as u8])
+        }
+    })
+}
+
+fn libtorch_detects(network: &RetinaNet<Inference>, picture: &RgbImage, spec: &ModelSpec) -> Vec<Detection> {
+    let view = RgbView::new(picture.width(), picture.height(), picture.as_raw()).unwrap();
+    let input = preprocess(view, &spec.preprocessing);
+    let (_, height, width) = input.pixels.dim();
+    let pixels = Tensor::from_slice(input.pixels.as_slice().unwrap()).view([1, 3, height as i64, width as i64]);
+    let predictions = tch::no_grad(|| network.forward(&Torch(pixels)));
+    let [scores, offsets] = [predictions.scores(), predictions.offsets]
+        .map(|tensor| to_array(&tensor.0).into_dimensionality::<Ix3>().unwrap().index_axis_move(Axis(0), 0));
+    let anchors = Anchors::new(&spec.anchors, height, width);
+    postprocess(scores.view(), offsets.view(), &anchors, &input.placement, spec)
+}
+
+#[test]
+fn the_exported_file_finds_what_libtorch_finds() {
+    let spec = spec();
+    let checkpoint = tests::checkpoint(&spec, 3);
+    let weights = Parameters::of_tensors(&parameters(&spec).unwrap(), Device::Cpu, &checkpoint.tensors);
+    let network = RetinaNet::new(&spec, &weights).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("retinanet.onnx");
+    export(checkpoint, Draft::create(&path).unwrap(), &EngineOptions::default()).unwrap();
+    let detector = Detector::open(&path, DetectorOptions::default()).unwrap();
+    assert_eq!(detector.spec(), &spec, "the spec travels");
+
+    for (width, height) in [(200, 130), (120, 333), (96, 96)] {
+        let picture = picture(width, height);
+        let expected = libtorch_detects(&network, &picture, &spec);
+        let found = detector.detect(&picture).unwrap();
+        assert!(expected.len() > 5, "{width}x{height}: only {} detections", expected.len());
+        // A score that is nearly the threshold, or nearly a rival's, may fall on either side.
+        assert!(found.len().abs_diff(expected.len()) <= expected.len() / 50, "{} and {}", found.len(), expected.len());
+        let has_counterpart = |detection: &&Detection| {
+            found.iter().any(|other| {
+                other.label == detection.label
+                    && (other.score - detection.score).abs() <= SCORE
+                    && other.bounding_box.iou(&detection.bounding_box) >= OVERLAP
+            })
+        };
+        let matched = expected.iter().filter(has_counterpart).count();
+        assert!(matched * 50 >= expected.len() * 49, "{matched} of {} detections have a counterpart", expected.len());
+        for detection in &found {
+            let b = detection.bounding_box;
+            assert!(b.x1 >= 0.0 && b.y1 >= 0.0 && b.x2 <= width as f32 + 1e-3 && b.y2 <= height as f32 + 1e-3, "{b:?}");
+        }
+    }
+}
