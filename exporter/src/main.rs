@@ -1,6 +1,6 @@
 //! The program `exporter`.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -49,33 +49,40 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
     // First of all, so that a folder that can't be written costs no one a wait.
-    let draft = Draft::create(&args.out).with_context(|| format!("cannot write `{}`", args.out.display()))?;
+    let draft = Draft::create(&args.out)
+        .with_context(|| format!("cannot write `{}`; make its folder, or give another --out", args.out.display()))?;
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&checkpoint.spec)?;
     if args.summary {
-        println!("{summary}");
+        print(&summary.to_string())?;
     }
     let engine = EngineOptions { onnxruntime: args.onnxruntime, ..EngineOptions::default() };
     let Exported { bytes, differences } = export(checkpoint, draft, &engine)
         .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;
 
-    println!("{}", args.out.display());
-    println!("  parameters   {}", grouped(summary.parameters()));
-    println!(
-        "  computation  {:.1} GFLOPs at {}x{} (height x width: the spec's shorter and longer side, padded); a \
-         multiplication with its addition counts once, as torchvision and fvcore count",
+    print(&format!(
+        "{}\n  parameters   {}\n  computation  {:.1} GFLOPs at {}x{} (height x width: the spec's shorter and longer side, \
+         padded); a multiplication with its addition counts once, as torchvision and fvcore count\n  file size    {:.1} MB\n  \
+         proof        ONNX Runtime differs from libtorch by at most {:.1e} in scores (allowed {SCORE_TOLERANCE:e}) and \
+         {:.1e} in offsets (allowed {OFFSET_TOLERANCE:e})\n  time         {:.1} s",
+        args.out.display(),
+        grouped(summary.parameters()),
         summary.giga_multiply_adds(),
         summary.height,
-        summary.width
-    );
-    println!("  file size    {:.1} MB", bytes as f64 / 1e6);
-    println!(
-        "  proof        ONNX Runtime differs from libtorch by at most {:.1e} in scores (allowed {SCORE_TOLERANCE:e}) and \
-         {:.1e} in offsets (allowed {OFFSET_TOLERANCE:e})",
-        differences.scores, differences.offsets
-    );
-    println!("  time         {:.1} s", start.elapsed().as_secs_f64());
-    Ok(())
+        summary.width,
+        bytes as f64 / 1e6,
+        differences.scores,
+        differences.offsets,
+        start.elapsed().as_secs_f64()
+    ))
+}
+
+/// Prints a line or more. A reader that has gone away, as behind `| head`, is no reason to stop.
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
 }
 
 fn open(path: &Path) -> anyhow::Result<Checkpoint> {

@@ -1,7 +1,7 @@
 //! `trainer fit`: data in, checkpoints out.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -182,13 +182,9 @@ impl Fit {
                 return self.stop(epoch);
             }
         }
-        println!(
-            "best AP {:.4}, last AP {:.4}; {}",
-            self.progress.best_ap.unwrap_or_default(),
-            self.progress.last_ap.unwrap_or_default(),
-            self.folder.best_path().display()
-        );
-        Ok(())
+        let (best, last) = (self.progress.best_ap.unwrap_or_default(), self.progress.last_ap.unwrap_or_default());
+        writeln!(io::stdout(), "best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display())
+            .context("can't write to stdout; all is saved")
     }
 
     /// The rest of an epoch; false if it was interrupted.

@@ -31,7 +31,7 @@ pub struct SynthArgs {
     #[arg(long)]
     out: PathBuf,
     /// Pictures to train on
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 1000)]
     train: u32,
     /// Pictures for validation while training
     #[arg(long, default_value_t = 50)]

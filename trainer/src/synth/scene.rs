@@ -7,23 +7,30 @@ use models::BoundingBox;
 use rand::{Rng, RngExt};
 
 use super::shape::{Kind, Mask, Pixel, Shape};
-use super::texture::{Color, Texture, contrast, mix, random_color};
+use super::texture::{Color, Texture, color_near, contrast, mix, random_color};
 
 /// Share of a shape's pixels that must stay in sight: on the picture, and not under other shapes. A place where a new
 /// shape would break this for itself or another is not taken, so every shape on a picture has a box.
-pub const VISIBLE: f32 = 0.7;
+pub const VISIBLE: f32 = 0.85;
 
 /// Share of the pictures that show no shape.
 const EMPTY: f64 = 0.1;
 
 /// Most shapes on a picture.
-const MOST: usize = 5;
+const MOST: usize = 6;
 
-/// Diameter of the smallest shapes, in pixels.
-const SMALLEST: f32 = 20.0;
+/// Diameter of the smallest shapes, as a share of the picture's shorter side.
+const SMALLEST: f32 = 0.2;
 
-/// Diameter of the largest, as a share of the picture's shorter side.
+/// Diameter of the largest.
 const LARGEST: f32 = 0.6;
+
+/// Pixels that a shape needs at least to look like what it is; smaller pictures are left empty.
+const RECOGNIZABLE: f32 = 8.0;
+
+/// How far the hue of a shape may be from that of its kind, in turns of the color wheel. So color helps to tell kinds
+/// apart, and minutes of training suffice; backgrounds have all colors.
+const HUES: f32 = 0.05;
 
 /// Places that are tried before a shape is given up.
 const TRIES: usize = 20;
@@ -75,13 +82,13 @@ pub fn draw(size: Size, rng: &mut impl Rng) -> Scene {
 }
 
 fn random_shape(size: Size, rng: &mut impl Rng) -> Shape {
-    let largest = (LARGEST * size.width.min(size.height) as f32).max(SMALLEST);
+    let side = (size.width.min(size.height) as f32).max(RECOGNIZABLE / SMALLEST);
     Shape {
         kind: Kind::ALL[rng.random_range(0..Kind::ALL.len())],
         x: size.width as f32 * rng.random_range(0.0..1.0),
         y: size.height as f32 * rng.random_range(0.0..1.0),
-        // As many of 20 to 30 pixels as of 40 to 60.
-        radius: 0.5 * SMALLEST * (largest / SMALLEST).powf(rng.random_range(0.0..1.0)),
+        // As many from 0.2 to 0.3 of the side as from 0.4 to 0.6.
+        radius: 0.5 * side * SMALLEST * (LARGEST / SMALLEST).powf(rng.random_range(0.0..1.0)),
         angle: rng.random_range(0.0..TAU),
     }
 }
@@ -132,11 +139,11 @@ impl Canvas {
         visible.iter().zip(pixels).all(|(&visible, pixels)| visible as f32 >= VISIBLE * pixels as f32)
     }
 
-    /// Paints a shape in front of the others, in a color that differs from what is there.
+    /// Paints a shape in front of the others, in a color of its kind that differs from what is there.
     fn paint(&mut self, kind: Kind, mask: Mask, rng: &mut impl Rng) {
         let behind = self.mean_color(&mask);
         let farther = |a: Color, b: Color| if contrast(a, behind) < contrast(b, behind) { b } else { a };
-        let color = (0..4).map(|_| random_color(rng)).reduce(farther).unwrap_or_default();
+        let color = (0..4).map(|_| color_near(kind.hue(), HUES, rng)).reduce(farther).unwrap_or_default();
         let texture = Texture::random(color, 0.2, rng);
         for pixel in &mask.pixels {
             let Some(index) = self.index(pixel) else { continue };
@@ -289,7 +296,7 @@ mod tests {
         assert!(!canvas.has_room(&disk(0.0, 20.0)), "half of it is outside");
         canvas.paint(Kind::Disk, disk(64.0, 20.0), &mut rng);
         assert!(!canvas.has_room(&disk(64.0, 18.0)), "it hides most of the other");
-        assert!(canvas.has_room(&disk(64.0, 8.0)));
+        assert!(canvas.has_room(&disk(64.0, 7.0)), "it hides an eighth of the other");
     }
 
     #[test]

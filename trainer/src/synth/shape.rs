@@ -31,6 +31,11 @@ impl Kind {
             Self::Star => "star",
         }
     }
+
+    /// The hue around which its colors lie, in turns of the color wheel from red.
+    pub(super) fn hue(self) -> f32 {
+        self as usize as f32 / Self::ALL.len() as f32
+    }
 }
 
 /// A shape on a picture.

@@ -12,6 +12,19 @@ pub(super) fn random_color(rng: &mut impl Rng) -> Color {
     std::array::from_fn(|_| rng.random_range(0.0..1.0))
 }
 
+/// A strong color whose hue, in turns of the color wheel, is at most `spread` from `hue`.
+pub(super) fn color_near(hue: f32, spread: f32, rng: &mut impl Rng) -> Color {
+    let hue = hue + rng.random_range(-spread..spread);
+    let saturation = rng.random_range(0.6..1.0);
+    let value = rng.random_range(0.35..1.0);
+    // Red, green and blue each rise and fall once per turn, a third of a turn apart.
+    [0.0, 1.0 / 3.0, 2.0 / 3.0].map(|place| {
+        let distance = ((hue - place + 0.5).rem_euclid(1.0) - 0.5).abs();
+        let share = (2.0 - 6.0 * distance).clamp(0.0, 1.0);
+        value * (1.0 - saturation * (1.0 - share))
+    })
+}
+
 /// Length of the difference of two colors.
 pub(super) fn contrast(a: Color, b: Color) -> f32 {
     std::array::from_fn::<f32, 3, _>(|i| (a[i] - b[i]).powi(2)).iter().sum::<f32>().sqrt()
