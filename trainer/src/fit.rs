@@ -53,8 +53,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let (folder, config) = open_run(args)?;
     let (train, validation) = open_data(&config)?;
-    let spec = complete_spec(&config.model, &train.recipe().dataset)?;
-    let mut learner = Learner::new(&spec, &config, device)?;
+    let mut learner = Learner::new(&train.recipe().spec, &config, device)?;
     let progress = if args.resume { folder.restore(&mut learner)? } else { Progress::default() };
     let interrupted = watch_interrupts()?;
     Fit { folder, config, train, validation, learner, progress, interrupted }.run()
