@@ -1,13 +1,12 @@
 //! The export: trace, fold, encode, write, prove, keep.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 
-use models::{Checkpoint, ModelSpec, Provenance, WeightsError};
+use models::{AtomicFile, Checkpoint, ModelSpec, Provenance, WeightsError};
 use ndarray::ArrayD;
 use runtime::EngineOptions;
 
-use crate::draft::Draft;
 use crate::fold::fold_batch_norms;
 use crate::model::encode;
 use crate::proof::{Differences, ProofError, prove};
@@ -36,21 +35,22 @@ pub enum ExportError {
     Proof(#[from] ProofError),
 }
 
-/// Writes the checkpoint's detector into `draft`, proves it, and gives it its name.
+/// Writes the checkpoint's detector into `file`, proves it, and gives it its name.
 ///
 /// No two copies of the weights outlive a step: they move from the checkpoint into the graph and into the file, and are
 /// gone before ONNX Runtime loads its own.
 ///
 /// # Errors
 /// When the weights do not fit the spec, the file can't be written, or the proof fails.
-pub fn export(checkpoint: Checkpoint, mut draft: Draft, engine: &EngineOptions) -> Result<Exported, ExportError> {
+pub fn export(checkpoint: Checkpoint, mut file: AtomicFile, engine: &EngineOptions) -> Result<Exported, ExportError> {
     let Checkpoint { spec, provenance, tensors, probe } = checkpoint;
     let model = to_onnx(&spec, tensors, &provenance)?;
-    draft.write(&model)?;
+    file.write_all(&model)?;
+    file.flush()?;
     let bytes = model.len();
     drop(model);
-    let differences = prove(draft.path(), &probe, engine)?;
-    draft.keep()?;
+    let differences = prove(file.path(), &probe, engine)?;
+    file.commit()?;
     Ok(Exported { bytes, differences })
 }
 

@@ -10,17 +10,15 @@ mod fold;
 mod model;
 mod onnx;
 mod proof;
-mod draft;
 mod export;
 mod summary;
 #[cfg(test)]
 mod testing;
 
-pub use draft::Draft;
 pub use export::{ExportError, Exported, export, to_onnx};
 pub use fold::fold_batch_norms;
 pub use graph::{Attribute, Constant, Elements, Graph, Node, Port, Side};
 pub use model::encode;
-pub use proof::{Differences, OFFSET_TOLERANCE, ProofError, SCORE_TOLERANCE, prove};
+pub use proof::{Differences, OFFSET_TOLERANCE, ProofError, SCORE_TOLERANCE, largest_difference, prove};
 pub use summary::{Summary, grouped};
 pub use trace::trace;

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use exporter::{Draft, Exported, OFFSET_TOLERANCE, SCORE_TOLERANCE, Summary, export, grouped};
-use models::{Checkpoint, CheckpointError};
+use exporter::{Exported, OFFSET_TOLERANCE, SCORE_TOLERANCE, Summary, export, grouped};
+use models::{AtomicFile, Checkpoint, CheckpointError};
 use runtime::EngineOptions;
 
 /// Turns a checkpoint into an ONNX file.
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
     // First of all, so that a folder that can't be written costs no one a wait.
-    let draft = Draft::create(&args.out)
+    let file = AtomicFile::create(&args.out)
         .with_context(|| format!("cannot write `{}`; make its folder, or give another --out", args.out.display()))?;
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&checkpoint.spec)?;
@@ -57,7 +57,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         print(&summary.to_string())?;
     }
     let engine = EngineOptions { onnxruntime: args.onnxruntime, ..EngineOptions::default() };
-    let Exported { bytes, differences } = export(checkpoint, draft, &engine)
+    let Exported { bytes, differences } = export(checkpoint, file, &engine)
         .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;
 
     print(&format!(

@@ -65,7 +65,11 @@ pub fn prove(model: &Path, probe: &Probe, options: &EngineOptions) -> Result<Dif
     }
 }
 
-fn largest_difference(expected: ArrayView3<f32>, found: ArrayView3<f32>) -> Result<f32, ProofError> {
+/// The largest absolute difference; not a number when one of the values is none.
+///
+/// # Errors
+/// When the shapes differ.
+pub fn largest_difference(expected: ArrayView3<f32>, found: ArrayView3<f32>) -> Result<f32, ProofError> {
     if expected.dim() != found.dim() {
         return Err(ProofError::Shape { expected: expected.shape().to_vec(), found: found.shape().to_vec() });
     }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array3, Array4, ArrayD, IxDyn};
@@ -85,7 +85,7 @@ pub enum CheckpointError {
         detail: String,
     },
     /// A safetensors file that this program did not write.
-    #[error("{} is no checkpoint of ours: {detail}; `trainer import` converts weights of other programs", path.display())]
+    #[error("{} is no checkpoint of ours: {detail}; name a file that `trainer fit` wrote", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -157,7 +157,7 @@ impl Checkpoint {
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
             if view.dtype() != Dtype::F32 {
-                return Err(damaged(format!("tensor `{name}` is of type {:?}, expected F32", view.dtype())));
+                return Err(foreign(&format!("tensor `{name}` is of type {:?}, expected F32", view.dtype())));
             }
             let values = bytemuck::pod_collect_to_vec(view.data());
             let tensor = ArrayD::from_shape_vec(IxDyn(view.shape()), values).map_err(|e| damaged(e.to_string()))?;

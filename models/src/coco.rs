@@ -1,7 +1,7 @@
 //! COCO's JSON files: ground truth and results. <https://cocodataset.org/#format-data>
 
 use std::fs;
-use std::io::{self, BufWriter};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -215,7 +215,7 @@ fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    write_atomically(path, |file: &mut BufWriter<fs::File>| serde_json::to_writer(file, value).map_err(io::Error::from))
+    write_atomically(path, |file| serde_json::to_writer(file, value).map_err(io::Error::from))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::{BoundingBox, spec::Class};
 
 pub(crate) use draft::{Draft, DraftBox, DraftImage};
-pub use report::{OnProblem, Problem, ProblemKind, Report};
+pub use report::{OnProblem, Problem, ProblemKind, Report, named};
 
 /// Pictures with their boxes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -74,9 +74,24 @@ impl Dataset {
         &self.annotations[start..end]
     }
 
-    /// The pictures for which `folder` has no file.
-    pub fn missing_pictures(&self, folder: &Path) -> Vec<&Image> {
-        self.images.iter().filter(|image| !folder.join(&image.file_name).is_file()).collect()
+    /// Leaves out the pictures for which `folder` has no file, and the boxes on them. Returns these pictures.
+    pub fn drop_missing_pictures(&mut self, folder: &Path) -> Vec<Image> {
+        let mut missing = Vec::new();
+        let mut present = Vec::new();
+        // Where each picture is afterwards.
+        let mut places = Vec::new();
+        for image in self.images.drain(..) {
+            let there = folder.join(&image.file_name).is_file();
+            places.push(there.then_some(present.len()));
+            if there { present.push(image) } else { missing.push(image) }
+        }
+        self.images = present;
+        self.annotations.retain_mut(|annotation| {
+            let place = places[annotation.image];
+            annotation.image = place.unwrap_or_default();
+            place.is_some()
+        });
+        missing
     }
 }
 
@@ -135,11 +150,15 @@ mod tests {
     }
 
     #[test]
-    fn missing_pictures_are_named() {
+    fn missing_pictures_go_with_their_boxes() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("here.png"), b"").unwrap();
-        let dataset = Dataset { images: vec![image(1, "here.png"), image(2, "gone.png")], ..Dataset::default() };
-        assert_eq!(dataset.missing_pictures(folder.path()), [&image(2, "gone.png")]);
+        let images = vec![image(1, "gone.png"), image(2, "here.png"), image(3, "lost.png")];
+        let annotations = [(7, 0), (8, 1), (9, 2)].map(|(id, image)| annotation(id, image)).to_vec();
+        let mut dataset = Dataset { images, annotations, ..Dataset::default() };
+        assert_eq!(dataset.drop_missing_pictures(folder.path()), [image(1, "gone.png"), image(3, "lost.png")]);
+        assert_eq!(dataset.images, [image(2, "here.png")]);
+        assert_eq!(dataset.annotations, [annotation(8, 0)]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub mod coco;
 pub mod evaluation;
 
 pub use anchors::{Anchors, Grid};
-pub use atomic_file::write_atomically;
+pub use atomic_file::{AtomicFile, is_device, write_atomically};
 pub use boxes::BoundingBox;
 pub use checkpoint::{Checkpoint, CheckpointError, Probe, Provenance, TensorProblems};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};

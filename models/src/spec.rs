@@ -1,5 +1,8 @@
-//! The spec: everything that gives weights their meaning. It starts as YAML, travels in every checkpoint and every ONNX
-//! file, and has the seed's values where nothing is said.
+//! The spec: everything that gives weights their meaning. It starts as YAML and travels in every checkpoint and every ONNX
+//! file.
+//!
+//! Where nothing is said it has the values of yhenon/pytorch-retinanet, save two: boxes are clipped to the picture, not to
+//! its padding (`clip`), and a side that is a multiple of 32 gets no padding rather than 32 pixels (`pad_rule`).
 
 use serde::{Deserialize, Serialize};
 
@@ -334,7 +337,9 @@ impl ModelSpec {
         ensure(self.format == FORMAT, "format", &self.format, "1, the version this program knows")?;
         let depths = [18, 34, 50, 101, 152];
         ensure(depths.contains(&backbone.depth), "backbone.depth", &backbone.depth, "18, 34, 50, 101 or 152")?;
+        // Of the stem, and of the narrowest convolutions in its blocks; all others are multiples of these.
         norm(&backbone.norm, 64, "backbone.norm")?;
+        norm(&backbone.norm, backbone.width_per_group.saturating_mul(backbone.groups), "backbone.norm")?;
         let bottleneck = backbone.depth >= 50;
         let plain = backbone.groups == 1 && backbone.width_per_group == 64;
         ensure(

@@ -127,9 +127,9 @@ fn real_annotations_are_read_and_their_two_empty_boxes_named() {
     ];
     for (split, images, boxes, message) in splits {
         let path = folder.join(format!("derived/instances_{split}.json"));
-        let (dataset, report) = Dataset::read(&path, OnProblem::Drop).unwrap();
+        let (mut dataset, report) = Dataset::read(&path, OnProblem::Drop).unwrap();
         assert_eq!((dataset.images.len(), dataset.annotations.len()), (images, boxes), "{split}");
-        assert_eq!(dataset.missing_pictures(&folder.join("JPEGImages")).len(), 0);
+        assert_eq!(dataset.drop_missing_pictures(&folder.join("JPEGImages")), []);
         let names: Vec<_> = dataset.classes.iter().map(|class| class.name.as_str()).collect();
         assert_eq!(names, ["RBC", "WBC", "Platelets"]);
         assert!(report.to_string().starts_with(message), "{report}");

@@ -15,7 +15,7 @@ use runtime::{Detection, draw, inputs, picture};
 use crate::model_args::ModelArgs;
 use crate::pipeline::{Finished, pipeline};
 use crate::progress::{Progress, say};
-use crate::{SOME_FAILED, annotated};
+use crate::{SOME_FAILED, annotated, cannot_write};
 
 /// Find objects in pictures.
 ///
@@ -100,14 +100,6 @@ fn open_outputs(args: &DetectArgs) -> Result<Vec<(PathBuf, Output)>> {
         Ok((path, output))
     });
     opened.collect()
-}
-
-fn cannot_write(path: &Path) -> String {
-    if path == Path::new("-") {
-        "cannot write to stdout".to_owned()
-    } else {
-        format!("cannot write `{}`", path.display())
-    }
 }
 
 /// What a run amounts to.

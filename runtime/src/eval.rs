@@ -11,7 +11,7 @@ use runtime::output::Found;
 use crate::model_args::ModelArgs;
 use crate::pipeline::pipeline;
 use crate::progress::Progress;
-use crate::score::{publish, read_truth};
+use crate::score::{Publication, read_truth};
 
 /// Measure a model's average precision on a data set.
 #[derive(Debug, clap::Args)]
@@ -38,14 +38,15 @@ pub(crate) struct EvalArgs {
 /// When a picture can't be read or is not of the size that the ground truth says: an average precision without it would
 /// not be that of the data set.
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
+    let publication = Publication::open(args.json)?;
     let truth = read_truth(&args.data)?;
     let folder = args.pictures.as_deref().or_else(|| args.data.parent()).unwrap_or(Path::new(""));
     let detector = args.model.open(None)?;
     let places = class_places(detector.spec(), &truth)?;
     let files: Vec<_> = truth.images.iter().map(|image| folder.join(&image.file_name)).collect();
 
-    let mut progress = Progress::new(files.len(), false);
     let (_, scored) = pipeline(&files, &detector, false, |finished| {
+        let mut progress = Progress::new(files.len(), false);
         let mut scored = Vec::new();
         for (image, finished) in finished.into_iter().enumerate() {
             let found = finished.report.outcome.map_err(anyhow::Error::msg);
@@ -55,8 +56,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
         }
         anyhow::Ok(scored)
     });
-    let summary = evaluate(&truth.annotations, &scored?, truth.classes.len()).summary;
-    publish(&summary, args.json.as_deref())
+    publication.publish(&evaluate(&truth.annotations, &scored?, truth.classes.len()).summary)
 }
 
 /// The place in the data set of each of the model's classes.

@@ -9,6 +9,7 @@ mod pipeline;
 mod annotated;
 mod progress;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,15 @@ enum Command {
 
 /// The exit code of a run in which some pictures failed and the others went on.
 const SOME_FAILED: u8 = 3;
+
+/// What could not be done; `-` is stdout.
+fn cannot_write(path: &Path) -> String {
+    if path == Path::new("-") {
+        "cannot write to stdout".to_owned()
+    } else {
+        format!("cannot write `{}`", path.display())
+    }
+}
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use models::spec::Class;
 
 use crate::Detection;
-use target::Target;
+pub use target::Target;
 
 /// What became of one picture.
 #[derive(Clone, Debug, PartialEq)]

@@ -51,10 +51,21 @@ impl Progress {
 
     /// Writes a line that stays.
     pub(crate) fn say(&self, line: fmt::Arguments) {
+        self.clear();
+        say(line);
+    }
+
+    /// Takes the changing line away.
+    fn clear(&self) {
         if self.changing {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
-        say(line);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

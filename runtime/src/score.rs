@@ -1,15 +1,15 @@
 //! `runtime score`: COCO's twelve numbers for anyone's results.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use models::coco::{LocatedResults, read_results};
 use models::dataset::{Dataset, OnProblem};
 use models::evaluation::{ScoredBox, Summary, evaluate};
-use models::write_atomically;
+use runtime::output::Target;
 
+use crate::cannot_write;
 use crate::progress::say;
 
 /// Score detections against ground truth, with the numbers that pycocotools would give.
@@ -34,22 +34,46 @@ pub(crate) struct ScoreArgs {
 /// # Errors
 /// When a file cannot be read or written, or detections are on pictures that the ground truth does not have.
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
+    let publication = Publication::open(args.json)?;
     let truth = read_truth(&args.truth)?;
     let detections = read_detections(&args.detections, &truth)?;
-    let summary = evaluate(&truth.annotations, &detections, truth.classes.len()).summary;
-    publish(&summary, args.json.as_deref())
+    publication.publish(&evaluate(&truth.annotations, &detections, truth.classes.len()).summary)
 }
 
-/// Prints the numbers as a table, and writes them as JSON where that is asked for.
-pub(crate) fn publish(summary: &Summary, json: Option<&Path>) -> Result<()> {
-    let text = serde_json::to_string_pretty(summary)? + "\n";
-    match json {
-        Some(path) if path.as_os_str() == "-" => return print(&text),
-        Some(path) => write_atomically(path, |file: &mut BufWriter<File>| file.write_all(text.as_bytes()))
-            .with_context(|| format!("cannot write `{}`", path.display()))?,
-        None => {}
+/// Where the numbers go: as JSON to where they were asked for, and as a table to stdout unless the JSON goes there.
+pub(crate) struct Publication {
+    json: Option<(PathBuf, Target)>,
+}
+
+impl Publication {
+    /// Opens what is written to, so that what cannot be written is found before the work.
+    pub(crate) fn open(json: Option<PathBuf>) -> Result<Self> {
+        let json = json.map(|path| match Target::open(&path) {
+            Ok(target) => Ok((path, target)),
+            Err(error) => Err(error).with_context(|| cannot_write(&path)),
+        });
+        Ok(Self { json: json.transpose()? })
     }
-    print(&table(summary))
+
+    /// Writes the numbers.
+    pub(crate) fn publish(self, summary: &Summary) -> Result<()> {
+        let mut tabulated = true;
+        if let Some((path, mut target)) = self.json {
+            tabulated = !matches!(target, Target::Stdout(_));
+            let text = serde_json::to_string_pretty(summary)? + "\n";
+            let written = target.write_all(text.as_bytes()).and_then(|()| target.commit());
+            unless_closed(written).with_context(|| cannot_write(&path))?;
+        }
+        if tabulated {
+            unless_closed(io::stdout().write_all(table(summary).as_bytes())).context("cannot write to stdout")?;
+        }
+        Ok(())
+    }
+}
+
+/// A reader that has gone away, as behind `| head`, is no reason to stop.
+fn unless_closed(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| if error.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 
 /// The ground truth as pycocotools takes it: boxes that make no sense count too.
@@ -89,10 +113,6 @@ fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
         ));
     }
     Ok(boxes)
-}
-
-fn print(text: &str) -> Result<()> {
-    io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")
 }
 
 /// The numbers as people know them; a dash where there is no object to find.

@@ -143,9 +143,9 @@ fn cuda_without_cuda_is_an_error() {
     let mut command = runtime(&folder);
     command.args(["detect", "--model", "foreign.onnx", "--provider", "cuda:3", "a.png"]);
     let (code, stdout, stderr) = run(&mut command);
-    // With a card, the model is what is wrong.
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
-    assert!(stderr.contains("provider `cuda:3` cannot start") || stderr.contains("`cuda:3`"), "{stderr}");
+    // Where there are four cards, the model is what is wrong.
+    assert!(stderr.contains("provider `cuda:3` cannot start") || stderr.contains("foreign.onnx"), "{stderr}");
 }
 
 #[test]
@@ -174,6 +174,15 @@ fn what_cannot_be_written_is_found_before_the_work() {
         expect_error(runtime(&folder).args(["detect", option, ".", "a.png"]), 1, &["cannot write `.`"]);
     }
     expect_error(runtime(&folder).args(["detect", "--draw", "a.png", "a.png"]), 1, &["cannot write", "`a.png`"]);
+    // Neither the model nor the ground truth is there, which is not looked at yet.
+    for command in [["eval", "--data", "t.json"].as_slice(), &["score", "--truth", "t.json", "--detections", "d.json"]]
+    {
+        expect_error(
+            runtime(&folder).args(command).args(["--json", "missing/out"]),
+            1,
+            &["cannot write `missing/out`"],
+        );
+    }
     // Nothing is left of outputs that were opened.
     let parts = ["`retinanet.onnx`"];
     expect_error(runtime(&folder).args(["detect", "--json", "a.json", "--csv", "a.csv", "a.png"]), 1, &parts);

@@ -67,13 +67,16 @@ fn ours(depth: u32) -> anyhow::Result<impl FnMut() -> f64> {
     let corners = [[20., 30., 120., 150.], [100., 100., 300., 280.], [200., 40., 260., 90.]];
     let objects: Vec<_> =
         (0..).zip(corners).map(|(class, corners)| Object { class, bounding_box: BoundingBox::from(corners) }).collect();
-    let targets = Targets::new(&[objects.clone(), objects], &anchors, &Matcher::default(), &spec.box_coder);
+    let (objects, matcher) = ([objects.clone(), objects], Matcher::default());
+    let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder);
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let images = Array4::from_shape_simple_fn((2, 3, SIDE, SIDE), || random.random_range(-2.0..2.0));
     let placements = vec![spec.preprocessing.place(320, 320); 2];
-    let batch = Batch { images, targets, placements, pictures: vec![0, 1] };
+    let mut batch = Batch { images, targets: Targets::default(), placements, pictures: vec![0, 1] };
     Ok(move || {
         let start = Instant::now();
+        // Here as in the peer, though in training threads of their own do this meanwhile.
+        batch.targets = assign();
         let step = learner.step(&batch, 1000);
         assert!(step.is_finite());
         start.elapsed().as_secs_f64()

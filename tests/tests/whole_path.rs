@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use exporter::{Draft, export};
+use exporter::export;
 use image::{Rgb, RgbImage};
 use models::spec::NormKind;
-use models::{Anchors, ModelSpec, RetinaNet, RgbView, parameters, preprocess};
+use models::{Anchors, AtomicFile, ModelSpec, RetinaNet, RgbView, parameters, preprocess};
 use ndarray::{Axis, Ix3};
 use runtime::{Detection, Detector, DetectorOptions, EngineOptions, postprocess};
 use tch::{Device, Tensor};
@@ -61,7 +61,7 @@ fn the_exported_file_finds_what_libtorch_finds() {
     let network = RetinaNet::new(&spec, &weights).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("retinanet.onnx");
-    export(checkpoint, Draft::create(&path).unwrap(), &EngineOptions::default()).unwrap();
+    export(checkpoint, AtomicFile::create(&path).unwrap(), &EngineOptions::default()).unwrap();
     let detector = Detector::open(&path, DetectorOptions::default()).unwrap();
     assert_eq!(detector.spec(), &spec, "the spec travels");
 

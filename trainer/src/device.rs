@@ -1,5 +1,6 @@
 //! The device that a network is trained on.
 
+use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{bail, ensure};
@@ -8,6 +9,15 @@ use tch::Cuda;
 /// A device by name: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Device(tch::Device);
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            tch::Device::Cuda(index) => write!(f, "cuda:{index}"),
+            _ => f.write_str("cpu"),
+        }
+    }
+}
 
 impl FromStr for Device {
     type Err = String;

@@ -1,15 +1,16 @@
 //! `trainer fit`: data in, checkpoints out.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
-use models::dataset::{Dataset, OnProblem};
-use models::evaluation::Evaluation;
+use models::dataset::{Dataset, OnProblem, named};
+use models::evaluation::{Evaluation, evaluate};
+use models::spec::NormKind;
 use models::{ModelSpec, Provenance};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -21,18 +22,18 @@ use crate::config::{BadAnnotations, SplitConfig, TrainConfig};
 use crate::device::Device;
 use crate::learner::{Learner, Step};
 use crate::loader::{Batch, Loader, Order, Recipe};
-use crate::progress::{EpochProgress, say};
+use crate::progress::{EpochProgress, print, say};
 use crate::run_folder::{Progress, RunFolder};
-use crate::validation::validate;
+use crate::validation::{score, validation_batches};
 
 /// Train a detector.
 #[derive(Args, Debug)]
 pub struct FitArgs {
-    /// Configuration; `trainer init` writes one
-    #[arg(long, default_value = "retinanet.yaml", conflicts_with = "resume")]
-    config: PathBuf,
+    /// Configuration; `trainer init` writes one [default: retinanet.yaml; with --resume that of the run]
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Folder that relative paths in the configuration start from [default: the folder of the configuration]
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long)]
     data: Option<PathBuf>,
     /// Folder for checkpoints and log [default: runs/NAME-N, and runs/latest points there]
     #[arg(long)]
@@ -40,7 +41,7 @@ pub struct FitArgs {
     /// Where to train: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Go on with the run in --out [default: runs/latest], as its config.yaml says
+    /// Go on with the run in --out [default: runs/latest]; a --config must then be the run's own
     #[arg(long)]
     resume: bool,
 }
@@ -51,24 +52,45 @@ pub struct FitArgs {
 /// When configuration, data, device or folder are not as they should be, and when the loss is no longer finite.
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     let device = args.device.open()?;
-    let (folder, config) = open_run(args)?;
+    let (folder, config) = if args.resume { existing_run(args)? } else { new_run(args)? };
     let (train, validation) = open_data(&config)?;
-    let mut learner = Learner::new(&train.recipe().spec, &config, device)?;
-    let progress = if args.resume { folder.restore(&mut learner)? } else { Progress::default() };
+    let learner = Learner::new(&train.recipe().spec, &config, device)?;
     let interrupted = watch_interrupts()?;
-    Fit { folder, config, train, validation, learner, progress, interrupted }.run()
+    let resumption = format!("trainer fit --resume --out {} --device {}", folder.path().display(), args.device);
+    let progress = Progress::default();
+    let mut fit = Fit { folder, config, train, validation, learner, progress, interrupted, resumption };
+    if args.resume {
+        fit.progress = fit.folder.restore(&mut fit.learner)?;
+    } else {
+        fit.save(None, false)?;
+        fit.folder.begin(&fit.config)?;
+    }
+    fit.run()
 }
 
-fn open_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
-    if args.resume {
-        let folder = RunFolder::existing(args.out.as_deref())?;
-        let config = TrainConfig::read(&folder.config_path(), None)?;
-        return Ok((folder, config));
+fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
+    let path = args.config.as_deref().unwrap_or(Path::new("retinanet.yaml"));
+    let config = TrainConfig::read(path, args.data.as_deref())?;
+    if config.model.backbone.norm.kind == NormKind::FrozenBatch {
+        say(
+            "warning: `model.backbone.norm.kind: frozen_batch` is for pretrained weights; from scratch, take batch or group",
+        );
     }
-    let config = TrainConfig::read(&args.config, args.data.as_deref())?;
-    let name = args.config.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
-    let folder = RunFolder::create(args.out.as_deref(), &name)?;
-    folder.write_config(&config)?;
+    let name = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
+    Ok((RunFolder::create(args.out.as_deref(), &name)?, config))
+}
+
+fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
+    let folder = RunFolder::existing(args.out.as_deref())?;
+    let config = TrainConfig::read(&folder.config_path(), None)?;
+    if let Some(path) = &args.config {
+        ensure!(
+            TrainConfig::read(path, args.data.as_deref())? == config,
+            "{} is not the configuration that the run in {} was started with; leave --config out, or start a new run",
+            path.display(),
+            folder.path().display()
+        );
+    }
     Ok((folder, config))
 }
 
@@ -101,24 +123,27 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
 }
 
 fn read_split(split: &SplitConfig, bad: BadAnnotations, dropping: OnProblem) -> anyhow::Result<Dataset> {
+    const MEND: &str = "mend them, or set `data.bad_annotations: drop`";
     let path = split.annotations.display();
-    let (dataset, report) = Dataset::read(&split.annotations, dropping)?;
+    let (mut dataset, mut report) = Dataset::read(&split.annotations, dropping)?;
     if bad == BadAnnotations::Refuse && report.is_serious() {
-        bail!("{path}: {}; mend them, or set `data.bad_annotations: drop`", report.lines().join("; "));
+        report.on_problem = OnProblem::Refuse;
+        bail!("{path}: {report}; {MEND}");
     }
     for line in report.lines() {
         say(&format!("warning: {path}: {line}"));
     }
-    ensure!(!dataset.images.is_empty(), "{path} lists no pictures");
-    let missing = dataset.missing_pictures(&split.pictures);
-    if let Some(first) = missing.first() {
-        bail!(
-            "{} of the {} pictures of {path} are not in {}: {} is the first",
-            missing.len(),
-            dataset.images.len(),
-            split.pictures.display(),
-            first.file_name
-        );
+    let all = dataset.images.len();
+    ensure!(all > 0, "{path} lists no pictures");
+    let missing: Vec<_> =
+        dataset.drop_missing_pictures(&split.pictures).into_iter().map(|image| image.file_name).collect();
+    if !missing.is_empty() {
+        let count = missing.len();
+        let text =
+            format!("{path}: {count} of {all} pictures are not in {}: {}", split.pictures.display(), named(&missing));
+        // Without any picture it is the folder that is wrong.
+        ensure!(bad == BadAnnotations::Drop && count < all, "{text}; {MEND}");
+        say(&format!("warning: {text}; dropped"));
     }
     Ok(dataset)
 }
@@ -151,6 +176,8 @@ fn watch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
 
 /// One run.
 struct Fit {
+    /// The command that goes on with it.
+    resumption: String,
     folder: RunFolder,
     config: TrainConfig,
     train: Loader,
@@ -174,32 +201,29 @@ impl Fit {
             self.folder.path().display()
         ));
         let mut log = self.folder.open_log()?;
-        while self.progress.steps < steps {
-            let epoch = (self.progress.steps / steps_per_epoch) as u32;
-            let finished = self.epoch(epoch, steps, &mut log)?;
-            if !finished {
-                return self.stop(epoch);
-            }
+        while self.progress.epochs < self.config.run.epochs {
+            let learned = self.learn(steps, &mut log)?;
+            let evaluation = self.validate()?;
+            self.finish_epoch(&learned, &evaluation, &mut log)?;
         }
         let (best, last) = (self.progress.best_ap.unwrap_or_default(), self.progress.last_ap.unwrap_or_default());
-        writeln!(io::stdout(), "best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display())
-            .context("can't write to stdout; all is saved")
+        print(&format!("best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display()))
     }
 
-    /// The rest of an epoch; false if it was interrupted.
-    fn epoch(&mut self, epoch: u32, steps: u64, log: &mut impl Write) -> anyhow::Result<bool> {
-        let epochs = self.config.run.epochs;
-        let batch_size = self.config.run.batch_size;
-        let orders = orders(self.train.recipe().dataset.images.len(), batch_size, self.config.run.seed, epoch);
-        let steps_per_epoch = orders.len() as u64;
-        let orders = &orders[(self.progress.steps % steps_per_epoch) as usize..];
+    /// The rest of an epoch's steps, of `steps` in the run.
+    fn learn(&mut self, steps: u64, log: &mut impl Write) -> anyhow::Result<Learned> {
+        let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
+        let all = self.train.recipe().dataset.images.len();
+        let orders = orders(all, self.config.run.batch_size, self.config.run.seed, epoch);
+        let made = self.progress.steps - u64::from(epoch) * orders.len() as u64;
+        let orders = orders.get(made as usize..).context("the saved state is not of this data: too many steps")?;
         let pictures = orders.iter().map(|order| order.pictures.len() as u64).sum();
-        let all = self.train.recipe().dataset.images.len() as u64;
-        let later = u64::from(epochs - epoch - 1) * all;
+        let later = u64::from(epochs - epoch - 1) * all as u64;
         let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), pictures, later);
         let mut sums = [0.0; 2];
         for batch in self.train.batches(orders.iter().cloned()) {
-            let batch = batch?;
+            self.stop_if_interrupted()?;
+            let batch = batch.map_err(|error| self.stop(error))?;
             let step = self.learner.step(&batch, steps);
             if !step.is_finite() {
                 bail!(not_finite(&step, &batch, &self.train.recipe().dataset));
@@ -214,59 +238,80 @@ impl Fit {
                 "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate,
             });
             writeln!(log, "{line}").context("can't write the log")?;
-            if self.interrupted.load(Ordering::SeqCst) && !self.progress.steps.is_multiple_of(steps_per_epoch) {
-                return Ok(false);
-            }
         }
-        let (seconds, speed) = (shown.seconds(), shown.pictures_per_second());
-        drop(shown);
         let [classification, regression] = sums.map(|sum| sum / pictures.max(1) as f64);
+        let (seconds, pictures_per_second) = (shown.seconds(), shown.pictures_per_second());
+        Ok(Learned { classification, regression, seconds, pictures_per_second })
+    }
 
-        let evaluation = self.validate(epoch)?;
+    fn validate(&self) -> anyhow::Result<Evaluation> {
+        let pictures = self.validation.recipe().dataset.images.len() as u64;
+        let mut shown = EpochProgress::new(format!("validation {}", self.progress.epochs + 1), pictures, 0);
+        let mut scored = Vec::new();
+        for batch in validation_batches(&self.validation, self.config.run.batch_size) {
+            self.stop_if_interrupted()?;
+            let batch = batch.map_err(|error| self.stop(error))?;
+            scored.extend(score(&self.learner, &batch));
+            shown.validated(batch.pictures.len());
+        }
+        let dataset = &self.validation.recipe().dataset;
+        Ok(evaluate(&dataset.annotations, &scored, dataset.classes.len()))
+    }
+
+    fn finish_epoch(&mut self, learned: &Learned, evaluation: &Evaluation, log: &mut impl Write) -> anyhow::Result<()> {
         let ap = evaluation.summary.ap;
         let best = self.progress.best_ap.is_none_or(|best| ap > best);
+        self.progress.epochs += 1;
         self.progress.last_ap = Some(ap);
         if best {
             self.progress.best_ap = Some(ap);
         }
-        self.save(epoch + 1, Some(ap), best)?;
+        self.save(Some(ap), best)?;
+        let Learned { classification, regression, seconds, pictures_per_second } = learned;
         say(&format!(
-            "epoch {}/{epochs}: classification {classification:.4}, boxes {regression:.4}, AP {ap:.4}, AP50 {:.4}{}; \
-             {seconds:.1} s, {speed:.1} pictures/s",
-            epoch + 1,
+            "epoch {}/{}: classification {classification:.4}, boxes {regression:.4}, AP {ap:.4}, AP50 {:.4}{}; \
+             {seconds:.1} s, {pictures_per_second:.1} pictures/s",
+            self.progress.epochs,
+            self.config.run.epochs,
             evaluation.summary.ap50,
             if best { ", the best so far" } else { "" }
         ));
         let line = json!({
-            "epoch": epoch + 1, "steps": self.progress.steps,
+            "epoch": self.progress.epochs, "steps": self.progress.steps,
             "classification": classification, "regression": regression,
-            "seconds": seconds, "pictures_per_second": speed, "validation": evaluation.summary,
+            "seconds": seconds, "pictures_per_second": pictures_per_second, "validation": evaluation.summary,
         });
-        writeln!(log, "{line}").context("can't write the log")?;
-        Ok(!self.interrupted.load(Ordering::SeqCst) || epoch + 1 == epochs)
+        writeln!(log, "{line}").context("can't write the log")
     }
 
-    fn validate(&self, epoch: u32) -> anyhow::Result<Evaluation> {
-        let pictures = self.validation.recipe().dataset.images.len() as u64;
-        let mut shown = EpochProgress::new(format!("validation {}", epoch + 1), pictures, 0);
-        validate(&self.learner, &self.validation, self.config.run.batch_size, |pictures| shown.validated(pictures))
-    }
-
-    fn save(&self, epoch: u32, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
+    fn save(&self, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
         let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
-        let checkpoint = self.learner.checkpoint(Provenance { program, epoch: Some(epoch), ap })?;
+        let checkpoint = self.learner.checkpoint(Provenance { program, epoch: Some(self.progress.epochs), ap })?;
         self.folder.save(&self.learner, &self.progress, &checkpoint, best)
     }
 
-    /// Ends an interrupted run so that it can go on.
-    fn stop(&self, epoch: u32) -> anyhow::Result<()> {
-        self.save(epoch, None, false)?;
-        bail!(
-            "interrupted after step {}; everything is saved, go on with `trainer fit --resume --out {}`",
-            self.progress.steps,
-            self.folder.path().display()
-        )
+    fn stop_if_interrupted(&self) -> anyhow::Result<()> {
+        if self.interrupted.load(Ordering::SeqCst) { Err(self.stop(anyhow!("interrupted"))) } else { Ok(()) }
     }
+
+    /// What to say of a run that ends before its time for `reason`, once it is saved so that it can go on.
+    fn stop(&self, reason: anyhow::Error) -> anyhow::Error {
+        let steps = self.progress.steps;
+        match self.save(None, false) {
+            Ok(()) => anyhow!("{reason:#}; stopped after step {steps}, all is saved; to go on: {}", self.resumption),
+            Err(error) => anyhow!("{reason:#}; and the run can't be saved: {error:#}"),
+        }
+    }
+}
+
+/// What the steps of an epoch did.
+struct Learned {
+    /// Mean focal loss.
+    classification: f64,
+    /// Mean box loss.
+    regression: f64,
+    seconds: f64,
+    pictures_per_second: f64,
 }
 
 /// The batches of an epoch: every picture once, in an order that depends on seed and epoch alone.

@@ -1,13 +1,15 @@
 //! `trainer init`: a configuration to start from.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use models::spec::{preset_names, preset_text};
+use models::write_atomically;
+
+use crate::progress::print;
 
 /// Write a commented configuration to start from.
 #[derive(Args, Debug)]
@@ -26,21 +28,17 @@ pub struct InitArgs {
 /// When the file exists or can't be written.
 pub fn run(args: &InitArgs) -> anyhow::Result<()> {
     let path = args.out.display();
-    let mut file = match File::create_new(&args.out) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            bail!("{path} exists; remove it, or give another --out")
-        }
-        Err(error) => return Err(error).with_context(|| format!("can't write {path}")),
-    };
-    file.write_all(text(&args.preset)?.as_bytes()).with_context(|| format!("can't write {path}"))?;
-    println!("wrote {path}: say under `data` where your pictures and boxes are, then run `trainer fit`");
-    Ok(())
+    ensure!(!args.out.exists(), "{path} exists; remove it, or give another --out");
+    let text = text(&args.preset)?;
+    write_atomically::<io::Error>(&args.out, |file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("can't write {path}"))?;
+    print(&format!("wrote {path}: say under `data` where your pictures and boxes are, then run `trainer fit`"))
 }
 
-/// The configuration with `preset` as its model.
+/// The configuration with `preset` as its model, save that it normalizes by batch, because training starts from scratch.
 fn text(preset: &str) -> anyhow::Result<String> {
     let model: String = preset_text(preset)?
+        .replace("kind: frozen_batch ", "kind: batch        ")
         .lines()
         .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") })
         .collect();
@@ -52,6 +50,7 @@ mod tests {
     use super::*;
     use crate::config::TrainConfig;
     use models::ModelSpec;
+    use models::spec::NormKind;
 
     #[test]
     fn every_preset_makes_a_configuration_that_is_read_and_shows_the_defaults() {
@@ -60,7 +59,9 @@ mod tests {
             let path = folder.path().join(preset);
             run(&InitArgs { out: path.clone(), preset: preset.to_owned() }).unwrap();
             let config = TrainConfig::read(&path, None).unwrap();
-            assert_eq!(config.model, ModelSpec::preset(preset).unwrap());
+            let mut model = ModelSpec::preset(preset).unwrap();
+            model.backbone.norm.kind = NormKind::Batch;
+            assert_eq!(config.model, model);
             let data = serde_yaml::to_string(&config.data).unwrap();
             let bare: TrainConfig = serde_yaml::from_str(&format!("data:\n{}", indent(&data))).unwrap();
             assert_eq!(TrainConfig { model: bare.model.clone(), ..config }, bare);

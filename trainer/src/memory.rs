@@ -1,8 +1,7 @@
 //! How the C library hands out memory while training on the processor.
 //!
 //! libtorch takes and returns some gigabytes at every step. By default glibc gives each large block back to the system, so
-//! that the next step pays again for its pages to be found and cleared. Keeping blocks, in huge
-//! pages, spares that.
+//! that the next step pays again for its pages to be found and cleared. Keeping blocks, in huge pages, spares that.
 
 use std::env;
 use std::os::unix::process::CommandExt;

@@ -35,6 +35,15 @@ pub enum OptimizerKind {
     Adamw,
 }
 
+impl OptimizerKind {
+    fn moment_names(self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd => &["momentum"],
+            Self::Adamw => &["first_moment", "second_moment"],
+        }
+    }
+}
+
 impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
@@ -62,12 +71,13 @@ pub struct Optimizer {
 impl Optimizer {
     /// An optimizer for `weights`, `[count]`, of which the first `decayed` decay.
     pub fn new(config: &OptimizerConfig, weights: &Tensor, decayed: i64) -> Self {
-        let moments = match config.kind {
-            OptimizerKind::Sgd => 1,
-            OptimizerKind::Adamw => 2,
-        };
-        let moments = (0..moments).map(|_| weights.zeros_like()).collect();
+        let moments = config.kind.moment_names().iter().map(|_| weights.zeros_like()).collect();
         Self { config: config.clone(), decayed, steps: 0, moments }
+    }
+
+    /// What the moments are called in a saved state.
+    pub fn moment_names(&self) -> &'static [&'static str] {
+        self.config.kind.moment_names()
     }
 
     /// Moves `weights` against `gradient`, both `[count]`, and returns the gradient's length before clipping. A gradient

@@ -33,27 +33,24 @@ impl Parameters {
         let decayed = count(&matrices);
         let learned = [matrices, vectors].concat();
 
-        let mut views = BTreeMap::new();
-        let mut leaves = Vec::new();
-        let mut lay_out = |list: &[&Parameter], takes_gradient: bool| {
+        let mut lay_out = |list: &[&Parameter]| {
             let flat = Tensor::zeros([count(list)], (Kind::Float, device));
             let mut start = 0;
-            for parameter in list {
+            let view = |parameter: &&Parameter| {
                 let length = parameter.len() as i64;
                 let shape: Vec<i64> = parameter.shape.iter().map(|n| *n as i64).collect();
                 let mut view = flat.narrow(0, start, length).view(shape.as_slice()).detach();
                 view.copy_(&initial(parameter).view(shape.as_slice()));
-                if takes_gradient {
-                    view = view.set_requires_grad(true);
-                    leaves.push(view.shallow_clone());
-                }
-                views.insert(parameter.name.clone(), view);
                 start += length;
-            }
-            flat
+                (parameter.name.clone(), view)
+            };
+            let views: Vec<_> = list.iter().map(view).collect();
+            (flat, views)
         };
-        let learned = lay_out(&learned, true);
-        let kept = lay_out(&kept, false);
+        let (learned, learned_views) = lay_out(&learned);
+        let (kept, kept_views) = lay_out(&kept);
+        let leaves: Vec<_> = learned_views.iter().map(|(_, view)| view.set_requires_grad(true)).collect();
+        let views = learned_views.into_iter().chain(kept_views).collect();
         Self { learned, kept, decayed, leaves, views }
     }
 

@@ -1,8 +1,9 @@
 //! What a person sees of a run: a bar where stderr is a terminal, plain lines otherwise.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::learner::Step;
@@ -87,6 +88,17 @@ impl Drop for EpochProgress {
 /// A line on stderr. A closed stderr is no reason to stop a training.
 pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A line on stdout. A reader that has gone away, as behind `| head`, is no reason to stop.
+///
+/// # Errors
+/// When stdout can't be written to otherwise.
+pub(crate) fn print(line: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("can't write to stdout"),
+        _ => Ok(()),
+    }
 }
 
 /// Hours, minutes and seconds, the larger two of them.

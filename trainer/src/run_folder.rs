@@ -1,8 +1,7 @@
 //! The folder of a training run, and what of it lets the run go on.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +31,8 @@ pub(crate) struct RunFolder {
 pub(crate) struct Progress {
     /// Steps made.
     pub(crate) steps: u64,
+    /// Epochs finished, which includes their validation.
+    pub(crate) epochs: u32,
     /// Best average precision of an epoch; none before the first.
     pub(crate) best_ap: Option<f64>,
     /// Average precision of the last epoch; none before the first.
@@ -40,7 +41,7 @@ pub(crate) struct Progress {
 
 impl RunFolder {
     /// Makes the folder of a new run: `out`, or the next free `runs/NAME-N`. Everything that can be wrong with it is found
-    /// here, before the work.
+    /// here, before the work; it holds a run only once that [begins](Self::begin).
     ///
     /// # Errors
     /// When the folder holds a run already, or can't be written.
@@ -49,7 +50,7 @@ impl RunFolder {
             Some(out) => out.to_owned(),
             None => (1..)
                 .map(|number| Path::new(RUNS).join(format!("{name}-{number}")))
-                .find(|path| !path.exists())
+                .find(|path| !path.exists() || is_empty(path))
                 .context("no free number for a run")?,
         };
         let folder = Self { path };
@@ -60,9 +61,6 @@ impl RunFolder {
         );
         fs::create_dir_all(&folder.path).with_context(|| format!("can't make the folder {}", folder.path.display()))?;
         folder.check_writable()?;
-        if out.is_none() {
-            folder.point_latest_here()?;
-        }
         Ok(folder)
     }
 
@@ -106,14 +104,16 @@ impl RunFolder {
         self.path.join("state.safetensors")
     }
 
-    /// Keeps the configuration.
+    /// Keeps the configuration, which makes this the folder of a run, and points `runs/latest` to it if it is there. To be
+    /// called after the first [`save`](Self::save), so that every run can go on.
     ///
     /// # Errors
     /// When it can't be written.
-    pub(crate) fn write_config(&self, config: &TrainConfig) -> anyhow::Result<()> {
+    pub(crate) fn begin(&self, config: &TrainConfig) -> anyhow::Result<()> {
         let text = serde_yaml::to_string(config)?;
         write_atomically(&self.config_path(), |file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("can't write {}", self.config_path().display()))
+            .with_context(|| format!("can't write {}", self.config_path().display()))?;
+        if self.path.parent() == Some(Path::new(RUNS)) { self.point_latest_here() } else { Ok(()) }
     }
 
     /// The log, to which lines are added.
@@ -122,7 +122,7 @@ impl RunFolder {
     /// When it can't be opened.
     pub(crate) fn open_log(&self) -> anyhow::Result<File> {
         let path = self.path.join("log.jsonl");
-        let log = OpenOptions::new().create(true).append(true).open(&path);
+        let log = File::options().create(true).append(true).open(&path);
         log.with_context(|| format!("can't write {}", path.display()))
     }
 
@@ -204,13 +204,15 @@ impl RunFolder {
     }
 }
 
+/// Whether nothing is in a folder.
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
 /// The flat tensors that a learner changes, by name. They share memory with the learner's.
 fn named_state(learner: &Learner) -> Vec<(String, tch::Tensor)> {
-    let mut named = vec![
-        ("learned".to_owned(), learner.parameters.learned.shallow_clone()),
-        ("kept".to_owned(), learner.parameters.kept.shallow_clone()),
-    ];
-    let moments = learner.optimizer.moments.iter().enumerate();
-    named.extend(moments.map(|(index, moment)| (format!("moment.{index}"), moment.shallow_clone())));
-    named
+    let Learner { parameters, optimizer, .. } = learner;
+    let weights = [("learned", &parameters.learned), ("kept", &parameters.kept)];
+    let moments = optimizer.moment_names().iter().copied().zip(&optimizer.moments);
+    weights.into_iter().chain(moments).map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect()
 }

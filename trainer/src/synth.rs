@@ -15,6 +15,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use crate::progress::print;
+
 pub use scene::{Object, Scene, Size, VISIBLE, draw};
 pub use shape::Kind;
 
@@ -61,7 +63,8 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
         let dataset = draw_split(split, count, args)?;
         let path = args.out.join(format!("{name}.json"));
         dataset.write_coco(&path).with_context(|| format!("can't write {}", path.display()))?;
-        println!("{}: {} pictures with {} shapes", path.display(), dataset.images.len(), dataset.annotations.len());
+        let (pictures, shapes) = (dataset.images.len(), dataset.annotations.len());
+        print(&format!("{}: {pictures} pictures with {shapes} shapes", path.display()))?;
     }
     Ok(())
 }
@@ -184,9 +187,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path())).unwrap();
         for (name, count) in [("train", 6), ("val", 4), ("test", 0)] {
-            let (dataset, _) = Dataset::read(&folder.path().join(format!("{name}.json")), OnProblem::Refuse).unwrap();
+            let (mut dataset, _) =
+                Dataset::read(&folder.path().join(format!("{name}.json")), OnProblem::Refuse).unwrap();
             assert_eq!(dataset.images.len(), count);
-            assert_eq!(dataset.missing_pictures(&folder.path().join(name)), Vec::<&Image>::new());
+            assert_eq!(dataset.drop_missing_pictures(&folder.path().join(name)), []);
             let classes: Vec<_> = dataset.classes.iter().map(|class| class.name.as_str()).collect();
             assert_eq!(classes, Kind::ALL.map(Kind::name));
         }

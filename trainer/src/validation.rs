@@ -1,6 +1,6 @@
 //! Average precision of a network on a data set, with the post-processing that ships.
 
-use models::evaluation::{Evaluation, ScoredBox, evaluate};
+use models::evaluation::ScoredBox;
 use models::{Anchors, ModelSpec};
 use ndarray::ArrayView3;
 use rayon::prelude::*;
@@ -13,40 +13,34 @@ use crate::loader::{Batch, Loader, Order};
 /// Detections per picture and class that count; COCO's evaluation ignores the rest.
 const COUNTED: usize = 100;
 
-/// Runs the network over every picture of the loader's data set.
-///
-/// # Errors
-/// When a picture can't be read.
-pub(crate) fn validate(
-    learner: &Learner,
+/// The pictures of the loader's data set, in their order.
+pub(crate) fn validation_batches(
     loader: &Loader,
     batch_size: usize,
-    mut on_batch: impl FnMut(usize),
-) -> anyhow::Result<Evaluation> {
-    let dataset = &loader.recipe().dataset;
-    let pictures: Vec<_> = (0..dataset.images.len()).collect();
-    let orders = pictures.chunks(batch_size).map(|pictures| Order { pictures: pictures.to_vec(), seed: 0 });
-    let spec = counted(&learner.spec);
-    let mut scored = Vec::new();
-    for batch in loader.batches(orders) {
-        let batch = batch?;
-        let [scores, offsets] = learner.predict(&batch);
-        let detections = detections(&batch, &scores, &offsets, &spec);
-        for (picture, detections) in batch.pictures.iter().zip(detections) {
-            scored.extend(detections.into_iter().map(|detection| ScoredBox {
-                image: *picture,
-                class: detection.label,
-                score: detection.score.into(),
-                rectangle: detection.bounding_box.into(),
-            }));
-        }
-        on_batch(batch.pictures.len());
-    }
-    Ok(evaluate(&dataset.annotations, &scored, dataset.classes.len()))
+) -> impl Iterator<Item = anyhow::Result<Batch>> + use<'_> {
+    let pictures: Vec<_> = (0..loader.recipe().dataset.images.len()).collect();
+    let orders: Vec<_> =
+        pictures.chunks(batch_size).map(|pictures| Order { pictures: pictures.to_vec(), seed: 0 }).collect();
+    loader.batches(orders.into_iter())
 }
 
-/// The spec with an end to the detections of a picture. A network at the start of its training may believe in all anchors
-/// at once; only the best of them can count.
+/// What the network finds in the pictures of a batch, as evaluation takes it.
+pub(crate) fn score(learner: &Learner, batch: &Batch) -> Vec<ScoredBox> {
+    let [scores, offsets] = learner.predict(batch);
+    let found = detections(batch, &scores, &offsets, &counted(&learner.spec));
+    let scored = batch.pictures.iter().zip(found).flat_map(|(picture, detections)| {
+        detections.into_iter().map(|detection| ScoredBox {
+            image: *picture,
+            class: detection.label,
+            score: detection.score.into(),
+            rectangle: detection.bounding_box.into(),
+        })
+    });
+    scored.collect()
+}
+
+/// The spec with an end to the detections of a picture: as many as count if every class has its share. A network at the
+/// start of its training may believe in all anchors at once, and suppressing millions of boxes would take minutes.
 fn counted(spec: &ModelSpec) -> ModelSpec {
     let mut spec = spec.clone();
     let most = COUNTED * spec.class_count();

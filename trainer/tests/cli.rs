@@ -10,8 +10,14 @@ use models::Checkpoint;
 use tempfile::TempDir;
 
 fn trainer(folder: &Path, arguments: &[&str]) -> Output {
+    command(folder, arguments).output().unwrap()
+}
+
+/// One thread each, because the tests run side by side.
+fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
-    command.current_dir(folder).args(arguments).output().unwrap()
+    command.current_dir(folder).args(arguments).env("OMP_NUM_THREADS", "1");
+    command
 }
 
 fn stderr(output: &Output) -> String {
@@ -112,9 +118,8 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     project.configure(&CONFIG.replace("epochs: 2, batch_size: 4", "epochs: 3, batch_size: 2"));
     assert!(project.fit(&["--out", "whole"]).status.success());
 
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
-    command.current_dir(project.path()).args(["fit", "--out", "broken"]).stderr(std::process::Stdio::piped());
-    let child = command.spawn().unwrap();
+    let mut command = command(project.path(), &["fit", "--out", "broken"]);
+    let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let log = project.path().join("broken/log.jsonl");
     while fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 2 {
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -123,7 +128,10 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     assert!(killed.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_holds(&stderr(&output), &["interrupted after step", "trainer fit --resume --out broken"]);
+    assert_holds(
+        &stderr(&output),
+        &["interrupted; stopped after step", "trainer fit --resume --out broken --device cpu"],
+    );
 
     let resumed = project.fit(&["--resume", "--out", "broken"]);
     assert!(resumed.status.success(), "{}", stderr(&resumed));
@@ -141,6 +149,41 @@ fn a_wrong_configuration_is_refused_with_key_and_line() {
     assert_holds(&project.refused(&[]), &["backbone.depth", "19", "152"]);
     assert_holds(&project.refused(&["--config", "none.yaml"]), &["none.yaml", "trainer init"]);
     assert!(!project.path().join("runs").exists(), "nothing is made for a run that cannot begin");
+}
+
+#[test]
+fn a_run_that_cannot_begin_is_in_nobodys_way() {
+    let project = Project::new();
+    assert!(project.fit(&[]).status.success());
+    let sound = fs::read(project.path().join("shapes/train.json")).unwrap();
+    project.edit_truth(|truth| truth["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]));
+    for arguments in [&[][..], &["--out", "run"]] {
+        assert_holds(&project.refused(arguments), &["area"]);
+    }
+    assert_eq!(fs::read_link(project.path().join("runs/latest")).unwrap(), PathBuf::from("retinanet-1"));
+    fs::write(project.path().join("shapes/train.json"), sound).unwrap();
+    assert!(project.fit(&["--out", "run"]).status.success());
+    assert!(project.fit(&[]).status.success());
+    assert_eq!(fs::read_link(project.path().join("runs/latest")).unwrap(), PathBuf::from("retinanet-2"));
+}
+
+#[test]
+fn a_resumed_run_keeps_its_configuration() {
+    let project = Project::new();
+    assert!(project.fit(&["--out", "run"]).status.success());
+    let again = ["--resume", "--out", "run", "--config", "retinanet.yaml"];
+    assert!(project.fit(&again).status.success(), "nothing is left to do, which is no error");
+    project.configure(&CONFIG.replace("epochs: 2", "epochs: 3"));
+    assert_holds(&project.refused(&again), &["retinanet.yaml", "run", "started with"]);
+}
+
+#[test]
+fn frozen_norms_without_pretrained_weights_are_warned_of() {
+    let project = Project::new();
+    project.configure(&CONFIG.replace("kind: batch", "kind: frozen_batch"));
+    let output = project.fit(&[]);
+    assert!(output.status.success());
+    assert_holds(&stderr(&output), &["warning", "frozen_batch", "from scratch"]);
 }
 
 #[test]
@@ -167,7 +210,11 @@ fn annotations_that_make_no_sense_are_refused_or_dropped() {
 fn missing_misdescribed_and_unreadable_pictures_are_named() {
     let project = Project::new();
     project.edit_truth(|truth| truth["images"][2]["file_name"] = "gone.png".into());
-    assert_holds(&project.refused(&[]), &["gone.png", "train.json"]);
+    assert_holds(&project.refused(&[]), &["gone.png", "train.json", "bad_annotations: drop"]);
+    project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
+    let output = project.fit(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_holds(&stderr(&output), &["warning", "1 of 6 pictures", "gone.png", "5 pictures to learn from"]);
 
     let project = Project::new();
     project.edit_truth(|truth| truth["images"][2]["width"] = 640.into());
@@ -176,8 +223,15 @@ fn missing_misdescribed_and_unreadable_pictures_are_named() {
     let project = Project::new();
     let pictures = fs::read_dir(project.path().join("shapes/train")).unwrap();
     let picture = pictures.map(|entry| entry.unwrap().path()).min().unwrap();
+    let sound = fs::read(&picture).unwrap();
     fs::write(&picture, b"no picture").unwrap();
-    assert_holds(&project.refused(&[]), &[picture.file_name().unwrap().to_str().unwrap()]);
+    let name = picture.file_name().unwrap().to_str().unwrap();
+    assert_holds(&project.refused(&["--out", "run"]), &[name, "all is saved", "trainer fit --resume --out run"]);
+    fs::write(&picture, sound).unwrap();
+    let resumed = project.fit(&["--resume", "--out", "run"]);
+    assert!(resumed.status.success(), "{}", stderr(&resumed));
+    assert!(project.fit(&["--out", "whole"]).status.success());
+    assert_eq!(project.checkpoint("run/last.safetensors"), project.checkpoint("whole/last.safetensors"));
 }
 
 #[test]

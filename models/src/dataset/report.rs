@@ -78,23 +78,31 @@ impl Report {
         self.problems.iter().any(|problem| problem.kind != ProblemKind::Overshoot)
     }
 
-    /// One line per kind of problem: how many, what happened to them, and where the first is.
+    /// One line per kind of problem: how many, what happened to them, and where the first few are.
     pub fn lines(&self) -> Vec<String> {
         let mut kinds: Vec<_> = self.problems.iter().map(|problem| problem.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        kinds.into_iter().filter_map(|kind| self.line(kind)).collect()
+        kinds.into_iter().map(|kind| self.line(kind)).collect()
     }
 
-    fn line(&self, kind: ProblemKind) -> Option<String> {
-        let first = self.problems.iter().find(|problem| problem.kind == kind)?;
+    fn line(&self, kind: ProblemKind) -> String {
+        let found: Vec<_> = self.problems.iter().filter(|problem| problem.kind == kind).collect();
         let (one, many, rest) = kind.words();
         let outcome = kind.outcome(self.on_problem);
-        Some(match self.count(kind) {
-            1 => format!("1 {one} {rest}{outcome}: {first}"),
-            count => format!("{count} {many} {rest}{outcome}, e.g. {first}"),
-        })
+        let what = if found.len() == 1 { one } else { many };
+        format!("{} {what} {rest}{outcome}: {}", found.len(), named(&found))
     }
+}
+
+/// The first few of a list, and how many more there are.
+pub fn named(list: &[impl Display]) -> String {
+    const NAMED: usize = 5;
+    let mut text = list.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if list.len() > NAMED {
+        text += &format!(" and {} more", list.len() - NAMED);
+    }
+    text
 }
 
 impl Display for Report {
@@ -160,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_counted_by_kind_and_the_first_is_named() {
+    fn problems_are_counted_by_kind_and_the_first_are_named() {
         let problems = vec![
             problem(ProblemKind::NoArea, "BloodImage_00343.jpg", Some(2288)),
             problem(ProblemKind::RepeatedFileName, "a.jpg", None),
@@ -170,12 +178,16 @@ mod tests {
         assert_eq!(
             report(OnProblem::Drop),
             "1 picture with a file name already used dropped: a.jpg; \
-             2 boxes of zero area dropped, e.g. BloodImage_00343.jpg annotation 2288"
+             2 boxes of zero area dropped: BloodImage_00343.jpg annotation 2288, BloodImage_00338.jpg annotation 887"
         );
-        assert!(
-            report(OnProblem::Keep).ends_with("2 boxes of zero area kept, e.g. BloodImage_00343.jpg annotation 2288")
-        );
-        assert!(report(OnProblem::Refuse).ends_with("2 boxes of zero area, e.g. BloodImage_00343.jpg annotation 2288"));
+        assert!(report(OnProblem::Keep).contains("2 boxes of zero area kept: BloodImage_00343.jpg annotation 2288, "));
+        assert!(report(OnProblem::Refuse).contains("2 boxes of zero area: BloodImage_00343.jpg annotation 2288, "));
+    }
+
+    #[test]
+    fn a_long_list_is_named_in_part() {
+        assert_eq!(named(&[1, 2, 3, 4, 5]), "1, 2, 3, 4, 5");
+        assert_eq!(named(&[1, 2, 3, 4, 5, 6, 7]), "1, 2, 3, 4, 5 and 2 more");
     }
 
     #[test]

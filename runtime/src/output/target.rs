@@ -1,20 +1,18 @@
 //! Where results go: stdout, or a file that appears whole or not at all.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::File;
 use std::io::{self, BufWriter, Stdout, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tempfile::NamedTempFile;
+use models::{AtomicFile, is_device};
 
 /// Where results go.
 #[derive(Debug)]
-pub(super) enum Target {
+pub enum Target {
     /// Shown as they come.
     Stdout(Stdout),
-    /// Kept in a file beside the final one, which is removed when the target is dropped before its commit. The library's
-    /// `write_atomically` would do if all results were at hand at once.
-    File { partial: BufWriter<NamedTempFile>, path: PathBuf },
+    /// Kept until the commit.
+    File(AtomicFile),
     /// A device or a pipe, which must not be replaced.
     Device(BufWriter<File>),
     /// A stdout or a pipe that nobody reads anymore. What is written goes nowhere.
@@ -26,29 +24,14 @@ impl Target {
     ///
     /// # Errors
     /// When nothing can be written there; no earlier file has been touched then.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         if path.as_os_str() == "-" {
             return Ok(Target::Stdout(io::stdout()));
         }
-        // A link stays a link: the file that it points to is replaced.
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        match fs::metadata(&path) {
-            Ok(earlier) if earlier.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
-            Ok(earlier) if !earlier.is_file() => {
-                return Ok(Target::Device(BufWriter::new(OpenOptions::new().write(true).open(path)?)));
-            }
-            _ => {}
+        if is_device(path) {
+            return Ok(Target::Device(BufWriter::new(File::options().write(true).open(path)?)));
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let partial = tempfile::Builder::new()
-            .prefix(".runtime-")
-            .suffix(".partial")
-            // As for any new file; the caller's umask takes from it.
-            .permissions(Permissions::from_mode(0o666))
-            .tempfile_in(folder)
-            // Its own message names the random file.
-            .map_err(|error| io::Error::from(error.kind()))?;
-        Ok(Target::File { partial: BufWriter::new(partial), path })
+        AtomicFile::create(path).map(Target::File)
     }
 
     /// Makes what was written visible where someone may be reading along.
@@ -56,16 +39,20 @@ impl Target {
         match self {
             Target::Stdout(stdout) => stdout.flush(),
             Target::Device(device) => device.flush(),
-            Target::File { .. } | Target::Closed => Ok(()),
+            Target::File(_) | Target::Closed => Ok(()),
         }
     }
 
-    /// Gives a file its name.
-    pub(super) fn commit(self) -> io::Result<()> {
-        let Target::File { partial, path } = self else { return Ok(()) };
-        let partial = partial.into_inner().map_err(|error| error.into_error())?;
-        partial.as_file().sync_all()?;
-        partial.persist(path).map(drop).map_err(|error| error.error)
+    /// Ends it, and gives a file its name.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn commit(mut self) -> io::Result<()> {
+        self.flush()?;
+        match self {
+            Target::File(file) => file.commit(),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -73,7 +60,7 @@ impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Target::Stdout(stdout) => stdout.write(bytes),
-            Target::File { partial, .. } => partial.write(bytes),
+            Target::File(file) => file.write(bytes),
             Target::Device(device) => device.write(bytes),
             Target::Closed => Ok(bytes.len()),
         }
@@ -82,7 +69,7 @@ impl Write for Target {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Target::Stdout(stdout) => stdout.flush(),
-            Target::File { partial, .. } => partial.flush(),
+            Target::File(file) => file.flush(),
             Target::Device(device) => device.flush(),
             Target::Closed => Ok(()),
         }
@@ -91,6 +78,8 @@ impl Write for Target {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -111,28 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_a_link() {
-        let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
-        fs::write(&file, "before").unwrap();
-        std::os::unix::fs::symlink(&file, &link).unwrap();
-        let mut target = Target::open(&link).unwrap();
-        target.write_all(b"after").unwrap();
-        target.commit().unwrap();
-        assert!(link.is_symlink());
-        assert_eq!(fs::read(&file).unwrap(), b"after");
-    }
-
-    #[test]
     fn a_device_is_written_to_and_not_replaced() {
         assert!(matches!(Target::open(Path::new("/dev/null")).unwrap(), Target::Device(_)));
-    }
-
-    #[test]
-    fn a_folder_and_a_missing_folder_are_errors() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(Target::open(folder.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
-        let missing = folder.path().join("missing/results.json");
-        assert_eq!(Target::open(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }
