@@ -73,7 +73,7 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
     let config = TrainConfig::read(path, args.data.as_deref())?;
     if config.model.backbone.norm.kind == NormKind::FrozenBatch {
         say(
-            "warning: `model.backbone.norm.kind: frozen_batch` is for pretrained weights; from scratch, take batch or group",
+            "warning: `frozen_batch` is for pretrained weights; from scratch, set `backbone.norm.kind` to batch or group",
         );
     }
     let name = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
@@ -215,8 +215,13 @@ impl Fit {
         let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
         let all = self.train.recipe().dataset.images.len();
         let orders = orders(all, self.config.run.batch_size, self.config.run.seed, epoch);
-        let made = self.progress.steps - u64::from(epoch) * orders.len() as u64;
-        let orders = orders.get(made as usize..).context("the saved state is not of this data: too many steps")?;
+        let made = self.progress.steps.checked_sub(u64::from(epoch) * orders.len() as u64);
+        let orders = made.and_then(|made| orders.get(made as usize..)).with_context(|| {
+            format!(
+                "the run's {} steps don't fit {all} pictures, so the data has changed; start a new run",
+                self.progress.steps
+            )
+        })?;
         let pictures = orders.iter().map(|order| order.pictures.len() as u64).sum();
         let later = u64::from(epochs - epoch - 1) * all as u64;
         let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), pictures, later);

@@ -11,7 +11,7 @@ use super::texture::{Color, Texture, color_near, contrast, mix, random_color};
 
 /// Share of a shape's pixels that must stay in sight: on the picture, and not under other shapes. A place where a new
 /// shape would break this for itself or another is not taken, so every shape on a picture has a box.
-pub const VISIBLE: f32 = 0.85;
+pub const VISIBLE: f32 = 0.8;
 
 /// Share of the pictures that show no shape.
 const EMPTY: f64 = 0.1;
@@ -67,7 +67,8 @@ pub struct Object {
 /// Draws a scene. Sides of less than 40 pixels have no room for shapes of different sizes.
 pub fn draw(size: Size, rng: &mut impl Rng) -> Scene {
     let mut canvas = Canvas::new(size, rng);
-    let count = if rng.random_bool(EMPTY) { 0 } else { rng.random_range(1..=MOST) };
+    let has_room = size.width.min(size.height) as f32 >= RECOGNIZABLE;
+    let count = if !has_room || rng.random_bool(EMPTY) { 0 } else { rng.random_range(1..=MOST) };
     for _ in 0..count {
         let place = (0..TRIES).find_map(|_| {
             let shape = random_shape(size, rng);
@@ -202,8 +203,8 @@ impl Canvas {
             let (column, row) = (column as usize, row as usize);
             let at = |column: usize, row: usize| self.colors[row.min(height - 1) * width + column.min(width - 1)];
             let (left, above) = (column.saturating_sub(1), row.saturating_sub(1));
-            let neighbours = [at(left, row), at(column + 1, row), at(column, above), at(column, row + 1)];
-            let mean = std::array::from_fn(|i| neighbours.iter().map(|color| color[i]).sum::<f32>() / 4.0);
+            let neighbors = [at(left, row), at(column + 1, row), at(column, above), at(column, row + 1)];
+            let mean = std::array::from_fn(|i| neighbors.iter().map(|color| color[i]).sum::<f32>() / 4.0);
             let color = mix(at(column, row), mean, 0.7 * softness);
             // The sum of four uniform samples is nearly normal.
             let error = |rng: &mut _| noise * (0..4).map(|_| RngExt::random_range(rng, -0.5..0.5)).sum::<f32>();
