@@ -29,6 +29,7 @@ impl AtomicFile {
             return Err(io::Error::other("it is a device or a pipe, which a file can't replace"));
         }
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::metadata(folder)?;
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let file = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
@@ -37,7 +38,7 @@ impl AtomicFile {
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)
             // Its own message names the hidden file.
-            .map_err(|error| error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))?;
+            .map_err(|error| io::Error::from(error.kind()))?;
         Ok(Self { file: BufWriter::new(file), target })
     }
 
