@@ -534,3 +534,49 @@ impl Default for PostprocessingSpec {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn presets_are_the_defaults_of_their_depth_and_survive_the_way_to_text() {
+        for name in preset_names() {
+            let spec = ModelSpec::preset(name).unwrap();
+            let depth = spec.backbone.depth;
+            assert_eq!(name, format!("resnet{depth}"));
+            let expected = BackboneSpec { depth, ..BackboneSpec::default() };
+            assert_eq!(spec, ModelSpec { backbone: expected, ..ModelSpec::default() });
+            assert_eq!(ModelSpec::from_yaml(&spec.to_yaml()).unwrap(), spec);
+        }
+        assert!(ModelSpec::preset("resnet19").unwrap_err().to_string().contains("resnet19"));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_by_name() {
+        for (text, field) in [
+            ("format: 2", "format"),
+            ("backbone: {depth: 19}", "backbone.depth"),
+            ("backbone: {depth: 18, groups: 2}", "backbone.groups"),
+            ("backbone: {norm: {kind: group, groups: 24}}", "backbone.norm"),
+            // The blocks have 30 channels, though the stem's 64 can be grouped.
+            ("backbone: {depth: 50, groups: 3, width_per_group: 10, norm: {kind: group}}", "backbone.norm"),
+            ("heads: {norm: {kind: group, groups: 0}}", "heads.norm"),
+            ("preprocessing: {shorter_side: 0}", "preprocessing.shorter_side"),
+            ("preprocessing: {std: [1, 0, 1]}", "preprocessing.std"),
+            ("preprocessing: {pad_multiple: 48}", "preprocessing.pad_multiple"),
+            ("postprocessing: {score_threshold: .nan}", "postprocessing.score_threshold"),
+            ("postprocessing: {top_k: 0}", "postprocessing.top_k"),
+            ("anchors: {ratios: []}", "anchors.ratios"),
+        ] {
+            let message = ModelSpec::from_yaml(text).unwrap_err().to_string();
+            assert!(message.contains(field), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let message = ModelSpec::from_yaml("format: 1\nbackbone:\n  depht: 50\n").unwrap_err().to_string();
+        assert!(message.contains("depht") && message.contains("line 3"), "{message}");
+    }
+}
