@@ -1,6 +1,6 @@
 //! The program `exporter`.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use clap::Parser;
 use exporter::{Exported, OFFSET_TOLERANCE, SCORE_TOLERANCE, Summary, export, grouped};
 use models::{AtomicFile, Checkpoint, CheckpointError};
 use runtime::EngineOptions;
+use runtime::output::print;
 
 /// Turns a checkpoint into an ONNX file.
 ///
@@ -36,6 +37,9 @@ struct Args {
     onnxruntime: Option<PathBuf>,
 }
 
+/// What could not be done when printing fails.
+const STDOUT: &str = "cannot write to stdout";
+
 fn main() -> ExitCode {
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,7 +58,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&checkpoint.spec)?;
     if args.summary {
-        print(&summary.to_string())?;
+        print(&summary.to_string()).context(STDOUT)?;
     }
     let engine = EngineOptions { onnxruntime: args.onnxruntime, ..EngineOptions::default() };
     let Exported { bytes, differences } = export(checkpoint, file, &engine)
@@ -75,14 +79,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         differences.offsets,
         start.elapsed().as_secs_f64()
     ))
-}
-
-/// Prints a line or more. A reader that has gone away, as behind `| head`, is no reason to stop.
-fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(io::stdout(), "{text}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
-        _ => Ok(()),
-    }
+    .context(STDOUT)
 }
 
 fn open(path: &Path) -> anyhow::Result<Checkpoint> {

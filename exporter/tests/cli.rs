@@ -29,7 +29,8 @@ fn an_exported_file_runs_at_every_size_and_carries_its_spec() {
     assert_eq!(*engine.spec(), checkpoint().spec);
     for (pictures, height, width) in [(1, 32, 32), (3, 64, 96), (2, 160, 32)] {
         let images = noise(&mut Random(7), &[pictures, 3, height, width], 1.0);
-        let (scores, offsets) = engine.run(images.into_dimensionality().unwrap().view()).unwrap();
+        let outputs = engine.run(images.into_dimensionality().unwrap().view()).unwrap();
+        let (scores, offsets) = (outputs.scores(), outputs.offsets());
         let cells: usize = (3..8).map(|level| height.div_ceil(1 << level) * width.div_ceil(1 << level)).sum();
         assert_eq!(scores.dim(), (pictures, cells * 9, 2));
         assert_eq!(offsets.dim(), (pictures, cells * 9, 4));
@@ -206,7 +207,9 @@ fn checkpoint() -> &'static Checkpoint {
         let model = to_onnx(&checkpoint.spec, checkpoint.tensors.clone(), &checkpoint.provenance).unwrap();
         let engine = Engine::from_bytes("model", &model, &EngineOptions::default()).unwrap();
         let images: &Array4<f32> = &checkpoint.probe.images;
-        (checkpoint.probe.classification, checkpoint.probe.regression) = engine.run(images.view()).unwrap();
+        let outputs = engine.run(images.view()).unwrap();
+        (checkpoint.probe.classification, checkpoint.probe.regression) =
+            (outputs.scores().to_owned(), outputs.offsets().to_owned());
         checkpoint
     });
     &CHECKPOINT

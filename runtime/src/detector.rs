@@ -110,7 +110,7 @@ impl Detector {
     /// # Errors
     /// When ONNX Runtime fails.
     pub fn run(&self, input: &Preprocessed) -> Result<Outputs, DetectorError> {
-        Ok(self.engine.infer(input.pixels.view().insert_axis(Axis(0)))?)
+        Ok(self.engine.run(input.pixels.view().insert_axis(Axis(0)))?)
     }
 
     /// The third stage: the network's outputs become detections.

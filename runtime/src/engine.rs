@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use models::ModelSpec;
-use ndarray::{Array3, ArrayView3, ArrayView4, Ix3};
+use ndarray::{ArrayView3, ArrayView4, Ix3};
 use ort::ep::{self, ExecutionProvider};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
@@ -198,21 +198,11 @@ impl Engine {
         self.provider
     }
 
-    /// Runs the network on a batch of preprocessed pictures, `[N, 3, H, W]` with H and W multiples of 32: scores
-    /// `[N, anchors, classes]` and offsets `[N, anchors, 4]`.
+    /// Runs the network on a batch of preprocessed pictures, `[N, 3, H, W]` with H and W multiples of 32.
     ///
     /// # Errors
     /// When the input has another shape, and when ONNX Runtime fails.
-    pub fn run(&self, images: ArrayView4<f32>) -> Result<(Array3<f32>, Array3<f32>), EngineError> {
-        let outputs = self.infer(images)?;
-        Ok((outputs.scores().to_owned(), outputs.offsets().to_owned()))
-    }
-
-    /// As [`Engine::run`], without copying the results out of ONNX Runtime's memory.
-    ///
-    /// # Errors
-    /// As [`Engine::run`].
-    pub fn infer(&self, images: ArrayView4<f32>) -> Result<Outputs, EngineError> {
+    pub fn run(&self, images: ArrayView4<f32>) -> Result<Outputs, EngineError> {
         let shape = images.shape().to_vec();
         let sides_fit = shape[2..].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
         if shape[0] == 0 || shape[1] != 3 || !sides_fit {

@@ -5,13 +5,13 @@ mod json;
 mod target;
 mod text;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use models::spec::Class;
 
 use crate::Detection;
-pub use target::Target;
+pub use target::{Target, print};
 
 /// What became of one picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,8 +74,7 @@ impl Output {
             Format::Text => text::write(&mut self.target, report, classes),
         };
         self.count += 1;
-        let shown = written.and_then(|()| self.target.show());
-        self.unless_closed(shown)
+        written.and_then(|()| self.target.show())
     }
 
     /// Whether nobody reads what is written.
@@ -93,20 +92,7 @@ impl Output {
             Format::Csv => csv::begin(&mut self.target, self.count),
             Format::Text => Ok(()),
         };
-        let flushed = ended.and_then(|()| self.target.flush());
-        self.unless_closed(flushed)?;
-        self.target.commit()
-    }
-
-    /// Turns the error of a reader that has gone away into a closed target.
-    fn unless_closed(&mut self, written: io::Result<()>) -> io::Result<()> {
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.target = Target::Closed;
-                Ok(())
-            }
-            other => other,
-        }
+        ended.and_then(|()| self.target.commit())
     }
 }
 

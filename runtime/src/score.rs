@@ -1,13 +1,13 @@
 //! `runtime score`: COCO's twelve numbers for anyone's results.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use models::coco::{LocatedResults, read_results};
 use models::dataset::{Dataset, OnProblem};
 use models::evaluation::{ScoredBox, Summary, evaluate};
-use runtime::output::Target;
+use runtime::output::{Target, print};
 
 use crate::cannot_write;
 use crate::progress::say;
@@ -62,18 +62,13 @@ impl Publication {
             tabulated = !matches!(target, Target::Stdout(_));
             let text = serde_json::to_string_pretty(summary)? + "\n";
             let written = target.write_all(text.as_bytes()).and_then(|()| target.commit());
-            unless_closed(written).with_context(|| cannot_write(&path))?;
+            written.with_context(|| cannot_write(&path))?;
         }
         if tabulated {
-            unless_closed(io::stdout().write_all(table(summary).as_bytes())).context("cannot write to stdout")?;
+            print(&table(summary)).context("cannot write to stdout")?;
         }
         Ok(())
     }
-}
-
-/// A reader that has gone away, as behind `| head`, is no reason to stop.
-fn unless_closed(written: io::Result<()>) -> io::Result<()> {
-    written.or_else(|error| if error.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
 }
 
 /// The ground truth as pycocotools takes it: boxes that make no sense count too.
@@ -115,7 +110,7 @@ fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
     Ok(boxes)
 }
 
-/// The numbers as people know them; a dash where there is no object to find.
+/// The numbers as people know them, without the last line's end; a dash where there is no object to find.
 fn table(summary: &Summary) -> String {
     let s = summary;
     let rows = [
@@ -132,10 +127,10 @@ fn table(summary: &Summary) -> String {
         ("ARm", "0.50:0.95", "medium", 100, s.ar_medium),
         ("ARl", "0.50:0.95", "large", 100, s.ar_large),
     ];
-    let mut table = format!("{:<7}{:<11}{:<8}{:>10}  value\n", "", "IoU", "area", "detections");
+    let mut table = format!("{:<7}{:<11}{:<8}{:>10}  value", "", "IoU", "area", "detections");
     for (name, iou, area, detections, value) in rows {
         let value = if value < 0.0 { "-".to_owned() } else { format!("{value:.4}") };
-        table += &format!("{name:<7}{iou:<11}{area:<8}{detections:>10}  {value}\n");
+        table += &format!("\n{name:<7}{iou:<11}{area:<8}{detections:>10}  {value}");
     }
     table
 }

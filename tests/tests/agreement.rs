@@ -27,7 +27,7 @@ fn agree(preset: &str) {
         for [batch, height, width] in SIZES {
             let mut random = ChaCha8Rng::seed_from_u64(2);
             let images = Array4::from_shape_simple_fn((batch, 3, height, width), || random.random_range(-2.0..2.0));
-            let (scores, offsets) = engine.run(images.view()).unwrap();
+            let outputs = engine.run(images.view()).unwrap();
 
             let shape = [batch, 3, height, width].map(|n| n as i64);
             let input = Torch(Tensor::from_slice(images.as_slice().unwrap()).view(shape));
@@ -41,8 +41,8 @@ fn agree(preset: &str) {
                 );
                 largest_difference(theirs.view(), ours).unwrap()
             };
-            let score = largest(scores.view(), &predictions.scores());
-            let offset = largest(offsets.view(), &predictions.offsets);
+            let score = largest(outputs.scores(), &predictions.scores());
+            let offset = largest(outputs.offsets(), &predictions.offsets);
             println!("{preset} {norm:?} {batch}x3x{height}x{width}: scores {score:.1e}, offsets {offset:.1e}");
             assert!(score <= SCORE_TOLERANCE, "{preset} {norm:?}: scores differ by {score}");
             assert!(offset <= OFFSET_TOLERANCE, "{preset} {norm:?}: offsets differ by {offset}");

@@ -1,6 +1,6 @@
 //! What a person sees of a run: a bar where stderr is a terminal, plain lines otherwise.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -90,15 +90,12 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A line on stdout. A reader that has gone away, as behind `| head`, is no reason to stop.
+/// A line on stdout.
 ///
 /// # Errors
-/// When stdout can't be written to otherwise.
+/// When stdout can't be written to, save that nobody reads it anymore.
 pub(crate) fn print(line: &str) -> anyhow::Result<()> {
-    match writeln!(io::stdout(), "{line}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("can't write to stdout"),
-        _ => Ok(()),
-    }
+    runtime::output::print(line).context("can't write to stdout")
 }
 
 /// Hours, minutes and seconds, the larger two of them.

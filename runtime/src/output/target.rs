@@ -6,7 +6,7 @@ use std::path::Path;
 
 use models::{AtomicFile, is_device};
 
-/// Where results go.
+/// Where results go. A reader that goes away, as behind `| head`, is no error: the target is closed from then on.
 #[derive(Debug)]
 pub enum Target {
     /// Shown as they come.
@@ -36,10 +36,17 @@ impl Target {
 
     /// Makes what was written visible where someone may be reading along.
     pub(super) fn show(&mut self) -> io::Result<()> {
-        match self {
-            Target::Stdout(stdout) => stdout.flush(),
-            Target::Device(device) => device.flush(),
-            Target::File(_) | Target::Closed => Ok(()),
+        if matches!(self, Target::File(_)) { Ok(()) } else { self.flush() }
+    }
+
+    /// Turns the error of a reader that has gone away into a closed target.
+    fn unless_closed<T>(&mut self, result: io::Result<T>, done: T) -> io::Result<T> {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                *self = Target::Closed;
+                Ok(done)
+            }
+            other => other,
         }
     }
 
@@ -58,22 +65,34 @@ impl Target {
 
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
+        let written = match self {
             Target::Stdout(stdout) => stdout.write(bytes),
             Target::File(file) => file.write(bytes),
             Target::Device(device) => device.write(bytes),
             Target::Closed => Ok(bytes.len()),
-        }
+        };
+        self.unless_closed(written, bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
+        let flushed = match self {
             Target::Stdout(stdout) => stdout.flush(),
             Target::File(file) => file.flush(),
             Target::Device(device) => device.flush(),
             Target::Closed => Ok(()),
-        }
+        };
+        self.unless_closed(flushed, ())
     }
+}
+
+/// Writes a line to stdout.
+///
+/// # Errors
+/// When stdout can't be written to for another reason than that nobody reads it anymore.
+pub fn print(line: &str) -> io::Result<()> {
+    let mut stdout = Target::Stdout(io::stdout());
+    writeln!(stdout, "{line}")?;
+    stdout.commit()
 }
 
 #[cfg(test)]
