@@ -1,0 +1,143 @@
+//! What makes sense in a spec.
+
+use super::{FORMAT, ModelSpec, NormKind, NormSpec, SpecError};
+
+impl ModelSpec {
+    /// Checks what the types do not say. A spec without classes is valid: it has not met its data yet.
+    ///
+    /// # Errors
+    /// Names the first field that makes no sense.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        let ensure = |valid: bool, field: &'static str, found: &dyn std::fmt::Debug, expected: &'static str| {
+            if valid { Ok(()) } else { Err(SpecError::Value { field, found: format!("{found:?}"), expected }) }
+        };
+        let positive = |values: &[f64]| !values.is_empty() && values.iter().all(|v| v.is_finite() && *v > 0.0);
+        let unit = |value: f32| (0.0..=1.0).contains(&value);
+        let norm = |norm: &NormSpec, channels: usize, field| {
+            let groups = norm.kind != NormKind::Group || (norm.groups > 0 && channels.is_multiple_of(norm.groups));
+            ensure(
+                groups && norm.epsilon.is_finite() && norm.epsilon >= 0.0,
+                field,
+                norm,
+                "an epsilon of zero or more, and groups that divide the channels",
+            )
+        };
+        let Self { backbone, pyramid, heads, anchors, box_coder, preprocessing, postprocessing, .. } = self;
+
+        ensure(self.format == FORMAT, "format", &self.format, "1, the version this program knows")?;
+        let depths = [18, 34, 50, 101, 152];
+        ensure(depths.contains(&backbone.depth), "backbone.depth", &backbone.depth, "18, 34, 50, 101 or 152")?;
+        // Of the stem, and of the narrowest convolutions in its blocks; all others are multiples of these.
+        norm(&backbone.norm, 64, "backbone.norm")?;
+        norm(&backbone.norm, backbone.width_per_group.saturating_mul(backbone.groups), "backbone.norm")?;
+        let bottleneck = backbone.depth >= 50;
+        let plain = backbone.groups == 1 && backbone.width_per_group == 64;
+        ensure(
+            bottleneck || plain,
+            "backbone.groups",
+            &(backbone.groups, backbone.width_per_group),
+            "1 group of width 64, since depths 18 and 34 have basic blocks",
+        )?;
+        ensure((1..=256).contains(&backbone.groups), "backbone.groups", &backbone.groups, "1 to 256")?;
+        ensure(
+            (1..=1024).contains(&backbone.width_per_group),
+            "backbone.width_per_group",
+            &backbone.width_per_group,
+            "1 to 1024",
+        )?;
+        ensure((1..=4096).contains(&pyramid.width), "pyramid.width", &pyramid.width, "1 to 4096")?;
+        ensure((1..=4096).contains(&heads.width), "heads.width", &heads.width, "1 to 4096")?;
+        ensure(heads.depth <= 64, "heads.depth", &heads.depth, "at most 64")?;
+        ensure(heads.prior > 0.0 && heads.prior < 1.0, "heads.prior", &heads.prior, "between 0 and 1, both excluded")?;
+        if let Some(spec) = &heads.norm {
+            norm(spec, heads.width, "heads.norm")?;
+        }
+        ensure(positive(&anchors.sizes), "anchors.sizes", &anchors.sizes, "positive numbers")?;
+        ensure(positive(&anchors.ratios), "anchors.ratios", &anchors.ratios, "one or more positive numbers")?;
+        ensure(positive(&anchors.scales), "anchors.scales", &anchors.scales, "one or more positive numbers")?;
+        ensure(
+            box_coder.std.iter().all(|v| v.is_finite() && *v > 0.0),
+            "box_coder.std",
+            &box_coder.std,
+            "positive numbers",
+        )?;
+        ensure(
+            box_coder.clamp.is_none_or(|v| v > 0.0),
+            "box_coder.clamp",
+            &box_coder.clamp,
+            "a positive number, or null",
+        )?;
+        let sides = (preprocessing.shorter_side, preprocessing.longer_side);
+        ensure(
+            sides.0 > 0 && sides.0 <= sides.1 && sides.1 <= 16384,
+            "preprocessing.shorter_side",
+            &sides,
+            "at least 1 and at most longer_side, which is at most 16384",
+        )?;
+        ensure(
+            preprocessing.mean.iter().all(|v| v.is_finite()),
+            "preprocessing.mean",
+            &preprocessing.mean,
+            "finite numbers",
+        )?;
+        ensure(
+            preprocessing.std.iter().all(|v| v.is_finite() && *v > 0.0),
+            "preprocessing.std",
+            &preprocessing.std,
+            "positive numbers",
+        )?;
+        let multiple = preprocessing.pad_multiple;
+        ensure(
+            multiple > 0 && multiple.is_multiple_of(32) && multiple <= 4096,
+            "preprocessing.pad_multiple",
+            &multiple,
+            "a multiple of 32 up to 4096, so that the pyramid's sums fit",
+        )?;
+        ensure(
+            unit(postprocessing.score_threshold),
+            "postprocessing.score_threshold",
+            &postprocessing.score_threshold,
+            "0 to 1",
+        )?;
+        ensure(
+            unit(postprocessing.nms_threshold),
+            "postprocessing.nms_threshold",
+            &postprocessing.nms_threshold,
+            "0 to 1",
+        )?;
+        ensure(postprocessing.top_k != Some(0), "postprocessing.top_k", &postprocessing.top_k, "at least 1, or null")?;
+        ensure(
+            postprocessing.max_detections != Some(0),
+            "postprocessing.max_detections",
+            &postprocessing.max_detections,
+            "at least 1, or null",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_by_name() {
+        for (text, field) in [
+            ("format: 2", "format"),
+            ("backbone: {depth: 19}", "backbone.depth"),
+            ("backbone: {depth: 18, groups: 2}", "backbone.groups"),
+            ("backbone: {norm: {kind: group, groups: 24}}", "backbone.norm"),
+            // The blocks have 30 channels, though the stem's 64 can be grouped.
+            ("backbone: {depth: 50, groups: 3, width_per_group: 10, norm: {kind: group}}", "backbone.norm"),
+            ("heads: {norm: {kind: group, groups: 0}}", "heads.norm"),
+            ("preprocessing: {shorter_side: 0}", "preprocessing.shorter_side"),
+            ("preprocessing: {std: [1, 0, 1]}", "preprocessing.std"),
+            ("preprocessing: {pad_multiple: 48}", "preprocessing.pad_multiple"),
+            ("postprocessing: {score_threshold: .nan}", "postprocessing.score_threshold"),
+            ("postprocessing: {top_k: 0}", "postprocessing.top_k"),
+            ("anchors: {ratios: []}", "anchors.ratios"),
+        ] {
+            let message = ModelSpec::from_yaml(text).unwrap_err().to_string();
+            assert!(message.contains(field), "{text}: {message}");
+        }
+    }
+}
