@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::boxes::BoundingBox;
 
-/// Assigns anchors by their IoU with the objects of a picture. No object is guaranteed an anchor: one that is too small
-/// or too thin for every anchor gets none.
+/// Assigns anchors by their IoU with the objects of a picture. Without `low_quality`, no object is guaranteed an anchor: one
+/// that is too small or too thin for every anchor gets none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Matcher {
@@ -13,11 +13,14 @@ pub struct Matcher {
     pub background_below: f32,
     /// An anchor whose best IoU is at least this belongs to that object; between the two it is ignored.
     pub foreground_from: f32,
+    /// Whether the anchors that no other anchor surpasses in IoU with some object are foreground too, however low it is.
+    /// Such an anchor belongs to the object of its own largest IoU, as in torchvision and Detectron2.
+    pub low_quality: bool,
 }
 
 impl Default for Matcher {
     fn default() -> Self {
-        Self { background_below: 0.4, foreground_from: 0.5 }
+        Self { background_below: 0.4, foreground_from: 0.5, low_quality: false }
     }
 }
 
@@ -35,18 +38,26 @@ pub enum Assignment {
 impl Matcher {
     /// One assignment per anchor. An anchor belongs to the box of largest IoU, and to the first of several.
     pub fn assign(&self, anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<Assignment> {
-        // Below this the best IoU does not matter; the slack covers rounding in the estimate of it.
-        let relevant = 0.999 * self.background_below.min(self.foreground_from);
+        let largest = if self.low_quality { largest_ious(anchors, boxes) } else { Vec::new() };
+        // Below this the best IoU does not matter.
+        let relevant = if self.low_quality { 0.0 } else { self.background_below.min(self.foreground_from) };
         let mut assignments = Vec::with_capacity(anchors.len());
         for anchors in anchors.chunks(Block::SIZE) {
             let mut block = Block::new(anchors);
             for (index, object) in boxes.iter().enumerate() {
-                if block.largest_iou(object) >= relevant {
+                if block.may_reach(relevant, object) {
                     block.meet(object, index);
                 }
             }
-            let best = block.best_iou.iter().zip(&block.best_index).take(anchors.len());
-            assignments.extend(best.map(|(&iou, &index)| self.judge(iou, index)));
+            for (object, &largest) in boxes.iter().zip(&largest) {
+                if largest > 0.0 && block.may_reach(largest, object) {
+                    block.raise(object, largest);
+                }
+            }
+            let best = block.best_iou.iter().zip(&block.best_index).zip(&block.unsurpassed).take(anchors.len());
+            assignments.extend(best.map(|((&iou, &index), &unsurpassed)| {
+                if unsurpassed { Assignment::Object(index as usize) } else { self.judge(iou, index) }
+            }));
         }
         assignments
     }
@@ -62,6 +73,20 @@ impl Matcher {
     }
 }
 
+/// The largest IoU of each box with any anchor.
+fn largest_ious(anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<f32> {
+    let mut largest = vec![0.0; boxes.len()];
+    for anchors in anchors.chunks(Block::SIZE) {
+        let block = Block::new(anchors);
+        for (object, largest) in boxes.iter().zip(&mut largest) {
+            if block.may_reach(*largest, object) {
+                *largest = block.ious(object).into_iter().fold(*largest, f32::max);
+            }
+        }
+    }
+    largest
+}
+
 /// A few neighboring anchors, laid out so that the compiler computes several IoUs at once, and their best objects.
 struct Block {
     x1: [f32; Block::SIZE],
@@ -71,6 +96,8 @@ struct Block {
     area: [f32; Block::SIZE],
     best_iou: [f32; Block::SIZE],
     best_index: [u32; Block::SIZE],
+    /// Whether some object has its largest IoU here.
+    unsurpassed: [bool; Block::SIZE],
     /// The smallest box around all of them.
     hull: BoundingBox,
     smallest_area: f32,
@@ -91,6 +118,7 @@ impl Block {
             area: [0.0; Self::SIZE],
             best_iou: [f32::NEG_INFINITY; Self::SIZE],
             best_index: [0; Self::SIZE],
+            unsurpassed: [false; Self::SIZE],
             hull: everywhere,
             smallest_area: f32::INFINITY,
             largest_area: 0.0,
@@ -110,25 +138,43 @@ impl Block {
         block
     }
 
-    /// No anchor of the block has a larger IoU with `object` than this.
-    fn largest_iou(&self, object: &BoundingBox) -> f32 {
+    /// Whether an anchor of the block can have an IoU of at least `iou` with `object`.
+    fn may_reach(&self, iou: f32, object: &BoundingBox) -> bool {
+        /// For rounding in the estimate.
+        const SLACK: f32 = 0.999;
         let width = (self.hull.x2.min(object.x2) - self.hull.x1.max(object.x1)).max(0.0);
         let height = (self.hull.y2.min(object.y2) - self.hull.y1.max(object.y1)).max(0.0);
-        (width * height).min(self.largest_area) / object.area().max(self.smallest_area)
+        (width * height).min(self.largest_area) / object.area().max(self.smallest_area) >= SLACK * iou
     }
 
-    /// Makes `object` the best of every anchor that has a larger IoU with it than with those it met before.
-    fn meet(&mut self, object: &BoundingBox, index: usize) {
+    /// The IoU of each anchor with `object`.
+    fn ious(&self, object: &BoundingBox) -> [f32; Self::SIZE] {
         let object_area = object.area();
-        for i in 0..Self::SIZE {
+        let mut ious = [0.0; Self::SIZE];
+        for (i, iou) in ious.iter_mut().enumerate() {
             let width = (self.x2[i].min(object.x2) - self.x1[i].max(object.x1)).max(0.0);
             let height = (self.y2[i].min(object.y2) - self.y1[i].max(object.y1)).max(0.0);
             let intersection = width * height;
             let union = self.area[i] + object_area - intersection;
-            let iou = if union > 0.0 { intersection / union } else { 0.0 };
+            *iou = if union > 0.0 { intersection / union } else { 0.0 };
+        }
+        ious
+    }
+
+    /// Makes `object` the best of every anchor that has a larger IoU with it than with those it met before.
+    fn meet(&mut self, object: &BoundingBox, index: usize) {
+        for (i, iou) in self.ious(object).into_iter().enumerate() {
             let better = iou > self.best_iou[i];
             self.best_iou[i] = if better { iou } else { self.best_iou[i] };
             self.best_index[i] = if better { index as u32 } else { self.best_index[i] };
+        }
+    }
+
+    /// Notes the anchors that no other surpasses in IoU with `object`, its largest being `largest`.
+    fn raise(&mut self, object: &BoundingBox, largest: f32) {
+        let ious = self.ious(object);
+        for (unsurpassed, iou) in self.unsurpassed.iter_mut().zip(ious) {
+            *unsurpassed |= iou == largest;
         }
     }
 }
@@ -145,12 +191,18 @@ mod tests {
             let ious = boxes.iter().map(|object| anchor.iou(object)).enumerate();
             ious.fold((0, f32::NEG_INFINITY), |best, (i, iou)| if iou > best.1 { (i, iou) } else { best })
         };
-        let judge = |(index, iou): (usize, f32)| match iou {
-            iou if iou >= matcher.foreground_from => Assignment::Object(index),
-            iou if iou < matcher.background_below => Assignment::Background,
+        let largest = |object: &BoundingBox| anchors.iter().map(|anchor| anchor.iou(object)).fold(0.0, f32::max);
+        let largest: Vec<_> = boxes.iter().map(largest).collect();
+        let unsurpassed = |anchor: &BoundingBox| {
+            let mut pairs = boxes.iter().zip(&largest);
+            matcher.low_quality && pairs.any(|(object, largest)| *largest > 0.0 && anchor.iou(object) == *largest)
+        };
+        let judge = |anchor: &BoundingBox| match best(anchor) {
+            (index, iou) if iou >= matcher.foreground_from || unsurpassed(anchor) => Assignment::Object(index),
+            (_, iou) if iou < matcher.background_below => Assignment::Background,
             _ => Assignment::Ignored,
         };
-        anchors.iter().map(best).map(judge).collect()
+        anchors.iter().map(judge).collect()
     }
 
     /// Boxes of all sizes and shapes in a picture of `side` pixels, a few beyond its edges.
@@ -173,10 +225,11 @@ mod tests {
         let anchors = Anchors::new(&AnchorSpec::default(), 320, 416);
         let boxes = scattered(60, 400.0);
         let (lenient, absurd) = (
-            Matcher { background_below: 0.0, foreground_from: 0.1 },
-            Matcher { background_below: 0.5, foreground_from: 0.2 },
+            Matcher { background_below: 0.0, foreground_from: 0.1, low_quality: false },
+            Matcher { background_below: 0.5, foreground_from: 0.2, low_quality: false },
         );
-        for matcher in [Matcher::default(), lenient, absurd] {
+        let generous = Matcher { low_quality: true, ..Matcher::default() };
+        for matcher in [Matcher::default(), lenient, absurd, generous] {
             let found = matcher.assign(anchors.boxes(), &boxes);
             assert_eq!(found, reference(&matcher, anchors.boxes(), &boxes));
             assert!(found.iter().any(|a| matches!(a, Assignment::Object(_))));
@@ -231,6 +284,16 @@ mod tests {
         let anchors = Anchors::new(&AnchorSpec::default(), 128, 128);
         let assigned = Matcher::default().assign(anchors.boxes(), &[BoundingBox::new(60.0, 60.0, 66.0, 66.0)]);
         assert!(assigned.iter().all(|a| *a == Assignment::Background));
+    }
+
+    #[test]
+    fn with_low_quality_every_box_gets_an_anchor() {
+        let anchors = Anchors::new(&AnchorSpec::default(), 128, 128);
+        let boxes = [BoundingBox::new(60.0, 60.0, 66.0, 66.0), BoundingBox::new(2.0, 100.0, 126.0, 104.0)];
+        let assigned = Matcher { low_quality: true, ..Matcher::default() }.assign(anchors.boxes(), &boxes);
+        for index in 0..boxes.len() {
+            assert!(assigned.contains(&Assignment::Object(index)), "box {index}");
+        }
     }
 
     #[test]

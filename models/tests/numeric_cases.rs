@@ -167,14 +167,14 @@ fn detectron2_matcher(case: &Value) {
     for (anchor, (expected, label)) in matches.into_iter().zip(labels).enumerate() {
         let square = BoundingBox::new(0.0, 0.0, 1.0, 1.0);
         let boxes: Vec<_> = ious.iter().map(|row| BoundingBox { x2: row[anchor], ..square }).collect();
-        let assigned = Matcher { background_below, foreground_from }.assign(&[square], &boxes)[0];
+        let assigned = Matcher { background_below, foreground_from, low_quality: false }.assign(&[square], &boxes)[0];
         let assigned_label = match assigned {
             Assignment::Background => 0,
             Assignment::Ignored => -1,
             Assignment::Object(_) => 1,
         };
         assert_eq!(assigned_label, if best_anchors.contains(&anchor) { -1 } else { label }, "anchor {anchor}");
-        let anything = Matcher { background_below: 0.0, foreground_from: 0.0 };
+        let anything = Matcher { background_below: 0.0, foreground_from: 0.0, low_quality: false };
         assert_eq!(anything.assign(&[square], &boxes), [Assignment::Object(expected)], "anchor {anchor}");
     }
 }

@@ -15,7 +15,7 @@ use trainer::config::TrainConfig;
 use trainer::learner::Learner;
 use trainer::loader::Batch;
 use trainer::optimizer::OptimizerKind;
-use trainer::targets::{Object, Targets};
+use trainer::targets::{Normalizer, Object, Targets};
 
 const WARM_UP: usize = 2;
 const STEPS: usize = 10;
@@ -68,7 +68,7 @@ fn ours(depth: u32) -> anyhow::Result<impl FnMut() -> f64> {
     let objects: Vec<_> =
         (0..).zip(corners).map(|(class, corners)| Object { class, bounding_box: BoundingBox::from(corners) }).collect();
     let (objects, matcher) = ([objects.clone(), objects], Matcher::default());
-    let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder);
+    let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder, Normalizer::Picture);
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let images = Array4::from_shape_simple_fn((2, 3, SIDE, SIDE), || random.random_range(-2.0..2.0));
     let placements = vec![spec.preprocessing.place(320, 320); 2];

@@ -16,3 +16,4 @@ def train(make):
 
 print("ADAMW", train(lambda w: torch.optim.AdamW(w, lr=0.1, weight_decay=0.01)))
 print("SGD", train(lambda w: torch.optim.SGD(w, lr=0.1, momentum=0.9, weight_decay=0.01)))
+print("NESTEROV", train(lambda w: torch.optim.SGD(w, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)))

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::augmentation::AugmentationConfig;
 use crate::loss::LossConfig;
-use crate::optimizer::{OptimizerConfig, ScheduleConfig};
+use crate::optimizer::{OptimizerConfig, OptimizerKind};
+use crate::part::Part;
+use crate::schedule::{ScheduleConfig, ScheduleKind};
 
 /// Everything that decides what a training run does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,10 +33,10 @@ pub struct TrainConfig {
     /// How it is minimized.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
-    /// How the learning rate moves.
+    /// How the learning rate moves, and when a run ends early.
     #[serde(default)]
     pub schedule: ScheduleConfig,
-    /// Lengths and seeds.
+    /// Lengths and seeds, and what steps are made of.
     #[serde(default)]
     pub run: RunConfig,
 }
@@ -74,7 +76,7 @@ pub enum BadAnnotations {
     Drop,
 }
 
-/// Lengths and seeds.
+/// Lengths and seeds, and what steps are made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
@@ -86,11 +88,43 @@ pub struct RunConfig {
     pub workers: usize,
     /// Start of all random numbers. The same seed gives the same weights on the same processor with as many threads.
     pub seed: u64,
+    /// The part up to which, itself included, nothing is learned, and batch norms use their running statistics; nothing is
+    /// frozen if absent.
+    pub freeze: Option<Part>,
+    /// Share of the moving average of the weights that a step keeps. The average is what is validated and kept as a
+    /// checkpoint; none is made if absent.
+    pub ema: Option<f64>,
+    /// What convolutions compute in while training. Weights and validation are float32 in any case.
+    pub precision: Precision,
+    /// Whether pictures and kernels lie in memory with their channels last.
+    pub channels_last: bool,
+    /// Minutes between two saves of the run's state within an epoch; only after each epoch if absent.
+    pub save_minutes: Option<f64>,
+}
+
+/// What convolutions compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    Float32,
+    /// Eight bits of exponent and eight of fraction: faster where the processor or GPU has instructions for it.
+    Bfloat16,
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { epochs: 50, batch_size: 8, workers: 2, seed: 0 }
+        Self {
+            epochs: 50,
+            batch_size: 8,
+            workers: 2,
+            seed: 0,
+            freeze: None,
+            ema: None,
+            precision: Precision::Float32,
+            channels_last: false,
+            save_minutes: Some(10.0),
+        }
     }
 }
 
@@ -137,6 +171,7 @@ impl TrainConfig {
             );
         }
         not_negative("optimizer.learning_rate", optimizer.learning_rate)?;
+        not_negative("optimizer.trunk_factor", optimizer.trunk_factor)?;
         not_negative("optimizer.weight_decay", optimizer.weight_decay)?;
         share("optimizer.momentum", optimizer.momentum)?;
         for beta in optimizer.betas {
@@ -145,9 +180,33 @@ impl TrainConfig {
         if let Some(norm) = optimizer.clip_norm {
             ensure!(norm > 0.0, "`optimizer.clip_norm` is {norm}, expected more than zero, or null");
         }
+        ensure!(
+            !optimizer.nesterov || (optimizer.kind == OptimizerKind::Sgd && optimizer.momentum > 0.0),
+            "`optimizer.nesterov` is for `kind: sgd` with a momentum above zero"
+        );
+        ensure!(optimizer.accumulation > 0, "`optimizer.accumulation` is 0, expected at least 1");
         share("schedule.final_share", schedule.final_share)?;
+        share("schedule.factor", schedule.factor)?;
+        ensure!(
+            schedule.kind != ScheduleKind::Step || !schedule.milestones.is_empty(),
+            "`schedule.milestones` is empty, expected the epochs after which the learning rate falls"
+        );
+        ensure!(
+            schedule.milestones.iter().all(|epoch| (1..run.epochs).contains(epoch)),
+            "`schedule.milestones` is {:?}, expected epochs within the run, from 1 to {}",
+            schedule.milestones,
+            run.epochs.saturating_sub(1)
+        );
+        ensure!(schedule.early_stop != Some(0), "`schedule.early_stop` is 0, expected at least 1, or null");
         ensure!(run.epochs > 0, "`run.epochs` is 0, expected at least 1");
         ensure!(run.batch_size > 0, "`run.batch_size` is 0, expected at least 1");
+        ensure!(run.freeze != Some(Part::Heads), "`run.freeze` is heads, which would leave nothing to learn");
+        if let Some(decay) = run.ema {
+            ensure!((0.0..1.0).contains(&decay), "`run.ema` is {decay}, expected 0 to 1, 1 excluded, or null");
+        }
+        if let Some(minutes) = run.save_minutes {
+            ensure!(minutes > 0.0, "`run.save_minutes` is {minutes}, expected more than zero, or null");
+        }
         ensure!((1..=256).contains(&run.workers), "`run.workers` is {}, expected 1 to 256", run.workers);
         Ok(())
     }

@@ -1,30 +1,23 @@
 //! `trainer fit`: data in, checkpoints out.
 
-use std::fmt::Write as _;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use models::dataset::{Dataset, OnProblem, named};
-use models::evaluation::{Evaluation, evaluate};
 use models::spec::NormKind;
-use models::{ModelSpec, Provenance};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use serde_json::json;
+use models::{Checkpoint, ModelSpec};
 
 use crate::augmentation::AugmentationConfig;
 use crate::config::{BadAnnotations, SplitConfig, TrainConfig};
 use crate::device::Device;
-use crate::learner::{Learner, Step};
-use crate::loader::{Batch, Loader, Order, Recipe};
-use crate::progress::{EpochProgress, print, say};
-use crate::run_folder::{Progress, RunFolder};
-use crate::validation::{score, validation_batches};
+use crate::learner::Learner;
+use crate::loader::{Loader, Recipe};
+use crate::progress::say;
+use crate::run::Run;
+use crate::run_folder::RunFolder;
 
 /// Train a detector.
 #[derive(Args, Debug)]
@@ -41,6 +34,9 @@ pub struct FitArgs {
     /// Where to train: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
+    /// Begin with the weights of this checkpoint where they fit, rather than with random ones
+    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "resume")]
+    weights: Option<PathBuf>,
     /// Go on with the run in --out [default: runs/latest]; a --config must then be the run's own
     #[arg(long)]
     resume: bool,
@@ -54,24 +50,31 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     let device = args.device.open()?;
     let (folder, config) = if args.resume { existing_run(args)? } else { new_run(args)? };
     let (train, validation) = open_data(&config)?;
-    let learner = Learner::new(&train.recipe().spec, &config, device)?;
+    let learner = match &args.weights {
+        Some(path) => pretrained(path, &train.recipe().spec, &config, device)?,
+        None => Learner::new(&train.recipe().spec, &config, device)?,
+    };
     let interrupted = watch_interrupts()?;
     let resumption = format!("trainer fit --resume --out {} --device {}", folder.path().display(), args.device);
-    let progress = Progress::default();
-    let mut fit = Fit { folder, config, train, validation, learner, progress, interrupted, resumption };
-    if args.resume {
-        fit.progress = fit.folder.restore(&mut fit.learner)?;
-    } else {
-        fit.save(None, false)?;
-        fit.folder.begin(&fit.config)?;
+    let run = Run::new(folder, config, [train, validation], learner, interrupted, resumption);
+    if args.resume { run.resume() } else { run.begin() }
+}
+
+/// A network that begins with the weights of a checkpoint.
+fn pretrained(path: &Path, spec: &ModelSpec, config: &TrainConfig, device: tch::Device) -> anyhow::Result<Learner> {
+    let place = || format!("the weights of {}", path.display());
+    let checkpoint = Checkpoint::open(path).with_context(place)?;
+    let (learner, lines) = Learner::from_checkpoint(spec, config, device, &checkpoint).with_context(place)?;
+    for line in lines {
+        say(&format!("{}: {line}", path.display()));
     }
-    fit.run()
+    Ok(learner)
 }
 
 fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
     let path = args.config.as_deref().unwrap_or(Path::new("retinanet.yaml"));
     let config = TrainConfig::read(path, args.data.as_deref())?;
-    if config.model.backbone.norm.kind == NormKind::FrozenBatch {
+    if args.weights.is_none() && config.model.backbone.norm.kind == NormKind::FrozenBatch {
         say(
             "warning: `frozen_batch` is for pretrained weights; from scratch, set `backbone.norm.kind` to batch or group",
         );
@@ -112,6 +115,7 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
             folder: split.pictures.clone(),
             spec: spec.clone(),
             matcher: config.matching.clone(),
+            normalizer: config.loss.normalizer,
             augmentation: augmentation.clone(),
         };
         Loader::new(recipe, config.run.workers)
@@ -172,196 +176,4 @@ fn watch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
     })
     .context("can't watch for Ctrl-C")?;
     Ok(interrupted)
-}
-
-/// One run.
-struct Fit {
-    /// The command that goes on with it.
-    resumption: String,
-    folder: RunFolder,
-    config: TrainConfig,
-    train: Loader,
-    validation: Loader,
-    learner: Learner,
-    progress: Progress,
-    interrupted: Arc<AtomicBool>,
-}
-
-impl Fit {
-    fn run(mut self) -> anyhow::Result<()> {
-        let pictures = self.train.recipe().dataset.images.len();
-        let steps_per_epoch = pictures.div_ceil(self.config.run.batch_size) as u64;
-        let steps = steps_per_epoch * u64::from(self.config.run.epochs);
-        say(&format!(
-            "{} pictures to learn from, {} to validate on, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
-            pictures,
-            self.validation.recipe().dataset.images.len(),
-            self.learner.spec.class_count(),
-            self.config.run.epochs,
-            self.folder.path().display()
-        ));
-        let mut log = self.folder.open_log()?;
-        while self.progress.epochs < self.config.run.epochs {
-            let learned = self.learn(steps, &mut log)?;
-            let evaluation = self.validate()?;
-            self.finish_epoch(&learned, &evaluation, &mut log)?;
-        }
-        let (best, last) = (self.progress.best_ap.unwrap_or_default(), self.progress.last_ap.unwrap_or_default());
-        print(&format!("best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display()))
-    }
-
-    /// The rest of an epoch's steps, of `steps` in the run.
-    fn learn(&mut self, steps: u64, log: &mut impl Write) -> anyhow::Result<Learned> {
-        let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
-        let all = self.train.recipe().dataset.images.len();
-        let orders = orders(all, self.config.run.batch_size, self.config.run.seed, epoch);
-        let made = self.progress.steps.checked_sub(u64::from(epoch) * orders.len() as u64);
-        let orders = made.and_then(|made| orders.get(made as usize..)).with_context(|| {
-            format!(
-                "the run's {} steps don't fit {all} pictures, so the data has changed; start a new run",
-                self.progress.steps
-            )
-        })?;
-        let pictures = orders.iter().map(|order| order.pictures.len() as u64).sum();
-        let later = u64::from(epochs - epoch - 1) * all as u64;
-        let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), pictures, later);
-        let mut sums = [0.0; 2];
-        for batch in self.train.batches(orders.iter().cloned()) {
-            self.stop_if_interrupted()?;
-            let batch = batch.map_err(|error| self.stop(error))?;
-            let step = self.learner.step(&batch, steps);
-            if !step.is_finite() {
-                bail!(not_finite(&step, &batch, &self.train.recipe().dataset));
-            }
-            self.progress.steps += 1;
-            shown.step(batch.pictures.len(), &step);
-            sums[0] += step.classification * batch.pictures.len() as f64;
-            sums[1] += step.regression * batch.pictures.len() as f64;
-            let line = json!({
-                "step": self.progress.steps, "epoch": epoch + 1,
-                "classification": step.classification, "regression": step.regression,
-                "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate,
-            });
-            writeln!(log, "{line}").context("can't write the log")?;
-        }
-        let [classification, regression] = sums.map(|sum| sum / pictures.max(1) as f64);
-        let (seconds, pictures_per_second) = (shown.seconds(), shown.pictures_per_second());
-        Ok(Learned { classification, regression, seconds, pictures_per_second })
-    }
-
-    fn validate(&self) -> anyhow::Result<Evaluation> {
-        let pictures = self.validation.recipe().dataset.images.len() as u64;
-        let mut shown = EpochProgress::new(format!("validation {}", self.progress.epochs + 1), pictures, 0);
-        let mut scored = Vec::new();
-        for batch in validation_batches(&self.validation, self.config.run.batch_size) {
-            self.stop_if_interrupted()?;
-            let batch = batch.map_err(|error| self.stop(error))?;
-            scored.extend(score(&self.learner, &batch));
-            shown.validated(batch.pictures.len());
-        }
-        let dataset = &self.validation.recipe().dataset;
-        Ok(evaluate(&dataset.annotations, &scored, dataset.classes.len()))
-    }
-
-    fn finish_epoch(&mut self, learned: &Learned, evaluation: &Evaluation, log: &mut impl Write) -> anyhow::Result<()> {
-        let ap = evaluation.summary.ap;
-        let best = self.progress.best_ap.is_none_or(|best| ap > best);
-        self.progress.epochs += 1;
-        self.progress.last_ap = Some(ap);
-        if best {
-            self.progress.best_ap = Some(ap);
-        }
-        self.save(Some(ap), best)?;
-        let Learned { classification, regression, seconds, pictures_per_second } = learned;
-        say(&format!(
-            "epoch {}/{}: classification {classification:.4}, boxes {regression:.4}, AP {ap:.4}, AP50 {:.4}{}; \
-             {seconds:.1} s, {pictures_per_second:.1} pictures/s",
-            self.progress.epochs,
-            self.config.run.epochs,
-            evaluation.summary.ap50,
-            if best { ", the best so far" } else { "" }
-        ));
-        let line = json!({
-            "epoch": self.progress.epochs, "steps": self.progress.steps,
-            "classification": classification, "regression": regression,
-            "seconds": seconds, "pictures_per_second": pictures_per_second, "validation": evaluation.summary,
-        });
-        writeln!(log, "{line}").context("can't write the log")
-    }
-
-    fn save(&self, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
-        let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
-        let checkpoint = self.learner.checkpoint(Provenance { program, epoch: Some(self.progress.epochs), ap })?;
-        self.folder.save(&self.learner, &self.progress, &checkpoint, best)
-    }
-
-    fn stop_if_interrupted(&self) -> anyhow::Result<()> {
-        if self.interrupted.load(Ordering::SeqCst) { Err(self.stop(anyhow!("interrupted"))) } else { Ok(()) }
-    }
-
-    /// What to say of a run that ends before its time for `reason`, once it is saved so that it can go on.
-    fn stop(&self, reason: anyhow::Error) -> anyhow::Error {
-        let steps = self.progress.steps;
-        match self.save(None, false) {
-            Ok(()) => anyhow!("{reason:#}; stopped after step {steps}, all is saved; to go on: {}", self.resumption),
-            Err(error) => anyhow!("{reason:#}; and the run can't be saved: {error:#}"),
-        }
-    }
-}
-
-/// What the steps of an epoch did.
-struct Learned {
-    /// Mean focal loss.
-    classification: f64,
-    /// Mean box loss.
-    regression: f64,
-    seconds: f64,
-    pictures_per_second: f64,
-}
-
-/// The batches of an epoch: every picture once, in an order that depends on seed and epoch alone.
-fn orders(pictures: usize, batch_size: usize, seed: u64, epoch: u32) -> Vec<Order> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    // Far from the streams of the pictures.
-    random.set_stream(u64::MAX - u64::from(epoch));
-    let mut order: Vec<_> = (0..pictures).collect();
-    order.shuffle(&mut random);
-    let seed = rand::RngExt::random(&mut random);
-    order.chunks(batch_size).map(|pictures| Order { pictures: pictures.to_vec(), seed }).collect()
-}
-
-/// What there is to know when a step's numbers are not finite.
-fn not_finite(step: &Step, batch: &Batch, dataset: &Dataset) -> String {
-    let mut text = format!(
-        "the loss is no longer finite: classification {}, boxes {}, gradient norm {}, at learning rate {}; \
-         lower `optimizer.learning_rate`, lengthen the warm-up, or look at the boxes of this batch:",
-        step.classification, step.regression, step.gradient_norm, step.learning_rate
-    );
-    for &picture in &batch.pictures {
-        let boxes = dataset.annotations_of(picture).iter().map(|annotation| {
-            let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
-            format!("{} {corners:?}", dataset.classes[annotation.class].name)
-        });
-        let boxes = boxes.collect::<Vec<_>>().join(", ");
-        let _ = write!(text, "\n  {}: {boxes}", dataset.images[picture].file_name);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epoch_has_every_picture_once_and_no_epoch_is_like_another() {
-        let epoch = |seed, epoch| orders(10, 4, seed, epoch);
-        let pictures = |orders: &[Order]| orders.iter().flat_map(|order| order.pictures.clone()).collect::<Vec<_>>();
-        let mut seen = pictures(&epoch(0, 0));
-        assert_eq!(epoch(0, 0).iter().map(|order| order.pictures.len()).collect::<Vec<_>>(), [4, 4, 2]);
-        seen.sort_unstable();
-        assert_eq!(seen, (0..10).collect::<Vec<_>>());
-        assert_eq!(epoch(0, 0), epoch(0, 0));
-        assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(0, 1)));
-        assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(1, 0)));
-    }
 }

@@ -1,18 +1,24 @@
 //! A network that learns: weights, optimizer and the steps between.
 
+use std::time::Instant;
+
 use anyhow::ensure;
-use models::{Checkpoint, ModelSpec, Probe, Provenance, RetinaNet, parameters};
+use models::{Checkpoint, ModelSpec, Parameter, Probe, Provenance, RetinaNet, parameters};
 use ndarray::{Array4, Ix3};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Tensor};
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
 
-use crate::config::TrainConfig;
+use crate::average::Average;
+use crate::config::{Precision, TrainConfig};
 use crate::loader::Batch;
 use crate::loss::Loss;
 use crate::optimizer::Optimizer;
-use crate::parameters::{Parameters, to_array};
+use crate::parameters::{Layout, Parameters, to_array};
+use crate::schedule::Moment;
 use crate::torch::{Inference, Torch, Training};
+use crate::transfer::Transfer;
 
 /// A network in training.
 pub struct Learner {
@@ -22,8 +28,11 @@ pub struct Learner {
     pub device: Device,
     /// Its numbers.
     pub parameters: Parameters,
+    /// Their moving average, if one is kept. It is then what predicts, and what a checkpoint holds.
+    pub average: Option<Average>,
     /// The optimizer, which counts the steps.
     pub optimizer: Optimizer,
+    list: Vec<Parameter>,
     training: RetinaNet<Training>,
     inference: RetinaNet<Inference>,
     config: TrainConfig,
@@ -40,6 +49,19 @@ pub struct Step {
     pub gradient_norm: f64,
     /// Step size.
     pub learning_rate: f64,
+    /// Where the time went.
+    pub seconds: StepSeconds,
+}
+
+/// Seconds of the stages of a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct StepSeconds {
+    /// From pictures to losses.
+    pub forward: f64,
+    /// From losses to gradients.
+    pub backward: f64,
+    /// From gradients to new weights, average included.
+    pub optimizer: f64,
 }
 
 impl Step {
@@ -50,65 +72,144 @@ impl Step {
 }
 
 impl Learner {
-    /// A network of `spec` before its first step.
+    /// A network of `spec` before its first step, with random weights.
     ///
     /// # Errors
     /// When the spec has no classes.
     pub fn new(spec: &ModelSpec, config: &TrainConfig, device: Device) -> anyhow::Result<Self> {
-        let parameters = Parameters::random(&parameters(spec)?, device, config.run.seed);
-        let optimizer = Optimizer::new(&config.optimizer, &parameters.learned, parameters.decayed);
+        let list = parameters(spec)?;
+        let layout = Layout { frozen: config.run.freeze, channels_last: config.run.channels_last };
+        let parameters = Parameters::random(&list, layout, device, config.run.seed);
+        Self::of(spec, config, list, parameters)
+    }
+
+    /// A network of `spec` before its first step, with the weights of a checkpoint where they fit; and lines that say what
+    /// came from where.
+    ///
+    /// # Errors
+    /// When the spec has no classes, or another kind of trunk than the checkpoint.
+    pub fn from_checkpoint(
+        spec: &ModelSpec,
+        config: &TrainConfig,
+        device: Device,
+        checkpoint: &Checkpoint,
+    ) -> anyhow::Result<(Self, Vec<String>)> {
+        let learner = Self::new(spec, config, Device::Cpu)?;
+        let mut tensors = learner.parameters.to_tensors();
+        let transfer = Transfer::new(checkpoint, spec, &mut tensors)?;
+        let layout = Layout { frozen: config.run.freeze, channels_last: config.run.channels_last };
+        let parameters = Parameters::of_tensors(&learner.list, layout, device, &tensors);
+        Ok((Self::of(spec, config, learner.list, parameters)?, transfer.lines()))
+    }
+
+    fn of(
+        spec: &ModelSpec,
+        config: &TrainConfig,
+        list: Vec<Parameter>,
+        parameters: Parameters,
+    ) -> anyhow::Result<Self> {
+        let average = config.run.ema.map(|decay| Average::new(parameters.copy(&list), decay));
+        let predicting = average.as_ref().map_or(&parameters, |average| &average.parameters);
         Ok(Self {
             training: RetinaNet::new(spec, &parameters)?,
-            inference: RetinaNet::new(spec, &parameters)?,
+            inference: RetinaNet::new(spec, predicting)?,
+            optimizer: Optimizer::new(&config.optimizer, &parameters.learned, &parameters.segments),
             spec: spec.clone(),
-            device,
+            device: parameters.learned.device(),
             parameters,
-            optimizer,
+            average,
+            list,
             config: config.clone(),
         })
     }
 
-    /// Learns from one batch, as step `self.optimizer.steps` of `steps`.
-    pub fn step(&mut self, batch: &Batch, steps: u64) -> Step {
-        let schedule = &self.config.schedule;
-        let learning_rate =
-            self.config.optimizer.learning_rate * schedule.share(self.optimizer.steps.unsigned_abs(), steps);
-        let predictions = self.training.forward(&self.images(batch));
-        let loss = Loss::new(&predictions.logits.0, &predictions.offsets.0, &batch.targets, &self.config.loss);
-        let [classification, regression] = loss.values();
-        let mut step = Step { classification, regression, gradient_norm: 0.0, learning_rate };
-        if step.is_finite() {
-            let mut gradient = self.parameters.gradient(&loss.total());
+    /// Learns from `batches` in one step, as if they were one batch; `at` says where the run is.
+    pub fn step(&mut self, batches: &[Batch], at: &Moment) -> Step {
+        let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.share(at);
+        let seconds = StepSeconds::default();
+        let mut step = Step { classification: 0.0, regression: 0.0, gradient_norm: 0.0, learning_rate, seconds };
+        let pictures: usize = batches.iter().map(|batch| batch.pictures.len()).sum();
+        let mut sum: Option<Tensor> = None;
+        for batch in batches {
+            let start = Instant::now();
+            let share = batch.pictures.len() as f64 / pictures as f64;
+            let loss = self.loss(batch);
+            // Asking for the values waits until they are there, also where the device computes on its own.
+            let [classification, regression] = loss.values();
+            step.classification += share * classification;
+            step.regression += share * regression;
+            step.seconds.forward += start.elapsed().as_secs_f64();
+            if !step.is_finite() {
+                return step;
+            }
+            let start = Instant::now();
+            let total = if batches.len() > 1 { loss.total() * share } else { loss.total() };
+            let gradient = self.parameters.gradient(&total);
+            sum = Some(sum.map_or(gradient.shallow_clone(), |sum| sum + gradient));
+            self.synchronize();
+            step.seconds.backward += start.elapsed().as_secs_f64();
+        }
+        if let Some(mut gradient) = sum {
+            let start = Instant::now();
             step.gradient_norm = self.optimizer.step(&mut self.parameters.learned, &mut gradient, learning_rate);
+            if let (Some(average), true) = (&mut self.average, step.is_finite()) {
+                average.update(&self.parameters, self.optimizer.steps);
+            }
+            self.synchronize();
+            step.seconds.optimizer = start.elapsed().as_secs_f64();
         }
         step
+    }
+
+    fn loss(&self, batch: &Batch) -> Loss {
+        let kind = match self.config.run.precision {
+            Precision::Float32 => Kind::Float,
+            Precision::Bfloat16 => Kind::BFloat16,
+        };
+        let predictions = self.training.forward(&Torch(self.images(batch).to_kind(kind)));
+        let [logits, offsets] = [predictions.logits.0, predictions.offsets.0].map(|t| t.to_kind(Kind::Float));
+        Loss::new(&logits, &offsets, &batch.targets, &self.config.loss, &self.spec.box_coder)
+    }
+
+    /// Waits for the device, so that time is counted where it is spent.
+    fn synchronize(&self) {
+        if let Device::Cuda(index) = self.device {
+            tch::Cuda::synchronize(index as i64);
+        }
     }
 
     /// Scores `[N, anchors, classes]` and offsets `[N, anchors, 4]` of a batch, in the processor's memory.
     pub fn predict(&self, batch: &Batch) -> [Tensor; 2] {
         tch::no_grad(|| {
-            let predictions = self.inference.forward(&self.images(batch));
+            let predictions = self.inference.forward(&Torch(self.images(batch)));
             [predictions.scores().0, predictions.offsets.0].map(|tensor| tensor.to_device(Device::Cpu).contiguous())
         })
     }
 
-    /// A copy of the network with its probe.
+    /// A copy of the network, the average if one is kept, with its probe.
     ///
     /// # Errors
     /// When a weight is not finite: no use is worth keeping such a network.
     pub fn checkpoint(&self, provenance: Provenance) -> anyhow::Result<Checkpoint> {
-        let tensors = self.parameters.to_tensors();
+        let predicting = self.average.as_ref().map_or(&self.parameters, |average| &average.parameters);
+        let tensors = predicting.to_tensors();
         for (name, tensor) in &tensors {
             ensure!(tensor.iter().all(|value| value.is_finite()), "tensor `{name}` holds a number that is not finite");
         }
         // On the processor wherever the training is, because a GPU's convolutions may round to fewer bits.
-        let parameters = Parameters::of_tensors(&parameters(&self.spec)?, Device::Cpu, &tensors);
+        let parameters = Parameters::of_tensors(&self.list, Layout::default(), Device::Cpu, &tensors);
         let probe = probe(&RetinaNet::new(&self.spec, &parameters)?);
         Ok(Checkpoint { spec: self.spec.clone(), provenance, tensors, probe })
     }
 
-    fn images<const TRAINING: bool>(&self, batch: &Batch) -> Torch<TRAINING> {
-        Torch(to_tensor(&batch.images).to_device(self.device))
+    /// The pictures of a batch on the device, `[N, 3, H, W]`.
+    fn images(&self, batch: &Batch) -> Tensor {
+        let images = to_tensor(&batch.images).to_device(self.device);
+        if self.config.run.channels_last {
+            images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+        } else {
+            images
+        }
     }
 }
 

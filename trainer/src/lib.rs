@@ -2,16 +2,22 @@
 
 mod device;
 pub mod torch;
+pub mod part;
 pub mod parameters;
 pub mod learner;
 pub mod loss;
+pub mod box_loss;
 pub mod targets;
 pub mod optimizer;
+pub mod schedule;
+pub mod average;
+mod transfer;
 
 pub mod config;
 pub mod augmentation;
 pub mod loader;
 mod validation;
+mod run;
 mod run_folder;
 mod progress;
 pub mod memory;

@@ -15,7 +15,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::augmentation::AugmentationConfig;
-use crate::targets::{Object, Targets};
+use crate::targets::{Normalizer, Object, Targets};
 
 /// Pictures as the network takes them, and what it should say of them.
 pub struct Batch {
@@ -39,6 +39,8 @@ pub struct Recipe {
     pub spec: ModelSpec,
     /// Assigns objects to anchors.
     pub matcher: Matcher,
+    /// What losses are divided by.
+    pub normalizer: Normalizer,
     /// Varies pictures.
     pub augmentation: AugmentationConfig,
 }
@@ -135,7 +137,7 @@ impl Recipe {
             images.slice_mut(s![index, .., ..height, ..width]).assign(&picture.pixels);
         }
         let anchors = Anchors::new(&self.spec.anchors, height, width);
-        let targets = Targets::new(&objects, &anchors, &self.matcher, &self.spec.box_coder);
+        let targets = Targets::new(&objects, &anchors, &self.matcher, &self.spec.box_coder, self.normalizer);
         let placements = prepared.iter().map(|picture| picture.placement).collect();
         Ok(Batch { images, targets, placements, pictures: order.pictures.clone() })
     }

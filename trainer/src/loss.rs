@@ -3,10 +3,12 @@
 //! The focal loss is computed from logits and therefore needs no clamp on the probability, which would cut the gradient of
 //! the worst mistakes.
 
+use models::spec::BoxCoderSpec;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use crate::targets::Targets;
+use crate::box_loss::BoxLoss;
+use crate::targets::{Normalizer, Targets};
 
 /// Numbers of the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,31 +18,48 @@ pub struct LossConfig {
     pub alpha: f64,
     /// How much an easy score counts less: the exponent of its distance to the truth.
     pub gamma: f64,
+    /// What a wrongly placed box costs.
+    pub boxes: BoxLoss,
     /// Offset error at which the smooth L1 loss turns from quadratic to linear.
     pub beta: f64,
-    /// Factor on the box loss.
+    /// Factor on the box loss. Where others sum over the four offsets, this is four times theirs.
     pub box_weight: f64,
+    /// What the losses of a picture's anchors are divided by.
+    pub normalizer: Normalizer,
 }
 
 impl Default for LossConfig {
     fn default() -> Self {
-        Self { alpha: 0.25, gamma: 2.0, beta: 1.0 / 9.0, box_weight: 1.0 }
+        Self {
+            alpha: 0.25,
+            gamma: 2.0,
+            boxes: BoxLoss::SmoothL1,
+            beta: 1.0 / 9.0,
+            box_weight: 1.0,
+            normalizer: Normalizer::Picture,
+        }
     }
 }
 
 /// The two parts of the loss, each a scalar: means over the pictures of the batch.
 pub struct Loss {
-    /// Focal loss of a picture over its number of foreground anchors, which counts as one at least.
+    /// Focal loss of all scores, over the [`Normalizer`].
     pub classification: Tensor,
-    /// Smooth L1 loss, averaged over the four offsets of a picture's foreground anchors; zero without any.
+    /// Box loss of the foreground anchors, over the [`Normalizer`]; zero without any.
     pub regression: Tensor,
 }
 
 impl Loss {
     /// Compares predictions with targets.
     ///
-    /// `logits` is `[N, anchors, classes]`, `offsets` is `[N, anchors, 4]`.
-    pub fn new(logits: &Tensor, offsets: &Tensor, targets: &Targets, config: &LossConfig) -> Self {
+    /// `logits` is `[N, anchors, classes]`, `offsets` is `[N, anchors, 4]`, both of single precision.
+    pub fn new(
+        logits: &Tensor,
+        offsets: &Tensor,
+        targets: &Targets,
+        config: &LossConfig,
+        coder: &BoxCoderSpec,
+    ) -> Self {
         let device = logits.device();
         let classes = logits.size()[2];
         let anchor_weights = Tensor::from_slice(&targets.anchor_weights).to_device(device);
@@ -57,11 +76,8 @@ impl Loss {
             + ((foreground - mistaken) * &object_weights).sum(Kind::Float);
 
         let offsets_there = offsets.reshape([-1, 4]).index_select(0, &rows);
-        let truth = Tensor::from_slice(targets.offsets.as_flattened()).view([-1, 4]).to_device(device);
-        let errors = offsets_there.smooth_l1_loss(&truth, Reduction::None, config.beta);
-        let regression = (errors.sum_dim_intlist([1i64].as_slice(), false, Kind::Float) * &object_weights)
-            .sum(Kind::Float)
-            * (config.box_weight / 4.0);
+        let errors = config.boxes.of(&offsets_there, targets, config.beta, coder);
+        let regression = (errors * &object_weights).sum(Kind::Float) * config.box_weight;
         Self { classification, regression }
     }
 
@@ -139,13 +155,20 @@ mod tests {
         let targets = Targets {
             rows: foreground.iter().map(|row| *row as i64).collect(),
             classes: vec![0; foreground.len()],
+            anchors: vec![[0.0; 4]; foreground.len()],
             offsets: foreground.iter().map(|row| rows("target")[*row]).collect(),
             object_weights: vec![weight; foreground.len()],
             anchor_weights: vec![weight; 4],
         };
         let offsets = Tensor::from_slice(rows("pred").as_flattened()).view([1, 4, 4]);
         let config = LossConfig { beta: case["beta"].as_f64().unwrap(), ..LossConfig::default() };
-        let loss = Loss::new(&Tensor::zeros([1, 4, 1], tch::kind::FLOAT_CPU), &offsets, &targets, &config);
+        let loss = Loss::new(
+            &Tensor::zeros([1, 4, 1], tch::kind::FLOAT_CPU),
+            &offsets,
+            &targets,
+            &config,
+            &BoxCoderSpec::default(),
+        );
         let expected = case["expected"].as_f64().unwrap() / 4.0;
         assert!((loss.values()[1] - expected).abs() < 1e-6, "{} instead of {expected}", loss.values()[1]);
     }

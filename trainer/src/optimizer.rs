@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use crate::parameters::Segment;
+
 /// Numbers updated in one go on the processor: what fits its caches together with gradient and moments, so that the
 /// several passes of an update read memory once.
 const CHUNK: i64 = 1 << 17;
@@ -15,14 +17,20 @@ pub struct OptimizerConfig {
     pub kind: OptimizerKind,
     /// Step size after warm-up.
     pub learning_rate: f64,
+    /// Factor on the learning rate of the trunk.
+    pub trunk_factor: f64,
     /// Shrinks weights by this share of the learning rate at each step; norms and biases are exempt.
     pub weight_decay: f64,
     /// SGD: share of the last update that the next one keeps.
     pub momentum: f64,
+    /// SGD: whether the gradient counts once more on top of the momentum, as Nesterov has it.
+    pub nesterov: bool,
     /// AdamW: decay of the two moments.
     pub betas: [f64; 2],
     /// The gradient is scaled down to this length where it is longer; never if absent.
     pub clip_norm: Option<f64>,
+    /// Batches whose gradients make one step, as if they were one batch. Only statistics of live batch norms differ.
+    pub accumulation: usize,
 }
 
 /// Rules of the update.
@@ -49,10 +57,13 @@ impl Default for OptimizerConfig {
         Self {
             kind: OptimizerKind::Adamw,
             learning_rate: 5e-4,
+            trunk_factor: 1.0,
             weight_decay: 1e-4,
             momentum: 0.9,
+            nesterov: false,
             betas: [0.9, 0.999],
             clip_norm: Some(10.0),
+            accumulation: 1,
         }
     }
 }
@@ -60,8 +71,7 @@ impl Default for OptimizerConfig {
 /// An optimizer and what it remembers.
 pub struct Optimizer {
     config: OptimizerConfig,
-    /// How many of the numbers, from the first on, decay.
-    decayed: i64,
+    segments: Vec<Segment>,
     /// Updates made.
     pub steps: i64,
     /// Each like the weights: the momentum for SGD, the two moments for AdamW.
@@ -69,10 +79,10 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// An optimizer for `weights`, `[count]`, of which the first `decayed` decay.
-    pub fn new(config: &OptimizerConfig, weights: &Tensor, decayed: i64) -> Self {
+    /// An optimizer for `weights`, `[count]`, which consist of `segments`.
+    pub fn new(config: &OptimizerConfig, weights: &Tensor, segments: &[Segment]) -> Self {
         let moments = config.kind.moment_names().iter().map(|_| weights.zeros_like()).collect();
-        Self { config: config.clone(), decayed, steps: 0, moments }
+        Self { config: config.clone(), segments: segments.to_vec(), steps: 0, moments }
     }
 
     /// What the moments are called in a saved state.
@@ -94,18 +104,18 @@ impl Optimizer {
                 let _ = gradient.g_mul_scalar_(limit / norm);
             }
             self.steps += 1;
-            let count = weights.numel() as i64;
-            let chunk = if weights.device() == Device::Cpu { CHUNK } else { count };
             let mut start = 0;
-            while start < count {
-                // A chunk does not straddle the border, so decay is for all of it or for none.
-                let border = if start < self.decayed { self.decayed } else { count };
-                let length = chunk.min(border - start);
-                let decay = if start < self.decayed { self.config.weight_decay } else { 0.0 };
-                let part = |tensor: &Tensor| tensor.narrow(0, start, length);
-                let moments: Vec<_> = self.moments.iter().map(part).collect();
-                self.update(part(weights), part(gradient), moments, learning_rate, decay);
-                start += length;
+            for &Segment { length, decays, trunk } in &self.segments {
+                let rate = if trunk { learning_rate * self.config.trunk_factor } else { learning_rate };
+                let decay = if decays { self.config.weight_decay } else { 0.0 };
+                let end = start + length;
+                while start < end {
+                    let length = if weights.device() == Device::Cpu { CHUNK.min(end - start) } else { end - start };
+                    let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+                    let moments: Vec<_> = self.moments.iter().map(part).collect();
+                    self.update(part(weights), part(gradient), moments, rate, decay);
+                    start += length;
+                }
             }
             norm
         })
@@ -136,38 +146,14 @@ impl Optimizer {
                 }
                 let _ = first.g_mul_scalar_(self.config.momentum);
                 let _ = first.g_add_(&g);
-                let _ = w.g_sub_(&(&first * learning_rate));
+                let mut change = &first * learning_rate;
+                if self.config.nesterov {
+                    let _ = change.g_mul_scalar_(self.config.momentum);
+                    let _ = change.g_add_(&(&g * learning_rate));
+                }
+                let _ = w.g_sub_(&change);
             }
         }
-    }
-}
-
-/// The learning rate over time: linear warm-up, then half a cosine. <https://arxiv.org/abs/1608.03983>
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ScheduleConfig {
-    /// Steps until the learning rate is reached.
-    pub warmup_steps: u64,
-    /// Share of the learning rate that is left at the end, in [0, 1].
-    pub final_share: f64,
-}
-
-impl Default for ScheduleConfig {
-    fn default() -> Self {
-        Self { warmup_steps: 100, final_share: 0.01 }
-    }
-}
-
-impl ScheduleConfig {
-    /// Share of the learning rate at `step`, counted from 0, of `steps`.
-    pub fn share(&self, step: u64, steps: u64) -> f64 {
-        if step < self.warmup_steps {
-            return (step + 1) as f64 / (self.warmup_steps + 1) as f64;
-        }
-        let span = steps.saturating_sub(self.warmup_steps).max(1);
-        let progress = ((step - self.warmup_steps) as f64 / span as f64).min(1.0);
-        let cosine = (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0;
-        self.final_share + (1.0 - self.final_share) * cosine
     }
 }
 
@@ -180,11 +166,18 @@ mod tests {
 
     // tests/golden/optimizers.py, PyTorch 2.11.0
     const ADAMW: [f64; 3] = [0.8292223000060962, -2.0835506517474016, 0.49359193970589543];
+    const NESTEROV: [f64; 3] = [0.9824222125509999, -2.069184479462, 0.26546031634050005];
     const SGD: [f64; 3] = [0.961372789, -2.027963618, 0.3744434295];
 
-    fn train(config: &OptimizerConfig, decayed: i64) -> Vec<f64> {
+    /// `count` numbers, the first `decayed` of which decay.
+    fn segments(count: i64, decayed: i64) -> [Segment; 2] {
+        let segment = |length, decays| Segment { length, decays, trunk: false };
+        [segment(decayed, true), segment(count - decayed, false)]
+    }
+
+    fn train(config: &OptimizerConfig, segments: &[Segment]) -> Vec<f64> {
         let mut weights = Tensor::from_slice(&START);
-        let mut optimizer = Optimizer::new(config, &weights, decayed);
+        let mut optimizer = Optimizer::new(config, &weights, segments);
         for gradient in GRADIENTS {
             optimizer.step(&mut weights, &mut Tensor::from_slice(&gradient), 0.1);
         }
@@ -199,8 +192,11 @@ mod tests {
     #[test]
     fn updates_are_those_of_pytorch() {
         let config = OptimizerConfig { weight_decay: 0.01, clip_norm: None, ..OptimizerConfig::default() };
-        assert_near(&train(&config, 3), &ADAMW);
-        assert_near(&train(&OptimizerConfig { kind: OptimizerKind::Sgd, ..config }, 3), &SGD);
+        let all = segments(3, 3);
+        assert_near(&train(&config, &all), &ADAMW);
+        let config = OptimizerConfig { kind: OptimizerKind::Sgd, ..config };
+        assert_near(&train(&config, &all), &SGD);
+        assert_near(&train(&OptimizerConfig { nesterov: true, ..config }, &all), &NESTEROV);
     }
 
     #[test]
@@ -209,9 +205,24 @@ mod tests {
         let plain = OptimizerConfig { weight_decay: 0.0, ..decay.clone() };
         for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
             let [decay, plain] = [&decay, &plain].map(|config| OptimizerConfig { kind, ..config.clone() });
-            let (with, without) = (train(&decay, 1), train(&plain, 1));
+            let (with, without) = (train(&decay, &segments(3, 1)), train(&plain, &segments(3, 1)));
             assert_ne!(with[0], without[0]);
             assert_eq!(with[1..], without[1..]);
+        }
+    }
+
+    #[test]
+    fn the_trunk_learns_at_its_own_rate() {
+        let config = OptimizerConfig { trunk_factor: 0.25, clip_norm: None, ..OptimizerConfig::default() };
+        let one = |trunk| Segment { length: 1, decays: false, trunk };
+        let parts = [one(true), one(false), one(true)];
+        for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
+            let slow = train(&OptimizerConfig { kind, ..config.clone() }, &parts);
+            let usual = train(&OptimizerConfig { kind, trunk_factor: 1.0, ..config.clone() }, &parts);
+            for (index, factor) in [0.25, 1.0, 0.25].into_iter().enumerate() {
+                let change = |weights: &[f64]| weights[index] - START[index];
+                assert!((change(&slow) - factor * change(&usual)).abs() < 1e-12);
+            }
         }
     }
 
@@ -225,7 +236,7 @@ mod tests {
                 let mut part = whole.narrow(0, *start, *length);
                 let part_decayed = (decayed - start).clamp(0, *length);
                 let config = OptimizerConfig { clip_norm: None, ..OptimizerConfig::default() };
-                let mut optimizer = Optimizer::new(&config, &part, part_decayed);
+                let mut optimizer = Optimizer::new(&config, &part, &segments(*length, part_decayed));
                 let mut gradient = part.sin();
                 optimizer.step(&mut part, &mut gradient, 0.1);
             }
@@ -245,7 +256,7 @@ mod tests {
             ..OptimizerConfig::default()
         };
         let mut weights = Tensor::zeros([2], tch::kind::DOUBLE_CPU);
-        let mut optimizer = Optimizer::new(&config, &weights, 2);
+        let mut optimizer = Optimizer::new(&config, &weights, &segments(2, 2));
         assert_eq!(optimizer.step(&mut weights, &mut Tensor::from_slice(&[30.0, 40.0]), 1.0), 50.0);
         assert_near(&Vec::<f64>::try_from(&weights).unwrap(), &[-0.6, -0.8]);
         for wrong in [f64::NAN, f64::INFINITY] {
@@ -253,17 +264,5 @@ mod tests {
             assert_near(&Vec::<f64>::try_from(&weights).unwrap(), &[-0.6, -0.8]);
         }
         assert_eq!(optimizer.steps, 1);
-    }
-
-    #[test]
-    fn the_learning_rate_rises_and_falls() {
-        let schedule = ScheduleConfig { warmup_steps: 10, final_share: 0.1 };
-        let shares: Vec<_> = (0..=100).map(|step| schedule.share(step, 100)).collect();
-        assert!(shares[..11].is_sorted() && shares[0] > 0.0);
-        assert_eq!(shares[10], 1.0);
-        assert!(shares[10..].iter().rev().is_sorted());
-        assert!((shares[55] - 0.55).abs() < 1e-12);
-        assert!((shares[100] - 0.1).abs() < 1e-12);
-        assert!(ScheduleConfig { warmup_steps: 50, final_share: 0.0 }.share(20, 10).is_finite());
     }
 }

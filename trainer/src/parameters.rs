@@ -1,7 +1,7 @@
 //! The network's tensors in libtorch: all that is learned in one flat tensor, all that is kept in another.
 //!
-//! Named tensors are views of these two, so that an optimizer, a gradient norm or a saved state is a few lines on one
-//! tensor. Matrices come before vectors, because weight decay is for the former only.
+//! Named tensors are views of these two, so that an optimizer, an average, a gradient norm or a saved state is a few lines
+//! on one tensor. What is updated alike lies together.
 
 use std::collections::BTreeMap;
 
@@ -9,29 +9,58 @@ use models::{Initial, Parameter, Role, Weights, WeightsError};
 use ndarray::ArrayD;
 use tch::{Device, Kind, Tensor};
 
+use crate::part::Part;
 use crate::torch::Torch;
 
 /// The numbers of one network on one device.
 pub struct Parameters {
     /// Everything learned, `[count]`.
     pub learned: Tensor,
-    /// Everything kept beside it, `[count]`.
+    /// Everything kept beside it, `[count]`: statistics, and what is frozen.
     pub kept: Tensor,
-    /// How many of the learned numbers weight decay is for; they come first.
-    pub decayed: i64,
+    /// The stretches of `learned`, which fill it.
+    pub segments: Vec<Segment>,
     /// Views of `learned`, in its order; each takes gradients.
     leaves: Vec<Tensor>,
     views: BTreeMap<String, Tensor>,
+    layout: Layout,
+}
+
+/// A stretch of the learned numbers that are updated alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// How many numbers.
+    pub length: i64,
+    /// Whether weight decay is for them: for matrices and kernels, not for norms and biases.
+    pub decays: bool,
+    /// Whether they are the trunk's.
+    pub trunk: bool,
+}
+
+/// What is learned, and how it lies in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// The part up to which, itself included, nothing is learned; everything is if absent.
+    pub frozen: Option<Part>,
+    /// Whether kernels are stored with their channels last, as libtorch's channels-last convolutions want them.
+    pub channels_last: bool,
 }
 
 impl Parameters {
     /// Tensors that hold what `initial` says of each, which must be as long as the parameter.
-    fn new(list: &[Parameter], device: Device, mut initial: impl FnMut(&Parameter) -> Tensor) -> Self {
-        let (learned, kept): (Vec<_>, Vec<_>) = list.iter().partition(|parameter| parameter.role == Role::Parameter);
-        let (matrices, vectors): (Vec<_>, Vec<_>) = learned.into_iter().partition(|p| p.shape.len() > 1);
-        let count = |list: &[&Parameter]| list.iter().map(|parameter| parameter.len() as i64).sum::<i64>();
-        let decayed = count(&matrices);
-        let learned = [matrices, vectors].concat();
+    fn new(list: &[Parameter], layout: Layout, device: Device, mut initial: impl FnMut(&Parameter) -> Tensor) -> Self {
+        let (learned, kept): (Vec<_>, Vec<_>) = list.iter().partition(|parameter| layout.learns(parameter));
+        let mut segments = Vec::new();
+        let mut ordered = Vec::new();
+        for (decays, trunk) in [(true, true), (true, false), (false, true), (false, false)] {
+            let alike = learned
+                .iter()
+                .filter(|p| (p.shape.len() > 1, Part::of(&p.name).is_trunk()) == (decays, trunk))
+                .copied();
+            let start = ordered.len();
+            ordered.extend(alike);
+            segments.push(Segment { length: count(&ordered[start..]), decays, trunk });
+        }
 
         let mut lay_out = |list: &[&Parameter]| {
             let flat = Tensor::zeros([count(list)], (Kind::Float, device));
@@ -39,7 +68,7 @@ impl Parameters {
             let view = |parameter: &&Parameter| {
                 let length = parameter.len() as i64;
                 let shape: Vec<i64> = parameter.shape.iter().map(|n| *n as i64).collect();
-                let mut view = flat.narrow(0, start, length).view(shape.as_slice()).detach();
+                let mut view = layout.unflatten(&flat.narrow(0, start, length), &shape).detach();
                 view.copy_(&initial(parameter).view(shape.as_slice()));
                 start += length;
                 (parameter.name.clone(), view)
@@ -47,17 +76,17 @@ impl Parameters {
             let views: Vec<_> = list.iter().map(view).collect();
             (flat, views)
         };
-        let (learned, learned_views) = lay_out(&learned);
+        let (learned, learned_views) = lay_out(&ordered);
         let (kept, kept_views) = lay_out(&kept);
         let leaves: Vec<_> = learned_views.iter().map(|(_, view)| view.set_requires_grad(true)).collect();
         let views = learned_views.into_iter().chain(kept_views).collect();
-        Self { learned, kept, decayed, leaves, views }
+        Self { learned, kept, segments, leaves, views, layout }
     }
 
     /// The tensors of `list` as they are before training, drawn from libtorch's generator on the CPU.
-    pub fn random(list: &[Parameter], device: Device, seed: u64) -> Self {
+    pub fn random(list: &[Parameter], layout: Layout, device: Device, seed: u64) -> Self {
         tch::manual_seed(seed as i64);
-        Self::new(list, device, |parameter| {
+        Self::new(list, layout, device, |parameter| {
             let mut values = Tensor::empty([parameter.len() as i64], (Kind::Float, Device::Cpu));
             match parameter.initial {
                 Initial::Constant(value) => values.fill_(f64::from(value)),
@@ -68,11 +97,22 @@ impl Parameters {
     }
 
     /// The tensors of a checkpoint, which has been held against its spec.
-    pub fn of_tensors(list: &[Parameter], device: Device, tensors: &BTreeMap<String, ArrayD<f32>>) -> Self {
-        Self::new(list, device, |parameter| {
+    pub fn of_tensors(
+        list: &[Parameter],
+        layout: Layout,
+        device: Device,
+        tensors: &BTreeMap<String, ArrayD<f32>>,
+    ) -> Self {
+        Self::new(list, layout, device, |parameter| {
             let tensor = tensors.get(&parameter.name).expect("a checkpoint holds every tensor of its spec");
             Tensor::from_slice(tensor.as_slice().expect("a checkpoint's tensors are in standard layout"))
         })
+    }
+
+    /// A copy with the same layout. `list` is the one that these were made from.
+    pub fn copy(&self, list: &[Parameter]) -> Self {
+        let view = |parameter: &Parameter| self.views[&parameter.name].detach().reshape(-1);
+        Self::new(list, self.layout, self.learned.device(), view)
     }
 
     /// A copy of every tensor, by name.
@@ -83,9 +123,38 @@ impl Parameters {
     /// The gradient of `loss` in the layout of `learned`.
     pub fn gradient(&self, loss: &Tensor) -> Tensor {
         let gradients = Tensor::run_backward(&[loss], &self.leaves, false, false);
-        let flat: Vec<_> = gradients.iter().map(|gradient| gradient.reshape(-1)).collect();
+        let flat: Vec<_> = gradients.iter().map(|gradient| self.layout.flatten(gradient)).collect();
         Tensor::cat(&flat, 0)
     }
+}
+
+impl Layout {
+    fn learns(self, parameter: &Parameter) -> bool {
+        parameter.role == Role::Parameter && self.frozen.is_none_or(|frozen| Part::of(&parameter.name) > frozen)
+    }
+
+    /// A view of `flat`, `[count]`, as a tensor of `shape`.
+    fn unflatten(self, flat: &Tensor, shape: &[i64]) -> Tensor {
+        match shape {
+            [outputs, inputs, height, width] if self.channels_last => {
+                flat.view([*outputs, *height, *width, *inputs]).permute([0, 3, 1, 2])
+            }
+            _ => flat.view(shape),
+        }
+    }
+
+    /// The numbers of `tensor` in the order in which [`Self::unflatten`] finds them.
+    fn flatten(self, tensor: &Tensor) -> Tensor {
+        if self.channels_last && tensor.dim() == 4 {
+            tensor.permute([0, 2, 3, 1]).reshape(-1)
+        } else {
+            tensor.reshape(-1)
+        }
+    }
+}
+
+fn count(list: &[&Parameter]) -> i64 {
+    list.iter().map(|parameter| parameter.len() as i64).sum()
 }
 
 impl<const TRAINING: bool> Weights<Torch<TRAINING>> for Parameters {

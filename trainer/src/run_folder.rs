@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::TrainConfig;
 use crate::learner::Learner;
 use crate::parameters::to_array;
+use crate::schedule::Patience;
 
 /// Key of [`Progress`] in the state file's metadata.
 const PROGRESS_KEY: &str = "progress";
@@ -37,6 +38,10 @@ pub(crate) struct Progress {
     pub(crate) best_ap: Option<f64>,
     /// Average precision of the last epoch; none before the first.
     pub(crate) last_ap: Option<f64>,
+    /// What the epochs have brought.
+    pub(crate) patience: Patience,
+    /// Sums over the pictures of the epoch under way: classification loss, box loss.
+    pub(crate) losses: [f64; 2],
 }
 
 impl RunFolder {
@@ -126,6 +131,35 @@ impl RunFolder {
         log.with_context(|| format!("can't write {}", path.display()))
     }
 
+    /// Takes from the log what lies after `progress`: a run that was killed repeats those steps.
+    ///
+    /// # Errors
+    /// When it can't be read or written.
+    pub(crate) fn rewind_log(&self, progress: &Progress) -> anyhow::Result<()> {
+        #[derive(Deserialize)]
+        struct Line {
+            step: Option<u64>,
+            epoch: u32,
+        }
+        let path = self.path.join("log.jsonl");
+        if !path.exists() {
+            return Ok(());
+        }
+        let made = |line: &&str| {
+            // The last line may be cut short.
+            serde_json::from_str(line).is_ok_and(|Line { step, epoch }| match step {
+                Some(step) => step <= progress.steps,
+                None => epoch <= progress.epochs,
+            })
+        };
+        let rewind = || {
+            let text = fs::read_to_string(&path)?;
+            let kept: String = text.lines().take_while(made).flat_map(|line| [line, "\n"]).collect();
+            write_atomically(&path, |file| file.write_all(kept.as_bytes()))
+        };
+        rewind().with_context(|| format!("can't go on with {}", path.display()))
+    }
+
     /// Keeps the newest weights and all that the next step needs, and the weights as the best ones too if they are.
     ///
     /// # Errors
@@ -170,7 +204,7 @@ impl RunFolder {
             let progress: Progress = serde_json::from_str(progress.context("it says nothing about progress")?)?;
             let file = SafeTensors::deserialize(&bytes)?;
             for (name, mut tensor) in named_state(learner) {
-                let view = file.tensor(&name).with_context(|| format!("tensor `{name}`"))?;
+                let view = file.tensor(name).with_context(|| format!("tensor `{name}`"))?;
                 ensure!(
                     view.dtype() == Dtype::F32 && view.shape() == [tensor.numel()],
                     "tensor `{name}` has shape {:?}, expected [{}]",
@@ -210,9 +244,12 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 /// The flat tensors that a learner changes, by name. They share memory with the learner's.
-fn named_state(learner: &Learner) -> Vec<(String, tch::Tensor)> {
-    let Learner { parameters, optimizer, .. } = learner;
-    let weights = [("learned", &parameters.learned), ("kept", &parameters.kept)];
-    let moments = optimizer.moment_names().iter().copied().zip(&optimizer.moments);
-    weights.into_iter().chain(moments).map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect()
+fn named_state(learner: &Learner) -> Vec<(&'static str, tch::Tensor)> {
+    let Learner { parameters, average, optimizer, .. } = learner;
+    let mut state = vec![("learned", &parameters.learned), ("kept", &parameters.kept)];
+    if let Some(average) = average {
+        state.extend([("average_learned", &average.parameters.learned), ("average_kept", &average.parameters.kept)]);
+    }
+    state.extend(optimizer.moment_names().iter().copied().zip(&optimizer.moments));
+    state.into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect()
 }

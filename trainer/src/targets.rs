@@ -2,6 +2,7 @@
 
 use models::spec::BoxCoderSpec;
 use models::{Anchors, Assignment, BoundingBox, Matcher};
+use serde::{Deserialize, Serialize};
 
 /// An object in a picture.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,17 +13,30 @@ pub struct Object {
     pub bounding_box: BoundingBox,
 }
 
-/// The truth of a batch of pictures. `rows`, `classes`, `offsets` and `object_weights` belong together, one for each
-/// foreground anchor.
+/// What the losses of a picture's anchors are divided by. It counts as one at least.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Normalizer {
+    /// The number of its own foreground anchors, so that every picture counts alike.
+    #[default]
+    Picture,
+    /// The mean of that number over the pictures of the batch, so that every object counts alike.
+    Batch,
+}
+
+/// The truth of a batch of pictures. `rows`, `classes`, `anchors`, `offsets` and `object_weights` belong together, one for
+/// each foreground anchor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Targets {
     /// Row of a foreground anchor in the batch: picture * anchors + anchor.
     pub rows: Vec<i64>,
     /// Its class.
     pub classes: Vec<i64>,
+    /// Its corners.
+    pub anchors: Vec<[f32; 4]>,
     /// The offsets that decode to its object.
     pub offsets: Vec<[f32; 4]>,
-    /// 1 / (foreground anchors of the picture * pictures).
+    /// 1 / (foreground anchors of the picture, or their mean over pictures, times pictures).
     pub object_weights: Vec<f32>,
     /// The same for every anchor of the batch, and zero for anchors that are ignored.
     pub anchor_weights: Vec<f32>,
@@ -30,7 +44,13 @@ pub struct Targets {
 
 impl Targets {
     /// Assigns the objects of every picture of a batch to anchors.
-    pub fn new(pictures: &[Vec<Object>], anchors: &Anchors, matcher: &Matcher, coder: &BoxCoderSpec) -> Self {
+    pub fn new(
+        pictures: &[Vec<Object>],
+        anchors: &Anchors,
+        matcher: &Matcher,
+        coder: &BoxCoderSpec,
+        normalizer: Normalizer,
+    ) -> Self {
         let mut targets = Self::default();
         for (picture, objects) in pictures.iter().enumerate() {
             let boxes: Vec<_> = objects.iter().map(|object| object.bounding_box).collect();
@@ -38,9 +58,11 @@ impl Targets {
             let first = targets.rows.len();
             for (index, assignment) in assignments.iter().enumerate() {
                 if let Assignment::Object(object) = assignment {
+                    let anchor = anchors.boxes()[index];
                     targets.rows.push((picture * assignments.len() + index) as i64);
                     targets.classes.push(objects[*object].class as i64);
-                    targets.offsets.push(coder.encode(&anchors.boxes()[index], &boxes[*object]));
+                    targets.anchors.push(anchor.into());
+                    targets.offsets.push(coder.encode(&anchor, &boxes[*object]));
                 }
             }
             let foreground = targets.rows.len() - first;
@@ -48,6 +70,13 @@ impl Targets {
             targets.object_weights.resize(targets.rows.len(), weight);
             let weigh = |assignment| if assignment == &Assignment::Ignored { 0.0 } else { weight };
             targets.anchor_weights.extend(assignments.iter().map(weigh));
+        }
+        if normalizer == Normalizer::Batch {
+            let weight = 1.0 / targets.rows.len().max(1) as f32;
+            targets.object_weights.fill(weight);
+            for anchor_weight in targets.anchor_weights.iter_mut().filter(|weight| **weight > 0.0) {
+                *anchor_weight = weight;
+            }
         }
         targets
     }

@@ -5,7 +5,10 @@ use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, Statistics, Tensor};
 /// Momentum of the running statistics, as PyTorch's default.
 const MOMENTUM: f64 = 0.1;
 
-/// A libtorch tensor. Whether a live batch normalization looks at its batch is a matter of the type, so that a network is
+/// A libtorch tensor. The network computes in the precision of its input: convolutions cast their weights to it, so that
+/// bfloat16 pictures make a mixed-precision network of float weights.
+///
+/// Whether a live batch normalization looks at its batch is a matter of the type, so that a network is
 /// built for training or for use, and its forward pass needs no mode.
 #[derive(Debug)]
 pub struct Torch<const TRAINING: bool>(pub tch::Tensor);
@@ -27,12 +30,14 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
     fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
         let config = &layer.config;
         let (stride, padding) = ([config.stride as i64; 2], [config.padding as i64; 2]);
-        let bias = layer.bias.as_ref().map(|bias| &bias.0);
-        Self(self.0.conv2d(&layer.weight.0, bias, stride, padding, [1, 1], config.groups as i64))
+        let weight = layer.weight.0.to_kind(self.0.kind());
+        let bias = layer.bias.as_ref().map(|bias| bias.0.to_kind(self.0.kind()));
+        Self(self.0.conv2d(&weight, bias, stride, padding, [1, 1], config.groups as i64))
     }
 
     fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
-        let live = TRAINING && layer.statistics == Statistics::Live;
+        // The statistics of a norm whose weights are frozen are frozen too.
+        let live = TRAINING && layer.statistics == Statistics::Live && layer.weight.0.requires_grad();
         let (weight, bias) = (Some(&layer.weight.0), Some(&layer.bias.0));
         let (mean, var) = (Some(&layer.running_mean.0), Some(&layer.running_var.0));
         Self(self.0.batch_norm(weight, bias, mean, var, live, MOMENTUM, layer.epsilon.into(), true))
@@ -40,7 +45,10 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
 
     fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {
         let (weight, bias) = (Some(&layer.weight.0), Some(&layer.bias.0));
-        Self(self.0.group_norm(layer.groups as i64, weight, bias, layer.epsilon.into(), true))
+        // On CUDA its weights must be of the kind of its input.
+        let x = self.0.to_kind(layer.weight.0.kind());
+        let y = x.group_norm(layer.groups as i64, weight, bias, layer.epsilon.into(), true);
+        Self(y.to_kind(self.0.kind()))
     }
 
     fn relu(&self) -> Self {

@@ -7,8 +7,9 @@ use models::{Anchors, BoundingBox, Matcher};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
+use trainer::box_loss::BoxLoss;
 use trainer::loss::{Loss, LossConfig};
-use trainer::targets::{Object, Targets};
+use trainer::targets::{Normalizer, Object, Targets};
 
 const SIDE: usize = 128;
 const CLASSES: usize = 3;
@@ -21,6 +22,16 @@ const GRADIENT_TOLERANCE: f64 = 1e-6;
 
 fn object(class: usize, corners: [f32; 4]) -> Object {
     Object { class, bounding_box: BoundingBox::from(corners) }
+}
+
+/// What the product takes for the truth of these pictures.
+fn targets(pictures: &[Vec<Object>], normalizer: Normalizer) -> Targets {
+    let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
+    Targets::new(pictures, &anchors, &Matcher::default(), &BoxCoderSpec::default(), normalizer)
+}
+
+fn loss(logits: &Tensor, offsets: &Tensor, targets: &Targets, config: &LossConfig) -> Loss {
+    Loss::new(logits, offsets, targets, config, &BoxCoderSpec::default())
 }
 
 fn iou(a: &[f64; 4], b: &[f64; 4]) -> f64 {
@@ -84,6 +95,10 @@ fn slope(f: impl Fn(f64) -> f64, x: f64) -> f64 {
 
 /// Compares loss and gradient for a batch, and says how many anchors were foreground in each picture.
 fn check(pictures: &[Vec<Object>]) -> Vec<usize> {
+    check_with(pictures, &LossConfig::default())
+}
+
+fn check_with(pictures: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
     let precise: Vec<_> = anchors.boxes().iter().map(|anchor| <[f32; 4]>::from(*anchor).map(f64::from)).collect();
     let mut random = ChaCha8Rng::seed_from_u64(7);
@@ -97,13 +112,17 @@ fn check(pictures: &[Vec<Object>]) -> Vec<usize> {
     let mut logit_slopes = Vec::new();
     let mut offset_slopes = Vec::new();
     let mut foreground_counts = Vec::new();
-    for (picture, objects) in pictures.iter().enumerate() {
-        let truth = truth(&precise, objects);
-        let foreground = truth.iter().filter(|anchor| matches!(anchor, Truth::Object { .. })).count();
-        foreground_counts.push(foreground);
-        let pictures = pictures.len() as f64;
-        let per_score = 1.0 / (foreground.max(1) as f64 * pictures);
-        let per_offset = 1.0 / (foreground.max(1) as f64 * 4.0 * pictures);
+    let truths: Vec<_> = pictures.iter().map(|objects| truth(&precise, objects)).collect();
+    for truth in &truths {
+        foreground_counts.push(truth.iter().filter(|anchor| matches!(anchor, Truth::Object { .. })).count());
+    }
+    for (picture, truth) in truths.iter().enumerate() {
+        let per_score = match config.normalizer {
+            Normalizer::Picture => 1.0 / (foreground_counts[picture].max(1) * pictures.len()) as f64,
+            Normalizer::Batch => 1.0 / foreground_counts.iter().sum::<usize>().max(1) as f64,
+        };
+        let per_offset = config.box_weight * per_score / 4.0;
+        let box_term = if config.boxes == BoxLoss::L1 { f64::abs } else { smooth_l1 };
         for (index, anchor) in truth.iter().enumerate() {
             let row = picture * precise.len() + index;
             for class in 0..CLASSES {
@@ -123,7 +142,7 @@ fn check(pictures: &[Vec<Object>]) -> Vec<usize> {
                     continue;
                 };
                 let offset = f64::from(offset_values[row * 4 + coordinate]);
-                let term = |x| smooth_l1(x - target[coordinate]) * per_offset;
+                let term = |x| box_term(x - target[coordinate]) * per_offset;
                 expected[1] += term(offset);
                 offset_slopes.push(slope(term, offset));
             }
@@ -134,8 +153,8 @@ fn check(pictures: &[Vec<Object>]) -> Vec<usize> {
     let shape = |width: usize| [pictures.len() as i64, precise.len() as i64, width as i64];
     let leaf = |values: &[f32], width| Tensor::from_slice(values).view(shape(width)).set_requires_grad(true);
     let (logits, offsets) = (leaf(&logit_values, CLASSES), leaf(&offset_values, 4));
-    let targets = Targets::new(pictures, &anchors, &Matcher::default(), &BoxCoderSpec::default());
-    let loss = Loss::new(&logits, &offsets, &targets, &LossConfig::default());
+    let targets = targets(pictures, config.normalizer);
+    let loss = loss(&logits, &offsets, &targets, config);
     for (found, expected) in loss.values().into_iter().zip(expected) {
         assert!((found - expected).abs() <= LOSS_TOLERANCE * expected.max(1.0), "{found} instead of {expected}");
     }
@@ -187,14 +206,25 @@ fn a_batch_of_all_these() {
 }
 
 #[test]
+fn other_losses_and_normalizers() {
+    let pictures = [several(), vec![], overlapping()];
+    for normalizer in [Normalizer::Picture, Normalizer::Batch] {
+        for (boxes, box_weight) in [(BoxLoss::SmoothL1, 1.0), (BoxLoss::L1, 4.0)] {
+            check_with(&pictures, &LossConfig { boxes, box_weight, normalizer, ..LossConfig::default() });
+        }
+    }
+    check_with(&[vec![], too_small()], &LossConfig { normalizer: Normalizer::Batch, ..LossConfig::default() });
+}
+
+#[test]
 fn scores_beyond_single_precision_have_a_finite_loss_and_gradient() {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
     let rows = anchors.boxes().len() as i64;
-    let targets = Targets::new(&[several()], &anchors, &Matcher::default(), &BoxCoderSpec::default());
+    let targets = targets(&[several()], Normalizer::Picture);
     for logit in [-1e4, -200.0, 200.0, 1e4] {
         let logits = Tensor::full([1, rows, CLASSES as i64], logit, tch::kind::FLOAT_CPU).set_requires_grad(true);
         let offsets = Tensor::zeros([1, rows, 4], tch::kind::FLOAT_CPU).set_requires_grad(true);
-        let loss = Loss::new(&logits, &offsets, &targets, &LossConfig::default());
+        let loss = loss(&logits, &offsets, &targets, &LossConfig::default());
         assert!(loss.values().iter().all(|value| value.is_finite()), "{logit}");
         let gradients = Tensor::run_backward(&[loss.total()], &[&logits, &offsets], false, false);
         assert!(gradients.iter().all(|gradient| gradient.isfinite().all().int64_value(&[]) == 1), "{logit}");

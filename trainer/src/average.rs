@@ -1,0 +1,70 @@
+//! A moving average of a network's numbers, which often detects better than the last of them.
+
+use tch::Tensor;
+
+use crate::parameters::Parameters;
+
+/// An exponential moving average of weights and statistics.
+pub struct Average {
+    /// The averages.
+    pub parameters: Parameters,
+    decay: f64,
+}
+
+impl Average {
+    /// An average that begins at `parameters`, of which it keeps the share `decay` at each step.
+    pub fn new(parameters: Parameters, decay: f64) -> Self {
+        Self { parameters, decay }
+    }
+
+    /// Moves towards `current` after `steps` steps. The first steps count more, or the random beginning would stay in the
+    /// average for long.
+    pub fn update(&mut self, current: &Parameters, steps: i64) {
+        let steps = steps as f64;
+        let decay = self.decay.min((1.0 + steps) / (10.0 + steps));
+        tch::no_grad(|| {
+            let Parameters { learned, kept, .. } = &mut self.parameters;
+            for (average, current) in [(learned, &current.learned), (kept, &current.kept)] {
+                let _: Tensor = average.lerp_(current, 1.0 - decay);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::Layout;
+    use models::{Initial, Parameter, Role};
+
+    fn parameters(value: f32) -> Parameters {
+        let parameter = |name: &str, role| Parameter {
+            name: name.to_owned(),
+            shape: vec![2],
+            role,
+            initial: Initial::Constant(value),
+        };
+        let list = [parameter("bn1.weight", Role::Parameter), parameter("bn1.running_mean", Role::Buffer)];
+        Parameters::random(&list, Layout::default(), tch::Device::Cpu, 0)
+    }
+
+    fn values(parameters: &Parameters) -> Vec<f32> {
+        parameters.to_tensors().values().flat_map(|tensor| tensor.iter().copied().collect::<Vec<_>>()).collect()
+    }
+
+    #[test]
+    fn weights_and_statistics_move_by_the_share_that_is_not_kept() {
+        let mut average = Average::new(parameters(1.0), 0.75);
+        average.update(&parameters(2.0), 1000);
+        assert_eq!(values(&average.parameters), [1.25; 4]);
+        average.update(&parameters(1.25), 1000);
+        assert_eq!(values(&average.parameters), [1.25; 4]);
+    }
+
+    #[test]
+    fn the_first_steps_count_more() {
+        let mut average = Average::new(parameters(0.0), 0.999);
+        average.update(&parameters(1.0), 0);
+        assert!(values(&average.parameters).iter().all(|value| (value - 0.9).abs() < 1e-6));
+    }
+}

@@ -1,0 +1,59 @@
+//! The parts of the network that training tells apart: what is frozen, and what learns at a rate of its own.
+
+use serde::{Deserialize, Serialize};
+
+/// A part of the network, in the order in which a picture passes through them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The trunk's first convolution and its norm.
+    Stem,
+    /// The trunk's blocks that end in C2.
+    Stage1,
+    /// The trunk's blocks that end in C3.
+    Stage2,
+    /// The trunk's blocks that end in C4.
+    Stage3,
+    /// The trunk's blocks that end in C5.
+    Stage4,
+    /// The feature pyramid.
+    Pyramid,
+    /// The two subnets.
+    Heads,
+}
+
+impl Part {
+    /// The part that a tensor belongs to, by the beginning of its name.
+    pub fn of(name: &str) -> Self {
+        match name.split_once('.').map_or(name, |(first, _)| first) {
+            "conv1" | "bn1" => Self::Stem,
+            "layer1" => Self::Stage1,
+            "layer2" => Self::Stage2,
+            "layer3" => Self::Stage3,
+            "layer4" => Self::Stage4,
+            "fpn" => Self::Pyramid,
+            _ => Self::Heads,
+        }
+    }
+
+    /// Whether this is a part of the trunk, which is what pretrained weights are for.
+    pub fn is_trunk(self) -> bool {
+        self <= Self::Stage4
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use models::{ModelSpec, parameters, spec::Class};
+
+    #[test]
+    fn tensors_come_in_the_order_of_the_parts_and_no_part_is_empty() {
+        let classes = vec![Class { id: 1, name: "cell".to_owned() }];
+        let spec = ModelSpec { classes, ..ModelSpec::default() };
+        let mut parts: Vec<_> = parameters(&spec).unwrap().iter().map(|parameter| Part::of(&parameter.name)).collect();
+        assert!(parts.is_sorted());
+        parts.dedup();
+        assert_eq!(parts.len(), 7);
+    }
+}

@@ -1,0 +1,302 @@
+//! A training run: epochs of steps, each followed by validation and a save.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use models::Provenance;
+use models::dataset::Dataset;
+use models::evaluation::{Evaluation, evaluate};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+use crate::config::TrainConfig;
+use crate::learner::{Learner, Step, StepSeconds};
+use crate::loader::{Batch, Loader, Order};
+use crate::progress::{EpochProgress, print, say};
+use crate::run_folder::{Progress, RunFolder};
+use crate::schedule::Moment;
+use crate::validation::{score, validation_batches};
+
+/// One run.
+pub(crate) struct Run {
+    folder: RunFolder,
+    config: TrainConfig,
+    train: Loader,
+    validation: Loader,
+    learner: Learner,
+    progress: Progress,
+    /// Set when the run shall stop after its step.
+    interrupted: Arc<AtomicBool>,
+    /// The command that goes on with it.
+    resumption: String,
+}
+
+impl Run {
+    /// A run that writes to `folder`, with the data to learn from and to validate on. `resumption` is the command that
+    /// goes on with it once it has stopped, which it does when `interrupted` is set.
+    pub(crate) fn new(
+        folder: RunFolder,
+        config: TrainConfig,
+        [train, validation]: [Loader; 2],
+        learner: Learner,
+        interrupted: Arc<AtomicBool>,
+        resumption: String,
+    ) -> Self {
+        let progress = Progress::default();
+        Self { folder, config, train, validation, learner, progress, interrupted, resumption }
+    }
+
+    /// Does all of it.
+    ///
+    /// # Errors
+    /// When the folder can't be written, a picture can't be read, the loss is no longer finite, or somebody interrupts.
+    pub(crate) fn begin(self) -> anyhow::Result<()> {
+        self.save(None, false)?;
+        self.folder.begin(&self.config)?;
+        self.finish()
+    }
+
+    /// Does what is left of it.
+    ///
+    /// # Errors
+    /// As [`Self::begin`], and when the folder's state is not that of such a run.
+    pub(crate) fn resume(mut self) -> anyhow::Result<()> {
+        self.progress = self.folder.restore(&mut self.learner)?;
+        self.folder.rewind_log(&self.progress)?;
+        self.finish()
+    }
+
+    fn finish(mut self) -> anyhow::Result<()> {
+        let pictures = self.train.recipe().dataset.images.len();
+        let steps_per_epoch =
+            pictures.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.accumulation);
+        let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
+        say(&format!(
+            "{} pictures to learn from, {} to validate on, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
+            pictures,
+            self.validation.recipe().dataset.images.len(),
+            self.learner.spec.class_count(),
+            self.config.run.epochs,
+            self.folder.path().display()
+        ));
+        let mut log = self.folder.open_log()?;
+        while self.progress.epochs < self.config.run.epochs {
+            if self.config.schedule.is_over(self.progress.patience) {
+                say(&format!("no better AP for {} epochs: the run ends early", self.progress.patience.stale));
+                break;
+            }
+            let learned = self.learn(steps, &mut log)?;
+            let evaluation = self.validate()?;
+            self.finish_epoch(&learned, &evaluation, &mut log)?;
+        }
+        let (best, last) = (self.progress.best_ap.unwrap_or_default(), self.progress.last_ap.unwrap_or_default());
+        print(&format!("best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display()))
+    }
+
+    /// The rest of an epoch's steps, of `steps` in the run.
+    fn learn(&mut self, steps: u64, log: &mut File) -> anyhow::Result<Learned> {
+        let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
+        let all = self.train.recipe().dataset.images.len();
+        let orders = orders(all, self.config.run.batch_size, self.config.run.seed, epoch);
+        let per_step = self.config.optimizer.accumulation;
+        let steps_per_epoch = orders.len().div_ceil(per_step) as u64;
+        let made = self.progress.steps.checked_sub(u64::from(epoch) * steps_per_epoch);
+        let orders = made.and_then(|made| orders.get(made as usize * per_step..)).with_context(|| {
+            format!(
+                "the run's {} steps don't fit {all} pictures, so the data has changed; start a new run",
+                self.progress.steps
+            )
+        })?;
+        let pictures = orders.iter().map(|order| order.pictures.len() as u64).sum();
+        let later = u64::from(epochs - epoch - 1) * all as u64;
+        let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), pictures, later);
+        let mut spent = Seconds::default();
+        let mut saved = Instant::now();
+        let mut batches = self.train.batches(orders.iter().cloned());
+        loop {
+            let start = Instant::now();
+            let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>();
+            let waited = start.elapsed().as_secs_f64();
+            self.stop_if_interrupted()?;
+            let together = together.map_err(|error| self.stop(error))?;
+            if together.is_empty() {
+                break;
+            }
+            let Progress { steps: step, patience, .. } = self.progress;
+            let step = self.learner.step(&together, &Moment { step, steps, epoch, patience });
+            if !step.is_finite() {
+                bail!(not_finite(&step, &together, &self.train.recipe().dataset));
+            }
+            let count: usize = together.iter().map(|batch| batch.pictures.len()).sum();
+            self.progress.steps += 1;
+            for (sum, loss) in self.progress.losses.iter_mut().zip([step.classification, step.regression]) {
+                *sum += loss * count as f64;
+            }
+            shown.step(count, &step);
+            spent.add(waited, &step.seconds);
+            let line = json!({
+                "step": self.progress.steps, "epoch": epoch + 1,
+                "classification": step.classification, "regression": step.regression,
+                "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate,
+            });
+            writeln!(log, "{line}").context("can't write the log")?;
+            if self.config.run.save_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0) {
+                self.save(None, false)?;
+                saved = Instant::now();
+            }
+        }
+        let [classification, regression] = self.progress.losses.map(|sum| sum / all.max(1) as f64);
+        let pictures_per_second = shown.pictures_per_second();
+        Ok(Learned { classification, regression, elapsed: shown.elapsed(), pictures_per_second, spent })
+    }
+
+    fn validate(&self) -> anyhow::Result<Evaluation> {
+        let pictures = self.validation.recipe().dataset.images.len() as u64;
+        let mut shown = EpochProgress::new(format!("validation {}", self.progress.epochs + 1), pictures, 0);
+        let mut scored = Vec::new();
+        for batch in validation_batches(&self.validation, self.config.run.batch_size) {
+            self.stop_if_interrupted()?;
+            let batch = batch.map_err(|error| self.stop(error))?;
+            scored.extend(score(&self.learner, &batch));
+            shown.validated(batch.pictures.len());
+        }
+        let dataset = &self.validation.recipe().dataset;
+        Ok(evaluate(&dataset.annotations, &scored, dataset.classes.len()))
+    }
+
+    fn finish_epoch(&mut self, learned: &Learned, evaluation: &Evaluation, log: &mut File) -> anyhow::Result<()> {
+        let ap = evaluation.summary.ap;
+        let best = self.progress.best_ap.is_none_or(|best| ap > best);
+        let reductions = self.progress.patience.reductions;
+        self.progress.epochs += 1;
+        self.progress.losses = [0.0; 2];
+        self.progress.last_ap = Some(ap);
+        self.progress.patience = self.config.schedule.after_epoch(self.progress.patience, best);
+        if best {
+            self.progress.best_ap = Some(ap);
+        }
+        let Learned { classification, regression, elapsed, pictures_per_second, spent } = learned;
+        let seconds = elapsed.as_secs_f64();
+        let line = json!({
+            "epoch": self.progress.epochs, "steps": self.progress.steps,
+            "classification": classification, "regression": regression,
+            "seconds": seconds, "pictures_per_second": pictures_per_second, "spent": spent,
+            "validation": evaluation.summary,
+        });
+        writeln!(log, "{line}").context("can't write the log")?;
+        self.save(Some(ap), best)?;
+        say(&format!(
+            "epoch {}/{}: classification {classification:.4}, boxes {regression:.4}, AP {ap:.4}, AP50 {:.4}{}; \
+             {seconds:.1} s, {pictures_per_second:.1} pictures/s{}",
+            self.progress.epochs,
+            self.config.run.epochs,
+            evaluation.summary.ap50,
+            if best { ", the best so far" } else { "" },
+            if self.progress.patience.reductions > reductions { "; the learning rate falls" } else { "" },
+        ));
+        Ok(())
+    }
+
+    fn save(&self, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
+        let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
+        let checkpoint = self.learner.checkpoint(Provenance { program, epoch: Some(self.progress.epochs), ap })?;
+        self.folder.save(&self.learner, &self.progress, &checkpoint, best)
+    }
+
+    fn stop_if_interrupted(&self) -> anyhow::Result<()> {
+        if self.interrupted.load(Ordering::SeqCst) { Err(self.stop(anyhow!("interrupted"))) } else { Ok(()) }
+    }
+
+    /// What to say of a run that ends before its time for `reason`, once it is saved so that it can go on.
+    fn stop(&self, reason: anyhow::Error) -> anyhow::Error {
+        let steps = self.progress.steps;
+        match self.save(None, false) {
+            Ok(()) => anyhow!("{reason:#}; stopped after step {steps}, all is saved; to go on: {}", self.resumption),
+            Err(error) => anyhow!("{reason:#}; and the run can't be saved: {error:#}"),
+        }
+    }
+}
+
+/// What the steps of an epoch did.
+struct Learned {
+    /// Mean focal loss.
+    classification: f64,
+    /// Mean box loss.
+    regression: f64,
+    /// Since the epoch began, or went on.
+    elapsed: Duration,
+    pictures_per_second: f64,
+    spent: Seconds,
+}
+
+/// Where the time of an epoch's steps went.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+struct Seconds {
+    /// Waiting for batches.
+    data: f64,
+    #[serde(flatten)]
+    steps: StepSeconds,
+}
+
+impl Seconds {
+    fn add(&mut self, waited: f64, step: &StepSeconds) {
+        self.data += waited;
+        self.steps.forward += step.forward;
+        self.steps.backward += step.backward;
+        self.steps.optimizer += step.optimizer;
+    }
+}
+
+/// The batches of an epoch: every picture once, in an order that depends on seed and epoch alone.
+fn orders(pictures: usize, batch_size: usize, seed: u64, epoch: u32) -> Vec<Order> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    // Far from the streams of the pictures.
+    random.set_stream(u64::MAX - u64::from(epoch));
+    let mut order: Vec<_> = (0..pictures).collect();
+    order.shuffle(&mut random);
+    let seed = rand::RngExt::random(&mut random);
+    order.chunks(batch_size).map(|pictures| Order { pictures: pictures.to_vec(), seed }).collect()
+}
+
+/// What there is to know when a step's numbers are not finite.
+fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
+    let mut text = format!(
+        "the loss is no longer finite: classification {}, boxes {}, gradient norm {}, at learning rate {}; \
+         lower `optimizer.learning_rate`, lengthen the warm-up, or look at the boxes of this batch:",
+        step.classification, step.regression, step.gradient_norm, step.learning_rate
+    );
+    for &picture in batches.iter().flat_map(|batch| &batch.pictures) {
+        let boxes = dataset.annotations_of(picture).iter().map(|annotation| {
+            let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
+            format!("{} {corners:?}", dataset.classes[annotation.class].name)
+        });
+        let boxes = boxes.collect::<Vec<_>>().join(", ");
+        let _ = write!(text, "\n  {}: {boxes}", dataset.images[picture].file_name);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_has_every_picture_once_and_no_epoch_is_like_another() {
+        let epoch = |seed, epoch| orders(10, 4, seed, epoch);
+        let pictures = |orders: &[Order]| orders.iter().flat_map(|order| order.pictures.clone()).collect::<Vec<_>>();
+        let mut seen = pictures(&epoch(0, 0));
+        assert_eq!(epoch(0, 0).iter().map(|order| order.pictures.len()).collect::<Vec<_>>(), [4, 4, 2]);
+        seen.sort_unstable();
+        assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        assert_eq!(epoch(0, 0), epoch(0, 0));
+        assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(0, 1)));
+        assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(1, 0)));
+    }
+}

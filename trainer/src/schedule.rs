@@ -1,0 +1,176 @@
+//! The learning rate over time, and the end of a run that no longer gets better.
+
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate moves: up in a line, then as `kind` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleConfig {
+    /// Steps until the learning rate is reached.
+    pub warmup_steps: u64,
+    /// What comes after.
+    pub kind: ScheduleKind,
+    /// Cosine: share of the learning rate that is left at the end, in [0, 1].
+    pub final_share: f64,
+    /// Step: epochs after which the learning rate is multiplied by `factor`.
+    pub milestones: Vec<u32>,
+    /// Step and plateau: factor on the learning rate, in (0, 1).
+    pub factor: f64,
+    /// Plateau: epochs without a better AP after which the learning rate is multiplied by `factor`.
+    pub patience: u32,
+    /// Epochs without a better AP after which the run ends; never if absent.
+    pub early_stop: Option<u32>,
+}
+
+/// What the learning rate does after warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleKind {
+    /// Falls along half a cosine. <https://arxiv.org/abs/1608.03983>
+    Cosine,
+    /// Falls at given epochs, and is constant between them.
+    Step,
+    /// Falls when average precision no longer rises, and is constant between.
+    Plateau,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self {
+            warmup_steps: 100,
+            kind: ScheduleKind::Cosine,
+            final_share: 0.01,
+            milestones: Vec::new(),
+            factor: 0.1,
+            patience: 3,
+            early_stop: None,
+        }
+    }
+}
+
+/// Where a run is, as far as the learning rate depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Steps made.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Epochs finished.
+    pub epoch: u32,
+    /// What the epochs so far have brought.
+    pub patience: Patience,
+}
+
+/// Epochs without a better AP; part of a run's state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Patience {
+    /// Since the best one.
+    pub stale: u32,
+    /// Since the best one or the last reduction of the learning rate.
+    pub waiting: u32,
+    /// Reductions of the learning rate on a plateau.
+    pub reductions: u32,
+}
+
+impl ScheduleConfig {
+    /// Share of the learning rate at a moment of the run.
+    pub fn share(&self, at: &Moment) -> f64 {
+        if at.step < self.warmup_steps {
+            return (at.step + 1) as f64 / (self.warmup_steps + 1) as f64;
+        }
+        let reduced = |times: usize| self.factor.powi(times.min(1000) as i32);
+        match self.kind {
+            ScheduleKind::Cosine => {
+                let span = at.steps.saturating_sub(self.warmup_steps).max(1);
+                let progress = ((at.step - self.warmup_steps) as f64 / span as f64).min(1.0);
+                let cosine = (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0;
+                self.final_share + (1.0 - self.final_share) * cosine
+            }
+            ScheduleKind::Step => reduced(self.milestones.iter().filter(|milestone| at.epoch >= **milestone).count()),
+            ScheduleKind::Plateau => reduced(at.patience.reductions as usize),
+        }
+    }
+
+    /// What an epoch means that was the best so far, or was not.
+    pub fn after_epoch(&self, patience: Patience, best: bool) -> Patience {
+        if best {
+            return Patience { reductions: patience.reductions, ..Patience::default() };
+        }
+        let Patience { stale, waiting, reductions } = patience;
+        if self.kind == ScheduleKind::Plateau && waiting + 1 > self.patience {
+            Patience { stale: stale + 1, waiting: 0, reductions: reductions + 1 }
+        } else {
+            Patience { stale: stale + 1, waiting: waiting + 1, reductions }
+        }
+    }
+
+    /// Whether the run has waited for a better AP long enough.
+    pub fn is_over(&self, patience: Patience) -> bool {
+        self.early_stop.is_some_and(|epochs| patience.stale >= epochs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(step: u64, steps: u64) -> Moment {
+        Moment { step, steps, epoch: 0, patience: Patience::default() }
+    }
+
+    #[test]
+    fn the_learning_rate_rises_and_falls_along_a_cosine() {
+        let schedule = ScheduleConfig { warmup_steps: 10, final_share: 0.1, ..ScheduleConfig::default() };
+        let shares: Vec<_> = (0..=100).map(|step| schedule.share(&at(step, 100))).collect();
+        assert!(shares[..11].is_sorted() && shares[0] > 0.0);
+        assert_eq!(shares[10], 1.0);
+        assert!(shares[10..].iter().rev().is_sorted());
+        assert!((shares[55] - 0.55).abs() < 1e-12);
+        assert!((shares[100] - 0.1).abs() < 1e-12);
+        assert!(ScheduleConfig { warmup_steps: 50, final_share: 0.0, ..schedule }.share(&at(20, 10)).is_finite());
+    }
+
+    #[test]
+    fn the_learning_rate_falls_at_milestones() {
+        let milestones = vec![8, 11];
+        let schedule =
+            ScheduleConfig { kind: ScheduleKind::Step, milestones, warmup_steps: 0, ..ScheduleConfig::default() };
+        for (epoch, expected) in [(0, 1.0), (7, 1.0), (8, 0.1), (10, 0.1), (11, 0.01), (30, 0.01)] {
+            let share = schedule.share(&Moment { epoch, ..at(5, 10) });
+            assert!((share - expected).abs() < 1e-12, "epoch {epoch}: {share}");
+        }
+    }
+
+    // torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=2, threshold=0) with these
+    // metrics reduces after the fourth, eighth and eleventh.
+    #[test]
+    fn the_learning_rate_falls_on_a_plateau() {
+        let schedule = ScheduleConfig {
+            kind: ScheduleKind::Plateau,
+            factor: 0.5,
+            patience: 2,
+            warmup_steps: 0,
+            ..ScheduleConfig::default()
+        };
+        let metrics = [0.1, 0.1, 0.1, 0.1, 0.2, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1];
+        let (mut best, mut patience) = (f64::NEG_INFINITY, Patience::default());
+        let shares = metrics.map(|metric| {
+            patience = schedule.after_epoch(patience, metric > best);
+            best = best.max(metric);
+            schedule.share(&Moment { patience, ..at(5, 10) })
+        });
+        assert_eq!(shares, [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]);
+    }
+
+    #[test]
+    fn a_run_ends_when_it_has_waited_long_enough() {
+        let schedule = ScheduleConfig { early_stop: Some(2), ..ScheduleConfig::default() };
+        let mut patience = Patience::default();
+        let over = [true, false, true, false, false].map(|best| {
+            patience = schedule.after_epoch(patience, best);
+            schedule.is_over(patience)
+        });
+        assert_eq!(over, [false, false, false, false, true]);
+        assert!(!ScheduleConfig::default().is_over(Patience { stale: 1000, ..patience }));
+    }
+}
