@@ -4,6 +4,7 @@
 //! on one tensor. What is updated alike lies together.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use models::{Initial, Parameter, Role, Weights, WeightsError};
 use ndarray::ArrayD;
@@ -11,6 +12,9 @@ use tch::{Device, Kind, Tensor};
 
 use crate::part::Part;
 use crate::torch::Torch;
+
+/// Held while libtorch's generator, of which a program has one, is seeded and drawn from.
+static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// The numbers of one network on one device.
 pub struct Parameters {
@@ -85,6 +89,7 @@ impl Parameters {
 
     /// The tensors of `list` as they are before training, drawn from libtorch's generator on the CPU.
     pub fn random(list: &[Parameter], layout: Layout, device: Device, seed: u64) -> Self {
+        let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         tch::manual_seed(seed as i64);
         Self::new(list, layout, device, |parameter| {
             let mut values = Tensor::empty([parameter.len() as i64], (Kind::Float, Device::Cpu));
@@ -113,6 +118,11 @@ impl Parameters {
     pub fn copy(&self, list: &[Parameter]) -> Self {
         let view = |parameter: &Parameter| self.views[&parameter.name].detach().reshape(-1);
         Self::new(list, self.layout, self.learned.device(), view)
+    }
+
+    /// The tensor of that name.
+    pub fn view(&self, name: &str) -> Option<&Tensor> {
+        self.views.get(name)
     }
 
     /// A copy of every tensor, by name.

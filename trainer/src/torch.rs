@@ -1,6 +1,7 @@
 //! What the network's verbs mean to libtorch.
 
 use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, Statistics, Tensor};
+use tch::Kind;
 
 /// Momentum of the running statistics, as PyTorch's default.
 const MOMENTUM: f64 = 0.1;
@@ -30,9 +31,13 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
     fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
         let config = &layer.config;
         let (stride, padding) = ([config.stride as i64; 2], [config.padding as i64; 2]);
-        let weight = layer.weight.0.to_kind(self.0.kind());
-        let bias = layer.bias.as_ref().map(|bias| bias.0.to_kind(self.0.kind()));
-        Self(self.0.conv2d(&weight, bias, stride, padding, [1, 1], config.groups as i64))
+        // On the processor, libtorch 2.11 leaves parts of a kernel's gradient unset for bfloat16 pictures one pixel wide.
+        let narrow = self.0.size()[3] == 1;
+        let x = if narrow { self.0.to_kind(Kind::Float) } else { self.0.shallow_clone() };
+        let weight = layer.weight.0.to_kind(x.kind());
+        let bias = layer.bias.as_ref().map(|bias| bias.0.to_kind(x.kind()));
+        let y = x.conv2d(&weight, bias, stride, padding, [1, 1], config.groups as i64);
+        Self(y.to_kind(self.0.kind()))
     }
 
     fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {

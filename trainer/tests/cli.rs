@@ -138,6 +138,115 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     assert_eq!(project.checkpoint("broken/last.safetensors"), project.checkpoint("whole/last.safetensors"));
 }
 
+/// Killed at any moment, again and again, with everything on that has a state of its own.
+#[test]
+fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+    let project = Project::new();
+    let everything = "
+augmentation: {horizontal_flip: 0.5, vertical_flip: 0.5}
+optimizer: {kind: adamw, accumulation: 2}
+schedule: {kind: plateau, warmup_steps: 2, patience: 0}
+run: {epochs: 4, batch_size: 1, workers: 2, ema: 0.9, save_minutes: 0.0005}
+";
+    project.configure(&CONFIG.replace("\nrun: {epochs: 2, batch_size: 4, workers: 2}\n", everything));
+    let whole = project.fit(&["--out", "whole"]);
+    assert!(whole.status.success(), "{}", stderr(&whole));
+
+    let log = project.path().join("killed/log.jsonl");
+    let logged = || fs::read(&log).map_or(0, |bytes| bytes.len());
+    let mut kills = 0;
+    for attempt in 0.. {
+        let begin: &[&str] = if project.path().join("killed/config.yaml").exists() { &["--resume"] } else { &[] };
+        let mut child = command(project.path(), &[&["fit", "--out", "killed"], begin].concat())
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // The first steps of a start, then some milliseconds that differ each time; in the end it may finish.
+        let before = logged();
+        while attempt < 6 && child.try_wait().unwrap().is_none() && logged() <= before {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(attempt * 37 % 101));
+        if attempt < 6 && child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            kills += 1;
+        }
+        if child.wait().unwrap().success() {
+            break;
+        }
+        assert!(attempt < 7, "the last start was not killed and has failed");
+        for file in ["last.safetensors", "best.safetensors"] {
+            let path = project.path().join("killed").join(file);
+            assert!(!path.exists() || Checkpoint::open(&path).is_ok(), "{file} is damaged");
+        }
+    }
+    assert!(kills >= 3, "killed only {kills} times");
+    assert!(project.checkpoint("killed/last.safetensors") == project.checkpoint("whole/last.safetensors"));
+    assert!(project.checkpoint("killed/best.safetensors") == project.checkpoint("whole/best.safetensors"));
+    let steps = |name: &str| -> Vec<u64> {
+        let log = fs::read_to_string(project.path().join(name).join("log.jsonl")).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter_map(|line| line["step"].as_u64()).collect()
+    };
+    assert_eq!(steps("whole"), (1..=12).collect::<Vec<_>>());
+    assert_eq!(steps("killed"), steps("whole"), "no step is missing from the log, and none is there twice");
+}
+
+/// The shell's limit on the size of a file is what a full disk is: the write fails half-way.
+#[test]
+fn a_full_disk_ends_the_run_and_leaves_the_checkpoint_before() {
+    let project = Project::new();
+    assert!(project.fit(&["--out", "run"]).status.success());
+    let before = ["last.safetensors", "best.safetensors", "state.safetensors"]
+        .map(|file| fs::read(project.path().join("run").join(file)).unwrap());
+    let config = project.path().join("run/config.yaml");
+    fs::write(&config, fs::read_to_string(&config).unwrap().replace("epochs: 2", "epochs: 3")).unwrap();
+    let program = env!("CARGO_BIN_EXE_trainer");
+    let limited = format!("trap '' XFSZ; ulimit -f 2000; exec {program} fit --resume --out run");
+    let output =
+        Command::new("sh").args(["-c", &limited]).current_dir(project.path()).env("OMP_NUM_THREADS", "1").output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert_holds(&stderr(&output), &[".safetensors", "File too large"]);
+    let after = ["last.safetensors", "best.safetensors", "state.safetensors"]
+        .map(|file| fs::read(project.path().join("run").join(file)).unwrap());
+    assert!(before == after, "the checkpoints before are untouched");
+    let left: Vec<_> = fs::read_dir(project.path().join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 5, "no partial file is left: {left:?}");
+    assert!(project.fit(&["--resume", "--out", "run"]).status.success());
+}
+
+#[test]
+fn a_run_that_gets_no_better_ends_early() {
+    let project = Project::new();
+    // With a learning rate of zero and frozen statistics every epoch is like the first.
+    let config = CONFIG.replace("epochs: 2", "epochs: 9").replace("kind: batch", "kind: frozen_batch");
+    project.configure(&format!("{config}\noptimizer: {{learning_rate: 0.0}}\nschedule: {{early_stop: 2}}\n"));
+    let output = project.fit(&["--out", "run"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_holds(&stderr(&output), &["no better AP for 2 epochs"]);
+    assert_eq!(project.checkpoint("run/last.safetensors").provenance.epoch, Some(3));
+}
+
+#[test]
+fn weights_of_another_run_are_where_training_begins() {
+    let project = Project::new();
+    assert!(project.fit(&["--out", "first"]).status.success());
+    let weights = ["--weights", "first/last.safetensors", "--out", "second"];
+    project.configure(&format!("{CONFIG}\noptimizer: {{learning_rate: 0.0}}\n"));
+    let output = project.fit(&weights);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_holds(&stderr(&output), &["first/last.safetensors", "tensors taken", "layer4"]);
+    let name = "layer1.0.conv1.weight";
+    let [first, second] = ["first", "second"].map(|run| project.checkpoint(&format!("{run}/last.safetensors")));
+    assert!(first.tensors[name] == second.tensors[name]);
+
+    project.configure(&CONFIG.replace("depth: 18", "depth: 34"));
+    assert_holds(&project.refused(&weights[..2]), &["first/last.safetensors", "depth 18", "depth 34"]);
+    assert_holds(&project.refused(&["--weights", "retinanet.yaml"]), &["retinanet.yaml"]);
+}
+
 #[test]
 fn a_wrong_configuration_is_refused_with_key_and_line() {
     let project = Project::new();
@@ -147,6 +256,25 @@ fn a_wrong_configuration_is_refused_with_key_and_line() {
     assert_holds(&project.refused(&[]), &["run.epochs", "many", "line 5"]);
     project.configure(&CONFIG.replace("depth: 18", "depth: 19"));
     assert_holds(&project.refused(&[]), &["backbone.depth", "19", "152"]);
+    for (section, message) in [
+        ("schedule: {kind: step}", "schedule.milestones"),
+        ("schedule: {kind: step, milestones: [2]}", "from 1 to 1"),
+        ("schedule: {early_stop: 0}", "schedule.early_stop"),
+        ("schedule: {factor: 2}", "schedule.factor"),
+        ("optimizer: {nesterov: true}", "optimizer.nesterov"),
+        ("optimizer: {accumulation: 0}", "optimizer.accumulation"),
+        ("optimizer: {trunk_factor: -1}", "optimizer.trunk_factor"),
+        ("loss: {boxes: l2}", "loss.boxes"),
+    ] {
+        project.configure(&format!("{CONFIG}\n{section}\n"));
+        assert_holds(&project.refused(&[]), &["retinanet.yaml", message]);
+    }
+    for (value, message) in
+        [("freeze: heads", "run.freeze"), ("ema: 1.0", "run.ema"), ("save_minutes: 0", "run.save_minutes")]
+    {
+        project.configure(&CONFIG.replace("epochs: 2", &format!("{value}, epochs: 2")));
+        assert_holds(&project.refused(&[]), &[message]);
+    }
     assert_holds(&project.refused(&["--config", "none.yaml"]), &["none.yaml", "trainer init"]);
     assert!(!project.path().join("runs").exists(), "nothing is made for a run that cannot begin");
 }

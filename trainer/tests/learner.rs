@@ -1,0 +1,183 @@
+//! Steps of a network under every option that changes them.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::BTreeMap;
+
+use models::spec::{Class, NormKind};
+use models::{Anchors, BoundingBox, Matcher, ModelSpec, Provenance};
+use ndarray::{Array4, ArrayD};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use trainer::config::{Precision, TrainConfig};
+use trainer::learner::{Learner, Step};
+use trainer::loader::Batch;
+use trainer::part::Part;
+use trainer::schedule::{Moment, Patience};
+use trainer::targets::{Normalizer, Object, Targets};
+
+const SIDE: usize = 64;
+
+/// Largest relative difference of numbers that are sums in another order.
+const ORDER: f64 = 1e-4;
+
+/// Largest relative difference of losses in bfloat16, which has eight bits of fraction.
+const BFLOAT16: f64 = 0.03;
+
+fn spec(norm: NormKind) -> ModelSpec {
+    let mut spec = ModelSpec::preset("resnet18").unwrap();
+    spec.classes = vec![Class { id: 1, name: "a".to_owned() }, Class { id: 2, name: "b".to_owned() }];
+    (spec.backbone.norm.kind, spec.pyramid.width, spec.heads.width, spec.heads.depth) = (norm, 16, 16, 1);
+    spec
+}
+
+fn config() -> TrainConfig {
+    let nowhere = "{annotations: unused, pictures: unused}";
+    let mut config: TrainConfig =
+        serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}")).unwrap();
+    (config.schedule.warmup_steps, config.optimizer.clip_norm) = (0, None);
+    config
+}
+
+/// A batch of these pictures; each number stands for another one.
+fn batch(pictures: &[u64]) -> Batch {
+    let spec = spec(NormKind::Batch);
+    let (mut images, mut objects) = (Vec::new(), Vec::new());
+    for picture in pictures {
+        let mut random = ChaCha8Rng::seed_from_u64(*picture);
+        images.extend((0..3 * SIDE * SIDE).map(|_| random.random_range(-2.0f32..2.0)));
+        let (x, y) = (random.random_range(0.0..20.0), random.random_range(0.0..20.0));
+        let bounding_box = BoundingBox::new(x, y, x + 33.0, y + 30.0);
+        objects.push(vec![Object { class: *picture as usize % 2, bounding_box }]);
+    }
+    let images = Array4::from_shape_vec((pictures.len(), 3, SIDE, SIDE), images).unwrap();
+    let anchors = Anchors::new(&spec.anchors, SIDE, SIDE);
+    let targets = Targets::new(&objects, &anchors, &Matcher::default(), &spec.box_coder, Normalizer::Picture);
+    let placements = vec![spec.preprocessing.place(SIDE as u32, SIDE as u32); pictures.len()];
+    Batch { images, targets, placements, pictures: pictures.iter().map(|picture| *picture as usize).collect() }
+}
+
+fn at(step: u64) -> Moment {
+    Moment { step, steps: 100, epoch: 0, patience: Patience::default() }
+}
+
+type Tensors = BTreeMap<String, ArrayD<f32>>;
+
+/// A network and its tensors before and after `count` steps over these batches.
+fn train(spec: &ModelSpec, config: &TrainConfig, batches: &[Batch], count: u64) -> (Learner, Tensors, Vec<Step>) {
+    let mut learner = Learner::new(spec, config, tch::Device::Cpu).unwrap();
+    let before = learner.parameters.to_tensors();
+    let steps = (0..count).map(|step| learner.step(batches, &at(step))).collect();
+    (learner, before, steps)
+}
+
+/// The largest difference of two sets of tensors, over the largest change from `before`.
+fn distance(before: &Tensors, a: &Tensors, b: &Tensors) -> f64 {
+    let largest = |a: &Tensors, b: &Tensors| {
+        let pairs = a.values().flatten().zip(b.values().flatten());
+        pairs.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
+    };
+    assert!(before != a);
+    largest(a, b) / largest(a, before)
+}
+
+#[test]
+fn frozen_parts_stay_and_their_statistics_too() {
+    let spec = spec(NormKind::Batch);
+    for freeze in [None, Some(Part::Stem), Some(Part::Stage2), Some(Part::Stage4), Some(Part::Pyramid)] {
+        let mut config = config();
+        config.run.freeze = freeze;
+        let (learner, before, steps) = train(&spec, &config, &[batch(&[1, 2])], 2);
+        assert!(steps.iter().all(Step::is_finite));
+        for (name, tensor) in learner.parameters.to_tensors() {
+            let learned = freeze.is_none_or(|freeze| Part::of(&name) > freeze);
+            // The classifier's weights start at zero, so the tower before it gets its first gradient at the second step.
+            assert_eq!(tensor != before[&name], learned, "{name} with {freeze:?} frozen");
+        }
+    }
+}
+
+#[test]
+fn accumulated_batches_are_as_one() {
+    let spec = spec(NormKind::Group);
+    let mut config = config();
+    config.optimizer.kind = trainer::optimizer::OptimizerKind::Sgd;
+    let (whole, before, _) = train(&spec, &config, &[batch(&[1, 2, 3])], 1);
+    let (parts, _, _) = train(&spec, &config, &[batch(&[1, 2]), batch(&[3])], 1);
+    let (part, _, _) = train(&spec, &config, &[batch(&[1, 2])], 1);
+    let [whole, parts, part] = [whole, parts, part].map(|learner| learner.parameters.to_tensors());
+    assert!(distance(&before, &whole, &parts) < ORDER);
+    assert!(distance(&before, &whole, &part) > 0.1);
+}
+
+#[test]
+fn memory_layout_changes_nothing_but_the_order_of_sums() {
+    let spec = spec(NormKind::Batch);
+    let mut config = config();
+    config.optimizer.kind = trainer::optimizer::OptimizerKind::Sgd;
+    let (first, before, _) = train(&spec, &config, &[batch(&[1, 2])], 2);
+    config.run.channels_last = true;
+    let (last, _, _) = train(&spec, &config, &[batch(&[1, 2])], 2);
+    assert!(distance(&before, &first.parameters.to_tensors(), &last.parameters.to_tensors()) < 10.0 * ORDER);
+    let kernel = last.parameters.view("layer2.0.conv2.weight").unwrap();
+    assert_eq!(kernel.stride(), [9 * 128, 1, 3 * 128, 128], "the kernel's channels are last");
+}
+
+#[test]
+fn bfloat16_learns_nearly_the_same_with_float_weights() {
+    for norm in [NormKind::Batch, NormKind::Group, NormKind::FrozenBatch] {
+        let spec = spec(norm);
+        let mut config = config();
+        config.optimizer.learning_rate = 1e-5;
+        let (_, _, float) = train(&spec, &config, &[batch(&[1, 2])], 3);
+        config.run.precision = Precision::Bfloat16;
+        let (half, before, steps) = train(&spec, &config, &[batch(&[1, 2])], 3);
+        let close = |a: f64, b: f64| (a - b).abs() <= BFLOAT16 * b.abs();
+        // The first step knows only biases, since the outputs' weights start at zero.
+        for (half, float) in steps.iter().zip(&float) {
+            assert!(close(half.classification, float.classification), "{norm:?}: {half:?}, {float:?}");
+            assert!(close(half.regression, float.regression), "{norm:?}: {half:?}, {float:?}");
+        }
+        assert_ne!(steps[2].regression, float[2].regression);
+        assert!(steps.iter().all(Step::is_finite) && half.parameters.to_tensors() != before);
+    }
+}
+
+#[test]
+fn the_average_predicts_and_is_exported() {
+    let spec = spec(NormKind::Batch);
+    let mut config = config();
+    config.run.ema = Some(0.5);
+    let (learner, before, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
+    let average = learner.average.as_ref().unwrap().parameters.to_tensors();
+    let last = learner.parameters.to_tensors();
+    let checkpoint = learner.checkpoint(Provenance::default()).unwrap();
+    assert!(checkpoint.tensors == average);
+    assert!(average != last && average != before);
+
+    config.run.ema = None;
+    let (unaveraged, _, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
+    assert!(unaveraged.parameters.to_tensors() == last, "averaging does not change what is learned");
+    let scores = |learner: &Learner| learner.predict(&batch(&[5]))[0].shallow_clone();
+    assert!(scores(&learner).ne_tensor(&scores(&unaveraged)).any().int64_value(&[]) == 1);
+    assert!(unaveraged.checkpoint(Provenance::default()).unwrap().tensors == last);
+}
+
+#[test]
+fn weights_of_other_classes_are_a_beginning() {
+    let (theirs, mut ours) = (spec(NormKind::Batch), spec(NormKind::Batch));
+    ours.classes = ["b", "new"].map(|name| Class { id: 7, name: name.to_owned() }).to_vec();
+    let (trained, _, _) = train(&theirs, &config(), &[batch(&[1, 2])], 2);
+    let checkpoint = trained.checkpoint(Provenance::default()).unwrap();
+    let mut config = config();
+    (config.run.freeze, config.run.channels_last) = (Some(Part::Stage4), true);
+    let (learner, lines) = Learner::from_checkpoint(&ours, &config, tch::Device::Cpu, &checkpoint).unwrap();
+    let tensors = learner.parameters.to_tensors();
+    let name = "layer3.0.conv1.weight";
+    assert_eq!(tensors[name], checkpoint.tensors[name]);
+    let row = |tensors: &Tensors, row| {
+        tensors["classificationModel.output.weight"].index_axis(ndarray::Axis(0), row).to_owned()
+    };
+    assert_eq!(row(&tensors, 2), row(&checkpoint.tensors, 3), "class b at the second anchor");
+    assert!(lines.iter().any(|line| line.contains("for the classes b: classificationModel.output")), "{lines:?}");
+}
