@@ -168,6 +168,16 @@ pub fn write(path: &Path, picture: &RgbImage) -> io::Result<()> {
     })
 }
 
+/// A picture as the bytes of a JPEG file.
+///
+/// # Errors
+/// When a side is longer than JPEG allows, 65,535 pixels.
+pub fn to_jpeg(picture: &RgbImage) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY))?;
+    Ok(bytes)
+}
+
 /// Whether [`write`] makes a JPEG file of this name.
 pub fn is_jpeg(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();

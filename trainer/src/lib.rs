@@ -19,6 +19,8 @@ pub mod loader;
 mod validation;
 mod run;
 mod run_folder;
+mod journal;
+mod events;
 mod progress;
 pub mod memory;
 

@@ -1,28 +1,29 @@
 //! A training run: epochs of steps, each followed by validation and a save.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use models::Provenance;
 use models::dataset::Dataset;
-use models::evaluation::{Evaluation, evaluate};
+use models::evaluation::{Evaluation, ScoredBox, evaluate};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use serde_json::json;
 
 use crate::config::TrainConfig;
-use crate::learner::{Learner, Step, StepSeconds};
+use crate::journal::{Journal, Learned, Seconds};
+use crate::learner::{Learner, Step};
 use crate::loader::{Batch, Loader, Order};
 use crate::progress::{EpochProgress, print, say};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::Moment;
-use crate::validation::{score, validation_batches};
+use crate::validation::{annotated, score, validation_batches};
+
+/// Validation pictures that are shown after each epoch.
+const SAMPLES: usize = 4;
 
 /// One run.
 pub(crate) struct Run {
@@ -69,7 +70,6 @@ impl Run {
     /// As [`Self::begin`], and when the folder's state is not that of such a run.
     pub(crate) fn resume(mut self) -> anyhow::Result<()> {
         self.progress = self.folder.restore(&mut self.learner)?;
-        self.folder.rewind_log(&self.progress)?;
         self.finish()
     }
 
@@ -86,22 +86,25 @@ impl Run {
             self.config.run.epochs,
             self.folder.path().display()
         ));
-        let mut log = self.folder.open_log()?;
+        let mut journal = Journal::open(self.folder.path(), &self.progress)?;
         while self.progress.epochs < self.config.run.epochs {
             if self.config.schedule.is_over(self.progress.patience) {
                 say(&format!("no better AP for {} epochs: the run ends early", self.progress.patience.stale));
                 break;
             }
-            let learned = self.learn(steps, &mut log)?;
-            let evaluation = self.validate()?;
-            self.finish_epoch(&learned, &evaluation, &mut log)?;
+            let learned = self.learn(steps, &mut journal)?;
+            let scored = self.validate()?;
+            let dataset = &self.validation.recipe().dataset;
+            let evaluation = evaluate(&dataset.annotations, &scored, dataset.classes.len());
+            self.finish_epoch(&learned, &evaluation, &mut journal)?;
+            self.show_samples(&scored, &mut journal)?;
         }
         let (best, last) = (self.progress.best_ap.unwrap_or_default(), self.progress.last_ap.unwrap_or_default());
         print(&format!("best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display()))
     }
 
     /// The rest of an epoch's steps, of `steps` in the run.
-    fn learn(&mut self, steps: u64, log: &mut File) -> anyhow::Result<Learned> {
+    fn learn(&mut self, steps: u64, journal: &mut Journal) -> anyhow::Result<Learned> {
         let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
         let all = self.train.recipe().dataset.images.len();
         let orders = orders(all, self.config.run.batch_size, self.config.run.seed, epoch);
@@ -136,28 +139,24 @@ impl Run {
             }
             let count: usize = together.iter().map(|batch| batch.pictures.len()).sum();
             self.progress.steps += 1;
+            journal.step(&self.progress, &step)?;
             for (sum, loss) in self.progress.losses.iter_mut().zip([step.classification, step.regression]) {
                 *sum += loss * count as f64;
             }
             shown.step(count, &step);
             spent.add(waited, &step.seconds);
-            let line = json!({
-                "step": self.progress.steps, "epoch": epoch + 1,
-                "classification": step.classification, "regression": step.regression,
-                "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate,
-            });
-            writeln!(log, "{line}").context("can't write the log")?;
             if self.config.run.save_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0) {
                 self.save(None, false)?;
                 saved = Instant::now();
             }
         }
         let [classification, regression] = self.progress.losses.map(|sum| sum / all.max(1) as f64);
-        let pictures_per_second = shown.pictures_per_second();
-        Ok(Learned { classification, regression, elapsed: shown.elapsed(), pictures_per_second, spent })
+        let (seconds, pictures_per_second) = (shown.elapsed().as_secs_f64(), shown.pictures_per_second());
+        Ok(Learned { classification, regression, seconds, pictures_per_second, spent })
     }
 
-    fn validate(&self) -> anyhow::Result<Evaluation> {
+    /// What the network finds in the validation pictures.
+    fn validate(&self) -> anyhow::Result<Vec<ScoredBox>> {
         let pictures = self.validation.recipe().dataset.images.len() as u64;
         let mut shown = EpochProgress::new(format!("validation {}", self.progress.epochs + 1), pictures, 0);
         let mut scored = Vec::new();
@@ -167,11 +166,26 @@ impl Run {
             scored.extend(score(&self.learner, &batch));
             shown.validated(batch.pictures.len());
         }
-        let dataset = &self.validation.recipe().dataset;
-        Ok(evaluate(&dataset.annotations, &scored, dataset.classes.len()))
+        Ok(scored)
     }
 
-    fn finish_epoch(&mut self, learned: &Learned, evaluation: &Evaluation, log: &mut File) -> anyhow::Result<()> {
+    /// Shows a few pictures, the same after every epoch.
+    fn show_samples(&self, scored: &[ScoredBox], journal: &mut Journal) -> anyhow::Result<()> {
+        let recipe = self.validation.recipe();
+        let pictures = recipe.dataset.images.len();
+        for index in (0..pictures).step_by(pictures.div_ceil(SAMPLES).max(1)) {
+            let picture = annotated(recipe, index, scored)?;
+            journal.picture(&self.progress, &recipe.dataset.images[index].file_name, &picture)?;
+        }
+        Ok(())
+    }
+
+    fn finish_epoch(
+        &mut self,
+        learned: &Learned,
+        evaluation: &Evaluation,
+        journal: &mut Journal,
+    ) -> anyhow::Result<()> {
         let ap = evaluation.summary.ap;
         let best = self.progress.best_ap.is_none_or(|best| ap > best);
         let reductions = self.progress.patience.reductions;
@@ -182,16 +196,9 @@ impl Run {
         if best {
             self.progress.best_ap = Some(ap);
         }
-        let Learned { classification, regression, elapsed, pictures_per_second, spent } = learned;
-        let seconds = elapsed.as_secs_f64();
-        let line = json!({
-            "epoch": self.progress.epochs, "steps": self.progress.steps,
-            "classification": classification, "regression": regression,
-            "seconds": seconds, "pictures_per_second": pictures_per_second, "spent": spent,
-            "validation": evaluation.summary,
-        });
-        writeln!(log, "{line}").context("can't write the log")?;
+        journal.epoch(&self.progress, learned, &evaluation.summary)?;
         self.save(Some(ap), best)?;
+        let Learned { classification, regression, seconds, pictures_per_second, .. } = learned;
         say(&format!(
             "epoch {}/{}: classification {classification:.4}, boxes {regression:.4}, AP {ap:.4}, AP50 {:.4}{}; \
              {seconds:.1} s, {pictures_per_second:.1} pictures/s{}",
@@ -221,36 +228,6 @@ impl Run {
             Ok(()) => anyhow!("{reason:#}; stopped after step {steps}, all is saved; to go on: {}", self.resumption),
             Err(error) => anyhow!("{reason:#}; and the run can't be saved: {error:#}"),
         }
-    }
-}
-
-/// What the steps of an epoch did.
-struct Learned {
-    /// Mean focal loss.
-    classification: f64,
-    /// Mean box loss.
-    regression: f64,
-    /// Since the epoch began, or went on.
-    elapsed: Duration,
-    pictures_per_second: f64,
-    spent: Seconds,
-}
-
-/// Where the time of an epoch's steps went.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-struct Seconds {
-    /// Waiting for batches.
-    data: f64,
-    #[serde(flatten)]
-    steps: StepSeconds,
-}
-
-impl Seconds {
-    fn add(&mut self, waited: f64, step: &StepSeconds) {
-        self.data += waited;
-        self.steps.forward += step.forward;
-        self.steps.backward += step.backward;
-        self.steps.optimizer += step.optimizer;
     }
 }
 

@@ -121,45 +121,6 @@ impl RunFolder {
         if self.path.parent() == Some(Path::new(RUNS)) { self.point_latest_here() } else { Ok(()) }
     }
 
-    /// The log, to which lines are added.
-    ///
-    /// # Errors
-    /// When it can't be opened.
-    pub(crate) fn open_log(&self) -> anyhow::Result<File> {
-        let path = self.path.join("log.jsonl");
-        let log = File::options().create(true).append(true).open(&path);
-        log.with_context(|| format!("can't write {}", path.display()))
-    }
-
-    /// Takes from the log what lies after `progress`: a run that was killed repeats those steps.
-    ///
-    /// # Errors
-    /// When it can't be read or written.
-    pub(crate) fn rewind_log(&self, progress: &Progress) -> anyhow::Result<()> {
-        #[derive(Deserialize)]
-        struct Line {
-            step: Option<u64>,
-            epoch: u32,
-        }
-        let path = self.path.join("log.jsonl");
-        if !path.exists() {
-            return Ok(());
-        }
-        let made = |line: &&str| {
-            // The last line may be cut short.
-            serde_json::from_str(line).is_ok_and(|Line { step, epoch }| match step {
-                Some(step) => step <= progress.steps,
-                None => epoch <= progress.epochs,
-            })
-        };
-        let rewind = || {
-            let text = fs::read_to_string(&path)?;
-            let kept: String = text.lines().take_while(made).flat_map(|line| [line, "\n"]).collect();
-            write_atomically(&path, |file| file.write_all(kept.as_bytes()))
-        };
-        rewind().with_context(|| format!("can't go on with {}", path.display()))
-    }
-
     /// Keeps the newest weights and all that the next step needs, and the weights as the best ones too if they are.
     ///
     /// # Errors

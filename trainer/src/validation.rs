@@ -1,5 +1,6 @@
 //! Average precision of a network on a data set, with the post-processing that ships.
 
+use image::RgbImage;
 use models::evaluation::ScoredBox;
 use models::{Anchors, ModelSpec};
 use ndarray::ArrayView3;
@@ -8,7 +9,7 @@ use runtime::{Detection, postprocess};
 use tch::Tensor;
 
 use crate::learner::Learner;
-use crate::loader::{Batch, Loader, Order};
+use crate::loader::{Batch, Loader, Order, Recipe};
 
 /// Detections per picture and class that count; COCO's evaluation ignores the rest.
 const COUNTED: usize = 100;
@@ -37,6 +38,35 @@ pub(crate) fn score(learner: &Learner, batch: &Batch) -> Vec<ScoredBox> {
         })
     });
     scored.collect()
+}
+
+/// Detections that are surer than this are drawn.
+const DRAWN_FROM: f64 = 0.3;
+
+/// Longest side of a drawn picture, in pixels.
+const DRAWN_SIDE: u32 = 1024;
+
+/// The picture at place `index` of the data set with what was found in it, no larger than a screen shows.
+pub(crate) fn annotated(recipe: &Recipe, index: usize, scored: &[ScoredBox]) -> anyhow::Result<RgbImage> {
+    let mut picture = runtime::picture::read(recipe.folder.join(&recipe.dataset.images[index].file_name))?;
+    let factor = f64::from(DRAWN_SIDE) / f64::from(picture.width().max(picture.height()));
+    let mut scale = 1.0;
+    if factor < 1.0 {
+        let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
+        picture = image::imageops::thumbnail(&picture, side(picture.width()), side(picture.height()));
+        scale = factor as f32;
+    }
+    let drawn = scored.iter().filter(|scored| scored.image == index && scored.score >= DRAWN_FROM);
+    let mut detections: Vec<_> = drawn
+        .map(|scored| Detection {
+            label: scored.class,
+            score: scored.score as f32,
+            bounding_box: scored.rectangle.bounding_box().scale(scale, scale),
+        })
+        .collect();
+    detections.sort_by(|a, b| b.score.total_cmp(&a.score));
+    runtime::draw::draw(&mut picture, &detections, &recipe.spec.classes);
+    Ok(picture)
 }
 
 /// The spec with an end to the detections of a picture: as many as count if every class has its share. A network at the

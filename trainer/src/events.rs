@@ -1,0 +1,207 @@
+//! TensorBoard's event files.
+//!
+//! A file is a sequence of records: length, its checksum, message, its checksum
+//! (<https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/tensorflow_stub/pywrap_tensorflow.py>). A
+//! message is an `Event` (<https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>),
+//! written by hand here, so that no build needs protoc.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost::{Message, Oneof};
+
+/// One session's file of events.
+pub(crate) struct Events {
+    file: File,
+}
+
+impl Events {
+    /// A new file in `folder`. TensorBoard forgets what earlier files there say of steps after `step`, since a run that
+    /// goes on repeats them.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn create(folder: &Path, step: u64) -> io::Result<Self> {
+        let seconds = since_1970() as u64;
+        // TensorBoard tells event files by this word, and reads those of a folder in the order of their names.
+        let names = (0..).map(|index| folder.join(format!("events.out.tfevents.{seconds:010}.{index:03}.trainer")));
+        for path in names {
+            match File::options().write(true).create_new(true).open(path) {
+                Ok(file) => {
+                    let mut events = Self { file };
+                    events.write(0, What::FileVersion("brain.Event:2".to_owned()))?;
+                    if step > 0 {
+                        events.write(step + 1, What::SessionLog(SessionLog { status: SessionLog::START }))?;
+                    }
+                    return Ok(events);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the numbers of files do not end")
+    }
+
+    /// Numbers after `step` steps, by their names; a slash groups them.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> io::Result<()> {
+        let value = |(tag, number): &(&str, f64)| Value {
+            tag: (*tag).to_owned(),
+            kind: Some(ValueKind::SimpleValue(*number as f32)),
+        };
+        self.write(step, What::Summary(Summary { value: scalars.iter().map(value).collect() }))
+    }
+
+    /// A picture after `step` steps: a PNG or JPEG file of `width` by `height` pixels.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn picture(&mut self, step: u64, tag: &str, [width, height]: [u32; 2], file: Vec<u8>) -> io::Result<()> {
+        const RGB: i32 = 3;
+        let image = Image { height: height as i32, width: width as i32, colorspace: RGB, encoded: file };
+        let value = Value { tag: tag.to_owned(), kind: Some(ValueKind::Image(image)) };
+        self.write(step, What::Summary(Summary { value: vec![value] }))
+    }
+
+    fn write(&mut self, step: u64, what: What) -> io::Result<()> {
+        let event = Event { wall_time: since_1970(), step: step as i64, what: Some(what) };
+        self.file.write_all(&record(&event.encode_to_vec()))
+    }
+}
+
+/// A message with its length and checksums.
+fn record(message: &[u8]) -> Vec<u8> {
+    let length = (message.len() as u64).to_le_bytes();
+    [&length[..], &checksum(&length), message, &checksum(message)].concat()
+}
+
+/// CRC-32C, masked so that a checksum of data that hold checksums is still good.
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes()
+}
+
+fn since_1970() -> f64 {
+    // A clock set before 1970 is no reason to end a training.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(oneof = "What", tags = "3, 5, 7")]
+    what: Option<What>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum What {
+    #[prost(string, tag = "3")]
+    FileVersion(String),
+    #[prost(message, tag = "5")]
+    Summary(Summary),
+    #[prost(message, tag = "7")]
+    SessionLog(SessionLog),
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+impl SessionLog {
+    const START: i32 = 1;
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(oneof = "ValueKind", tags = "2, 4")]
+    kind: Option<ValueKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum ValueKind {
+    #[prost(float, tag = "2")]
+    SimpleValue(f32),
+    #[prost(message, tag = "4")]
+    Image(Image),
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct Image {
+    #[prost(int32, tag = "1")]
+    height: i32,
+    #[prost(int32, tag = "2")]
+    width: i32,
+    #[prost(int32, tag = "3")]
+    colorspace: i32,
+    #[prost(bytes = "vec", tag = "4")]
+    encoded: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The events of a file, after their checksums have been looked at.
+    fn read(mut bytes: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        while !bytes.is_empty() {
+            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let (whole, rest) = bytes.split_at(16 + length);
+            let message = &whole[12..12 + length];
+            assert_eq!(whole, record(message));
+            events.push(Event::decode(message).unwrap());
+            bytes = rest;
+        }
+        events
+    }
+
+    // tests/golden/events.py, TensorBoard 2.21.0: the record of Event(step=3, summary: a/b = 0.5)
+    const RECORD: &str = "19000000000000008bf1082809000000000000f83f10032a0c0a0a0a03612f62150000003f4431a8bc";
+
+    #[test]
+    fn a_record_is_that_of_tensorboard() {
+        let value = Value { tag: "a/b".to_owned(), kind: Some(ValueKind::SimpleValue(0.5)) };
+        let summary = What::Summary(Summary { value: vec![value] });
+        let event = Event { wall_time: 1.5, step: 3, what: Some(summary) };
+        let hex: String = record(&event.encode_to_vec()).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, RECORD);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_no_file_is_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = Events::create(folder.path(), 0).unwrap();
+        first.scalars(7, &[("loss/boxes", 0.25), ("AP", 0.5)]).unwrap();
+        first.picture(8, "found/a.png", [4, 2], vec![1, 2, 3]).unwrap();
+        let mut second = Events::create(folder.path(), 7).unwrap();
+        second.scalars(8, &[("AP", 0.75)]).unwrap();
+
+        let mut files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        let [first, second] = &files[..] else { panic!("{files:?}") };
+        let events = read(&std::fs::read(first).unwrap());
+        assert_eq!(events[0].what, Some(What::FileVersion("brain.Event:2".to_owned())));
+        assert_eq!(events.iter().map(|event| event.step).collect::<Vec<_>>(), [0, 7, 8]);
+        let Some(What::Summary(Summary { value })) = &events[1].what else { panic!("{:?}", events[1]) };
+        assert_eq!(value[0], Value { tag: "loss/boxes".to_owned(), kind: Some(ValueKind::SimpleValue(0.25)) });
+        let events = read(&std::fs::read(second).unwrap());
+        assert_eq!(events[1].what, Some(What::SessionLog(SessionLog { status: 1 })));
+        assert_eq!(events[1].step, 8, "from here on the earlier file does not count");
+    }
+}

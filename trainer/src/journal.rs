@@ -1,0 +1,179 @@
+//! What a run tells of itself while it goes on: `log.jsonl` for programs, and TensorBoard's events.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use image::RgbImage;
+use models::evaluation::Summary;
+use models::write_atomically;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::events::Events;
+use crate::learner::{Step, StepSeconds};
+use crate::run_folder::Progress;
+
+/// The two records of a run.
+pub(crate) struct Journal {
+    path: PathBuf,
+    log: File,
+    events: Events,
+}
+
+/// What the steps of an epoch did.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Learned {
+    /// Mean focal loss.
+    pub(crate) classification: f64,
+    /// Mean box loss.
+    pub(crate) regression: f64,
+    /// Since the epoch began, or went on.
+    pub(crate) seconds: f64,
+    pub(crate) pictures_per_second: f64,
+    pub(crate) spent: Seconds,
+}
+
+/// Where the time of steps went, in seconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Seconds {
+    /// Waiting for batches.
+    pub(crate) data: f64,
+    #[serde(flatten)]
+    pub(crate) steps: StepSeconds,
+}
+
+impl Seconds {
+    /// Adds a step that `waited` for its batches.
+    pub(crate) fn add(&mut self, waited: f64, step: &StepSeconds) {
+        self.data += waited;
+        self.steps.forward += step.forward;
+        self.steps.backward += step.backward;
+        self.steps.optimizer += step.optimizer;
+    }
+}
+
+impl Journal {
+    /// The records in a run's folder, without what they say of steps after `progress`: a run that was killed repeats them.
+    ///
+    /// # Errors
+    /// When they can't be read or written.
+    pub(crate) fn open(folder: &Path, progress: &Progress) -> anyhow::Result<Self> {
+        let path = folder.join("log.jsonl");
+        let open = || {
+            rewind(&path, progress)?;
+            let log = File::options().create(true).append(true).open(&path)?;
+            Ok::<_, std::io::Error>((log, Events::create(folder, progress.steps)?))
+        };
+        let (log, events) = open().with_context(|| format!("can't write {}", path.display()))?;
+        Ok(Self { path, log, events })
+    }
+
+    /// Notes a step, after which the run is at `progress`.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn step(&mut self, progress: &Progress, step: &Step) -> anyhow::Result<()> {
+        let line = json!({
+            "step": progress.steps, "epoch": progress.epochs + 1,
+            "classification": step.classification, "regression": step.regression,
+            "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate,
+        });
+        let scalars = [
+            ("loss/classification", step.classification),
+            ("loss/boxes", step.regression),
+            ("step/gradient_norm", step.gradient_norm),
+            ("step/learning_rate", step.learning_rate),
+        ];
+        self.write(progress.steps, &line, &scalars)
+    }
+
+    /// Notes an epoch, after which the run is at `progress`.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn epoch(&mut self, progress: &Progress, learned: &Learned, summary: &Summary) -> anyhow::Result<()> {
+        let mut line = serde_json::to_value(learned)?;
+        line["epoch"] = progress.epochs.into();
+        line["steps"] = progress.steps.into();
+        line["validation"] = serde_json::to_value(summary)?;
+        let Seconds { data, steps: StepSeconds { forward, backward, optimizer } } = learned.spent;
+        let scalars = [
+            ("validation/AP", summary.ap),
+            ("validation/AP50", summary.ap50),
+            ("validation/AP75", summary.ap75),
+            ("validation/AR100", summary.ar100),
+            ("epoch/classification", learned.classification),
+            ("epoch/boxes", learned.regression),
+            ("speed/pictures_per_second", learned.pictures_per_second),
+            ("speed/seconds_data", data),
+            ("speed/seconds_forward", forward),
+            ("speed/seconds_backward", backward),
+            ("speed/seconds_optimizer", optimizer),
+        ];
+        self.write(progress.steps, &line, &scalars)
+    }
+
+    /// Shows a picture, with what the network found in it, to those who watch.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn picture(&mut self, progress: &Progress, name: &str, picture: &RgbImage) -> anyhow::Result<()> {
+        let file = runtime::picture::to_jpeg(picture).context("can't encode a picture")?;
+        let written = self.events.picture(progress.steps, &format!("found/{name}"), picture.dimensions().into(), file);
+        written.with_context(|| format!("can't write beside {}", self.path.display()))
+    }
+
+    fn write(&mut self, step: u64, line: &serde_json::Value, scalars: &[(&str, f64)]) -> anyhow::Result<()> {
+        let written = writeln!(self.log, "{line}").and_then(|()| self.events.scalars(step, scalars));
+        written.with_context(|| format!("can't write {}", self.path.display()))
+    }
+}
+
+/// Takes from a log what lies after `progress`.
+fn rewind(path: &Path, progress: &Progress) -> std::io::Result<()> {
+    #[derive(Deserialize)]
+    struct Line {
+        step: Option<u64>,
+        epoch: u32,
+    }
+    if !path.exists() {
+        return Ok(());
+    }
+    let made = |line: &&str| {
+        // The last line may be cut short.
+        serde_json::from_str(line).is_ok_and(|Line { step, epoch }| match step {
+            Some(step) => step <= progress.steps,
+            None => epoch <= progress.epochs,
+        })
+    };
+    let text = fs::read_to_string(path)?;
+    let kept: String = text.lines().take_while(made).flat_map(|line| [line, "\n"]).collect();
+    if kept.len() == text.len() { Ok(()) } else { write_atomically(path, |file| file.write_all(kept.as_bytes())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_rewound_to_where_the_run_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let lines = [
+            r#"{"epoch":1,"step":1}"#,
+            r#"{"epoch":1,"step":2}"#,
+            r#"{"epoch":1,"steps":2}"#,
+            r#"{"epoch":2,"step":3}"#,
+            r#"{"epoch":2,"st"#,
+        ];
+        for (steps, epochs, left) in [(3, 1, 4), (2, 1, 3), (2, 0, 2), (0, 0, 0), (9, 9, 4)] {
+            fs::write(&path, lines.join("\n")).unwrap();
+            rewind(&path, &Progress { steps, epochs, ..Progress::default() }).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            assert_eq!(text.lines().collect::<Vec<_>>(), lines[..left], "step {steps}, epoch {epochs}");
+            assert!(text.is_empty() || text.ends_with('\n'));
+        }
+    }
+}
