@@ -52,6 +52,14 @@ impl Seconds {
         self.steps.backward += step.backward;
         self.steps.optimizer += step.optimizer;
     }
+
+    /// The share of one of `steps`.
+    pub(crate) fn over(&self, steps: u64) -> Self {
+        let share = |seconds: f64| seconds / steps as f64;
+        let StepSeconds { forward, backward, optimizer } = self.steps;
+        let steps = StepSeconds { forward: share(forward), backward: share(backward), optimizer: share(optimizer) };
+        Self { data: share(self.data), steps }
+    }
 }
 
 impl Journal {

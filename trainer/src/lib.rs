@@ -24,6 +24,9 @@ mod events;
 mod progress;
 pub mod memory;
 
+mod machine;
+
+pub mod bench;
 pub mod fit;
 pub mod init;
 pub mod synth;

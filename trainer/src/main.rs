@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer::{fit, init, memory, synth};
+use trainer::{bench, fit, init, memory, synth};
 
 /// Train RetinaNet: data in, checkpoint out.
 #[derive(Parser, Debug)]
@@ -18,6 +18,7 @@ enum Command {
     Init(init::InitArgs),
     Synth(synth::SynthArgs),
     Fit(fit::FitArgs),
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Fit(args) => fit::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -96,14 +96,25 @@ fn draw_split(split: usize, count: u32, args: &SynthArgs) -> anyhow::Result<Data
     let folder = args.out.join(SPLITS[split]);
     fs::create_dir(&folder).with_context(|| format!("can't make {}", folder.display()))?;
     let size = Size { width: args.width, height: args.height };
+    draw_pictures(&folder, "png", count, size, |index| generator(args.seed, split, index))
+}
+
+/// Draws `count` pictures into a folder, in the format of that extension, and says what is on them.
+pub(crate) fn draw_pictures(
+    folder: &Path,
+    extension: &str,
+    count: u32,
+    size: Size,
+    generator: impl Fn(u32) -> ChaCha8Rng + Sync,
+) -> anyhow::Result<Dataset> {
     let draw_picture = |index| {
-        let scene = draw(size, &mut generator(args.seed, split, index));
-        let path = folder.join(file_name(index));
+        let scene = draw(size, &mut generator(index));
+        let path = folder.join(file_name(index, extension));
         scene.picture.save(&path).with_context(|| format!("can't write {}", path.display()))?;
         Ok(scene.objects)
     };
     let objects: Vec<_> = (0..count).into_par_iter().map(draw_picture).collect::<anyhow::Result<_>>()?;
-    Ok(dataset(&objects, size))
+    Ok(dataset(&objects, extension, size))
 }
 
 /// Random numbers that no other picture of the same seed gets.
@@ -113,15 +124,15 @@ fn generator(seed: u64, split: usize, picture: u32) -> ChaCha8Rng {
     rng
 }
 
-fn file_name(index: u32) -> String {
-    format!("{index:05}.png")
+fn file_name(index: u32, extension: &str) -> String {
+    format!("{index:05}.{extension}")
 }
 
 /// The data set of these objects, which are listed by picture.
-fn dataset(objects: &[Vec<Object>], Size { width, height }: Size) -> Dataset {
+fn dataset(objects: &[Vec<Object>], extension: &str, Size { width, height }: Size) -> Dataset {
     let images = (0..).zip(objects).map(|(index, _)| Image {
         id: i64::from(index) + 1,
-        file_name: file_name(index),
+        file_name: file_name(index, extension),
         width,
         height,
     });

@@ -252,6 +252,27 @@ fn weights_of_another_run_are_where_training_begins() {
 }
 
 #[test]
+fn bench_says_where_the_time_goes_without_any_data() {
+    let project = Project::new();
+    let config = CONFIG.replace("shapes/", "nowhere/").replace("epochs: 2", "epochs: 2, ema: 0.9");
+    project.configure(&format!("{config}\noptimizer: {{accumulation: 2}}\n"));
+    let small = ["bench", "--steps", "2", "--width", "64", "--height", "64"];
+    let output = trainer(project.path(), &small);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_holds(&table, &["8 pictures a step, 64x64", "data ", "forward ", "backward ", "optimizer ", "pictures/s"]);
+
+    let output = trainer(project.path(), &[&small[..], &["--json", "-"]].concat());
+    let numbers: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let seconds = &numbers["seconds"];
+    for stage in ["data", "forward", "backward", "optimizer"] {
+        assert!(seconds[stage].as_f64().unwrap() > 0.0, "{seconds}");
+    }
+    assert!(numbers["loader_pictures_per_second"].as_f64().unwrap() > 0.0);
+    assert!(numbers["machine"]["processor"].is_string() && numbers["peak_memory_mib"].as_u64().unwrap() > 0);
+}
+
+#[test]
 fn a_wrong_configuration_is_refused_with_key_and_line() {
     let project = Project::new();
     project.configure(&CONFIG.replace("epochs: 2", "epoch: 2"));

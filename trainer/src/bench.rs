@@ -1,0 +1,193 @@
+//! `trainer bench`: where the time of training goes, without data of one's own.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use models::ModelSpec;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use runtime::output::Target;
+use serde::Serialize;
+use std::io::Write as _;
+
+use crate::config::TrainConfig;
+use crate::device::Device;
+use crate::journal::Seconds;
+use crate::learner::Learner;
+use crate::loader::{Loader, Order, Recipe};
+use crate::machine::{Machine, peak_memory};
+use crate::progress::{print, say};
+use crate::schedule::{Moment, Patience};
+use crate::synth::{Size, draw_pictures};
+
+/// Steps whose time does not count: libtorch chooses algorithms and takes its memory in them.
+const WARM_UP: u64 = 2;
+
+/// Batches that are drawn; the steps take them in turns.
+const BATCHES: usize = 4;
+
+/// Measure where the time of a training step goes, on drawn pictures.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// Configuration whose model, augmentation, optimizer and run are measured; its data need not be there
+    #[arg(long, default_value = "retinanet.yaml")]
+    config: PathBuf,
+    /// Where to train: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Steps that are measured, after two that are not
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    steps: u64,
+    /// Pixels per row of the drawn pictures, which are JPEG files
+    #[arg(long, default_value_t = 640, value_parser = clap::value_parser!(u32).range(40..=2048))]
+    width: u32,
+    /// Rows of the drawn pictures
+    #[arg(long, default_value_t = 480, value_parser = clap::value_parser!(u32).range(40..=2048))]
+    height: u32,
+    /// Also write the numbers as JSON to this file; `-` writes them to stdout, in place of the table
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Measured {
+    machine: Machine,
+    device: String,
+    batch_size: usize,
+    /// Pixels of the network's input: height, width.
+    input: [usize; 2],
+    steps: u64,
+    /// Mean of a step.
+    seconds: Seconds,
+    /// Of the steps.
+    pictures_per_second: f64,
+    /// Of the loader alone, while nothing else runs.
+    loader_pictures_per_second: f64,
+    /// Largest memory of the program so far, in MiB.
+    peak_memory_mib: Option<u64>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When configuration or device are not as they should be, and when a file can't be written.
+pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    let config = TrainConfig::read(&args.config, None)?;
+    let device = args.device.open()?;
+    let folder = tempfile::tempdir().context("can't make a folder for the drawn pictures")?;
+    let json = args.json.as_deref().map(|path| Ok::<_, anyhow::Error>((path, open(path)?))).transpose()?;
+    let measured = measure(args, &config, device, folder.path())?;
+    let mut tabulated = true;
+    if let Some((path, mut target)) = json {
+        tabulated = !matches!(target, Target::Stdout(_));
+        let text = serde_json::to_string_pretty(&measured)? + "\n";
+        let written = target.write_all(text.as_bytes()).and_then(|()| target.commit());
+        written.with_context(|| format!("can't write {}", path.display()))?;
+    }
+    if tabulated { print(&table(&measured)) } else { Ok(()) }
+}
+
+fn open(path: &Path) -> anyhow::Result<Target> {
+    Target::open(path).with_context(|| format!("can't write {}", path.display()))
+}
+
+fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: &Path) -> anyhow::Result<Measured> {
+    let batch_size = config.run.batch_size;
+    let pictures = u32::try_from(BATCHES * batch_size).context("`run.batch_size` is too large")?;
+    let size = Size { width: args.width, height: args.height };
+    say(&format!("drawing {pictures} pictures of {}x{}", args.width, args.height));
+    let generator = |index: u32| ChaCha8Rng::seed_from_u64(index.into());
+    let dataset = draw_pictures(folder, "jpg", pictures, size, generator)?;
+    let mut spec = ModelSpec { classes: config.model.classes.clone(), ..config.model.clone() };
+    if spec.classes.len() < dataset.classes.len() {
+        spec.classes.clone_from(&dataset.classes);
+    }
+    let mut learner = Learner::new(&spec, config, device)?;
+    let loader = Loader::new(
+        Recipe {
+            dataset,
+            folder: folder.to_owned(),
+            spec,
+            matcher: config.matching.clone(),
+            normalizer: config.loss.normalizer,
+            augmentation: config.augmentation.clone(),
+        },
+        config.run.workers,
+    )?;
+
+    let start = Instant::now();
+    let mut loaded = 0;
+    for batch in loader.batches(orders(BATCHES as u64, batch_size)) {
+        loaded += batch?.pictures.len();
+    }
+    let loader_pictures_per_second = loaded as f64 / start.elapsed().as_secs_f64();
+
+    let per_step = config.optimizer.accumulation;
+    let steps = WARM_UP + args.steps;
+    let mut batches = loader.batches(orders(steps * per_step as u64, batch_size));
+    let mut seconds = Seconds::default();
+    let mut input = [0, 0];
+    let (mut learned, mut start) = (0, Instant::now());
+    for step in 0..steps {
+        if step == WARM_UP {
+            (seconds, learned, start) = (Seconds::default(), 0, Instant::now());
+        }
+        let waiting = Instant::now();
+        let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>()?;
+        let waited = waiting.elapsed().as_secs_f64();
+        let made = learner.step(&together, &Moment { step, steps, epoch: 0, patience: Patience::default() });
+        ensure!(made.is_finite(), "the loss is no longer finite; lower `optimizer.learning_rate`");
+        seconds.add(waited, &made.seconds);
+        learned += together.iter().map(|batch| batch.pictures.len()).sum::<usize>();
+        let (_, _, height, width) = together[0].images.dim();
+        input = [height, width];
+    }
+    let pictures_per_second = learned as f64 / start.elapsed().as_secs_f64();
+    Ok(Measured {
+        machine: Machine::new(),
+        device: args.device.to_string(),
+        batch_size: batch_size * per_step,
+        input,
+        steps: args.steps,
+        seconds: seconds.over(args.steps),
+        pictures_per_second,
+        loader_pictures_per_second,
+        peak_memory_mib: peak_memory(),
+    })
+}
+
+/// `count` batches, over the drawn pictures in turns.
+fn orders(count: u64, batch_size: usize) -> impl Iterator<Item = Order> {
+    (0..count).map(move |batch| {
+        let first = (batch as usize % BATCHES) * batch_size;
+        Order { pictures: (first..first + batch_size).collect(), seed: batch }
+    })
+}
+
+/// The numbers for people, without the last line's end.
+fn table(measured: &Measured) -> String {
+    let Measured { machine, seconds, batch_size, input: [height, width], .. } = measured;
+    let stages = [
+        ("data", seconds.data),
+        ("forward", seconds.steps.forward),
+        ("backward", seconds.steps.backward),
+        ("optimizer", seconds.steps.optimizer),
+    ];
+    let whole: f64 = stages.iter().map(|(_, seconds)| seconds).sum();
+    let mut table = format!(
+        "{machine}\n{} pictures a step, {height}x{width}, on {}, mean of {} steps\n",
+        batch_size, measured.device, measured.steps
+    );
+    for (name, seconds) in stages.into_iter().chain([("step", whole)]) {
+        table += &format!("\n{name:<10}{:>10.1} ms{:>8.1} %", 1e3 * seconds, 100.0 * seconds / whole);
+    }
+    table += &format!("\n\n{:.2} pictures/s; the loader alone: ", measured.pictures_per_second);
+    table += &format!("{:.1} pictures/s", measured.loader_pictures_per_second);
+    if let Some(memory) = measured.peak_memory_mib {
+        table += &format!("; largest memory: {memory} MiB");
+    }
+    table
+}
