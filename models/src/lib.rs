@@ -25,6 +25,7 @@ mod preprocessing;
 
 pub mod dataset;
 pub mod coco;
+pub mod coverage;
 pub mod evaluation;
 
 pub use anchors::{Anchors, Grid};

@@ -74,7 +74,7 @@ impl Matcher {
 }
 
 /// The largest IoU of each box with any anchor.
-fn largest_ious(anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<f32> {
+pub(crate) fn largest_ious(anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<f32> {
     let mut largest = vec![0.0; boxes.len()];
     for anchors in anchors.chunks(Block::SIZE) {
         let block = Block::new(anchors);

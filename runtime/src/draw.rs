@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use ab_glyph::{Font, FontRef, Glyph, PxScaleFont, ScaleFont, point};
 use image::{Rgb, RgbImage};
+use models::BoundingBox;
 use models::spec::Class;
 
 use crate::Detection;
@@ -16,19 +17,42 @@ static FONT: LazyLock<FontRef<'static>> = LazyLock::new(|| {
     FontRef::try_from_slice(epaint_default_fonts::HACK_REGULAR).expect("the compiled-in typeface is a sound file")
 });
 
+/// A box to draw.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    /// Where, in pixels of the picture.
+    pub bounding_box: BoundingBox,
+    /// Color of its frame and tag.
+    pub color: Rgb<u8>,
+    /// What its tag says; a box without one is a hairline.
+    pub tag: Option<String>,
+}
+
 /// Draws the detections over the picture, the best on top. `classes` are those of the spec.
 pub fn draw(picture: &mut RgbImage, detections: &[Detection], classes: &[Class]) {
+    let mark = |detection: &Detection| {
+        let name = classes.get(detection.label).map_or("?", |class| class.name.as_str());
+        let tag = Some(format!("{name} {:.2}", detection.score));
+        Mark { bounding_box: detection.bounding_box, color: color(detection.label), tag }
+    };
+    draw_marks(picture, &detections.iter().map(mark).collect::<Vec<_>>());
+}
+
+/// Draws boxes over the picture, the first on top.
+pub fn draw_marks(picture: &mut RgbImage, marks: &[Mark]) {
     let pen = Pen::new(picture);
+    let areas = marks.iter().rev().filter_map(|mark| Some((mark, Area::of(&mark.bounding_box, picture)?)));
+    let areas: Vec<_> = areas.collect();
     // All boxes come before all tags, so that no line crosses a tag.
-    for detection in detections.iter().rev() {
-        if let Some(area) = Area::of(detection, picture) {
-            pen.outline(picture, area, color(detection.label));
+    for (mark, area) in &areas {
+        match mark.tag {
+            Some(_) => pen.outline(picture, *area, mark.color),
+            None => area.fill_around(area.grow(-1), picture, mark.color),
         }
     }
-    for detection in detections.iter().rev() {
-        if let Some(area) = Area::of(detection, picture) {
-            let name = classes.get(detection.label).map_or("?", |class| class.name.as_str());
-            pen.tag(picture, area, color(detection.label), &format!("{name} {:.2}", detection.score));
+    for (mark, area) in &areas {
+        if let Some(tag) = &mark.tag {
+            pen.tag(picture, *area, mark.color, tag);
         }
     }
 }
@@ -66,10 +90,9 @@ struct Area {
 }
 
 impl Area {
-    /// The pixels of a detection; none when it is empty, not a number, or outside.
-    fn of(detection: &Detection, picture: &RgbImage) -> Option<Self> {
+    /// The pixels of a box; none when it is empty, not a number, or outside.
+    fn of(b: &BoundingBox, picture: &RgbImage) -> Option<Self> {
         let (width, height) = (picture.width() as f32, picture.height() as f32);
-        let b = detection.bounding_box;
         let visible = b.x1 < b.x2 && b.y1 < b.y2 && b.x2 > 0.0 && b.y2 > 0.0 && b.x1 < width && b.y1 < height;
         visible.then(|| Self {
             left: b.x1.max(0.0).round() as i64,
@@ -170,8 +193,6 @@ impl Pen {
 
 #[cfg(test)]
 mod tests {
-    use models::BoundingBox;
-
     use super::*;
 
     fn detection(label: usize, x1: f32, y1: f32, x2: f32, y2: f32) -> Detection {
@@ -224,6 +245,15 @@ mod tests {
             assert_eq!(picture.get_pixel(x, y), &color(0), "({x}, {y})");
         }
         assert_eq!(picture.get_pixel(100, 130), &BLACK);
+    }
+
+    #[test]
+    fn a_box_without_a_tag_is_a_hairline() {
+        let mut picture = RgbImage::new(200, 200);
+        let bounding_box = BoundingBox::new(50.0, 80.0, 150.0, 180.0);
+        draw_marks(&mut picture, &[Mark { bounding_box, color: WHITE, tag: None }]);
+        assert_eq!((picture.get_pixel(50, 130), picture.get_pixel(51, 130)), (&WHITE, &BLACK));
+        assert_eq!(picture.pixels().filter(|pixel| **pixel == WHITE).count(), 4 * 99);
     }
 
     #[test]

@@ -1,0 +1,193 @@
+//! Anchor coverage: which objects of a data set an anchor stands for, before any training. An object without one can't be
+//! learned. And what anchors would stand for more of them.
+
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use crate::anchors::Anchors;
+use crate::boxes::BoundingBox;
+use crate::dataset::Dataset;
+use crate::matching::{Assignment, Matcher, largest_ious};
+use crate::spec::{AnchorSpec, ModelSpec};
+
+/// One object, as training meets it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reach {
+    /// Place in [`Dataset::annotations`].
+    pub annotation: usize,
+    /// Where the object is, in pixels of the network's input.
+    pub bounding_box: BoundingBox,
+    /// The largest IoU that an anchor has with it.
+    pub largest_iou: f32,
+    /// Anchors that stand for it.
+    pub anchors: usize,
+}
+
+/// How well each object of `pictures`, places in the data set, is reached by the anchors of `spec` at the size of
+/// training. Crowds are left out.
+pub fn reach(dataset: &Dataset, pictures: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Vec<Reach> {
+    let mut sizes = HashMap::new();
+    let placements: Vec<_> = pictures
+        .iter()
+        .map(|&picture| {
+            let image = &dataset.images[picture];
+            let placement = spec.preprocessing.place(image.width.max(1), image.height.max(1));
+            let size = (placement.padded_height as usize, placement.padded_width as usize);
+            sizes.entry(size).or_insert_with(|| Anchors::new(&spec.anchors, size.0, size.1));
+            (picture, placement, size)
+        })
+        .collect();
+    let reached =
+        placements.par_iter().flat_map_iter(|(picture, placement, size)| {
+            let anchors = sizes[size].boxes();
+            let first = dataset.annotations.partition_point(|annotation| annotation.image < *picture);
+            let places = (first..).zip(dataset.annotations_of(*picture)).filter(|(_, annotation)| !annotation.crowd);
+            let objects: Vec<_> = places
+                .map(|(place, annotation)| (place, placement.to_input(&annotation.rectangle.bounding_box())))
+                .collect();
+            let boxes: Vec<_> = objects.iter().map(|(_, bounding_box)| *bounding_box).collect();
+            let mut counts = vec![0; boxes.len()];
+            for assignment in matcher.assign(anchors, &boxes) {
+                if let Assignment::Object(object) = assignment {
+                    counts[object] += 1;
+                }
+            }
+            let ious = largest_ious(anchors, &boxes);
+            objects.into_iter().zip(ious).zip(counts).map(|(((annotation, bounding_box), largest_iou), anchors)| {
+                Reach { annotation, bounding_box, largest_iou, anchors }
+            })
+        });
+    reached.collect()
+}
+
+/// Share of the objects that some anchor stands for; 1 where there are none.
+pub fn share_reached(reached: &[Reach]) -> f64 {
+    if reached.is_empty() {
+        return 1.0;
+    }
+    reached.iter().filter(|object| object.anchors > 0).count() as f64 / reached.len() as f64
+}
+
+/// Anchors that reach more, and how many they reach.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Suggestion {
+    /// The anchors.
+    pub anchors: AnchorSpec,
+    /// Share of the objects that some anchor stands for, with the spec's own anchors and with these.
+    pub share: [f64; 2],
+}
+
+/// Looks for sizes and ratios with which more objects of `pictures` are reached, by this rule: sizes are the spec's times
+/// one factor, of the powers of 2^(1/3) from 1/8 to 8; ratios are the spec's, or as many centers of the objects' height
+/// over width, between which their logarithms are divided evenly. Scales stay. Of all these pairs the one that reaches
+/// most is taken, and of equals the one nearest to the spec's own: its own ratios first, then the factor nearest to 1.
+/// None when the spec's own anchors are not surpassed.
+pub fn suggest(dataset: &Dataset, pictures: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Option<Suggestion> {
+    const STEPS: i32 = 9;
+    // With low-quality matches every object is reached, well or not.
+    let matcher = Matcher { low_quality: false, ..matcher.clone() };
+    let own = reach(dataset, pictures, spec, &matcher);
+    let found = quantile_ratios(&own, spec.anchors.ratios.len());
+    let mut best = (share_reached(&own), None);
+    for ratios in [Some(spec.anchors.ratios.clone()), found].into_iter().flatten() {
+        let mut steps: Vec<_> = (-STEPS..=STEPS).collect();
+        steps.sort_by_key(|step| step.abs());
+        for step in steps {
+            let factor = 2f64.powf(f64::from(step) / 3.0);
+            // A tenth of a pixel is more than anchors need.
+            let sizes = spec.anchors.sizes.map(|size| (10.0 * size * factor).round() / 10.0);
+            let anchors = AnchorSpec { sizes, ratios: ratios.clone(), ..spec.anchors.clone() };
+            let spec = ModelSpec { anchors: anchors.clone(), ..spec.clone() };
+            let share = share_reached(&reach(dataset, pictures, &spec, &matcher));
+            if share > best.0 {
+                best = (share, Some(anchors));
+            }
+        }
+    }
+    let (share, anchors) = best;
+    Some(Suggestion { anchors: anchors?, share: [share_reached(&own), share] })
+}
+
+/// `count` heights over widths that stand for equal numbers of objects each; none without objects.
+fn quantile_ratios(objects: &[Reach], count: usize) -> Option<Vec<f64>> {
+    let mut logarithms: Vec<_> = objects
+        .iter()
+        .map(|object| f64::from((object.bounding_box.height() / object.bounding_box.width()).ln()))
+        .filter(|logarithm| logarithm.is_finite())
+        .collect();
+    logarithms.sort_by(f64::total_cmp);
+    let groups = (0..count).map(|group| {
+        let bound = |group: usize| group * logarithms.len() / count;
+        let part = logarithms.get(bound(group)..bound(group + 1)).filter(|part| !part.is_empty())?;
+        let mean = part.iter().sum::<f64>() / part.len() as f64;
+        Some((100.0 * mean.exp()).round() / 100.0)
+    });
+    groups.collect::<Option<Vec<_>>>().filter(|ratios| ratios.iter().all(|ratio| *ratio > 0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::{Annotation, Image, Rectangle};
+    use crate::spec::{Class, PreprocessingSpec};
+
+    /// One picture of 256x256 pixels that the network sees as it is, with objects of these sides, each in the middle of a
+    /// cell of the finest level.
+    fn dataset(sides: &[(f64, f64)]) -> (Dataset, ModelSpec) {
+        let annotation = |index: usize, &(width, height): &(f64, f64)| {
+            let (x, y) = (44.0 + 64.0 * index as f64 - width / 2.0, 124.0 - height / 2.0);
+            let rectangle = Rectangle { x, y, width, height };
+            Annotation { id: 1 + index as i64, image: 0, class: 0, rectangle, area: rectangle.area(), crowd: false }
+        };
+        let annotations = sides.iter().enumerate().map(|(index, sides)| annotation(index, sides)).collect();
+        let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 256, height: 256 }];
+        let classes = vec![Class { id: 1, name: "cell".to_owned() }];
+        let preprocessing = PreprocessingSpec { shorter_side: 256, longer_side: 256, ..PreprocessingSpec::default() };
+        (Dataset { images, annotations, classes }, ModelSpec { preprocessing, ..ModelSpec::default() })
+    }
+
+    #[test]
+    fn an_object_like_an_anchor_is_reached_and_a_tiny_one_is_not() {
+        let (mut dataset, spec) = dataset(&[(32.0, 32.0), (5.0, 5.0), (60.0, 30.0), (40.0, 40.0)]);
+        dataset.annotations[3].crowd = true;
+        let reached = reach(&dataset, &[0], &spec, &Matcher::default());
+        assert_eq!(reached.iter().map(|object| object.annotation).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(reached[0].anchors > 0 && reached[0].largest_iou > 0.7 && reached[2].anchors > 0);
+        assert!(reached[1].anchors == 0 && reached[1].largest_iou < 0.1);
+        assert!((share_reached(&reached) - 2.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn objects_are_measured_as_the_network_sees_them() {
+        let (dataset, mut spec) = dataset(&[(16.0, 16.0)]);
+        assert_eq!(share_reached(&reach(&dataset, &[0], &spec, &Matcher::default())), 0.0);
+        (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (512, 512);
+        let reached = reach(&dataset, &[0], &spec, &Matcher::default());
+        assert!(reached[0].anchors > 0 && reached[0].bounding_box.width() == 32.0);
+    }
+
+    #[test]
+    fn small_objects_ask_for_small_anchors() {
+        let (dataset, spec) = dataset(&[(9.0, 9.0), (10.0, 10.0), (12.0, 11.0)]);
+        let Suggestion { anchors, share } = suggest(&dataset, &[0], &spec, &Matcher::default()).unwrap();
+        assert!(share[0] == 0.0 && share[1] == 1.0, "{share:?}");
+        assert!(anchors.sizes[0] < 16.0 && anchors.ratios == spec.anchors.ratios, "{anchors:?}");
+    }
+
+    #[test]
+    fn long_objects_ask_for_long_anchors() {
+        let (dataset, spec) = dataset(&[(8.0, 80.0), (10.0, 90.0), (9.0, 70.0)]);
+        let Suggestion { anchors, share } = suggest(&dataset, &[0], &spec, &Matcher::default()).unwrap();
+        assert!(share[1] > share[0] && anchors.ratios.iter().all(|ratio| *ratio > 5.0), "{share:?} {anchors:?}");
+    }
+
+    #[test]
+    fn anchors_that_reach_everything_are_left_alone() {
+        let (dataset, spec) = dataset(&[(32.0, 32.0), (64.0, 64.0)]);
+        assert_eq!(suggest(&dataset, &[0], &spec, &Matcher::default()), None);
+        let nothing = Dataset { annotations: Vec::new(), ..dataset };
+        assert_eq!(suggest(&nothing, &[0], &spec, &Matcher::default()), None);
+        assert_eq!(share_reached(&[]), 1.0);
+    }
+}
