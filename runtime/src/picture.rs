@@ -11,10 +11,8 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
+pub use models::dataset::PICTURE_EXTENSIONS as EXTENSIONS;
 pub use size::size;
-
-/// Extensions that mark a file in a folder as a picture, in lower case.
-pub const EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
 /// Pictures with more pixels are refused before memory is taken for them: 16384 by 16384.
 pub const MAX_PIXELS: u64 = 1 << 28;
