@@ -144,7 +144,10 @@ mod tests {
         let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 256, height: 256 }];
         let classes = vec![Class { id: 1, name: "cell".to_owned() }];
         let preprocessing = PreprocessingSpec { shorter_side: 256, longer_side: 256, ..PreprocessingSpec::default() };
-        (Dataset { images, annotations, classes }, ModelSpec { preprocessing, ..ModelSpec::default() })
+        (
+            Dataset { images, annotations, classes, ..Dataset::default() },
+            ModelSpec { preprocessing, ..ModelSpec::default() },
+        )
     }
 
     #[test]

@@ -1,18 +1,38 @@
 //! A data set: pictures, the boxes on them and their classes, whatever form of file they came from.
 
+mod source;
+mod form;
+pub mod coco;
+mod voc;
+mod csv;
+mod yolo;
+mod classes;
+mod list;
+mod pictures;
+mod labeled;
+mod files;
 mod draft;
 mod report;
+mod error;
+#[cfg(test)]
+mod testing;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::{BoundingBox, spec::Class};
 
-pub(crate) use draft::{Draft, DraftBox, DraftImage};
+pub use error::DataError;
+pub use form::{Form, ParseFormError};
+pub use labeled::PictureSize;
+pub use pictures::PICTURE_EXTENSIONS;
 pub use report::{OnProblem, Problem, ProblemKind, Report, named};
+pub use source::Source;
 
 /// Pictures with their boxes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
+    /// Folder that the file names of the pictures start from.
+    pub folder: PathBuf,
     /// The pictures, by ascending id.
     pub images: Vec<Image>,
     /// The boxes: those of the first picture, then those of the second; within a picture in the order of the file.
@@ -26,7 +46,7 @@ pub struct Dataset {
 pub struct Image {
     /// Id in the data set.
     pub id: i64,
-    /// Path below the data set's picture folder; may be empty under [`OnProblem::Keep`].
+    /// Path from [`Dataset::folder`]; may be empty under [`OnProblem::Keep`].
     pub file_name: String,
     /// Pixels per row, as the data set says; may be zero under [`OnProblem::Keep`].
     pub width: u32,
@@ -67,6 +87,11 @@ pub struct Rectangle {
 }
 
 impl Dataset {
+    /// Where the picture at place `image` of [`Dataset::images`] is.
+    pub fn path_of(&self, image: usize) -> PathBuf {
+        self.folder.join(&self.images[image].file_name)
+    }
+
     /// The boxes of the picture at place `image` of [`Dataset::images`].
     pub fn annotations_of(&self, image: usize) -> &[Annotation] {
         let start = self.annotations.partition_point(|annotation| annotation.image < image);
@@ -74,14 +99,14 @@ impl Dataset {
         &self.annotations[start..end]
     }
 
-    /// Leaves out the pictures for which `folder` has no file, and the boxes on them. Returns these pictures.
-    pub fn drop_missing_pictures(&mut self, folder: &Path) -> Vec<Image> {
+    /// Leaves out the pictures whose file is not there, and the boxes on them. Returns these pictures.
+    pub fn drop_missing_pictures(&mut self) -> Vec<Image> {
         let mut missing = Vec::new();
         let mut present = Vec::new();
         // Where each picture is afterwards.
         let mut places = Vec::new();
         for image in self.images.drain(..) {
-            let there = folder.join(&image.file_name).is_file();
+            let there = self.folder.join(&image.file_name).is_file();
             places.push(there.then_some(present.len()));
             if there { present.push(image) } else { missing.push(image) }
         }
@@ -96,6 +121,11 @@ impl Dataset {
 }
 
 impl Rectangle {
+    /// The box between two corners.
+    pub(crate) fn between([x1, y1, x2, y2]: [f64; 4]) -> Self {
+        Self { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }
+    }
+
     /// Width times height.
     pub fn area(&self) -> f64 {
         self.width * self.height
@@ -124,8 +154,7 @@ impl Rectangle {
 
 impl From<BoundingBox> for Rectangle {
     fn from(corners: BoundingBox) -> Self {
-        let [x1, y1, x2, y2] = <[f32; 4]>::from(corners).map(f64::from);
-        Self { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }
+        Self::between(<[f32; 4]>::from(corners).map(f64::from))
     }
 }
 
@@ -155,10 +184,12 @@ mod tests {
         std::fs::write(folder.path().join("here.png"), b"").unwrap();
         let images = vec![image(1, "gone.png"), image(2, "here.png"), image(3, "lost.png")];
         let annotations = [(7, 0), (8, 1), (9, 2)].map(|(id, image)| annotation(id, image)).to_vec();
-        let mut dataset = Dataset { images, annotations, ..Dataset::default() };
-        assert_eq!(dataset.drop_missing_pictures(folder.path()), [image(1, "gone.png"), image(3, "lost.png")]);
+        let folder_path = folder.path().to_owned();
+        let mut dataset = Dataset { folder: folder_path.clone(), images, annotations, ..Dataset::default() };
+        assert_eq!(dataset.drop_missing_pictures(), [image(1, "gone.png"), image(3, "lost.png")]);
         assert_eq!(dataset.images, [image(2, "here.png")]);
         assert_eq!(dataset.annotations, [annotation(8, 0)]);
+        assert_eq!(dataset.path_of(0), folder_path.join("here.png"));
     }
 
     #[test]

@@ -24,7 +24,6 @@ mod resize;
 mod preprocessing;
 
 pub mod dataset;
-pub mod coco;
 pub mod coverage;
 pub mod evaluation;
 
@@ -32,6 +31,7 @@ pub use anchors::{Anchors, Grid};
 pub use atomic_file::{AtomicFile, is_device, write_atomically};
 pub use boxes::BoundingBox;
 pub use checkpoint::{Checkpoint, CheckpointError, Probe, Provenance, TensorProblems};
+pub use dataset::coco;
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
 pub use preprocessing::{Placement, Preprocessed, RgbView, RgbViewError, preprocess};

@@ -45,7 +45,7 @@ struct SharedCase {
 }
 
 fn score(truth: &Path, results: &[CocoResult]) -> (Dataset, Evaluation) {
-    let (truth, _) = Dataset::read(truth, OnProblem::Keep).expect("the case has valid ground truth");
+    let (truth, _) = Dataset::read_coco(truth, OnProblem::Keep).expect("the case has valid ground truth");
     let evaluation = evaluate(&truth.annotations, &truth.locate(results).boxes, truth.classes.len());
     (truth, evaluation)
 }
@@ -127,9 +127,10 @@ fn real_annotations_are_read_and_their_two_empty_boxes_named() {
     ];
     for (split, images, boxes, message) in splits {
         let path = folder.join(format!("derived/instances_{split}.json"));
-        let (mut dataset, report) = Dataset::read(&path, OnProblem::Drop).unwrap();
+        let (mut dataset, report) = Dataset::read_coco(&path, OnProblem::Drop).unwrap();
         assert_eq!((dataset.images.len(), dataset.annotations.len()), (images, boxes), "{split}");
-        assert_eq!(dataset.drop_missing_pictures(&folder.join("JPEGImages")), []);
+        dataset.folder = folder.join("JPEGImages");
+        assert_eq!(dataset.drop_missing_pictures(), []);
         let names: Vec<_> = dataset.classes.iter().map(|class| class.name.as_str()).collect();
         assert_eq!(names, ["RBC", "WBC", "Platelets"]);
         assert!(report.to_string().starts_with(message), "{report}");

@@ -1,17 +1,18 @@
 //! `runtime eval`: COCO's twelve numbers of a model on a data set.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use models::ModelSpec;
-use models::dataset::Dataset;
+use models::dataset::{Dataset, OnProblem, named};
 use models::evaluation::{ScoredBox, evaluate};
+use runtime::data::{self, DataArgs};
 use runtime::output::Found;
 
 use crate::model_args::ModelArgs;
 use crate::pipeline::pipeline;
 use crate::progress::Progress;
-use crate::score::{Publication, read_truth};
+use crate::score::{Publication, with_notes};
 
 /// Measure a model's average precision on a data set.
 #[derive(Debug, clap::Args)]
@@ -19,13 +20,8 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Ground truth: COCO JSON.
-    #[arg(long, value_name = "COCO.json")]
-    data: PathBuf,
-
-    /// Folder that the file names in it start from. [default: the folder of the ground truth]
-    #[arg(long, value_name = "DIR")]
-    pictures: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
 
     /// Also write the twelve numbers as JSON to this file; `-` writes them to stdout, in place of the table.
     #[arg(long, value_name = "FILE")]
@@ -39,11 +35,11 @@ pub(crate) struct EvalArgs {
 /// not be that of the data set.
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let publication = Publication::open(args.json)?;
-    let truth = read_truth(&args.data)?;
-    let folder = args.pictures.as_deref().or_else(|| args.data.parent()).unwrap_or(Path::new(""));
+    let source = args.data.source();
+    let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?);
     let detector = args.model.open(None)?;
     let places = class_places(detector.spec(), &truth)?;
-    let files: Vec<_> = truth.images.iter().map(|image| folder.join(&image.file_name)).collect();
+    let files: Vec<_> = (0..truth.images.len()).map(|image| truth.path_of(image)).collect();
 
     let (_, scored) = pipeline(&files, &detector, false, |finished| {
         let mut progress = Progress::new(files.len(), false);
@@ -59,12 +55,21 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
     publication.publish(&evaluate(&truth.annotations, &scored?, truth.classes.len()).summary)
 }
 
-/// The place in the data set of each of the model's classes.
+/// The place in the data set of each of the model's classes. Where ids differ, as between forms of one data set, the name
+/// decides.
 fn class_places(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<usize>> {
     let places = spec.classes.iter().map(|class| {
-        let place = truth.classes.iter().position(|known| known == class);
+        let same = truth.classes.iter().position(|known| known == class);
+        let place = same.or_else(|| truth.classes.iter().position(|known| known.name == class.name));
         place.with_context(|| {
-            format!("the model's class `{}`, id {}, is none of the data set's; give its own data", class.name, class.id)
+            let names: Vec<_> = truth.classes.iter().map(|known| format!("`{}`", known.name)).collect();
+            format!(
+                "the model's class `{}`, id {}, is none of the data set's, {}; give its own data, or name its classes with \
+                 --classes",
+                class.name,
+                class.id,
+                named(&names)
+            )
         })
     });
     places.collect()
@@ -90,4 +95,27 @@ fn boxes(truth: &Dataset, image: usize, places: &[usize], found: &Found) -> Resu
         rectangle: detection.bounding_box.into(),
     });
     Ok(scored.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use models::spec::Class;
+
+    use super::*;
+
+    fn classes(classes: &[(i64, &str)]) -> Vec<Class> {
+        classes.iter().map(|(id, name)| Class { id: *id, name: (*name).to_owned() }).collect()
+    }
+
+    #[test]
+    fn classes_are_matched_by_name_where_ids_differ() {
+        let places = |model: &[(i64, &str)], data: &[(i64, &str)]| {
+            let spec = ModelSpec { classes: classes(model), ..ModelSpec::default() };
+            class_places(&spec, &Dataset { classes: classes(data), ..Dataset::default() })
+        };
+        assert_eq!(places(&[(1, "dog"), (2, "cat")], &[(0, "cat"), (1, "cow"), (2, "dog")]).unwrap(), [2, 0]);
+        assert_eq!(places(&[(2, "dog")], &[(1, "dog"), (2, "dog")]).unwrap(), [1]);
+        let error = places(&[(1, "dog")], &[(1, "0"), (2, "1")]).unwrap_err().to_string();
+        assert!(error.contains("class `dog`, id 1, is none of the data set's, `0`, `1`;"), "{error}");
+    }
 }

@@ -26,6 +26,7 @@ mod provider;
 mod nms;
 mod postprocess;
 
+pub mod data;
 pub mod draw;
 pub mod inputs;
 pub mod output;

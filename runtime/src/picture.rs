@@ -1,7 +1,9 @@
 //! Pictures: from a file in any usual format to upright red, green and blue, and back to a file.
 
+mod size;
+
 use std::fs::File;
-use std::io::{self, Cursor, Read};
+use std::io::{self, BufRead, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
@@ -9,8 +11,8 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
-/// Extensions that mark a file in a folder as a picture, in lower case.
-pub const EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"];
+pub use models::dataset::PICTURE_EXTENSIONS as EXTENSIONS;
+pub use size::size;
 
 /// Pictures with more pixels are refused before memory is taken for them: 16384 by 16384.
 pub const MAX_PIXELS: u64 = 1 << 28;
@@ -92,14 +94,29 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_MEMORY);
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    reader.limits(limits);
-    let format = reader.format().ok_or(DecodeError::Unknown)?;
-    if format == ImageFormat::Jpeg && !ends_properly(bytes) {
+    let reader = recognize(Cursor::new(bytes))?;
+    if reader.format() == Some(ImageFormat::Jpeg) && !ends_properly(bytes) {
         return Err(DecodeError::Truncated);
     }
+    let (decoder, orientation) = open(reader)?;
+    let mut picture = DynamicImage::from_decoder(decoder)?;
+    picture.apply_orientation(orientation);
+    Ok(picture.into_rgb8())
+}
+
+/// Tells the format from the content.
+fn recognize<R: BufRead + Seek>(content: R) -> Result<ImageReader<R>, DecodeError> {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_MEMORY);
+    let mut reader = ImageReader::new(content).with_guessed_format()?;
+    reader.limits(limits);
+    if reader.format().is_some() { Ok(reader) } else { Err(DecodeError::Unknown) }
+}
+
+/// Reads the header of a picture that is not too large. Gives its decoder, and how to turn what that gives.
+fn open<'a, R: BufRead + Seek + 'a>(
+    reader: ImageReader<R>,
+) -> Result<(impl ImageDecoder + 'a, Orientation), DecodeError> {
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > MAX_PIXELS || decoder.total_bytes() > MAX_MEMORY {
@@ -107,9 +124,7 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     }
     // Broken metadata around a sound picture turn nothing.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder)?;
-    picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
+    Ok((decoder, orientation))
 }
 
 impl From<ImageError> for DecodeError {
@@ -195,7 +210,7 @@ mod tests {
     use super::*;
 
     /// A picture of smooth areas in which every corner has a color of its own, so that turning shows and JPEG keeps it.
-    fn sample() -> RgbImage {
+    pub(super) fn sample() -> RgbImage {
         RgbImage::from_fn(48, 32, |x, y| match (x < 24, y < 16) {
             (true, true) => Rgb([220, 30, 30]),
             (false, true) => Rgb([30, 200, 40]),
@@ -204,13 +219,13 @@ mod tests {
         })
     }
 
-    fn encode(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
+    pub(super) fn encode(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
         picture.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     }
 
-    const FORMATS: [ImageFormat; 6] =
+    pub(super) const FORMATS: [ImageFormat; 6] =
         [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff];
 
     /// Largest difference of a channel.
@@ -255,6 +270,11 @@ mod tests {
         assert!(decode(&followed).is_ok());
     }
 
+    /// EXIF metadata that tell this orientation: a TIFF header, and one entry, tag 0x112, one 16-bit number.
+    pub(super) fn exif(orientation: u8) -> Vec<u8> {
+        [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0", &[orientation, 0, 0, 0][..], &[0; 4]].concat()
+    }
+
     #[test]
     fn pictures_are_turned_upright() {
         // <https://www.cipa.jp/std/documents/e/DC-008-2012_E.pdf>, section 4.6.4, Orientation
@@ -267,11 +287,9 @@ mod tests {
                 Orientation::Rotate270 => Orientation::Rotate90,
                 own_inverse => own_inverse,
             });
-            // A TIFF header, and one entry: tag 0x112, one 16-bit number.
-            let exif = [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0", &[value, 0, 0, 0][..], &[0; 4]].concat();
             let mut bytes = Vec::new();
             let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 95);
-            encoder.set_exif_metadata(exif).unwrap();
+            encoder.set_exif_metadata(exif(value)).unwrap();
             stored.to_rgb8().write_with_encoder(encoder).unwrap();
             assert!(difference(&decode(&bytes).unwrap(), &upright) <= JPEG_LOSS, "orientation {value}");
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use models::coco::{LocatedResults, read_results};
-use models::dataset::{Dataset, OnProblem};
+use models::dataset::{Dataset, OnProblem, Report};
 use models::evaluation::{ScoredBox, Summary, evaluate};
 use runtime::output::{Target, print};
 
@@ -35,7 +35,7 @@ pub(crate) struct ScoreArgs {
 /// When a file cannot be read or written, or detections are on pictures that the ground truth does not have.
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
     let publication = Publication::open(args.json)?;
-    let truth = read_truth(&args.truth)?;
+    let truth = with_notes(&args.truth, Dataset::read_coco(&args.truth, OnProblem::Keep)?);
     let detections = read_detections(&args.detections, &truth)?;
     publication.publish(&evaluate(&truth.annotations, &detections, truth.classes.len()).summary)
 }
@@ -71,16 +71,15 @@ impl Publication {
     }
 }
 
-/// The ground truth as pycocotools takes it: boxes that make no sense count too.
-pub(crate) fn read_truth(path: &Path) -> Result<Dataset> {
-    let (truth, report) = Dataset::read(path, OnProblem::Keep)?;
+/// Ground truth as pycocotools takes it, boxes that make no sense included, once these are noted.
+pub(crate) fn with_notes(path: &Path, (truth, report): (Dataset, Report)) -> Dataset {
     for line in report.lines() {
         say(format_args!("note: `{}`: {line}", path.display()));
     }
     if truth.annotations.iter().any(|annotation| annotation.id == 0) {
         say(format_args!("note: `{}`: an annotation has id 0; pycocotools never counts it as found", path.display()));
     }
-    Ok(truth)
+    truth
 }
 
 /// The detections that count.

@@ -163,6 +163,30 @@ fn score_needs_its_files() {
 }
 
 #[test]
+fn eval_reads_every_form_of_data() {
+    let folder = folder();
+    let voc = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax>\
+        </bndbox></object></annotation>";
+    let yolo = "0 0.5 0.5 0.1 0.1\n";
+    for (name, text) in
+        [("boxes.csv", "a.png,1,2,3,4,dog\n"), ("voc/a.xml", voc), ("yolo/a.txt", yolo), ("list", "a\n")]
+    {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    // What is wrong is the model, which comes after the data.
+    for data in ["boxes.csv", "voc", "yolo"] {
+        let arguments = ["eval", "--pictures", ".", "--list", "list", "--data", data];
+        expect_error(runtime(&folder).args(arguments), 1, &["`retinanet.onnx`", "exporter --out"]);
+    }
+    let parts = ["boxes.csv` is not a COCO data set"];
+    expect_error(runtime(&folder).args(["eval", "--data", "boxes.csv", "--form", "coco"]), 1, &parts);
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    expect_error(runtime(&folder).args(["eval", "--data", "empty"]), 1, &["neither XML files (VOC) nor text files"]);
+}
+
+#[test]
 fn what_cannot_be_written_is_found_before_the_work() {
     let folder = folder();
     for option in ["--json", "--csv"] {

@@ -109,7 +109,6 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     let loader = Loader::new(
         Recipe {
             dataset,
-            folder: folder.to_owned(),
             spec,
             matcher: config.matching.clone(),
             normalizer: config.loss.normalizer,

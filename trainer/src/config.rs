@@ -1,8 +1,9 @@
 //! The configuration of a training run: `retinanet.yaml`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use models::dataset::Source;
 use models::{Matcher, ModelSpec};
 use serde::{Deserialize, Serialize};
 
@@ -46,22 +47,12 @@ pub struct TrainConfig {
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// What is learned.
-    pub train: SplitConfig,
+    pub train: Source,
     /// What average precision is measured on.
-    pub validation: SplitConfig,
+    pub validation: Source,
     /// What happens to annotations that make no sense.
     #[serde(default)]
     pub bad_annotations: BadAnnotations,
-}
-
-/// One part of the data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SplitConfig {
-    /// COCO JSON file.
-    pub annotations: PathBuf,
-    /// Folder that the file names in it start from.
-    pub pictures: PathBuf,
 }
 
 /// What happens to annotations that make no sense: boxes without area or outside their picture, unknown classes or
@@ -139,10 +130,8 @@ impl TrainConfig {
         let mut config: Self = serde_yaml::from_str(&text).with_context(|| path.display().to_string())?;
         config.validate().with_context(|| path.display().to_string())?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
-        for split in [&mut config.data.train, &mut config.data.validation] {
-            for path in [&mut split.annotations, &mut split.pictures] {
-                *path = std::path::absolute(base.join(&path))?;
-            }
+        for path in [&mut config.data.train, &mut config.data.validation].into_iter().flat_map(Source::paths_mut) {
+            *path = std::path::absolute(base.join(&*path))?;
         }
         Ok(config)
     }

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use models::dataset::{Dataset, OnProblem, named};
+use models::dataset::{Dataset, OnProblem, Source, named};
 use models::spec::NormKind;
 use models::{Checkpoint, ModelSpec};
 
 use crate::augmentation::AugmentationConfig;
-use crate::config::{BadAnnotations, SplitConfig, TrainConfig};
+use crate::config::{BadAnnotations, TrainConfig};
 use crate::device::Device;
 use crate::learner::Learner;
 use crate::loader::{Loader, Recipe};
@@ -104,15 +104,14 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
     let validation = read_split(&config.data.validation, config.data.bad_annotations, OnProblem::Keep)?;
     ensure!(
         train.classes == validation.classes,
-        "the classes of {} and {} differ",
+        "the classes of {} and {} differ; list them in a file, and give it to both as `classes`",
         config.data.train.annotations.display(),
         config.data.validation.annotations.display()
     );
     let spec = complete_spec(&config.model, &train)?;
-    let loader = |dataset, split: &SplitConfig, augmentation: &AugmentationConfig| {
+    let loader = |dataset, augmentation: &AugmentationConfig| {
         let recipe = Recipe {
             dataset,
-            folder: split.pictures.clone(),
             spec: spec.clone(),
             matcher: config.matching.clone(),
             normalizer: config.loss.normalizer,
@@ -120,16 +119,13 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
         };
         Loader::new(recipe, config.run.workers)
     };
-    Ok((
-        loader(train, &config.data.train, &config.augmentation)?,
-        loader(validation, &config.data.validation, &AugmentationConfig::none())?,
-    ))
+    Ok((loader(train, &config.augmentation)?, loader(validation, &AugmentationConfig::none())?))
 }
 
-fn read_split(split: &SplitConfig, bad: BadAnnotations, dropping: OnProblem) -> anyhow::Result<Dataset> {
+fn read_split(source: &Source, bad: BadAnnotations, dropping: OnProblem) -> anyhow::Result<Dataset> {
     const MEND: &str = "mend them, or set `data.bad_annotations: drop`";
-    let path = split.annotations.display();
-    let (mut dataset, mut report) = Dataset::read(&split.annotations, dropping)?;
+    let path = source.annotations.display();
+    let (mut dataset, mut report) = runtime::data::read(source, dropping)?;
     if bad == BadAnnotations::Refuse && report.is_serious() {
         report.on_problem = OnProblem::Refuse;
         bail!("{path}: {report}; {MEND}");
@@ -138,13 +134,11 @@ fn read_split(split: &SplitConfig, bad: BadAnnotations, dropping: OnProblem) -> 
         say(&format!("warning: {path}: {line}"));
     }
     let all = dataset.images.len();
-    ensure!(all > 0, "{path} lists no pictures");
-    let missing: Vec<_> =
-        dataset.drop_missing_pictures(&split.pictures).into_iter().map(|image| image.file_name).collect();
+    let missing: Vec<_> = dataset.drop_missing_pictures().into_iter().map(|image| image.file_name).collect();
     if !missing.is_empty() {
         let count = missing.len();
-        let text =
-            format!("{path}: {count} of {all} pictures are not in {}: {}", split.pictures.display(), named(&missing));
+        let folder = dataset.folder.display();
+        let text = format!("{path}: {count} of {all} pictures are not in {folder}: {}", named(&missing));
         // Without any picture it is the folder that is wrong.
         ensure!(bad == BadAnnotations::Drop && count < all, "{text}; {MEND}");
         say(&format!("warning: {text}; dropped"));

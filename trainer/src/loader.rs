@@ -1,7 +1,6 @@
 //! Batches, prepared in worker threads ahead of the network and handed over in order.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -33,8 +32,6 @@ pub struct Batch {
 pub struct Recipe {
     /// The pictures and boxes.
     pub dataset: Dataset,
-    /// The folder that file names start from.
-    pub folder: PathBuf,
     /// Says size, normalization and anchors.
     pub spec: ModelSpec,
     /// Assigns objects to anchors.
@@ -145,7 +142,7 @@ impl Recipe {
     /// One picture, varied and prepared, and the objects on it in pixels of the input.
     fn picture(&self, index: usize, seed: u64) -> anyhow::Result<(models::Preprocessed, Vec<Object>)> {
         let image = &self.dataset.images[index];
-        let path = self.folder.join(&image.file_name);
+        let path = self.dataset.path_of(index);
         let mut pixels = runtime::picture::read(&path)?;
         let (width, height) = pixels.dimensions();
         ensure!(

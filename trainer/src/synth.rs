@@ -114,7 +114,7 @@ pub(crate) fn draw_pictures(
         Ok(scene.objects)
     };
     let objects: Vec<_> = (0..count).into_par_iter().map(draw_picture).collect::<anyhow::Result<_>>()?;
-    Ok(dataset(&objects, extension, size))
+    Ok(Dataset { folder: folder.to_owned(), ..dataset(&objects, extension, size) })
 }
 
 /// Random numbers that no other picture of the same seed gets.
@@ -128,7 +128,7 @@ fn file_name(index: u32, extension: &str) -> String {
     format!("{index:05}.{extension}")
 }
 
-/// The data set of these objects, which are listed by picture.
+/// The data set of these objects, which are listed by picture, but for its folder.
 fn dataset(objects: &[Vec<Object>], extension: &str, Size { width, height }: Size) -> Dataset {
     let images = (0..).zip(objects).map(|(index, _)| Image {
         id: i64::from(index) + 1,
@@ -146,7 +146,12 @@ fn dataset(objects: &[Vec<Object>], extension: &str, Size { width, height }: Siz
         crowd: false,
     });
     let classes = (1..).zip(Kind::ALL).map(|(id, kind)| Class { id, name: kind.name().to_owned() });
-    Dataset { images: images.collect(), annotations: annotations.collect(), classes: classes.collect() }
+    Dataset {
+        images: images.collect(),
+        annotations: annotations.collect(),
+        classes: classes.collect(),
+        ..Dataset::default()
+    }
 }
 
 #[cfg(test)]
@@ -199,9 +204,10 @@ mod tests {
         run(&args(folder.path())).unwrap();
         for (name, count) in [("train", 6), ("val", 4), ("test", 0)] {
             let (mut dataset, _) =
-                Dataset::read(&folder.path().join(format!("{name}.json")), OnProblem::Refuse).unwrap();
+                Dataset::read_coco(&folder.path().join(format!("{name}.json")), OnProblem::Refuse).unwrap();
             assert_eq!(dataset.images.len(), count);
-            assert_eq!(dataset.drop_missing_pictures(&folder.path().join(name)), []);
+            dataset.folder = folder.path().join(name);
+            assert_eq!(dataset.drop_missing_pictures(), []);
             let classes: Vec<_> = dataset.classes.iter().map(|class| class.name.as_str()).collect();
             assert_eq!(classes, Kind::ALL.map(Kind::name));
         }

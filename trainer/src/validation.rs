@@ -48,7 +48,7 @@ const DRAWN_SIDE: u32 = 1024;
 
 /// The picture at place `index` of the data set with what was found in it, no larger than a screen shows.
 pub(crate) fn annotated(recipe: &Recipe, index: usize, scored: &[ScoredBox]) -> anyhow::Result<RgbImage> {
-    let mut picture = runtime::picture::read(recipe.folder.join(&recipe.dataset.images[index].file_name))?;
+    let mut picture = runtime::picture::read(recipe.dataset.path_of(index))?;
     let factor = f64::from(DRAWN_SIDE) / f64::from(picture.width().max(picture.height()));
     let mut scale = 1.0;
     if factor < 1.0 {

@@ -1,6 +1,7 @@
 //! A data set as a file states it, by ids and unchecked: what every reader produces, and where all of them are checked.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{self, Display};
 
 use super::{Annotation, Dataset, Image, OnProblem, Problem, ProblemKind, Rectangle, Report};
 use crate::spec::Class;
@@ -20,15 +21,19 @@ pub(crate) struct Draft {
     pub(crate) images: Vec<DraftImage>,
     /// In the order in which evaluation shall meet them.
     pub(crate) boxes: Vec<DraftBox>,
+    /// What the reader itself noticed.
+    pub(crate) problems: Vec<Problem>,
 }
 
 /// What a file says about a picture.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct DraftImage {
     pub(crate) id: i64,
     pub(crate) file_name: Option<String>,
     pub(crate) width: Option<u32>,
     pub(crate) height: Option<u32>,
+    /// Why the size is not known, where the picture's own file had to say it.
+    pub(crate) unreadable: Option<String>,
 }
 
 /// What a file says about a box.
@@ -36,11 +41,18 @@ pub(crate) struct DraftImage {
 pub(crate) struct DraftBox {
     pub(crate) id: i64,
     pub(crate) image_id: i64,
-    pub(crate) class_id: i64,
+    pub(crate) class: ClassKey,
     pub(crate) rectangle: Rectangle,
     /// The rectangle's if absent.
     pub(crate) area: Option<f64>,
     pub(crate) crowd: bool,
+}
+
+/// How a file says which class a box is of.
+#[derive(Debug)]
+pub(crate) enum ClassKey {
+    Id(i64),
+    Name(String),
 }
 
 impl Draft {
@@ -49,12 +61,18 @@ impl Draft {
     /// # Errors
     /// The problems, when there are serious ones and they shall be refused.
     pub(crate) fn check(self, on_problem: OnProblem) -> Result<(Dataset, Report), Report> {
-        let mut check = Check { on_problem, problems: Vec::new() };
+        let mut check = Check { on_problem, problems: self.problems };
         let classes = check.classes(self.classes);
+        let names: HashMap<_, _> = (0..).zip(&classes).map(|(place, class)| (class.name.as_str(), place)).collect();
+        let place_of = |key: &ClassKey| match key {
+            ClassKey::Id(id) => classes.binary_search_by_key(id, |class| class.id).ok(),
+            ClassKey::Name(name) => names.get(name.as_str()).copied(),
+        };
         let (images, places) = check.images(self.images);
         let mut annotations = Vec::with_capacity(self.boxes.len());
         for drawn in self.boxes {
-            annotations.extend(check.annotation(drawn, &classes, &images, &places));
+            let class = place_of(&drawn.class);
+            annotations.extend(check.annotation(drawn, class, &images, &places));
         }
         annotations.sort_by_key(|annotation| annotation.image);
 
@@ -62,7 +80,7 @@ impl Draft {
         if on_problem == OnProblem::Refuse && report.is_serious() {
             return Err(report);
         }
-        Ok((Dataset { images, annotations, classes }, report))
+        Ok((Dataset { images, annotations, classes, ..Dataset::default() }, report))
     }
 }
 
@@ -106,7 +124,9 @@ impl Check {
             } else if !file_names.insert(image.file_name.clone()) {
                 keep &= self.report(ProblemKind::RepeatedFileName, place(&image), None, format!("id {}", image.id));
             }
-            if width == 0 || height == 0 {
+            if let Some(reason) = draft.unreadable {
+                keep &= self.report(ProblemKind::Unreadable, place(&image), None, reason);
+            } else if width == 0 || height == 0 {
                 keep &= self.report(ProblemKind::NoSize, place(&image), None, format!("{width} x {height}"));
             }
             images.insert(image.id, keep.then_some(image));
@@ -119,11 +139,11 @@ impl Check {
     fn annotation(
         &mut self,
         drawn: DraftBox,
-        classes: &[Class],
+        class: Option<usize>,
         images: &[Image],
         places: &Places,
     ) -> Option<Annotation> {
-        let DraftBox { id, image_id, class_id, rectangle, area, crowd } = drawn;
+        let DraftBox { id, image_id, class: key, rectangle, area, crowd } = drawn;
         let area = area.unwrap_or_else(|| rectangle.area());
         let image = match places.get(&image_id) {
             Some(Some(image)) => *image,
@@ -133,9 +153,8 @@ impl Check {
                 return None;
             }
         };
-        let Ok(class) = classes.binary_search_by_key(&class_id, |class| class.id) else {
-            let found = format!("category {class_id}");
-            self.report(ProblemKind::UnknownClass, place(&images[image]), Some(id), found);
+        let Some(class) = class else {
+            self.report(ProblemKind::UnknownClass, place(&images[image]), Some(id), key.to_string());
             return None;
         };
         let rectangle = self.rectangle(id, rectangle, area, &images[image])?;
@@ -179,6 +198,15 @@ impl Check {
     }
 }
 
+impl Display for ClassKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(formatter, "category {id}"),
+            Self::Name(name) => write!(formatter, "class `{name}`"),
+        }
+    }
+}
+
 /// How messages name a picture.
 fn place(image: &Image) -> String {
     if image.file_name.is_empty() { format!("picture {}", image.id) } else { image.file_name.clone() }
@@ -193,12 +221,12 @@ mod tests {
     }
 
     fn image(id: i64, file_name: &str) -> DraftImage {
-        DraftImage { id, file_name: Some(file_name.to_owned()), width: Some(100), height: Some(50) }
+        DraftImage { id, file_name: Some(file_name.to_owned()), width: Some(100), height: Some(50), unreadable: None }
     }
 
     fn drawn(id: i64, image_id: i64, [x, y, width, height]: [f64; 4]) -> DraftBox {
         let rectangle = Rectangle { x, y, width, height };
-        DraftBox { id, image_id, class_id: 1, rectangle, area: None, crowd: false }
+        DraftBox { id, image_id, class: ClassKey::Id(1), rectangle, area: None, crowd: false }
     }
 
     fn kinds(report: &Report) -> Vec<ProblemKind> {
@@ -211,9 +239,10 @@ mod tests {
             classes: [90, 1, 7].map(class).to_vec(),
             images: vec![image(12, "b"), image(3, "a")],
             boxes: vec![
-                DraftBox { class_id: 90, ..drawn(5, 12, [0.0, 0.0, 10.0, 10.0]) },
-                DraftBox { class_id: 7, area: Some(3.0), crowd: true, ..drawn(9, 3, [1.0, 2.0, 3.0, 4.0]) },
+                DraftBox { class: ClassKey::Id(90), ..drawn(5, 12, [0.0, 0.0, 10.0, 10.0]) },
+                DraftBox { class: ClassKey::Id(7), area: Some(3.0), crowd: true, ..drawn(9, 3, [1.0, 2.0, 3.0, 4.0]) },
             ],
+            problems: vec![],
         };
         let (dataset, report) = draft.check(OnProblem::Refuse).unwrap();
         assert_eq!(report.problems, []);
@@ -243,7 +272,8 @@ mod tests {
         for (corner_and_sides, kind, left) in cases {
             let check = |on_problem| {
                 let boxes = vec![drawn(1, 1, corner_and_sides)];
-                Draft { classes: vec![class(1)], images: vec![image(1, "a")], boxes }.check(on_problem)
+                Draft { classes: vec![class(1)], images: vec![image(1, "a")], boxes, ..Draft::default() }
+                    .check(on_problem)
             };
             match check(OnProblem::Refuse) {
                 Ok((_, report)) => assert_eq!(kinds(&report), [Overshoot]),
@@ -264,7 +294,8 @@ mod tests {
     #[test]
     fn a_sum_of_fractions_at_the_edge_is_no_problem() {
         let edge = [33.1, 0.0, 66.9 + 1e-9, 50.0];
-        let draft = Draft { classes: vec![class(1)], images: vec![image(1, "a")], boxes: vec![drawn(1, 1, edge)] };
+        let boxes = vec![drawn(1, 1, edge)];
+        let draft = Draft { classes: vec![class(1)], images: vec![image(1, "a")], boxes, ..Draft::default() };
         let (dataset, report) = draft.check(OnProblem::Drop).unwrap();
         assert_eq!(report.problems, []);
         assert!(dataset.annotations[0].rectangle.bounding_box().x2 <= 100.0);
@@ -281,26 +312,29 @@ mod tests {
                 image(2, "a"),
                 DraftImage { file_name: None, ..image(3, "") },
                 DraftImage { height: None, ..image(4, "d") },
+                DraftImage { unreadable: Some("gone".to_owned()), ..image(5, "e") },
             ],
             boxes: vec![
                 drawn(1, 2, [0.0, 0.0, 1.0, 1.0]),
                 drawn(2, 9, [0.0, 0.0, 1.0, 1.0]),
-                DraftBox { class_id: 9, ..drawn(3, 1, [0.0, 0.0, 1.0, 1.0]) },
+                DraftBox { class: ClassKey::Id(9), ..drawn(3, 1, [0.0, 0.0, 1.0, 1.0]) },
                 drawn(4, 4, [0.0, 0.0, 1.0, 1.0]),
+                DraftBox { class: ClassKey::Name("dog".to_owned()), ..drawn(5, 1, [0.0, 0.0, 1.0, 1.0]) },
             ],
+            problems: vec![],
         };
         let (dataset, report) = draft().check(OnProblem::Drop).unwrap();
-        let classes_and_images = [RepeatedClass, RepeatedImage, RepeatedFileName, NoFileName, NoSize];
-        assert_eq!(kinds(&report)[..5], classes_and_images);
-        assert_eq!(kinds(&report)[5..], [DroppedImage, UnknownImage, UnknownClass, DroppedImage]);
-        assert_eq!(report.problems[6].to_string(), "picture 9 annotation 2");
-        assert_eq!(report.problems[7].to_string(), "a annotation 3 (category 9)");
+        let classes_and_images = [RepeatedClass, RepeatedImage, RepeatedFileName, NoFileName, NoSize, Unreadable];
+        assert_eq!(kinds(&report)[..6], classes_and_images);
+        assert_eq!(kinds(&report)[6..], [DroppedImage, UnknownImage, UnknownClass, DroppedImage, UnknownClass]);
+        assert_eq!(report.problems[7].to_string(), "picture 9 annotation 2");
+        assert_eq!(report.problems[8].to_string(), "a annotation 3 (category 9)");
         assert_eq!((dataset.images.len(), dataset.annotations.len()), (1, 0));
 
         let (dataset, report) = draft().check(OnProblem::Keep).unwrap();
-        assert_eq!(kinds(&report)[..5], classes_and_images);
-        assert_eq!(kinds(&report)[5..], [UnknownImage, UnknownClass]);
-        assert_eq!((dataset.images.len(), dataset.annotations.len()), (4, 2));
+        assert_eq!(kinds(&report)[..6], classes_and_images);
+        assert_eq!(kinds(&report)[6..], [UnknownImage, UnknownClass, UnknownClass]);
+        assert_eq!((dataset.images.len(), dataset.annotations.len()), (5, 2));
     }
 
     #[test]

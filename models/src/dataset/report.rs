@@ -40,6 +40,10 @@ pub enum ProblemKind {
     NoFileName,
     /// A picture has no width or height, or one of zero.
     NoSize,
+    /// A picture's size is in its file only, and that is not there or no picture.
+    Unreadable,
+    /// The list of the part names a picture that the data set does not have.
+    UnknownName,
     /// A box is on a picture that the data set does not list.
     UnknownImage,
     /// A box is on a picture that was dropped.
@@ -134,6 +138,8 @@ impl ProblemKind {
             Self::RepeatedFileName => ("picture", "pictures", "with a file name already used"),
             Self::NoFileName => ("picture", "pictures", "without file name"),
             Self::NoSize => ("picture", "pictures", "without width and height"),
+            Self::Unreadable => ("picture", "pictures", "that cannot be read"),
+            Self::UnknownName => ("name", "names", "in the list without a picture"),
             Self::UnknownImage => ("box", "boxes", "on unknown pictures"),
             Self::DroppedImage => ("box", "boxes", "on dropped pictures"),
             Self::UnknownClass => ("box", "boxes", "of unknown category"),
@@ -152,7 +158,7 @@ impl ProblemKind {
             (OnProblem::Drop, Self::PartlyOutside | Self::Overshoot) => " clipped",
             (OnProblem::Drop, _) => " dropped",
             // There is no picture or class to keep these for.
-            (OnProblem::Keep, Self::RepeatedClass | Self::RepeatedImage) => " dropped",
+            (OnProblem::Keep, Self::RepeatedClass | Self::RepeatedImage | Self::UnknownName) => " dropped",
             (OnProblem::Keep, Self::UnknownImage | Self::DroppedImage | Self::UnknownClass) => " dropped",
             (OnProblem::Keep, _) => " kept",
         }

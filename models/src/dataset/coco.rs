@@ -1,13 +1,16 @@
 //! COCO's JSON files: ground truth and results. <https://cocodataset.org/#format-data>
 
-use std::fs;
+use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
-use crate::dataset::{Annotation, Dataset, Draft, DraftBox, DraftImage, Image, OnProblem, Rectangle, Report};
+use super::draft::{ClassKey, Draft, DraftBox, DraftImage};
+use super::form::folder_of;
+use super::source::Part;
+use super::{Annotation, DataError, Dataset, Image, OnProblem, Rectangle, Report, files};
 use crate::evaluation::ScoredBox;
 use crate::{spec::Class, write_atomically};
 
@@ -35,52 +38,17 @@ pub struct LocatedResults {
     pub unknown_classes: Vec<usize>,
 }
 
-/// Why a COCO file could not be read. Messages are complete: no variant has a source that a chain would print again.
-#[derive(Debug, thiserror::Error)]
-pub enum CocoError {
-    /// The file system says no.
-    #[error("cannot read `{}`: {reason}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        reason: io::Error,
-    },
-    /// Not JSON, or a field is missing or of a wrong type; the reason says which, in which line and column.
-    #[error("`{}` is not {expected}: {reason}", .path.display())]
-    Json {
-        /// The file.
-        path: PathBuf,
-        /// What it should be.
-        expected: &'static str,
-        /// What is wrong, and where.
-        reason: serde_json::Error,
-    },
-    /// The file is well-formed, and entries of it make no sense.
-    #[error("`{}` has entries that make no sense: {report}; correct them or have them dropped", .path.display())]
-    Refused {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        report: Report,
-    },
-}
-
 impl Dataset {
-    /// Reads COCO ground truth. A box without `area` has its own, one without `iscrowd` is no crowd; segmentations and
-    /// whatever else there is are passed over.
+    /// Reads COCO ground truth, of which file names start from the folder of the file. It may have no pictures. A box
+    /// without `area` has its own, one without `iscrowd` is no crowd; segmentations and whatever else there is are passed
+    /// over.
     ///
     /// # Errors
     /// When the file cannot be read, is no JSON, lacks a field, or has entries that `on_problem` refuses.
-    pub fn read(path: &Path, on_problem: OnProblem) -> Result<(Self, Report), CocoError> {
-        let expected = "a COCO data set (an object with images, annotations and categories)";
-        let GroundTruth { images, annotations, categories } = read_json(path, expected)?;
-        let draft = Draft {
-            classes: categories.into_iter().map(|Category { id, name }| Class { id, name }).collect(),
-            images: images.into_iter().map(DraftImage::from).collect(),
-            boxes: annotations.into_iter().map(DraftBox::from).collect(),
-        };
-        draft.check(on_problem).map_err(|report| CocoError::Refused { path: path.to_owned(), report })
+    pub fn read_coco(path: &Path, on_problem: OnProblem) -> Result<(Self, Report), DataError> {
+        let checked = read_truth(path)?.check(on_problem);
+        let (dataset, report) = checked.map_err(|report| DataError::Refused { path: path.to_owned(), report })?;
+        Ok((Self { folder: folder_of(path), ..dataset }, report))
     }
 
     /// Writes COCO ground truth.
@@ -126,11 +94,32 @@ impl Dataset {
     }
 }
 
+/// The pictures and boxes of a file. Without list they are those of [`Dataset::read_coco`].
+pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
+    let mut draft = read_truth(part.annotations)?;
+    let all: HashSet<_> = draft.images.iter().map(|image| image.id).collect();
+    let (images, problems) = part.select(draft.images, |image| image.file_name.as_deref().unwrap_or_default())?;
+    let chosen: HashSet<_> = images.iter().map(|image| image.id).collect();
+    draft.boxes.retain(|drawn| chosen.contains(&drawn.image_id) || !all.contains(&drawn.image_id));
+    Ok(Draft { images, problems, ..draft })
+}
+
+fn read_truth(path: &Path) -> Result<Draft, DataError> {
+    let expected = "a COCO data set (an object with images, annotations and categories)";
+    let GroundTruth { images, annotations, categories } = read_json(path, expected)?;
+    Ok(Draft {
+        classes: categories.into_iter().map(|Category { id, name }| Class { id, name }).collect(),
+        images: images.into_iter().map(DraftImage::from).collect(),
+        boxes: annotations.into_iter().map(DraftBox::from).collect(),
+        problems: Vec::new(),
+    })
+}
+
 /// Reads a COCO result file.
 ///
 /// # Errors
 /// When the file cannot be read, is no JSON, or lacks a field.
-pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, CocoError> {
+pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, DataError> {
     read_json(path, "a COCO result file (a list of objects with image_id, category_id, bbox and score)")
 }
 
@@ -191,7 +180,7 @@ enum Flag {
 impl From<CocoImage> for DraftImage {
     fn from(image: CocoImage) -> Self {
         let CocoImage { id, file_name, width, height } = image;
-        Self { id, file_name, width, height }
+        Self { id, file_name, width, height, unreadable: None }
     }
 }
 
@@ -199,7 +188,7 @@ impl From<CocoAnnotation> for DraftBox {
     fn from(annotation: CocoAnnotation) -> Self {
         let CocoAnnotation { id, image_id, category_id, bbox, area, iscrowd } = annotation;
         let crowd = !matches!(iscrowd, None | Some(Flag::Number(0) | Flag::Truth(false)));
-        Self { id, image_id, class_id: category_id, rectangle: rectangle(bbox), area, crowd }
+        Self { id, image_id, class: ClassKey::Id(category_id), rectangle: rectangle(bbox), area, crowd }
     }
 }
 
@@ -209,9 +198,9 @@ fn rectangle([x, y, width, height]: [f64; 4]) -> Rectangle {
 }
 
 /// Reads the whole file first, since parsing a stream is several times slower.
-fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T, CocoError> {
-    let text = fs::read(path).map_err(|reason| CocoError::Read { path: path.to_owned(), reason })?;
-    serde_json::from_slice(&text).map_err(|reason| CocoError::Json { path: path.to_owned(), expected, reason })
+fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T, DataError> {
+    let text = files::read_bytes(path)?;
+    serde_json::from_slice(&text).map_err(|reason| DataError::Json { path: path.to_owned(), expected, reason })
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
@@ -220,15 +209,17 @@ fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::dataset::ProblemKind;
 
     /// Reads `text` as a file of ground truth.
-    fn read(text: &str, on_problem: OnProblem) -> Result<(Dataset, Report), CocoError> {
+    fn read(text: &str, on_problem: OnProblem) -> Result<(Dataset, Report), DataError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("truth.json");
         fs::write(&path, text).unwrap();
-        Dataset::read(&path, on_problem)
+        Dataset::read_coco(&path, on_problem)
     }
 
     /// Ground truth of two pictures, with these annotations.
@@ -255,7 +246,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("again.json");
         dataset.write_coco(&path).unwrap();
-        assert_eq!(Dataset::read(&path, OnProblem::Refuse).unwrap().0, dataset);
+        let again = Dataset::read_coco(&path, OnProblem::Refuse).unwrap().0;
+        assert_eq!(again.folder, folder.path());
+        assert_eq!(Dataset { folder: dataset.folder.clone(), ..again }, dataset);
     }
 
     #[test]
@@ -306,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = Dataset::read(Path::new("/no/such.json"), OnProblem::Drop).unwrap_err().to_string();
+        let error = Dataset::read_coco(Path::new("/no/such.json"), OnProblem::Drop).unwrap_err().to_string();
         assert!(error.starts_with("cannot read `/no/such.json`"), "{error}");
     }
 }

@@ -1,0 +1,172 @@
+//! Class files: CSV `name,id`, a text with one name per line, or the `names` of YOLO's `data.yaml`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use super::{DataError, csv, files};
+use crate::spec::Class;
+
+/// Reads a class file. Which it is shows in its extension and lines.
+pub(super) fn read(path: &Path) -> Result<Vec<Class>, DataError> {
+    let text = files::read_text(path)?;
+    let is_yaml = files::has_extension(&path.to_string_lossy(), &["yaml", "yml"]);
+    let classes = if is_yaml || text.lines().any(|line| line.starts_with("names:")) {
+        from_yaml(path, &text)?
+    } else if text.lines().any(|line| id(line).is_some()) {
+        from_csv(path, &text)?
+    } else {
+        from_lines(path, &text)?
+    };
+    check(path, classes)
+}
+
+/// Classes of these names, by name, from id 0.
+pub(super) fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Class> {
+    let names: BTreeSet<_> = names.into_iter().collect();
+    (0..).zip(names).map(|(id, name)| Class { id, name: name.to_owned() }).collect()
+}
+
+/// The id at the end of a line `name,id`.
+fn id(line: &str) -> Option<i64> {
+    line.rsplit_once(',')?.1.trim().parse().ok()
+}
+
+fn from_csv(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
+    let mut classes = Vec::new();
+    for row in csv::rows(path, text) {
+        let (line, row) = row?;
+        let class = match (row.get(0), row.get(1).map(str::parse), row.len()) {
+            (Some(name), Some(Ok(id)), 2) => Class { id, name: name.to_owned() },
+            _ => return Err(DataError::line(path, line, "expected `name,id`, as other lines have it, and no header")),
+        };
+        classes.push(class);
+    }
+    Ok(classes)
+}
+
+fn from_lines(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
+    let names = text.trim_end().lines().map(str::trim).zip(1u64..);
+    let classes = names.map(|(name, line)| match name {
+        "" => Err(DataError::line(path, line, "it is empty, but classes count by line; remove it")),
+        _ => Ok(Class { id: line as i64 - 1, name: name.to_owned() }),
+    });
+    classes.collect()
+}
+
+#[derive(Deserialize)]
+struct DataYaml {
+    names: Value,
+}
+
+fn from_yaml(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
+    let unfit = |reason: String| DataError::unfit(path, format!("is no `data.yaml` of YOLO: {reason}"));
+    let DataYaml { names } = serde_yaml::from_str(text).map_err(|error| unfit(error.to_string()))?;
+    let named = |id: Option<i64>, name: &Value| {
+        let name = match name {
+            Value::String(name) => Some(name.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        };
+        let class = id.zip(name).map(|(id, name)| Class { id, name });
+        class.ok_or_else(|| unfit("an entry of `names` is not a number and a name".to_owned()))
+    };
+    match &names {
+        Value::Sequence(names) => (0..).zip(names).map(|(id, name)| named(Some(id), name)).collect(),
+        Value::Mapping(names) => names.iter().map(|(id, name)| named(id.as_i64(), name)).collect(),
+        _ => Err(unfit("`names` is neither a list nor a map from number to name".to_owned())),
+    }
+}
+
+/// Boxes name their class by either, so both must be unique.
+fn check(path: &Path, classes: Vec<Class>) -> Result<Vec<Class>, DataError> {
+    let (mut ids, mut names) = (HashMap::new(), HashMap::new());
+    for class in &classes {
+        if let Some(other) = ids.insert(class.id, &class.name) {
+            let reason = format!("gives the id {} to both `{other}` and `{}`", class.id, class.name);
+            return Err(DataError::unfit(path, reason));
+        }
+        if let Some(other) = names.insert(&class.name, class.id) {
+            let reason = format!("names both class {other} and class {} `{}`", class.id, class.name);
+            return Err(DataError::unfit(path, reason));
+        }
+    }
+    if classes.is_empty() {
+        return Err(DataError::unfit(path, "names no classes"));
+    }
+    Ok(classes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, text: &str) -> Result<Vec<(i64, String)>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let classes = super::read(&path).map_err(|error| error.to_string())?;
+        Ok(classes.into_iter().map(|class| (class.id, class.name)).collect())
+    }
+
+    #[test]
+    fn every_form_of_class_file_gives_the_same() {
+        let cases = [
+            ("classes.csv", "red cell,0\nplatelets,1\n"),
+            ("classes.csv", "\u{feff}\"red cell\",0\r\n\r\n platelets , 1\r\n"),
+            ("classes.txt", "red cell\nplatelets\n"),
+            ("classes.txt", "\u{feff}red cell\r\nplatelets\r\n\r\n"),
+            ("data.yaml", "path: ../data\nnc: 2\nnames: [red cell, platelets]\n"),
+            ("data.yml", "names:\n  0: red cell\n  1: platelets\ntrain: images/train\n"),
+            ("data", "nc: 2\r\nnames:\r\n- red cell\r\n- 'platelets'\r\n"),
+        ];
+        for (name, text) in cases {
+            let expected = vec![(0, "red cell".to_owned()), (1, "platelets".to_owned())];
+            assert_eq!(read(name, text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_may_have_gaps_and_names_commas_and_digits() {
+        assert_eq!(
+            read("c.csv", "\"cat, big\",7\ndog,-1"),
+            Ok(vec![(7, "cat, big".to_owned()), (-1, "dog".to_owned())])
+        );
+        assert_eq!(read("c.txt", "cat, big\n7"), Ok(vec![(0, "cat, big".to_owned()), (1, "7".to_owned())]));
+        assert_eq!(read("c.yaml", "names: [0, '1']"), Ok(vec![(0, "0".to_owned()), (1, "1".to_owned())]));
+    }
+
+    #[test]
+    fn what_is_no_class_file_is_named() {
+        let bomb: String =
+            (1..30).map(|level| format!("a{level}: &a{level} [{0}, {0}]\n", format!("*a{}", level - 1))).collect();
+        let cases = [
+            ("c.csv", "class,id\ncat,0", "c.csv` line 1: expected `name,id`"),
+            ("c.csv", "cat,0\n\ndog", "c.csv` line 3: expected `name,id`"),
+            ("c.csv", "cat,0\ndog,0", "gives the id 0 to both `cat` and `dog`"),
+            ("c.txt", "cat\n\ndog", "c.txt` line 2: it is empty"),
+            ("c.txt", "cat\ncat", "names both class 0 and class 1 `cat`"),
+            ("c.txt", "", "names no classes"),
+            ("c.yaml", "train: a", "missing field `names`"),
+            ("c.yaml", "names: cat", "neither a list nor a map"),
+            ("c.yaml", "names: {a: cat}", "an entry of `names`"),
+            ("c.yaml", "names: [[a]]", "an entry of `names`"),
+            ("c.yaml", &format!("a0: &a0 [x, x]\n{bomb}names: *a29"), "is no `data.yaml` of YOLO"),
+        ];
+        for (name, text, message) in cases {
+            let error = read(name, text).unwrap_err();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_in_data_are_numbered_by_name() {
+        let classes = named(["b", "a", "b"]);
+        assert_eq!(
+            classes.iter().map(|class| (class.id, class.name.as_str())).collect::<Vec<_>>(),
+            [(0, "a"), (1, "b")]
+        );
+    }
+}

@@ -1,0 +1,173 @@
+//! The form of a data set's files: told by its name, or by looking.
+
+use std::fmt::{self, Display};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DataError, files, voc, yolo};
+
+/// How boxes are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// A JSON file. <https://cocodataset.org/#format-data>
+    Coco,
+    /// A folder of XML files, one per picture. The numbers are taken as edges, as in the other forms; nothing is shifted,
+    /// although VOC itself counts from 1. <http://host.robots.ox.ac.uk/pascal/VOC/>
+    Voc,
+    /// Lines `path,x1,y1,x2,y2,class`. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
+    Csv,
+    /// A folder of text files, one per picture. The pictures are those of the list; without list, those with labels, and
+    /// in the default picture folder all others too, which then have no boxes.
+    /// <https://docs.ultralytics.com/datasets/detect/>
+    Yolo,
+}
+
+impl Form {
+    /// Every form.
+    pub const ALL: [Self; 4] = [Self::Coco, Self::Voc, Self::Csv, Self::Yolo];
+
+    /// The name, as configurations have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Coco => "coco",
+            Self::Voc => "voc",
+            Self::Csv => "csv",
+            Self::Yolo => "yolo",
+        }
+    }
+
+    /// The form of what is at `path`.
+    pub(super) fn find(path: &Path) -> Result<Self, DataError> {
+        /// More than anyone puts before the first brace.
+        const HEAD: u64 = 4096;
+        if path.is_dir() {
+            return Self::find_in_folder(path);
+        }
+        let mut head = Vec::new();
+        let file = File::open(path).map_err(files::cannot_read(path))?;
+        file.take(HEAD).read_to_end(&mut head).map_err(files::cannot_read(path))?;
+        let head = String::from_utf8_lossy(&head);
+        let name = path.to_string_lossy();
+        match head.trim_start_matches('\u{feff}').trim_start().chars().next() {
+            Some('{') => Ok(Self::Coco),
+            _ if files::has_extension(&name, &["json"]) => Ok(Self::Coco),
+            Some('<') => Err(DataError::unfit(path, "is one XML file; give the folder that it is in")),
+            _ if files::has_extension(&name, &["yaml", "yml"]) => {
+                let reason = "is YAML, which holds no boxes; give the folder of labels, and this file as `classes`";
+                Err(DataError::unfit(path, reason))
+            }
+            _ => Ok(Self::Csv),
+        }
+    }
+
+    fn find_in_folder(path: &Path) -> Result<Self, DataError> {
+        let voc = !voc::annotation_files(path)?.is_empty();
+        // The root of a data set in its usual layout, where other text files than labels may be found.
+        let part = ["Annotations", "labels"].into_iter().find(|name| !voc && path.join(name).is_dir());
+        if let Some(part) = part {
+            return Err(DataError::unfit(path, format!("has a folder `{part}`; give that, or one in it")));
+        }
+        let yolo = !yolo::label_files(path)?.is_empty();
+        let found = match (voc, yolo) {
+            (true, false) => return Ok(Self::Voc),
+            (false, true) => return Ok(Self::Yolo),
+            (true, true) => {
+                "has both XML files (VOC) and text files (YOLO); say which are meant, `form: voc` or `form: yolo`"
+            }
+            (false, false) => {
+                "has neither XML files (VOC) nor text files (YOLO); give the folder that has, or a COCO JSON or CSV file, \
+                 and its `form` (coco, voc, csv, yolo) if it isn't recognized"
+            }
+        };
+        Err(DataError::unfit(path, found))
+    }
+
+    /// Where the pictures are, unless that is said.
+    pub(super) fn folder(self, annotations: &Path) -> PathBuf {
+        let found = match self {
+            Self::Coco | Self::Csv => Some(folder_of(annotations)),
+            Self::Voc => voc::pictures(annotations),
+            Self::Yolo => yolo::pictures(annotations),
+        };
+        found.unwrap_or_else(|| annotations.to_owned())
+    }
+}
+
+/// The folder that a file is in.
+pub(super) fn folder_of(file: &Path) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).to_owned()
+}
+
+impl Display for Form {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A text that names no form.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is no form of data sets; there are coco, voc, csv and yolo")]
+pub struct ParseFormError {
+    /// The text.
+    pub found: String,
+}
+
+impl FromStr for Form {
+    type Err = ParseFormError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let form = Self::ALL.into_iter().find(|form| form.name() == text);
+        form.ok_or_else(|| ParseFormError { found: text.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{folder, read};
+    use super::super::{OnProblem, Source};
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_recognized_is_an_error_that_says_what_to_do() {
+        let files = [
+            ("both/a.xml", "<annotation/>"),
+            ("both/a.txt", ""),
+            ("root/labels/train/a.txt", ""),
+            ("root/README.txt", ""),
+            ("none/a.jpg", ""),
+            ("data.yaml", "names: [a]"),
+            ("a.xml", "<annotation/>"),
+        ];
+        let folder = folder(&files);
+        let cases = [
+            ("both", "say which are meant, `form: voc` or `form: yolo`"),
+            ("none", "neither XML files (VOC) nor text files (YOLO)"),
+            ("root", "has a folder `labels`; give that, or one in it"),
+            ("data.yaml", "give the folder of labels, and this file as `classes`"),
+            ("a.xml", "is one XML file; give the folder"),
+            ("missing", "cannot read `"),
+        ];
+        for (annotations, message) in cases {
+            let source = Source::new(folder.path().join(annotations));
+            let error = read(&source, OnProblem::Drop).unwrap_err().to_string();
+            assert!(error.contains(message) && error.contains(annotations), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_form_has_the_name_that_it_is_read_from() {
+        for form in Form::ALL {
+            assert_eq!(form.to_string().parse(), Ok(form));
+            assert_eq!(serde_yaml::from_str::<Form>(form.name()).unwrap(), form);
+        }
+        assert_eq!(
+            "COCO".parse::<Form>().unwrap_err().to_string(),
+            "`COCO` is no form of data sets; there are coco, voc, csv and yolo"
+        );
+    }
+}

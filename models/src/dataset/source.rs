@@ -1,0 +1,241 @@
+//! Where a data set is, and which part of it is meant.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::list::List;
+use super::{DataError, Dataset, Form, OnProblem, PictureSize, Problem, Report, classes, coco, csv, voc, yolo};
+use crate::spec::Class;
+
+/// Where a data set is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// COCO JSON file, CSV file, folder of Pascal VOC XML files, or folder of YOLO text files.
+    pub annotations: PathBuf,
+    /// Folder that file names start from. If absent, for COCO and CSV the folder of the file; for VOC the folder
+    /// `JPEGImages` beside the annotations; for YOLO that whose path has `images` for the last `labels`; and for these two
+    /// the folder of annotations where there is no such folder.
+    pub pictures: Option<PathBuf>,
+    /// What `annotations` is. If absent, it is found by looking.
+    pub form: Option<Form>,
+    /// Text file with the names of the pictures that are meant, one per line, as VOC's `ImageSets/Main/train.txt`, with or
+    /// without extension and folders. If absent, all are meant.
+    pub list: Option<PathBuf>,
+    /// File of class names, for all forms but COCO: CSV `name,id`; text with one name per line, the first of id 0; or
+    /// YOLO's `data.yaml`. If absent, the classes are those in the data, by name, from id 0.
+    pub classes: Option<PathBuf>,
+}
+
+/// A [`Source`] with its small files read, as the readers of the forms take it.
+pub(super) struct Part<'a> {
+    pub(super) annotations: &'a Path,
+    /// Folder that file names start from.
+    pub(super) folder: PathBuf,
+    /// Whether that is the folder that belongs to these annotations alone.
+    pub(super) own_folder: bool,
+    pub(super) list: Option<List>,
+    /// Those of the class file.
+    pub(super) classes: Option<Vec<Class>>,
+    pub(super) size_of: &'a PictureSize<'a>,
+}
+
+impl Source {
+    /// All of the data at `annotations`, with everything else by default.
+    pub fn new(annotations: impl Into<PathBuf>) -> Self {
+        Self { annotations: annotations.into(), ..Self::default() }
+    }
+
+    /// Every path of it that is given.
+    pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Self { annotations, pictures, form: _, list, classes } = self;
+        std::iter::once(annotations).chain(pictures).chain(list).chain(classes)
+    }
+
+    /// Reads it. `size_of` is asked for the sizes that the form does not say.
+    ///
+    /// # Errors
+    /// When a file or folder cannot be read or is not what it should be, when there are entries that `on_problem` refuses,
+    /// and when there are no pictures.
+    pub fn read(&self, on_problem: OnProblem, size_of: &PictureSize) -> Result<(Dataset, Report), DataError> {
+        let form = self.form.map_or_else(|| Form::find(&self.annotations), Ok)?;
+        let part = self.part(form, size_of)?;
+        let draft = match form {
+            Form::Coco => coco::draft(&part),
+            Form::Voc => voc::draft(&part),
+            Form::Csv => csv::draft(&part),
+            Form::Yolo => yolo::draft(&part),
+        };
+        let path = self.annotations.clone();
+        let (mut dataset, report) = match draft?.check(on_problem) {
+            Ok(checked) => checked,
+            Err(report) => return Err(DataError::Refused { path, report }),
+        };
+        if dataset.images.is_empty() {
+            return Err(DataError::NoPictures { path, folder: part.folder, report });
+        }
+        dataset.folder = part.folder;
+        Ok((dataset, report))
+    }
+
+    fn part<'a>(&'a self, form: Form, size_of: &'a PictureSize) -> Result<Part<'a>, DataError> {
+        if let (Form::Coco, Some(path)) = (form, &self.classes) {
+            return Err(DataError::unfit(path, "is not needed: COCO JSON has its own classes; leave `classes` out"));
+        }
+        let own = form.folder(&self.annotations);
+        let folder = self.pictures.clone().unwrap_or_else(|| own.clone());
+        let own_folder =
+            folder == own || folder.canonicalize().ok().is_some_and(|folder| own.canonicalize().ok() == Some(folder));
+        Ok(Part {
+            annotations: &self.annotations,
+            folder,
+            own_folder,
+            list: self.list.as_deref().map(List::read).transpose()?,
+            classes: self.classes.as_deref().map(classes::read).transpose()?,
+            size_of,
+        })
+    }
+}
+
+impl Part<'_> {
+    /// The items that belong to the part, and a problem for every name in its list that fits none.
+    pub(super) fn select<T>(
+        &self,
+        items: Vec<T>,
+        name_of: impl Fn(&T) -> &str,
+    ) -> Result<(Vec<T>, Vec<Problem>), DataError> {
+        match &self.list {
+            Some(list) => list.select(items, name_of),
+            None => Ok((items, Vec::new())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{folder, read, read_sound};
+    use super::*;
+
+    const COCO: &str = r#"{"images": [{"id": 5, "file_name": "a.jpg", "width": 200, "height": 100},
+        {"id": 6, "file_name": "b.jpg", "width": 200, "height": 100}],
+        "annotations": [{"id": 1, "image_id": 5, "category_id": 0, "bbox": [1, 2, 10, 20]},
+        {"id": 2, "image_id": 6, "category_id": 0, "bbox": [0, 0, 1, 1]}],
+        "categories": [{"id": 0, "name": "dog"}]}"#;
+    const VOC: &str = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax>\
+        <ymax>22</ymax></bndbox></object></annotation>";
+
+    /// A folder with a picture and its box in all forms.
+    fn all_forms() -> tempfile::TempDir {
+        folder(&[
+            ("coco.json", COCO),
+            ("coco.txt", &format!("\u{feff}\n {COCO}")),
+            ("boxes.csv", "a.jpg,1,2,11,22,dog\nb.jpg,0,0,1,1,dog\n"),
+            ("voc/Annotations/a.xml", VOC),
+            ("voc/JPEGImages/a.jpg", ""),
+            ("yolo/labels/a.txt", "0 0.03 0.12 0.05 0.2"),
+            ("yolo/labels/classes.txt", "dog"),
+            ("yolo/images/a.jpg", ""),
+            ("a.jpg", ""),
+            ("b.jpg", ""),
+            ("list.txt", "a.jpg\n"),
+        ])
+    }
+
+    #[test]
+    fn the_form_shows_in_the_data_and_all_give_the_same() {
+        let folder = all_forms();
+        let sources = ["coco.json", "coco.txt", "boxes.csv", "voc/Annotations", "yolo/labels"].map(|annotations| {
+            Source { list: Some(folder.path().join("list.txt")), ..Source::new(folder.path().join(annotations)) }
+        });
+        let forms = [Form::Coco, Form::Coco, Form::Csv, Form::Voc, Form::Yolo];
+        for (source, form) in sources.into_iter().zip(forms) {
+            assert_eq!(read_sound(&source), ["a.jpg 200x100: dog 1 2 10 20"]);
+            assert_eq!(read_sound(&Source { form: Some(form), ..source }), ["a.jpg 200x100: dog 1 2 10 20"]);
+        }
+    }
+
+    #[test]
+    fn pictures_are_where_the_form_has_them_unless_that_is_said() {
+        let folder = all_forms();
+        let cases = [
+            ("coco.json", ""),
+            ("boxes.csv", ""),
+            ("voc/Annotations", "voc/JPEGImages"),
+            ("yolo/labels", "yolo/images"),
+        ];
+        for (annotations, expected) in cases {
+            let source = Source::new(folder.path().join(annotations));
+            assert_eq!(read(&source, OnProblem::Refuse).unwrap().0.folder, folder.path().join(expected));
+            let source = Source { pictures: Some(folder.path().to_owned()), ..source };
+            assert_eq!(read(&source, OnProblem::Refuse).unwrap().0.folder, folder.path());
+        }
+    }
+
+    #[test]
+    fn a_form_that_does_not_fit_is_an_error() {
+        let folder = all_forms();
+        for form in Form::ALL {
+            for annotations in ["coco.json", "boxes.csv", "voc/Annotations", "yolo/labels", "a.jpg", "none"] {
+                let fits = matches!(
+                    (form, annotations),
+                    (Form::Coco, "coco.json")
+                        | (Form::Csv, "boxes.csv")
+                        | (Form::Voc, "voc/Annotations")
+                        | (Form::Yolo, "yolo/labels")
+                );
+                let source = Source { form: Some(form), ..Source::new(folder.path().join(annotations)) };
+                let result = read(&source, OnProblem::Drop);
+                assert_eq!(result.is_ok(), fits, "{form} {annotations}: {result:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_pictures_are_an_error_that_says_why() {
+        let folder = folder(&[("a.csv", "gone.jpg,1,2,3,4,dog\n"), ("empty.csv", "\n"), ("list.txt", "")]);
+        let read = |source: &Source| read(source, OnProblem::Drop).unwrap_err().to_string();
+        let error = read(&Source::new(folder.path().join("a.csv")));
+        assert!(error.contains("a.csv` gives no pictures: 1 picture that cannot be read dropped: gone.jpg"), "{error}");
+        assert!(error.contains(&format!("start from `{}`", folder.path().display())), "{error}");
+        for (annotations, list) in [("empty.csv", None), ("a.csv", Some(folder.path().join("list.txt")))] {
+            let error = read(&Source { list, ..Source::new(folder.path().join(annotations)) });
+            assert!(error.contains("gives no pictures; file names start from"), "{error}");
+        }
+    }
+
+    #[test]
+    fn all_paths_of_sources_can_be_changed() {
+        let mut sources = [Source::new("a"), Source::new("b")];
+        sources[1].pictures = Some("c".into());
+        sources[1].list = Some("d".into());
+        sources[1].classes = Some("e".into());
+        for path in sources.iter_mut().flat_map(Source::paths_mut) {
+            *path = Path::new("base").join(&*path);
+        }
+        let path = |name: &str| Some(Path::new("base").join(name));
+        let expected =
+            Source { pictures: path("c"), form: None, list: path("d"), classes: path("e"), ..Source::new("base/b") };
+        assert_eq!(sources, [Source::new("base/a"), expected]);
+    }
+
+    #[test]
+    fn coco_has_its_own_classes() {
+        let folder = all_forms();
+        let classes = Some(folder.path().join("list.txt"));
+        let error =
+            read(&Source { classes, ..Source::new(folder.path().join("coco.json")) }, OnProblem::Drop).unwrap_err();
+        assert!(error.to_string().contains("leave `classes` out"), "{error}");
+    }
+
+    #[test]
+    fn a_section_of_a_configuration_is_a_source_and_other_keys_are_errors() {
+        let source: Source = serde_yaml::from_str("{annotations: a, form: voc, list: b}").unwrap();
+        let expected = Source { form: Some(Form::Voc), list: Some("b".into()), ..Source::new("a") };
+        assert_eq!(source, expected);
+        let text = serde_yaml::to_string(&source).unwrap();
+        assert_eq!(serde_yaml::from_str::<Source>(&text).unwrap(), expected);
+        let error = serde_yaml::from_str::<Source>("{annotations: a, folder: b}").unwrap_err().to_string();
+        assert!(error.contains("unknown field `folder`"), "{error}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Real annotations in four forms are the same data set.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::path::{Path, PathBuf};
+
+use models::dataset::{Dataset, OnProblem, ProblemKind, Report, Source};
+
+/// YOLO's shares have eight decimals: half of the last one, of center and half a side, in 640 pixels.
+const YOLO_TOLERANCE: f64 = 1.5 * 0.5e-8 * 640.0;
+
+/// The pictures of the set are all of this size, which only their files and half of the forms say.
+fn size_of(path: &Path) -> Result<(u32, u32), String> {
+    if path.is_file() { Ok((640, 480)) } else { Err("it is not there".to_owned()) }
+}
+
+fn read(source: &Source, on_problem: OnProblem) -> (Dataset, Report) {
+    let (mut dataset, report) = source.read(on_problem, &size_of).unwrap();
+    assert_eq!(dataset.drop_missing_pictures(), []);
+    (dataset, report)
+}
+
+/// The file's own name, whatever folder the form has before it.
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn assert_same_data(one: &Dataset, other: &Dataset, tolerance: f64) {
+    let pictures = |dataset: &Dataset| {
+        let pictures =
+            dataset.images.iter().map(|image| (file_name(&image.file_name).to_owned(), image.width, image.height));
+        pictures.collect::<Vec<_>>()
+    };
+    assert_eq!(pictures(one), pictures(other));
+    assert_eq!(one.annotations.len(), other.annotations.len());
+    for (a, b) in one.annotations.iter().zip(&other.annotations) {
+        assert_eq!((a.image, a.crowd), (b.image, b.crowd));
+        assert_eq!(one.classes[a.class].name, other.classes[b.class].name);
+        let rectangles = [a, b].map(|annotation| annotation.rectangle);
+        let [a, b] = rectangles.map(|rectangle| [rectangle.x, rectangle.y, rectangle.width, rectangle.height]);
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance), "{a:?} {b:?}");
+    }
+}
+
+/// What is wrong with which picture.
+fn problems(report: &Report) -> Vec<(ProblemKind, String)> {
+    report.problems.iter().map(|problem| (problem.kind, file_name(&problem.place).to_owned())).collect()
+}
+
+#[test]
+fn all_forms_of_real_data_give_the_same() {
+    let Some(data) = std::env::var_os("RETINANET_DATA") else {
+        eprintln!("skipped: RETINANET_DATA names no folder with the shared data");
+        return;
+    };
+    let folder = Path::new(&data).join("bccd");
+    let at = |path: &str| -> PathBuf { folder.join(path) };
+    let classes = Some(at("derived/classes.csv"));
+    let empty = |name: &str| vec![(ProblemKind::NoArea, format!("{name}.jpg"))];
+    let splits = [("train", empty("BloodImage_00343")), ("val", empty("BloodImage_00338")), ("test", vec![])];
+    for (split, expected) in splits {
+        let pictures = Some(at("JPEGImages"));
+        let coco = Source { pictures: pictures.clone(), ..Source::new(at(&format!("derived/instances_{split}.json"))) };
+        let csv = Source { classes: classes.clone(), ..Source::new(at(&format!("derived/{split}.csv"))) };
+        let list = Some(at(&format!("ImageSets/Main/{split}.txt")));
+        let voc = Source { list: list.clone(), ..Source::new(at("Annotations")) };
+        let labels = Source::new(at(&format!("derived/yolo/labels/{split}")));
+        let yolo = Source { pictures: pictures.clone(), classes: classes.clone(), ..labels };
+        let all_labels = Source { annotations: at("derived/yolo/labels"), ..yolo.clone() };
+        for on_problem in [OnProblem::Drop, OnProblem::Keep] {
+            let (truth, report) = read(&coco, on_problem);
+            assert_eq!(problems(&report), expected);
+            for (source, tolerance) in [(&csv, 0.0), (&voc, 0.0), (&yolo, YOLO_TOLERANCE)] {
+                let (dataset, report) = read(source, on_problem);
+                assert_same_data(&dataset, &truth, tolerance);
+                assert_eq!(problems(&report), expected);
+            }
+        }
+        // The labels of all splits are in folders of their own, which the pictures are not in.
+        let error = all_labels.read(OnProblem::Refuse, &size_of).unwrap_err().to_string();
+        assert!(error.contains("364 pictures that cannot be read: test/BloodImage_00007 (there are labels"), "{error}");
+        // A list takes the same part from COCO as from VOC, and nothing from a file of another part.
+        let coco = Source { list: list.clone(), ..coco };
+        assert_same_data(&read(&coco, OnProblem::Drop).0, &read(&voc, OnProblem::Drop).0, 0.0);
+    }
+    let names = |source: &Source| {
+        read(source, OnProblem::Drop).0.classes.into_iter().map(|class| class.name).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&Source::new(at("Annotations"))), ["Platelets", "RBC", "WBC"]);
+}

@@ -1,0 +1,112 @@
+//! Data sets: which one a command is about, and how its pictures are measured.
+
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use models::dataset::{DataError, Dataset, Form, OnProblem, Report, Source};
+
+use crate::picture;
+
+/// Which data set, and which part of it. Programs flatten this into their own arguments.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DataArgs {
+    /// Pictures with boxes: a COCO JSON file, a CSV file, a folder of Pascal VOC XML files, or a folder of YOLO text files.
+    #[arg(long, value_name = "FILE|DIR")]
+    pub data: PathBuf,
+
+    /// Folder that file names in it start from. [default: COCO and CSV: the folder of the file; VOC: `JPEGImages` beside
+    /// --data; YOLO: `images` in place of `labels`; both else --data]
+    #[arg(long, value_name = "DIR")]
+    pub pictures: Option<PathBuf>,
+
+    /// What --data is. [default: found by looking]
+    #[arg(long, value_parser = form_parser())]
+    pub form: Option<Form>,
+
+    /// Names of the pictures that count, one per line, as VOC's ImageSets/Main/test.txt. [default: all]
+    #[arg(long, value_name = "FILE")]
+    pub list: Option<PathBuf>,
+
+    /// Class names, for all forms but COCO: CSV `name,id`, one name per line, or YOLO's data.yaml. [default: those in the
+    /// data, by name]
+    #[arg(long, value_name = "FILE")]
+    pub classes: Option<PathBuf>,
+}
+
+impl DataArgs {
+    /// The same as a [`Source`].
+    pub fn source(&self) -> Source {
+        let Self { data, pictures, form, list, classes } = self.clone();
+        Source { annotations: data, pictures, form, list, classes }
+    }
+}
+
+/// Reads a data set. Sizes that its files do not say are those of its pictures.
+///
+/// # Errors
+/// Those of [`Source::read`].
+pub fn read(source: &Source, on_problem: OnProblem) -> Result<(Dataset, Report), DataError> {
+    source.read(on_problem, &|path| picture::size(path).map_err(|error| error.reason.to_string()))
+}
+
+fn form_parser() -> impl TypedValueParser<Value = Form> {
+    PossibleValuesParser::new(Form::ALL.map(Form::name)).try_map(|name| name.parse::<Form>())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use image::RgbImage;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Args {
+        #[command(flatten)]
+        data: DataArgs,
+    }
+
+    #[test]
+    fn arguments_are_a_source() {
+        let source = |arguments: &str| Args::try_parse_from(arguments.split(' ')).map(|args| args.data.source());
+        assert_eq!(source("test --data a").unwrap(), Source::new("a"));
+        let expected = Source {
+            annotations: "a".into(),
+            pictures: Some("b".into()),
+            form: Some(Form::Yolo),
+            list: Some("c".into()),
+            classes: Some("d".into()),
+        };
+        assert_eq!(source("test --data a --pictures b --form yolo --list c --classes d").unwrap(), expected);
+        let error = source("test --data a --form xml").unwrap_err().to_string();
+        assert!(error.contains("[possible values: coco, voc, csv, yolo]"), "{error}");
+    }
+
+    #[test]
+    fn sizes_come_from_the_pictures() {
+        let folder = tempfile::tempdir().unwrap();
+        RgbImage::new(30, 20).save(folder.path().join("a.png")).unwrap();
+        std::fs::write(folder.path().join("b.png"), "no picture").unwrap();
+        std::fs::write(folder.path().join("boxes.csv"), "a.png,1,2,3,4,dog\nb.png,1,2,3,4,dog\nc.png,,,,,\n").unwrap();
+        let (dataset, report) = read(&Source::new(folder.path().join("boxes.csv")), OnProblem::Drop).unwrap();
+        assert_eq!((dataset.images.len(), dataset.images[0].width, dataset.images[0].height), (1, 30, 20));
+        let report = report.to_string();
+        for part in ["2 pictures that cannot be read dropped: b.png (its content is none of", "c.png (No such file"] {
+            assert!(report.contains(part), "{report}");
+        }
+    }
+
+    #[test]
+    fn real_data_without_sizes_are_those_with() {
+        let Some(data) = std::env::var_os("RETINANET_DATA") else {
+            eprintln!("skipped: RETINANET_DATA is not set");
+            return;
+        };
+        let derived = PathBuf::from(data).join("bccd/derived");
+        let sizes = |file: &str| {
+            let (dataset, _) = read(&Source::new(derived.join(file)), OnProblem::Drop).unwrap();
+            dataset.images.iter().map(|image| (image.width, image.height)).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes("test.csv"), sizes("instances_test.json"));
+    }
+}

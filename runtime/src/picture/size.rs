@@ -1,0 +1,158 @@
+//! The size of a picture, from the beginning of its file.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
+use std::path::Path;
+
+use image::metadata::Orientation;
+use image::{ImageDecoder, ImageFormat, ImageReader};
+
+use super::{DecodeError, MAX_BYTES, PictureError, open, recognize};
+
+/// Of a JPEG file so much is read first: nearly always all that stands before its pixels.
+const JPEG_HEADER: u64 = 1 << 16;
+
+/// Width and height of the picture that [`read`](super::read) would give, without decoding it. What is wrong behind the
+/// header is not noticed.
+///
+/// # Errors
+/// As those of [`read`](super::read), and when `path` is something other than a file.
+pub fn size(path: impl AsRef<Path>) -> Result<(u32, u32), PictureError> {
+    let path = path.as_ref();
+    of_file(path).map_err(|reason| PictureError { path: path.to_owned(), reason })
+}
+
+fn of_file(path: &Path) -> Result<(u32, u32), DecodeError> {
+    let metadata = fs::metadata(path)?;
+    match metadata.len() {
+        _ if !metadata.is_file() => return Err(io::Error::other("it is no file").into()),
+        0 => return Err(DecodeError::Empty),
+        length if length > MAX_BYTES => return Err(DecodeError::Long),
+        _ => {}
+    }
+    let reader = recognize(BufReader::new(File::open(path)?))?;
+    if reader.format() == Some(ImageFormat::Jpeg) { of_jpeg(reader.into_inner()) } else { of_header(reader) }
+}
+
+/// The decoder of JPEG reads files to their end, so it gets their beginning, and more while that is too little.
+fn of_jpeg(mut content: impl Read) -> Result<(u32, u32), DecodeError> {
+    let mut bytes = Vec::new();
+    let mut length = JPEG_HEADER;
+    loop {
+        content.by_ref().take(length - bytes.len() as u64).read_to_end(&mut bytes)?;
+        let whole = (bytes.len() as u64) < length || length >= MAX_BYTES;
+        match recognize(Cursor::new(&bytes)).and_then(of_header) {
+            Err(error) if !whole && !matches!(error, DecodeError::Large { .. }) => length *= 2,
+            result => return result,
+        }
+    }
+}
+
+fn of_header(reader: ImageReader<impl BufRead + Seek>) -> Result<(u32, u32), DecodeError> {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    let (decoder, orientation) = open(reader)?;
+    let (width, height) = decoder.dimensions();
+    let turned = matches!(orientation, Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH);
+    Ok(if turned { (height, width) } else { (width, height) })
+}
+
+#[cfg(test)]
+mod tests {
+    use image::ImageEncoder;
+    use image::codecs::jpeg::JpegEncoder;
+    use image::codecs::png::PngEncoder;
+    use image::codecs::webp::WebPEncoder;
+
+    use super::super::tests::{FORMATS, encode, exif, sample};
+    use super::super::{decode, read};
+    use super::*;
+
+    /// The size of a file with this content.
+    fn size_of(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("picture.txt");
+        fs::write(&path, bytes).unwrap();
+        size(path).map_err(|error| error.reason)
+    }
+
+    /// The sample with an orientation.
+    fn turned(mut encoder: impl ImageEncoder, orientation: u8) {
+        encoder.set_exif_metadata(exif(orientation)).unwrap();
+        sample().write_with_encoder(encoder).unwrap();
+    }
+
+    #[test]
+    fn every_format_has_the_size_that_it_is_read_with() {
+        for format in FORMATS {
+            assert_eq!(size_of(&encode(&sample(), format)).unwrap(), sample().dimensions(), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_upright_picture() {
+        for orientation in 0..=9 {
+            let mut files = [Vec::new(), Vec::new(), Vec::new()];
+            let [jpeg, png, webp] = &mut files;
+            turned(JpegEncoder::new(jpeg), orientation);
+            turned(PngEncoder::new(png), orientation);
+            turned(WebPEncoder::new_lossless(webp), orientation);
+            for bytes in files {
+                assert_eq!(size_of(&bytes).unwrap(), decode(&bytes).unwrap().dimensions(), "orientation {orientation}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_jpeg_may_have_much_before_its_pixels() {
+        let mut bytes = encode(&sample(), ImageFormat::Jpeg);
+        // Comments of the greatest length, behind the two bytes that every JPEG begins with.
+        let comment = [&[0xFF, 0xFE, 0xFF, 0xFF][..], &[0; 0xFFFD]].concat();
+        for _ in 0..5 {
+            bytes.splice(2..2, comment.iter().copied());
+        }
+        assert_eq!(size_of(&bytes).unwrap(), decode(&bytes).unwrap().dimensions());
+    }
+
+    #[test]
+    fn a_file_cut_short_anywhere_has_its_size_or_is_an_error() {
+        for format in FORMATS {
+            let bytes = encode(&sample(), format);
+            for length in (0..bytes.len()).step_by(1 + bytes.len() / 200) {
+                if let Ok(size) = size_of(&bytes[..length]) {
+                    assert_eq!(size, sample().dimensions(), "{format:?} cut at {length} of {}", bytes.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_picture_is_an_error() {
+        assert!(matches!(size_of(b""), Err(DecodeError::Empty)));
+        assert!(matches!(size_of(b"GIMP"), Err(DecodeError::Unknown)));
+        assert!(size_of(&[0xFF, 0xD8, 0xFF, 0xE0].repeat(100_000)).is_err());
+        let folder = tempfile::tempdir().unwrap();
+        let errors = [folder.path().to_owned(), folder.path().join("missing.jpg")].map(|path| size(path).unwrap_err());
+        assert!(errors[0].to_string().contains("it is no file"));
+        assert!(errors[1].to_string().contains("missing.jpg"));
+    }
+
+    #[test]
+    fn real_pictures_have_the_sizes_that_they_are_read_with() {
+        let Some(data) = std::env::var_os("RETINANET_DATA") else {
+            eprintln!("skipped: RETINANET_DATA is not set");
+            return;
+        };
+        let mut compared = 0;
+        for folder in ["pictures", "bccd/JPEGImages"] {
+            for entry in fs::read_dir(Path::new(&data).join(folder)).unwrap().take(40) {
+                let path = entry.unwrap().path();
+                let size = size(&path);
+                if let Ok(picture) = read(&path) {
+                    assert_eq!(size.unwrap(), picture.dimensions(), "{}", path.display());
+                    compared += 1;
+                }
+            }
+        }
+        assert!(compared > 40, "{compared} pictures");
+    }
+}
