@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::anchors::Anchors;
 use crate::boxes::BoundingBox;
@@ -70,7 +71,7 @@ pub fn share_reached(reached: &[Reach]) -> f64 {
 }
 
 /// Anchors that reach more, and how many they reach.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Suggestion {
     /// The anchors.
     pub anchors: AnchorSpec,
@@ -80,33 +81,33 @@ pub struct Suggestion {
 
 /// Looks for sizes and ratios with which more objects of `pictures` are reached, by this rule: sizes are the spec's times
 /// one factor, of the powers of 2^(1/3) from 1/8 to 8; ratios are the spec's, or as many centers of the objects' height
-/// over width, between which their logarithms are divided evenly. Scales stay. Of all these pairs the one that reaches
-/// most is taken, and of equals the one nearest to the spec's own: its own ratios first, then the factor nearest to 1.
-/// None when the spec's own anchors are not surpassed.
+/// over width, between which their logarithms are divided evenly. Scales stay. Of the pairs that reach nearly as much as
+/// the best, the one nearest to the spec is taken: with its own ratios if possible, then with the factor nearest to 1.
+/// None when that is the spec itself.
 pub fn suggest(dataset: &Dataset, pictures: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Option<Suggestion> {
     const STEPS: i32 = 9;
+    /// Shares that differ by less are as good as equal: anchors of odd shapes for a few odd boxes cost all others.
+    const NEARLY: f64 = 0.005;
     // With low-quality matches every object is reached, well or not.
     let matcher = Matcher { low_quality: false, ..matcher.clone() };
     let own = reach(dataset, pictures, spec, &matcher);
     let found = quantile_ratios(&own, spec.anchors.ratios.len());
-    let mut best = (share_reached(&own), None);
+    let mut steps: Vec<_> = (-STEPS..=STEPS).collect();
+    steps.sort_by_key(|step| step.abs());
+    let mut tried = Vec::new();
     for ratios in [Some(spec.anchors.ratios.clone()), found].into_iter().flatten() {
-        let mut steps: Vec<_> = (-STEPS..=STEPS).collect();
-        steps.sort_by_key(|step| step.abs());
-        for step in steps {
-            let factor = 2f64.powf(f64::from(step) / 3.0);
+        for step in &steps {
+            let factor = 2f64.powf(f64::from(*step) / 3.0);
             // A tenth of a pixel is more than anchors need.
             let sizes = spec.anchors.sizes.map(|size| (10.0 * size * factor).round() / 10.0);
             let anchors = AnchorSpec { sizes, ratios: ratios.clone(), ..spec.anchors.clone() };
-            let spec = ModelSpec { anchors: anchors.clone(), ..spec.clone() };
-            let share = share_reached(&reach(dataset, pictures, &spec, &matcher));
-            if share > best.0 {
-                best = (share, Some(anchors));
-            }
+            let spec = ModelSpec { anchors, ..spec.clone() };
+            tried.push((share_reached(&reach(dataset, pictures, &spec, &matcher)), spec.anchors));
         }
     }
-    let (share, anchors) = best;
-    Some(Suggestion { anchors: anchors?, share: [share_reached(&own), share] })
+    let best = tried.iter().map(|(share, _)| *share).fold(0.0, f64::max);
+    let (share, anchors) = tried.into_iter().find(|(share, _)| *share >= best - NEARLY)?;
+    (anchors != spec.anchors).then(|| Suggestion { anchors, share: [share_reached(&own), share] })
 }
 
 /// `count` heights over widths that stand for equal numbers of objects each; none without objects.

@@ -2,6 +2,7 @@
 
 mod csv;
 mod json;
+mod publication;
 mod target;
 mod text;
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use models::spec::Class;
 
 use crate::Detection;
+pub use publication::{Publication, PublicationError};
 pub use target::{Target, print};
 
 /// What became of one picture.

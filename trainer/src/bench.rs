@@ -8,9 +8,8 @@ use clap::Args;
 use models::ModelSpec;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use runtime::output::Target;
+use runtime::output::Publication;
 use serde::Serialize;
-use std::io::Write as _;
 
 use crate::config::TrainConfig;
 use crate::device::Device;
@@ -18,7 +17,7 @@ use crate::journal::Seconds;
 use crate::learner::Learner;
 use crate::loader::{Loader, Order, Recipe};
 use crate::machine::{Machine, peak_memory};
-use crate::progress::{print, say};
+use crate::progress::say;
 use crate::schedule::{Moment, Patience};
 use crate::synth::{Size, draw_pictures};
 
@@ -78,20 +77,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let config = TrainConfig::read(&args.config, None)?;
     let device = args.device.open()?;
     let folder = tempfile::tempdir().context("can't make a folder for the drawn pictures")?;
-    let json = args.json.as_deref().map(|path| Ok::<_, anyhow::Error>((path, open(path)?))).transpose()?;
+    let publication = Publication::open(args.json.as_deref())?;
     let measured = measure(args, &config, device, folder.path())?;
-    let mut tabulated = true;
-    if let Some((path, mut target)) = json {
-        tabulated = !matches!(target, Target::Stdout(_));
-        let text = serde_json::to_string_pretty(&measured)? + "\n";
-        let written = target.write_all(text.as_bytes()).and_then(|()| target.commit());
-        written.with_context(|| format!("can't write {}", path.display()))?;
-    }
-    if tabulated { print(&table(&measured)) } else { Ok(()) }
-}
-
-fn open(path: &Path) -> anyhow::Result<Target> {
-    Target::open(path).with_context(|| format!("can't write {}", path.display()))
+    Ok(publication.publish(&measured, &table(&measured))?)
 }
 
 fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: &Path) -> anyhow::Result<Measured> {

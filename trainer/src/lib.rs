@@ -27,6 +27,7 @@ pub mod memory;
 mod machine;
 
 pub mod bench;
+pub mod check;
 pub mod fit;
 pub mod init;
 pub mod synth;

@@ -140,7 +140,7 @@ impl Recipe {
     }
 
     /// One picture, varied and prepared, and the objects on it in pixels of the input.
-    fn picture(&self, index: usize, seed: u64) -> anyhow::Result<(models::Preprocessed, Vec<Object>)> {
+    pub(crate) fn picture(&self, index: usize, seed: u64) -> anyhow::Result<(models::Preprocessed, Vec<Object>)> {
         let image = &self.dataset.images[index];
         let path = self.dataset.path_of(index);
         let mut pixels = runtime::picture::read(&path)?;

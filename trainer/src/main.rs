@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer::{bench, fit, init, memory, synth};
+use trainer::{bench, check, fit, init, memory, synth};
+
+/// The status that says that `check` has found data which training would refuse or stop at.
+const UNSOUND_DATA: u8 = 3;
 
 /// Train RetinaNet: data in, checkpoint out.
 #[derive(Parser, Debug)]
@@ -17,6 +20,7 @@ struct Arguments {
 enum Command {
     Init(init::InitArgs),
     Synth(synth::SynthArgs),
+    Check(check::CheckArgs),
     Fit(fit::FitArgs),
     Bench(bench::BenchArgs),
 }
@@ -25,6 +29,11 @@ fn main() -> ExitCode {
     memory::keep();
     let result = match Arguments::parse().command {
         Command::Init(args) => init::run(&args),
+        Command::Check(args) => match check::run(&args) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(UNSOUND_DATA),
+            Err(error) => Err(error),
+        },
         Command::Synth(args) => synth::run(&args),
         Command::Fit(args) => fit::run(&args),
         Command::Bench(args) => bench::run(&args),

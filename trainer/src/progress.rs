@@ -1,6 +1,8 @@
 //! What a person sees of a run: a bar where stderr is a terminal, plain lines otherwise.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -26,11 +28,7 @@ pub(crate) struct EpochProgress {
 impl EpochProgress {
     /// Progress through `pictures`, after which the run has `later` pictures to go.
     pub(crate) fn new(title: String, pictures: u64, later: u64) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} {wide_msg}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(pictures).with_style(style).with_prefix(title.clone())
-        });
+        let bar = bar("{prefix} {bar:24} {pos}/{len} {wide_msg}", &title, pictures);
         let now = Instant::now();
         Self { title, pictures, done: 0, later, start: now, spoke: now, bar }
     }
@@ -75,6 +73,53 @@ impl EpochProgress {
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
+}
+
+/// Progress through a number of like things, from any thread.
+pub(crate) struct Count {
+    title: String,
+    all: u64,
+    done: AtomicU64,
+    spoke: Mutex<Instant>,
+    bar: Option<ProgressBar>,
+}
+
+impl Count {
+    /// Progress through `all` things.
+    pub(crate) fn new(title: &str, all: u64) -> Self {
+        let (done, spoke) = (AtomicU64::new(0), Mutex::new(Instant::now()));
+        let bar = bar("{prefix} {bar:24} {pos}/{len}, {eta} to go", title, all);
+        Self { title: title.to_owned(), all, done, spoke, bar }
+    }
+
+    /// Notes that one more is done.
+    pub(crate) fn advance(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        } else if let Ok(mut spoke) = self.spoke.try_lock()
+            && spoke.elapsed() >= EVERY
+        {
+            *spoke = Instant::now();
+            say(&format!("{} {done}/{}", self.title, self.all));
+        }
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar where stderr is a terminal.
+fn bar(template: &str, title: &str, all: u64) -> Option<ProgressBar> {
+    io::stderr().is_terminal().then(|| {
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        ProgressBar::new(all).with_style(style).with_prefix(title.to_owned())
+    })
 }
 
 impl Drop for EpochProgress {

@@ -138,6 +138,86 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     assert_eq!(project.checkpoint("broken/last.safetensors"), project.checkpoint("whole/last.safetensors"));
 }
 
+#[test]
+fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
+    let project = Project::new();
+    let sound = trainer(project.path(), &["check", "--pictures", "drawn", "--augmented", "seen", "--count", "2"]);
+    assert!(sound.status.success(), "{}", stderr(&sound));
+    let table = String::from_utf8(sound.stdout).unwrap();
+    assert_holds(&table, &["6 pictures", "3 pictures", "with anchor", "disk", "64 x 64"]);
+    for folder in ["drawn", "seen"] {
+        let mut drawn = fs::read_dir(project.path().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let picture = runtime::picture::read(drawn.next().unwrap()).unwrap();
+        assert_eq!((picture.dimensions(), drawn.count()), ((64, 64), 1));
+    }
+
+    // A box without area, one twice, one that is tiny; one picture unreadable, one twice, one in both parts.
+    project.edit_truth(|truth| {
+        truth["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]);
+        let mut again = truth["annotations"][1].clone();
+        again["id"] = 9999.into();
+        let mut tiny = again.clone();
+        (tiny["id"], tiny["bbox"]) = (10_000.into(), serde_json::json!([7, 7, 3, 3]));
+        truth["annotations"].as_array_mut().unwrap().extend([again, tiny]);
+    });
+    let picture = |path: &str| project.path().join("shapes").join(path);
+    fs::write(picture("train/00005.png"), b"no picture").unwrap();
+    fs::copy(picture("train/00001.png"), picture("train/00004.png")).unwrap();
+    fs::copy(picture("train/00000.png"), picture("val/00002.png")).unwrap();
+    let output = trainer(project.path(), &["check", "--suggest-anchors", "--json", "check.json"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert_holds(
+        &String::from_utf8(output.stdout).unwrap(),
+        &["1 box of zero area", "00005.png: its content is none of", "00001.png, 00004.png", "00000.png and 00002.png"],
+    );
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(project.path().join("check.json")).unwrap()).unwrap();
+    let train = &report["train"];
+    assert_eq!(train["bad_pictures"][0]["file"], "00005.png");
+    assert_eq!(train["duplicate_boxes"][0]["annotation"], 9999);
+    assert_eq!(report["in_both"][0][0], "00000.png");
+    let unreached = train["unreached"].as_array().unwrap();
+    assert!(unreached.iter().any(|place| place["annotation"] == 10_000), "{unreached:?}");
+    let classes = train["classes"].as_array().unwrap();
+    let boxes: u64 = classes.iter().map(|class| class["all"]["boxes"].as_u64().unwrap()).sum();
+    assert_eq!(boxes, train["boxes"].as_u64().unwrap());
+}
+
+#[test]
+fn every_form_of_data_trains_the_same_weights() {
+    let project = Project::new();
+    assert!(project.fit(&["--out", "coco"]).status.success());
+    for part in ["train", "val"] {
+        let truth = fs::read_to_string(project.path().join(format!("shapes/{part}.json"))).unwrap();
+        let truth: serde_json::Value = serde_json::from_str(&truth).unwrap();
+        let find = |list: &str, id: &serde_json::Value| -> serde_json::Value {
+            truth[list].as_array().unwrap().iter().find(|entry| entry["id"] == *id).unwrap().clone()
+        };
+        let mut rows = String::new();
+        for annotation in truth["annotations"].as_array().unwrap() {
+            let [x, y, width, height] = [0, 1, 2, 3].map(|i| annotation["bbox"][i].as_f64().unwrap());
+            let file = find("images", &annotation["image_id"])["file_name"].as_str().unwrap().to_owned();
+            let class = find("categories", &annotation["category_id"])["name"].as_str().unwrap().to_owned();
+            rows += &format!("{file},{x},{y},{},{},{class}\n", x + width, y + height);
+        }
+        for image in truth["images"].as_array().unwrap() {
+            let shown = truth["annotations"].as_array().unwrap().iter().any(|box_| box_["image_id"] == image["id"]);
+            if !shown {
+                rows += &format!("{},,,,,\n", image["file_name"].as_str().unwrap());
+            }
+        }
+        fs::write(project.path().join(format!("shapes/{part}.csv")), rows).unwrap();
+        let classes = truth["categories"].as_array().unwrap();
+        let classes = classes.iter().map(|class| format!("{},{}\n", class["name"].as_str().unwrap(), class["id"]));
+        fs::write(project.path().join("shapes/classes.csv"), classes.collect::<String>()).unwrap();
+    }
+    let config = CONFIG.replace(".json, ", ".csv, classes: shapes/classes.csv, ");
+    project.configure(&config);
+    let output = project.fit(&["--out", "csv"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(project.checkpoint("csv/last.safetensors") == project.checkpoint("coco/last.safetensors"));
+}
+
 /// Killed at any moment, again and again, with everything on that has a state of its own.
 #[test]
 fn a_killed_run_goes_on_as_if_nothing_had_happened() {

@@ -1,0 +1,57 @@
+//! Numbers that a command ends with: a table for people, JSON for programs.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{Target, print};
+
+/// Where the numbers go: as JSON to where that was asked for, and as a table to stdout unless the JSON goes there.
+pub struct Publication {
+    json: Option<(PathBuf, Target)>,
+}
+
+/// Numbers that can't be written.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write {}: {reason}", Target::name(.path))]
+pub struct PublicationError {
+    /// The file, or `-` for stdout.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: io::Error,
+}
+
+impl Publication {
+    /// Opens what is written to, so that what can't be written is found before the work. `json` is a file, or `-`.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn open(json: Option<&Path>) -> Result<Self, PublicationError> {
+        let json = json.map(|path| match Target::open(path) {
+            Ok(target) => Ok((path.to_owned(), target)),
+            Err(reason) => Err(PublicationError { path: path.to_owned(), reason }),
+        });
+        Ok(Self { json: json.transpose()? })
+    }
+
+    /// Writes the numbers; `table` comes without the last line's end.
+    ///
+    /// # Errors
+    /// When they can't be written.
+    pub fn publish(self, numbers: &impl Serialize, table: &str) -> Result<(), PublicationError> {
+        let mut tabulated = true;
+        if let Some((path, mut target)) = self.json {
+            tabulated = !matches!(target, Target::Stdout(_));
+            let written = serde_json::to_string_pretty(numbers)
+                .map_err(io::Error::from)
+                .and_then(|text| writeln!(target, "{text}"))
+                .and_then(|()| target.commit());
+            written.map_err(|reason| PublicationError { path, reason })?;
+        }
+        if tabulated {
+            print(table).map_err(|reason| PublicationError { path: "-".into(), reason })?;
+        }
+        Ok(())
+    }
+}

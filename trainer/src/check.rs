@@ -1,0 +1,132 @@
+//! `trainer check`: what is in the data, what is wrong with it, and whether the anchors fit it.
+
+mod gallery;
+mod survey;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use models::ModelSpec;
+use models::coverage::{Suggestion, suggest};
+use models::dataset::{Dataset, OnProblem, Report, Source};
+use runtime::output::Publication;
+use serde::Serialize;
+
+use crate::config::TrainConfig;
+use crate::loader::Recipe;
+use survey::Survey;
+
+/// Pictures that anchors are tried on.
+const TRIED: usize = 500;
+
+/// Read all of the data and report on it. Ends with 3 when training would refuse it, or stop at a picture.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Configuration that says where the data is, and the detector that it is for
+    #[arg(long, default_value = "retinanet.yaml")]
+    config: PathBuf,
+    /// Folder that relative paths in the configuration start from [default: the folder of the configuration]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Also write everything as JSON to this file; `-` writes it to stdout, in place of the tables
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Propose sizes and ratios of anchors that stand for more of the training boxes: sizes times one factor, and the
+    /// configured ratios or those by which the boxes divide evenly
+    #[arg(long)]
+    suggest_anchors: bool,
+    /// Draw training pictures into this folder, with their boxes and the five best of the anchors that stand for each
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+    /// Draw what the network will see of training pictures, augmented and resized, into this folder
+    #[arg(long, value_name = "DIR")]
+    augmented: Option<PathBuf>,
+    /// Pictures to draw, evenly spread over the data
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    count: usize,
+}
+
+/// All that is reported.
+#[derive(Serialize)]
+struct Checked<'a> {
+    train: &'a Survey,
+    validation: &'a Survey,
+    /// Pairs of pictures, one of the training and one of the validation data, that have the same pixels.
+    in_both: Vec<[String; 2]>,
+    suggestion: Option<&'a Suggestion>,
+}
+
+/// Reads, measures, prints and draws. Says whether training could use the data as it is.
+///
+/// # Errors
+/// When the configuration or a file of annotations can't be read, and when something can't be written.
+pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
+    let publication = Publication::open(args.json.as_deref())?;
+    let config = TrainConfig::read(&args.config, args.data.as_deref())?;
+    let (train, train_report) = read(&config.data.train, OnProblem::Drop)?;
+    let (validation, validation_report) = read(&config.data.validation, OnProblem::Keep)?;
+    ensure!(!train.classes.is_empty(), "the training data lists no classes");
+    let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
+
+    let survey = |title, dataset, report| Survey::new(title, dataset, report, &spec, &config.matching);
+    let train_survey = survey("training pictures", &train, &train_report);
+    let validation_survey = survey("validation pictures", &validation, &validation_report);
+    let in_both = train_survey.shared_pictures(&validation_survey);
+    let tried = spread(train.images.len(), TRIED);
+    let suggestion = args.suggest_anchors.then(|| suggest(&train, &tried, &spec, &config.matching));
+
+    let mut tables = vec![
+        table::part(&format!("training, {}", config.data.train.annotations.display()), &train_survey),
+        table::part(&format!("validation, {}", config.data.validation.annotations.display()), &validation_survey),
+    ];
+    tables.extend(table::differences(&train, &validation, &in_both));
+    tables.extend(suggestion.as_ref().map(|found| table::suggestion(found.as_ref(), tried.len())));
+    let suggestion = suggestion.flatten();
+    let checked =
+        Checked { train: &train_survey, validation: &validation_survey, in_both, suggestion: suggestion.as_ref() };
+    publication.publish(&checked, &tables.join("\n\n"))?;
+
+    let sound = train_survey.is_sound(config.data.bad_annotations)
+        && validation_survey.is_sound(config.data.bad_annotations)
+        && train.classes == validation.classes;
+    let drawn = spread(train.images.len(), args.count);
+    let recipe = Recipe {
+        dataset: train,
+        spec,
+        matcher: config.matching.clone(),
+        normalizer: config.loss.normalizer,
+        augmentation: config.augmentation.clone(),
+    };
+    if let Some(folder) = &args.pictures {
+        gallery::draw_truth(&recipe, &drawn, folder)?;
+    }
+    if let Some(folder) = &args.augmented {
+        gallery::draw_inputs(&recipe, &drawn, config.run.seed, folder)?;
+    }
+    Ok(sound)
+}
+
+fn read(source: &Source, on_problem: OnProblem) -> anyhow::Result<(Dataset, Report)> {
+    runtime::data::read(source, on_problem).with_context(|| source.annotations.display().to_string())
+}
+
+/// At most `count` of `all` places, evenly spread.
+fn spread(all: usize, count: usize) -> Vec<usize> {
+    let count = count.min(all);
+    (0..count).map(|index| index * all / count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_spread_and_none_comes_twice() {
+        assert_eq!(spread(10, 5), [0, 2, 4, 6, 8]);
+        assert_eq!(spread(3, 20), [0, 1, 2]);
+        assert_eq!(spread(0, 20), [0; 0]);
+        assert_eq!(spread(20, 0), [0; 0]);
+    }
+}

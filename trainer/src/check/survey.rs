@@ -1,0 +1,271 @@
+//! What there is to know of one part of a data set: every picture read, every box held against the anchors.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use models::coverage::{Reach, reach};
+use models::dataset::{Annotation, Dataset, Report};
+use models::{Matcher, ModelSpec};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::config::BadAnnotations;
+use crate::progress::Count;
+
+/// One part of a data set.
+#[derive(Debug, Serialize)]
+pub(super) struct Survey {
+    /// Pictures that training would use if all could be read.
+    pub(super) pictures: usize,
+    /// Boxes, crowds apart.
+    pub(super) boxes: usize,
+    /// Boxes of crowds, which are not trained on.
+    pub(super) crowds: usize,
+    /// Pictures without boxes, from which only background is learned.
+    pub(super) pictures_without_boxes: usize,
+    /// By class, in the order of the data set.
+    pub(super) classes: Vec<ClassSurvey>,
+    /// What is wrong with the annotations, a line for each kind.
+    pub(super) problems: Vec<String>,
+    /// Whether training refuses these annotations unless it may drop some.
+    pub(super) refused: bool,
+    /// Pictures that training would stop at.
+    pub(super) bad_pictures: Vec<BadPicture>,
+    /// Groups of pictures that have the same pixels.
+    pub(super) duplicate_pictures: Vec<Vec<String>>,
+    /// Boxes that another box of the same class and place precedes.
+    pub(super) duplicate_boxes: Vec<BoxPlace>,
+    /// Boxes by the square root of their area in pixels of the picture, in steps of a factor of two.
+    pub(super) sides: Vec<SideBin>,
+    /// Pictures by width and height, the most frequent first.
+    pub(super) picture_sizes: Vec<PictureSize>,
+    /// Boxes that no anchor stands for.
+    pub(super) unreached: Vec<Unreached>,
+    /// Of the pixels of each picture that could be read.
+    #[serde(skip)]
+    pub(super) hashes: HashMap<u64, String>,
+}
+
+/// One class of one part.
+#[derive(Debug, Serialize)]
+pub(super) struct ClassSurvey {
+    pub(super) id: i64,
+    pub(super) name: String,
+    /// Pictures that show it.
+    pub(super) pictures: usize,
+    /// Boxes, crowds apart, and those of them that an anchor stands for.
+    pub(super) all: Reached,
+    /// The same of boxes of less than 32² pixels of the network's input.
+    pub(super) small: Reached,
+    /// The same of boxes between the two.
+    pub(super) medium: Reached,
+    /// The same of boxes of 96² pixels and more.
+    pub(super) large: Reached,
+}
+
+/// Some boxes, and how many of them an anchor stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Reached {
+    pub(super) boxes: usize,
+    pub(super) reached: usize,
+}
+
+/// A picture that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct BadPicture {
+    pub(super) file: String,
+    pub(super) reason: String,
+}
+
+/// A box, as people find it again.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct BoxPlace {
+    pub(super) file: String,
+    pub(super) annotation: i64,
+    pub(super) class: String,
+}
+
+/// Boxes of like size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct SideBin {
+    /// Smallest side, included.
+    pub(super) from: u32,
+    /// Largest side, excluded.
+    pub(super) to: u32,
+    pub(super) boxes: usize,
+}
+
+/// Pictures of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct PictureSize {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) pictures: usize,
+}
+
+/// A box that no anchor stands for.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Unreached {
+    #[serde(flatten)]
+    pub(super) place: BoxPlace,
+    /// In pixels of the network's input.
+    pub(super) width: f32,
+    /// In pixels of the network's input.
+    pub(super) height: f32,
+    /// With the anchor that fits it best.
+    pub(super) largest_iou: f32,
+}
+
+impl Survey {
+    /// Reads everything, in parallel.
+    pub(super) fn new(title: &str, dataset: &Dataset, report: &Report, spec: &ModelSpec, matcher: &Matcher) -> Self {
+        let (hashes, bad_pictures) = read_pictures(title, dataset);
+        let pictures: Vec<_> = (0..dataset.images.len()).collect();
+        let reached = reach(dataset, &pictures, spec, matcher);
+        let boxes = || dataset.annotations.iter().filter(|annotation| !annotation.crowd);
+        let with_boxes: HashSet<_> = boxes().map(|annotation| annotation.image).collect();
+        let mut same: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for (picture, hash) in &hashes {
+            same.entry(*hash).or_default().push(dataset.images[*picture].file_name.clone());
+        }
+        let mut duplicate_pictures: Vec<_> = same.into_values().filter(|files| files.len() > 1).collect();
+        duplicate_pictures.sort();
+        Self {
+            pictures: dataset.images.len(),
+            boxes: boxes().count(),
+            crowds: dataset.annotations.len() - boxes().count(),
+            pictures_without_boxes: dataset.images.len() - with_boxes.len(),
+            classes: classes(dataset, &reached),
+            problems: report.lines(),
+            refused: report.is_serious(),
+            bad_pictures,
+            duplicate_pictures,
+            duplicate_boxes: duplicate_boxes(dataset),
+            sides: sides(boxes()),
+            picture_sizes: picture_sizes(dataset),
+            unreached: reached.iter().filter(|object| object.anchors == 0).map(|o| unreached(dataset, o)).collect(),
+            hashes: hashes.into_iter().map(|(image, hash)| (hash, dataset.images[image].file_name.clone())).collect(),
+        }
+    }
+
+    /// Whether training could use this part as it is, when it does with bad annotations what `bad` says.
+    pub(super) fn is_sound(&self, bad: BadAnnotations) -> bool {
+        (bad == BadAnnotations::Drop || !self.refused) && self.bad_pictures.is_empty()
+    }
+
+    /// Pairs of pictures, one of this part and one of the other, that have the same pixels.
+    pub(super) fn shared_pictures(&self, other: &Self) -> Vec<[String; 2]> {
+        let shared =
+            self.hashes.iter().filter_map(|(hash, file)| Some([file.clone(), other.hashes.get(hash)?.clone()]));
+        let mut shared: Vec<_> = shared.collect();
+        shared.sort();
+        shared
+    }
+}
+
+/// The hash of each picture's pixels, by its place; and the pictures that have none.
+fn read_pictures(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadPicture>) {
+    let count = Count::new(title, dataset.images.len() as u64);
+    let read = dataset.images.par_iter().enumerate().map(|(index, image)| {
+        let read = runtime::picture::read(dataset.path_of(index));
+        count.advance();
+        let bad = |reason| BadPicture { file: image.file_name.clone(), reason };
+        let pixels = read.map_err(|error| bad(error.reason.to_string()))?;
+        let (width, height) = pixels.dimensions();
+        if (width, height) != (image.width, image.height) {
+            let (said_width, said_height) = (image.width, image.height);
+            let text = format!("is {width}x{height} upright, but the annotations say {said_width}x{said_height}");
+            return Err(bad(text));
+        }
+        let mut hasher = DefaultHasher::new();
+        (width, height, pixels.as_raw()).hash(&mut hasher);
+        Ok(hasher.finish())
+    });
+    let read: Vec<Result<u64, BadPicture>> = read.collect();
+    let (mut hashes, mut bad) = (Vec::new(), Vec::new());
+    for (picture, read) in read.into_iter().enumerate() {
+        match read {
+            Ok(hash) => hashes.push((picture, hash)),
+            Err(picture) => bad.push(picture),
+        }
+    }
+    (hashes, bad)
+}
+
+fn classes(dataset: &Dataset, reached: &[Reach]) -> Vec<ClassSurvey> {
+    let mut pictures = vec![HashSet::new(); dataset.classes.len()];
+    // By class: all, small, medium, large.
+    let mut counts = vec![[Reached::default(); 4]; dataset.classes.len()];
+    for object in reached {
+        let Annotation { class, image, .. } = dataset.annotations[object.annotation];
+        pictures[class].insert(image);
+        let size = match object.bounding_box.area() {
+            area if area < 32.0 * 32.0 => 1,
+            area if area < 96.0 * 96.0 => 2,
+            _ => 3,
+        };
+        for place in [0, size] {
+            counts[class][place].boxes += 1;
+            counts[class][place].reached += usize::from(object.anchors > 0);
+        }
+    }
+    let of_class = dataset.classes.iter().zip(pictures).zip(counts);
+    let of_class = of_class.map(|((class, pictures), [all, small, medium, large])| ClassSurvey {
+        id: class.id,
+        name: class.name.clone(),
+        pictures: pictures.len(),
+        all,
+        small,
+        medium,
+        large,
+    });
+    of_class.collect()
+}
+
+fn duplicate_boxes(dataset: &Dataset) -> Vec<BoxPlace> {
+    let mut known = HashSet::new();
+    let again = dataset.annotations.iter().filter(|annotation| {
+        let rectangle = annotation.rectangle;
+        let corner_and_sides = [rectangle.x, rectangle.y, rectangle.width, rectangle.height].map(f64::to_bits);
+        !known.insert((annotation.image, annotation.class, corner_and_sides))
+    });
+    again.map(|annotation| place(dataset, annotation)).collect()
+}
+
+fn unreached(dataset: &Dataset, object: &Reach) -> Unreached {
+    Unreached {
+        place: place(dataset, &dataset.annotations[object.annotation]),
+        width: object.bounding_box.width(),
+        height: object.bounding_box.height(),
+        largest_iou: object.largest_iou,
+    }
+}
+
+fn place(dataset: &Dataset, annotation: &Annotation) -> BoxPlace {
+    BoxPlace {
+        file: dataset.images[annotation.image].file_name.clone(),
+        annotation: annotation.id,
+        class: dataset.classes[annotation.class].name.clone(),
+    }
+}
+
+fn sides<'a>(boxes: impl Iterator<Item = &'a Annotation>) -> Vec<SideBin> {
+    let mut bins: BTreeMap<u32, usize> = BTreeMap::new();
+    for annotation in boxes {
+        let side = annotation.rectangle.area().max(0.0).sqrt();
+        // Sides below 1 and beyond any picture go with their neighbors.
+        *bins.entry(side.clamp(1.0, 1e6).log2() as u32).or_default() += 1;
+    }
+    bins.into_iter().map(|(power, boxes)| SideBin { from: 1 << power, to: 2 << power, boxes }).collect()
+}
+
+fn picture_sizes(dataset: &Dataset) -> Vec<PictureSize> {
+    let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
+    for image in &dataset.images {
+        *counts.entry((image.width, image.height)).or_default() += 1;
+    }
+    let mut sizes: Vec<_> =
+        counts.into_iter().map(|((width, height), pictures)| PictureSize { width, height, pictures }).collect();
+    sizes.sort_by_key(|size| std::cmp::Reverse(size.pictures));
+    sizes
+}
