@@ -11,6 +11,8 @@ mod class_boxes;
 mod matching;
 mod accumulation;
 
+mod voc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Annotation, Rectangle};
@@ -20,6 +22,7 @@ use matching::{Object, judge};
 
 pub use curves::{Curve, Curves};
 pub use summary::{BestF1, ClassSummary, Summary};
+pub use voc::{VocEvaluation, VocSummary, voc_average_precision};
 
 /// One detection, to be judged.
 #[derive(Clone, Copy, Debug, PartialEq)]

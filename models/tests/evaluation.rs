@@ -1,4 +1,4 @@
-//! Numbers and curves are those of pycocotools.
+//! Numbers and curves are those of pycocotools, and in VOC's sense those of a program after its devkit.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use models::coco::{CocoResult, read_results};
 use models::dataset::{Dataset, OnProblem};
-use models::evaluation::{Curve, Curves, Evaluation, Summary, evaluate};
+use models::evaluation::{Curve, Curves, Evaluation, Summary, VocSummary, evaluate, voc_average_precision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -46,6 +46,15 @@ struct GoldenCurves {
 struct GoldenCurve {
     precision: Vec<(f64, usize)>,
     score: Vec<(f64, usize)>,
+}
+
+/// A case of `tests/golden/voc.json`: averages by area and by eleven points.
+#[derive(Deserialize)]
+struct VocCase {
+    name: String,
+    iou: f64,
+    mean: [f64; 2],
+    classes: Vec<[f64; 2]>,
 }
 
 /// A case of `evaluation/index.json` in the shared data.
@@ -123,6 +132,26 @@ fn awkward_sets_score_as_pycocotools_scores_them() {
             if let (Some(found), Some(expected)) = (&evaluation.curves[place], &expected.curves) {
                 assert_curves_agree(&case.name, found, expected);
             }
+        }
+    }
+}
+
+#[test]
+fn awkward_sets_score_in_the_sense_of_voc() {
+    // numpy 2.4.6, by `tests/golden/voc.py`
+    let cases: Vec<VocCase> = serde_json::from_str(include_str!("../../tests/golden/voc.json")).unwrap();
+    assert!(!cases.is_empty());
+    let sets = golden_cases();
+    for VocCase { name, iou, mean, classes } in cases {
+        let set = sets.iter().find(|set| set.name == name).unwrap();
+        let truth = read(&set.truth);
+        let boxes = truth.locate(&set.results).boxes;
+        let found = voc_average_precision(&truth.annotations, &boxes, truth.classes.len(), iou);
+        assert_eq!(found.classes.len(), classes.len());
+        for (found, expected) in found.classes.iter().zip(classes).chain([(&found.mean, mean)]) {
+            let VocSummary { ap, ap11 } = *found;
+            let differs = [ap, ap11].iter().zip(expected).any(|(found, expected)| (found - expected).abs() > TOLERANCE);
+            assert!(!differs, "{name} at {iou}: {found:?}, the devkit has {expected:?}");
         }
     }
 }
