@@ -12,6 +12,7 @@ mod matching;
 mod accumulation;
 
 mod voc;
+mod confusion;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ use accumulation::{ClassScores, Tally};
 use class_boxes::{ClassBoxes, measure_classes};
 use matching::{Object, judge};
 
+pub use confusion::{Confusion, ConfusionMatrix, ConfusionRule, confusion_matrix};
 pub use curves::{Curve, Curves};
 pub use summary::{BestF1, ClassSummary, Summary};
 pub use voc::{VocEvaluation, VocSummary, voc_average_precision};
