@@ -75,7 +75,9 @@ fn evaluate_class(boxes: &ClassBoxes, iou: f64) -> VocSummary {
     }
     // In tenths, since 0.3 is not three times 0.1. Recall 0 is reached by the first object found.
     let at = |tenth: usize| precisions.get((tenth * positives).div_ceil(10).saturating_sub(1)).copied().unwrap_or(0.0);
-    VocSummary { ap: precisions.iter().sum::<f64>() / positives as f64, ap11: average((0..=10).map(at)) }
+    // Every object is worth the same share of recall; the sum of nothing would be a negative zero.
+    let area = precisions.iter().fold(0.0, |area, precision| area + precision / positives as f64);
+    VocSummary { ap: area, ap11: average((0..=10).map(at)) }
 }
 
 /// The object that a detection overlaps most, and by how much; of equal ones the first.
@@ -110,6 +112,7 @@ mod tests {
     #[test]
     fn the_area_and_the_eleven_points_of_a_curve() {
         let truth: Vec<_> = (0..10).map(|image| object(image, 0.0)).collect();
+        assert!(score(&truth, &[])[0].is_sign_positive());
         let right = |image: usize, score| found(image, 0.0, score);
         let wrong = |score| found(0, 50.0, score);
         let cases = [
