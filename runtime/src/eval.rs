@@ -1,17 +1,18 @@
-//! `runtime eval`: COCO's twelve numbers of a model on a data set.
+//! `runtime eval`: COCO's numbers of a model on a data set.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use models::ModelSpec;
 use models::dataset::Dataset;
-use models::evaluation::{ScoredBox, evaluate};
+use models::evaluation::ScoredBox;
+use runtime::evaluation_report::{Details, EvaluationReport, Publication};
 use runtime::output::Found;
 
 use crate::model_args::ModelArgs;
 use crate::pipeline::pipeline;
 use crate::progress::Progress;
-use crate::score::{Publication, read_truth};
+use crate::score::read_truth;
 
 /// Measure a model's average precision on a data set.
 #[derive(Debug, clap::Args)]
@@ -27,7 +28,11 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "DIR")]
     pictures: Option<PathBuf>,
 
-    /// Also write the twelve numbers as JSON to this file; `-` writes them to stdout, in place of the table.
+    #[command(flatten)]
+    details: Details,
+
+    /// Also write all numbers and the precision-recall curves as JSON to this file; `-` writes them to stdout, in place of
+    /// the tables.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -38,7 +43,7 @@ pub(crate) struct EvalArgs {
 /// When a picture can't be read or is not of the size that the ground truth says: an average precision without it would
 /// not be that of the data set.
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
-    let publication = Publication::open(args.json)?;
+    let publication = Publication::open(args.json.as_deref())?;
     let truth = read_truth(&args.data)?;
     let folder = args.pictures.as_deref().or_else(|| args.data.parent()).unwrap_or(Path::new(""));
     let detector = args.model.open(None)?;
@@ -56,7 +61,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
         }
         anyhow::Ok(scored)
     });
-    publication.publish(&evaluate(&truth.annotations, &scored?, truth.classes.len()).summary)
+    Ok(publication.publish(&EvaluationReport::new(&truth, &scored?, &args.details))?)
 }
 
 /// The place in the data set of each of the model's classes.

@@ -27,6 +27,7 @@ mod nms;
 mod postprocess;
 
 pub mod draw;
+pub mod evaluation_report;
 pub mod inputs;
 pub mod output;
 pub mod picture;

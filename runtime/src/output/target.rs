@@ -34,6 +34,11 @@ impl Target {
         AtomicFile::create(path).map(Target::File)
     }
 
+    /// What messages call `path`, where `-` is stdout.
+    pub fn name(path: &Path) -> String {
+        if path.as_os_str() == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) }
+    }
+
     /// Makes what was written visible where someone may be reading along.
     pub(super) fn show(&mut self) -> io::Result<()> {
         if matches!(self, Target::File(_)) { Ok(()) } else { self.flush() }
