@@ -131,6 +131,25 @@ impl Rectangle {
         self.width * self.height
     }
 
+    /// Area of the intersection over area of the union, in [0, 1]; 0 when the union has no area.
+    pub fn iou(&self, other: &Self) -> f64 {
+        let intersection = self.intersection(other);
+        let union = self.area() + other.area() - intersection;
+        if union > 0.0 { intersection / union } else { 0.0 }
+    }
+
+    /// The share of this box's area that lies in the other, in [0, 1]; 0 when this box has no area.
+    pub fn share_in(&self, other: &Self) -> f64 {
+        let area = self.area();
+        if area > 0.0 { self.intersection(other) / area } else { 0.0 }
+    }
+
+    fn intersection(&self, other: &Self) -> f64 {
+        let width = (self.width + self.x).min(other.width + other.x) - self.x.max(other.x);
+        let height = (self.height + self.y).min(other.height + other.y) - self.y.max(other.y);
+        if width <= 0.0 || height <= 0.0 { 0.0 } else { width * height }
+    }
+
     /// The corners, in single precision.
     pub fn bounding_box(&self) -> BoundingBox {
         let (x2, y2) = (self.x + self.width, self.y + self.height);
@@ -190,6 +209,25 @@ mod tests {
         assert_eq!(dataset.images, [image(2, "here.png")]);
         assert_eq!(dataset.annotations, [annotation(8, 0)]);
         assert_eq!(dataset.path_of(0), folder_path.join("here.png"));
+    }
+
+    #[test]
+    fn overlap_is_a_share_of_both_or_of_one() {
+        let square = Rectangle { x: 0.0, y: 0.0, width: 10.0, height: 10.0 };
+        let cases = [
+            ("itself", square, 1.0, 1.0),
+            ("its right half", Rectangle { x: 5.0, width: 5.0, ..square }, 0.5, 0.5),
+            ("twice as wide", Rectangle { width: 20.0, ..square }, 0.5, 1.0),
+            ("a neighbor", Rectangle { x: 10.0, ..square }, 0.0, 0.0),
+            ("without area", Rectangle { width: 0.0, ..square }, 0.0, 0.0),
+            ("apart in both directions", Rectangle { x: 20.0, y: 20.0, ..square }, 0.0, 0.0),
+        ];
+        for (name, other, iou, share) in cases {
+            assert_eq!((square.iou(&other), square.share_in(&other)), (iou, share), "{name}");
+            assert_eq!(other.iou(&square), iou, "{name}");
+        }
+        let endless = Rectangle { width: f64::NAN, ..square };
+        assert_eq!((square.iou(&endless), endless.share_in(&square)), (0.0, 0.0));
     }
 
     #[test]

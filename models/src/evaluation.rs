@@ -1,17 +1,30 @@
-//! COCO's average precision and recall for boxes. <https://cocodataset.org/#detection-eval>
+//! What detections are worth: COCO's average precision and recall for boxes, <https://cocodataset.org/#detection-eval>;
+//! VOC's average precision; which class is taken for which.
 //!
-//! The numbers are those of pycocotools: the same double precision arithmetic, the same order among equal scores and equal
+//! COCO's numbers are those of pycocotools: the same double precision arithmetic, the same order among equal scores and equal
 //! overlaps. One thing differs by intent: pycocotools takes an annotation whose id is 0 for unmatched whatever matches it.
 
-mod accumulation;
-mod matching;
+mod summary;
+mod curves;
 
-use rayon::prelude::*;
+mod class_boxes;
+mod matching;
+mod accumulation;
+
+mod voc;
+mod confusion;
+
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Annotation, Rectangle};
-use accumulation::{AreaScores, accumulate};
-use matching::{Candidate, judge};
+use accumulation::{ClassScores, Tally};
+use class_boxes::{ClassBoxes, measure_classes};
+use matching::{Object, judge};
+
+pub use confusion::{Confusion, ConfusionMatrix, ConfusionRule, confusion_matrix};
+pub use curves::{Curve, Curves};
+pub use summary::{BestF1, ClassSummary, Summary};
+pub use voc::{VocEvaluation, VocSummary, voc_average_precision};
 
 /// One detection, to be judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,68 +39,22 @@ pub struct ScoredBox {
     pub rectangle: Rectangle,
 }
 
+impl ScoredBox {
+    /// The score as a number that can be compared: never NaN and never negative zero.
+    fn sureness(&self) -> f64 {
+        if self.score.is_nan() { f64::NEG_INFINITY } else { self.score + 0.0 }
+    }
+}
+
 /// What a detector is worth on a data set.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Over all classes.
     pub summary: Summary,
     /// Of each class, in the order of the data set.
     pub classes: Vec<ClassSummary>,
-}
-
-/// COCO's twelve numbers, in [0, 1]; -1 where there is no object to find.
-///
-/// Precision is averaged over 101 recalls and over the classes that have objects, recall over these classes; both over the
-/// IoU thresholds 0.5, 0.55, ... 0.95 where none is named.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// Average precision.
-    #[serde(rename = "AP")]
-    pub ap: f64,
-    /// Average precision at IoU 0.5.
-    #[serde(rename = "AP50")]
-    pub ap50: f64,
-    /// Average precision at IoU 0.75.
-    #[serde(rename = "AP75")]
-    pub ap75: f64,
-    /// Average precision on small objects: up to 32² square pixels.
-    #[serde(rename = "APs")]
-    pub ap_small: f64,
-    /// Average precision on medium objects: 32² to 96² square pixels.
-    #[serde(rename = "APm")]
-    pub ap_medium: f64,
-    /// Average precision on large objects: from 96² square pixels.
-    #[serde(rename = "APl")]
-    pub ap_large: f64,
-    /// Recall with the best detection per picture and class.
-    #[serde(rename = "AR1")]
-    pub ar1: f64,
-    /// Recall with the best 10 detections per picture and class.
-    #[serde(rename = "AR10")]
-    pub ar10: f64,
-    /// Recall with the best 100 detections per picture and class.
-    #[serde(rename = "AR100")]
-    pub ar100: f64,
-    /// Recall on small objects.
-    #[serde(rename = "ARs")]
-    pub ar_small: f64,
-    /// Recall on medium objects.
-    #[serde(rename = "ARm")]
-    pub ar_medium: f64,
-    /// Recall on large objects.
-    #[serde(rename = "ARl")]
-    pub ar_large: f64,
-}
-
-/// The numbers of one class, in [0, 1]; -1 where it has no object to find.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ClassSummary {
-    /// Average precision.
-    #[serde(rename = "AP")]
-    pub ap: f64,
-    /// Recall with the best 100 detections per picture.
-    #[serde(rename = "AR100")]
-    pub ar100: f64,
+    /// Of each class, in the order of the data set; none where a class has no object to find.
+    pub curves: Vec<Option<Curves>>,
 }
 
 /// The number where there is no object to find.
@@ -118,66 +85,32 @@ const DETECTIONS: [usize; 3] = [1, 10, 100];
 ///
 /// [`Dataset::annotations`]: crate::dataset::Dataset::annotations
 pub fn evaluate(truth: &[Annotation], detections: &[ScoredBox], classes: usize) -> Evaluation {
-    let objects = by_class(classes, truth.iter().map(|annotation| (annotation.class, annotation)));
-    let candidates = by_class(classes, detections.iter().map(|detection| (detection.class, Candidate::new(detection))));
-    let scores: Vec<ClassScores> = objects.into_par_iter().zip(candidates).map(evaluate_class).collect();
-    Evaluation { summary: Summary::new(&scores), classes: scores.iter().map(ClassSummary::new).collect() }
+    let mut scores = measure_classes(truth, detections, classes, evaluate_class);
+    Evaluation {
+        summary: Summary::new(&scores),
+        classes: scores.iter().map(ClassSummary::new).collect(),
+        curves: scores.iter_mut().map(|scores| scores.curves.take()).collect(),
+    }
 }
 
-fn by_class<T>(classes: usize, boxes: impl Iterator<Item = (usize, T)>) -> Vec<Vec<T>> {
-    let mut parts: Vec<_> = (0..classes).map(|_| Vec::new()).collect();
-    for (class, one) in boxes {
-        if let Some(part) = parts.get_mut(class) {
-            part.push(one);
+fn evaluate_class(boxes: &ClassBoxes) -> ClassScores {
+    let mut objects: Vec<_> = boxes.objects.iter().map(|object| Object::new(object)).collect();
+    let mut tally = Tally::new(&objects);
+    // Detections of each picture so far.
+    let mut counts = Vec::new();
+    let mut rivals = Vec::new();
+    for detection in &boxes.detections {
+        if counts.len() <= detection.image {
+            counts.resize(detection.image + 1, 0);
+        }
+        let rank = counts[detection.image];
+        if rank < DETECTIONS[2] {
+            counts[detection.image] += 1;
+            let verdict = judge(&detection.rectangle, &mut objects[boxes.objects_of(detection.image)], &mut rivals);
+            tally.add(detection.sureness(), rank, verdict);
         }
     }
-    parts
-}
-
-fn evaluate_class((mut objects, mut candidates): (Vec<&Annotation>, Vec<Candidate>)) -> ClassScores {
-    // Both stable: among equals, the earlier box stays first.
-    objects.sort_by_key(|object| object.image);
-    candidates.sort_by(|a, b| a.image.cmp(&b.image).then(b.score.total_cmp(&a.score)));
-    judge(&objects, &mut candidates);
-    accumulate(&objects, &candidates)
-}
-
-/// By area; none where the class has no object of that area.
-type ClassScores = [Option<AreaScores>; AREAS.len()];
-
-impl Summary {
-    fn new(classes: &[ClassScores]) -> Self {
-        let over = |area: usize, number: fn(&AreaScores) -> f64| {
-            average(classes.iter().filter_map(|scores| scores[area].as_ref()).map(number))
-        };
-        Self {
-            ap: over(ALL, AreaScores::precision),
-            ap50: over(ALL, |scores| scores.precision[AT_50]),
-            ap75: over(ALL, |scores| scores.precision[AT_75]),
-            ap_small: over(SMALL, AreaScores::precision),
-            ap_medium: over(MEDIUM, AreaScores::precision),
-            ap_large: over(LARGE, AreaScores::precision),
-            ar1: over(ALL, AreaScores::recall_of_1),
-            ar10: over(ALL, AreaScores::recall_of_10),
-            ar100: over(ALL, AreaScores::recall_of_100),
-            ar_small: over(SMALL, AreaScores::recall_of_100),
-            ar_medium: over(MEDIUM, AreaScores::recall_of_100),
-            ar_large: over(LARGE, AreaScores::recall_of_100),
-        }
-    }
-}
-
-impl ClassSummary {
-    fn new(scores: &ClassScores) -> Self {
-        let number = |number: fn(&AreaScores) -> f64| scores[ALL].as_ref().map_or(ABSENT, number);
-        Self { ap: number(AreaScores::precision), ar100: number(AreaScores::recall_of_100) }
-    }
-}
-
-/// The mean, or [`ABSENT`] when there is nothing to average.
-fn average(numbers: impl IntoIterator<Item = f64>) -> f64 {
-    let (sum, count) = numbers.into_iter().fold((0.0, 0.0), |(sum, count), number| (sum + number, count + 1.0));
-    if count > 0.0 { sum / count } else { ABSENT }
+    tally.finish()
 }
 
 #[cfg(test)]
@@ -202,22 +135,30 @@ mod tests {
     fn finding_everything_scores_one() {
         let truth = [object(0, 0, UNIT), object(0, 1, shifted(50.0)), object(3, 1, UNIT)];
         let detections = truth.each_ref().map(|object| found(object.image, object.class, 0.5, object.rectangle));
-        let Evaluation { summary, classes } = evaluate(&truth, &detections, 2);
+        let Evaluation { summary, classes, .. } = evaluate(&truth, &detections, 2);
         assert!((summary.ap - 1.0).abs() < 1e-12 && (summary.ap_small - 1.0).abs() < 1e-12, "{summary:?}");
         assert_eq!([summary.ar1, summary.ar100, summary.ar_small], [1.0; 3]);
         assert_eq!([summary.ap_medium, summary.ap_large, summary.ar_medium, summary.ar_large], [ABSENT; 4]);
-        assert_eq!(classes.len(), 2);
+        assert_eq!([classes[0].objects, classes[1].objects], [1, 2]);
+        assert_eq!(classes[1].best_f1, Some(BestF1 { score: 0.5, f1: 1.0, precision: 1.0, recall: 1.0 }));
     }
 
     #[test]
     fn nothing_to_find_is_absent_and_nothing_found_is_zero() {
-        let empty = evaluate(&[], &[], 1);
+        let empty = evaluate(&[], &[found(0, 0, 0.9, UNIT)], 1);
         assert_eq!((empty.summary.ap, empty.summary.ar1), (ABSENT, ABSENT));
-        assert_eq!(empty.classes, [ClassSummary { ap: ABSENT, ar100: ABSENT }]);
+        let ClassSummary { objects, detections, ap, ap_small, ar100, best_f1, .. } = empty.classes[0];
+        assert_eq!((objects, detections, ap, ap_small, ar100, best_f1), (0, 1, ABSENT, ABSENT, ABSENT, None));
+        assert_eq!(empty.curves, [None]);
 
         let missed = evaluate(&[object(0, 1, UNIT)], &[found(0, 0, 0.9, UNIT)], 2);
         assert_eq!((missed.summary.ap, missed.summary.ar100), (0.0, 0.0));
-        assert_eq!(missed.classes, [ClassSummary { ap: ABSENT, ar100: ABSENT }, ClassSummary { ap: 0.0, ar100: 0.0 }]);
+        assert_eq!(missed.classes.iter().map(|class| class.ap).collect::<Vec<_>>(), [ABSENT, 0.0]);
+        let ClassSummary { objects, detections, best_f1, .. } = missed.classes[1];
+        assert_eq!((objects, detections, best_f1), (1, 0, None));
+        assert!(
+            missed.curves[1].iter().all(|curves| curves.precision == [0.0; 101] && curves.iou50.score == [0.0; 101])
+        );
 
         assert_eq!(evaluate(&[object(0, 5, UNIT)], &[found(0, 7, 0.9, UNIT)], 0).classes, []);
     }
@@ -251,6 +192,41 @@ mod tests {
             evaluate(&[object(0, 0, UNIT)], &detections, 1).summary.ar100
         };
         assert_eq!((recall(99), recall(100)), (1.0, 0.0));
+    }
+
+    #[test]
+    fn curves_fall_and_average_to_average_precision() {
+        let truth: Vec<_> = (0..9).map(|i| object(i, i % 2, UNIT)).collect();
+        let detections: Vec<_> =
+            (0..40).map(|i| found(i % 9, i % 2, (i * 7 % 41) as f64, shifted((i % 5) as f64))).collect();
+        let Evaluation { classes, curves, .. } = evaluate(&truth, &detections, 2);
+        for (class, curves) in classes.iter().zip(curves) {
+            let Curves { precision, iou50, iou75 } = curves.unwrap();
+            for (ap, precision) in
+                [(class.ap, &precision), (class.ap50, &iou50.precision), (class.ap75, &iou75.precision)]
+            {
+                assert!(precision.is_sorted_by(|a, b| a >= b), "{precision:?}");
+                assert!((precision.iter().sum::<f64>() / 101.0 - ap).abs() < 1e-12, "{precision:?}");
+            }
+            assert!(class.ap > 0.0 && class.ap < class.ap50);
+            assert!(iou50.score.is_sorted_by(|a, b| a >= b) && iou75.score.is_sorted_by(|a, b| a >= b));
+        }
+    }
+
+    #[test]
+    fn detections_of_one_score_are_chosen_together() {
+        let truth = [object(0, 0, UNIT), object(1, 0, UNIT), object(2, 0, UNIT)];
+        let wrong = shifted(50.0);
+        let mut detections = vec![found(0, 0, 0.9, UNIT), found(1, 0, 0.9, wrong), found(1, 0, 0.7, UNIT)];
+        let best = |detections: &[ScoredBox]| evaluate(&truth, detections, 1).classes[0].best_f1.unwrap();
+        // Two right of three chosen, of three objects.
+        let expected = BestF1 { score: 0.7, f1: 4.0 / 6.0, precision: 2.0 / 3.0, recall: 2.0 / 3.0 };
+        assert_eq!(best(&detections), expected);
+        // The right one of the next six would make the choice better, were it chosen alone.
+        detections.truncate(1);
+        detections.push(found(2, 0, 0.5, UNIT));
+        detections.extend((0..5).map(|_| found(2, 0, 0.5, wrong)));
+        assert_eq!(best(&detections), BestF1 { score: 0.9, f1: 0.5, precision: 1.0, recall: 1.0 / 3.0 });
     }
 
     #[test]

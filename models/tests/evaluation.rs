@@ -1,4 +1,4 @@
-//! The twelve numbers are those of pycocotools.
+//! Numbers and curves are those of pycocotools, and in VOC's sense those of a program after its devkit.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use models::coco::{CocoResult, read_results};
 use models::dataset::{Dataset, OnProblem};
-use models::evaluation::{ClassSummary, Evaluation, Summary, evaluate};
-use serde::Deserialize;
+use models::evaluation::{Curve, Curves, Evaluation, Summary, VocSummary, evaluate, voc_average_precision};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Sums in another order differ in the last digits, nothing else may.
@@ -29,7 +29,32 @@ struct GoldenCase {
 struct GoldenClass {
     id: i64,
     #[serde(flatten)]
-    summary: ClassSummary,
+    numbers: BTreeMap<String, f64>,
+    #[serde(default)]
+    curves: Option<GoldenCurves>,
+}
+
+/// [`Curves`] with every number once, and how often it is repeated.
+#[derive(Deserialize)]
+struct GoldenCurves {
+    precision: Vec<(f64, usize)>,
+    iou50: GoldenCurve,
+    iou75: GoldenCurve,
+}
+
+#[derive(Deserialize)]
+struct GoldenCurve {
+    precision: Vec<(f64, usize)>,
+    score: Vec<(f64, usize)>,
+}
+
+/// A case of `tests/golden/voc.json`: averages by area and by eleven points.
+#[derive(Deserialize)]
+struct VocCase {
+    name: String,
+    iou: f64,
+    mean: [f64; 2],
+    classes: Vec<[f64; 2]>,
 }
 
 /// A case of `evaluation/index.json` in the shared data.
@@ -41,18 +66,30 @@ struct SharedCase {
     #[serde(default)]
     pycocotools: BTreeMap<String, f64>,
     #[serde(default)]
-    per_class: BTreeMap<i64, ClassSummary>,
+    per_class: BTreeMap<i64, BTreeMap<String, f64>>,
 }
 
-fn score(truth: &Path, results: &[CocoResult]) -> (Dataset, Evaluation) {
-    let (truth, _) = Dataset::read_coco(truth, OnProblem::Keep).expect("the case has valid ground truth");
-    let evaluation = evaluate(&truth.annotations, &truth.locate(results).boxes, truth.classes.len());
-    (truth, evaluation)
+/// pycocotools 2.0.11, by `tests/golden/evaluation.py write`
+fn golden_cases() -> Vec<GoldenCase> {
+    serde_json::from_str(include_str!("../../tests/golden/evaluation.json")).unwrap()
 }
 
-fn named(summary: &Summary) -> BTreeMap<String, f64> {
-    let numbers = serde_json::to_value(summary).and_then(serde_json::from_value);
-    numbers.expect("a summary is twelve names and numbers")
+/// The ground truth of a case.
+fn read(truth: &Value) -> Dataset {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("truth.json");
+    fs::write(&path, truth.to_string()).unwrap();
+    Dataset::read_coco(&path, OnProblem::Keep).unwrap().0
+}
+
+fn score(truth: &Dataset, results: &[CocoResult]) -> Evaluation {
+    evaluate(&truth.annotations, &truth.locate(results).boxes, truth.classes.len())
+}
+
+/// The numbers of a summary by their names.
+fn named(summary: &impl Serialize) -> BTreeMap<String, f64> {
+    let Value::Object(fields) = serde_json::to_value(summary).unwrap() else { panic!("a summary has names") };
+    fields.into_iter().filter_map(|(name, value)| Some((name, value.as_f64()?))).collect()
 }
 
 /// Asserts that `found` has every number of `expected`.
@@ -63,26 +100,58 @@ fn assert_agree(case: &str, found: &BTreeMap<String, f64>, expected: &BTreeMap<S
     }
 }
 
-fn assert_classes_agree(case: &str, found: &ClassSummary, expected: &ClassSummary) {
-    let difference = (found.ap - expected.ap).abs().max((found.ar100 - expected.ar100).abs());
-    assert!(difference <= TOLERANCE, "{case}: {found:?}, pycocotools has {expected:?}");
+fn assert_curves_agree(case: &str, found: &Curves, expected: &GoldenCurves) {
+    assert_runs_agree(case, &found.precision, &expected.precision);
+    for (found, expected) in [(&found.iou50, &expected.iou50), (&found.iou75, &expected.iou75)] {
+        let Curve { precision, score } = found;
+        assert_runs_agree(case, precision, &expected.precision);
+        assert_runs_agree(case, score, &expected.score);
+    }
+}
+
+fn assert_runs_agree(case: &str, found: &[f64], expected: &[(f64, usize)]) {
+    let expected: Vec<_> = expected.iter().flat_map(|&(number, count)| std::iter::repeat_n(number, count)).collect();
+    let differs = |(found, expected): (&f64, &f64)| (found - expected).abs() > TOLERANCE;
+    assert_eq!(found.len(), expected.len(), "{case}");
+    assert!(!found.iter().zip(&expected).any(differs), "{case}: {found:?}, pycocotools has {expected:?}");
 }
 
 #[test]
 fn awkward_sets_score_as_pycocotools_scores_them() {
-    // pycocotools 2.0.11, by `tests/golden/evaluation.py write`
-    let cases: Vec<GoldenCase> = serde_json::from_str(include_str!("../../tests/golden/evaluation.json")).unwrap();
+    let cases = golden_cases();
     assert!(!cases.is_empty());
-    let folder = tempfile::tempdir().unwrap();
     for case in cases {
-        let path = folder.path().join("truth.json");
-        fs::write(&path, case.truth.to_string()).unwrap();
-        let (truth, evaluation) = score(&path, &case.results);
+        let truth = read(&case.truth);
+        let evaluation = score(&truth, &case.results);
         assert_agree(&case.name, &named(&evaluation.summary), &named(&case.summary));
         assert_eq!(evaluation.classes.len(), case.per_class.len());
-        for ((class, found), expected) in truth.classes.iter().zip(&evaluation.classes).zip(&case.per_class) {
-            assert_eq!(class.id, expected.id, "{}", case.name);
-            assert_classes_agree(&case.name, found, &expected.summary);
+        for (place, expected) in case.per_class.into_iter().enumerate() {
+            assert_eq!(truth.classes[place].id, expected.id, "{}", case.name);
+            assert_agree(&case.name, &named(&evaluation.classes[place]), &expected.numbers);
+            assert_eq!(evaluation.curves[place].is_some(), expected.curves.is_some(), "{}", case.name);
+            if let (Some(found), Some(expected)) = (&evaluation.curves[place], &expected.curves) {
+                assert_curves_agree(&case.name, found, expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn awkward_sets_score_in_the_sense_of_voc() {
+    // numpy 2.4.6, by `tests/golden/voc.py`
+    let cases: Vec<VocCase> = serde_json::from_str(include_str!("../../tests/golden/voc.json")).unwrap();
+    assert!(!cases.is_empty());
+    let sets = golden_cases();
+    for VocCase { name, iou, mean, classes } in cases {
+        let set = sets.iter().find(|set| set.name == name).unwrap();
+        let truth = read(&set.truth);
+        let boxes = truth.locate(&set.results).boxes;
+        let found = voc_average_precision(&truth.annotations, &boxes, truth.classes.len(), iou);
+        assert_eq!(found.classes.len(), classes.len());
+        for (found, expected) in found.classes.iter().zip(classes).chain([(&found.mean, mean)]) {
+            let VocSummary { ap, ap11 } = *found;
+            let differs = [ap, ap11].iter().zip(expected).any(|(found, expected)| (found - expected).abs() > TOLERANCE);
+            assert!(!differs, "{name} at {iou}: {found:?}, the devkit has {expected:?}");
         }
     }
 }
@@ -99,7 +168,8 @@ fn published_sets_score_as_published() {
     assert!(!cases.is_empty());
     for (name, case) in cases {
         let results = read_results(&folder.join(&case.dt)).unwrap();
-        let (truth, evaluation) = score(&folder.join(&case.gt), &results);
+        let (truth, _) = Dataset::read_coco(&folder.join(&case.gt), OnProblem::Keep).unwrap();
+        let evaluation = score(&truth, &results);
         assert_eq!(truth.locate(&results).boxes.len(), results.len(), "{name}");
         let found = named(&evaluation.summary);
         assert_eq!(found.len(), 12);
@@ -107,7 +177,7 @@ fn published_sets_score_as_published() {
         assert_agree(&name, &found, &case.pycocotools);
         for (id, expected) in &case.per_class {
             let class = truth.classes.binary_search_by_key(id, |class| class.id).unwrap();
-            assert_classes_agree(&name, &evaluation.classes[class], expected);
+            assert_agree(&name, &named(&evaluation.classes[class]), expected);
         }
     }
 }

@@ -1,18 +1,19 @@
-//! `runtime eval`: COCO's twelve numbers of a model on a data set.
+//! `runtime eval`: COCO's numbers of a model on a data set.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use models::ModelSpec;
 use models::dataset::{Dataset, OnProblem, named};
-use models::evaluation::{ScoredBox, evaluate};
+use models::evaluation::ScoredBox;
 use runtime::data::{self, DataArgs};
-use runtime::output::Found;
+use runtime::evaluation_report::{Details, EvaluationReport};
+use runtime::output::{Found, Publication};
 
 use crate::model_args::ModelArgs;
 use crate::pipeline::pipeline;
 use crate::progress::Progress;
-use crate::score::{Publication, with_notes};
+use crate::score::with_notes;
 
 /// Measure a model's average precision on a data set.
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,11 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// Also write the twelve numbers as JSON to this file; `-` writes them to stdout, in place of the table.
+    #[command(flatten)]
+    details: Details,
+
+    /// Also write all numbers and the precision-recall curves as JSON to this file; `-` writes them to stdout, in place of
+    /// the tables.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -34,7 +39,7 @@ pub(crate) struct EvalArgs {
 /// When a picture can't be read or is not of the size that the ground truth says: an average precision without it would
 /// not be that of the data set.
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
-    let publication = Publication::open(args.json)?;
+    let publication = Publication::open(args.json.as_deref())?;
     let source = args.data.source();
     let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?);
     let detector = args.model.open(None)?;
@@ -52,7 +57,8 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
         }
         anyhow::Ok(scored)
     });
-    publication.publish(&evaluate(&truth.annotations, &scored?, truth.classes.len()).summary)
+    let report = EvaluationReport::new(&truth, &scored?, &args.details);
+    Ok(publication.publish(&report, &report.to_string())?)
 }
 
 /// The place in the data set of each of the model's classes. Where ids differ, as between forms of one data set, the name

@@ -28,6 +28,7 @@ mod postprocess;
 
 pub mod data;
 pub mod draw;
+pub mod evaluation_report;
 pub mod inputs;
 pub mod output;
 pub mod picture;

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use runtime::output::Target;
 
 /// Find objects in pictures with a RetinaNet from an ONNX file.
 #[derive(Debug, Parser)]
@@ -35,11 +36,7 @@ const SOME_FAILED: u8 = 3;
 
 /// What could not be done; `-` is stdout.
 fn cannot_write(path: &Path) -> String {
-    if path == Path::new("-") {
-        "cannot write to stdout".to_owned()
-    } else {
-        format!("cannot write `{}`", path.display())
-    }
+    format!("cannot write {}", Target::name(path))
 }
 
 fn main() -> ExitCode {

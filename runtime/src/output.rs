@@ -1,6 +1,7 @@
 //! Results: what became of every picture, in the formats that people and programs read.
 
 mod csv;
+mod compact_json;
 mod json;
 mod publication;
 mod target;

@@ -1,15 +1,14 @@
-//! `runtime score`: COCO's twelve numbers for anyone's results.
+//! `runtime score`: COCO's numbers for anyone's results.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use models::coco::{LocatedResults, read_results};
 use models::dataset::{Dataset, OnProblem, Report};
-use models::evaluation::{ScoredBox, Summary, evaluate};
-use runtime::output::{Target, print};
+use models::evaluation::ScoredBox;
+use runtime::evaluation_report::{Details, EvaluationReport};
+use runtime::output::Publication;
 
-use crate::cannot_write;
 use crate::progress::say;
 
 /// Score detections against ground truth, with the numbers that pycocotools would give.
@@ -24,7 +23,10 @@ pub(crate) struct ScoreArgs {
     /// COCO results: a JSON list of objects with image_id, category_id, bbox and score.
     #[arg(long, value_name = "RESULTS.json")]
     pub(crate) detections: PathBuf,
-    /// Also write the twelve numbers as JSON to this file; `-` writes them to stdout, in place of the table.
+    #[command(flatten)]
+    pub(crate) details: Details,
+    /// Also write all numbers and the precision-recall curves as JSON to this file; `-` writes them to stdout, in place of
+    /// the tables.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
@@ -34,41 +36,11 @@ pub(crate) struct ScoreArgs {
 /// # Errors
 /// When a file cannot be read or written, or detections are on pictures that the ground truth does not have.
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
-    let publication = Publication::open(args.json)?;
+    let publication = Publication::open(args.json.as_deref())?;
     let truth = with_notes(&args.truth, Dataset::read_coco(&args.truth, OnProblem::Keep)?);
     let detections = read_detections(&args.detections, &truth)?;
-    publication.publish(&evaluate(&truth.annotations, &detections, truth.classes.len()).summary)
-}
-
-/// Where the numbers go: as JSON to where they were asked for, and as a table to stdout unless the JSON goes there.
-pub(crate) struct Publication {
-    json: Option<(PathBuf, Target)>,
-}
-
-impl Publication {
-    /// Opens what is written to, so that what cannot be written is found before the work.
-    pub(crate) fn open(json: Option<PathBuf>) -> Result<Self> {
-        let json = json.map(|path| match Target::open(&path) {
-            Ok(target) => Ok((path, target)),
-            Err(error) => Err(error).with_context(|| cannot_write(&path)),
-        });
-        Ok(Self { json: json.transpose()? })
-    }
-
-    /// Writes the numbers.
-    pub(crate) fn publish(self, summary: &Summary) -> Result<()> {
-        let mut tabulated = true;
-        if let Some((path, mut target)) = self.json {
-            tabulated = !matches!(target, Target::Stdout(_));
-            let text = serde_json::to_string_pretty(summary)? + "\n";
-            let written = target.write_all(text.as_bytes()).and_then(|()| target.commit());
-            written.with_context(|| cannot_write(&path))?;
-        }
-        if tabulated {
-            print(&table(summary)).context("cannot write to stdout")?;
-        }
-        Ok(())
-    }
+    let report = EvaluationReport::new(&truth, &detections, &args.details);
+    Ok(publication.publish(&report, &report.to_string())?)
 }
 
 /// Ground truth as pycocotools takes it, boxes that make no sense included, once these are noted.
@@ -109,33 +81,11 @@ fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
     Ok(boxes)
 }
 
-/// The numbers as people know them, without the last line's end; a dash where there is no object to find.
-fn table(summary: &Summary) -> String {
-    let s = summary;
-    let rows = [
-        ("AP", "0.50:0.95", "all", 100, s.ap),
-        ("AP50", "0.50", "all", 100, s.ap50),
-        ("AP75", "0.75", "all", 100, s.ap75),
-        ("APs", "0.50:0.95", "small", 100, s.ap_small),
-        ("APm", "0.50:0.95", "medium", 100, s.ap_medium),
-        ("APl", "0.50:0.95", "large", 100, s.ap_large),
-        ("AR1", "0.50:0.95", "all", 1, s.ar1),
-        ("AR10", "0.50:0.95", "all", 10, s.ar10),
-        ("AR100", "0.50:0.95", "all", 100, s.ar100),
-        ("ARs", "0.50:0.95", "small", 100, s.ar_small),
-        ("ARm", "0.50:0.95", "medium", 100, s.ar_medium),
-        ("ARl", "0.50:0.95", "large", 100, s.ar_large),
-    ];
-    let mut table = format!("{:<7}{:<11}{:<8}{:>10}  value", "", "IoU", "area", "detections");
-    for (name, iou, area, detections, value) in rows {
-        let value = if value < 0.0 { "-".to_owned() } else { format!("{value:.4}") };
-        table += &format!("\n{name:<7}{iou:<11}{area:<8}{detections:>10}  {value}");
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
+    use models::evaluation::Summary;
+    use serde_json::json;
+
     use super::*;
 
     /// Runs on one picture with one object and these results; gives the JSON that was written.
@@ -147,18 +97,32 @@ mod tests {
             "categories": [{"id": 3, "name": "cell"}]}"#;
         std::fs::write(&truth, text).unwrap();
         std::fs::write(&detections, results).unwrap();
-        run(ScoreArgs { truth, detections, json: Some(json.clone()) })?;
+        let details = Details { voc_iou: Some(0.5), confusion: Some(0.5) };
+        run(ScoreArgs { truth, detections, details, json: Some(json.clone()) })?;
         Ok(std::fs::read_to_string(json).unwrap())
     }
 
     #[test]
-    fn the_json_has_the_twelve_keys() {
+    fn the_json_has_the_twelve_keys_and_details_beside_them() {
         let json = score(r#"[{"image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.9}]"#).unwrap();
         let numbers: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
         let keys = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"];
-        assert_eq!(numbers.len(), keys.len());
+        let details = ["classes", "curves", "voc", "confusion"];
+        assert_eq!(numbers.len(), keys.len() + details.len());
         assert!(keys.iter().all(|key| numbers[*key].is_f64()), "{json}");
         assert_eq!((numbers["APs"].as_f64(), numbers["ARm"].as_f64()), (Some(-1.0), Some(1.0)));
+        let [classes, curves, voc, confusion] = details.map(|key| &numbers[key]);
+        assert_eq!(
+            (&classes[0]["name"], &classes[0]["objects"], &classes[0]["AR100"]),
+            (&json!("cell"), &json!(1), &json!(1.0))
+        );
+        assert_eq!(classes[0]["best_f1"], json!({ "score": 0.9, "f1": 1.0, "precision": 1.0, "recall": 1.0 }));
+        assert_eq!((&curves[0]["id"], &curves[0]["iou50"]["score"]), (&json!(3), &json!(vec![0.9; 101])));
+        assert_eq!((&voc["AP"], &voc["classes"][0]["AP11"]), (&json!(1.0), &json!(1.0)));
+        let expected = json!({
+            "classes": ["cell", "background"], "iou": 0.5, "score": 0.5, "counts": [[1, 0], [0, 0]],
+        });
+        assert_eq!(confusion, &expected);
     }
 
     #[test]
@@ -179,16 +143,5 @@ mod tests {
     #[test]
     fn no_detections_at_all_score_zero() {
         assert_eq!(serde_json::from_str::<Summary>(&score("[]").unwrap()).unwrap().ar100, 0.0);
-    }
-
-    #[test]
-    fn the_table_has_a_dash_where_nothing_is_to_be_found() {
-        let summary = serde_json::from_str(&score("[]").unwrap()).unwrap();
-        let table = table(&summary);
-        assert_eq!(table.lines().count(), 13);
-        let row =
-            |name| table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|row| row[0] == name);
-        assert_eq!(row("AP50").unwrap(), ["AP50", "0.50", "all", "100", "0.0000"]);
-        assert_eq!(row("APl").unwrap(), ["APl", "0.50:0.95", "large", "100", "-"]);
     }
 }

@@ -84,7 +84,7 @@ fn help_shows_every_option_default_and_exit_code() {
 #[test]
 fn wrong_usage_ends_with_2() {
     let folder = folder();
-    let wrong: [&[&str]; 7] = [
+    let wrong: [&[&str]; 9] = [
         &[],
         &["detect"],
         &["detect", "--unknown", "a.png"],
@@ -92,6 +92,8 @@ fn wrong_usage_ends_with_2() {
         &["detect", "--score", "2", "a.png"],
         &["detect", "--threads", "0", "a.png"],
         &["detect", "--json", "-", "--csv", "-", "a.png"],
+        &["eval", "--data", "t.json", "--voc-iou", "0"],
+        &["score", "--truth", "t.json", "--detections", "d.json", "--confusion", "sure"],
     ];
     for arguments in wrong {
         let (code, stdout, stderr) = run(runtime(&folder).args(arguments));
@@ -152,6 +154,30 @@ fn cuda_without_cuda_is_an_error() {
 fn a_picture_is_not_drawn_over_itself() {
     let folder = folder();
     expect_error(runtime(&folder).args(["detect", "--draw", ".", "a.png"]), 1, &["a.png", "draw into another folder"]);
+}
+
+#[test]
+fn score_prints_tables_or_json() {
+    let folder = folder();
+    let truth = r#"{"images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 100}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40]}],
+        "categories": [{"id": 3, "name": "cell"}, {"id": 5, "name": "speck"}]}"#;
+    let detections = r#"[{"image_id": 1, "category_id": 5, "bbox": [10, 10, 40, 40], "score": 0.9}]"#;
+    fs::write(folder.path().join("t.json"), truth).unwrap();
+    fs::write(folder.path().join("d.json"), detections).unwrap();
+    let arguments = ["score", "--truth", "t.json", "--detections", "d.json"];
+
+    let (code, stdout, stderr) = run(runtime(&folder).args(arguments));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("AP50 ") && stdout.contains("\ncell ") && stdout.contains("\nspeck "), "{stdout}");
+    assert!(!stdout.contains("VOC") && !stdout.contains("background"), "{stdout}");
+
+    let (code, stdout, _) = run(runtime(&folder).args(arguments).args(["--confusion", "--voc-iou"]));
+    assert_eq!(code, 0);
+    assert!(stdout.contains("VOC at IoU 0.5: AP 0.0000") && stdout.contains("\nbackground "), "{stdout}");
+
+    let (code, stdout, _) = run(runtime(&folder).args(arguments).args(["--json", "-"]));
+    assert_eq!((code, stdout.lines().next(), stdout.lines().nth(1)), (0, Some("{"), Some("  \"AP\": 0.0,")));
 }
 
 #[test]

@@ -1,12 +1,19 @@
 //! Precision and recall of one class over all pictures, from what became of its detections.
 
-use super::matching::{Candidate, Slots};
-use super::{ClassScores, DETECTIONS, THRESHOLDS, average};
-use crate::dataset::Annotation;
+use super::curves::{Curve, Curves, RECALLS, recalls};
+use super::matching::{Object, Verdict};
+use super::summary::{BestF1, average};
+use super::{ALL, AREAS, AT_50, AT_75, DETECTIONS, THRESHOLDS};
 
-/// Recalls at which precision is read: 0, 0.01, ... 1. The products are `numpy.linspace`'s; 35 / 100 would differ.
-const RECALLS: usize = 101;
-const RECALL_STEP: f64 = 0.01;
+/// The numbers of one class.
+pub(super) struct ClassScores {
+    /// By area; none where the class has no object of that area.
+    pub(super) areas: [Option<AreaScores>; AREAS.len()],
+    pub(super) objects: usize,
+    pub(super) detections: usize,
+    pub(super) best_f1: Option<BestF1>,
+    pub(super) curves: Option<Curves>,
+}
 
 /// The numbers of one class for objects of one area range.
 pub(super) struct AreaScores {
@@ -38,77 +45,170 @@ impl AreaScores {
     }
 }
 
-/// The numbers of one class, from its objects and its judged detections, the latter by picture, best first.
-pub(super) fn accumulate(objects: &[&Annotation], candidates: &[Candidate]) -> ClassScores {
-    let ranked = candidates.chunk_by(|a, b| a.image == b.image).flat_map(|group| group.iter().enumerate());
-    let counting = ranked.filter(|(_, candidate)| !(candidate.right.is_empty() && candidate.wrong.is_empty()));
-    let mut outcomes: Vec<Outcome> =
-        counting.map(|(rank, &Candidate { score, right, wrong, .. })| Outcome { score, rank, right, wrong }).collect();
-    // Stable: among equal scores, the earlier picture comes first.
-    outcomes.sort_by(|a, b| b.score.total_cmp(&a.score));
-
-    let mut scores = ClassScores::default();
-    for (area, scores) in scores.iter_mut().enumerate() {
-        // The threshold does not matter here.
-        let slot = Slots::single(area, 0);
-        let counts = |object: &&&Annotation| !object.crowd && Slots::of_area(object.area).contains(slot);
-        let positives = objects.iter().filter(counts).count();
-        if positives > 0 {
-            *scores = Some(area_scores(area, positives, &outcomes));
-        }
-    }
-    scores
+/// Counts what becomes of the detections of one class, the best first.
+pub(super) struct Tally {
+    areas: [AreaTally; AREAS.len()],
+    detections: usize,
+    /// Of the first detection and of the latest.
+    scores: Option<[f64; 2]>,
+    best_f1: Option<BestF1>,
 }
 
-/// A candidate in the order of the whole class.
-struct Outcome {
+/// For objects of one area range.
+#[derive(Default)]
+struct AreaTally {
+    /// Objects.
+    positives: usize,
+    /// Detections that were wrong at every threshold, as most are that are wrong at any.
+    wrong: usize,
+    thresholds: [ThresholdTally; THRESHOLDS.len()],
+}
+
+/// For objects of one area range at one threshold.
+#[derive(Default)]
+struct ThresholdTally {
+    /// Detections that were wrong here and not at every threshold.
+    wrong: usize,
+    /// Detections that were right.
+    finds: Vec<Find>,
+    /// How many of them count, by [`DETECTIONS`].
+    found: [usize; DETECTIONS.len()],
+}
+
+/// A detection that was right.
+struct Find {
     score: f64,
-    /// Among those of its picture.
-    rank: usize,
-    right: Slots,
-    wrong: Slots,
+    /// Of all detections down to this one.
+    precision: f64,
 }
 
-fn area_scores(area: usize, positives: usize, outcomes: &[Outcome]) -> AreaScores {
-    let mut scores = AreaScores { precision: Default::default(), recall: Default::default() };
-    let mut precisions = Vec::new();
-    for threshold in 0..THRESHOLDS.len() {
-        let slot = Slots::single(area, threshold);
-        let mut wrong = 0;
-        let mut found = [0; DETECTIONS.len()];
-        precisions.clear();
-        for outcome in outcomes {
-            if outcome.right.contains(slot) {
-                for (found, limit) in found.iter_mut().zip(DETECTIONS) {
-                    *found += usize::from(outcome.rank < limit);
-                }
-                let right = precisions.len() + 1;
-                precisions.push(right as f64 / ((wrong + right) as f64 + f64::EPSILON));
+impl Tally {
+    pub(super) fn new(objects: &[Object]) -> Self {
+        let mut areas: [AreaTally; AREAS.len()] = Default::default();
+        for (area, tally) in areas.iter_mut().enumerate() {
+            tally.positives = objects.iter().filter(|object| object.counts.thresholds(area) != 0).count();
+        }
+        Self { areas, detections: 0, scores: None, best_f1: None }
+    }
+
+    /// Counts the next detection; `rank` is its place among those of its picture.
+    pub(super) fn add(&mut self, score: f64, rank: usize, verdict: Verdict) {
+        const EVERY: u32 = (1 << THRESHOLDS.len()) - 1;
+        if self.scores.is_some_and(|[_, latest]| score < latest) {
+            self.consider_latest();
+        }
+        self.scores = Some([self.scores.map_or(score, |[first, _]| first), score]);
+        self.detections += 1;
+        for (area, tally) in self.areas.iter_mut().enumerate() {
+            match verdict.wrong.thresholds(area) {
+                EVERY => tally.wrong += 1,
+                some => bits(some).for_each(|threshold| tally.thresholds[threshold].wrong += 1),
             }
-            wrong += usize::from(outcome.wrong.contains(slot));
-        }
-        scores.precision[threshold] = average_precision(&mut precisions, positives);
-        for (recall, found) in scores.recall.iter_mut().zip(found) {
-            recall[threshold] = found as f64 / positives as f64;
+            for threshold in bits(verdict.right.thresholds(area)) {
+                tally.thresholds[threshold].add(score, rank, tally.wrong);
+            }
         }
     }
-    scores
+
+    /// Sees whether the detections so far are the best choice. Equally sure ones are chosen together.
+    fn consider_latest(&mut self) {
+        let AreaTally { positives, wrong, thresholds } = &self.areas[ALL];
+        let ThresholdTally { wrong: wrong_here, finds, .. } = &thresholds[AT_50];
+        let Some([_, score]) = self.scores.filter(|_| !finds.is_empty()) else { return };
+        let (right, chosen, positives) =
+            (finds.len() as f64, (finds.len() + wrong + wrong_here) as f64, *positives as f64);
+        let f1 = 2.0 * right / (chosen + positives);
+        if self.best_f1.is_none_or(|best| f1 > best.f1) {
+            self.best_f1 = Some(BestF1 { f1, score, precision: right / chosen, recall: right / positives });
+        }
+    }
+
+    pub(super) fn finish(mut self) -> ClassScores {
+        self.consider_latest();
+        let areas = self.areas.each_mut().map(|tally| (tally.positives > 0).then(|| tally.finish()));
+        let all = &self.areas[ALL];
+        ClassScores {
+            areas,
+            objects: all.positives,
+            detections: self.detections,
+            best_f1: self.best_f1,
+            curves: (all.positives > 0).then(|| all.curves(self.scores.map_or(0.0, |[first, _]| first))),
+        }
+    }
 }
 
-/// The mean over recalls of the best precision at that recall or a higher one. `precisions` are those after each object
-/// found: between two of them precision only falls, so these are all that matter.
-fn average_precision(precisions: &mut [f64], positives: usize) -> f64 {
-    for earlier in (1..precisions.len()).rev() {
-        precisions[earlier - 1] = precisions[earlier - 1].max(precisions[earlier]);
-    }
-    let mut sum = 0.0;
-    let mut place = 0;
-    for step in 0..RECALLS {
-        let recall = step as f64 * RECALL_STEP;
-        while place < precisions.len() && ((place + 1) as f64 / positives as f64) < recall {
-            place += 1;
+impl AreaTally {
+    fn finish(&mut self) -> AreaScores {
+        let mut scores = AreaScores { precision: Default::default(), recall: Default::default() };
+        for (threshold, tally) in self.thresholds.iter_mut().enumerate() {
+            tally.raise();
+            let precisions = tally.at_recalls(self.positives).map(|find| find.map_or(0.0, |find| find.precision));
+            scores.precision[threshold] = precisions.sum::<f64>() / RECALLS as f64;
+            for (recall, found) in scores.recall.iter_mut().zip(tally.found) {
+                recall[threshold] = found as f64 / self.positives as f64;
+            }
         }
-        sum += precisions.get(place).copied().unwrap_or(0.0);
+        scores
     }
-    sum / RECALLS as f64
+
+    /// `highest` is the score of the first detection, right or wrong.
+    fn curves(&self, highest: f64) -> Curves {
+        let mut precision = vec![0.0; RECALLS];
+        for tally in &self.thresholds {
+            for (sum, find) in precision.iter_mut().zip(tally.at_recalls(self.positives)) {
+                *sum += find.map_or(0.0, |find| find.precision);
+            }
+        }
+        precision.iter_mut().for_each(|sum| *sum /= THRESHOLDS.len() as f64);
+        let curve = |threshold: usize| {
+            let finds = self.thresholds[threshold].at_recalls(self.positives);
+            let (precision, mut score): (Vec<_>, Vec<_>) =
+                finds.map(|find| find.map_or((0.0, 0.0), |find| (find.precision, find.score))).unzip();
+            // The first detection reaches recall 0 even if it is wrong.
+            score[0] = highest;
+            Curve { precision, score }
+        };
+        Curves { precision, iou50: curve(AT_50), iou75: curve(AT_75) }
+    }
+}
+
+impl ThresholdTally {
+    fn add(&mut self, score: f64, rank: usize, wrong_everywhere: usize) {
+        let right = self.finds.len() + 1;
+        let all = (self.wrong + wrong_everywhere + right) as f64;
+        self.finds.push(Find { score, precision: right as f64 / (all + f64::EPSILON) });
+        for (found, limit) in self.found.iter_mut().zip(DETECTIONS) {
+            *found += usize::from(rank < limit);
+        }
+    }
+
+    /// Raises every precision to the best at that recall or a higher one. Between two finds precision only falls, so these
+    /// are all that matter.
+    fn raise(&mut self) {
+        let mut best = 0.0_f64;
+        for find in self.finds.iter_mut().rev() {
+            best = best.max(find.precision);
+            find.precision = best;
+        }
+    }
+
+    /// The finds that reach the recalls at which precision is read.
+    fn at_recalls(&self, positives: usize) -> impl Iterator<Item = Option<&Find>> {
+        let mut place = 0;
+        recalls().map(move |recall| {
+            while place < self.finds.len() && ((place + 1) as f64 / positives as f64) < recall {
+                place += 1;
+            }
+            self.finds.get(place)
+        })
+    }
+}
+
+/// The places of the bits that are set.
+fn bits(mut set: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = set.trailing_zeros();
+        set &= set.checked_sub(1)?;
+        Some(place as usize)
+    })
 }

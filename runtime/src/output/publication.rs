@@ -1,20 +1,21 @@
 //! Numbers that a command ends with: a table for people, JSON for programs.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Target, print};
+use super::{Target, compact_json, print};
 
 /// Where the numbers go: as JSON to where that was asked for, and as a table to stdout unless the JSON goes there.
+#[derive(Debug)]
 pub struct Publication {
     json: Option<(PathBuf, Target)>,
 }
 
 /// Numbers that can't be written.
 #[derive(Debug, thiserror::Error)]
-#[error("can't write {}: {reason}", Target::name(.path))]
+#[error("cannot write {}: {reason}", Target::name(.path))]
 pub struct PublicationError {
     /// The file, or `-` for stdout.
     pub path: PathBuf,
@@ -43,10 +44,7 @@ impl Publication {
         let mut tabulated = true;
         if let Some((path, mut target)) = self.json {
             tabulated = !matches!(target, Target::Stdout(_));
-            let written = serde_json::to_string_pretty(numbers)
-                .map_err(io::Error::from)
-                .and_then(|text| writeln!(target, "{text}"))
-                .and_then(|()| target.commit());
+            let written = compact_json::write(numbers, &mut target).and_then(|()| target.commit());
             written.map_err(|reason| PublicationError { path, reason })?;
         }
         if tabulated {

@@ -1,0 +1,234 @@
+//! Average precision of a large set, matching and accumulating: `cargo bench -p models --bench evaluation`. With
+//! `PEER_PYTHON`, a Python with pycocotools 2.0.11 and perhaps faster-coco-eval 1.8.0, these evaluate the same files in
+//! turns with us, and have to come to the same numbers.
+//!
+//! The set is like COCO's validation set with 100 detections per picture: 5,000 pictures, 80 classes of which few are
+//! frequent, boxes of all sizes, one in a hundred a crowd.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use models::coco::{CocoResult, write_results};
+use models::dataset::{Annotation, Dataset, Image, Rectangle};
+use models::evaluation::{Summary, evaluate};
+use models::spec::Class;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Deserialize;
+
+const PICTURES: usize = 5000;
+const CLASSES: usize = 80;
+const DETECTIONS_PER_PICTURE: usize = 100;
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 480.0;
+
+/// Turns that we and the peers take.
+const ROUNDS: usize = 3;
+/// Our runs in each turn.
+const RUNS: usize = 5;
+
+/// Sums in another order differ in the last digits, nothing else may.
+const TOLERANCE: f64 = 1e-9;
+
+fn main() -> anyhow::Result<()> {
+    let (truth, results) = Generator(ChaCha8Rng::seed_from_u64(0)).set();
+    let detections = truth.locate(&results).boxes;
+    println!("{PICTURES} pictures, {CLASSES} classes, {} boxes, {} detections", truth.annotations.len(), results.len());
+    let folder = tempfile::tempdir()?;
+    let mut peers = match std::env::var("PEER_PYTHON") {
+        Ok(python) => peers(&python, folder.path(), &truth, &results)?,
+        Err(_) => Vec::new(),
+    };
+    let (mut ours, mut theirs) = (Vec::new(), BTreeMap::new());
+    let mut summary = None;
+    for _ in 0..ROUNDS {
+        for _ in 0..RUNS {
+            let start = Instant::now();
+            summary = Some(evaluate(&truth.annotations, &detections, CLASSES).summary);
+            ours.push(start.elapsed().as_secs_f64());
+        }
+        for peer in &mut peers {
+            let answer = peer()?;
+            theirs.entry(answer.name.clone()).or_insert_with(Vec::new).push(answer);
+        }
+    }
+    let summary = summary.context("there was a round")?;
+    let ours = median(ours);
+    println!("evaluate: {:.1} ms, AP {:.6}", 1e3 * ours, summary.ap);
+    for (name, answers) in theirs {
+        let difference = answers.iter().map(|answer| difference(&summary, &answer.summary)).fold(0.0, f64::max);
+        let seconds = median(answers.into_iter().map(|answer| answer.seconds).collect());
+        println!("{name}: {seconds:.2} s, ratio {:.1}, largest difference {difference:.1e}", seconds / ours);
+        ensure!(difference <= TOLERANCE, "{name} comes to other numbers");
+    }
+    Ok(())
+}
+
+/// What a peer says of its run.
+#[derive(Deserialize)]
+struct Answer {
+    name: String,
+    seconds: f64,
+    #[serde(flatten)]
+    summary: Summary,
+}
+
+/// Starts every peer that is installed; each evaluates when it is called.
+fn peers(
+    python: &str,
+    folder: &Path,
+    truth: &Dataset,
+    results: &[CocoResult],
+) -> anyhow::Result<Vec<impl FnMut() -> anyhow::Result<Answer> + use<>>> {
+    let [truth_path, results_path] = ["truth.json", "results.json"].map(|name| folder.join(name));
+    truth.write_coco(&truth_path)?;
+    write_results(&results_path, results)?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peer/evaluation.py");
+    let installed = Command::new(python).arg(script).output().with_context(|| format!("can't start {python}"))?;
+    ensure!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
+    let names: Vec<_> = String::from_utf8(installed.stdout)?.lines().map(str::to_owned).collect();
+    let peers = names.into_iter().map(|name| {
+        let mut process = Command::new(python)
+            .args([Path::new(script), Path::new(&name), &truth_path, &results_path])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut input = process.stdin.take().context("the peer has an input")?;
+        let mut output = BufReader::new(process.stdout.take().context("the peer has an output")?);
+        Ok(move || {
+            writeln!(input)?;
+            let mut line = String::new();
+            output.read_line(&mut line)?;
+            serde_json::from_str(&line).context("the peer ended early")
+        })
+    });
+    peers.collect()
+}
+
+fn difference(ours: &Summary, theirs: &Summary) -> f64 {
+    let numbers = |summary: &Summary| {
+        let s = summary;
+        let precisions = [s.ap, s.ap50, s.ap75, s.ap_small, s.ap_medium, s.ap_large];
+        let recalls = [s.ar1, s.ar10, s.ar100, s.ar_small, s.ar_medium, s.ar_large];
+        precisions.into_iter().chain(recalls)
+    };
+    numbers(ours).zip(numbers(theirs)).map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, f64::max)
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Makes pictures, objects and detections.
+struct Generator(ChaCha8Rng);
+
+impl Generator {
+    fn set(mut self) -> (Dataset, Vec<CocoResult>) {
+        let images = (0..PICTURES).map(|place| Image {
+            id: place as i64,
+            file_name: format!("{place}.jpg"),
+            width: WIDTH as u32,
+            height: HEIGHT as u32,
+        });
+        let classes = (0..CLASSES).map(|place| Class { id: place as i64, name: format!("class {place}") }).collect();
+        let mut truth = Dataset { images: images.collect(), annotations: Vec::new(), classes };
+        let mut results = Vec::new();
+        for image in 0..PICTURES {
+            let first = truth.annotations.len();
+            self.objects(image, &mut truth.annotations);
+            self.detections(&truth.annotations[first..], image, &mut results);
+        }
+        (truth, results)
+    }
+
+    /// One to five classes in a picture, each with few objects or many.
+    fn objects(&mut self, image: usize, annotations: &mut Vec<Annotation>) {
+        for _ in 0..self.count(0.55, 5) {
+            let class = self.class();
+            for _ in 0..self.count(0.7, 20) {
+                let rectangle = self.rectangle();
+                annotations.push(Annotation {
+                    // pycocotools takes what has id 0 for never found.
+                    id: annotations.len() as i64 + 1,
+                    image,
+                    class,
+                    rectangle,
+                    // As of a mask.
+                    area: rectangle.area() * self.0.random_range(0.4..0.9),
+                    crowd: self.0.random_bool(0.01),
+                });
+            }
+        }
+    }
+
+    /// Most objects are found, some twice, some as another class; the rest is noise, half of
+    /// it of the picture's classes.
+    fn detections(&mut self, objects: &[Annotation], image: usize, results: &mut Vec<CocoResult>) {
+        let end = results.len() + DETECTIONS_PER_PICTURE;
+        let mut push = |class: usize, score: f64, rectangle: Rectangle| {
+            let Rectangle { x, y, width, height } = rectangle;
+            let bbox = [x, y, width, height].map(|number| (number * 100.0).round() / 100.0);
+            if results.len() < end {
+                results.push(CocoResult { image_id: image as i64, category_id: class as i64, bbox, score });
+            }
+        };
+        for object in objects.iter().filter(|object| !object.crowd) {
+            let confidence = self.0.random_range(0.1_f64..1.0);
+            if self.0.random_bool(0.85) {
+                push(object.class, confidence, self.near(&object.rectangle, 0.12 * (1.1 - confidence)));
+            }
+            for _ in 0..self.count(0.6, 5) - 1 {
+                push(object.class, confidence * self.0.random::<f64>(), self.near(&object.rectangle, 0.3));
+            }
+            if self.0.random_bool(0.3) {
+                push(self.class(), 0.5 * confidence * self.0.random::<f64>(), self.near(&object.rectangle, 0.1));
+            }
+        }
+        for _ in 0..DETECTIONS_PER_PICTURE {
+            let object = objects.get(self.0.random_range(0..objects.len().max(1)));
+            let class = object.map(|object| object.class).filter(|_| self.0.random_bool(0.5));
+            let class = class.unwrap_or_else(|| self.class());
+            push(class, 0.5 * self.0.random::<f64>().powi(3), self.rectangle());
+        }
+    }
+
+    /// At least one; one more with probability `more`, and so on up to `most`.
+    fn count(&mut self, more: f64, most: usize) -> usize {
+        let mut count = 1;
+        while count < most && self.0.random_bool(more) {
+            count += 1;
+        }
+        count
+    }
+
+    /// The first class is that of nearly every third object, as COCO's people are; the others get ever rarer.
+    fn class(&mut self) -> usize {
+        if self.0.random_bool(0.28) { 0 } else { (self.0.random::<f64>().powf(1.8) * CLASSES as f64) as usize }
+    }
+
+    /// From a few pixels to most of the picture, each doubling as likely as the next, so that two fifths are small.
+    fn rectangle(&mut self) -> Rectangle {
+        let side = 2_f64.powf(self.0.random_range(3.0..8.5));
+        let shape = 2_f64.powf(self.0.random_range(-0.8..0.8));
+        let (width, height) = ((side * shape).min(WIDTH), (side / shape).min(HEIGHT));
+        let (x, y) = (self.0.random::<f64>() * (WIDTH - width), self.0.random::<f64>() * (HEIGHT - height));
+        Rectangle { x, y, width, height }
+    }
+
+    /// The rectangle with its corner and sides shifted by up to `share` of its sides.
+    fn near(&mut self, rectangle: &Rectangle, share: f64) -> Rectangle {
+        let mut shift = |side: f64| side * share * self.0.random_range(-1.0..1.0);
+        let Rectangle { x, y, width, height } = *rectangle;
+        Rectangle {
+            x: x + shift(width),
+            y: y + shift(height),
+            width: width + shift(width),
+            height: height + shift(height),
+        }
+    }
+}

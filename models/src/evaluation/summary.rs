@@ -1,0 +1,141 @@
+//! Average precision and recall: over all classes, and of each.
+
+use serde::{Deserialize, Serialize};
+
+use super::accumulation::{AreaScores, ClassScores};
+use super::{ABSENT, ALL, AT_50, AT_75, LARGE, MEDIUM, SMALL};
+
+/// COCO's twelve numbers, in [0, 1]; -1 where there is no object to find.
+///
+/// Precision is averaged over 101 recalls and over the classes that have objects, recall over these classes; both over the
+/// IoU thresholds 0.5, 0.55, ... 0.95 where none is named.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Average precision.
+    #[serde(rename = "AP")]
+    pub ap: f64,
+    /// Average precision at IoU 0.5.
+    #[serde(rename = "AP50")]
+    pub ap50: f64,
+    /// Average precision at IoU 0.75.
+    #[serde(rename = "AP75")]
+    pub ap75: f64,
+    /// Average precision on small objects: up to 32² square pixels.
+    #[serde(rename = "APs")]
+    pub ap_small: f64,
+    /// Average precision on medium objects: 32² to 96² square pixels.
+    #[serde(rename = "APm")]
+    pub ap_medium: f64,
+    /// Average precision on large objects: from 96² square pixels.
+    #[serde(rename = "APl")]
+    pub ap_large: f64,
+    /// Recall with the best detection per picture and class.
+    #[serde(rename = "AR1")]
+    pub ar1: f64,
+    /// Recall with the best 10 detections per picture and class.
+    #[serde(rename = "AR10")]
+    pub ar10: f64,
+    /// Recall with the best 100 detections per picture and class.
+    #[serde(rename = "AR100")]
+    pub ar100: f64,
+    /// Recall on small objects.
+    #[serde(rename = "ARs")]
+    pub ar_small: f64,
+    /// Recall on medium objects.
+    #[serde(rename = "ARm")]
+    pub ar_medium: f64,
+    /// Recall on large objects.
+    #[serde(rename = "ARl")]
+    pub ar_large: f64,
+}
+
+/// The numbers of one class, in [0, 1]; -1 where it has no object to find.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClassSummary {
+    /// Objects to be found, crowds apart.
+    pub objects: usize,
+    /// Detections that were judged, those in crowds included: of each picture the best 100.
+    pub detections: usize,
+    /// Average precision.
+    #[serde(rename = "AP")]
+    pub ap: f64,
+    /// Average precision at IoU 0.5.
+    #[serde(rename = "AP50")]
+    pub ap50: f64,
+    /// Average precision at IoU 0.75.
+    #[serde(rename = "AP75")]
+    pub ap75: f64,
+    /// Average precision on small objects.
+    #[serde(rename = "APs")]
+    pub ap_small: f64,
+    /// Average precision on medium objects.
+    #[serde(rename = "APm")]
+    pub ap_medium: f64,
+    /// Average precision on large objects.
+    #[serde(rename = "APl")]
+    pub ap_large: f64,
+    /// Recall with the best 100 detections per picture.
+    #[serde(rename = "AR100")]
+    pub ar100: f64,
+    /// From which score on detections are best taken; none if no object is found.
+    pub best_f1: Option<BestF1>,
+}
+
+/// The score from which on detections of a class have the highest F1 at IoU 0.5, the harmonic mean of precision and recall.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestF1 {
+    /// The lowest score that is taken.
+    pub score: f64,
+    /// The harmonic mean.
+    pub f1: f64,
+    /// Share of right detections among those taken, without those in crowds.
+    pub precision: f64,
+    /// Share of the objects that are found.
+    pub recall: f64,
+}
+
+impl Summary {
+    pub(super) fn new(classes: &[ClassScores]) -> Self {
+        let over = |area: usize, number: fn(&AreaScores) -> f64| {
+            average(classes.iter().filter_map(|scores| scores.areas[area].as_ref()).map(number))
+        };
+        Self {
+            ap: over(ALL, AreaScores::precision),
+            ap50: over(ALL, |scores| scores.precision[AT_50]),
+            ap75: over(ALL, |scores| scores.precision[AT_75]),
+            ap_small: over(SMALL, AreaScores::precision),
+            ap_medium: over(MEDIUM, AreaScores::precision),
+            ap_large: over(LARGE, AreaScores::precision),
+            ar1: over(ALL, AreaScores::recall_of_1),
+            ar10: over(ALL, AreaScores::recall_of_10),
+            ar100: over(ALL, AreaScores::recall_of_100),
+            ar_small: over(SMALL, AreaScores::recall_of_100),
+            ar_medium: over(MEDIUM, AreaScores::recall_of_100),
+            ar_large: over(LARGE, AreaScores::recall_of_100),
+        }
+    }
+}
+
+impl ClassSummary {
+    pub(super) fn new(scores: &ClassScores) -> Self {
+        let of = |area: usize, number: fn(&AreaScores) -> f64| scores.areas[area].as_ref().map_or(ABSENT, number);
+        Self {
+            objects: scores.objects,
+            detections: scores.detections,
+            ap: of(ALL, AreaScores::precision),
+            ap50: of(ALL, |scores| scores.precision[AT_50]),
+            ap75: of(ALL, |scores| scores.precision[AT_75]),
+            ap_small: of(SMALL, AreaScores::precision),
+            ap_medium: of(MEDIUM, AreaScores::precision),
+            ap_large: of(LARGE, AreaScores::precision),
+            ar100: of(ALL, AreaScores::recall_of_100),
+            best_f1: scores.best_f1,
+        }
+    }
+}
+
+/// The mean, or [`ABSENT`] when there is nothing to average.
+pub(super) fn average(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    let (sum, count) = numbers.into_iter().fold((0.0, 0.0), |(sum, count), number| (sum + number, count + 1.0));
+    if count > 0.0 { sum / count } else { ABSENT }
+}

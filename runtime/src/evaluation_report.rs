@@ -1,0 +1,159 @@
+//! What detections are worth, for people as tables and for programs as JSON. `runtime eval`, `runtime score` and `trainer`
+//! write the same.
+
+mod table;
+
+use models::dataset::Dataset;
+use models::evaluation::{
+    ClassSummary, ConfusionMatrix, ConfusionRule, Curves, ScoredBox, Summary, VocSummary, confusion_matrix, evaluate,
+    voc_average_precision,
+};
+use serde::Serialize;
+
+/// What is wanted beyond COCO's numbers.
+#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+pub struct Details {
+    /// Also give average precision in VOC's sense, at this IoU: by area as of VOC2010, by 11 points as in VOC2007.
+    #[arg(long, value_name = "IOU", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou)]
+    pub voc_iou: Option<f64>,
+
+    /// Also count which class is taken for which, by detections of this score or a higher one.
+    ///
+    /// In each picture, objects and detections that overlap by an IoU of 0.5 are paired whatever their classes, the closest
+    /// first.
+    #[arg(long, value_name = "SCORE", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score)]
+    pub confusion: Option<f64>,
+}
+
+fn parse_iou(text: &str) -> Result<f64, String> {
+    let iou = text.parse().ok().filter(|iou| *iou > 0.0 && *iou <= 1.0);
+    iou.ok_or_else(|| "expected a number above 0, up to 1".to_owned())
+}
+
+fn parse_score(text: &str) -> Result<f64, String> {
+    let score: Option<f64> = text.parse().ok();
+    score.filter(|score| score.is_finite()).ok_or_else(|| "expected a number".to_owned())
+}
+
+/// What detections are worth. Displayed, it is tables for people; serialized, an object with COCO's twelve numbers and the
+/// details beside them.
+#[derive(Clone, Debug, Serialize)]
+pub struct EvaluationReport {
+    /// COCO's twelve numbers.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// The numbers of each class.
+    pub classes: Vec<Named<ClassSummary>>,
+    /// Precision over recall, of each class that has objects.
+    pub curves: Vec<Named<Curves>>,
+    /// Average precision in VOC's sense, if wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub voc: Option<VocReport>,
+    /// Which class is taken for which, if wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confusion: Option<ConfusionReport>,
+}
+
+/// Something of one class.
+#[derive(Clone, Debug, Serialize)]
+pub struct Named<T> {
+    /// Id of the class in the data set.
+    pub id: i64,
+    /// Name of the class.
+    pub name: String,
+    /// What it has.
+    #[serde(flatten)]
+    pub value: T,
+}
+
+/// Average precision in VOC's sense.
+#[derive(Clone, Debug, Serialize)]
+pub struct VocReport {
+    /// IoU from which a detection has found an object.
+    pub iou: f64,
+    /// Over the classes that have objects.
+    #[serde(flatten)]
+    pub mean: VocSummary,
+    /// Of each class.
+    pub classes: Vec<Named<VocSummary>>,
+}
+
+/// Which class is taken for which.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfusionReport {
+    /// Names of rows and columns; the last is the background.
+    pub classes: Vec<String>,
+    /// How often each was taken for each.
+    #[serde(flatten)]
+    pub matrix: ConfusionMatrix,
+}
+
+impl EvaluationReport {
+    /// Judges the detections on a data set.
+    pub fn new(truth: &Dataset, detections: &[ScoredBox], details: &Details) -> Self {
+        let (objects, classes) = (&truth.annotations, truth.classes.len());
+        let evaluation = evaluate(objects, detections, classes);
+        let curves = named(truth, evaluation.curves).filter_map(|Named { id, name, value }| {
+            let value = value?;
+            Some(Named { id, name, value })
+        });
+        let voc = details.voc_iou.map(|iou| voc_average_precision(objects, detections, classes, iou));
+        let rule = details.confusion.map(|score| ConfusionRule { score, ..ConfusionRule::default() });
+        let background = || "background".to_owned();
+        Self {
+            summary: evaluation.summary,
+            classes: named(truth, evaluation.classes).collect(),
+            curves: curves.collect(),
+            voc: voc.map(|voc| VocReport {
+                iou: voc.iou,
+                mean: voc.mean,
+                classes: named(truth, voc.classes).collect(),
+            }),
+            confusion: rule.map(|rule| ConfusionReport {
+                classes: truth.classes.iter().map(|class| class.name.clone()).chain([background()]).collect(),
+                matrix: confusion_matrix(objects, detections, classes, rule),
+            }),
+        }
+    }
+}
+
+fn named<T>(truth: &Dataset, values: Vec<T>) -> impl Iterator<Item = Named<T>> {
+    let classes = truth.classes.iter().zip(values);
+    classes.map(|(class, value)| Named { id: class.id, name: class.name.clone(), value })
+}
+
+#[cfg(test)]
+mod samples {
+    use models::dataset::{Annotation, Image, Rectangle};
+    use models::spec::Class;
+
+    use super::*;
+
+    pub(super) const DETAILS: Details = Details { voc_iou: Some(0.5), confusion: Some(0.5) };
+
+    /// One picture; of each class but the last an object, found, taken for the next class, and so on in turns.
+    pub(super) fn report(classes: &[&str], details: &Details) -> EvaluationReport {
+        let rectangle = |place: usize| Rectangle { x: 50.0 * place as f64, y: 0.0, width: 40.0, height: 40.0 };
+        let objects = (0..classes.len() - 1).map(|class| Annotation {
+            id: 1,
+            image: 0,
+            class,
+            rectangle: rectangle(class),
+            area: 1600.0,
+            crowd: false,
+        });
+        let found = (0..classes.len() - 1).map(|place| ScoredBox {
+            image: 0,
+            class: place + place % 2,
+            score: 0.75,
+            rectangle: rectangle(place),
+        });
+        let truth = Dataset {
+            folder: Default::default(),
+            images: vec![Image { id: 1, file_name: "a.png".to_owned(), width: 100, height: 100 }],
+            annotations: objects.collect(),
+            classes: (3..).zip(classes).map(|(id, name)| Class { id, name: (*name).to_owned() }).collect(),
+        };
+        EvaluationReport::new(&truth, &found.collect::<Vec<_>>(), details)
+    }
+}
