@@ -82,6 +82,8 @@ pub struct RunConfig {
     pub epochs: u32,
     /// Pictures per step.
     pub batch_size: usize,
+    /// Whether the pictures of a batch are of like aspect ratio, as far as there are enough, which spares padding.
+    pub group_by_aspect: bool,
     /// Threads that read and prepare pictures.
     pub workers: usize,
     /// Start of all random numbers. The same seed gives the same weights on the same processor with as many threads.
@@ -90,7 +92,7 @@ pub struct RunConfig {
 
 impl Default for RunConfig {
     fn default() -> Self {
-        Self { epochs: 50, batch_size: 8, workers: 2, seed: 0 }
+        Self { epochs: 50, batch_size: 8, group_by_aspect: true, workers: 2, seed: 0 }
     }
 }
 

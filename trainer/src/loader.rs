@@ -1,5 +1,7 @@
 //! Batches, prepared in worker threads ahead of the network and handed over in order.
 
+mod orders;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::augmentation::AugmentationConfig;
 use crate::targets::{Object, Targets};
+
+pub use orders::{Order, aspect_groups, orders};
 
 /// Pictures as the network takes them, and what it should say of them.
 pub struct Batch {
@@ -41,15 +45,6 @@ pub struct Recipe {
     pub matcher: Matcher,
     /// Varies pictures.
     pub augmentation: AugmentationConfig,
-}
-
-/// One batch to make.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Order {
-    /// Which pictures: places in the data set.
-    pub pictures: Vec<usize>,
-    /// Start of the random numbers; each picture has its own, whatever thread it meets.
-    pub seed: u64,
 }
 
 /// An order on its way, and where its batch is awaited.
