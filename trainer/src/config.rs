@@ -7,6 +7,7 @@ use models::{Matcher, ModelSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::augmentation::AugmentationConfig;
+use crate::cache::CacheConfig;
 use crate::loss::LossConfig;
 use crate::optimizer::{OptimizerConfig, ScheduleConfig};
 
@@ -50,6 +51,9 @@ pub struct DataConfig {
     /// What happens to annotations that make no sense.
     #[serde(default)]
     pub bad_annotations: BadAnnotations,
+    /// Whether decoded pictures are kept.
+    #[serde(default)]
+    pub cache: CacheConfig,
 }
 
 /// One part of the data.
@@ -112,6 +116,7 @@ impl TrainConfig {
                 *path = std::path::absolute(base.join(&path))?;
             }
         }
+        config.data.cache.folder = std::path::absolute(base.join(&config.data.cache.folder))?;
         Ok(config)
     }
 
@@ -126,6 +131,7 @@ impl TrainConfig {
             ensure!(value.is_finite() && value >= 0.0, "`{name}` is {value}, expected zero or more");
             Ok(())
         };
+        self.data.cache.validate()?;
         share("augmentation.horizontal_flip", augmentation.horizontal_flip)?;
         share("augmentation.vertical_flip", augmentation.vertical_flip)?;
         share("loss.alpha", loss.alpha)?;

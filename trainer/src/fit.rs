@@ -15,6 +15,7 @@ use models::{ModelSpec, Provenance};
 use serde_json::json;
 
 use crate::augmentation::AugmentationConfig;
+use crate::cache::Cache;
 use crate::config::{BadAnnotations, SplitConfig, TrainConfig};
 use crate::device::Device;
 use crate::learner::{Learner, Step};
@@ -103,6 +104,7 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
         config.data.validation.annotations.display()
     );
     let spec = complete_spec(&config.model, &train)?;
+    let cache = Arc::new(Cache::open(&config.data.cache)?);
     let loader = |dataset, split: &SplitConfig, augmentation: &AugmentationConfig| {
         let recipe = Recipe {
             dataset,
@@ -110,6 +112,7 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
             spec: spec.clone(),
             matcher: config.matching.clone(),
             augmentation: augmentation.clone(),
+            cache: cache.clone(),
         };
         Loader::new(recipe, config.run.workers)
     };

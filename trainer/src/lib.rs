@@ -10,6 +10,7 @@ pub mod optimizer;
 
 pub mod config;
 pub mod augmentation;
+pub mod cache;
 pub mod loader;
 mod validation;
 mod run_folder;

@@ -17,6 +17,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::augmentation::AugmentationConfig;
+use crate::cache::Cache;
 use crate::targets::{Object, Targets};
 
 pub use orders::{Order, aspect_groups, orders};
@@ -45,6 +46,8 @@ pub struct Recipe {
     pub matcher: Matcher,
     /// Varies pictures.
     pub augmentation: AugmentationConfig,
+    /// Keeps decoded pictures; several recipes may share it.
+    pub cache: Arc<Cache>,
 }
 
 /// An order on its way, and where its batch is awaited.
@@ -139,7 +142,7 @@ impl Recipe {
     fn picture(&self, index: usize, seed: u64) -> anyhow::Result<(models::Preprocessed, Vec<Object>)> {
         let image = &self.dataset.images[index];
         let path = self.folder.join(&image.file_name);
-        let mut pixels = runtime::picture::read(&path)?;
+        let mut pixels = self.cache.read(&path)?;
         let (width, height) = pixels.dimensions();
         ensure!(
             (width, height) == (image.width, image.height),
@@ -154,7 +157,7 @@ impl Recipe {
             .collect();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(index as u64);
-        self.augmentation.apply(&mut pixels, &mut objects, &mut random);
+        self.augmentation.apply(Arc::make_mut(&mut pixels), &mut objects, &mut random);
 
         let view = RgbView::new(pixels.width(), pixels.height(), pixels.as_raw())?;
         let prepared = preprocess(view, &self.spec.preprocessing);
