@@ -132,8 +132,7 @@ impl TrainConfig {
             Ok(())
         };
         self.data.cache.validate()?;
-        share("augmentation.horizontal_flip", augmentation.horizontal_flip)?;
-        share("augmentation.vertical_flip", augmentation.vertical_flip)?;
+        augmentation.validate()?;
         share("loss.alpha", loss.alpha)?;
         not_negative("loss.gamma", loss.gamma)?;
         not_negative("loss.box_weight", loss.box_weight)?;
