@@ -30,7 +30,7 @@ demo: build ## Draw shapes, train on them, export, detect; prints AP and where t
 	$(programs)/runtime eval --model $(demo)/retinanet.onnx --data $(demo)/shapes/test.json --pictures $(demo)/shapes/test
 	@echo "Annotated pictures, none of them seen in training: $(demo)/annotated"
 
-bench: setup ## Measure: time of detection, of post-processing, of a training step, of evaluation
+bench: setup ## Measure: time of detection, of post-processing, of evaluation, of loading, of a training step
 	cargo bench --package models --package tests --bench '*'
 
 clean: ## Remove what was built and drawn; the libraries in .deps stay

@@ -4,7 +4,7 @@ use ndarray::Array3;
 
 use crate::boxes::BoundingBox;
 use crate::resize::{Window, windows};
-use crate::spec::{PadRule, PreprocessingSpec};
+use crate::spec::{PadRule, PreprocessingSpec, ResizeFilter};
 
 /// A picture in memory: red, green, blue, row by row, without gaps.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +165,23 @@ pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     Preprocessed { pixels, placement }
 }
 
+/// A picture in another size, both sides at least 1: bilinear, smoothed where it shrinks.
+pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
+    let spec = PreprocessingSpec { filter: ResizeFilter::Bilinear, antialias: true, ..Default::default() };
+    let columns = windows(view.width as usize, width as usize, &spec);
+    let rows = windows(view.height as usize, height as usize, &spec);
+    let mut pixels = Vec::with_capacity(3 * columns.len() * rows.len());
+    let mut blended = vec![0.0; 3 * view.width as usize + 1];
+    for window in &rows {
+        blend_rows(&view, window, &mut blended);
+        for window in &columns {
+            let [red, green, blue, _] = blend_pixels(&blended, window);
+            pixels.extend([red, green, blue].map(|value| (value + 0.5) as u8));
+        }
+    }
+    pixels
+}
+
 /// The weighted sum of a few rows of a picture.
 fn blend_rows(view: &RgbView, window: &Window, blended: &mut [f32]) {
     let length = 3 * view.width as usize;
@@ -194,7 +211,6 @@ fn blend_pixels(row: &[f32], window: &Window) -> [f32; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::ResizeFilter;
 
     /// Leaves pixel values as they are.
     fn plain() -> PreprocessingSpec {
@@ -303,6 +319,35 @@ mod tests {
                 let found = pixels[[0, 1, x]];
                 assert!((found - expected).abs() < 1e-3, "{filter:?}, {antialias}: {found}, expected {expected}");
                 assert!((pixels[[2, 1, x]] - found - 2.0).abs() < 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_resized_as_preprocessing_does() {
+        let spec = PreprocessingSpec { filter: ResizeFilter::Bilinear, antialias: true, ..plain() };
+        for shorter_side in [1, 3, 5, 8] {
+            let spec = PreprocessingSpec { shorter_side, ..spec.clone() };
+            let bytes = pattern();
+            let view = RgbView::new(7, 5, &bytes).unwrap();
+            let Preprocessed { pixels, placement } = preprocess(view, &spec);
+            let resized = resize(view, placement.resized_width, placement.resized_height);
+            assert_eq!(resized.len() as u32, 3 * placement.resized_width * placement.resized_height);
+            for (index, value) in resized.iter().enumerate() {
+                let (x, y) =
+                    (index / 3 % placement.resized_width as usize, index / 3 / placement.resized_width as usize);
+                assert!((f32::from(*value) - pixels[[index % 3, y, x]]).abs() < 0.501);
+            }
+        }
+    }
+
+    #[test]
+    fn any_size_becomes_any_other() {
+        let bytes = [77; 3 * 60];
+        for (width, height) in [(60, 1), (1, 60), (6, 10)] {
+            for (to_width, to_height) in [(1, 1), (100, 1), (2, 300)] {
+                let view = RgbView::new(width, height, &bytes).unwrap();
+                assert_eq!(resize(view, to_width, to_height), vec![77; 3 * (to_width * to_height) as usize]);
             }
         }
     }

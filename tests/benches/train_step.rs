@@ -15,6 +15,7 @@ use trainer::config::TrainConfig;
 use trainer::learner::Learner;
 use trainer::loader::Batch;
 use trainer::optimizer::OptimizerKind;
+use trainer::schedule::{Moment, Patience};
 use trainer::targets::{Normalizer, Object, Targets};
 
 const WARM_UP: usize = 2;
@@ -73,11 +74,12 @@ fn ours(depth: u32) -> anyhow::Result<impl FnMut() -> f64> {
     let images = Array4::from_shape_simple_fn((2, 3, SIDE, SIDE), || random.random_range(-2.0..2.0));
     let placements = vec![spec.preprocessing.place(320, 320); 2];
     let mut batch = Batch { images, targets: Targets::default(), placements, pictures: vec![0, 1] };
+    let at = Moment { step: 500, steps: 1000, epoch: 0, patience: Patience::default() };
     Ok(move || {
         let start = Instant::now();
         // Here as in the peer, though in training threads of their own do this meanwhile.
         batch.targets = assign();
-        let step = learner.step(&batch, 1000);
+        let step = learner.step(std::slice::from_ref(&batch), &at);
         assert!(step.is_finite());
         start.elapsed().as_secs_f64()
     })

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::Device;
 use trainer::learner::probe;
-use trainer::parameters::Parameters;
+use trainer::parameters::{Layout, Parameters};
 
 /// A preset with another kind of normalization and `classes` classes.
 pub fn spec(preset: &str, norm: NormKind, classes: usize) -> ModelSpec {
@@ -25,7 +25,7 @@ pub fn checkpoint(spec: &ModelSpec, seed: u64) -> Checkpoint {
     let list = parameters(spec).expect("tests make valid specs");
     let tensors: BTreeMap<_, _> =
         list.iter().map(|parameter| (parameter.name.clone(), random_tensor(parameter, &mut random))).collect();
-    let network = RetinaNet::new(spec, &Parameters::of_tensors(&list, Device::Cpu, &tensors));
+    let network = RetinaNet::new(spec, &Parameters::of_tensors(&list, Layout::default(), Device::Cpu, &tensors));
     let probe = probe(&network.expect("the tensors were made from the spec"));
     let provenance = Provenance { program: "tests".to_owned(), epoch: None, ap: None };
     Checkpoint { spec: spec.clone(), provenance, tensors, probe }

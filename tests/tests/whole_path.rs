@@ -57,7 +57,8 @@ fn libtorch_detects(network: &RetinaNet<Inference>, picture: &RgbImage, spec: &M
 fn the_exported_file_finds_what_libtorch_finds() {
     let spec = spec();
     let checkpoint = tests::checkpoint(&spec, 3);
-    let weights = Parameters::of_tensors(&parameters(&spec).unwrap(), Device::Cpu, &checkpoint.tensors);
+    let weights =
+        Parameters::of_tensors(&parameters(&spec).unwrap(), Layout::default(), Device::Cpu, &checkpoint.tensors);
     let network = RetinaNet::new(&spec, &weights).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("retinanet.onnx");

@@ -1,14 +1,35 @@
 //! Variations of a picture together with its boxes.
+//!
+//! On the picture's own pixels and in this order: mosaic, crop, rotation, flips, colors. Then comes preprocessing, whose size
+//! `scale` varies, so that no picture is resized twice for it.
 
-use image::RgbImage;
-use image::imageops::{flip_horizontal_in_place, flip_vertical_in_place};
-use models::BoundingBox;
-use rand::{Rng, RngExt};
+mod sample;
+mod draws;
+mod mosaic;
+mod crop;
+mod window;
+mod turn;
+mod color;
+mod scale;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use anyhow::ensure;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::targets::Object;
+pub use color::{ColorConfig, HueConfig};
+pub use crop::CropConfig;
+pub use draws::Draws;
+pub use mosaic::MosaicConfig;
+pub use sample::Sample;
+pub use scale::ScaleConfig;
 
-/// Which variations, and how likely.
+use color::ColorChange;
+use draws::Variation;
+use turn::Turn;
+
+/// Which variations, and how likely. Each is drawn by itself: none changes the chance of another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentationConfig {
@@ -16,73 +37,343 @@ pub struct AugmentationConfig {
     pub horizontal_flip: f64,
     /// Probability that top and bottom are exchanged.
     pub vertical_flip: f64,
+    /// Probability of a turn by 90, 180 or 270 degrees, each as likely. Turned pictures and others in one batch are padded
+    /// to a square.
+    pub rotation: f64,
+    /// The network sees pictures larger or smaller.
+    pub scale: ScaleConfig,
+    /// Only a part of the picture is seen.
+    pub crop: CropConfig,
+    /// Every channel is multiplied.
+    pub brightness: ColorConfig,
+    /// Every channel moves away from the picture's mean gray, or to it.
+    pub contrast: ColorConfig,
+    /// Every channel moves away from the pixel's gray, or to it.
+    pub saturation: ColorConfig,
+    /// Colors turn around gray.
+    pub hue: HueConfig,
+    /// Four pictures in one.
+    pub mosaic: MosaicConfig,
 }
 
 impl Default for AugmentationConfig {
     fn default() -> Self {
-        Self { horizontal_flip: 0.5, vertical_flip: 0.0 }
+        Self { horizontal_flip: 0.5, ..Self::none() }
     }
 }
 
 impl AugmentationConfig {
     /// No variation: for validation.
     pub fn none() -> Self {
-        Self { horizontal_flip: 0.0, vertical_flip: 0.0 }
+        Self {
+            horizontal_flip: 0.0,
+            vertical_flip: 0.0,
+            rotation: 0.0,
+            scale: ScaleConfig::default(),
+            crop: CropConfig::default(),
+            brightness: ColorConfig::default(),
+            contrast: ColorConfig::default(),
+            saturation: ColorConfig::default(),
+            hue: HueConfig::default(),
+            mosaic: MosaicConfig::default(),
+        }
     }
 
-    /// Varies a picture and the objects on it, both in the picture's pixels. Uses as many random numbers whatever happens,
-    /// so that one variation does not change the chance of the next.
-    pub fn apply(&self, picture: &mut RgbImage, objects: &mut [Object], random: &mut impl Rng) {
-        let (width, height) = (picture.width() as f32, picture.height() as f32);
-        let mut move_boxes = |change: fn(BoundingBox, f32) -> BoundingBox, side| {
-            for object in objects.iter_mut() {
-                object.bounding_box = change(object.bounding_box, side);
-            }
-        };
-        if random.random_bool(self.horizontal_flip) {
-            flip_horizontal_in_place(picture);
-            move_boxes(|b, width| BoundingBox { x1: width - b.x2, x2: width - b.x1, ..b }, width);
+    /// Whether every value makes sense.
+    ///
+    /// # Errors
+    /// When one does not; the message names its key and what it may be.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        let Self { scale, crop, brightness, contrast, saturation, hue, mosaic, .. } = self;
+        let shares = [
+            ("horizontal_flip", self.horizontal_flip),
+            ("vertical_flip", self.vertical_flip),
+            ("rotation", self.rotation),
+            ("scale.probability", scale.probability),
+            ("crop.probability", crop.probability),
+            ("crop.keep", crop.keep),
+            ("brightness.probability", brightness.probability),
+            ("brightness.strength", brightness.strength),
+            ("contrast.probability", contrast.probability),
+            ("contrast.strength", contrast.strength),
+            ("saturation.probability", saturation.probability),
+            ("saturation.strength", saturation.strength),
+            ("hue.probability", hue.probability),
+            ("mosaic.probability", mosaic.probability),
+            ("mosaic.keep", mosaic.keep),
+        ];
+        for (key, value) in shares {
+            ensure!((0.0..=1.0).contains(&value), "`augmentation.{key}` is {value}, expected 0 to 1");
         }
-        if random.random_bool(self.vertical_flip) {
-            flip_vertical_in_place(picture);
-            move_boxes(|b, height| BoundingBox { y1: height - b.y2, y2: height - b.y1, ..b }, height);
+        let ScaleConfig { smallest, largest, .. } = *scale;
+        ensure!(
+            ScaleConfig::LEAST <= smallest && smallest <= largest && largest <= ScaleConfig::MOST,
+            "`augmentation.scale` goes from {smallest} to {largest}, expected {} <= smallest <= largest <= {}",
+            ScaleConfig::LEAST,
+            ScaleConfig::MOST
+        );
+        ensure!(
+            0.0 < crop.smallest && crop.smallest <= 1.0,
+            "`augmentation.crop.smallest` is {}, expected more than 0, up to 1",
+            crop.smallest
+        );
+        ensure!(
+            (0.0..=180.0).contains(&hue.degrees),
+            "`augmentation.hue.degrees` is {}, expected 0 to 180",
+            hue.degrees
+        );
+        Ok(())
+    }
+
+    /// Varies a picture, by numbers from `draws` alone. `another` gives some picture of the data set, which it chooses with
+    /// the numbers that it is handed.
+    ///
+    /// # Errors
+    /// Those of `another`.
+    pub fn apply<E>(
+        &self,
+        mut sample: Sample,
+        draws: &Draws,
+        another: impl FnMut(&mut ChaCha8Rng) -> Result<Sample, E>,
+    ) -> Result<Sample, E> {
+        if let Some(mut random) = draws.chance(Variation::Mosaic, self.mosaic.probability) {
+            sample = mosaic::mosaic(sample, self.mosaic.keep, &mut random, another)?;
         }
+        if let Some(mut random) = draws.chance(Variation::Crop, self.crop.probability) {
+            sample = crop::crop(sample, &self.crop, &mut random);
+        }
+        if let Some(mut random) = draws.chance(Variation::Rotation, self.rotation) {
+            sample.turn(Turn::draw(&mut random));
+        }
+        if draws.chance(Variation::HorizontalFlip, self.horizontal_flip).is_some() {
+            sample.flip_horizontally();
+        }
+        if draws.chance(Variation::VerticalFlip, self.vertical_flip).is_some() {
+            sample.flip_vertically();
+        }
+        if let Some(change) = ColorChange::draw(self, draws, &sample.pixels) {
+            sample.recolor(&change);
+        }
+        Ok(sample)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use image::Rgb;
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
+    use std::convert::Infallible;
+    use std::sync::Arc;
 
-    /// A picture whose only red pixel is covered by its only box.
-    fn marked() -> (RgbImage, [Object; 1]) {
-        let mut picture = RgbImage::new(6, 4);
-        picture.put_pixel(1, 0, Rgb([255, 0, 0]));
-        (picture, [Object { class: 0, bounding_box: BoundingBox::new(1.0, 0.0, 2.0, 1.0) }])
+    use image::RgbImage;
+
+    use super::*;
+    use crate::augmentation::testing::{assert_boxes_are_on_their_rectangles, colorful, marked, marked_among, plain};
+
+    const ALWAYS: ColorConfig = ColorConfig { probability: 1.0, strength: 0.1 };
+
+    /// Every variation of positions by itself, by name.
+    fn geometric() -> [(&'static str, AugmentationConfig); 5] {
+        let none = AugmentationConfig::none();
+        [
+            ("horizontal_flip", AugmentationConfig { horizontal_flip: 1.0, ..none.clone() }),
+            ("vertical_flip", AugmentationConfig { vertical_flip: 1.0, ..none.clone() }),
+            ("rotation", AugmentationConfig { rotation: 1.0, ..none.clone() }),
+            ("crop", AugmentationConfig { crop: CropConfig { probability: 1.0, ..none.crop }, ..none.clone() }),
+            ("mosaic", AugmentationConfig { mosaic: MosaicConfig { probability: 1.0, ..none.mosaic }, ..none }),
+        ]
+    }
+
+    /// Every variation of colors by itself, by name.
+    fn colors() -> [(&'static str, AugmentationConfig); 4] {
+        let none = AugmentationConfig::none();
+        [
+            ("brightness", AugmentationConfig { brightness: ALWAYS, ..none.clone() }),
+            ("contrast", AugmentationConfig { contrast: ALWAYS, ..none.clone() }),
+            ("saturation", AugmentationConfig { saturation: ALWAYS, ..none.clone() }),
+            ("hue", AugmentationConfig { hue: HueConfig { probability: 1.0, degrees: 8.0 }, ..none }),
+        ]
+    }
+
+    fn all() -> AugmentationConfig {
+        AugmentationConfig {
+            horizontal_flip: 1.0,
+            vertical_flip: 1.0,
+            rotation: 1.0,
+            brightness: ALWAYS,
+            contrast: ALWAYS,
+            saturation: ALWAYS,
+            hue: HueConfig { probability: 1.0, degrees: 8.0 },
+            crop: CropConfig { probability: 1.0, ..Default::default() },
+            mosaic: MosaicConfig { probability: 1.0, ..Default::default() },
+            scale: ScaleConfig { probability: 1.0, ..Default::default() },
+        }
+    }
+
+    /// The picture with the rectangles of colors 0 and 1, varied; in a mosaic with three that have two other colors each,
+    /// the last only one.
+    fn vary(config: &AugmentationConfig, seed: u64) -> Sample {
+        let mut colors = [2..4, 4..6, 6..7].into_iter();
+        let another = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(marked_among(seed, colors.next().unwrap()));
+        let Ok(varied) = config.apply(marked_among(seed, 0..2), &Draws::new(seed, 7), another);
+        varied
+    }
+
+    fn recolor(config: &AugmentationConfig, seed: u64) -> Sample {
+        let another = |_: &mut ChaCha8Rng| unreachable!("colors need no other picture");
+        let Ok(varied) = config.apply::<Infallible>(colorful(), &Draws::new(seed, 7), another);
+        varied
     }
 
     #[test]
     fn boxes_stay_on_their_objects() {
-        for (horizontal_flip, vertical_flip) in [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)] {
-            let (mut picture, mut objects) = marked();
-            let config = AugmentationConfig { horizontal_flip, vertical_flip };
-            config.apply(&mut picture, &mut objects, &mut ChaCha8Rng::seed_from_u64(0));
-            let b = objects[0].bounding_box;
-            assert_eq!((b.width(), b.height()), (1.0, 1.0));
-            assert_eq!(picture.get_pixel(b.x1 as u32, b.y1 as u32), &Rgb([255, 0, 0]));
+        let cases = geometric().into_iter().chain(colors()).chain([("all", all())]);
+        for (name, config) in cases {
+            // Resizing blurs what is found by up to a pixel at each edge.
+            let tolerance = if config.mosaic.probability > 0.0 { 1.0 } else { 0.0 };
+            let mut boxes = 0;
+            for seed in 0..200 {
+                let varied = vary(&config, seed);
+                assert_boxes_are_on_their_rectangles(&varied, tolerance, &format!("{name}, seed {seed}"));
+                boxes += varied.objects.len();
+            }
+            assert!(boxes > 200, "{name} leaves only {boxes} boxes");
         }
     }
 
     #[test]
-    fn flipping_twice_changes_nothing() {
-        let config = AugmentationConfig { horizontal_flip: 1.0, vertical_flip: 1.0 };
-        let (mut picture, mut objects) = marked();
-        for _ in 0..2 {
-            config.apply(&mut picture, &mut objects, &mut ChaCha8Rng::seed_from_u64(0));
+    fn a_variation_happens_when_its_probability_is_one_and_not_when_it_is_zero() {
+        for seed in 0..20 {
+            assert_eq!(vary(&AugmentationConfig::none(), seed), marked_among(seed, 0..2));
         }
-        assert_eq!((picture, objects), marked());
+        for (name, config) in geometric() {
+            let changed = (0..20).filter(|&seed| vary(&config, seed).pixels != marked_among(seed, 0..2).pixels).count();
+            assert_eq!(changed, 20, "{name}");
+        }
+        for (name, config) in colors() {
+            let changed = (0..20).filter(|&seed| recolor(&config, seed).pixels != colorful().pixels).count();
+            assert!(changed >= 18, "{name} changed {changed} of 20 pictures; a few factors are nearly 1");
+        }
+    }
+
+    #[test]
+    fn colors_leave_boxes_alone() {
+        for (name, config) in colors() {
+            for seed in 0..20 {
+                assert_eq!(recolor(&config, seed).objects, colorful().objects, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_numbers_repeat_and_others_do_not() {
+        assert_eq!(vary(&all(), 3), vary(&all(), 3));
+        assert_ne!(vary(&all(), 3), vary(&all(), 4));
+        let apply = |picture| {
+            let another = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(marked(1));
+            let Ok(varied) = all().apply(marked(0), &Draws::new(0, picture), another);
+            varied
+        };
+        assert_ne!(apply(0), apply(1));
+    }
+
+    #[test]
+    fn a_variation_does_not_change_the_chance_of_another() {
+        let half = AugmentationConfig { horizontal_flip: 0.5, ..AugmentationConfig::none() };
+        let both = AugmentationConfig { rotation: 0.5, brightness: ALWAYS, ..half.clone() };
+        let flips = |config: &AugmentationConfig, picture| {
+            let draws = Draws::new(0, picture);
+            draws.chance(Variation::HorizontalFlip, config.horizontal_flip).is_some()
+        };
+        let flipped: Vec<_> = (0..100).map(|picture| flips(&half, picture)).collect();
+        assert_eq!(flipped, (0..100).map(|picture| flips(&both, picture)).collect::<Vec<_>>());
+        assert!((30..70).contains(&flipped.iter().filter(|flipped| **flipped).count()));
+    }
+
+    #[test]
+    fn the_smallest_and_the_longest_pictures_are_varied() {
+        for (width, height) in [(1, 1), (1, 2), (2, 1), (2, 2), (4000, 2), (2, 4000), (17, 16)] {
+            for (name, config) in geometric().into_iter().chain(colors()).chain([("all", all())]) {
+                for seed in 0..10 {
+                    let sizes = [(1, 1), (4000, 2), (40, 30)];
+                    let mut sizes = sizes.into_iter();
+                    let another = |_: &mut ChaCha8Rng| {
+                        let (width, height) = sizes.next().unwrap();
+                        Ok::<_, Infallible>(plain(width, height))
+                    };
+                    let Ok(varied) = config.apply(plain(width, height), &Draws::new(seed, 0), another);
+                    assert!(varied.pixels.width() > 0 && varied.pixels.height() > 0);
+                    let (width, height) = (varied.pixels.width() as f32, varied.pixels.height() as f32);
+                    for object in &varied.objects {
+                        let inside = object.bounding_box.clip(width, height);
+                        assert_eq!(inside, object.bounding_box, "{name}");
+                        assert!(inside.width() > 0.0 && inside.height() > 0.0, "{name}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_that_others_hold_too_is_not_changed_under_them() {
+        let sample = marked(0);
+        let held = sample.pixels.clone();
+        let before: RgbImage = (*held).clone();
+        let another = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(marked(1));
+        let Ok(varied) = all().apply(sample, &Draws::new(0, 0), another);
+        assert_eq!(*held, before);
+        assert!(!Arc::ptr_eq(&held, &varied.pixels));
+    }
+
+    #[test]
+    fn an_error_of_another_picture_is_passed_on() {
+        let [.., (_, mosaic)] = geometric();
+        let result = mosaic.apply(marked(0), &Draws::new(0, 0), |_| Err("unreadable"));
+        assert_eq!(result.unwrap_err(), "unreadable");
+    }
+
+    #[test]
+    fn every_option_is_read_and_numbers_for_flips_are_plain() {
+        let text = "{horizontal_flip: 0, vertical_flip: 0.5, rotation: 1, scale: {probability: 1, largest: 2},
+            crop: {smallest: 0.25}, brightness: {strength: 1}, hue: {degrees: 90}, mosaic: {keep: 0}}";
+        let config: AugmentationConfig = serde_yaml::from_str(text).unwrap();
+        config.validate().unwrap();
+        let none = AugmentationConfig::none();
+        let expected = AugmentationConfig {
+            vertical_flip: 0.5,
+            rotation: 1.0,
+            scale: ScaleConfig { probability: 1.0, largest: 2.0, ..none.scale.clone() },
+            crop: CropConfig { smallest: 0.25, ..none.crop.clone() },
+            brightness: ColorConfig { strength: 1.0, ..none.brightness.clone() },
+            hue: HueConfig { degrees: 90.0, ..none.hue.clone() },
+            mosaic: MosaicConfig { keep: 0.0, ..none.mosaic.clone() },
+            ..none
+        };
+        assert_eq!(config, expected);
+        let written = serde_yaml::to_string(&config).unwrap();
+        assert_eq!(serde_yaml::from_str::<AugmentationConfig>(&written).unwrap(), config);
+    }
+
+    #[test]
+    fn unknown_keys_and_values_out_of_range_are_named() {
+        for (text, named) in [("zoom: 1", "`zoom`"), ("crop: {share: 1}", "`share`"), ("hue: 0.5", "hue")] {
+            let error = serde_yaml::from_str::<AugmentationConfig>(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+        let cases = [
+            ("horizontal_flip: -0.1", "`augmentation.horizontal_flip` is -0.1, expected 0 to 1"),
+            ("rotation: 90", "`augmentation.rotation` is 90, expected 0 to 1"),
+            ("mosaic: {probability: .nan}", "`augmentation.mosaic.probability` is NaN, expected 0 to 1"),
+            ("contrast: {strength: 2}", "`augmentation.contrast.strength` is 2, expected 0 to 1"),
+            ("crop: {keep: 30}", "`augmentation.crop.keep` is 30, expected 0 to 1"),
+            ("crop: {smallest: 0}", "`augmentation.crop.smallest` is 0, expected more than 0, up to 1"),
+            ("hue: {degrees: 270}", "`augmentation.hue.degrees` is 270, expected 0 to 180"),
+            (
+                "scale: {smallest: 1.5}",
+                "`augmentation.scale` goes from 1.5 to 1.25, expected 0.1 <= smallest <= largest <= 4",
+            ),
+        ];
+        for (text, message) in cases {
+            let config: AugmentationConfig = serde_yaml::from_str(text).unwrap();
+            assert_eq!(config.validate().unwrap_err().to_string(), message);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `trainer bench`: where the time of training goes, without data of one's own.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -101,6 +102,7 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
             matcher: config.matching.clone(),
             normalizer: config.loss.normalizer,
             augmentation: config.augmentation.clone(),
+            cache: Arc::default(),
         },
         config.run.workers,
     )?;

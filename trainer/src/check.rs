@@ -5,6 +5,7 @@ mod survey;
 mod table;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -98,6 +99,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
         matcher: config.matching.clone(),
         normalizer: config.loss.normalizer,
         augmentation: config.augmentation.clone(),
+        cache: Arc::default(),
     };
     if let Some(folder) = &args.pictures {
         gallery::draw_truth(&recipe, &drawn, folder)?;

@@ -8,6 +8,7 @@ use models::{Matcher, ModelSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::augmentation::AugmentationConfig;
+use crate::cache::CacheConfig;
 use crate::loss::LossConfig;
 use crate::optimizer::{OptimizerConfig, OptimizerKind};
 use crate::part::Part;
@@ -53,6 +54,9 @@ pub struct DataConfig {
     /// What happens to annotations that make no sense.
     #[serde(default)]
     pub bad_annotations: BadAnnotations,
+    /// Whether decoded pictures are kept.
+    #[serde(default)]
+    pub cache: CacheConfig,
 }
 
 /// What happens to annotations that make no sense: boxes without area or outside their picture, unknown classes or
@@ -75,6 +79,8 @@ pub struct RunConfig {
     pub epochs: u32,
     /// Pictures per step.
     pub batch_size: usize,
+    /// Whether the pictures of a batch are of like aspect ratio, as far as there are enough, which spares padding.
+    pub group_by_aspect: bool,
     /// Threads that read and prepare pictures.
     pub workers: usize,
     /// Start of all random numbers. The same seed gives the same weights on the same processor with as many threads.
@@ -108,6 +114,7 @@ impl Default for RunConfig {
         Self {
             epochs: 50,
             batch_size: 8,
+            group_by_aspect: true,
             workers: 2,
             seed: 0,
             freeze: None,
@@ -133,6 +140,7 @@ impl TrainConfig {
         for path in [&mut config.data.train, &mut config.data.validation].into_iter().flat_map(Source::paths_mut) {
             *path = std::path::absolute(base.join(&*path))?;
         }
+        config.data.cache.folder = std::path::absolute(base.join(&config.data.cache.folder))?;
         Ok(config)
     }
 
@@ -147,8 +155,8 @@ impl TrainConfig {
             ensure!(value.is_finite() && value >= 0.0, "`{name}` is {value}, expected zero or more");
             Ok(())
         };
-        share("augmentation.horizontal_flip", augmentation.horizontal_flip)?;
-        share("augmentation.vertical_flip", augmentation.vertical_flip)?;
+        self.data.cache.validate()?;
+        augmentation.validate()?;
         share("loss.alpha", loss.alpha)?;
         not_negative("loss.gamma", loss.gamma)?;
         not_negative("loss.box_weight", loss.box_weight)?;

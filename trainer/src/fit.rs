@@ -11,6 +11,7 @@ use models::spec::NormKind;
 use models::{Checkpoint, ModelSpec};
 
 use crate::augmentation::AugmentationConfig;
+use crate::cache::Cache;
 use crate::config::{BadAnnotations, TrainConfig};
 use crate::device::Device;
 use crate::learner::Learner;
@@ -109,6 +110,7 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
         config.data.validation.annotations.display()
     );
     let spec = complete_spec(&config.model, &train)?;
+    let cache = Arc::new(Cache::open(&config.data.cache)?);
     let loader = |dataset, augmentation: &AugmentationConfig| {
         let recipe = Recipe {
             dataset,
@@ -116,6 +118,7 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
             matcher: config.matching.clone(),
             normalizer: config.loss.normalizer,
             augmentation: augmentation.clone(),
+            cache: cache.clone(),
         };
         Loader::new(recipe, config.run.workers)
     };

@@ -48,6 +48,7 @@ fn text(preset: &str) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::CacheConfig;
     use crate::config::TrainConfig;
     use models::ModelSpec;
     use models::spec::NormKind;
@@ -62,6 +63,8 @@ mod tests {
             let mut model = ModelSpec::preset(preset).unwrap();
             model.backbone.norm.kind = NormKind::Batch;
             assert_eq!(config.model, model);
+            let cache = CacheConfig { folder: folder.path().join("picture-cache"), ..Default::default() };
+            assert_eq!(config.data.cache, cache);
             let data = serde_yaml::to_string(&config.data).unwrap();
             let bare: TrainConfig = serde_yaml::from_str(&format!("data:\n{}", indent(&data))).unwrap();
             assert_eq!(TrainConfig { model: bare.model.clone(), ..config }, bare);

@@ -15,6 +15,7 @@ mod transfer;
 
 pub mod config;
 pub mod augmentation;
+pub mod cache;
 pub mod loader;
 mod validation;
 mod run;

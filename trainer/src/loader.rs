@@ -1,5 +1,7 @@
 //! Batches, prepared in worker threads ahead of the network and handed over in order.
 
+mod orders;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -7,14 +9,17 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, ensure};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use models::dataset::Dataset;
-use models::spec::ModelSpec;
-use models::{Anchors, Matcher, Placement, RgbView, preprocess};
+use models::spec::{ModelSpec, PreprocessingSpec};
+use models::{Anchors, Matcher, Placement, Preprocessed, RgbView, preprocess};
 use ndarray::{Array4, s};
-use rand::SeedableRng;
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use crate::augmentation::AugmentationConfig;
+use crate::augmentation::{AugmentationConfig, Draws, Sample};
+use crate::cache::Cache;
 use crate::targets::{Normalizer, Object, Targets};
+
+pub use orders::{Order, aspect_groups, orders};
 
 /// Pictures as the network takes them, and what it should say of them.
 pub struct Batch {
@@ -40,15 +45,8 @@ pub struct Recipe {
     pub normalizer: Normalizer,
     /// Varies pictures.
     pub augmentation: AugmentationConfig,
-}
-
-/// One batch to make.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Order {
-    /// Which pictures: places in the data set.
-    pub pictures: Vec<usize>,
-    /// Start of the random numbers; each picture has its own, whatever thread it meets.
-    pub seed: u64,
+    /// Keeps decoded pictures; several recipes may share it.
+    pub cache: Arc<Cache>,
 }
 
 /// An order on its way, and where its batch is awaited.
@@ -118,10 +116,12 @@ impl Drop for Loader {
 
 impl Recipe {
     fn prepare(&self, order: &Order) -> anyhow::Result<Batch> {
+        let first = order.pictures.first().copied().unwrap_or_default();
+        let preprocessing = self.preprocessing(first, order.seed);
         let mut prepared = Vec::new();
         let mut objects = Vec::new();
         for &picture in &order.pictures {
-            let (pixels, on_it) = self.picture(picture, order.seed)?;
+            let (pixels, on_it) = self.picture(picture, order.seed, &preprocessing)?;
             prepared.push(pixels);
             objects.push(on_it);
         }
@@ -139,11 +139,39 @@ impl Recipe {
         Ok(Batch { images, targets, placements, pictures: order.pictures.clone() })
     }
 
+    /// What the network sees of a picture in a batch of its own, and the objects on it in pixels of the input.
+    pub(crate) fn input(&self, index: usize, seed: u64) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
+        self.picture(index, seed, &self.preprocessing(index, seed))
+    }
+
+    /// The size of the batch that begins with the picture at place `first`.
+    fn preprocessing(&self, first: usize, seed: u64) -> PreprocessingSpec {
+        self.augmentation.scale.vary(&self.spec.preprocessing, &Draws::new(seed, first))
+    }
+
     /// One picture, varied and prepared, and the objects on it in pixels of the input.
-    pub(crate) fn picture(&self, index: usize, seed: u64) -> anyhow::Result<(models::Preprocessed, Vec<Object>)> {
+    fn picture(
+        &self,
+        index: usize,
+        seed: u64,
+        preprocessing: &PreprocessingSpec,
+    ) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
+        let another = |random: &mut ChaCha8Rng| self.sample(random.random_range(0..self.dataset.images.len()));
+        let sample = self.augmentation.apply(self.sample(index)?, &Draws::new(seed, index), another)?;
+        let Sample { pixels, mut objects } = sample;
+        let view = RgbView::new(pixels.width(), pixels.height(), pixels.as_raw())?;
+        let prepared = preprocess(view, preprocessing);
+        for object in &mut objects {
+            object.bounding_box = prepared.placement.to_input(&object.bounding_box);
+        }
+        Ok((prepared, objects))
+    }
+
+    /// One picture as it is in the data set, and the objects on it save crowds.
+    fn sample(&self, index: usize) -> anyhow::Result<Sample> {
         let image = &self.dataset.images[index];
         let path = self.dataset.path_of(index);
-        let mut pixels = runtime::picture::read(&path)?;
+        let pixels = self.cache.read(&path)?;
         let (width, height) = pixels.dimensions();
         ensure!(
             (width, height) == (image.width, image.height),
@@ -153,18 +181,153 @@ impl Recipe {
             image.height
         );
         let annotations = self.dataset.annotations_of(index).iter().filter(|annotation| !annotation.crowd);
-        let mut objects: Vec<_> = annotations
+        let objects = annotations
             .map(|annotation| Object { class: annotation.class, bounding_box: annotation.rectangle.bounding_box() })
             .collect();
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        random.set_stream(index as u64);
-        self.augmentation.apply(&mut pixels, &mut objects, &mut random);
+        Ok(Sample { pixels, objects })
+    }
+}
 
-        let view = RgbView::new(pixels.width(), pixels.height(), pixels.as_raw())?;
-        let prepared = preprocess(view, &self.spec.preprocessing);
-        for object in &mut objects {
-            object.bounding_box = prepared.placement.to_input(&object.bounding_box);
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+    use models::dataset::{Annotation, Dataset, Image, Rectangle};
+    use models::spec::Class;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::augmentation::testing::{COLORS, assert_boxes_are_on_their_rectangles, marked};
+    use crate::cache::{CacheConfig, CacheKind};
+
+    const PICTURES: usize = 6;
+
+    /// Every variation of positions, and no colors, so that objects are found by theirs.
+    const VARIATIONS: &str = "horizontal_flip: 0.5, vertical_flip: 0.5, rotation: 0.5, crop: {probability: 0.5}, \
+                              scale: {probability: 0.8}";
+
+    /// A folder with marked pictures, and how they become batches.
+    struct Fixture {
+        folder: TempDir,
+        recipe: Recipe,
+    }
+
+    impl Fixture {
+        fn new(augmentation: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let classes = (0..COLORS).map(|id| Class { id: id as i64, name: format!("color {id}") }).collect();
+            let mut dataset = Dataset { folder: folder.path().to_owned(), classes, ..Dataset::default() };
+            for image in 0..PICTURES {
+                let sample = marked(image as u64);
+                let (width, height) = sample.pixels.dimensions();
+                let file_name = format!("{image}.png");
+                sample.pixels.save(folder.path().join(&file_name)).unwrap();
+                dataset.images.push(Image { id: image as i64, file_name, width, height });
+                for object in sample.objects {
+                    let rectangle = Rectangle::from(object.bounding_box);
+                    let (id, class, area) = (dataset.annotations.len() as i64, object.class, rectangle.area());
+                    dataset.annotations.push(Annotation { id, image, class, rectangle, area, crowd: false });
+                }
+            }
+            let mut spec = ModelSpec::default();
+            spec.preprocessing = PreprocessingSpec {
+                shorter_side: 128,
+                longer_side: 256,
+                mean: [0.0; 3],
+                std: [1.0 / 255.0; 3],
+                ..spec.preprocessing
+            };
+            let recipe = Recipe {
+                dataset,
+                spec,
+                matcher: Matcher::default(),
+                normalizer: Normalizer::default(),
+                augmentation: serde_yaml::from_str(augmentation).unwrap(),
+                cache: Arc::default(),
+            };
+            Self { folder, recipe }
         }
-        Ok((prepared, objects))
+
+        fn batches(self, workers: usize, batch_size: usize) -> Vec<Batch> {
+            let loader = Loader::new(self.recipe, workers).unwrap();
+            let epochs = (0..3).flat_map(|epoch| orders(&[0; PICTURES], batch_size, 0, epoch));
+            loader.batches(epochs).map(Result::unwrap).collect()
+        }
+    }
+
+    #[test]
+    fn batches_do_not_depend_on_threads_or_cache() {
+        let all = format!("{{{VARIATIONS}, mosaic: {{probability: 0.5}}, hue: {{probability: 1}}}}");
+        let expected = Fixture::new(&all).batches(1, 4);
+        for (kind, workers) in [(CacheKind::None, 3), (CacheKind::Memory, 1), (CacheKind::Disk, 2)] {
+            let mut fixture = Fixture::new(&all);
+            let cache = CacheConfig { kind, folder: fixture.folder.path().join("cache"), ..Default::default() };
+            fixture.recipe.cache = Arc::new(Cache::open(&cache).unwrap());
+            for (found, expected) in fixture.batches(workers, 4).iter().zip(&expected) {
+                assert_eq!(found.images, expected.images, "{kind:?}");
+                assert_eq!(found.targets, expected.targets, "{kind:?}");
+                assert_eq!(found.pictures, expected.pictures, "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn boxes_are_on_their_objects_in_the_input() {
+        let Fixture { recipe, folder: _folder } = Fixture::new(&format!("{{{VARIATIONS}}}"));
+        for seed in 0..20 {
+            for index in 0..PICTURES {
+                let draws = Draws::new(seed, index);
+                let preprocessing = recipe.augmentation.scale.vary(&recipe.spec.preprocessing, &draws);
+                let (Preprocessed { pixels, placement }, objects) =
+                    recipe.picture(index, seed, &preprocessing).unwrap();
+                let (width, height) = (placement.resized_width, placement.resized_height);
+                let value = |x: u32, y: u32, channel| pixels[[channel, y as usize, x as usize]] as u8;
+                let shown = RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|channel| value(x, y, channel))));
+                let sample = Sample { pixels: Arc::new(shown), objects };
+                assert_boxes_are_on_their_rectangles(&sample, 1.5, &format!("seed {seed}, picture {index}"));
+            }
+        }
+    }
+
+    #[test]
+    fn the_pictures_of_a_batch_have_one_scale_and_batches_have_several() {
+        let scale = "{scale: {probability: 1, smallest: 0.5, largest: 2}}";
+        let mut shorter_sides = Vec::new();
+        for batch in Fixture::new(scale).batches(2, 3) {
+            let shorter = |placement: &Placement| placement.resized_width.min(placement.resized_height);
+            let sides: Vec<_> = batch.placements.iter().map(shorter).collect();
+            assert!(sides.iter().all(|side| *side == sides[0] && (64..=256).contains(side)), "{sides:?}");
+            let (_, _, height, width) = batch.images.dim();
+            assert_eq!((height % 32, width % 32), (0, 0));
+            assert!(
+                batch.placements.iter().all(|p| p.padded_height as usize <= height && p.padded_width as usize <= width)
+            );
+            shorter_sides.push(sides[0]);
+        }
+        shorter_sides.dedup();
+        assert!(shorter_sides.len() > 3, "{shorter_sides:?}");
+    }
+
+    #[test]
+    fn crowds_do_not_become_objects() {
+        for augmentation in ["{mosaic: {probability: 0}}", "{mosaic: {probability: 1, keep: 0}}"] {
+            let mut fixture = Fixture::new(augmentation);
+            for annotation in &mut fixture.recipe.dataset.annotations {
+                annotation.crowd = annotation.class != 2;
+            }
+            let classes: Vec<_> =
+                fixture.batches(1, 3).iter().flat_map(|batch| batch.targets.classes.clone()).collect();
+            assert!(!classes.is_empty() && classes.iter().all(|class| *class == 2), "{augmentation}: {classes:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_that_a_mosaic_needs_and_that_cannot_be_read_is_named() {
+        let fixture = Fixture::new("{mosaic: {probability: 1}}");
+        std::fs::write(fixture.folder.path().join("5.png"), "no picture").unwrap();
+        let loader = Loader::new(fixture.recipe, 1).unwrap();
+        let order = |seed| Order { pictures: vec![0], seed };
+        let failures: Vec<_> = loader.batches((0..10).map(order)).filter_map(Result::err).collect();
+        assert!(!failures.is_empty());
+        assert!(failures.iter().all(|error| format!("{error:#}").contains("5.png")), "{failures:?}");
     }
 }

@@ -9,14 +9,11 @@ use anyhow::{Context, anyhow, bail};
 use models::Provenance;
 use models::dataset::Dataset;
 use models::evaluation::{Evaluation, ScoredBox, evaluate};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
 use crate::journal::{Journal, Learned, Seconds};
 use crate::learner::{Learner, Step};
-use crate::loader::{Batch, Loader, Order};
+use crate::loader::{Batch, Loader, aspect_groups, orders};
 use crate::progress::{EpochProgress, print, say};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::Moment;
@@ -106,8 +103,11 @@ impl Run {
     /// The rest of an epoch's steps, of `steps` in the run.
     fn learn(&mut self, steps: u64, journal: &mut Journal) -> anyhow::Result<Learned> {
         let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
-        let all = self.train.recipe().dataset.images.len();
-        let orders = orders(all, self.config.run.batch_size, self.config.run.seed, epoch);
+        let run = &self.config.run;
+        let images = &self.train.recipe().dataset.images;
+        let all = images.len();
+        let groups = if run.group_by_aspect { aspect_groups(images) } else { vec![0; all] };
+        let orders = orders(&groups, run.batch_size, run.seed, epoch);
         let per_step = self.config.optimizer.accumulation;
         let steps_per_epoch = orders.len().div_ceil(per_step) as u64;
         let made = self.progress.steps.checked_sub(u64::from(epoch) * steps_per_epoch);
@@ -231,17 +231,6 @@ impl Run {
     }
 }
 
-/// The batches of an epoch: every picture once, in an order that depends on seed and epoch alone.
-fn orders(pictures: usize, batch_size: usize, seed: u64, epoch: u32) -> Vec<Order> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    // Far from the streams of the pictures.
-    random.set_stream(u64::MAX - u64::from(epoch));
-    let mut order: Vec<_> = (0..pictures).collect();
-    order.shuffle(&mut random);
-    let seed = rand::RngExt::random(&mut random);
-    order.chunks(batch_size).map(|pictures| Order { pictures: pictures.to_vec(), seed }).collect()
-}
-
 /// What there is to know when a step's numbers are not finite.
 fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
     let mut text = format!(
@@ -258,22 +247,4 @@ fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
         let _ = write!(text, "\n  {}: {boxes}", dataset.images[picture].file_name);
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_epoch_has_every_picture_once_and_no_epoch_is_like_another() {
-        let epoch = |seed, epoch| orders(10, 4, seed, epoch);
-        let pictures = |orders: &[Order]| orders.iter().flat_map(|order| order.pictures.clone()).collect::<Vec<_>>();
-        let mut seen = pictures(&epoch(0, 0));
-        assert_eq!(epoch(0, 0).iter().map(|order| order.pictures.len()).collect::<Vec<_>>(), [4, 4, 2]);
-        seen.sort_unstable();
-        assert_eq!(seen, (0..10).collect::<Vec<_>>());
-        assert_eq!(epoch(0, 0), epoch(0, 0));
-        assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(0, 1)));
-        assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(1, 0)));
-    }
 }

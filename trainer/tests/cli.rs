@@ -111,6 +111,31 @@ fn a_run_leaves_checkpoints_log_and_configuration_and_repeats_to_the_bit() {
     assert_eq!(project.checkpoint("runs/retinanet-2/last.safetensors"), first);
 }
 
+#[test]
+fn variations_repeat_to_the_bit_with_any_cache_and_number_of_workers() {
+    let project = Project::new();
+    let config = |cache: &str| {
+        let colors = "brightness: {probability: 0.5}, contrast: {probability: 0.5}, saturation: {probability: 0.5}";
+        let places = "vertical_flip: 0.5, rotation: 0.5, crop: {probability: 0.5}, mosaic: {probability: 0.5}";
+        let rest = "hue: {probability: 0.5}, scale: {probability: 0.5}";
+        let cached = CONFIG.replace("\nrun:", &format!("\n  cache: {cache}\nrun:"));
+        format!("augmentation: {{{places}, {colors}, {rest}}}{cached}")
+    };
+    project.configure(&config("{kind: none}"));
+    let output = project.fit(&["--out", "none"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    // The second one finds what the first has kept.
+    for (out, cache) in [("memory", "{kind: memory}"), ("disk", "{kind: disk}"), ("again", "{kind: disk}")] {
+        project.configure(&config(cache).replace("workers: 2", "workers: 3"));
+        let output = project.fit(&["--out", out]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let weights = |run: &str| project.checkpoint(&format!("{run}/last.safetensors"));
+        assert_eq!(weights(out), weights("none"), "{cache}");
+    }
+    let kept = fs::read_dir(project.path().join("picture-cache")).unwrap().count();
+    assert_eq!(kept, 9, "six pictures to learn from, three to validate on");
+}
+
 /// Ctrl-C in the middle of an epoch, then `--resume`: the same weights as without.
 #[test]
 fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
@@ -380,6 +405,12 @@ fn a_wrong_configuration_is_refused_with_key_and_line() {
         project.configure(&CONFIG.replace("epochs: 2", &format!("{value}, epochs: 2")));
         assert_holds(&project.refused(&[]), &[message]);
     }
+    project.configure(&format!("augmentation: {{mosiac: {{probability: 1}}}}{CONFIG}"));
+    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`mosiac`", "line 1"]);
+    project.configure(&format!("augmentation: {{rotation: 90}}{CONFIG}"));
+    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`augmentation.rotation` is 90"]);
+    project.configure(&CONFIG.replace("\nrun:", "\n  cache: {kind: memory, gigabytes: 0}\nrun:"));
+    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`data.cache.gigabytes` is 0"]);
     assert_holds(&project.refused(&["--config", "none.yaml"]), &["none.yaml", "trainer init"]);
     assert!(!project.path().join("runs").exists(), "nothing is made for a run that cannot begin");
 }

@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
         assert!(text.starts_with("{\n  \"AP\": 0.5,\n") && text.ends_with("\n}\n"), "{text}");
         assert!(text.contains("\n  \"classes\": [\n    {"), "{text}");
-        assert!(text.contains("}\n  ],\n  \"none\": []"), "{text}");
-        assert_eq!(text.lines().count(), 8, "{text}");
+        assert!(text.contains("}\n  ],\n  \"none\": [\n  ]\n}"), "{text}");
+        assert_eq!(text.lines().count(), 9, "{text}");
     }
 }

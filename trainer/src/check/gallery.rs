@@ -41,7 +41,7 @@ pub(super) fn draw_truth(recipe: &Recipe, pictures: &[usize], folder: &Path) -> 
 /// Draws what the network will see of pictures, with boxes and anchors, as the epoch of random number `seed` varies them.
 pub(super) fn draw_inputs(recipe: &Recipe, pictures: &[usize], seed: u64, folder: &Path) -> anyhow::Result<()> {
     draw_each(recipe, pictures, folder, |index| {
-        let (prepared, objects) = recipe.picture(index, seed)?;
+        let (prepared, objects) = recipe.input(index, seed)?;
         let (_, height, width) = prepared.pixels.dim();
         let mut picture = visible(&prepared, &recipe.spec.preprocessing);
         draw_marks(&mut picture, &marks(recipe, &objects, [height, width]));

@@ -1,0 +1,189 @@
+//! The loader alone: drawn JPEG files of 640x480 as batches of 8, resized to 320x240, by workers, cache and variations; and
+//! its memory over 1,000 batches.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display, Formatter};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use models::Matcher;
+use models::dataset::{Annotation, Dataset, Image};
+use models::spec::{Class, NormKind};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use trainer::augmentation::AugmentationConfig;
+use trainer::cache::{Cache, CacheConfig, CacheKind};
+use trainer::loader::{Loader, Recipe, aspect_groups, orders};
+use trainer::synth::{Size, draw};
+use trainer::targets::Normalizer;
+
+const PICTURES: usize = 128;
+const BATCH: usize = 8;
+/// Passes over the pictures that are measured, after one that is not.
+const EPOCHS: u32 = 4;
+const LONG_RUN: usize = 1000;
+
+const VARIATIONS: [(&str, &str); 12] = [
+    ("none", "{horizontal_flip: 0}"),
+    ("horizontal_flip", "{horizontal_flip: 1}"),
+    ("vertical_flip", "{horizontal_flip: 0, vertical_flip: 1}"),
+    ("rotation", "{horizontal_flip: 0, rotation: 1}"),
+    ("scale", "{horizontal_flip: 0, scale: {probability: 1}}"),
+    ("crop", "{horizontal_flip: 0, crop: {probability: 1}}"),
+    ("brightness", "{horizontal_flip: 0, brightness: {probability: 1}}"),
+    ("contrast", "{horizontal_flip: 0, contrast: {probability: 1}}"),
+    ("saturation", "{horizontal_flip: 0, saturation: {probability: 1}}"),
+    ("hue", "{horizontal_flip: 0, hue: {probability: 1}}"),
+    ("mosaic", "{horizontal_flip: 0, mosaic: {probability: 1}}"),
+    ("all", ALL),
+];
+
+/// Everything at every picture.
+const ALL: &str = "{horizontal_flip: 1, vertical_flip: 1, rotation: 1, scale: {probability: 1}, crop: {probability: 1},
+    brightness: {probability: 1}, contrast: {probability: 1}, saturation: {probability: 1}, hue: {probability: 1},
+    mosaic: {probability: 1}}";
+
+fn main() -> anyhow::Result<()> {
+    trainer::memory::keep();
+    let data = Data::draw()?;
+    for kind in [CacheKind::None, CacheKind::Memory, CacheKind::Disk] {
+        for workers in [1, 2] {
+            let plain = data.loader(VARIATIONS[0].1, kind, workers)?.measure()?;
+            let all = data.loader(ALL, kind, workers)?.measure()?;
+            println!("cache {kind:?}, {workers} workers: {plain}; with all variations {all}");
+        }
+    }
+    for (name, config) in VARIATIONS {
+        println!("{name}, from memory: {}", data.loader(config, CacheKind::Memory, 1)?.measure()?);
+    }
+    data.loader(ALL, CacheKind::Memory, 2)?.long_run()
+}
+
+/// Pictures in a temporary folder.
+struct Data {
+    folder: tempfile::TempDir,
+    dataset: Dataset,
+}
+
+impl Data {
+    fn draw() -> anyhow::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut dataset = Dataset::default();
+        let mut classes = BTreeSet::new();
+        for index in 0..PICTURES {
+            let mut random = ChaCha8Rng::seed_from_u64(index as u64);
+            let scene = draw(Size { width: 640, height: 480 }, &mut random);
+            let file_name = format!("{index}.jpg");
+            runtime::picture::write(&folder.path().join(&file_name), &scene.picture)?;
+            dataset.images.push(Image { id: index as i64, file_name, width: 640, height: 480 });
+            for object in scene.objects {
+                let class = object.kind as usize;
+                classes.insert(class);
+                let rectangle = models::dataset::Rectangle::from(object.bounding_box);
+                let (id, area) = (dataset.annotations.len() as i64, rectangle.area());
+                dataset.annotations.push(Annotation { id, image: index, class, rectangle, area, crowd: false });
+            }
+        }
+        let last = classes.last().context("some picture shows something")?;
+        dataset.classes = (0..=*last).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
+        Ok(Self { folder, dataset })
+    }
+
+    fn loader(&self, augmentation: &str, kind: CacheKind, workers: usize) -> anyhow::Result<Running> {
+        let mut spec = tests::spec("resnet18", NormKind::Batch, self.dataset.classes.len());
+        (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (320, 320);
+        let augmentation: AugmentationConfig = serde_yaml::from_str(augmentation)?;
+        let cache = CacheConfig { kind, gigabytes: 1.0, folder: self.cache_folder() };
+        let recipe = Recipe {
+            dataset: Dataset { folder: self.folder.path().to_owned(), ..self.dataset.clone() },
+            spec,
+            matcher: Matcher::default(),
+            normalizer: Normalizer::default(),
+            augmentation,
+            cache: Arc::new(Cache::open(&cache)?),
+        };
+        Ok(Running { loader: Loader::new(recipe, workers)?, epoch: 0 })
+    }
+
+    fn cache_folder(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+}
+
+/// A loader in use.
+struct Running {
+    loader: Loader,
+    epoch: u32,
+}
+
+impl Running {
+    fn measure(&mut self) -> anyhow::Result<Measure> {
+        self.run(1, |_| Ok(()))?;
+        let (start, processor) = (Instant::now(), processor_seconds()?);
+        let pictures = self.run(EPOCHS, |_| Ok(()))? as f64;
+        Ok(Measure {
+            pictures_per_second: pictures / start.elapsed().as_secs_f64(),
+            processor_milliseconds: 1e3 * (processor_seconds()? - processor) / pictures,
+        })
+    }
+
+    /// Says how much memory the program has as batches go by.
+    fn long_run(&mut self) -> anyhow::Result<()> {
+        let epochs = LONG_RUN / (PICTURES / BATCH);
+        self.run(epochs as u32 + 1, |batch| {
+            if batch % 100 == 0 && batch <= LONG_RUN {
+                println!("after {batch} batches with all variations: {:.0} MB in memory", resident()? / 1e6);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Takes all batches of some epochs, and returns how many pictures they had. `watch` is told how many batches there were.
+    fn run(&mut self, epochs: u32, watch: impl Fn(usize) -> anyhow::Result<()>) -> anyhow::Result<usize> {
+        let groups = aspect_groups(&self.loader.recipe().dataset.images);
+        let (mut pictures, mut batches) = (0, 0);
+        for _ in 0..epochs {
+            for batch in self.loader.batches(orders(&groups, BATCH, 0, self.epoch).into_iter()) {
+                pictures += batch?.pictures.len();
+                batches += 1;
+                watch(batches)?;
+            }
+            self.epoch += 1;
+        }
+        Ok(pictures)
+    }
+}
+
+/// How fast a loader was. On a machine that others use too, the time of the processor says more.
+struct Measure {
+    pictures_per_second: f64,
+    /// For one picture, over all threads.
+    processor_milliseconds: f64,
+}
+
+impl Display for Measure {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        write!(f, "{:.0} pictures/s ({:.2} ms of a core each)", self.pictures_per_second, self.processor_milliseconds)
+    }
+}
+
+/// Time that the threads of this program have run.
+fn processor_seconds() -> anyhow::Result<f64> {
+    /// The unit of `/proc`, on every Linux there is.
+    const TICK: f64 = 0.01;
+    let text = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = text.rsplit_once(')').context("the system tells no time")?;
+    let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+    Ok(TICK * ticks.iter().sum::<f64>())
+}
+
+/// Bytes of this program in memory.
+fn resident() -> anyhow::Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("the system tells no memory")?;
+    let kibibytes: f64 = line.split_whitespace().nth(1).context("the system tells no memory")?.parse()?;
+    Ok(1024.0 * kibibytes)
+}

@@ -1,0 +1,101 @@
+//! Scale jitter: the network sees its pictures at several sizes.
+
+use models::spec::PreprocessingSpec;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use super::draws::{Draws, Variation};
+
+/// How sizes vary. One factor holds for a whole batch, so that its pictures need no more padding than without; the factor
+/// multiplies the sides that preprocessing resizes to, so that pictures are resized once, and a batch needs up to `largest`
+/// squared times the memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScaleConfig {
+    /// Probability that a batch has another size.
+    pub probability: f64,
+    /// The least factor. Halving is as likely as doubling, if both are allowed.
+    pub smallest: f64,
+    /// The largest factor; no batch is larger than that.
+    pub largest: f64,
+}
+
+impl Default for ScaleConfig {
+    fn default() -> Self {
+        Self { probability: 0.0, smallest: 0.8, largest: 1.25 }
+    }
+}
+
+impl ScaleConfig {
+    /// The least value of `smallest`.
+    pub(super) const LEAST: f64 = 0.1;
+    /// The largest value of `largest`: sixteen times the memory.
+    pub(super) const MOST: f64 = 4.0;
+
+    /// The preprocessing of a batch, by the numbers of its first picture.
+    pub fn vary(&self, spec: &PreprocessingSpec, first: &Draws) -> PreprocessingSpec {
+        let Some(mut random) = first.chance(Variation::Scale, self.probability) else { return spec.clone() };
+        let factor = self.smallest * (self.largest / self.smallest).powf(random.random());
+        let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
+        PreprocessingSpec { shorter_side: side(spec.shorter_side), longer_side: side(spec.longer_side), ..spec.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZES: [(u32, u32); 5] = [(640, 480), (480, 640), (1, 1), (4000, 2), (301, 300)];
+
+    fn scale(smallest: f64, largest: f64) -> ScaleConfig {
+        ScaleConfig { probability: 1.0, smallest, largest }
+    }
+
+    #[test]
+    fn sizes_vary_within_their_limits_and_the_rest_of_the_spec_stays() {
+        let spec = PreprocessingSpec::default();
+        let sides: Vec<_> = (0..200)
+            .map(|picture| {
+                let varied = scale(0.5, 2.0).vary(&spec, &Draws::new(0, picture));
+                let (shorter_side, longer_side) = (spec.shorter_side, spec.longer_side);
+                assert_eq!(PreprocessingSpec { shorter_side, longer_side, ..varied.clone() }, spec);
+                let factors = [(varied.shorter_side, shorter_side), (varied.longer_side, longer_side)]
+                    .map(|(varied, side)| f64::from(varied) / f64::from(side));
+                assert!((factors[0] - factors[1]).abs() < 2e-3, "{factors:?}");
+                varied.shorter_side
+            })
+            .collect();
+        assert!(sides.iter().all(|side| (304..=1216).contains(side)), "{sides:?}");
+        let smaller = sides.iter().filter(|side| **side < spec.shorter_side).count();
+        assert!((70..130).contains(&smaller), "{smaller} of 200 are smaller");
+    }
+
+    #[test]
+    fn no_picture_is_resized_to_more_than_the_largest_factor() {
+        let spec = PreprocessingSpec::default();
+        for picture in 0..100 {
+            let varied = scale(0.5, 1.25).vary(&spec, &Draws::new(0, picture));
+            for (width, height) in SIZES {
+                let placement = varied.place(width, height);
+                let longer = placement.resized_width.max(placement.resized_height);
+                let shorter = placement.resized_width.min(placement.resized_height);
+                assert!(longer <= 1280 && shorter <= 760, "{placement:?}");
+                assert_eq!((placement.padded_width % 32, placement.padded_height % 32), (0, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_probability_of_zero_changes_nothing() {
+        let spec = PreprocessingSpec::default();
+        for picture in 0..20 {
+            assert_eq!(ScaleConfig::default().vary(&spec, &Draws::new(0, picture)), spec);
+        }
+    }
+
+    #[test]
+    fn the_smallest_side_keeps_a_pixel() {
+        let spec = PreprocessingSpec { shorter_side: 1, longer_side: 2, ..Default::default() };
+        assert_eq!(scale(0.1, 0.1).vary(&spec, &Draws::new(0, 0)).shorter_side, 1);
+    }
+}

@@ -1,0 +1,418 @@
+//! Decoded pictures in files.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
+
+use image::RgbImage;
+use runtime::picture::{self, PictureError};
+
+use crate::progress::say;
+
+/// Extension of the files.
+const EXTENSION: &str = "pixels";
+
+/// The beginning of every file. Another version of the program may decode otherwise.
+const MARK: &str = concat!("decoded by trainer ", env!("CARGO_PKG_VERSION"));
+
+/// A folder with a file for every picture, as many as fit. Runs that use it at the same time each count what was there when
+/// they began, and what they add.
+#[derive(Debug)]
+pub(super) struct DiskCache {
+    folder: PathBuf,
+    /// Bytes that the folder's files may have in all.
+    limit: u64,
+    /// Bytes that they have.
+    used: AtomicU64,
+    /// Whether it was said that a picture did not fit.
+    full: AtomicBool,
+    /// Whether writing has failed, after which it is not tried again.
+    broken: AtomicBool,
+}
+
+impl DiskCache {
+    /// Makes the folder, or counts what is in it. The oldest files go if they exceed the limit.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(super) fn open(folder: &Path, limit: u64) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            // Another run may just have removed it.
+            if is_ours(&path)
+                && let Ok(metadata) = fs::metadata(&path)
+            {
+                files.push((metadata.modified()?, metadata.len(), path));
+            }
+        }
+        let mut used: u64 = files.iter().map(|(_, length, _)| length).sum();
+        files.sort();
+        for (_, length, path) in files {
+            if used > limit && fs::remove_file(path).is_ok() {
+                used -= length;
+            }
+        }
+        let [full, broken] = [false, false].map(AtomicBool::new);
+        Ok(Self { folder: folder.to_owned(), limit, used: used.into(), full, broken })
+    }
+
+    pub(super) fn read(&self, path: &Path) -> Result<RgbImage, PictureError> {
+        // Looked at before it is decoded: if it changes in between, the next reader sees that it has.
+        let Ok(original) = Original::of(path) else { return picture::read(path) };
+        let kept = self.folder.join(original.file_name());
+        if let Some(picture) = load(&kept, &original.key) {
+            return Ok(picture);
+        }
+        let picture = picture::read(path)?;
+        if !self.broken.load(Ordering::Relaxed) && self.reserve(&kept, &original.key, &picture) {
+            self.store(&kept, &original.key, &picture);
+        }
+        Ok(picture)
+    }
+
+    /// Whether there is room for a picture. If so, it is taken.
+    fn reserve(&self, kept: &Path, key: &[u8], picture: &RgbImage) -> bool {
+        let more = (key.len() + Header::LENGTH + picture.as_raw().len()) as u64;
+        let less = fs::metadata(kept).map_or(0, |replaced| replaced.len());
+        let with = |used: u64| Some(used.saturating_sub(less) + more).filter(|used| *used <= self.limit);
+        let fits = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with).is_ok();
+        if !fits && !self.full.swap(true, Ordering::Relaxed) {
+            say(&format!(
+                "the cache of decoded pictures in {} is full; the others are decoded every time, unless you raise \
+                 `data.cache.gigabytes`, or remove the folder if it is of other data",
+                self.folder.display()
+            ));
+        }
+        fits
+    }
+
+    fn store(&self, kept: &Path, key: &[u8], picture: &RgbImage) {
+        if let Err(error) = save(kept, key, picture)
+            && !self.broken.swap(true, Ordering::Relaxed)
+        {
+            say(&format!(
+                "warning: can't keep decoded pictures in {}: {error}; no more are kept",
+                self.folder.display()
+            ));
+        }
+    }
+}
+
+/// Whether a file has a name that this cache gives: 16 hexadecimal digits and the extension, or that of an unfinished file,
+/// which is left when a run is killed. Nothing else is ever removed.
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let finished = match name.strip_prefix('.') {
+        Some(partial) => partial.strip_suffix(".partial").and_then(|partial| partial.rsplit_once('.')),
+        None => Some((&*name, "")),
+    };
+    let digits = finished.and_then(|(name, _)| name.strip_suffix(EXTENSION)?.strip_suffix('.'));
+    digits.is_some_and(|digits| digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// A picture file as it is now.
+struct Original {
+    path: PathBuf,
+    /// Says which file it is, of what length and of when: what it is decoded to is another if this is.
+    key: Vec<u8>,
+}
+
+impl Original {
+    fn of(path: &Path) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let metadata = fs::metadata(&path)?;
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).map_err(io::Error::other)?.as_nanos();
+        let mut key = format!("{MARK} from {} bytes of {modified}: ", metadata.len()).into_bytes();
+        key.extend(path.as_os_str().as_bytes());
+        Ok(Self { path, key })
+    }
+
+    /// A name for its path alone, so that a changed picture replaces what it was. By FNV-1a, which stays the same from one
+    /// version of the program to the next. <https://www.rfc-editor.org/rfc/rfc9923>
+    fn file_name(&self) -> String {
+        let bytes = self.path.as_os_str().as_bytes();
+        let hash = bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+        format!("{hash:016x}.{EXTENSION}")
+    }
+}
+
+/// What stands between key and pixels.
+struct Header {
+    width: u32,
+    height: u32,
+    /// CRC-32 of the pixels.
+    checksum: u32,
+}
+
+impl Header {
+    const LENGTH: usize = 12;
+
+    fn of(picture: &RgbImage) -> Self {
+        Self { width: picture.width(), height: picture.height(), checksum: crc32c::crc32c(picture.as_raw()) }
+    }
+
+    fn to_bytes(&self) -> [u8; Self::LENGTH] {
+        let mut bytes = [0; Self::LENGTH];
+        for (bytes, number) in bytes.chunks_exact_mut(4).zip([self.width, self.height, self.checksum]) {
+            bytes.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::LENGTH]) -> Self {
+        let [width, height, checksum] =
+            [0, 4, 8].map(|at| u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index])));
+        Self { width, height, checksum }
+    }
+}
+
+/// The picture in a file of this cache; nothing if there is none, or it is of another original, short or damaged.
+fn load(kept: &Path, key: &[u8]) -> Option<RgbImage> {
+    let mut file = File::open(kept).ok()?;
+    let length = file.metadata().ok()?.len();
+    let mut found = vec![0; key.len()];
+    file.read_exact(&mut found).ok()?;
+    if found != key {
+        return None;
+    }
+    let mut header = [0; Header::LENGTH];
+    file.read_exact(&mut header).ok()?;
+    let Header { width, height, checksum } = Header::from_bytes(header);
+    let pixels = length.checked_sub((key.len() + Header::LENGTH) as u64)?;
+    // Before memory is taken for what a damaged file claims to hold.
+    if u128::from(pixels) != 3 * u128::from(width) * u128::from(height) {
+        return None;
+    }
+    let mut pixels = vec![0; pixels as usize];
+    file.read_exact(&mut pixels).ok()?;
+    if crc32c::crc32c(&pixels) == checksum { RgbImage::from_raw(width, height, pixels) } else { None }
+}
+
+/// Writes a picture, whole or not at all. Without waiting for the disk: after a crash the checksum tells what is lost.
+fn save(kept: &Path, key: &[u8], picture: &RgbImage) -> io::Result<()> {
+    let name = kept.file_name().unwrap_or_default().to_string_lossy();
+    let folder = kept.parent().unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .suffix(".partial")
+        // Other users of the data may use the cache too, if the umask lets them.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        // Its own message names the hidden file.
+        .map_err(|error| io::Error::from(error.kind()))?;
+    let mut content = file.as_file();
+    content.write_all(key)?;
+    content.write_all(&Header::of(picture).to_bytes())?;
+    content.write_all(picture.as_raw())?;
+    file.persist(kept)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use image::Rgb;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Room for everything.
+    const ROOMY: u64 = 1 << 20;
+
+    /// A folder with pictures, and one for the cache.
+    struct Fixture(TempDir);
+
+    impl Fixture {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn cache(&self, limit: u64) -> DiskCache {
+            DiskCache::open(&self.folder(), limit).unwrap()
+        }
+
+        fn folder(&self) -> PathBuf {
+            self.0.path().join("cache")
+        }
+
+        /// A picture of 8x8 pixels of one shade; as BMP, whose files have one length whatever they show.
+        fn picture(&self, name: &str, shade: u8) -> PathBuf {
+            let path = self.0.path().join(name).with_extension("bmp");
+            RgbImage::from_pixel(8, 8, Rgb([shade; 3])).save(&path).unwrap();
+            path
+        }
+
+        /// The files of the cache, by name.
+        fn kept(&self) -> Vec<PathBuf> {
+            let mut files: Vec<_> = fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            files.sort();
+            files
+        }
+
+        /// The length of a file of the cache.
+        fn length(&self) -> u64 {
+            fs::metadata(&self.kept()[0]).unwrap().len()
+        }
+    }
+
+    fn shade(picture: RgbImage) -> u8 {
+        assert_eq!(picture.dimensions(), (8, 8));
+        picture.get_pixel(7, 7).0[0]
+    }
+
+    fn touch(path: &Path, modified: SystemTime) {
+        File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+    }
+
+    #[test]
+    fn a_kept_picture_is_not_decoded_again_in_this_run_or_the_next() {
+        let fixture = Fixture::new();
+        let path = fixture.picture("a", 10);
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        let cache = fixture.cache(ROOMY);
+        assert_eq!(shade(cache.read(&path).unwrap()), 10);
+        // To path, length and date it is still the same.
+        fixture.picture("a", 20);
+        touch(&path, modified);
+        assert_eq!(shade(cache.read(&path).unwrap()), 10);
+        assert_eq!(shade(fixture.cache(ROOMY).read(&path).unwrap()), 10);
+    }
+
+    #[test]
+    fn a_changed_picture_is_decoded_again_and_takes_the_place_of_what_it_was() {
+        let fixture = Fixture::new();
+        let path = fixture.picture("a", 10);
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        let cache = fixture.cache(ROOMY);
+        assert_eq!(shade(cache.read(&path).unwrap()), 10);
+        fixture.picture("a", 20);
+        touch(&path, modified + Duration::from_nanos(1));
+        for _ in 0..2 {
+            assert_eq!(shade(cache.read(&path).unwrap()), 20);
+        }
+        let mut longer = fs::read(fixture.picture("a", 30)).unwrap();
+        longer.push(0);
+        fs::write(&path, longer).unwrap();
+        touch(&path, modified + Duration::from_nanos(1));
+        assert_eq!(shade(cache.read(&path).unwrap()), 30);
+        assert_eq!(fixture.kept().len(), 1);
+        assert_eq!(cache.used.into_inner(), fixture.length());
+    }
+
+    #[test]
+    fn pictures_of_one_name_in_two_folders_are_two() {
+        let fixture = Fixture::new();
+        for folder in ["x", "y"] {
+            fs::create_dir(fixture.0.path().join(folder)).unwrap();
+        }
+        let paths = [fixture.picture("x/a", 10), fixture.picture("y/a", 20)];
+        let cache = fixture.cache(ROOMY);
+        for _ in 0..2 {
+            assert_eq!(paths.each_ref().map(|path| shade(cache.read(path).unwrap())), [10, 20]);
+        }
+        assert_eq!(fixture.kept().len(), 2);
+    }
+
+    #[test]
+    fn a_damaged_or_short_file_is_ignored_and_written_again() {
+        let fixture = Fixture::new();
+        let path = fixture.picture("a", 10);
+        let cache = fixture.cache(ROOMY);
+        cache.read(&path).unwrap();
+        let [kept] = fixture.kept().try_into().unwrap();
+        let sound = fs::read(&kept).unwrap();
+        let mut damaged: Vec<_> = (0..sound.len()).map(|length| sound[..length].to_vec()).collect();
+        damaged.extend((0..sound.len()).map(|at| {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 0x40;
+            bytes
+        }));
+        damaged.push([&sound[..], b"more"].concat());
+        for bytes in damaged {
+            fs::write(&kept, &bytes).unwrap();
+            assert_eq!(shade(cache.read(&path).unwrap()), 10);
+            assert_eq!(fs::read(&kept).unwrap(), sound);
+        }
+    }
+
+    #[test]
+    fn the_limit_holds_from_run_to_run() {
+        let fixture = Fixture::new();
+        let paths = [("a", 10), ("b", 20), ("c", 30)].map(|(name, shade)| fixture.picture(name, shade));
+        fixture.cache(ROOMY).read(&paths[0]).unwrap();
+        let limit = 2 * fixture.length() + 1;
+        for _ in 0..3 {
+            let cache = fixture.cache(limit);
+            for (path, expected) in paths.iter().zip([10, 20, 30]) {
+                assert_eq!(shade(cache.read(path).unwrap()), expected);
+            }
+            assert_eq!(fixture.kept().len(), 2);
+            assert!(cache.full.into_inner());
+        }
+    }
+
+    #[test]
+    fn of_too_many_files_the_oldest_go_and_no_others() {
+        let fixture = Fixture::new();
+        let now = SystemTime::now();
+        let cache = fixture.cache(ROOMY);
+        let mut kept = Vec::new();
+        for (name, minutes) in [("a", 10), ("b", 30), ("c", 20)] {
+            let path = fixture.picture(name, 10);
+            cache.read(&path).unwrap();
+            let file = fixture.folder().join(Original::of(&path).unwrap().file_name());
+            touch(&file, now - Duration::from_secs(60 * minutes));
+            kept.push(file);
+        }
+        let unfinished = fixture.folder().join(format!(".{:016x}.pixels.abc123.partial", 7));
+        let others = ["holiday.jpg", "0123.pixels", ".hidden", "0123456789abcdef.jpg"];
+        for path in others.map(|name| fixture.folder().join(name)).iter().chain([&unfinished]) {
+            fs::write(path, [0; 100]).unwrap();
+            touch(path, now - Duration::from_secs(3600));
+        }
+        let length = fs::metadata(&kept[0]).unwrap().len();
+        let cache = fixture.cache(2 * length);
+        assert_eq!(cache.used.into_inner(), 2 * length);
+        assert!(!unfinished.exists());
+        assert_eq!(kept.iter().map(|path| path.exists()).collect::<Vec<_>>(), [true, false, true]);
+        assert!(others.iter().all(|name| fixture.folder().join(name).exists()));
+    }
+
+    #[test]
+    fn when_writing_fails_reading_goes_on() {
+        let fixture = Fixture::new();
+        let paths = [fixture.picture("a", 10), fixture.picture("b", 20)];
+        let cache = fixture.cache(ROOMY);
+        fs::remove_dir(fixture.folder()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(paths.each_ref().map(|path| shade(cache.read(path).unwrap())), [10, 20]);
+        }
+        assert!(cache.broken.into_inner());
+    }
+
+    #[test]
+    fn threads_that_share_the_folder_read_what_is_right() {
+        let fixture = Fixture::new();
+        let paths: Vec<_> = (0..8).map(|index| fixture.picture(&index.to_string(), index)).collect();
+        let caches = [fixture.cache(ROOMY), fixture.cache(ROOMY)];
+        std::thread::scope(|scope| {
+            for cache in caches.iter().cycle().take(4) {
+                scope.spawn(|| {
+                    for (path, expected) in paths.iter().zip(0..) {
+                        assert_eq!(shade(cache.read(path).unwrap()), expected);
+                    }
+                });
+            }
+        });
+        assert_eq!(fixture.kept().len(), 8);
+    }
+}
