@@ -136,7 +136,7 @@ impl Generator {
             height: HEIGHT as u32,
         });
         let classes = (0..CLASSES).map(|place| Class { id: place as i64, name: format!("class {place}") }).collect();
-        let mut truth = Dataset { images: images.collect(), annotations: Vec::new(), classes };
+        let mut truth = Dataset { images: images.collect(), annotations: Vec::new(), classes, ..Dataset::default() };
         let mut results = Vec::new();
         for image in 0..PICTURES {
             let first = truth.annotations.len();

@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use runtime::{Engine, EngineOptions};
 use tch::{Device, Tensor};
-use trainer::parameters::{Parameters, to_array};
+use trainer::parameters::{Layout, Parameters, to_array};
 use trainer::torch::{Inference, Torch};
 
 /// Batch, height, width: two sizes, of which neither is square nor the probe's, and two batches.
@@ -20,7 +20,8 @@ fn agree(preset: &str) {
     for norm in [NormKind::FrozenBatch, NormKind::Batch, NormKind::Group] {
         let spec = tests::spec(preset, norm, 3);
         let checkpoint = tests::checkpoint(&spec, 1);
-        let weights = Parameters::of_tensors(&parameters(&spec).unwrap(), Device::Cpu, &checkpoint.tensors);
+        let weights =
+            Parameters::of_tensors(&parameters(&spec).unwrap(), Layout::default(), Device::Cpu, &checkpoint.tensors);
         let network = RetinaNet::<Inference>::new(&spec, &weights).unwrap();
         let onnx = to_onnx(&spec, checkpoint.tensors, &checkpoint.provenance).unwrap();
         let engine = Engine::from_bytes(preset, &onnx, &EngineOptions::default()).unwrap();

@@ -9,7 +9,7 @@ use models::{Anchors, AtomicFile, ModelSpec, RetinaNet, RgbView, parameters, pre
 use ndarray::{Axis, Ix3};
 use runtime::{Detection, Detector, DetectorOptions, EngineOptions, postprocess};
 use tch::{Device, Tensor};
-use trainer::parameters::{Parameters, to_array};
+use trainer::parameters::{Layout, Parameters, to_array};
 use trainer::torch::{Inference, Torch};
 
 /// Largest difference of a score between the two.
