@@ -1,11 +1,14 @@
 //! Data sets: which one a command is about, and how its pictures are measured.
 
+mod find;
+
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use models::dataset::{DataError, Dataset, Form, OnProblem, Report, Source};
 
 use crate::picture;
+pub use find::{FindError, class_places, find};
 
 /// Which data set, and which part of it. Programs flatten this into their own arguments.
 #[derive(Clone, Debug, clap::Args)]

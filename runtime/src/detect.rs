@@ -10,10 +10,10 @@ use clap::error::ErrorKind;
 use image::RgbImage;
 use models::spec::Class;
 use runtime::output::{Format, Output, Report};
+use runtime::pipeline::{Finished, pipeline};
 use runtime::{Detection, draw, inputs, picture};
 
 use crate::model_args::ModelArgs;
-use crate::pipeline::{Finished, pipeline};
 use crate::progress::{Progress, say};
 use crate::{SOME_FAILED, annotated, cannot_write};
 

@@ -32,6 +32,7 @@ pub mod evaluation_report;
 pub mod inputs;
 pub mod output;
 pub mod picture;
+pub mod pipeline;
 
 pub use detector::{Detector, DetectorError, DetectorOptions};
 pub use engine::{CLASSIFICATION, Engine, EngineError, EngineOptions, IMAGES, Outputs, REGRESSION, SPEC_KEY};

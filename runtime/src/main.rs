@@ -5,7 +5,6 @@ mod eval;
 mod score;
 
 mod model_args;
-mod pipeline;
 mod annotated;
 mod progress;
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use models::Preprocessed;
-use runtime::output::{Found, Report};
-use runtime::{Detector, picture};
+
+use crate::output::{Found, Report};
+use crate::{Detector, picture};
 
 /// Pictures that wait between two stages: enough that no stage waits, few enough that memory stays flat.
 const WAITING: usize = 2;
@@ -17,7 +18,7 @@ const WAITING: usize = 2;
 /// the network hardly ever waits. `keep` hands the pictures on, to be drawn on.
 ///
 /// Returns the time that the network ran, and what the sink returned.
-pub(crate) fn pipeline<R: Send>(
+pub fn pipeline<R: Send>(
     files: &[PathBuf],
     detector: &Detector,
     keep: bool,
@@ -41,10 +42,11 @@ struct Prepared {
 }
 
 /// A picture that the network has seen, or why it could not.
-pub(crate) struct Finished {
-    pub(crate) report: Report,
+pub struct Finished {
+    /// What was found, or why nothing could be.
+    pub report: Report,
     /// Kept only when it is to be drawn on.
-    pub(crate) picture: Option<RgbImage>,
+    pub picture: Option<RgbImage>,
 }
 
 /// The first stage. Ends early when nobody waits for its pictures anymore.

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+use std::path::Path;
+
 use exporter::export;
 use image::{Rgb, RgbImage};
-use models::spec::NormKind;
+use models::dataset::{Annotation, Dataset, Image, Rectangle};
+use models::spec::{Class, NormKind};
 use models::{Anchors, AtomicFile, ModelSpec, RetinaNet, RgbView, parameters, preprocess};
 use ndarray::{Axis, Ix3};
 use runtime::{Detection, Detector, DetectorOptions, EngineOptions, postprocess};
@@ -17,6 +20,9 @@ const SCORE: f32 = 1e-4;
 
 /// Smallest overlap of a box with its counterpart.
 const OVERLAP: f32 = 0.99;
+
+/// Largest difference of a number of average precision: an overlap may fall on either side of a threshold.
+const NUMBER: f64 = 0.02;
 
 fn spec() -> ModelSpec {
     let mut spec = tests::spec("resnet18", NormKind::Batch, 4);
@@ -87,4 +93,60 @@ fn the_exported_file_finds_what_libtorch_finds() {
             assert!(b.x1 >= 0.0 && b.y1 >= 0.0 && b.x2 <= width as f32 + 1e-3 && b.y2 <= height as f32 + 1e-3, "{b:?}");
         }
     }
+}
+
+/// `trainer eval` as the command line has it.
+#[derive(clap::Parser)]
+struct Evaluation {
+    #[command(flatten)]
+    args: trainer::eval::EvalArgs,
+}
+
+/// The numbers that `trainer eval` writes.
+fn evaluate(folder: &Path, network: &[&str]) -> serde_json::Value {
+    let json = folder.join("numbers.json");
+    let data = folder.join("truth.json");
+    let fixed = ["eval", "--data", data.to_str().unwrap(), "--json", json.to_str().unwrap(), "--batch-size", "3"];
+    let Evaluation { args } = clap::Parser::parse_from(fixed.iter().chain(network));
+    trainer::eval::run(&args).unwrap();
+    serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap()
+}
+
+/// The truth is what the network itself is surest of, under other class ids, so that there is something to be right about.
+#[test]
+fn a_checkpoint_is_worth_what_its_exported_file_is_worth() {
+    let spec = spec();
+    let checkpoint = tests::checkpoint(&spec, 3);
+    let folder = tempfile::tempdir().unwrap();
+    let [onnx, weights] = ["retinanet.onnx", "best.safetensors"].map(|name| folder.path().join(name));
+    checkpoint.write(&weights).unwrap();
+    export(checkpoint, AtomicFile::create(&onnx).unwrap(), &EngineOptions::default()).unwrap();
+    let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
+
+    let classes = spec.classes.iter().rev().zip((10..).step_by(7));
+    let classes: Vec<_> = classes.map(|(class, id)| Class { id, ..class.clone() }).collect();
+    let mut truth = Dataset { classes, ..Dataset::default() };
+    // Of several sizes, which must not pad each other.
+    for (image, (width, height)) in [(200, 130), (120, 333), (96, 96), (208, 130), (120, 300)].into_iter().enumerate() {
+        let picture = picture(width, height);
+        let file_name = format!("{image}.png");
+        picture.save(folder.path().join(&file_name)).unwrap();
+        truth.images.push(Image { id: image as i64, file_name, width, height });
+        for detection in detector.detect(&picture).unwrap().iter().step_by(3).take(4) {
+            let class = truth.classes.iter().position(|c| c.name == spec.classes[detection.label].name).unwrap();
+            let rectangle = Rectangle::from(detection.bounding_box);
+            let (id, area) = (1 + truth.annotations.len() as i64, rectangle.area());
+            truth.annotations.push(Annotation { id, image, class, rectangle, area, crowd: false });
+        }
+    }
+    truth.write_coco(&folder.path().join("truth.json")).unwrap();
+
+    let torch = evaluate(folder.path(), &["--checkpoint", weights.to_str().unwrap()]);
+    let onnx = evaluate(folder.path(), &["--model", onnx.to_str().unwrap()]);
+    assert!(torch["AR100"].as_f64().unwrap() > 0.8, "the network finds again what it has found");
+    for name in ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"] {
+        let [torch, onnx] = [&torch, &onnx].map(|numbers| numbers[name].as_f64().unwrap());
+        assert!((torch - onnx).abs() < NUMBER, "{name}: {torch} and {onnx}");
+    }
+    assert_eq!(torch["classes"].as_array().unwrap().len(), 4);
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{bail, ensure};
+use runtime::Provider;
 use tch::Cuda;
 
 /// A device by name: `cpu`, `cuda` or `cuda:N`.
@@ -23,7 +24,7 @@ impl FromStr for Device {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let cuda = |index: &str| index.parse().map(|index| Self(tch::Device::Cuda(index)));
+        let cuda = |index: &str| index.parse().map(|index: u16| Self(tch::Device::Cuda(index.into())));
         match (text, text.strip_prefix("cuda:")) {
             ("cpu", _) => Ok(Self(tch::Device::Cpu)),
             ("cuda", _) => Ok(Self(tch::Device::Cuda(0))),
@@ -34,6 +35,16 @@ impl FromStr for Device {
 }
 
 impl Device {
+    /// The same for ONNX Runtime.
+    pub(crate) fn provider(self) -> Provider {
+        match self.0 {
+            tch::Device::Cuda(index) => {
+                Provider::Cuda { device: index.try_into().expect("device numbers are read as 16 bits") }
+            }
+            _ => Provider::Cpu,
+        }
+    }
+
     /// The device, once it is known to be there.
     ///
     /// # Errors

@@ -16,8 +16,9 @@ use crate::loader::Batch;
 use crate::loss::Loss;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters, to_array};
+use crate::predictor::Predictor;
 use crate::schedule::Moment;
-use crate::torch::{Inference, Torch, Training};
+use crate::torch::{Inference, Torch, Training, images};
 use crate::transfer::Transfer;
 
 /// A network in training.
@@ -30,11 +31,12 @@ pub struct Learner {
     pub parameters: Parameters,
     /// Their moving average, if one is kept. It is then what predicts, and what a checkpoint holds.
     pub average: Option<Average>,
+    /// The network in use.
+    pub predictor: Predictor,
     /// The optimizer, which counts the steps.
     pub optimizer: Optimizer,
     list: Vec<Parameter>,
     training: RetinaNet<Training>,
-    inference: RetinaNet<Inference>,
     config: TrainConfig,
 }
 
@@ -112,7 +114,7 @@ impl Learner {
         let predicting = average.as_ref().map_or(&parameters, |average| &average.parameters);
         Ok(Self {
             training: RetinaNet::new(spec, &parameters)?,
-            inference: RetinaNet::new(spec, predicting)?,
+            predictor: Predictor::new(spec, predicting)?,
             optimizer: Optimizer::new(&config.optimizer, &parameters.learned, &parameters.segments),
             spec: spec.clone(),
             device: parameters.learned.device(),
@@ -166,7 +168,8 @@ impl Learner {
             Precision::Float32 => Kind::Float,
             Precision::Bfloat16 => Kind::BFloat16,
         };
-        let predictions = self.training.forward(&Torch(self.images(batch).to_kind(kind)));
+        let pictures = images(&batch.images, self.device, self.config.run.channels_last);
+        let predictions = self.training.forward(&Torch(pictures.to_kind(kind)));
         let [logits, offsets] = [predictions.logits.0, predictions.offsets.0].map(|t| t.to_kind(Kind::Float));
         Loss::new(&logits, &offsets, &batch.targets, &self.config.loss, &self.spec.box_coder)
     }
@@ -176,14 +179,6 @@ impl Learner {
         if let Device::Cuda(index) = self.device {
             tch::Cuda::synchronize(index as i64);
         }
-    }
-
-    /// Scores `[N, anchors, classes]` and offsets `[N, anchors, 4]` of a batch, in the processor's memory.
-    pub fn predict(&self, batch: &Batch) -> [Tensor; 2] {
-        tch::no_grad(|| {
-            let predictions = self.inference.forward(&Torch(self.images(batch)));
-            [predictions.scores().0, predictions.offsets.0].map(|tensor| tensor.to_device(Device::Cpu).contiguous())
-        })
     }
 
     /// A copy of the network, the average if one is kept, with its probe.
@@ -201,16 +196,6 @@ impl Learner {
         let probe = probe(&RetinaNet::new(&self.spec, &parameters)?);
         Ok(Checkpoint { spec: self.spec.clone(), provenance, tensors, probe })
     }
-
-    /// The pictures of a batch on the device, `[N, 3, H, W]`.
-    fn images(&self, batch: &Batch) -> Tensor {
-        let images = to_tensor(&batch.images).to_device(self.device);
-        if self.config.run.channels_last {
-            images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
-        } else {
-            images
-        }
-    }
 }
 
 /// Asks `network`, which is on the processor, about random pictures.
@@ -220,14 +205,9 @@ pub fn probe(network: &RetinaNet<Inference>) -> Probe {
     // The range of a normalized picture, about.
     let images = Array4::from_shape_simple_fn((n, channels, height, width), || random.random_range(-2.0..2.0));
     let [classification, regression] = tch::no_grad(|| {
-        let predictions = network.forward(&Torch(to_tensor(&images)));
+        let predictions = network.forward(&Torch(crate::torch::images(&images, Device::Cpu, false)));
         [predictions.scores().0, predictions.offsets.0]
             .map(|tensor| to_array(&tensor).into_dimensionality::<Ix3>().expect("predictions have three dimensions"))
     });
     Probe { images, classification, regression }
-}
-
-fn to_tensor(images: &Array4<f32>) -> Tensor {
-    let shape: Vec<i64> = images.shape().iter().map(|n| *n as i64).collect();
-    Tensor::from_slice(images.as_slice().expect("batches are in standard layout")).view(shape.as_slice())
 }

@@ -18,6 +18,7 @@ pub mod augmentation;
 pub mod cache;
 pub mod loader;
 mod validation;
+pub mod predictor;
 mod run;
 mod run_folder;
 mod journal;
@@ -29,6 +30,7 @@ mod machine;
 
 pub mod bench;
 pub mod check;
+pub mod eval;
 pub mod fit;
 pub mod init;
 pub mod synth;

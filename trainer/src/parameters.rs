@@ -120,6 +120,11 @@ impl Parameters {
         Self::new(list, self.layout, self.learned.device(), view)
     }
 
+    /// What is learned, and how it lies in memory.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     /// The tensor of that name.
     pub fn view(&self, name: &str) -> Option<&Tensor> {
         self.views.get(name)

@@ -14,10 +14,11 @@ use crate::config::TrainConfig;
 use crate::journal::{Journal, Learned, Seconds};
 use crate::learner::{Learner, Step};
 use crate::loader::{Batch, Loader, aspect_groups, orders};
+use crate::predictor::validation_batches;
 use crate::progress::{EpochProgress, print, say};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::Moment;
-use crate::validation::{annotated, score, validation_batches};
+use crate::validation::annotated;
 
 /// Validation pictures that are shown after each epoch.
 const SAMPLES: usize = 4;
@@ -163,7 +164,7 @@ impl Run {
         for batch in validation_batches(&self.validation, self.config.run.batch_size) {
             self.stop_if_interrupted()?;
             let batch = batch.map_err(|error| self.stop(error))?;
-            scored.extend(score(&self.learner, &batch));
+            scored.extend(self.learner.predictor.find(&batch));
             shown.validated(batch.pictures.len());
         }
         Ok(scored)

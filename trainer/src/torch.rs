@@ -1,7 +1,8 @@
 //! What the network's verbs mean to libtorch.
 
 use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, Statistics, Tensor};
-use tch::Kind;
+use ndarray::Array4;
+use tch::{Device, Kind};
 
 /// Momentum of the running statistics, as PyTorch's default.
 const MOMENTUM: f64 = 0.1;
@@ -19,6 +20,17 @@ pub type Training = Torch<true>;
 
 /// A value in use.
 pub type Inference = Torch<false>;
+
+/// Pictures `[N, 3, H, W]` on a device, with their channels last in memory if wanted.
+///
+/// # Panics
+/// When `images` is not in standard layout.
+pub fn images(images: &Array4<f32>, device: Device, channels_last: bool) -> tch::Tensor {
+    let shape: Vec<i64> = images.shape().iter().map(|n| *n as i64).collect();
+    let values = images.as_slice().expect("batches are in standard layout");
+    let images = tch::Tensor::from_slice(values).view(shape.as_slice()).to_device(device);
+    if channels_last { images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { images }
+}
 
 impl<const TRAINING: bool> Clone for Torch<TRAINING> {
     /// Another handle on the same numbers.

@@ -158,7 +158,7 @@ fn the_average_predicts_and_is_exported() {
     config.run.ema = None;
     let (unaveraged, _, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
     assert!(unaveraged.parameters.to_tensors() == last, "averaging does not change what is learned");
-    let scores = |learner: &Learner| learner.predict(&batch(&[5]))[0].shallow_clone();
+    let scores = |learner: &Learner| learner.predictor.predict(&batch(&[5]))[0].shallow_clone();
     assert!(scores(&learner).ne_tensor(&scores(&unaveraged)).any().int64_value(&[]) == 1);
     assert!(unaveraged.checkpoint(Provenance::default()).unwrap().tensors == last);
 }

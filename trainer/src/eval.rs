@@ -1,0 +1,101 @@
+//! `trainer eval`: what a checkpoint or an ONNX file is worth on a data set.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use models::dataset::{Dataset, OnProblem};
+use models::evaluation::ScoredBox;
+use models::{Checkpoint, Matcher};
+use runtime::data::{DataArgs, class_places, find};
+use runtime::evaluation_report::{Details, EvaluationReport};
+use runtime::output::Publication;
+use runtime::{Detector, DetectorOptions, EngineOptions};
+
+use crate::augmentation::AugmentationConfig;
+use crate::device::Device;
+use crate::loader::{Loader, Recipe};
+use crate::predictor::{Predictor, validation_batches};
+use crate::progress::{Count, say};
+use crate::targets::Normalizer;
+
+/// Measure the average precision of a checkpoint, with libtorch, or of an ONNX file, with ONNX Runtime.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// Checkpoint that `trainer fit` wrote
+    #[arg(long, value_name = "FILE", default_value = "runs/latest/best.safetensors", conflicts_with = "model")]
+    checkpoint: PathBuf,
+    /// ONNX file that `exporter` wrote, in place of a checkpoint
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    details: Details,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Pictures that the network of a checkpoint sees at once; only those of one size share a batch
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    batch_size: u16,
+    /// Threads that read and prepare pictures for the network of a checkpoint
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: u16,
+    /// Also write all numbers and the precision-recall curves as JSON to this file; `-` writes them to stdout, in place of
+    /// the tables
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Runs the network over the data set and prints the numbers.
+///
+/// # Errors
+/// When network, data or device are not as they should be, when a picture can't be read, and when the numbers can't be
+/// written.
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let publication = Publication::open(args.json.as_deref())?;
+    let source = args.data.source();
+    // As COCO's own program has it: boxes that make no sense count too.
+    let (truth, report) = runtime::data::read(&source, OnProblem::Keep)?;
+    for line in report.lines() {
+        say(&format!("note: {}: {line}", source.annotations.display()));
+    }
+    let scored = match &args.model {
+        Some(path) => of_model(path, args.device, &truth)?,
+        None => of_checkpoint(args, &truth)?,
+    };
+    let report = EvaluationReport::new(&truth, &scored, &args.details);
+    Ok(publication.publish(&report, &report.to_string())?)
+}
+
+fn of_model(path: &Path, device: Device, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
+    let engine = EngineOptions { provider: device.provider(), ..EngineOptions::default() };
+    let detector = Detector::open(path, DetectorOptions { engine, ..DetectorOptions::default() })?;
+    let count = Count::new("evaluation", truth.images.len() as u64);
+    Ok(find(&detector, truth, || count.advance())?)
+}
+
+fn of_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
+    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let predictor = Predictor::of_checkpoint(&checkpoint, args.device.open()?)?;
+    let places = class_places(&predictor.spec, truth)?;
+    let recipe = Recipe {
+        dataset: truth.clone(),
+        spec: predictor.spec.clone(),
+        matcher: Matcher::default(),
+        normalizer: Normalizer::default(),
+        augmentation: AugmentationConfig::none(),
+        cache: Arc::default(),
+    };
+    let loader = Loader::new(recipe, args.workers.into())?;
+    let count = Count::new("evaluation", truth.images.len() as u64);
+    let mut scored = Vec::new();
+    for batch in validation_batches(&loader, args.batch_size.into()) {
+        let batch = batch.with_context(|| args.data.data.display().to_string())?;
+        let found = predictor.find(&batch).into_iter();
+        scored.extend(found.map(|found| ScoredBox { class: places[found.class], ..found }));
+        batch.pictures.iter().for_each(|_| count.advance());
+    }
+    Ok(scored)
+}
