@@ -21,10 +21,19 @@ pub fn spec(preset: &str, norm: NormKind, classes: usize) -> ModelSpec {
 
 /// A network with random weights and its probe, from libtorch.
 pub fn checkpoint(spec: &ModelSpec, seed: u64) -> Checkpoint {
+    checkpoint_of(spec, tensors(spec, seed))
+}
+
+/// Random weights by their names.
+pub fn tensors(spec: &ModelSpec, seed: u64) -> BTreeMap<String, ArrayD<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let list = parameters(spec).expect("tests make valid specs");
-    let tensors: BTreeMap<_, _> =
-        list.iter().map(|parameter| (parameter.name.clone(), random_tensor(parameter, &mut random))).collect();
+    list.iter().map(|parameter| (parameter.name.clone(), random_tensor(parameter, &mut random))).collect()
+}
+
+/// A network with these weights and its probe, from libtorch.
+pub fn checkpoint_of(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Checkpoint {
+    let list = parameters(spec).expect("tests make valid specs");
     let network = RetinaNet::new(spec, &Parameters::of_tensors(&list, Layout::default(), Device::Cpu, &tensors));
     let probe = probe(&network.expect("the tensors were made from the spec"));
     let provenance = Provenance { program: "tests".to_owned(), epoch: None, ap: None };
