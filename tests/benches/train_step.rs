@@ -22,18 +22,37 @@ const WARM_UP: usize = 2;
 const STEPS: usize = 10;
 const SIDE: usize = 320;
 
+/// How pictures and kernels lie in memory, on both sides.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    ChannelsFirst,
+    ChannelsLast,
+}
+
+impl Layout {
+    /// What the peer calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::ChannelsFirst => "first",
+            Self::ChannelsLast => "last",
+        }
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     trainer::memory::keep();
     for depth in [18, 50] {
-        bench(depth)?;
+        for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+            bench(depth, layout)?;
+        }
     }
     Ok(())
 }
 
-fn bench(depth: u32) -> anyhow::Result<()> {
-    let mut ours = ours(depth)?;
+fn bench(depth: u32, layout: Layout) -> anyhow::Result<()> {
+    let mut ours = ours(depth, layout)?;
     let mut peer = match std::env::var("PEER_PYTHON") {
-        Ok(python) => Some(peer(&python, depth)?),
+        Ok(python) => Some(peer(&python, depth, layout)?),
         Err(_) => None,
     };
     let (mut our_times, mut peer_times) = (Vec::new(), Vec::new());
@@ -46,7 +65,7 @@ fn bench(depth: u32) -> anyhow::Result<()> {
         }
     }
     let ours = median(our_times);
-    print!("training step, ResNet-{depth}, 2x3x{SIDE}x{SIDE}, 80 classes: {ours:.3} s");
+    print!("training step, ResNet-{depth}, 2x3x{SIDE}x{SIDE}, 80 classes, channels {}: {ours:.3} s", layout.name());
     match peer {
         Some(_) => {
             let peer = median(peer_times);
@@ -57,12 +76,13 @@ fn bench(depth: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ours(depth: u32) -> anyhow::Result<impl FnMut() -> f64> {
+fn ours(depth: u32, layout: Layout) -> anyhow::Result<impl FnMut() -> f64> {
     let spec = tests::spec(&format!("resnet{depth}"), NormKind::FrozenBatch, 80);
     let nowhere = "{annotations: unused, pictures: unused}";
     let mut config: TrainConfig = serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}"))?;
     config.optimizer.kind = OptimizerKind::Sgd;
     config.optimizer.learning_rate = 1e-4;
+    config.run.channels_last = layout == Layout::ChannelsLast;
     let mut learner = Learner::new(&spec, &config, tch::Device::Cpu)?;
     let anchors = Anchors::new(&spec.anchors, SIDE, SIDE);
     let corners = [[20., 30., 120., 150.], [100., 100., 300., 280.], [200., 40., 260., 90.]];
@@ -85,11 +105,11 @@ fn ours(depth: u32) -> anyhow::Result<impl FnMut() -> f64> {
     })
 }
 
-fn peer(python: &str, depth: u32) -> anyhow::Result<impl FnMut() -> anyhow::Result<f64> + use<>> {
+fn peer(python: &str, depth: u32, layout: Layout) -> anyhow::Result<impl FnMut() -> anyhow::Result<f64> + use<>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peer/train_step.py");
     let threads = tch::get_num_threads().to_string();
     let mut process = Command::new(python)
-        .args([script, &depth.to_string(), &threads])
+        .args([script, &depth.to_string(), &threads, layout.name()])
         .env_remove("GLIBC_TUNABLES")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -17,7 +17,7 @@ use crate::device::Device;
 use crate::journal::Seconds;
 use crate::learner::Learner;
 use crate::loader::{Loader, Order, Recipe};
-use crate::machine::{Machine, peak_memory};
+use crate::machine::{Machine, memory};
 use crate::progress::say;
 use crate::schedule::{Moment, Patience};
 use crate::synth::{Size, draw_pictures};
@@ -66,8 +66,8 @@ struct Measured {
     pictures_per_second: f64,
     /// Of the loader alone, while nothing else runs.
     loader_pictures_per_second: f64,
-    /// Largest memory of the program so far, in MiB.
-    peak_memory_mib: Option<u64>,
+    /// Memory of the program after a tenth of the steps and after all of them, in MiB.
+    memory_mib: [Option<u64>; 2],
 }
 
 /// Measures and prints.
@@ -118,11 +118,14 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     let steps = WARM_UP + args.steps;
     let mut batches = loader.batches(orders(steps * per_step as u64, batch_size));
     let mut seconds = Seconds::default();
-    let mut input = [0, 0];
+    let (mut input, mut early) = ([0, 0], None);
     let (mut learned, mut start) = (0, Instant::now());
     for step in 0..steps {
         if step == WARM_UP {
             (seconds, learned, start) = (Seconds::default(), 0, Instant::now());
+        }
+        if step == WARM_UP + args.steps / 10 {
+            early = memory();
         }
         let waiting = Instant::now();
         let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>()?;
@@ -144,7 +147,7 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         seconds: seconds.over(args.steps),
         pictures_per_second,
         loader_pictures_per_second,
-        peak_memory_mib: peak_memory(),
+        memory_mib: [early, memory()],
     })
 }
 
@@ -175,8 +178,8 @@ fn table(measured: &Measured) -> String {
     }
     table += &format!("\n\n{:.2} pictures/s; the loader alone: ", measured.pictures_per_second);
     table += &format!("{:.1} pictures/s", measured.loader_pictures_per_second);
-    if let Some(memory) = measured.peak_memory_mib {
-        table += &format!("; largest memory: {memory} MiB");
+    if let [Some(early), Some(late)] = measured.memory_mib {
+        table += &format!("\nmemory: {early} MiB after a tenth of the steps, {late} MiB after all");
     }
     table
 }
