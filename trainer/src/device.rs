@@ -35,6 +35,11 @@ impl FromStr for Device {
 }
 
 impl Device {
+    /// Whether it is the processor.
+    pub(crate) fn is_processor(self) -> bool {
+        self.0 == tch::Device::Cpu
+    }
+
     /// The same for ONNX Runtime.
     pub(crate) fn provider(self) -> Provider {
         match self.0 {

@@ -12,10 +12,11 @@ use models::{Checkpoint, ModelSpec};
 
 use crate::augmentation::AugmentationConfig;
 use crate::cache::Cache;
-use crate::config::{BadAnnotations, TrainConfig};
+use crate::config::{BadAnnotations, Precision, TrainConfig};
 use crate::device::Device;
 use crate::learner::Learner;
 use crate::loader::{Loader, Recipe};
+use crate::machine::computes_bfloat16;
 use crate::progress::say;
 use crate::run::Run;
 use crate::run_folder::RunFolder;
@@ -79,6 +80,9 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
         say(
             "warning: `frozen_batch` is for pretrained weights; from scratch, set `backbone.norm.kind` to batch or group",
         );
+    }
+    if config.run.precision == Precision::Bfloat16 && args.device.is_processor() && !computes_bfloat16() {
+        say("warning: this processor has no instructions for bfloat16; `run.precision: float32` will be faster");
     }
     let name = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
     Ok((RunFolder::create(args.out.as_deref(), &name)?, config))

@@ -43,6 +43,13 @@ impl fmt::Display for Machine {
     }
 }
 
+/// Whether the processor has instructions for bfloat16; true where the system does not say.
+pub(crate) fn computes_bfloat16() -> bool {
+    let Ok(information) = fs::read_to_string("/proc/cpuinfo") else { return true };
+    let flags = information.lines().find(|line| line.starts_with("flags"));
+    flags.is_none_or(|flags| flags.split_whitespace().any(|flag| ["amx_bf16", "avx512_bf16"].contains(&flag)))
+}
+
 /// Memory that this program has now, in MiB; none where the system does not say.
 pub(crate) fn memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
