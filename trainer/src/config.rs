@@ -95,6 +95,8 @@ pub struct RunConfig {
     pub precision: Precision,
     /// Whether pictures and kernels lie in memory with their channels last.
     pub channels_last: bool,
+    /// Epochs from one validation to the next; the last epoch has one in any case.
+    pub validate_every: u32,
     /// Minutes between two saves of the run's state within an epoch; only after each epoch if absent.
     pub save_minutes: Option<f64>,
 }
@@ -121,6 +123,7 @@ impl Default for RunConfig {
             ema: None,
             precision: Precision::Float32,
             channels_last: false,
+            validate_every: 1,
             save_minutes: Some(10.0),
         }
     }
@@ -201,6 +204,7 @@ impl TrainConfig {
         if let Some(decay) = run.ema {
             ensure!((0.0..1.0).contains(&decay), "`run.ema` is {decay}, expected 0 to 1, 1 excluded, or null");
         }
+        ensure!(run.validate_every > 0, "`run.validate_every` is 0, expected at least 1");
         if let Some(minutes) = run.save_minutes {
             ensure!(minutes > 0.0, "`run.save_minutes` is {minutes}, expected more than zero, or null");
         }

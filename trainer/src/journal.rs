@@ -97,21 +97,22 @@ impl Journal {
         self.write(progress.steps, &line, &scalars)
     }
 
-    /// Notes an epoch, after which the run is at `progress`.
+    /// Notes an epoch, after which the run is at `progress`, with the numbers of its validation if there was one.
     ///
     /// # Errors
     /// When it can't be written.
-    pub(crate) fn epoch(&mut self, progress: &Progress, learned: &Learned, summary: &Summary) -> anyhow::Result<()> {
+    pub(crate) fn epoch(
+        &mut self,
+        progress: &Progress,
+        learned: &Learned,
+        summary: Option<&Summary>,
+    ) -> anyhow::Result<()> {
         let mut line = serde_json::to_value(learned)?;
         line["epoch"] = progress.epochs.into();
         line["steps"] = progress.steps.into();
         line["validation"] = serde_json::to_value(summary)?;
         let Seconds { data, steps: StepSeconds { forward, backward, optimizer } } = learned.spent;
-        let scalars = [
-            ("validation/AP", summary.ap),
-            ("validation/AP50", summary.ap50),
-            ("validation/AP75", summary.ap75),
-            ("validation/AR100", summary.ar100),
+        let mut scalars = vec![
             ("epoch/classification", learned.classification),
             ("epoch/boxes", learned.regression),
             ("speed/pictures_per_second", learned.pictures_per_second),
@@ -120,6 +121,14 @@ impl Journal {
             ("speed/seconds_backward", backward),
             ("speed/seconds_optimizer", optimizer),
         ];
+        if let Some(summary) = summary {
+            scalars.extend([
+                ("validation/AP", summary.ap),
+                ("validation/AP50", summary.ap50),
+                ("validation/AP75", summary.ap75),
+                ("validation/AR100", summary.ar100),
+            ]);
+        }
         self.write(progress.steps, &line, &scalars)
     }
 

@@ -8,13 +8,13 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use models::Provenance;
 use models::dataset::Dataset;
-use models::evaluation::{Evaluation, ScoredBox, evaluate};
+use models::evaluation::{ScoredBox, Summary, evaluate};
 
 use crate::config::TrainConfig;
 use crate::journal::{Journal, Learned, Seconds};
 use crate::learner::{Learner, Step};
 use crate::loader::{Batch, Loader, aspect_groups, orders};
-use crate::predictor::validation_batches;
+use crate::predictor::{Predictor, validation_batches};
 use crate::progress::{EpochProgress, print, say};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::Moment;
@@ -87,15 +87,18 @@ impl Run {
         let mut journal = Journal::open(self.folder.path(), &self.progress)?;
         while self.progress.epochs < self.config.run.epochs {
             if self.config.schedule.is_over(self.progress.patience) {
-                say(&format!("no better AP for {} epochs: the run ends early", self.progress.patience.stale));
+                say(&format!("no better AP in {} validations: the run ends early", self.progress.patience.stale));
                 break;
             }
             let learned = self.learn(steps, &mut journal)?;
-            let scored = self.validate()?;
-            let dataset = &self.validation.recipe().dataset;
-            let evaluation = evaluate(&dataset.annotations, &scored, dataset.classes.len());
-            self.finish_epoch(&learned, &evaluation, &mut journal)?;
-            self.show_samples(&scored, &mut journal)?;
+            let epoch = self.progress.epochs + 1;
+            let due = epoch == self.config.run.epochs || epoch.is_multiple_of(self.config.run.validate_every);
+            let scored =
+                due.then(|| self.validate(&self.learner.predictor, format!("validation {epoch}"))).transpose()?;
+            self.finish_epoch(&learned, scored.as_deref(), &mut journal)?;
+            if let Some(scored) = scored {
+                self.show_samples(&scored, &mut journal)?;
+            }
         }
         let (best, last) = (self.progress.best_ap.unwrap_or_default(), self.progress.last_ap.unwrap_or_default());
         print(&format!("best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display()))
@@ -156,15 +159,15 @@ impl Run {
         Ok(Learned { classification, regression, seconds, pictures_per_second, spent })
     }
 
-    /// What the network finds in the validation pictures.
-    fn validate(&self) -> anyhow::Result<Vec<ScoredBox>> {
+    /// What a network finds in the validation pictures.
+    fn validate(&self, predictor: &Predictor, title: String) -> anyhow::Result<Vec<ScoredBox>> {
         let pictures = self.validation.recipe().dataset.images.len() as u64;
-        let mut shown = EpochProgress::new(format!("validation {}", self.progress.epochs + 1), pictures, 0);
+        let mut shown = EpochProgress::new(title, pictures, 0);
         let mut scored = Vec::new();
         for batch in validation_batches(&self.validation, self.config.run.batch_size) {
             self.stop_if_interrupted()?;
             let batch = batch.map_err(|error| self.stop(error))?;
-            scored.extend(self.learner.predictor.find(&batch));
+            scored.extend(predictor.find(&batch));
             shown.validated(batch.pictures.len());
         }
         Ok(scored)
@@ -181,31 +184,36 @@ impl Run {
         Ok(())
     }
 
+    /// Ends an epoch, with what was found in the validation pictures if there was a validation.
     fn finish_epoch(
         &mut self,
         learned: &Learned,
-        evaluation: &Evaluation,
+        scored: Option<&[ScoredBox]>,
         journal: &mut Journal,
     ) -> anyhow::Result<()> {
-        let ap = evaluation.summary.ap;
-        let best = self.progress.best_ap.is_none_or(|best| ap > best);
+        let dataset = &self.validation.recipe().dataset;
+        let summary = scored.map(|scored| evaluate(&dataset.annotations, scored, dataset.classes.len()).summary);
         let reductions = self.progress.patience.reductions;
+        let mut best = false;
         self.progress.epochs += 1;
         self.progress.losses = [0.0; 2];
-        self.progress.last_ap = Some(ap);
-        self.progress.patience = self.config.schedule.after_epoch(self.progress.patience, best);
-        if best {
-            self.progress.best_ap = Some(ap);
+        if let Some(Summary { ap, .. }) = summary {
+            best = self.progress.best_ap.is_none_or(|best| ap > best);
+            self.progress.last_ap = Some(ap);
+            self.progress.patience = self.config.schedule.after_validation(self.progress.patience, best);
+            if best {
+                self.progress.best_ap = Some(ap);
+            }
         }
-        journal.epoch(&self.progress, learned, &evaluation.summary)?;
-        self.save(Some(ap), best)?;
+        journal.epoch(&self.progress, learned, summary.as_ref())?;
+        self.save(summary.map(|summary| summary.ap), best)?;
         let Learned { classification, regression, seconds, pictures_per_second, .. } = learned;
+        let found = summary.map_or_else(String::new, |s| format!(", AP {:.4}, AP50 {:.4}", s.ap, s.ap50));
         say(&format!(
-            "epoch {}/{}: classification {classification:.4}, boxes {regression:.4}, AP {ap:.4}, AP50 {:.4}{}; \
+            "epoch {}/{}: classification {classification:.4}, boxes {regression:.4}{found}{}; \
              {seconds:.1} s, {pictures_per_second:.1} pictures/s{}",
             self.progress.epochs,
             self.config.run.epochs,
-            evaluation.summary.ap50,
             if best { ", the best so far" } else { "" },
             if self.progress.patience.reductions > reductions { "; the learning rate falls" } else { "" },
         ));

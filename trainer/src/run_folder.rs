@@ -34,11 +34,11 @@ pub(crate) struct Progress {
     pub(crate) steps: u64,
     /// Epochs finished, which includes their validation.
     pub(crate) epochs: u32,
-    /// Best average precision of an epoch; none before the first.
+    /// Best average precision of a validation; none before the first.
     pub(crate) best_ap: Option<f64>,
-    /// Average precision of the last epoch; none before the first.
+    /// Average precision of the last validation; none before the first.
     pub(crate) last_ap: Option<f64>,
-    /// What the epochs have brought.
+    /// What the validations have brought.
     pub(crate) patience: Patience,
     /// Sums over the pictures of the epoch under way: classification loss, box loss.
     pub(crate) losses: [f64; 2],

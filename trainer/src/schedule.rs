@@ -16,9 +16,9 @@ pub struct ScheduleConfig {
     pub milestones: Vec<u32>,
     /// Step and plateau: factor on the learning rate, in (0, 1).
     pub factor: f64,
-    /// Plateau: epochs without a better AP after which the learning rate is multiplied by `factor`.
+    /// Plateau: validations without a better AP after which the learning rate is multiplied by `factor`.
     pub patience: u32,
-    /// Epochs without a better AP after which the run ends; never if absent.
+    /// Validations without a better AP after which the run ends; never if absent.
     pub early_stop: Option<u32>,
 }
 
@@ -57,11 +57,11 @@ pub struct Moment {
     pub steps: u64,
     /// Epochs finished.
     pub epoch: u32,
-    /// What the epochs so far have brought.
+    /// What the validations so far have brought.
     pub patience: Patience,
 }
 
-/// Epochs without a better AP; part of a run's state.
+/// Validations without a better AP; part of a run's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patience {
     /// Since the best one.
@@ -91,8 +91,8 @@ impl ScheduleConfig {
         }
     }
 
-    /// What an epoch means that was the best so far, or was not.
-    pub fn after_epoch(&self, patience: Patience, best: bool) -> Patience {
+    /// What a validation means that was the best so far, or was not.
+    pub fn after_validation(&self, patience: Patience, best: bool) -> Patience {
         if best {
             return Patience { reductions: patience.reductions, ..Patience::default() };
         }
@@ -106,7 +106,7 @@ impl ScheduleConfig {
 
     /// Whether the run has waited for a better AP long enough.
     pub fn is_over(&self, patience: Patience) -> bool {
-        self.early_stop.is_some_and(|epochs| patience.stale >= epochs)
+        self.early_stop.is_some_and(|limit| patience.stale >= limit)
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
         let metrics = [0.1, 0.1, 0.1, 0.1, 0.2, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1];
         let (mut best, mut patience) = (f64::NEG_INFINITY, Patience::default());
         let shares = metrics.map(|metric| {
-            patience = schedule.after_epoch(patience, metric > best);
+            patience = schedule.after_validation(patience, metric > best);
             best = best.max(metric);
             schedule.share(&Moment { patience, ..at(5, 10) })
         });
@@ -167,7 +167,7 @@ mod tests {
         let schedule = ScheduleConfig { early_stop: Some(2), ..ScheduleConfig::default() };
         let mut patience = Patience::default();
         let over = [true, false, true, false, false].map(|best| {
-            patience = schedule.after_epoch(patience, best);
+            patience = schedule.after_validation(patience, best);
             schedule.is_over(patience)
         });
         assert_eq!(over, [false, false, false, false, true]);

@@ -327,6 +327,19 @@ fn a_full_disk_ends_the_run_and_leaves_the_checkpoint_before() {
 }
 
 #[test]
+fn validation_may_be_rare_and_the_last_epoch_has_one() {
+    let project = Project::new();
+    project.configure(&CONFIG.replace("epochs: 2", "validate_every: 2, epochs: 5"));
+    assert!(project.fit(&["--out", "run"]).status.success());
+    let log = fs::read_to_string(project.path().join("run/log.jsonl")).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let validated: Vec<_> =
+        lines.filter(|line| line["validation"].is_object()).map(|line| line["epoch"].clone()).collect();
+    assert_eq!(validated, [2, 4, 5]);
+    assert_eq!(project.checkpoint("run/last.safetensors").provenance.epoch, Some(5));
+}
+
+#[test]
 fn the_learning_rate_of_a_run_follows_its_schedule() {
     let project = Project::new();
     let schedule = "schedule: {kind: step, warmup_steps: 1, milestones: [1], factor: 0.5}";
@@ -346,7 +359,7 @@ fn a_run_that_gets_no_better_ends_early() {
     project.configure(&format!("{config}\noptimizer: {{learning_rate: 0.0}}\nschedule: {{early_stop: 2}}\n"));
     let output = project.fit(&["--out", "run"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&stderr(&output), &["no better AP for 2 epochs"]);
+    assert_holds(&stderr(&output), &["no better AP in 2 validations"]);
     assert_eq!(project.checkpoint("run/last.safetensors").provenance.epoch, Some(3));
 }
 
