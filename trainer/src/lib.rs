@@ -27,6 +27,8 @@ pub mod memory;
 
 mod machine;
 
+pub mod report;
+
 pub mod bench;
 pub mod check;
 pub mod fit;
