@@ -57,6 +57,16 @@ pub fn draw_marks(picture: &mut RgbImage, marks: &[Mark]) {
     }
 }
 
+/// Draws boxes as dashes, black and white in turns, which show on any background and on frames.
+pub fn draw_dashes(picture: &mut RgbImage, boxes: &[BoundingBox]) {
+    let pen = Pen::new(picture);
+    for bounding_box in boxes {
+        if let Some(area) = Area::of(bounding_box, picture) {
+            pen.dashes(picture, area);
+        }
+    }
+}
+
 /// The color of a class, the same in every picture and program. Hues follow each other by the golden angle, which keeps
 /// any number of first classes well apart; brightness and saturation alternate.
 pub fn color(label: usize) -> Rgb<u8> {
@@ -143,6 +153,24 @@ impl Pen {
         area.grow(1).fill_around(area, picture, contrast(color));
         area.fill_around(inner, picture, color);
         inner.fill_around(inner.grow(-1), picture, contrast(color));
+    }
+
+    /// Dashes inside the box's edge.
+    fn dashes(&self, picture: &mut RgbImage, area: Area) {
+        let length = 4 * self.width;
+        let color = |start: i64, from: i64| if (start - from) / length % 2 == 0 { WHITE } else { BLACK };
+        for left in (area.left..area.right).step_by(length as usize) {
+            let right = (left + length).min(area.right);
+            for top in [area.top, area.bottom - self.width] {
+                Area { left, top, right, bottom: top + self.width }.fill(picture, color(left, area.left));
+            }
+        }
+        for top in (area.top..area.bottom).step_by(length as usize) {
+            let bottom = (top + length).min(area.bottom);
+            for left in [area.left, area.right - self.width] {
+                Area { left, top, right: left + self.width, bottom }.fill(picture, color(top, area.top));
+            }
+        }
     }
 
     /// A filled tag on top of the box, or within it where there is no room above, moved to lie inside the picture.
@@ -257,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn dashes_show_on_any_background_and_leave_the_middle_alone() {
+        for background in [BLACK, WHITE, color(0)] {
+            let mut picture = RgbImage::from_pixel(200, 200, background);
+            draw_dashes(&mut picture, &[BoundingBox::new(50.0, 80.0, 150.0, 180.0)]);
+            for line in [0..100, 100..200].map(|y| (50..150).flat_map(|x| y.clone().map(move |y| (x, y)))) {
+                let shown = line.map(|(x, y)| picture.get_pixel(x, y)).filter(|pixel| **pixel != background).count();
+                assert!(shown > 60, "{shown} pixels on {background:?}");
+            }
+            assert_eq!(picture.get_pixel(100, 130), &background);
+            assert_eq!(picture.get_pixel(49, 130), &background);
+        }
+    }
+
+    #[test]
     fn tags_stay_inside_the_picture() {
         // A tag that lies inside has rows of nothing but its color above and below the letters.
         for (x1, y1, x2, y2) in [(0.0, 0.0, 30.0, 30.0), (170.0, 0.0, 200.0, 20.0), (180.0, 90.0, 200.0, 100.0)] {
@@ -277,6 +319,7 @@ mod tests {
                 for y in odd {
                     let detections = [detection(0, x, y, y, x), detection(1, x, x, y, y), detection(9, y, x, 2.0, 2.0)];
                     draw(&mut picture, &detections, &classes());
+                    draw_dashes(&mut picture, &detections.map(|detection| detection.bounding_box));
                 }
             }
         }

@@ -28,6 +28,8 @@ pub mod memory;
 
 mod machine;
 
+pub mod report;
+
 pub mod bench;
 pub mod check;
 pub mod eval;

@@ -144,7 +144,7 @@ pub(crate) fn print(line: &str) -> anyhow::Result<()> {
 }
 
 /// Hours, minutes and seconds, the larger two of them.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.clamp(0.0, 1e9) as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s} s"),

@@ -22,8 +22,16 @@ pub(crate) fn annotated(recipe: &Recipe, index: usize, scored: &[ScoredBox]) -> 
         picture = image::imageops::thumbnail(&picture, side(picture.width()), side(picture.height()));
         scale = factor as f32;
     }
-    let drawn = scored.iter().filter(|scored| scored.image == index && scored.score >= DRAWN_FROM);
-    let mut detections: Vec<_> = drawn
+    let detections = sure_detections(scored, index, DRAWN_FROM, scale);
+    runtime::draw::draw(&mut picture, &detections, &recipe.spec.classes);
+    Ok(picture)
+}
+
+/// What was found in the picture at place `index` with at least this `score`, surest first, in pixels of the picture made
+/// larger by `scale`.
+pub(crate) fn sure_detections(scored: &[ScoredBox], index: usize, score: f64, scale: f32) -> Vec<Detection> {
+    let sure = scored.iter().filter(|scored| scored.image == index && scored.score >= score);
+    let mut detections: Vec<_> = sure
         .map(|scored| Detection {
             label: scored.class,
             score: scored.score as f32,
@@ -31,6 +39,5 @@ pub(crate) fn annotated(recipe: &Recipe, index: usize, scored: &[ScoredBox]) -> 
         })
         .collect();
     detections.sort_by(|a, b| b.score.total_cmp(&a.score));
-    runtime::draw::draw(&mut picture, &detections, &recipe.spec.classes);
-    Ok(picture)
+    detections
 }

@@ -1,0 +1,246 @@
+//! A chart as SVG: lines or stacked columns over steps or epochs, with what each place says when it is pointed at.
+
+mod axis;
+mod frame;
+
+use super::markup::{Attribute, Markup, Place};
+use frame::Frame;
+
+pub(super) use axis::Axis;
+pub(super) use frame::Size;
+
+/// More points of a line would not be seen.
+const MOST_POINTS: usize = 600;
+
+/// More points than this are drawn as a line alone.
+const MOST_DOTS: usize = 40;
+
+/// Lines over a common axis.
+#[derive(Clone, Debug)]
+pub(super) struct Chart<'a> {
+    pub(super) title: &'a str,
+    /// What the horizontal axis counts; none where there is room for numbers only.
+    pub(super) across: Option<&'a str>,
+    pub(super) size: Size,
+    pub(super) x: Axis,
+    pub(super) y: Axis,
+    /// The first is drawn first.
+    pub(super) lines: Vec<Line<'a>>,
+    /// A place of the horizontal axis that stands out, and why.
+    pub(super) mark: Option<(f64, &'a str)>,
+    pub(super) notes: Vec<Note>,
+}
+
+/// One line. A point that is no number interrupts it.
+#[derive(Clone, Debug)]
+pub(super) struct Line<'a> {
+    pub(super) name: &'a str,
+    pub(super) points: Vec<[f64; 2]>,
+    /// Place among the page's colors.
+    pub(super) color: usize,
+    pub(super) stroke: Stroke,
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stroke {
+    /// As most lines do.
+    Solid,
+    /// In the background.
+    Faint,
+    /// Beside a solid one of the same color.
+    Dashed,
+}
+
+/// What a part of the horizontal axis says when it is pointed at.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Note {
+    pub(super) from: f64,
+    pub(super) to: f64,
+    pub(super) text: String,
+}
+
+/// Columns over a common axis, each a pile of like parts.
+#[derive(Clone, Debug)]
+pub(super) struct Columns<'a> {
+    pub(super) title: &'a str,
+    pub(super) across: &'a str,
+    pub(super) x: Axis,
+    pub(super) y: Axis,
+    /// Of the parts, from the bottom up.
+    pub(super) names: &'a [&'a str],
+    /// One for each note, over its part of the axis.
+    pub(super) heights: Vec<Vec<f64>>,
+    pub(super) notes: Vec<Note>,
+}
+
+impl Chart<'_> {
+    /// Draws it as a figure.
+    pub(super) fn draw(&self, markup: &mut Markup) {
+        let frame = Frame { size: self.size, x: &self.x, y: &self.y };
+        markup.element("figure", &[("class", &"chart")], |markup| {
+            let names = self.lines.iter().map(|line| (line.name, line.color, line.stroke.class()));
+            caption(markup, self.title, names);
+            frame.draw(markup, self.title, self.across, |markup| {
+                self.lines.iter().for_each(|line| line.draw(markup, &frame));
+                if let Some((x, label)) = self.mark {
+                    frame.mark(markup, x, label);
+                }
+                frame.notes(markup, &self.notes);
+            });
+        });
+    }
+}
+
+impl Columns<'_> {
+    /// Draws them as a figure.
+    pub(super) fn draw(&self, markup: &mut Markup) {
+        let frame = Frame { size: Size::LARGE, x: &self.x, y: &self.y };
+        markup.element("figure", &[("class", &"chart")], |markup| {
+            caption(markup, self.title, self.names.iter().enumerate().map(|(color, name)| (*name, color, "area")));
+            frame.draw(markup, self.title, Some(self.across), |markup| {
+                for (heights, note) in self.heights.iter().zip(&self.notes) {
+                    let mut bottom = 0.0;
+                    for (color, height) in heights.iter().enumerate().filter(|(_, height)| **height > 0.0) {
+                        let top = bottom + height;
+                        if let (Some([left, low]), Some([right, high])) =
+                            (frame.place([note.from, bottom]), frame.place([note.to, top]))
+                        {
+                            let attributes: [Attribute; 5] = [
+                                ("class", &format!("c{color}")),
+                                ("x", &Place(left + 0.1 * (right - left))),
+                                ("y", &Place(high)),
+                                ("width", &Place(0.8 * (right - left))),
+                                ("height", &Place(low - high)),
+                            ];
+                            markup.leaf("rect", &attributes);
+                        }
+                        bottom = top;
+                    }
+                }
+                frame.notes(markup, &self.notes);
+            });
+        });
+    }
+}
+
+impl Line<'_> {
+    fn draw(&self, markup: &mut Markup, frame: &Frame) {
+        let points = thinned(&self.points);
+        let places: Vec<_> = points.iter().map(|point| frame.place(*point)).collect();
+        let mut path = String::new();
+        for piece in places.split(Option::is_none) {
+            for (index, [x, y]) in piece.iter().flatten().enumerate() {
+                path += &format!("{}{} {}", if index == 0 { "M" } else { "L" }, Place(*x), Place(*y));
+            }
+        }
+        let class = format!("line {} c{}", self.stroke.class(), self.color);
+        markup.leaf("path", &[("class", &class), ("d", &path)]);
+        let alone = |index: usize| {
+            let beside = [index.checked_sub(1), Some(index + 1)];
+            beside.into_iter().flatten().all(|index| places.get(index).is_none_or(Option::is_none))
+        };
+        let few = places.len() <= MOST_DOTS && self.stroke == Stroke::Solid;
+        for (index, place) in places.iter().enumerate() {
+            if let Some([x, y]) = place
+                && (few || alone(index))
+            {
+                let class = format!("c{}", self.color);
+                markup.leaf("circle", &[("class", &class), ("cx", &Place(*x)), ("cy", &Place(*y)), ("r", &"2.5")]);
+            }
+        }
+    }
+}
+
+impl Stroke {
+    fn class(self) -> &'static str {
+        match self {
+            Self::Solid => "solid",
+            Self::Faint => "faint",
+            Self::Dashed => "dashed",
+        }
+    }
+}
+
+/// The title, and the names of more lines than one.
+fn caption<'a>(markup: &mut Markup, title: &str, names: impl ExactSizeIterator<Item = (&'a str, usize, &'a str)>) {
+    markup.element("figcaption", &[], |markup| {
+        markup.phrase("b", &[], title);
+        if names.len() > 1 {
+            for (name, color, kind) in names {
+                markup.phrase("span", &[("class", &format!("key {kind} c{color}"))], name);
+            }
+        }
+    });
+}
+
+/// No more points than can be seen: of each part of a long line the lowest and the highest, so that no spike is lost.
+fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
+    if points.len() <= MOST_POINTS {
+        return points.to_vec();
+    }
+    let parts = points.chunks(points.len().div_ceil(MOST_POINTS / 2));
+    let ends = parts.flat_map(|part| {
+        let places = (0..part.len()).filter(|place| part[*place][1].is_finite());
+        let height = |a: &usize, b: &usize| part[*a][1].total_cmp(&part[*b][1]);
+        let (low, high) = (places.clone().min_by(height).unwrap_or(0), places.max_by(height).unwrap_or(0));
+        let count = if low == high { 1 } else { 2 };
+        [low.min(high), low.max(high)].into_iter().take(count).map(|place| part[place])
+    });
+    ends.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(points: Vec<[f64; 2]>) -> String {
+        let line = Line { name: "<a>", points, color: 0, stroke: Stroke::Solid };
+        let chart = Chart {
+            title: "a & b",
+            across: Some("step"),
+            size: Size::LARGE,
+            x: Axis::counting(1.0, 100.0, 5),
+            y: Axis::from_zero(1.0, 4),
+            lines: vec![line],
+            mark: Some((50.0, "best")),
+            notes: vec![Note { from: 0.0, to: 2.0, text: "1 < 2".to_owned() }],
+        };
+        let mut markup = Markup::default();
+        chart.draw(&mut markup);
+        markup.into_document()
+    }
+
+    /// What the path of the drawing says.
+    fn path(text: &str) -> String {
+        let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+        let document = roxmltree::Document::parse_with_options(text, options).unwrap();
+        let line = |node: &roxmltree::Node| node.attribute("class").is_some_and(|class| class.starts_with("line "));
+        document.descendants().find(line).unwrap().attribute("d").unwrap().to_owned()
+    }
+
+    #[test]
+    fn what_is_no_number_interrupts_a_line() {
+        let text = drawn(vec![[1.0, 0.5], [2.0, 0.6], [3.0, f64::NAN], [4.0, 0.5], [5.0, 0.1]]);
+        assert_eq!(path(&text).matches('M').count(), 2);
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+    }
+
+    #[test]
+    fn a_point_alone_is_a_dot_and_no_point_is_no_harm() {
+        assert_eq!(drawn(vec![[1.0, 0.5]]).matches("<circle").count(), 1);
+        assert_eq!(path(&drawn(vec![])), "");
+        assert_eq!(path(&drawn(vec![[f64::NAN; 2]; 3])), "");
+    }
+
+    #[test]
+    fn a_long_line_keeps_its_spikes() {
+        let mut points: Vec<_> = (0..100_000).map(|step| [f64::from(step), 0.5]).collect();
+        points[54_321][1] = 9.0;
+        points[77_777][1] = f64::NAN;
+        let thinned = thinned(&points);
+        assert!(thinned.len() <= MOST_POINTS, "{}", thinned.len());
+        assert!(thinned.contains(&[54_321.0, 9.0]));
+        assert!(thinned.is_sorted_by(|a, b| a[0] < b[0]));
+    }
+}

@@ -1,0 +1,239 @@
+//! How the learning went: losses, average precision and speed over steps and epochs.
+
+use models::evaluation::Summary;
+
+use super::chart::{Axis, Chart, Columns, Line, Note, Size, Stroke};
+use super::log::{EpochLine, Log, StepLine};
+use super::markup::Markup;
+use super::text::{exact, percent};
+
+/// Parts of a horizontal axis that say something when they are pointed at, at most.
+const MOST_NOTES: usize = 80;
+
+/// A smoothed line follows about this share of the steps.
+const SMOOTH: f64 = 0.03;
+
+/// Marks on an axis.
+const TICKS: usize = 5;
+
+/// Parts of an epoch's time.
+const STAGES: [&str; 5] = ["waiting for data", "forward", "backward", "optimizer", "rest"];
+
+/// Losses, learning rate, gradient, and where the time went.
+pub(super) fn draw(log: &Log, markup: &mut Markup) {
+    if log.steps.is_empty() {
+        markup.phrase("p", &[("class", &"empty")], "The log has no steps.");
+    }
+    markup.element("div", &[("class", &"charts")], |markup| {
+        if !log.steps.is_empty() {
+            over_steps(markup, &log.steps, "Classification loss", true, |step| step.classification);
+            over_steps(markup, &log.steps, "Box loss", true, |step| step.regression);
+            over_steps(markup, &log.steps, "Learning rate", false, |step| step.learning_rate);
+            over_steps(markup, &log.steps, "Gradient norm, before clipping", true, |step| step.gradient_norm);
+        }
+        if !log.epochs.is_empty() {
+            speed(markup, &log.epochs);
+            times(markup, &log.epochs);
+        }
+    });
+    if let Some(text) = time_in_words(&log.epochs) {
+        markup.phrase("p", &[("class", &"remark")], text);
+    }
+}
+
+/// Average precision after each epoch.
+pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Markup) {
+    let validated = || epochs.iter().filter_map(|line| Some((f64::from(line.epoch), line.validation.as_ref()?)));
+    let all: [(&str, fn(&Summary) -> f64); 3] =
+        [("AP", |summary| summary.ap), ("AP50", |summary| summary.ap50), ("AP75", |summary| summary.ap75)];
+    let line = |(color, (name, number)): (usize, (&'static str, fn(&Summary) -> f64))| {
+        // Nothing to find is not the same as nothing found.
+        let points = validated()
+            .map(|(epoch, summary)| [epoch, Some(number(summary)).filter(|ap| *ap >= 0.0).unwrap_or(f64::NAN)]);
+        Line { name, points: points.collect(), color, stroke: Stroke::Solid }
+    };
+    let lines: Vec<_> = all.into_iter().enumerate().map(line).collect();
+    let high = lines.iter().flat_map(|line| &line.points).map(|point| point[1]).fold(0.0, f64::max);
+    let notes = parts(epochs).map(|part| {
+        let of = |name: &str, number: fn(&Summary) -> f64| {
+            format!("{name} {}", exact(mean(part.iter().filter_map(|line| Some(number(line.validation.as_ref()?))))))
+        };
+        epoch_note(part, all.map(|(name, number)| of(name, number)).join(", "))
+    });
+    let chart = Chart {
+        title: "Average precision on the validation data",
+        across: Some("epoch"),
+        size: Size::LARGE,
+        x: epoch_axis(epochs),
+        y: Axis::from_zero(high, TICKS),
+        lines,
+        mark: best.map(|epoch| (f64::from(epoch), "best")),
+        notes: notes.collect(),
+    };
+    chart.draw(markup);
+}
+
+/// A number of each step. Where it is `noisy`, the line is smoothed and what it is made of lies behind it.
+fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool, number: fn(&StepLine) -> f64) {
+    let raw: Vec<_> = steps.iter().map(|step| [step.step as f64, number(step)]).collect();
+    let smooth = if noisy { smoothed(&raw) } else { raw.clone() };
+    let numbers =
+        |points: &[[f64; 2]]| points.iter().map(|point| point[1]).filter(|y| y.is_finite()).collect::<Vec<_>>();
+    let (mut rough, fine) = (numbers(&raw), numbers(&smooth));
+    rough.sort_by(f64::total_cmp);
+    let low = fine.iter().copied().fold(f64::INFINITY, f64::min);
+    // Of a hundred outliers, one may leave the chart.
+    let high = rough.get((rough.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0.0);
+    let high = fine.iter().copied().fold(high, f64::max);
+    let y = if noisy { Axis::fitting(0.7 * low, high, TICKS) } else { Axis::from_zero(high, TICKS) };
+    let notes = steps.chunks(steps.len().div_ceil(MOST_NOTES).max(1)).map(|part| {
+        let (first, last) = (part[0].step, part[part.len() - 1].step);
+        let text = exact(mean(part.iter().map(number)));
+        let text = if first == last {
+            format!("step {first}: {text}")
+        } else {
+            format!("steps {first} to {last}: {text} in the mean")
+        };
+        Note { from: first as f64 - 0.5, to: last as f64 + 0.5, text }
+    });
+    let mut lines = Vec::new();
+    if noisy {
+        lines.push(Line { name: "each step", points: raw, color: 0, stroke: Stroke::Faint });
+    }
+    lines.push(Line { name: "smoothed", points: smooth, color: 0, stroke: Stroke::Solid });
+    let chart = Chart {
+        title,
+        across: Some("step"),
+        size: Size::LARGE,
+        x: Axis::counting(steps[0].step as f64, steps[steps.len() - 1].step as f64, TICKS),
+        y,
+        lines,
+        mark: None,
+        notes: notes.collect(),
+    };
+    chart.draw(markup);
+}
+
+fn speed(markup: &mut Markup, epochs: &[EpochLine]) {
+    let points: Vec<_> = epochs.iter().map(|line| [f64::from(line.epoch), line.pictures_per_second]).collect();
+    let high = points.iter().map(|point| point[1]).filter(|y| y.is_finite()).fold(0.0, f64::max);
+    let notes = parts(epochs).map(|part| {
+        let speed = mean(part.iter().map(|line| line.pictures_per_second));
+        epoch_note(part, format!("{} pictures per second", exact(speed)))
+    });
+    let chart = Chart {
+        title: "Pictures per second, while learning",
+        across: Some("epoch"),
+        size: Size::LARGE,
+        x: epoch_axis(epochs),
+        y: Axis::from_zero(high, TICKS),
+        lines: vec![Line { name: "", points, color: 2, stroke: Stroke::Solid }],
+        mark: None,
+        notes: notes.collect(),
+    };
+    chart.draw(markup);
+}
+
+fn times(markup: &mut Markup, epochs: &[EpochLine]) {
+    let heights: Vec<_> =
+        parts(epochs).map(|part| stages(part).map(|seconds| seconds / part.len() as f64).to_vec()).collect();
+    let high = heights.iter().map(|heights| heights.iter().sum()).fold(0.0, f64::max);
+    let notes = parts(epochs).zip(&heights).map(|(part, heights)| {
+        let said = STAGES.iter().zip(heights).map(|(name, seconds)| format!("{name} {seconds:.2} s"));
+        let note = epoch_note(part, said.collect::<Vec<_>>().join(", "));
+        Note { from: note.from.max(f64::from(part[0].epoch) - 0.5), ..note }
+    });
+    let columns = Columns {
+        title: "Seconds of an epoch",
+        across: "epoch",
+        x: Axis::spanning(f64::from(epochs[0].epoch) - 0.5, f64::from(epochs[epochs.len() - 1].epoch) + 0.5, TICKS),
+        y: Axis::from_zero(high, TICKS),
+        names: &STAGES,
+        notes: notes.collect(),
+        heights,
+    };
+    columns.draw(markup);
+}
+
+/// What the time of all epochs went into, as a sentence.
+fn time_in_words(epochs: &[EpochLine]) -> Option<String> {
+    let seconds = stages(epochs);
+    let all: f64 = seconds.iter().sum();
+    let shares = STAGES.iter().zip(seconds).map(|(name, seconds)| format!("{name} {}", percent(seconds / all)));
+    (all > 0.0)
+        .then(|| format!("Of the time of all epochs, validation apart: {}.", shares.collect::<Vec<_>>().join(", ")))
+}
+
+/// Seconds of the parts of epochs, by [`STAGES`].
+fn stages(epochs: &[EpochLine]) -> [f64; STAGES.len()] {
+    let mut sums = [0.0; STAGES.len()];
+    for EpochLine { seconds, spent, .. } in epochs {
+        let known = [spent.data, spent.forward, spent.backward, spent.optimizer];
+        let rest = seconds - known.iter().sum::<f64>();
+        for (sum, seconds) in sums.iter_mut().zip(known.into_iter().chain([rest])) {
+            *sum += if seconds.is_finite() { seconds.max(0.0) } else { 0.0 };
+        }
+    }
+    sums
+}
+
+fn epoch_axis(epochs: &[EpochLine]) -> Axis {
+    let ends = [epochs.first(), epochs.last()].map(|line| line.map_or(1.0, |line| f64::from(line.epoch)));
+    Axis::counting(ends[0], ends[1], TICKS)
+}
+
+/// Few enough parts of a run that each can be pointed at.
+fn parts(epochs: &[EpochLine]) -> impl Iterator<Item = &[EpochLine]> {
+    epochs.chunks(epochs.len().div_ceil(MOST_NOTES).max(1))
+}
+
+fn epoch_note(part: &[EpochLine], text: String) -> Note {
+    let (first, last) = (part[0].epoch, part[part.len() - 1].epoch);
+    let which = if first == last { format!("epoch {first}") } else { format!("epochs {first} to {last}, in the mean") };
+    Note { from: f64::from(first) - 0.5, to: f64::from(last) + 0.5, text: format!("{which}: {text}") }
+}
+
+/// A mean that forgets: over the latest steps most. It starts with the first number rather than with zero, as in
+/// <https://arxiv.org/abs/1412.6980>, section 3.
+fn smoothed(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
+    let keep = 1.0 - 1.0 / (SMOOTH * points.len() as f64).max(1.0);
+    let (mut sum, mut weight) = (0.0, 0.0);
+    let mut smooth = |[x, y]: [f64; 2]| {
+        if !y.is_finite() {
+            return [x, f64::NAN];
+        }
+        (sum, weight) = (keep * sum + (1.0 - keep) * y, keep * weight + (1.0 - keep));
+        [x, sum / weight]
+    };
+    points.iter().map(|point| smooth(*point)).collect()
+}
+
+/// Of what is a number; none of them have one that isn't.
+fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) =
+        numbers.filter(|number| number.is_finite()).fold((0.0, 0.0), |(sum, count), n| (sum + n, count + 1.0));
+    sum / count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::Spent;
+    use super::*;
+
+    #[test]
+    fn smoothing_keeps_a_constant_and_steps_over_what_is_no_number() {
+        let points: Vec<_> = (0..500).map(|step| [f64::from(step), if step == 77 { f64::NAN } else { 3.0 }]).collect();
+        for (point, [x, y]) in points.iter().zip(smoothed(&points)) {
+            assert!(x == point[0] && (y - point[1]).abs() < 1e-9 || y.is_nan() && point[1].is_nan());
+        }
+        assert_eq!(smoothed(&[[1.0, 2.0], [2.0, 4.0]]), [[1.0, 2.0], [2.0, 4.0]]);
+    }
+
+    #[test]
+    fn what_no_stage_took_is_the_rest() {
+        let spent = Spent { data: 1.0, forward: 2.0, backward: 3.0, optimizer: 0.5 };
+        let line = EpochLine { epoch: 1, seconds: 10.0, pictures_per_second: 1.0, spent, validation: None };
+        assert_eq!(stages(std::slice::from_ref(&line)), [1.0, 2.0, 3.0, 0.5, 3.5]);
+        assert_eq!(time_in_words(&[EpochLine { seconds: f64::NAN, spent: Spent::default(), ..line }]), None);
+    }
+}

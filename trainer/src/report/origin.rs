@@ -1,0 +1,82 @@
+//! Where a run's numbers come from: data, configuration, program, machine, time.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use super::Material;
+use super::log::Log;
+use super::markup::Markup;
+use super::text::{DASH, counted, moment};
+use crate::machine::{Machine, peak_memory};
+use crate::progress::duration;
+
+/// When a run began and ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// When its configuration was kept, which is the first thing of a run.
+    pub(super) began: Option<SystemTime>,
+    pub(super) ended: SystemTime,
+}
+
+impl Times {
+    /// Of a run that ends now.
+    pub(super) fn of(folder: &Path) -> Self {
+        let began = fs::metadata(folder.join(CONFIG)).and_then(|file| file.modified());
+        Self { began: began.ok(), ended: SystemTime::now() }
+    }
+
+    /// From the beginning to the end, breaks included.
+    pub(super) fn between(&self) -> Option<Duration> {
+        self.ended.duration_since(self.began?).ok()
+    }
+}
+
+const CONFIG: &str = "config.yaml";
+
+pub(super) fn draw(material: &Material, log: &Log, times: &Times, markup: &mut Markup) {
+    let Machine { program, libtorch, processor, cores, cuda_devices } = Machine::new();
+    let dataset = &material.recipe.dataset;
+    let learning: f64 = log.epochs.iter().map(|line| line.seconds).filter(|seconds| seconds.is_finite()).sum();
+    let folder = material.folder.canonicalize().unwrap_or_else(|_| material.folder.to_owned());
+    let rows = [
+        ("Folder", folder.display().to_string()),
+        ("Command", material.command.to_owned()),
+        ("Began", times.began.map_or_else(|| DASH.to_owned(), moment)),
+        ("Ended", moment(times.ended)),
+        ("Time between", times.between().map_or_else(|| DASH.to_owned(), |time| duration(time.as_secs_f64()))),
+        ("Time of the epochs", format!("{}, validation apart", duration(learning))),
+        (
+            "Validation data",
+            format!(
+                "{} with {} of {} in {}",
+                counted(dataset.images.len(), "picture", "pictures"),
+                counted(dataset.annotations.len(), "box", "boxes"),
+                counted(dataset.classes.len(), "class", "classes"),
+                dataset.folder.display()
+            ),
+        ),
+        ("Program", program),
+        ("libtorch", libtorch.to_owned()),
+        ("Processor", format!("{processor}, {}", counted(cores, "core", "cores"))),
+        ("CUDA devices", cuda_devices.to_string()),
+        ("Largest memory", peak_memory().map_or_else(|| DASH.to_owned(), |mebibytes| format!("{mebibytes} MiB"))),
+    ];
+    markup.element("dl", &[], |markup| {
+        for (name, text) in rows {
+            markup.element("div", &[], |markup| {
+                markup.phrase("dt", &[], name);
+                markup.phrase("dd", &[], text);
+            });
+        }
+    });
+    match fs::read_to_string(material.folder.join(CONFIG)) {
+        Ok(text) => markup.element("details", &[], |markup| {
+            markup.phrase("summary", &[], "Configuration, every value written out");
+            markup.phrase("pre", &[("tabindex", &0)], text.trim_end());
+        }),
+        Err(error) => {
+            markup.phrase("p", &[("class", &"empty")], format!("No configuration: can't read {CONFIG}: {error}"));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The pictures that went best and worst, with what was found on them and what is there.
+
+use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{FilterType, resize, thumbnail};
+use models::dataset::Dataset;
+use models::evaluation::{ConfusionMatrix, ConfusionRule, ScoredBox, confusion_matrix};
+
+use super::markup::Markup;
+use super::text::{count, share};
+use super::threshold::Counts;
+use crate::loader::Recipe;
+use crate::validation::sure_detections;
+
+/// Pictures of each kind.
+const SHOWN: usize = 6;
+
+/// Longest side of a picture, in pixels.
+const LONGEST_SIDE: u32 = 640;
+
+/// Pictures with a longest side of less pixels are enlarged, so that letters don't hide them.
+const SMALL_SIDE: u32 = 320;
+
+/// How far they are.
+const ENLARGED: f64 = 3.0;
+
+/// Quality of the pictures, of 100: half the bytes of the one that shows no loss.
+const JPEG_QUALITY: u8 = 80;
+
+/// Kinds of errors that are named below a picture.
+const NAMED: usize = 4;
+
+/// What became of the objects and detections of one picture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Judged {
+    image: usize,
+    counts: Counts,
+}
+
+pub(super) fn draw(recipe: &Recipe, scored: &[ScoredBox], rule: ConfusionRule, markup: &mut Markup) {
+    let detections = by_image(&recipe.dataset, scored);
+    let [best, worst] = best_and_worst(&judge(&recipe.dataset, &detections, rule));
+    let text = format!(
+        "Each picture by its F1 at IoU {}, with detections from the score {:.2} on; of equally good ones first those with more \
+         objects found, of equally bad ones those with more errors. ",
+        rule.iou, rule.score
+    );
+    markup.element("p", &[("class", &"remark")], |markup| {
+        markup.text(text);
+        markup.phrase("span", &[("class", &"key truth")], "the truth: black and white dashes");
+        markup.phrase("span", &[("class", &"key frame")], "found: a frame with class and score");
+    });
+    let kinds = [("Worst", worst, "No picture has an error."), ("Best", best, "On no picture an object was found.")];
+    for (title, chosen, none) in kinds {
+        markup.phrase("h3", &[], title);
+        if chosen.is_empty() {
+            markup.phrase("p", &[("class", &"empty")], none);
+        }
+        markup.element("div", &[("class", &"pictures")], |markup| {
+            for judged in chosen {
+                picture(recipe, judged, &detections[judged.image], rule, markup);
+            }
+        });
+    }
+}
+
+fn by_image(dataset: &Dataset, scored: &[ScoredBox]) -> Vec<Vec<ScoredBox>> {
+    let mut detections = vec![Vec::new(); dataset.images.len()];
+    for found in scored {
+        if let Some(of_image) = detections.get_mut(found.image) {
+            of_image.push(*found);
+        }
+    }
+    detections
+}
+
+/// `detections` are by picture.
+fn judge(dataset: &Dataset, detections: &[Vec<ScoredBox>], rule: ConfusionRule) -> Vec<Judged> {
+    let judge = |(image, found): (usize, &Vec<ScoredBox>)| {
+        let (_, matrix) = compare(dataset, image, found, rule);
+        Judged { image, counts: Counts::of(&matrix) }
+    };
+    detections.iter().enumerate().map(judge).collect()
+}
+
+/// The matrix of one picture, and the classes of its rows: only those that are on it or found on it, because the whole
+/// matrix of a thousand classes would be large.
+fn compare(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionRule) -> (Vec<usize>, ConfusionMatrix) {
+    let mut objects = dataset.annotations_of(image).to_vec();
+    let mut found = found.to_vec();
+    let all = objects.iter().map(|object| object.class).chain(found.iter().map(|found| found.class));
+    let mut classes: Vec<_> = all.filter(|class| *class < dataset.classes.len()).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    let place = |class: usize| classes.binary_search(&class).unwrap_or(usize::MAX);
+    objects.iter_mut().for_each(|object| object.class = place(object.class));
+    found.iter_mut().for_each(|found| found.class = place(found.class));
+    let matrix = confusion_matrix(&objects, &found, classes.len(), rule);
+    (classes, matrix)
+}
+
+/// No picture is both.
+fn best_and_worst(judged: &[Judged]) -> [Vec<Judged>; 2] {
+    let mut order = judged.to_vec();
+    order.sort_by(|a, b| b.counts.f1().total_cmp(&a.counts.f1()).then(b.counts.right.cmp(&a.counts.right)));
+    order.truncate(SHOWN.min(judged.len().div_ceil(2)));
+    let best: Vec<_> = order.into_iter().filter(|judged| judged.counts.right > 0).collect();
+    let mut worst: Vec<_> =
+        judged.iter().filter(|one| one.counts.errors() > 0 && !best.contains(one)).copied().collect();
+    worst.sort_by(|a, b| a.counts.f1().total_cmp(&b.counts.f1()).then(b.counts.errors().cmp(&a.counts.errors())));
+    worst.truncate(SHOWN);
+    [best, worst]
+}
+
+fn picture(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: ConfusionRule, markup: &mut Markup) {
+    let dataset = &recipe.dataset;
+    let name = &dataset.images[judged.image].file_name;
+    markup.element("figure", &[("class", &"picture")], |markup| {
+        match drawn(recipe, judged.image, found, rule) {
+            Ok((jpeg, [width, height])) => {
+                let address = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
+                let alternative = format!("{name} with boxes");
+                markup.leaf(
+                    "img",
+                    &[
+                        ("src", &address),
+                        ("alt", &alternative),
+                        ("width", &width),
+                        ("height", &height),
+                        ("decoding", &"async"),
+                    ],
+                );
+            }
+            Err(error) => markup.phrase("p", &[("class", &"empty")], format!("Not drawn: {error:#}")),
+        }
+        markup.element("figcaption", &[], |markup| {
+            markup.phrase("b", &[], name);
+            let Counts { objects, detections, right } = judged.counts;
+            let text = format!(
+                "F1 {}: {} of {} found, {} wrong",
+                share(judged.counts.f1()),
+                count(right),
+                count(objects),
+                count(detections - right)
+            );
+            markup.phrase("span", &[], text);
+            let errors = errors(dataset, judged.image, found, rule);
+            if !errors.is_empty() {
+                markup.phrase("span", &[("class", &"errors")], errors);
+            }
+        });
+    });
+}
+
+/// The picture as JPEG, with its width and height.
+fn drawn(
+    recipe: &Recipe,
+    image: usize,
+    found: &[ScoredBox],
+    rule: ConfusionRule,
+) -> anyhow::Result<(Vec<u8>, [u32; 2])> {
+    let picture = runtime::picture::read(recipe.dataset.path_of(image))?;
+    let (mut picture, scale) = sized(picture);
+    let detections = sure_detections(found, image, rule.score, scale);
+    let objects = recipe.dataset.annotations_of(image).iter();
+    let objects: Vec<_> = objects.map(|object| object.rectangle.bounding_box().scale(scale, scale)).collect();
+    runtime::draw::draw(&mut picture, &detections, &recipe.spec.classes);
+    runtime::draw::draw_dashes(&mut picture, &objects);
+    let mut jpeg = Vec::new();
+    let encoder = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY);
+    picture.write_with_encoder(encoder).context("can't encode the picture")?;
+    Ok((jpeg, picture.dimensions().into()))
+}
+
+/// The picture as large as it is shown, and how much larger than before.
+fn sized(picture: RgbImage) -> (RgbImage, f32) {
+    let longest = picture.width().max(picture.height()).max(1);
+    let factor = f64::from(LONGEST_SIDE) / f64::from(longest);
+    let factor = if longest < SMALL_SIDE { factor.min(ENLARGED) } else { factor.min(1.0) };
+    let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
+    let (width, height) = (side(picture.width()), side(picture.height()));
+    let sized = match factor {
+        ..1.0 => thumbnail(&picture, width, height),
+        1.0 => picture,
+        _ => resize(&picture, width, height, FilterType::Triangle),
+    };
+    (sized, factor as f32)
+}
+
+/// What is wrong on a picture, the most frequent first.
+fn errors(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionRule) -> String {
+    let (classes, matrix) = compare(dataset, image, found, rule);
+    let background = matrix.background();
+    let name = |place: usize| dataset.classes[classes[place]].name.as_str();
+    let mut errors = Vec::new();
+    for (truth, counts) in matrix.counts.iter().enumerate() {
+        for (prediction, number) in counts.iter().enumerate().filter(|(_, number)| **number > 0) {
+            let times = if *number > 1 { format!("{number} × ") } else { String::new() };
+            let text = match (truth, prediction) {
+                _ if truth == prediction => continue,
+                (_, _) if prediction == background => format!("{times}{} missed", name(truth)),
+                (_, _) if truth == background => format!("{times}{} where none is", name(prediction)),
+                _ => format!("{times}{} taken for {}", name(truth), name(prediction)),
+            };
+            errors.push((*number, text));
+        }
+    }
+    errors.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
+    let more = errors.len() > NAMED;
+    let texts: Vec<_> = errors.into_iter().take(NAMED).map(|(_, text)| text).collect();
+    texts.join(", ") + if more { ", and more" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use models::dataset::{Annotation, Image, Rectangle};
+    use models::spec::Class;
+
+    use super::*;
+
+    fn place(x: f64) -> Rectangle {
+        Rectangle { x, y: 0.0, width: 10.0, height: 10.0 }
+    }
+
+    /// Two objects of the last classes on each of the pictures.
+    fn dataset(images: usize) -> Dataset {
+        let image = |id| Image { id, file_name: format!("{id}.png"), width: 100, height: 50 };
+        let object =
+            |image, class, x| Annotation { id: 1, image, class, rectangle: place(x), area: 100.0, crowd: false };
+        Dataset {
+            images: (0..images as i64).map(image).collect(),
+            annotations: (0..images).flat_map(|image| [object(image, 1, 0.0), object(image, 2, 20.0)]).collect(),
+            classes: (0..).zip(["cat", "dog", "cow"]).map(|(id, name)| Class { id, name: name.to_owned() }).collect(),
+            ..Dataset::default()
+        }
+    }
+
+    fn found(image: usize, class: usize, x: f64) -> ScoredBox {
+        ScoredBox { image, class, score: 0.9, rectangle: place(x) }
+    }
+
+    fn chosen(dataset: &Dataset, scored: &[ScoredBox]) -> [Vec<usize>; 2] {
+        let judged = judge(dataset, &by_image(dataset, scored), ConfusionRule::default());
+        best_and_worst(&judged).map(|chosen| chosen.iter().map(|judged| judged.image).collect())
+    }
+
+    #[test]
+    fn the_worst_has_the_lowest_f1_and_of_equals_the_most_errors() {
+        let scored = [
+            found(0, 1, 0.0),
+            found(0, 2, 20.0), // Both.
+            found(1, 1, 0.0),  // One.
+            found(3, 2, 0.0),
+            found(3, 0, 50.0), // One taken for another, and one of nothing.
+        ];
+        assert_eq!(chosen(&dataset(4), &scored), [vec![0, 1], vec![3, 2]]);
+        assert_eq!(chosen(&dataset(1), &scored), [vec![0], vec![]]);
+        assert_eq!(chosen(&dataset(2), &[]), [vec![], vec![0, 1]]);
+        assert_eq!(chosen(&dataset(0), &scored).concat(), [0; 0]);
+    }
+
+    #[test]
+    fn errors_are_named() {
+        let scored = [found(0, 2, 0.0), found(0, 0, 50.0), found(0, 0, 70.0)];
+        let text = errors(&dataset(1), 0, &scored, ConfusionRule::default());
+        assert_eq!(text, "2 × cat where none is, dog taken for cow, cow missed");
+    }
+
+    #[test]
+    fn small_pictures_are_enlarged_and_large_ones_reduced() {
+        for ([width, height], expected) in
+            [([192, 96], [576, 288]), ([300, 10], [640, 21]), ([400, 300], [400, 300]), ([6400, 3], [640, 1])]
+        {
+            let (sized, scale) = sized(RgbImage::new(width, height));
+            assert_eq!(<[u32; 2]>::from(sized.dimensions()), expected);
+            assert!((scale - expected[0] as f32 / width as f32).abs() < 0.01);
+        }
+    }
+}
