@@ -52,8 +52,18 @@ pub(crate) fn computes_bfloat16() -> bool {
 
 /// Memory that this program has now, in MiB; none where the system does not say.
 pub(crate) fn memory() -> Option<u64> {
+    mebibytes("VmRSS:")
+}
+
+/// Largest memory that this program has had so far, in MiB; none where the system does not say.
+pub(crate) fn peak_memory() -> Option<u64> {
+    mebibytes("VmHWM:")
+}
+
+/// A line of what Linux says of this program.
+fn mebibytes(field: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes / 1024)
 }
@@ -66,6 +76,6 @@ mod tests {
     fn the_machine_is_known() {
         let machine = Machine::new();
         assert!(machine.cores >= 1 && !machine.to_string().contains("unknown"), "{machine}");
-        assert!(memory().is_some_and(|mebibytes| mebibytes > 0));
+        assert!(memory().is_some_and(|now| now > 0 && peak_memory() >= Some(now)));
     }
 }

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
-use models::Provenance;
 use models::dataset::Dataset;
 use models::evaluation::{ScoredBox, Summary, evaluate};
+use models::{Checkpoint, Provenance};
 
 use crate::config::TrainConfig;
 use crate::journal::{Journal, Learned, Seconds};
@@ -16,6 +16,7 @@ use crate::learner::{Learner, Step};
 use crate::loader::{Batch, Loader, aspect_groups, orders};
 use crate::predictor::{Predictor, validation_batches};
 use crate::progress::{EpochProgress, print, say};
+use crate::report::{self, Material};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::Moment;
 use crate::validation::annotated;
@@ -100,6 +101,7 @@ impl Run {
                 self.show_samples(&scored, &mut journal)?;
             }
         }
+        self.report()?;
         let (best, last) = (self.progress.best_ap.unwrap_or_default(), self.progress.last_ap.unwrap_or_default());
         print(&format!("best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display()))
     }
@@ -157,6 +159,22 @@ impl Run {
         let [classification, regression] = self.progress.losses.map(|sum| sum / all.max(1) as f64);
         let (seconds, pictures_per_second) = (shown.elapsed().as_secs_f64(), shown.pictures_per_second());
         Ok(Learned { classification, regression, seconds, pictures_per_second, spent })
+    }
+
+    /// Writes the report on the best checkpoint.
+    fn report(&self) -> anyhow::Result<()> {
+        let best = Checkpoint::open(&self.folder.best_path())?;
+        let predictor = Predictor::of_checkpoint(&best, self.learner.device)?;
+        let scored = self.validate(&predictor, "report".to_owned())?;
+        let material = Material {
+            folder: self.folder.path(),
+            recipe: self.validation.recipe(),
+            scored: &scored,
+            best_epoch: best.provenance.epoch,
+            command: &std::env::args().collect::<Vec<_>>().join(" "),
+        };
+        say(&format!("wrote {}", report::write(&material)?.display()));
+        Ok(())
     }
 
     /// What a network finds in the validation pictures.

@@ -97,6 +97,8 @@ fn a_run_leaves_checkpoints_log_and_configuration_and_repeats_to_the_bit() {
     assert_eq!(first.provenance.epoch, Some(2));
     assert_eq!(first.spec.classes.len(), first.probe.classification.dim().2);
     project.checkpoint("runs/latest/best.safetensors");
+    let report = fs::read_to_string(project.path().join("runs/latest/report.html")).unwrap();
+    assert_holds(&report, &["<!DOCTYPE html>", "Average precision", "epochs: 2", "data:image/jpeg;base64,"]);
     let log = fs::read_to_string(project.path().join("runs/latest/log.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.iter().filter(|line| line["learning_rate"].is_number()).count(), 4, "two steps in two epochs");
@@ -321,8 +323,9 @@ fn a_full_disk_ends_the_run_and_leaves_the_checkpoint_before() {
     let mut left: Vec<_> = left.map(|name| name.into_string().unwrap()).collect();
     left.retain(|name| !name.contains("tfevents"));
     left.sort();
-    let whole = ["best.safetensors", "config.yaml", "last.safetensors", "log.jsonl", "state.safetensors"];
-    assert_eq!(left, whole, "no partial file is left");
+    let files =
+        ["best.safetensors", "config.yaml", "last.safetensors", "log.jsonl", "report.html", "state.safetensors"];
+    assert_eq!(left, files, "no partial file is left");
     assert!(project.fit(&["--resume", "--out", "run"]).status.success());
 }
 
