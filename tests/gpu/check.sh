@@ -47,6 +47,25 @@ for part in ("classification", "regression"):
 assert ap50 > 0.5, "the detector has not learned on the GPU"
 EOF
 
+step "a step in both precisions"
+for precision in float32 bfloat16; do
+  sed "s/^run:/run:\\n  precision: $precision\\n  channels_last: true/" shapes-cuda.yaml > "bench-$precision.yaml"
+  echo "$precision:"
+  "$binaries/trainer" bench --config "bench-$precision.yaml" --device cuda --steps 50
+done
+
+step "evaluate on both"
+for device in cuda cpu; do
+  "$binaries/trainer" eval --checkpoint run-cuda/best.safetensors --data shapes/test.json --pictures shapes/test \
+    --device "$device" --json "eval-$device.json" > /dev/null
+done
+python3 - <<'EOF'
+import json
+gpu, cpu = (json.load(open(f"eval-{device}.json"))["AP"] for device in ("cuda", "cpu"))
+print(f"AP on the GPU {gpu:.4f}, on the CPU {cpu:.4f}")
+assert abs(gpu - cpu) < 0.01
+EOF
+
 step "export"
 "$binaries/exporter" --checkpoint run-cuda/best.safetensors --out retinanet.onnx
 
