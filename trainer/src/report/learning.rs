@@ -13,8 +13,11 @@ const MOST_NOTES: usize = 80;
 /// A smoothed line follows about this share of the steps.
 const SMOOTH: f64 = 0.03;
 
-/// Marks on an axis.
+/// Marks upwards, about.
 const TICKS: usize = 5;
+
+/// Marks to the right, about.
+const TICKS_ACROSS: usize = 8;
 
 /// Parts of an epoch's time.
 const STAGES: [&str; 5] = ["waiting for data", "forward", "backward", "optimizer", "rest"];
@@ -50,7 +53,7 @@ pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Ma
         // Nothing to find is not the same as nothing found.
         let points = validated()
             .map(|(epoch, summary)| [epoch, Some(number(summary)).filter(|ap| *ap >= 0.0).unwrap_or(f64::NAN)]);
-        Line { name, points: points.collect(), color, stroke: Stroke::Solid }
+        Line { name, points: points.collect(), color, stroke: Stroke::Dotted }
     };
     let lines: Vec<_> = all.into_iter().enumerate().map(line).collect();
     let high = lines.iter().flat_map(|line| &line.points).map(|point| point[1]).fold(0.0, f64::max);
@@ -61,9 +64,9 @@ pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Ma
         epoch_note(part, all.map(|(name, number)| of(name, number)).join(", "))
     });
     let chart = Chart {
-        title: "Average precision on the validation data",
+        title: "Average precision after each epoch",
         across: Some("epoch"),
-        size: Size::LARGE,
+        size: Size::TALL,
         x: epoch_axis(epochs),
         y: Axis::from_zero(high, TICKS),
         lines,
@@ -105,7 +108,7 @@ fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool,
         title,
         across: Some("step"),
         size: Size::LARGE,
-        x: Axis::counting(steps[0].step as f64, steps[steps.len() - 1].step as f64, TICKS),
+        x: Axis::counting(steps[0].step as f64, steps[steps.len() - 1].step as f64, TICKS_ACROSS),
         y,
         lines,
         mark: None,
@@ -127,7 +130,7 @@ fn speed(markup: &mut Markup, epochs: &[EpochLine]) {
         size: Size::LARGE,
         x: epoch_axis(epochs),
         y: Axis::from_zero(high, TICKS),
-        lines: vec![Line { name: "", points, color: 2, stroke: Stroke::Solid }],
+        lines: vec![Line { name: "", points, color: 2, stroke: Stroke::Dotted }],
         mark: None,
         notes: notes.collect(),
     };
@@ -146,7 +149,11 @@ fn times(markup: &mut Markup, epochs: &[EpochLine]) {
     let columns = Columns {
         title: "Seconds of an epoch",
         across: "epoch",
-        x: Axis::spanning(f64::from(epochs[0].epoch) - 0.5, f64::from(epochs[epochs.len() - 1].epoch) + 0.5, TICKS),
+        x: Axis::spanning(
+            f64::from(epochs[0].epoch) - 0.5,
+            f64::from(epochs[epochs.len() - 1].epoch) + 0.5,
+            TICKS_ACROSS,
+        ),
         y: Axis::from_zero(high, TICKS),
         names: &STAGES,
         notes: notes.collect(),
@@ -179,7 +186,7 @@ fn stages(epochs: &[EpochLine]) -> [f64; STAGES.len()] {
 
 fn epoch_axis(epochs: &[EpochLine]) -> Axis {
     let ends = [epochs.first(), epochs.last()].map(|line| line.map_or(1.0, |line| f64::from(line.epoch)));
-    Axis::counting(ends[0], ends[1], TICKS)
+    Axis::counting(ends[0], ends[1], TICKS_ACROSS)
 }
 
 /// Few enough parts of a run that each can be pointed at.
