@@ -109,7 +109,8 @@ fn facts(
         ("AP50", share(report.summary.ap50), format!("AP75 {}", share(report.summary.ap75))),
         (
             "Best score threshold",
-            format!("{:.2}", rule.score),
+            // Without any right detection, no threshold is better than another.
+            if counts.right > 0 { format!("{:.2}", rule.score) } else { text::DASH.to_owned() },
             format!("precision {}, recall {}", percent(counts.precision()), percent(counts.recall())),
         ),
         (

@@ -44,24 +44,29 @@ pub(super) fn draw(log: &Log, markup: &mut Markup) {
     }
 }
 
+/// A number of a validation.
+type Number = fn(&Summary) -> f64;
+
+/// What is shown of each validation.
+const MEASURES: [(&str, Number); 3] =
+    [("AP", |summary| summary.ap), ("AP50", |summary| summary.ap50), ("AP75", |summary| summary.ap75)];
+
 /// Average precision after each epoch.
 pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Markup) {
-    let validated = || epochs.iter().filter_map(|line| Some((f64::from(line.epoch), line.validation.as_ref()?)));
-    let all: [(&str, fn(&Summary) -> f64); 3] =
-        [("AP", |summary| summary.ap), ("AP50", |summary| summary.ap50), ("AP75", |summary| summary.ap75)];
-    let line = |(color, (name, number)): (usize, (&'static str, fn(&Summary) -> f64))| {
-        // Nothing to find is not the same as nothing found.
-        let points = validated()
-            .map(|(epoch, summary)| [epoch, Some(number(summary)).filter(|ap| *ap >= 0.0).unwrap_or(f64::NAN)]);
-        Line { name, points: points.collect(), color, stroke: Stroke::Dotted }
+    // Nothing to find is not the same as nothing found.
+    let measured = |line: &EpochLine, number: Number| {
+        line.validation.as_ref().map(number).filter(|value| *value >= 0.0).unwrap_or(f64::NAN)
     };
-    let lines: Vec<_> = all.into_iter().enumerate().map(line).collect();
+    let lines = MEASURES.iter().enumerate().map(|(color, &(name, number))| {
+        let points = epochs.iter().map(|line| [f64::from(line.epoch), measured(line, number)]);
+        Line { name, points: points.collect(), color, stroke: Stroke::Dotted }
+    });
+    let lines: Vec<_> = lines.collect();
     let high = lines.iter().flat_map(|line| &line.points).map(|point| point[1]).fold(0.0, f64::max);
     let notes = parts(epochs).map(|part| {
-        let of = |name: &str, number: fn(&Summary) -> f64| {
-            format!("{name} {}", exact(mean(part.iter().filter_map(|line| Some(number(line.validation.as_ref()?))))))
-        };
-        epoch_note(part, all.map(|(name, number)| of(name, number)).join(", "))
+        let said = MEASURES
+            .map(|(name, number)| format!("{name} {}", exact(mean(part.iter().map(|line| measured(line, number))))));
+        epoch_note(part, said.join(", "))
     });
     let chart = Chart {
         title: "Average precision after each epoch",
