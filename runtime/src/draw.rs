@@ -30,19 +30,30 @@ pub struct Mark {
 
 /// Draws the detections over the picture, the best on top. `classes` are those of the spec.
 pub fn draw(picture: &mut RgbImage, detections: &[Detection], classes: &[Class]) {
+    draw_with_truth(picture, detections, classes, &[]);
+}
+
+/// Draws the detections as [`draw`] does, and what there is to find as dashes, black and white in turns, which show on any
+/// background and on frames.
+pub fn draw_with_truth(picture: &mut RgbImage, detections: &[Detection], classes: &[Class], truth: &[BoundingBox]) {
     let mark = |detection: &Detection| {
         let name = classes.get(detection.label).map_or("?", |class| class.name.as_str());
         let tag = Some(format!("{name} {:.2}", detection.score));
         Mark { bounding_box: detection.bounding_box, color: color(detection.label), tag }
     };
-    draw_marks(picture, &detections.iter().map(mark).collect::<Vec<_>>());
+    paint(picture, &detections.iter().map(mark).collect::<Vec<_>>(), truth);
 }
 
 /// Draws boxes over the picture, the first on top.
 pub fn draw_marks(picture: &mut RgbImage, marks: &[Mark]) {
+    paint(picture, marks, &[]);
+}
+
+fn paint(picture: &mut RgbImage, marks: &[Mark], dashed: &[BoundingBox]) {
     let pen = Pen::new(picture);
     let areas = marks.iter().rev().filter_map(|mark| Some((mark, Area::of(&mark.bounding_box, picture)?)));
     let areas: Vec<_> = areas.collect();
+    let dashed: Vec<_> = dashed.iter().filter_map(|bounding_box| Area::of(bounding_box, picture)).collect();
     // All boxes come before all tags, so that no line crosses a tag.
     for (mark, area) in &areas {
         match mark.tag {
@@ -50,19 +61,12 @@ pub fn draw_marks(picture: &mut RgbImage, marks: &[Mark]) {
             None => area.fill_around(area.grow(-1), picture, mark.color),
         }
     }
+    for area in dashed {
+        pen.dashes(picture, area);
+    }
     for (mark, area) in &areas {
         if let Some(tag) = &mark.tag {
             pen.tag(picture, *area, mark.color, tag);
-        }
-    }
-}
-
-/// Draws boxes as dashes, black and white in turns, which show on any background and on frames.
-pub fn draw_dashes(picture: &mut RgbImage, boxes: &[BoundingBox]) {
-    let pen = Pen::new(picture);
-    for bounding_box in boxes {
-        if let Some(area) = Area::of(bounding_box, picture) {
-            pen.dashes(picture, area);
         }
     }
 }
@@ -288,7 +292,7 @@ mod tests {
     fn dashes_show_on_any_background_and_leave_the_middle_alone() {
         for background in [BLACK, WHITE, color(0)] {
             let mut picture = RgbImage::from_pixel(200, 200, background);
-            draw_dashes(&mut picture, &[BoundingBox::new(50.0, 80.0, 150.0, 180.0)]);
+            draw_with_truth(&mut picture, &[], &classes(), &[BoundingBox::new(50.0, 80.0, 150.0, 180.0)]);
             for line in [0..100, 100..200].map(|y| (50..150).flat_map(|x| y.clone().map(move |y| (x, y)))) {
                 let shown = line.map(|(x, y)| picture.get_pixel(x, y)).filter(|pixel| **pixel != background).count();
                 assert!(shown > 60, "{shown} pixels on {background:?}");
@@ -318,8 +322,8 @@ mod tests {
             for x in odd {
                 for y in odd {
                     let detections = [detection(0, x, y, y, x), detection(1, x, x, y, y), detection(9, y, x, 2.0, 2.0)];
-                    draw(&mut picture, &detections, &classes());
-                    draw_dashes(&mut picture, &detections.map(|detection| detection.bounding_box));
+                    let boxes = detections.map(|detection| detection.bounding_box);
+                    draw_with_truth(&mut picture, &detections, &classes(), &boxes);
                 }
             }
         }

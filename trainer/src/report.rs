@@ -65,7 +65,7 @@ fn document(material: &Material, log: &Log) -> String {
     let times = Times::of(material.folder);
     let mut page = Page::new(&name(material.folder));
     page.facts(&facts(material, log, &times, &report, rule));
-    page.section("precision", "Average precision", |markup| {
+    page.section("results", "Results", |markup| {
         markup.element("div", &[("class", &"pair")], |markup| {
             if log.epochs.is_empty() {
                 markup.phrase("p", &[("class", &"empty")], "The log has no epochs.");
@@ -101,13 +101,16 @@ fn facts(
     let objects = dataset.annotations.iter().filter(|annotation| !annotation.crowd).count();
     let epochs = log.epochs.len();
     let best = material.best_epoch.map_or_else(String::new, |epoch| format!("of epoch {epoch}"));
-    let spent = times.between().map_or_else(|| text::DASH.to_owned(), |time| duration(time.as_secs_f64()));
+    let steps = counted(log.steps.len(), "step", "steps");
+    let spent = times.between().map(|time| duration(time.as_secs_f64()));
+    let learned = spent.map_or_else(|| steps.clone(), |spent| format!("{steps} in {spent}"));
     vec![
         ("AP", share(report.summary.ap), best),
         ("AP50", share(report.summary.ap50), format!("AP75 {}", share(report.summary.ap75))),
         (
             "Best score threshold",
-            format!("{:.2}", rule.score),
+            // Without any right detection, no threshold is better than another.
+            if counts.right > 0 { format!("{:.2}", rule.score) } else { text::DASH.to_owned() },
             format!("precision {}, recall {}", percent(counts.precision()), percent(counts.recall())),
         ),
         (
@@ -119,11 +122,7 @@ fn facts(
                 counted(dataset.classes.len(), "class", "classes")
             ),
         ),
-        (
-            "Learned for",
-            counted(epochs, "epoch", "epochs"),
-            format!("{}, {spent}", counted(log.steps.len(), "step", "steps")),
-        ),
+        ("Learned for", counted(epochs, "epoch", "epochs"), learned),
     ]
 }
 
@@ -138,7 +137,7 @@ mod sample;
 
 #[cfg(test)]
 mod tests {
-    use models::dataset::{Annotation, Dataset, Image, Rectangle};
+    use models::dataset::{Annotation, Dataset, Image, OnProblem, Rectangle, Source};
     use models::spec::Class;
 
     use super::sample::Sample;
@@ -200,7 +199,7 @@ mod tests {
         for part in [
             "shapes-1",
             "of epoch 11",
-            "Average precision on the validation data",
+            "Average precision after each epoch",
             "Classification loss",
             "Box loss",
             "Learning rate",
@@ -272,11 +271,27 @@ mod tests {
         let sample = Sample::of(tempfile::tempdir().unwrap(), unreadable(&names, 5)).logged(300, 200);
         let report = sample.report("many", Some(299));
         let text = texts(&report);
-        assert!(text.contains("share of the row") && !text.contains("taken for →"));
+        assert!(text.contains("of all") && !text.contains("taken for →"));
         assert!(text.contains("Of 120 classes, the 100 with the most objects") && text.contains("80 more classes"));
         assert!(report.len() < LARGEST, "{} bytes", report.len());
         let one = Sample::of(tempfile::tempdir().unwrap(), unreadable(&names[..1], 5)).logged(3, 4);
         let text = texts(&one.report("single", Some(3)));
         assert!(text.contains("taken for →") && !text.contains("all classes"));
+    }
+
+    #[test]
+    fn real_pictures_make_a_small_file_too() {
+        let Some(data) = std::env::var_os("RETINANET_DATA") else {
+            eprintln!("skipped: RETINANET_DATA is not set");
+            return;
+        };
+        let data = PathBuf::from(data).join("bccd");
+        let annotations = Source::new(data.join("derived/instances_val.json"));
+        let source = Source { pictures: Some(data.join("JPEGImages")), ..annotations };
+        let (dataset, _) = runtime::data::read(&source, OnProblem::Drop).unwrap();
+        let report = Sample::of(tempfile::tempdir().unwrap(), dataset).logged(40, 25).report("real", Some(37));
+        texts(&report);
+        assert_eq!(count(&report, "<img "), 12);
+        assert!(report.len() < LARGEST, "{} bytes", report.len());
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Line<'a> {
 pub(super) enum Stroke {
     /// As most lines do.
     Solid,
+    /// Solid, and with dots at its points while they are few.
+    Dotted,
     /// In the background.
     Faint,
     /// Beside a solid one of the same color.
@@ -80,7 +82,8 @@ impl Chart<'_> {
         let frame = Frame { size: self.size, x: &self.x, y: &self.y };
         markup.element("figure", &[("class", &"chart")], |markup| {
             let names = self.lines.iter().map(|line| (line.name, line.color, line.stroke.class()));
-            caption(markup, self.title, names);
+            let remark = if self.y.is_logarithmic() { "logarithmic" } else { "" };
+            caption(markup, self.title, remark, names);
             frame.draw(markup, self.title, self.across, |markup| {
                 self.lines.iter().for_each(|line| line.draw(markup, &frame));
                 if let Some((x, label)) = self.mark {
@@ -97,7 +100,7 @@ impl Columns<'_> {
     pub(super) fn draw(&self, markup: &mut Markup) {
         let frame = Frame { size: Size::LARGE, x: &self.x, y: &self.y };
         markup.element("figure", &[("class", &"chart")], |markup| {
-            caption(markup, self.title, self.names.iter().enumerate().map(|(color, name)| (*name, color, "area")));
+            caption(markup, self.title, "", self.names.iter().enumerate().map(|(color, name)| (*name, color, "area")));
             frame.draw(markup, self.title, Some(self.across), |markup| {
                 for (heights, note) in self.heights.iter().zip(&self.notes) {
                     let mut bottom = 0.0;
@@ -140,7 +143,7 @@ impl Line<'_> {
             let beside = [index.checked_sub(1), Some(index + 1)];
             beside.into_iter().flatten().all(|index| places.get(index).is_none_or(Option::is_none))
         };
-        let few = places.len() <= MOST_DOTS && self.stroke == Stroke::Solid;
+        let few = places.len() <= MOST_DOTS && self.stroke == Stroke::Dotted;
         for (index, place) in places.iter().enumerate() {
             if let Some([x, y]) = place
                 && (few || alone(index))
@@ -155,19 +158,27 @@ impl Line<'_> {
 impl Stroke {
     fn class(self) -> &'static str {
         match self {
-            Self::Solid => "solid",
+            Self::Solid | Self::Dotted => "solid",
             Self::Faint => "faint",
             Self::Dashed => "dashed",
         }
     }
 }
 
-/// The title, and the names of more lines than one.
-fn caption<'a>(markup: &mut Markup, title: &str, names: impl ExactSizeIterator<Item = (&'a str, usize, &'a str)>) {
+/// The title, a remark, and the names of more lines than one that have any.
+fn caption<'a>(
+    markup: &mut Markup,
+    title: &str,
+    remark: &str,
+    names: impl ExactSizeIterator<Item = (&'a str, usize, &'a str)>,
+) {
     markup.element("figcaption", &[], |markup| {
         markup.phrase("b", &[], title);
+        if !remark.is_empty() {
+            markup.phrase("span", &[("class", &"remark")], remark);
+        }
         if names.len() > 1 {
-            for (name, color, kind) in names {
+            for (name, color, kind) in names.filter(|(name, ..)| !name.is_empty()) {
                 markup.phrase("span", &[("class", &format!("key {kind} c{color}"))], name);
             }
         }

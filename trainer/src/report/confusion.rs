@@ -2,7 +2,7 @@
 
 use runtime::evaluation_report::ConfusionReport;
 
-use super::markup::Markup;
+use super::markup::{Attribute, Markup};
 use super::text::{count, counted, percent};
 
 /// More classes have a list instead of a matrix.
@@ -10,6 +10,9 @@ const WIDEST_MATRIX: usize = 30;
 
 /// Entries of the list.
 const LONGEST_LIST: usize = 30;
+
+/// Entries of the list beside a matrix.
+const SHORTEST_LIST: usize = 8;
 
 /// From this share on, the color of a cell is so strong that its number must be light.
 const STRONG: f64 = 0.55;
@@ -26,11 +29,17 @@ pub(super) fn draw(report: &ConfusionReport, markup: &mut Markup) {
         rule.iou, rule.score
     );
     markup.phrase("p", &[("class", &"remark")], text);
-    if report.classes.len() <= WIDEST_MATRIX + 1 { matrix(report, markup) } else { list(report, markup) }
+    if report.classes.len() <= WIDEST_MATRIX + 1 {
+        markup.element("div", &[("class", &"beside")], |markup| {
+            markup.element("div", &[], |markup| matrix(report, markup));
+            markup.element("div", &[], |markup| list(report, SHORTEST_LIST, markup));
+        });
+    } else {
+        list(report, LONGEST_LIST, markup);
+    }
 }
 
-fn matrix(ConfusionReport { classes, matrix }: &ConfusionReport, markup: &mut Markup) {
-    let background = matrix.background();
+fn matrix(report: &ConfusionReport, markup: &mut Markup) {
     markup.element("div", &[("class", &"scroll"), ("tabindex", &0)], |markup| {
         markup.element("table", &[("class", &"matrix")], |markup| {
             markup.element("thead", &[], |markup| {
@@ -40,53 +49,42 @@ fn matrix(ConfusionReport { classes, matrix }: &ConfusionReport, markup: &mut Ma
                         markup.text(" ");
                         markup.phrase("span", &[], "taken for →");
                     });
-                    for name in classes {
-                        markup.element("th", &[("scope", &"col"), ("title", name)], |markup| {
-                            markup.phrase("span", &[], name)
-                        });
+                    for name in &report.classes {
+                        let attributes: [Attribute; 2] = [("scope", &"col"), ("title", name)];
+                        markup.element("th", &attributes, |markup| markup.phrase("span", &[], name));
                     }
                 });
             });
             markup.element("tbody", &[], |markup| {
-                for (truth, counts) in matrix.counts.iter().enumerate() {
-                    let all: usize = counts.iter().sum();
-                    markup.element("tr", &[], |markup| {
-                        markup.phrase("th", &[("scope", &"row"), ("title", &classes[truth])], &classes[truth]);
-                        for (prediction, number) in counts.iter().enumerate() {
-                            if truth == background && prediction == background {
-                                markup.phrase("td", &[("class", &"none")], "");
-                                continue;
-                            }
-                            let share = *number as f64 / all.max(1) as f64;
-                            let title = if truth == background {
-                                format!(
-                                    "{} of nothing are {}: {}",
-                                    counted(*number, "detection", "detections"),
-                                    classes[prediction],
-                                    percent(share)
-                                )
-                            } else {
-                                let fate = if prediction == background {
-                                    "were missed".to_owned()
-                                } else {
-                                    format!("were taken for {}", classes[prediction])
-                                };
-                                format!(
-                                    "{} of {} {} {fate}: {}",
-                                    count(*number),
-                                    count(all),
-                                    classes[truth],
-                                    percent(share)
-                                )
-                            };
-                            cell(markup, *number, share, truth == prediction, &title);
-                        }
-                    });
+                for truth in 0..report.classes.len() {
+                    markup.element("tr", &[], |markup| row(report, truth, markup));
                 }
             });
         });
     });
     markup.phrase("p", &[("class", &"remark")], "A cell is colored by its share of its row.");
+}
+
+/// The objects of the class at place `truth`, or the detections of nothing.
+fn row(ConfusionReport { classes, matrix }: &ConfusionReport, truth: usize, markup: &mut Markup) {
+    let background = matrix.background();
+    let counts = &matrix.counts[truth];
+    let all: usize = counts.iter().sum();
+    markup.phrase("th", &[("scope", &"row"), ("title", &classes[truth])], &classes[truth]);
+    for (prediction, &number) in counts.iter().enumerate() {
+        let share = number as f64 / all.max(1) as f64;
+        let of_all = format!("{} of {}", count(number), count(all));
+        let said = match (truth, prediction) {
+            _ if truth == background && prediction == background => {
+                markup.phrase("td", &[("class", &"none")], "");
+                continue;
+            }
+            (_, _) if truth == background => format!("{of_all} detections of nothing are {}", classes[prediction]),
+            (_, _) if prediction == background => format!("{of_all} {} were missed", classes[truth]),
+            _ => format!("{of_all} {} were taken for {}", classes[truth], classes[prediction]),
+        };
+        cell(markup, number, share, truth == prediction, &format!("{said}: {}", percent(share)));
+    }
 }
 
 fn cell(markup: &mut Markup, number: usize, share: f64, right: bool, title: &str) {
@@ -99,7 +97,7 @@ fn cell(markup: &mut Markup, number: usize, share: f64, right: bool, title: &str
 }
 
 /// The most frequent errors, missed objects and detections of nothing among them.
-fn list(ConfusionReport { classes, matrix }: &ConfusionReport, markup: &mut Markup) {
+fn list(ConfusionReport { classes, matrix }: &ConfusionReport, longest: usize, markup: &mut Markup) {
     let background = matrix.background();
     let rows = matrix.counts.iter().enumerate();
     let cells = rows.flat_map(|(truth, counts)| {
@@ -114,23 +112,27 @@ fn list(ConfusionReport { classes, matrix }: &ConfusionReport, markup: &mut Mark
     let unfounded = sum(&|truth, _| truth == background);
     let mistaken = sum(&|truth, prediction| truth != background && prediction != background);
     let text = format!(
-        "{} missed, {} taken for another class, {} of nothing. The most frequent:",
+        "{} missed, {} taken for another class, {} of nothing.{}",
         counted(missed, "object was", "objects were"),
         count(mistaken),
-        counted(unfounded, "detection is", "detections are")
+        counted(unfounded, "detection is", "detections are"),
+        if errors.is_empty() { "" } else { " The most frequent errors:" }
     );
     markup.phrase("p", &[], text);
+    if errors.is_empty() {
+        return;
+    }
     markup.element("div", &[("class", &"scroll"), ("tabindex", &0)], |markup| {
         markup.element("table", &[("class", &"confusions")], |markup| {
             markup.element("thead", &[], |markup| {
                 markup.element("tr", &[], |markup| {
-                    for name in ["Objects of", "taken for", "count", "share of the row"] {
+                    for name in ["Objects of", "taken for", "count", "of all"] {
                         markup.phrase("th", &[("scope", &"col")], name);
                     }
                 });
             });
             markup.element("tbody", &[], |markup| {
-                for &(truth, prediction, number) in errors.iter().take(LONGEST_LIST) {
+                for &(truth, prediction, number) in errors.iter().take(longest) {
                     let all: usize = matrix.counts[truth].iter().sum();
                     let share = number as f64 / all.max(1) as f64;
                     markup.element("tr", &[], |markup| {

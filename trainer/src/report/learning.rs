@@ -13,8 +13,11 @@ const MOST_NOTES: usize = 80;
 /// A smoothed line follows about this share of the steps.
 const SMOOTH: f64 = 0.03;
 
-/// Marks on an axis.
+/// Marks upwards, about.
 const TICKS: usize = 5;
+
+/// Marks to the right, about.
+const TICKS_ACROSS: usize = 8;
 
 /// Parts of an epoch's time.
 const STAGES: [&str; 5] = ["waiting for data", "forward", "backward", "optimizer", "rest"];
@@ -41,29 +44,34 @@ pub(super) fn draw(log: &Log, markup: &mut Markup) {
     }
 }
 
+/// A number of a validation.
+type Number = fn(&Summary) -> f64;
+
+/// What is shown of each validation.
+const MEASURES: [(&str, Number); 3] =
+    [("AP", |summary| summary.ap), ("AP50", |summary| summary.ap50), ("AP75", |summary| summary.ap75)];
+
 /// Average precision after each epoch.
 pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Markup) {
-    let validated = || epochs.iter().filter_map(|line| Some((f64::from(line.epoch), line.validation.as_ref()?)));
-    let all: [(&str, fn(&Summary) -> f64); 3] =
-        [("AP", |summary| summary.ap), ("AP50", |summary| summary.ap50), ("AP75", |summary| summary.ap75)];
-    let line = |(color, (name, number)): (usize, (&'static str, fn(&Summary) -> f64))| {
-        // Nothing to find is not the same as nothing found.
-        let points = validated()
-            .map(|(epoch, summary)| [epoch, Some(number(summary)).filter(|ap| *ap >= 0.0).unwrap_or(f64::NAN)]);
-        Line { name, points: points.collect(), color, stroke: Stroke::Solid }
+    // Nothing to find is not the same as nothing found.
+    let measured = |line: &EpochLine, number: Number| {
+        line.validation.as_ref().map(number).filter(|value| *value >= 0.0).unwrap_or(f64::NAN)
     };
-    let lines: Vec<_> = all.into_iter().enumerate().map(line).collect();
+    let lines = MEASURES.iter().enumerate().map(|(color, &(name, number))| {
+        let points = epochs.iter().map(|line| [f64::from(line.epoch), measured(line, number)]);
+        Line { name, points: points.collect(), color, stroke: Stroke::Dotted }
+    });
+    let lines: Vec<_> = lines.collect();
     let high = lines.iter().flat_map(|line| &line.points).map(|point| point[1]).fold(0.0, f64::max);
     let notes = parts(epochs).map(|part| {
-        let of = |name: &str, number: fn(&Summary) -> f64| {
-            format!("{name} {}", exact(mean(part.iter().filter_map(|line| Some(number(line.validation.as_ref()?))))))
-        };
-        epoch_note(part, all.map(|(name, number)| of(name, number)).join(", "))
+        let said = MEASURES
+            .map(|(name, number)| format!("{name} {}", exact(mean(part.iter().map(|line| measured(line, number))))));
+        epoch_note(part, said.join(", "))
     });
     let chart = Chart {
-        title: "Average precision on the validation data",
+        title: "Average precision after each epoch",
         across: Some("epoch"),
-        size: Size::LARGE,
+        size: Size::TALL,
         x: epoch_axis(epochs),
         y: Axis::from_zero(high, TICKS),
         lines,
@@ -105,7 +113,7 @@ fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool,
         title,
         across: Some("step"),
         size: Size::LARGE,
-        x: Axis::counting(steps[0].step as f64, steps[steps.len() - 1].step as f64, TICKS),
+        x: Axis::counting(steps[0].step as f64, steps[steps.len() - 1].step as f64, TICKS_ACROSS),
         y,
         lines,
         mark: None,
@@ -127,7 +135,7 @@ fn speed(markup: &mut Markup, epochs: &[EpochLine]) {
         size: Size::LARGE,
         x: epoch_axis(epochs),
         y: Axis::from_zero(high, TICKS),
-        lines: vec![Line { name: "", points, color: 2, stroke: Stroke::Solid }],
+        lines: vec![Line { name: "", points, color: 2, stroke: Stroke::Dotted }],
         mark: None,
         notes: notes.collect(),
     };
@@ -146,7 +154,11 @@ fn times(markup: &mut Markup, epochs: &[EpochLine]) {
     let columns = Columns {
         title: "Seconds of an epoch",
         across: "epoch",
-        x: Axis::spanning(f64::from(epochs[0].epoch) - 0.5, f64::from(epochs[epochs.len() - 1].epoch) + 0.5, TICKS),
+        x: Axis::spanning(
+            f64::from(epochs[0].epoch) - 0.5,
+            f64::from(epochs[epochs.len() - 1].epoch) + 0.5,
+            TICKS_ACROSS,
+        ),
         y: Axis::from_zero(high, TICKS),
         names: &STAGES,
         notes: notes.collect(),
@@ -179,7 +191,7 @@ fn stages(epochs: &[EpochLine]) -> [f64; STAGES.len()] {
 
 fn epoch_axis(epochs: &[EpochLine]) -> Axis {
     let ends = [epochs.first(), epochs.last()].map(|line| line.map_or(1.0, |line| f64::from(line.epoch)));
-    Axis::counting(ends[0], ends[1], TICKS)
+    Axis::counting(ends[0], ends[1], TICKS_ACROSS)
 }
 
 /// Few enough parts of a run that each can be pointed at.

@@ -57,8 +57,7 @@ pub(super) fn classes(classes: &[Named<ClassSummary>], markup: &mut Markup) {
     let kind = if classes.len() > LONG_TABLE { "scroll long" } else { "scroll" };
     markup.element("div", &[("class", &kind), ("tabindex", &0)], |markup| {
         markup.element("table", &[("class", &"classes")], |markup| {
-            let groups =
-                [("", 1), ("Number of", 2), ("Average precision and recall", 4), ("At the best F1, IoU 0.50", 4)];
+            let groups = [("", 3), ("Average precision and recall", 4), ("At the best F1, IoU 0.50", 4)];
             let columns =
                 ["Class", "objects", "detections", "AP", "AP50", "AP75", "AR100", "score", "F1", "precision", "recall"];
             markup.element("thead", &[], |markup| {

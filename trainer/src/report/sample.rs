@@ -1,5 +1,6 @@
 //! A run that never was: drawn pictures, a log of invented numbers, and detections that are the truth with errors.
 
+use std::f64::consts::PI;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -67,7 +68,7 @@ impl Sample {
                     "classification": (0.08 + 1.1 * (-9.0 * done).exp()) * noise(),
                     "regression": (0.05 + 0.5 * (-5.0 * done).exp()) * noise(),
                     "gradient_norm": (0.8 + 6.0 * (-20.0 * done).exp()) * noise() * noise(),
-                    "learning_rate": 0.01 * (done * 20.0).min(1.0) * 0.5 * (1.0 + (done * 3.14).cos()),
+                    "learning_rate": 0.01 * (done * 20.0).min(1.0) * 0.5 * (1.0 + (done * PI).cos()),
                 });
                 writeln!(log, "{line}").unwrap();
             }

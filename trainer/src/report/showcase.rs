@@ -10,7 +10,7 @@ use models::dataset::Dataset;
 use models::evaluation::{ConfusionMatrix, ConfusionRule, ScoredBox, confusion_matrix};
 
 use super::markup::Markup;
-use super::text::{count, share};
+use super::text::count;
 use super::threshold::Counts;
 use crate::loader::Recipe;
 use crate::validation::sure_detections;
@@ -19,10 +19,10 @@ use crate::validation::sure_detections;
 const SHOWN: usize = 6;
 
 /// Longest side of a picture, in pixels.
-const LONGEST_SIDE: u32 = 640;
+const LONGEST_SIDE: u32 = 512;
 
 /// Pictures with a longest side of less pixels are enlarged, so that letters don't hide them.
-const SMALL_SIDE: u32 = 320;
+const SMALL_SIDE: u32 = 256;
 
 /// How far they are.
 const ENLARGED: f64 = 3.0;
@@ -45,11 +45,11 @@ pub(super) fn draw(recipe: &Recipe, scored: &[ScoredBox], rule: ConfusionRule, m
     let [best, worst] = best_and_worst(&judge(&recipe.dataset, &detections, rule));
     let text = format!(
         "Each picture by its F1 at IoU {}, with detections from the score {:.2} on; of equally good ones first those with more \
-         objects found, of equally bad ones those with more errors. ",
+         objects found, of equally bad ones those with more errors.",
         rule.iou, rule.score
     );
+    markup.phrase("p", &[("class", &"remark")], text);
     markup.element("p", &[("class", &"remark")], |markup| {
-        markup.text(text);
         markup.phrase("span", &[("class", &"key truth")], "the truth: black and white dashes");
         markup.phrase("span", &[("class", &"key frame")], "found: a frame with class and score");
     });
@@ -123,16 +123,7 @@ fn picture(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: Confusion
             Ok((jpeg, [width, height])) => {
                 let address = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
                 let alternative = format!("{name} with boxes");
-                markup.leaf(
-                    "img",
-                    &[
-                        ("src", &address),
-                        ("alt", &alternative),
-                        ("width", &width),
-                        ("height", &height),
-                        ("decoding", &"async"),
-                    ],
-                );
+                markup.leaf("img", &[("src", &address), ("alt", &alternative), ("width", &width), ("height", &height)]);
             }
             Err(error) => markup.phrase("p", &[("class", &"empty")], format!("Not drawn: {error:#}")),
         }
@@ -140,8 +131,8 @@ fn picture(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: Confusion
             markup.phrase("b", &[], name);
             let Counts { objects, detections, right } = judged.counts;
             let text = format!(
-                "F1 {}: {} of {} found, {} wrong",
-                share(judged.counts.f1()),
+                "F1 {:.2}: {} of {} found, {} wrong",
+                judged.counts.f1(),
                 count(right),
                 count(objects),
                 count(detections - right)
@@ -167,8 +158,7 @@ fn drawn(
     let detections = sure_detections(found, image, rule.score, scale);
     let objects = recipe.dataset.annotations_of(image).iter();
     let objects: Vec<_> = objects.map(|object| object.rectangle.bounding_box().scale(scale, scale)).collect();
-    runtime::draw::draw(&mut picture, &detections, &recipe.spec.classes);
-    runtime::draw::draw_dashes(&mut picture, &objects);
+    runtime::draw::draw_with_truth(&mut picture, &detections, &recipe.spec.classes, &objects);
     let mut jpeg = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY);
     picture.write_with_encoder(encoder).context("can't encode the picture")?;
@@ -272,7 +262,7 @@ mod tests {
     #[test]
     fn small_pictures_are_enlarged_and_large_ones_reduced() {
         for ([width, height], expected) in
-            [([192, 96], [576, 288]), ([300, 10], [640, 21]), ([400, 300], [400, 300]), ([6400, 3], [640, 1])]
+            [([150, 96], [450, 288]), ([250, 10], [512, 20]), ([400, 300], [400, 300]), ([5120, 3], [512, 1])]
         {
             let (sized, scale) = sized(RgbImage::new(width, height));
             assert_eq!(<[u32; 2]>::from(sized.dimensions()), expected);

@@ -10,9 +10,9 @@ pub(super) fn share(value: f64) -> String {
     if value >= 0.0 { format!("{value:.4}") } else { DASH.to_owned() }
 }
 
-/// A share in percent.
+/// A share in percent, which no line break parts from its sign.
 pub(super) fn percent(share: f64) -> String {
-    if share.is_finite() { format!("{:.0} %", 100.0 * share) } else { DASH.to_owned() }
+    if share.is_finite() { format!("{:.0}\u{202F}%", 100.0 * share) } else { DASH.to_owned() }
 }
 
 /// Four digits of any number.
@@ -34,7 +34,7 @@ pub(super) fn count(value: usize) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push('\u{202F}');
         }
         text.push(digit);

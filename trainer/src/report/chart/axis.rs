@@ -62,6 +62,11 @@ impl Axis {
         Self { low, high, logarithmic: true, ticks }
     }
 
+    /// Whether equal distances are equal factors.
+    pub(super) fn is_logarithmic(&self) -> bool {
+        self.logarithmic
+    }
+
     /// Where a number is: 0 at the beginning, 1 at the end, beyond them outside; none for what has no place at all.
     pub(super) fn place(&self, value: f64) -> Option<f64> {
         let place = if self.logarithmic {

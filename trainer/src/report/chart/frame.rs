@@ -22,7 +22,9 @@ pub(in crate::report) struct Size {
 impl Size {
     /// For two beside each other.
     pub(in crate::report) const LARGE: Self =
-        Self { width: 500.0, height: 260.0, left: 52.0, right: 14.0, top: 14.0, bottom: 42.0 };
+        Self { width: 500.0, height: 260.0, left: 52.0, right: 24.0, top: 14.0, bottom: 42.0 };
+    /// Beside a long table.
+    pub(in crate::report) const TALL: Self = Self { height: 400.0, ..Self::LARGE };
     /// For many beside each other.
     pub(in crate::report) const SMALL: Self =
         Self { width: 190.0, height: 160.0, left: 28.0, right: 10.0, top: 8.0, bottom: 22.0 };
