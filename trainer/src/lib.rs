@@ -17,7 +17,7 @@ pub mod config;
 pub mod augmentation;
 pub mod cache;
 pub mod loader;
-mod validation;
+mod annotated;
 pub mod predictor;
 mod run;
 mod run_folder;

@@ -10,6 +10,7 @@ use models::dataset::Dataset;
 use models::evaluation::{ScoredBox, Summary, evaluate};
 use models::{Checkpoint, Provenance};
 
+use crate::annotated::annotated;
 use crate::config::TrainConfig;
 use crate::journal::{Journal, Learned, Seconds};
 use crate::learner::{Learner, Step};
@@ -19,7 +20,6 @@ use crate::progress::{EpochProgress, print, say};
 use crate::report::{self, Material};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::Moment;
-use crate::validation::annotated;
 
 /// Validation pictures that are shown after each epoch.
 const SAMPLES: usize = 4;

@@ -12,8 +12,8 @@ use models::evaluation::{ConfusionMatrix, ConfusionRule, ScoredBox, confusion_ma
 use super::markup::Markup;
 use super::text::count;
 use super::threshold::Counts;
+use crate::annotated::sure_detections;
 use crate::loader::Recipe;
-use crate::validation::sure_detections;
 
 /// Pictures of each kind.
 const SHOWN: usize = 6;
