@@ -28,7 +28,7 @@ pub mod memory;
 
 mod machine;
 
-pub mod report;
+mod report;
 
 pub mod bench;
 pub mod check;

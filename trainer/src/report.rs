@@ -30,7 +30,7 @@ use threshold::{Counts, best_rule};
 
 /// Everything that a report is made of.
 #[derive(Clone, Copy)]
-pub struct Material<'a> {
+pub(crate) struct Material<'a> {
     /// The run folder: `log.jsonl` and `config.yaml` are read from there, and the report goes there.
     pub folder: &'a Path,
     /// The validation data and the classes.
@@ -48,7 +48,7 @@ pub struct Material<'a> {
 ///
 /// # Errors
 /// When the log can't be read, or the report can't be written.
-pub fn write(material: &Material) -> anyhow::Result<PathBuf> {
+pub(crate) fn write(material: &Material) -> anyhow::Result<PathBuf> {
     let log = Log::read(material.folder)?;
     let path = material.folder.join("report.html");
     let document = document(material, &log);
