@@ -1,5 +1,6 @@
 //! The model: a graph with all that a reader needs to use it, as the bytes of an ONNX file.
 
+use models::spec::BackboneSpec;
 use models::{ModelSpec, Provenance};
 use prost::Message;
 use runtime::SPEC_KEY;
@@ -27,7 +28,7 @@ const AP_KEY: &str = "retinanet.ap";
 ///
 /// Its `metadata_props` hold the spec as YAML, which makes it all that the runtime needs, and where the weights came from.
 pub fn encode(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
-    let name = format!("RetinaNet with ResNet-{}", spec.backbone.depth);
+    let name = format!("RetinaNet with {}", trunk(&spec.backbone));
     let Provenance { program, epoch, ap } = provenance;
     let metadata = [
         (SPEC_KEY, Some(spec.to_yaml())),
@@ -52,6 +53,16 @@ pub fn encode(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8
         metadata_props: metadata.collect(),
     };
     model.encode_to_vec()
+}
+
+/// The trunk's name as its paper and torchvision write it: `ResNet-50`, `ResNeXt-50 32x4d`.
+fn trunk(spec: &BackboneSpec) -> String {
+    let BackboneSpec { depth, groups, width_per_group, .. } = spec;
+    match (groups, width_per_group) {
+        (1, 64) => format!("ResNet-{depth}"),
+        (1, width) => format!("ResNet-{depth} of width {width}"),
+        (groups, width) => format!("ResNeXt-{depth} {groups}x{width}d"),
+    }
 }
 
 #[cfg(test)]
@@ -98,5 +109,15 @@ mod tests {
 
         let imported = ModelProto::decode(&file(&Provenance::default())[..]).unwrap();
         assert_eq!(imported.metadata_props.len(), 2, "what is unknown is left out");
+    }
+
+    #[test]
+    fn a_trunk_with_groups_is_a_resnext() {
+        for (groups, width_per_group, name) in
+            [(1, 64, "ResNet-50"), (32, 4, "ResNeXt-50 32x4d"), (1, 128, "ResNet-50 of width 128")]
+        {
+            let spec = BackboneSpec { groups, width_per_group, ..BackboneSpec::default() };
+            assert_eq!(trunk(&spec), name);
+        }
     }
 }
