@@ -12,9 +12,11 @@ mod onnx;
 mod proof;
 mod export;
 mod summary;
+mod describe;
 #[cfg(test)]
 mod testing;
 
+pub use describe::{DescribeError, describe};
 pub use export::{ExportError, Exported, export, to_onnx};
 pub use fold::fold_batch_norms;
 pub use graph::{Attribute, Constant, Elements, Graph, Node, Port, Side};

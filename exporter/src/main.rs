@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Parser;
-use exporter::{Exported, OFFSET_TOLERANCE, SCORE_TOLERANCE, Summary, export, grouped};
+use exporter::{Exported, OFFSET_TOLERANCE, SCORE_TOLERANCE, Summary, describe, export, grouped};
 use models::{AtomicFile, Checkpoint, CheckpointError};
 use runtime::EngineOptions;
 use runtime::output::print;
@@ -32,6 +32,10 @@ struct Args {
     #[arg(long)]
     summary: bool,
 
+    /// Only print what is in this ONNX file, and how to use it without our programs.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    describe: Option<PathBuf>,
+
     /// ONNX Runtime's library [default: ORT_DYLIB_PATH, beside this program, .deps/onnxruntime/lib, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
@@ -51,6 +55,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(path) = &args.describe {
+        let text = describe(path).with_context(|| format!("cannot describe `{}`", path.display()))?;
+        return print(text.trim_end()).context(STDOUT);
+    }
     let start = Instant::now();
     // First of all, so that a folder that can't be written costs no one a wait.
     let file = AtomicFile::create(&args.out)

@@ -57,6 +57,48 @@ fn the_summary_lists_the_layers() {
 }
 
 #[test]
+fn a_description_says_all_that_a_stranger_needs() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&[]));
+    let printed = success(folder.exporter(&["--describe", "retinanet.onnx"]));
+    for line in [
+        "RetinaNet with ResNet-18",
+        "  images [N, 3, H, W] float32: normalized RGB pictures; H and W are multiples of 32",
+        "shorter side is 608, or, where the longer side would exceed 1024",
+        "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]",
+        "  classification [N, A, 2] float32",
+        "  regression [N, A, 4] float32",
+        "in the cell 9 anchors",
+        "Around (x + 0.5, y + 0.5) * stride",
+        // 32 * sqrt(2) by 32 / sqrt(2): ratio 0.5, scale 1.
+        "P3 width x height: 45.25x22.63 ",
+        "center x = ax + 0.1 * dx * aw",
+        "width = aw * exp(0.2 * dw)",
+        "Keep scores above 0.05, per level all",
+        "of the same class exceeds 0.5",
+        "  1  5  platelet",
+        "retinanet.program: a test",
+        "retinanet.epoch: 3",
+        "ONNX operator set 17",
+    ] {
+        assert!(printed.contains(line), "no `{line}` in {printed}");
+    }
+}
+
+#[test]
+fn what_is_no_file_of_ours_is_not_described() {
+    let folder = Folder::empty();
+    fs::write(folder.path("text.onnx"), "no protocol buffers").unwrap();
+    fs::write(folder.path("empty.onnx"), "").unwrap();
+    for (file, reason) in
+        [("text.onnx", "no ONNX file"), ("empty.onnx", "no `retinanet.spec`"), ("none.onnx", "No such file")]
+    {
+        let message = failure(folder.exporter(&["--describe", file]));
+        assert!(message.contains(&format!("`{file}`")) && message.contains(reason), "{message}");
+    }
+}
+
+#[test]
 fn a_file_that_contradicts_the_probe_never_gets_its_name() {
     type Change = fn(&mut Checkpoint);
     let changes: [(&str, Change); 5] = [
