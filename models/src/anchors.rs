@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use crate::boxes::BoundingBox;
-use crate::spec::{AnchorCenter, AnchorOrder, AnchorRounding, AnchorSpec};
+use crate::spec::{AnchorCenter, AnchorOrder, AnchorRounding, AnchorSpec, AnchorStride};
 
-/// The finest of the five levels; level p has a stride of 2^p pixels.
+/// The finest of the five levels; level p has a cell for every 2^p pixels, or part of them.
 const FINEST_LEVEL: usize = 3;
 
 /// All anchors of one input size. Row `i` of the network's outputs belongs to anchor `i`.
@@ -20,12 +20,11 @@ impl Anchors {
     /// The anchors of an input of `height` by `width` pixels, padding included.
     pub fn new(spec: &AnchorSpec, height: usize, width: usize) -> Self {
         let mut boxes = Vec::new();
-        let mut grid = Grid { stride: 1 << FINEST_LEVEL, height: 0, width: 0 };
+        let mut level = FINEST_LEVEL;
         let levels = spec.sizes.map(|size| {
-            (grid.height, grid.width) = (height.div_ceil(grid.stride), width.div_ceil(grid.stride));
             let start = boxes.len();
-            spec.spread(size, &grid, &mut boxes);
-            grid.stride *= 2;
+            spec.spread(size, &spec.grid(level, height, width), &mut boxes);
+            level += 1;
             start..boxes.len()
         });
         Self { boxes, levels }
@@ -46,8 +45,10 @@ impl Anchors {
 /// The cells of one level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// Pixels from cell to cell.
-    pub stride: usize,
+    /// Pixels from row to row.
+    pub stride_y: usize,
+    /// Pixels from column to column.
+    pub stride_x: usize,
     /// Rows of cells.
     pub height: usize,
     /// Columns of cells.
@@ -62,6 +63,18 @@ impl AnchorSpec {
         boxes
     }
 
+    /// The cells of a level of an input of `height` by `width` pixels.
+    fn grid(&self, level: usize, height: usize, width: usize) -> Grid {
+        let pixels = 1 << level;
+        let (rows, columns) = (height.div_ceil(pixels), width.div_ceil(pixels));
+        let (stride_y, stride_x) = match self.stride {
+            AnchorStride::Power => (pixels, pixels),
+            // An input without pixels has no cells, which need no stride.
+            AnchorStride::Fitted => (height / rows.max(1), width / columns.max(1)),
+        };
+        Grid { stride_y, stride_x, height: rows, width: columns }
+    }
+
     /// Appends the anchors of one level. Computed in double precision, as the seed does, and rounded at the end.
     fn spread(&self, size: f64, grid: &Grid, boxes: &mut Vec<BoundingBox>) {
         let around_origin = self.around_origin(size);
@@ -69,10 +82,10 @@ impl AnchorSpec {
             AnchorCenter::Half => 0.5,
             AnchorCenter::Zero => 0.0,
         };
-        let position = |cell: usize| (cell as f64 + shift) * grid.stride as f64;
+        let position = |cell: usize, stride: usize| (cell as f64 + shift) * stride as f64;
         boxes.reserve(grid.height * grid.width * around_origin.len());
-        for y in (0..grid.height).map(position) {
-            for x in (0..grid.width).map(position) {
+        for y in (0..grid.height).map(|row| position(row, grid.stride_y)) {
+            for x in (0..grid.width).map(|column| position(column, grid.stride_x)) {
                 boxes.extend(around_origin.iter().map(|[x1, y1, x2, y2]| BoundingBox {
                     x1: (x + x1) as f32,
                     y1: (y + y1) as f32,
@@ -179,7 +192,7 @@ mod tests {
     #[test]
     fn rounded_corners_are_those_of_torchvision() {
         let spec = AnchorSpec { rounding: AnchorRounding::Corners, center: AnchorCenter::Zero, ..Default::default() };
-        let one_cell = Grid { stride: 8, height: 1, width: 1 };
+        let one_cell = Grid { stride_y: 8, stride_x: 8, height: 1, width: 1 };
         let halves =
             |size| spec.level(size, &one_cell).iter().map(|b| [b.x2, b.y2].map(|v| v as u32)).collect::<Vec<_>>();
         let small = [[23, 11], [28, 14], [35, 18], [16, 16], [20, 20], [25, 25], [11, 23], [14, 28], [18, 35]];
@@ -189,7 +202,31 @@ mod tests {
     }
 
     #[test]
+    fn fitted_strides_differ_from_powers_only_where_sides_are_no_multiples() {
+        let power = AnchorSpec::default();
+        let fitted = AnchorSpec { stride: AnchorStride::Fitted, ..AnchorSpec::default() };
+        assert_eq!(Anchors::new(&fitted, 640, 1024).boxes(), Anchors::new(&power, 640, 1024).boxes());
+        // torchvision: [image_size[0] // grid_size[0], image_size[1] // grid_size[1]] at P3 to P7
+        for (height, width, expected) in [
+            (800, 800, [(8, 8), (16, 16), (32, 32), (61, 61), (114, 114)]),
+            (800, 1088, [(8, 8), (16, 16), (32, 32), (61, 64), (114, 120)]),
+            (832, 1344, [(8, 8), (16, 16), (32, 32), (64, 64), (118, 122)]),
+            (32, 96, [(8, 8), (16, 16), (32, 32), (32, 48), (32, 96)]),
+        ] {
+            for (level, (stride_y, stride_x)) in (FINEST_LEVEL..).zip(expected) {
+                let cells = power.grid(level, height, width);
+                let expected = Grid { stride_y, stride_x, ..cells };
+                assert_eq!(fitted.grid(level, height, width), expected, "P{level} of {height}x{width}");
+            }
+        }
+    }
+
+    #[test]
     fn an_input_without_pixels_has_no_anchors() {
-        assert!(Anchors::new(&AnchorSpec::default(), 0, 640).boxes().is_empty());
+        for stride in [AnchorStride::Power, AnchorStride::Fitted] {
+            let spec = AnchorSpec { stride, ..AnchorSpec::default() };
+            assert!(Anchors::new(&spec, 0, 640).boxes().is_empty());
+            assert!(Anchors::new(&spec, 640, 0).boxes().is_empty());
+        }
     }
 }

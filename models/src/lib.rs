@@ -34,7 +34,7 @@ pub use checkpoint::{Checkpoint, CheckpointError, Probe, Provenance, TensorProbl
 pub use dataset::coco;
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
-pub use preprocessing::{Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};
+pub use preprocessing::{CommonScale, Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};
 pub use retinanet::{Predictions, RetinaNet, parameters};
 pub use shape::{LayerCost, Shape, summarize};
 pub use spec::{ModelSpec, SpecError};

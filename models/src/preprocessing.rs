@@ -4,7 +4,7 @@ use ndarray::Array3;
 
 use crate::boxes::BoundingBox;
 use crate::resize::{Window, windows};
-use crate::spec::{PadRule, PreprocessingSpec, ResizeFilter};
+use crate::spec::{BoxScale, PadRule, PreprocessingSpec, ResizeFilter, SideRounding};
 
 /// A picture in memory: red, green, blue, row by row, without gaps.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +78,24 @@ pub struct Placement {
     pub padded_width: u32,
     /// Height of the input.
     pub padded_height: u32,
+    /// What boxes are scaled by along both axes; if absent, each axis has the factor of its sides.
+    pub common_scale: Option<CommonScale>,
+}
+
+/// A factor between picture and input, before sides are whole pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommonScale {
+    /// So many pixels of the input ...
+    pub input: u32,
+    /// ... show so many pixels of the picture.
+    pub original: u32,
+}
+
+impl CommonScale {
+    /// How much larger the input shows the picture.
+    fn factor(self) -> f64 {
+        f64::from(self.input) / f64::from(self.original)
+    }
 }
 
 impl Placement {
@@ -93,8 +111,12 @@ impl Placement {
         original.scale(x as f32, y as f32)
     }
 
-    /// How much larger the input shows the picture. The two differ, since sides are whole pixels.
+    /// How much larger the input shows boxes along x and y. Sides being whole pixels, the two differ unless there is a common
+    /// factor.
     fn factors(&self) -> (f64, f64) {
+        if let Some(scale) = self.common_scale {
+            return (scale.factor(), scale.factor());
+        }
         let x = f64::from(self.resized_width) / f64::from(self.original_width);
         let y = f64::from(self.resized_height) / f64::from(self.original_height);
         (x, y)
@@ -102,15 +124,18 @@ impl Placement {
 }
 
 impl PreprocessingSpec {
-    /// Where a picture of `width` by `height` pixels, both at least 1, goes. Sides are rounded half to even, as Python's
-    /// `round` does, and never to zero.
+    /// Where a picture of `width` by `height` pixels, both at least 1, goes. No side is rounded to zero.
     pub fn place(&self, width: u32, height: u32) -> Placement {
-        let (shorter, longer) = (f64::from(width.min(height)), f64::from(width.max(height)));
-        let (shorter_side, longer_side) = (f64::from(self.shorter_side), f64::from(self.longer_side));
-        let scale = shorter_side / shorter;
-        let scale = if longer * scale > longer_side { longer_side / longer } else { scale };
-        let resized = |side: u32| (f64::from(side) * scale).round_ties_even().max(1.0) as u32;
-        let (resized_width, resized_height) = (resized(width), resized(height));
+        let scale = self.scale(width, height);
+        let resized = |side: u32| {
+            let side = f64::from(side) * scale.factor();
+            let whole = match self.side_rounding {
+                SideRounding::HalfEven => side.round_ties_even(),
+                SideRounding::Down => side.floor(),
+            };
+            whole.max(1.0) as u32
+        };
+        let [resized_height, resized_width] = self.fixed_size.unwrap_or_else(|| [resized(height), resized(width)]);
         Placement {
             original_width: width,
             original_height: height,
@@ -118,7 +143,15 @@ impl PreprocessingSpec {
             resized_height,
             padded_width: self.pad(resized_width),
             padded_height: self.pad(resized_height),
+            common_scale: (self.box_scale == BoxScale::Common).then_some(scale),
         }
+    }
+
+    /// The factor that brings the shorter side to its length, or, if it is smaller, the one that brings the longer side there.
+    fn scale(&self, width: u32, height: u32) -> CommonScale {
+        let shorter = CommonScale { input: self.shorter_side, original: width.min(height) };
+        let longer = CommonScale { input: self.longer_side, original: width.max(height) };
+        if longer.factor() < shorter.factor() { longer } else { shorter }
     }
 
     fn pad(&self, side: u32) -> u32 {
@@ -253,11 +286,42 @@ mod tests {
 
     #[test]
     fn boxes_come_back_from_the_input() {
-        let placement = PreprocessingSpec::default().place(640, 480);
-        let whole = placement.to_input(&BoundingBox::new(0.0, 0.0, 640.0, 480.0));
-        assert_eq!(whole, BoundingBox::new(0.0, 0.0, 811.0, 608.0));
-        let back = placement.to_original_image(&whole);
-        assert!((back.x2 - 640.0).abs() < 1e-3 && (back.y2 - 480.0).abs() < 1e-3, "{back:?}");
+        // 640 * 608 / 480 is 810.67, and the picture's sides in the input are 811 and 608.
+        for (box_scale, right) in [(BoxScale::PerAxis, 811.0), (BoxScale::Common, 810.666_7)] {
+            let placement = PreprocessingSpec { box_scale, ..PreprocessingSpec::default() }.place(640, 480);
+            assert_eq!((placement.resized_width, placement.resized_height), (811, 608));
+            let whole = placement.to_input(&BoundingBox::new(0.0, 0.0, 640.0, 480.0));
+            assert!((whole.x2 - right).abs() < 1e-3 && (whole.y2 - 608.0).abs() < 1e-3, "{whole:?}");
+            let back = placement.to_original_image(&whole);
+            assert!((back.x2 - 640.0).abs() < 1e-3 && (back.y2 - 480.0).abs() < 1e-3, "{back:?}");
+        }
+    }
+
+    #[test]
+    fn a_common_scale_is_that_of_the_side_which_limits() {
+        let spec = PreprocessingSpec { box_scale: BoxScale::Common, ..PreprocessingSpec::default() };
+        let scale = |width, height| spec.place(width, height).common_scale;
+        assert_eq!(scale(640, 480), Some(CommonScale { input: 608, original: 480 }));
+        assert_eq!(scale(480, 640), Some(CommonScale { input: 608, original: 480 }));
+        assert_eq!(scale(1080, 1920), Some(CommonScale { input: 1024, original: 1920 }));
+        assert_eq!(PreprocessingSpec::default().place(640, 480).common_scale, None);
+    }
+
+    #[test]
+    fn a_fixed_size_stretches_every_picture_and_its_boxes() {
+        let spec = PreprocessingSpec { fixed_size: Some([96, 200]), ..plain() };
+        for (width, height) in [(640, 480), (3, 500), (1, 1)] {
+            let placement = spec.place(width, height);
+            assert_eq!((placement.resized_width, placement.resized_height), (200, 96));
+            assert_eq!((placement.padded_width, placement.padded_height), (224, 96));
+            let whole = placement.to_input(&BoundingBox::new(0.0, 0.0, width as f32, height as f32));
+            assert!((whole.x2 - 200.0).abs() < 1e-3 && (whole.y2 - 96.0).abs() < 1e-3, "{whole:?}");
+        }
+        let bytes = pattern();
+        let Preprocessed { pixels, placement } = preprocess(RgbView::new(7, 5, &bytes).unwrap(), &spec);
+        assert_eq!(pixels.dim(), (3, 96, 224));
+        assert_eq!((placement.original_width, placement.original_height), (7, 5));
+        assert!((pixels[[0, 95, 199]] - f32::from(bytes[3 * 34])).abs() < 1e-3 && pixels[[0, 95, 200]] == 0.0);
     }
 
     #[test]

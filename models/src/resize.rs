@@ -1,8 +1,9 @@
 //! Resizing: along one axis, which pixels of a picture make one pixel of the resized picture, and how much of each.
 //!
-//! The results are those of PyTorch's `interpolate` with `align_corners=False`, on which training pipelines agree.
+//! The results are those of PyTorch's `interpolate` with `align_corners=False`, on which training pipelines agree, or those of
+//! scikit-image's `resize`.
 
-use crate::spec::{PreprocessingSpec, ResizeFilter};
+use crate::spec::{PreprocessingSpec, Resampling, ResizeFilter};
 
 /// The neighbors of one resized pixel.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,10 +26,13 @@ pub(crate) fn windows(input: usize, output: usize, spec: &PreprocessingSpec) -> 
         (ResizeFilter::Bicubic, false) => Kernel { radius: 2.0, weight: |x| cubic(x, -0.75) },
         (ResizeFilter::Bicubic, true) => Kernel { radius: 2.0, weight: |x| cubic(x, -0.5) },
     };
-    if spec.antialias {
-        centers.map(|center| smoothed(center, input, scale.max(1.0), &kernel)).collect()
-    } else {
-        centers.map(|center| interpolated(center, input, &kernel)).collect()
+    match (spec.resampling, spec.antialias) {
+        (Resampling::Torch, true) => centers.map(|c| smoothed(c, input, scale.max(1.0), &kernel)).collect(),
+        (Resampling::Torch, false) => centers.map(|c| interpolated(c, input, &kernel)).collect(),
+        (Resampling::ScikitImage, antialias) => {
+            let blur = gaussian(if antialias { (0.5 * (scale - 1.0)).max(0.0) } else { 0.0 });
+            centers.map(|c| blurred(c, input, &blur)).collect()
+        }
     }
 }
 
@@ -65,6 +69,40 @@ fn smoothed(center: f64, input: usize, wider: f64, kernel: &Kernel) -> Window {
     Window::normalized(first, &(first..end).map(weight).collect::<Vec<_>>())
 }
 
+/// Linear between two pixels of a picture to which the weights of `blur`, an odd number of them, were applied before. Beyond
+/// the edge the picture goes on as its mirror image about the center of its last pixel.
+fn blurred(center: f64, input: usize, blur: &[f64]) -> Window {
+    let first = (center - 0.5).floor();
+    let share = center - 0.5 - first;
+    let radius = blur.len() as i64 / 2;
+    let blur = |offset: i64| usize::try_from(offset + radius).ok().and_then(|i| blur.get(i)).copied().unwrap_or(0.0);
+    let weight = |offset: i64| (1.0 - share) * blur(offset) + share * blur(offset - 1);
+    let taps = (-radius..=radius + 1).map(|offset| (mirrored(first as i64 + offset, input), weight(offset)));
+    let (start, last) =
+        taps.clone().fold((input - 1, 0), |(start, last), (pixel, _)| (start.min(pixel), last.max(pixel)));
+    let mut weights = vec![0.0; last - start + 1];
+    for (pixel, weight) in taps {
+        weights[pixel - start] += weight;
+    }
+    Window::normalized(start, &weights)
+}
+
+/// The pixel of a picture that is seen at `pixel` in mirrors through the centers of its first and last one.
+fn mirrored(pixel: i64, input: usize) -> usize {
+    let period = (2 * (input as i64 - 1)).max(1);
+    let pixel = pixel.rem_euclid(period);
+    pixel.min(period - pixel) as usize
+}
+
+/// Weights of a Gaussian around the one in the middle, cut off at four standard deviations; they do not sum to 1.
+fn gaussian(deviation: f64) -> Vec<f64> {
+    let radius = (4.0 * deviation + 0.5) as i32;
+    match radius {
+        0 => vec![1.0],
+        _ => (-radius..=radius).map(|x| (-0.5 * (f64::from(x) / deviation).powi(2)).exp()).collect(),
+    }
+}
+
 /// First pixel, and the one after the last, whose centers lie within `radius` of `center`.
 fn reach(center: f64, radius: f64) -> (i64, i64) {
     ((center - radius + 0.5).floor() as i64, (center + radius + 0.5).floor() as i64)
@@ -97,7 +135,12 @@ mod tests {
 
     fn specs() -> impl Iterator<Item = PreprocessingSpec> {
         let spec = |filter, antialias| PreprocessingSpec { filter, antialias, ..Default::default() };
-        FILTERS.into_iter().flat_map(move |filter| [spec(filter, false), spec(filter, true)])
+        let other = |antialias| PreprocessingSpec {
+            resampling: Resampling::ScikitImage,
+            ..spec(ResizeFilter::Bilinear, antialias)
+        };
+        let others = [other(false), other(true)];
+        FILTERS.into_iter().flat_map(move |filter| [spec(filter, false), spec(filter, true)]).chain(others)
     }
 
     #[test]

@@ -1,12 +1,20 @@
 //! The spec: everything that gives weights their meaning. It starts as YAML and travels in every checkpoint and every ONNX
 //! file.
 //!
-//! Where nothing is said it has the values of yhenon/pytorch-retinanet, save two: boxes are clipped to the picture, not to
-//! its padding (`clip`), and a side that is a multiple of 32 gets no padding rather than 32 pixels (`pad_rule`).
+//! Where nothing is said it has the values of yhenon/pytorch-retinanet, save four: boxes are clipped to the picture, not to
+//! its padding (`clip`); a side that is a multiple of 32 gets no padding rather than 32 pixels (`pad_rule`); pictures are
+//! resized as PyTorch does, not scikit-image (`resampling`); and boxes by the sides in whole pixels (`box_scale`).
 
+mod preprocessing;
+mod sources;
+mod presets;
 mod validation;
 
 use serde::{Deserialize, Serialize};
+
+pub use preprocessing::{BoxScale, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding};
+pub use presets::{preset_names, preset_text};
+pub use sources::Source;
 
 /// The version of the spec's format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -129,6 +137,8 @@ pub struct AnchorSpec {
     pub scales: Vec<f64>,
     /// Where in a cell the anchors are centered.
     pub center: AnchorCenter,
+    /// How far the cells of a level are apart.
+    pub stride: AnchorStride,
     /// Whether sides are rounded to whole pixels.
     pub rounding: AnchorRounding,
     /// Which of ratio and scale changes slower from anchor to anchor.
@@ -143,6 +153,17 @@ pub enum AnchorCenter {
     Half,
     /// At the upper left corner: i · stride.
     Zero,
+}
+
+/// Distance from cell to cell of level p.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnchorStride {
+    /// 2^p pixels.
+    Power,
+    /// As torchvision has it: a side of the input divided by its number of cells and cut to whole pixels, for each axis by
+    /// itself. P6 and P7 are denser so wherever a side is no multiple of 2^p.
+    Fitted,
 }
 
 /// Rounding of anchors.
@@ -173,50 +194,6 @@ pub struct BoxCoderSpec {
     pub std: [f32; 4],
     /// Largest log width and log height that is decoded; no limit if absent.
     pub clamp: Option<f32>,
-}
-
-/// From a picture to the network's input.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PreprocessingSpec {
-    /// The shorter side is resized to this many pixels ...
-    pub shorter_side: u32,
-    /// ... unless the longer side would then exceed this many.
-    pub longer_side: u32,
-    /// Interpolation.
-    pub filter: ResizeFilter,
-    /// Whether the filter widens when the picture shrinks.
-    pub antialias: bool,
-    /// Subtracted from red, green and blue in [0, 1].
-    pub mean: [f32; 3],
-    /// Divides red, green and blue after that.
-    pub std: [f32; 3],
-    /// Height and width are padded with zeros, right and below, to a multiple of this; itself a multiple of 32.
-    pub pad_multiple: u32,
-    /// What happens to a side that is a multiple already.
-    pub pad_rule: PadRule,
-}
-
-/// Interpolation of a resized picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ResizeFilter {
-    /// Linear between neighbours.
-    Bilinear,
-    /// Cubic, over four neighbours.
-    Bicubic,
-    /// The nearest pixel.
-    Nearest,
-}
-
-/// Padding of a side that is a multiple already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PadRule {
-    /// None.
-    Minimal,
-    /// One more multiple, as yhenon/pytorch-retinanet does.
-    Always,
 }
 
 /// From the network's outputs to detections.
@@ -306,37 +283,6 @@ impl ModelSpec {
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("a spec holds only strings, numbers and lists, all of which YAML can write")
     }
-
-    /// A compiled-in spec without classes.
-    ///
-    /// # Errors
-    /// When no preset has that name.
-    pub fn preset(name: &str) -> Result<Self, SpecError> {
-        Self::from_yaml(preset_text(name)?)
-    }
-}
-
-/// Names and texts of the compiled-in specs.
-const PRESETS: [(&str, &str); 5] = [
-    ("resnet18", include_str!("../specs/resnet18.yaml")),
-    ("resnet34", include_str!("../specs/resnet34.yaml")),
-    ("resnet50", include_str!("../specs/resnet50.yaml")),
-    ("resnet101", include_str!("../specs/resnet101.yaml")),
-    ("resnet152", include_str!("../specs/resnet152.yaml")),
-];
-
-/// The names that [`ModelSpec::preset`] knows.
-pub fn preset_names() -> Vec<&'static str> {
-    PRESETS.iter().map(|(name, _)| *name).collect()
-}
-
-/// The commented YAML of a preset.
-///
-/// # Errors
-/// When no preset has that name.
-pub fn preset_text(name: &str) -> Result<&'static str, SpecError> {
-    let preset = PRESETS.iter().find(|(known, _)| *known == name);
-    preset.map(|(_, text)| *text).ok_or_else(|| SpecError::Preset { name: name.to_owned() })
 }
 
 impl Default for ModelSpec {
@@ -386,6 +332,7 @@ impl Default for AnchorSpec {
             ratios: vec![0.5, 1.0, 2.0],
             scales: vec![1.0, 2f64.powf(1.0 / 3.0), 2f64.powf(2.0 / 3.0)],
             center: AnchorCenter::Half,
+            stride: AnchorStride::Power,
             rounding: AnchorRounding::None,
             order: AnchorOrder::RatioMajor,
         }
@@ -395,21 +342,6 @@ impl Default for AnchorSpec {
 impl Default for BoxCoderSpec {
     fn default() -> Self {
         Self { std: [0.1, 0.1, 0.2, 0.2], clamp: None }
-    }
-}
-
-impl Default for PreprocessingSpec {
-    fn default() -> Self {
-        Self {
-            shorter_side: 608,
-            longer_side: 1024,
-            filter: ResizeFilter::Bilinear,
-            antialias: true,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-            pad_multiple: 32,
-            pad_rule: PadRule::Minimal,
-        }
     }
 }
 
@@ -429,19 +361,6 @@ impl Default for PostprocessingSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn presets_are_the_defaults_of_their_depth_and_survive_the_way_to_text() {
-        for name in preset_names() {
-            let spec = ModelSpec::preset(name).unwrap();
-            let depth = spec.backbone.depth;
-            assert_eq!(name, format!("resnet{depth}"));
-            let expected = BackboneSpec { depth, ..BackboneSpec::default() };
-            assert_eq!(spec, ModelSpec { backbone: expected, ..ModelSpec::default() });
-            assert_eq!(ModelSpec::from_yaml(&spec.to_yaml()).unwrap(), spec);
-        }
-        assert!(ModelSpec::preset("resnet19").unwrap_err().to_string().contains("resnet19"));
-    }
 
     #[test]
     fn an_unknown_key_is_refused_with_its_line() {

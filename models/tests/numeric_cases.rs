@@ -108,7 +108,7 @@ fn box_area(case: &Value) {
 
 fn torchvision_anchors(case: &Value) {
     let ([size], [height, width]): ([f64; 1], [usize; 2]) = (get(case, "sizes"), get(case, "feature"));
-    let [image, _]: [usize; 2] = get(case, "image");
+    let [image_height, image_width]: [usize; 2] = get(case, "image");
     let spec = AnchorSpec {
         ratios: get(case, "ratios"),
         scales: vec![1.0],
@@ -116,7 +116,7 @@ fn torchvision_anchors(case: &Value) {
         rounding: AnchorRounding::Corners,
         ..AnchorSpec::default()
     };
-    let grid = Grid { stride: image / height, height, width };
+    let grid = Grid { stride_y: image_height / height, stride_x: image_width / width, height, width };
     assert_boxes(&spec.level(size, &grid), &get::<Vec<_>>(case, "expected"));
 }
 
@@ -130,7 +130,8 @@ fn detectron2_anchors(case: &Value, center: AnchorCenter) {
         ..AnchorSpec::default()
     };
     let [height, width]: [usize; 2] = get(case, "feature_hw");
-    let grid = Grid { stride: get(case, "stride"), height, width };
+    let stride = get(case, "stride");
+    let grid = Grid { stride_y: stride, stride_x: stride, height, width };
     assert_boxes(&spec.level(sizes[0], &grid), &get::<Vec<_>>(case, "expected"));
 }
 
@@ -142,7 +143,7 @@ fn keras_retinanet_anchors(case: &Value) {
         true => get::<[usize; 2]>(case, "image").map(|side| side.div_ceil(stride)),
         false => get(case, "feature_hw"),
     };
-    let grid = Grid { stride, height, width };
+    let grid = Grid { stride_y: stride, stride_x: stride, height, width };
     assert_boxes(&spec.level(get(case, "size"), &grid), &get::<Vec<_>>(case, "expected"));
 }
 
@@ -152,7 +153,7 @@ fn keras_retinanet_anchor_count(case: &Value) {
     let image: [usize; 2] = get(case, "image");
     let levels = sizes.into_iter().zip(strides).map(|(size, stride)| {
         let [height, width] = image.map(|side| side.div_ceil(stride));
-        spec.level(size, &Grid { stride, height, width }).len()
+        spec.level(size, &Grid { stride_y: stride, stride_x: stride, height, width }).len()
     });
     assert_eq!(levels.sum::<usize>(), get::<usize>(case, "count"));
 }

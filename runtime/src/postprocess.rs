@@ -116,6 +116,7 @@ mod tests {
         resized_height: 48,
         padded_width: SIDE as u32,
         padded_height: SIDE as u32,
+        common_scale: None,
     };
 
     fn spec(change: impl FnOnce(&mut PostprocessingSpec)) -> ModelSpec {

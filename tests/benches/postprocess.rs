@@ -86,6 +86,7 @@ impl Outputs {
             resized_height: 608,
             padded_width: WIDTH as u32,
             padded_height: HEIGHT as u32,
+            common_scale: None,
         };
         postprocess(self.scores.view(), self.offsets.view(), anchors, &placement, spec).len()
     }

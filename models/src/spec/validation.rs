@@ -1,6 +1,6 @@
 //! What makes sense in a spec.
 
-use super::{FORMAT, ModelSpec, NormKind, NormSpec, SpecError};
+use super::{BoxScale, FORMAT, ModelSpec, NormKind, NormSpec, Resampling, ResizeFilter, SpecError};
 
 impl ModelSpec {
     /// Checks what the types do not say. A spec without classes is valid: it has not met its data yet.
@@ -75,6 +75,24 @@ impl ModelSpec {
             "at least 1 and at most longer_side, which is at most 16384",
         )?;
         ensure(
+            preprocessing.fixed_size.is_none_or(|sides| sides.iter().all(|side| (1..=16384).contains(side))),
+            "preprocessing.fixed_size",
+            &preprocessing.fixed_size,
+            "height and width of 1 to 16384, or null",
+        )?;
+        ensure(
+            preprocessing.resampling == Resampling::Torch || preprocessing.filter == ResizeFilter::Bilinear,
+            "preprocessing.filter",
+            &preprocessing.filter,
+            "bilinear, since resampling is scikit_image",
+        )?;
+        ensure(
+            preprocessing.box_scale == BoxScale::PerAxis || preprocessing.fixed_size.is_none(),
+            "preprocessing.box_scale",
+            &preprocessing.box_scale,
+            "per_axis, since a fixed size has a factor for each axis",
+        )?;
+        ensure(
             preprocessing.mean.iter().all(|v| v.is_finite()),
             "preprocessing.mean",
             &preprocessing.mean,
@@ -130,6 +148,10 @@ mod tests {
             ("backbone: {depth: 50, groups: 3, width_per_group: 10, norm: {kind: group}}", "backbone.norm"),
             ("heads: {norm: {kind: group, groups: 0}}", "heads.norm"),
             ("preprocessing: {shorter_side: 0}", "preprocessing.shorter_side"),
+            ("preprocessing: {fixed_size: [0, 800]}", "preprocessing.fixed_size"),
+            ("preprocessing: {fixed_size: [800, 16385]}", "preprocessing.fixed_size"),
+            ("preprocessing: {fixed_size: [800, 800], box_scale: common}", "preprocessing.box_scale"),
+            ("preprocessing: {resampling: scikit_image, filter: bicubic}", "preprocessing.filter"),
             ("preprocessing: {std: [1, 0, 1]}", "preprocessing.std"),
             ("preprocessing: {pad_multiple: 48}", "preprocessing.pad_multiple"),
             ("postprocessing: {score_threshold: .nan}", "postprocessing.score_threshold"),

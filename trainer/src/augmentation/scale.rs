@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::draws::{Draws, Variation};
 
 /// How sizes vary. One factor holds for a whole batch, so that its pictures need no more padding than without; the factor
-/// multiplies the sides that preprocessing resizes to, so that pictures are resized once, and a batch needs up to `largest`
-/// squared times the memory.
+/// multiplies the sides that preprocessing resizes to, a fixed size included, so that pictures are resized once, and a batch
+/// needs up to `largest` squared times the memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScaleConfig {
@@ -37,7 +37,12 @@ impl ScaleConfig {
         let Some(mut random) = first.chance(Variation::Scale, self.probability) else { return spec.clone() };
         let factor = self.smallest * (self.largest / self.smallest).powf(random.random());
         let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
-        PreprocessingSpec { shorter_side: side(spec.shorter_side), longer_side: side(spec.longer_side), ..spec.clone() }
+        PreprocessingSpec {
+            shorter_side: side(spec.shorter_side),
+            longer_side: side(spec.longer_side),
+            fixed_size: spec.fixed_size.map(|sides| sides.map(side)),
+            ..spec.clone()
+        }
     }
 }
 
@@ -83,6 +88,25 @@ mod tests {
                 assert_eq!((placement.padded_width % 32, placement.padded_height % 32), (0, 0));
             }
         }
+    }
+
+    #[test]
+    fn a_fixed_size_varies_likewise() {
+        let spec = PreprocessingSpec { fixed_size: Some([800, 400]), ..Default::default() };
+        let mut heights: Vec<_> = (0..20)
+            .map(|picture| {
+                let varied = scale(0.5, 2.0).vary(&spec, &Draws::new(0, picture));
+                let [height, width] = varied.fixed_size.unwrap();
+                assert!((400..=1600).contains(&height) && height.abs_diff(2 * width) <= 1, "{height}x{width}");
+                let placement = varied.place(640, 480);
+                assert_eq!((placement.resized_height, placement.resized_width), (height, width));
+                height
+            })
+            .collect();
+        heights.dedup();
+        assert!(heights.len() > 10, "{heights:?}");
+        let spec = PreprocessingSpec::default();
+        assert_eq!(scale(0.5, 2.0).vary(&spec, &Draws::new(0, 0)).fixed_size, None);
     }
 
     #[test]

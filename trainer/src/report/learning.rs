@@ -51,19 +51,22 @@ type Number = fn(&Summary) -> f64;
 const MEASURES: [(&str, Number); 3] =
     [("AP", |summary| summary.ap), ("AP50", |summary| summary.ap50), ("AP75", |summary| summary.ap75)];
 
-/// Average precision after each epoch.
+/// Average precision after each epoch that had a validation.
 pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Markup) {
     // Nothing to find is not the same as nothing found.
     let measured = |line: &EpochLine, number: Number| {
         line.validation.as_ref().map(number).filter(|value| *value >= 0.0).unwrap_or(f64::NAN)
     };
     let lines = MEASURES.iter().enumerate().map(|(color, &(name, number))| {
-        let points = epochs.iter().map(|line| [f64::from(line.epoch), measured(line, number)]);
+        // Epochs without a validation do not interrupt the line.
+        let validated = epochs.iter().filter(|line| line.validation.is_some());
+        let points = validated.map(|line| [f64::from(line.epoch), measured(line, number)]);
         Line { name, points: points.collect(), color, stroke: Stroke::Dotted }
     });
     let lines: Vec<_> = lines.collect();
     let high = lines.iter().flat_map(|line| &line.points).map(|point| point[1]).fold(0.0, f64::max);
-    let notes = parts(epochs).map(|part| {
+    let with_some = parts(epochs).filter(|part| part.iter().any(|line| line.validation.is_some()));
+    let notes = with_some.map(|part| {
         let said = MEASURES
             .map(|(name, number)| format!("{name} {}", exact(mean(part.iter().map(|line| measured(line, number))))));
         epoch_note(part, said.join(", "))
@@ -247,5 +250,26 @@ mod tests {
         let line = EpochLine { epoch: 1, seconds: 10.0, pictures_per_second: 1.0, spent, validation: None };
         assert_eq!(stages(std::slice::from_ref(&line)), [1.0, 2.0, 3.0, 0.5, 3.5]);
         assert_eq!(time_in_words(&[EpochLine { seconds: f64::NAN, spent: Spent::default(), ..line }]), None);
+    }
+
+    #[test]
+    fn epochs_without_validation_do_not_interrupt_the_line() {
+        let nothing = models::evaluation::evaluate(&[], &[], 1).summary;
+        let line = |epoch: u32| EpochLine {
+            epoch,
+            seconds: 1.0,
+            pictures_per_second: 1.0,
+            spent: Spent::default(),
+            validation: epoch.is_multiple_of(2).then_some(Summary { ap: 0.5, ap50: 0.9, ap75: 0.6, ..nothing }),
+        };
+        let mut markup = Markup::default();
+        precision(&(1..=6).map(line).collect::<Vec<_>>(), None, &mut markup);
+        let text = markup.into_document();
+        let lines: Vec<_> = text.split("class=\"line ").skip(1).collect();
+        assert_eq!(lines.len(), MEASURES.len());
+        for line in lines {
+            let path = line.split(" d=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+            assert_eq!(path.matches('M').count(), 1, "{path}");
+        }
     }
 }

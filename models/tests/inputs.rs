@@ -1,0 +1,143 @@
+//! What the relatives make of pictures: the numbers of `tests/golden/inputs.json`, found with the specs of the sources.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use models::spec::{BoxScale, PreprocessingSpec, Source};
+use models::{Anchors, BoundingBox, ModelSpec, Preprocessed, RgbView, preprocess};
+use serde::Deserialize;
+
+/// `tests/golden/inputs.json`.
+#[derive(Deserialize)]
+struct Cases {
+    sizes: Vec<SizeCase>,
+    pixels: Vec<PixelCase>,
+    anchors: Vec<AnchorCase>,
+}
+
+/// Where a picture and two boxes go. Sizes are width and height.
+#[derive(Deserialize)]
+struct SizeCase {
+    source: String,
+    picture: [u32; 2],
+    resized: [u32; 2],
+    padded: [u32; 2],
+    #[serde(rename = "box")]
+    bounding_box: BoundingBox,
+    box_in_input: BoundingBox,
+    found: BoundingBox,
+    found_in_picture: BoundingBox,
+}
+
+/// What a picture of a known pattern looks like in the input. Sizes are width and height.
+#[derive(Deserialize)]
+struct PixelCase {
+    source: String,
+    picture: [u32; 2],
+    resized: [u32; 2],
+    antialias: bool,
+    /// Row by row, normalized.
+    green: Vec<f32>,
+}
+
+/// The anchors of an input.
+#[derive(Deserialize)]
+struct AnchorCase {
+    /// Height and width.
+    input: [usize; 2],
+    count: usize,
+    /// Some rows ...
+    rows: Vec<usize>,
+    /// ... and the anchors there.
+    boxes: Vec<BoundingBox>,
+    /// Of all coordinates, in the order of a box's.
+    sums: [f64; 4],
+}
+
+/// Pixels of the input or the picture. Theirs are single precision too, and 1334 has eleven bits before the point.
+const BOX_TOLERANCE: f32 = 5e-4;
+
+/// Of normalized pixels, up to 2.7. torch computes weights in single precision; ours have 24 bits likewise.
+const PIXEL_TOLERANCE: f32 = 1e-5;
+
+/// torch 2.11.0, torchvision 0.26.0, scikit-image 0.26.0, by `tests/golden/inputs.py`
+fn cases() -> Cases {
+    serde_json::from_str(include_str!("../../tests/golden/inputs.json")).unwrap()
+}
+
+fn spec(source: &str) -> ModelSpec {
+    Source::ALL.into_iter().find(|known| known.name() == source).unwrap().spec().unwrap()
+}
+
+fn assert_near(found: BoundingBox, expected: BoundingBox, case: &str) {
+    let corners = <[f32; 4]>::from(found).into_iter().zip(<[f32; 4]>::from(expected));
+    let near = corners.into_iter().all(|(a, b)| (a - b).abs() < BOX_TOLERANCE);
+    assert!(near, "{case}: found {found:?}, expected {expected:?}");
+}
+
+#[test]
+fn pictures_and_boxes_are_placed_as_the_source_does() {
+    let cases = cases().sizes;
+    assert!(cases.len() > 150);
+    for SizeCase { source, picture, resized, padded, bounding_box, box_in_input, found, found_in_picture } in cases {
+        let placement = spec(&source).preprocessing.place(picture[0], picture[1]);
+        let case = format!("{source}, {picture:?}");
+        assert_eq!([placement.resized_width, placement.resized_height], resized, "{case}");
+        assert_eq!([placement.padded_width, placement.padded_height], padded, "{case}");
+        assert_near(placement.to_input(&bounding_box), box_in_input, &case);
+        assert_near(placement.to_original_image(&found), found_in_picture, &case);
+    }
+}
+
+/// There torchvision fails.
+#[test]
+fn a_side_that_would_be_cut_to_nothing_keeps_a_pixel() {
+    let placement = Source::TorchvisionV1.spec().unwrap().preprocessing.place(4000, 2);
+    assert_eq!([placement.resized_width, placement.resized_height], [1333, 1]);
+    assert_eq!([placement.padded_width, placement.padded_height], [1344, 32]);
+}
+
+#[test]
+fn pixels_are_those_of_the_source() {
+    for PixelCase { source, picture: [width, height], resized, antialias, green } in cases().pixels {
+        let value = |x: u32, y: u32, channel: u32| ((x * 37 + y * 61 + channel * 101) % 256) as u8;
+        let pixel = |x, y| [0, 1, 2].map(|channel| value(x, y, channel));
+        let bytes: Vec<_> = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();
+        // The case says the size, so that both sides can change in any way.
+        let spec = PreprocessingSpec {
+            fixed_size: Some([resized[1], resized[0]]),
+            box_scale: BoxScale::PerAxis,
+            antialias,
+            ..spec(&source).preprocessing
+        };
+        let Preprocessed { pixels, .. } = preprocess(RgbView::new(width, height, &bytes).unwrap(), &spec);
+        assert_eq!(green.len() as u32, resized[0] * resized[1]);
+        for (index, expected) in green.into_iter().enumerate() {
+            let (x, y) = (index % resized[0] as usize, index / resized[0] as usize);
+            let found = pixels[[1, y, x]];
+            assert!(
+                (found - expected).abs() < PIXEL_TOLERANCE,
+                "{source}, {width}x{height} to {resized:?}, antialias {antialias}, at {x}, {y}: found {found}, expected \
+                 {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn anchors_are_those_of_torchvision() {
+    for source in [Source::TorchvisionV1, Source::TorchvisionV2, Source::Mlperf] {
+        let spec = source.spec().unwrap();
+        for AnchorCase { input: [height, width], count, rows, boxes, sums } in cases().anchors {
+            let anchors = Anchors::new(&spec.anchors, height, width);
+            assert_eq!(anchors.boxes().len(), count, "{height}x{width}");
+            for (row, expected) in rows.into_iter().zip(boxes) {
+                assert_eq!(anchors.boxes()[row], expected, "{height}x{width}, row {row}");
+            }
+            let found = anchors.boxes().iter().fold([0.0; 4], |sums: [f64; 4], anchor| {
+                let corners = <[f32; 4]>::from(*anchor);
+                std::array::from_fn(|i| sums[i] + f64::from(corners[i]))
+            });
+            assert_eq!(found, sums, "{height}x{width}");
+        }
+    }
+}
