@@ -130,7 +130,9 @@ fn anchors(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     };
     writeln!(text, "\nAnchors\n  Around {center}, in pixels of the padded input, in the order of a cell:")?;
     for (level, size) in spec.anchors.sizes.into_iter().enumerate() {
-        let sides = spec.anchors.level(size, &Grid { stride: 1 << (level + 3), height: 1, width: 1 });
+        let sides = spec
+            .anchors
+            .level(size, &Grid { stride_y: 1 << (level + 3), stride_x: 1 << (level + 3), height: 1, width: 1 });
         let side = |anchor: &BoundingBox| format!("{:.2}x{:.2}", anchor.width(), anchor.height());
         let sides: Vec<_> = sides.iter().map(side).collect();
         writeln!(text, "  P{} width x height: {}", level + 3, sides.join(" "))?;

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use half::f16;
+
 use crate::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, NodeProto, TensorProto,
     TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
@@ -62,8 +64,16 @@ pub struct Constant {
 pub enum Elements {
     /// 32-bit floating point.
     Float(Vec<f32>),
+    /// 16-bit floating point.
+    Half(Vec<f16>),
     /// 64-bit integers.
     Int(Vec<i64>),
+    /// 32-bit integers.
+    ShortInt(Vec<i32>),
+    /// 8-bit integers from -128 to 127.
+    SignedByte(Vec<i8>),
+    /// 8-bit integers from 0 to 255.
+    Byte(Vec<u8>),
 }
 
 /// A 32-bit floating-point tensor at the border of the graph.
@@ -176,18 +186,27 @@ impl Constant {
         Self { shape: vec![values.len()], elements: Elements::Float(values) }
     }
 
-    /// The elements, if they are floating point.
+    /// A single value, without axes.
+    pub(crate) fn scalar(elements: Elements) -> Self {
+        Self { shape: Vec::new(), elements }
+    }
+
+    /// The elements, if they are 32-bit floating point.
     pub(crate) fn as_floats(&self) -> Option<&[f32]> {
         match &self.elements {
             Elements::Float(values) => Some(values),
-            Elements::Int(_) => None,
+            _ => None,
         }
     }
 
     fn into_proto(self, name: String) -> TensorProto {
         let (data_type, raw_data) = match self.elements {
             Elements::Float(values) => (DataType::Float, little_endian(values, f32::to_le_bytes)),
+            Elements::Half(values) => (DataType::Float16, little_endian(values, f16::to_le_bytes)),
             Elements::Int(values) => (DataType::Int64, little_endian(values, i64::to_le_bytes)),
+            Elements::ShortInt(values) => (DataType::Int32, little_endian(values, i32::to_le_bytes)),
+            Elements::SignedByte(values) => (DataType::Int8, little_endian(values, i8::to_le_bytes)),
+            Elements::Byte(values) => (DataType::Uint8, values),
         };
         let dims = self.shape.into_iter().map(|size| size as i64).collect();
         TensorProto { dims, data_type: data_type.into(), name, raw_data }

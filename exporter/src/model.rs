@@ -2,11 +2,15 @@
 
 use models::spec::BackboneSpec;
 use models::{ModelSpec, Provenance};
+use std::collections::BTreeSet;
+
 use prost::Message;
 use runtime::SPEC_KEY;
 
 use crate::graph::Graph;
-use crate::onnx::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
+use crate::onnx::{
+    DataType, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorType, TypeProto, ValueInfoProto,
+};
 
 /// Version of ONNX's operators: the last before Resize got settings that engines differ in, and old enough (2022) for
 /// every engine in use. Nothing newer is needed.
@@ -51,6 +55,25 @@ pub fn encode(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8
         ),
         graph: Some(graph.into_proto(&name)),
         metadata_props: metadata.collect(),
+    };
+    model.encode_to_vec()
+}
+
+/// A file that computes `values` of a graph in place of its outputs.
+pub(crate) fn encode_tapped(graph: Graph, values: &BTreeSet<&str>) -> Vec<u8> {
+    let is_input = |name: &str| graph.inputs.iter().any(|port| port.name == name);
+    let tensor_type = TensorType { elem_type: DataType::Float.into(), shape: None };
+    let output = values.iter().filter(|name| !is_input(name)).map(|name| ValueInfoProto {
+        name: (*name).to_owned(),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type.clone()) }),
+        ..ValueInfoProto::default()
+    });
+    let output = output.collect();
+    let model = ModelProto {
+        ir_version: IR_VERSION,
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+        graph: Some(GraphProto { output, ..graph.into_proto("tapped") }),
+        ..ModelProto::default()
     };
     model.encode_to_vec()
 }

@@ -161,8 +161,16 @@ pub(crate) enum DataType {
     Undefined = 0,
     /// 32-bit floating point.
     Float = 1,
+    /// 8-bit integer from 0 to 255.
+    Uint8 = 2,
+    /// 8-bit integer from -128 to 127.
+    Int8 = 3,
+    /// 32-bit integer.
+    Int32 = 6,
     /// 64-bit integer.
     Int64 = 7,
+    /// 16-bit floating point.
+    Float16 = 10,
 }
 
 /// A named value and its type.

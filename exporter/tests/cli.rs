@@ -10,9 +10,10 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use exporter::to_onnx;
+use image::{Rgb, RgbImage};
 use models::spec::{NormKind, NormSpec};
-use models::{Checkpoint, Initial, ModelSpec, Parameter, Probe, Provenance, parameters};
-use ndarray::{Array3, Array4, ArrayD, IxDyn};
+use models::{Checkpoint, Initial, ModelSpec, Parameter, Probe, Provenance, RgbView, parameters, preprocess};
+use ndarray::{Array3, Array4, ArrayD, Axis, IxDyn};
 use runtime::{Engine, EngineOptions};
 
 #[test]
@@ -167,6 +168,132 @@ fn a_missing_onnx_runtime_is_an_error_and_leaves_no_file() {
     assert_eq!(folder.files(), ["runs"]);
 }
 
+#[test]
+fn half_precision_halves_the_file_and_hardly_changes_what_it_says() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&["--out", "full.onnx"]));
+    let printed = success(folder.exporter(&["--out", "half.onnx", "--precision", "fp16"]));
+    assert!(printed.contains("fp16 differs from fp32 by at most"), "{printed}");
+    assert!(!printed.contains("in 32 bits"), "nothing here overflows: {printed}");
+    let size = |name: &str| fs::metadata(folder.path(name)).unwrap().len() as f64;
+    assert!((0.49..0.52).contains(&(size("half.onnx") / size("full.onnx"))));
+    let printed = success(folder.exporter(&["--precision", "fp16", "--keep-float", "layer4,fpn.P3_2"]));
+    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
+    assert!(kept.contains("layer4.1.conv2") && kept.contains("fpn.P3_2"), "{kept}");
+    assert!(size("retinanet.onnx") > size("half.onnx"));
+}
+
+#[test]
+fn a_network_that_overflows_16_bits_keeps_its_large_numbers_in_32() {
+    let mut checkpoint = checkpoint().clone();
+    // What the first block's inner convolution makes 100,000 times larger, the next one makes as much smaller.
+    *tensor(&mut checkpoint, "layer1.0.bn1.weight") *= 1e5;
+    *tensor(&mut checkpoint, "layer1.0.bn1.bias") *= 1e5;
+    *tensor(&mut checkpoint, "layer1.0.conv2.weight") *= 1e-5;
+    let printed = success(Folder::with(&checkpoint).exporter(&["--precision", "fp16"]));
+    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
+    assert!(kept.ends_with("layer1.0.conv1, layer1.0.conv2"), "{kept}");
+}
+
+#[test]
+fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
+    let folder = Folder::with(checkpoint());
+    folder.add_pictures(3);
+    let int8 = ["--precision", "int8", "--calibrate", "pictures"];
+    success(folder.exporter(&["--out", "full.onnx"]));
+    let printed = success(folder.exporter(&int8));
+    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
+    assert!(kept.ends_with("classificationModel.output, conv1, regressionModel.output"), "{kept}");
+    let bytes = fs::read(folder.path("retinanet.onnx")).unwrap();
+    assert!(
+        (0.25..0.28).contains(&(bytes.len() as f64 / fs::metadata(folder.path("full.onnx")).unwrap().len() as f64))
+    );
+    success(folder.exporter(&int8));
+    assert!(bytes == fs::read(folder.path("retinanet.onnx")).unwrap(), "the same inputs give the same bytes");
+
+    let [full, int8] =
+        ["full.onnx", "retinanet.onnx"].map(|name| Engine::open(folder.path(name), &EngineOptions::default()).unwrap());
+    let picture = runtime::picture::read(folder.path("pictures/0.png")).unwrap();
+    let view = RgbView::new(picture.width(), picture.height(), picture.as_raw()).unwrap();
+    let images = preprocess(view, &full.spec().preprocessing).pixels.insert_axis(Axis(0));
+    let (expected, found) = (full.run(images.view()).unwrap(), int8.run(images.view()).unwrap());
+    let norm = |values: &Array3<f32>| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    let (expected, found) = (expected.offsets().to_owned(), found.offsets().to_owned());
+    let error = norm(&(&expected - &found)) / norm(&expected);
+    assert!(error > 0.0 && error < 0.05, "offsets are off by {error} of their size");
+}
+
+#[test]
+fn every_option_of_precision_does_something() {
+    let folder = Folder::with(checkpoint());
+    folder.add_pictures(2);
+    let int8 = |more: &[&str]| {
+        success(folder.exporter(&[&["--precision", "int8", "--calibrate", "pictures"], more].concat()));
+        fs::read(folder.path("retinanet.onnx")).unwrap()
+    };
+    let plain = int8(&[]);
+    for more in [["--ranges", "percentile:99"], ["--ranges", "entropy"], ["--calibration-pictures", "1"]] {
+        let changed = int8(&more);
+        assert!(changed != plain && changed.len() == plain.len(), "{more:?}");
+    }
+    assert!(int8(&["--keep-float", "layer4"]).len() > plain.len() + 20_000_000);
+
+    // It takes so long that it may report progress.
+    let output = folder.exporter(&["--precision", "int8", "--calibrate", "pictures", "--sensitivity"]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(plain == fs::read(folder.path("retinanet.onnx")).unwrap());
+    let listed: Vec<_> = printed.lines().filter(|line| line.starts_with("    ")).collect();
+    assert_eq!(listed.len(), 38, "{printed}");
+    assert!(listed.iter().any(|line| line.contains("layer3.0.downsample.0")), "{printed}");
+}
+
+#[test]
+fn an_ap_that_falls_too_far_is_another_exit_code_and_no_file() {
+    let folder = Folder::with(checkpoint());
+    folder.add_pictures(2);
+    fs::write(folder.path("boxes.csv"), "0.png,1,2,30,40,cell\n1.png,5,5,20,20,platelet\n").unwrap();
+    fs::write(folder.path("retinanet.onnx"), "the earlier file").unwrap();
+    let fp16 = ["--precision", "fp16", "--pictures", "pictures", "--eval", "boxes.csv", "--max-ap-drop"];
+    // No AP is below zero, so that it can't fall by -1.
+    let output = folder.exporter(&[&fp16[..], &["-1"]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    let message = failure(output);
+    assert!(message.contains("--max-ap-drop") && message.contains("fp32 of 0."), "{message}");
+    assert_eq!(fs::read(folder.path("retinanet.onnx")).unwrap(), b"the earlier file");
+    let printed = success(folder.exporter(&[&fp16[..], &["1"]].concat()));
+    assert!(printed.contains("  AP           0."), "{printed}");
+    assert_eq!(folder.files(), ["boxes.csv", "pictures", "retinanet.onnx", "runs"]);
+}
+
+#[test]
+fn what_precision_cannot_work_with_is_named_and_the_earlier_file_stays() {
+    let folder = Folder::with(checkpoint());
+    folder.add_pictures(2);
+    fs::create_dir(folder.path("broken")).unwrap();
+    fs::write(folder.path("broken/0.png"), "no picture").unwrap();
+    fs::create_dir(folder.path("empty")).unwrap();
+    fs::write(folder.path("retinanet.onnx"), "the earlier file").unwrap();
+    for (arguments, expected) in [
+        ("--precision int8", "--calibrate <DATA>"),
+        ("--precision int4", "possible values: fp32, fp16, int8"),
+        ("--precision int8 --calibrate nowhere", "`nowhere`"),
+        ("--precision int8 --calibrate empty", "cannot calibrate with `empty`"),
+        ("--precision int8 --calibrate broken", "cannot calibrate with `broken/0.png`"),
+        ("--precision int8 --calibrate pictures --keep-float layer9", "no convolution `layer9`"),
+        ("--precision int8 --calibrate pictures --ranges most", "percentile:P"),
+        ("--precision int8 --calibrate pictures --calibration-pictures 0", "--calibration-pictures"),
+        ("--precision fp16 --eval nowhere.json", "nowhere.json"),
+        ("--precision fp16 --max-ap-drop 0.1", "--eval <DATA>"),
+        ("--precision fp16 --eval nowhere.json --max-ap-drop nan", "from -1 to 1"),
+    ] {
+        let output = folder.exporter(&arguments.split(' ').collect::<Vec<_>>());
+        let message = failure(output);
+        assert!(message.contains(expected), "{arguments}: {message}");
+        assert_eq!(fs::read(folder.path("retinanet.onnx")).unwrap(), b"the earlier file", "{arguments}");
+    }
+    assert_eq!(folder.files(), ["broken", "empty", "pictures", "retinanet.onnx", "runs"]);
+}
+
 fn tensor<'a>(checkpoint: &'a mut Checkpoint, name: &str) -> &'a mut ArrayD<f32> {
     checkpoint.tensors.get_mut(name).unwrap()
 }
@@ -189,6 +316,18 @@ impl Folder {
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// Puts pictures into the folder `pictures`, each of another color with a bright square.
+    fn add_pictures(&self, count: u8) {
+        fs::create_dir(self.path("pictures")).unwrap();
+        for index in 0..count {
+            let picture = RgbImage::from_fn(96, 64, |x, y| {
+                let inside = (20..50).contains(&x) && (10..40).contains(&y);
+                Rgb([50 * index + x as u8, 200 - y as u8, if inside { 250 } else { 30 + 60 * index }])
+            });
+            picture.save(self.path(&format!("pictures/{index}.png"))).unwrap();
+        }
     }
 
     fn files(&self) -> Vec<String> {
