@@ -5,7 +5,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use models::spec::{AnchorCenter, Clip, PadRule, PreprocessingSpec, ResizeFilter, Suppression};
+use models::spec::{
+    AnchorCenter, AnchorStride, BoxScale, Clip, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding,
+    Suppression,
+};
 use models::{BoundingBox, Grid, ModelSpec, SpecError};
 use prost::Message;
 use runtime::SPEC_KEY;
@@ -90,13 +93,29 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
         ResizeFilter::Nearest => "nearest",
     };
     let antialias = if spec.antialias { "antialiased" } else { "not antialiased" };
+    let resampling = match spec.resampling {
+        Resampling::Torch => "as torch.nn.functional.interpolate with align_corners=False",
+        Resampling::ScikitImage => "as skimage.transform.resize from 0.19 on",
+    };
     writeln!(text, "  1. Turn the picture upright (EXIF), as RGB, 8 bits per channel.")?;
-    writeln!(
-        text,
-        "  2. Resize by one factor so that the shorter side is {}, or, where the longer side would exceed {}, so that\n     \
-         the longer side is {}; {filter}, {antialias}; sides are rounded half to even.",
-        spec.shorter_side, spec.longer_side, spec.longer_side
-    )?;
+    match spec.fixed_size {
+        Some([height, width]) => {
+            writeln!(text, "  2. Stretch to {height} rows of {width} pixels, whatever its shape;")?
+        }
+        None => {
+            let rounding = match spec.side_rounding {
+                SideRounding::HalfEven => "rounded to the nearest whole number, a half to the even one",
+                SideRounding::Down => "rounded down",
+            };
+            writeln!(
+                text,
+                "  2. Resize by one factor so that the shorter side is {}, or, where the longer side would exceed {}, so that the\n     \
+                 longer side is {}; both sides are {rounding};",
+                spec.shorter_side, spec.longer_side, spec.longer_side
+            )?;
+        }
+    }
+    writeln!(text, "     {filter}, {antialias}, {resampling}.")?;
     writeln!(
         text,
         "  3. value = (value / 255 - mean) / std; mean {:?}, std {:?}, for red, green, blue.",
@@ -117,8 +136,8 @@ fn rows(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     writeln!(text, "\nRows")?;
     writeln!(
         text,
-        "  Row i of both outputs belongs to anchor i: levels P3 to P7 with strides 8, 16, 32, 64, 128; in a level row y,\n  \
-         in it column x, in the cell {} anchors. A level has ceil(H / stride) rows and ceil(W / stride) columns.",
+        "  Row i of both outputs belongs to anchor i: levels P3 to P7, which divide the input by 8, 16, 32, 64 and 128; in a\n  \
+         level row y, in it column x, in the cell {} anchors. A level has ceil(H / divisor) rows and ceil(W / divisor) columns.",
         spec.anchors_per_cell()
     )
 }
@@ -128,7 +147,14 @@ fn anchors(text: &mut String, spec: &ModelSpec) -> fmt::Result {
         AnchorCenter::Half => "(x + 0.5, y + 0.5) * stride",
         AnchorCenter::Zero => "(x, y) * stride",
     };
-    writeln!(text, "\nAnchors\n  Around {center}, in pixels of the padded input, in the order of a cell:")?;
+    let stride = match spec.anchors.stride {
+        AnchorStride::Power => "the level's divisor",
+        AnchorStride::Fitted => "floor(H / rows) along y and floor(W / columns) along x",
+    };
+    writeln!(
+        text,
+        "\nAnchors\n  Around {center}, in pixels of the padded input; the stride is {stride}. In the order of a cell:"
+    )?;
     for (level, size) in spec.anchors.sizes.into_iter().enumerate() {
         let sides = spec
             .anchors
@@ -155,10 +181,11 @@ fn boxes(text: &mut String, spec: &ModelSpec) -> fmt::Result {
         Clip::Padded => "the padded input",
         Clip::Image => "the part of the input that shows the picture",
     };
-    writeln!(
-        text,
-        "  Clip to {clip}, then divide x by resized width / original width, y by resized height / original height."
-    )
+    let scale = match spec.preprocessing.box_scale {
+        BoxScale::PerAxis => "x by resized width / original width, y by resized height / original height",
+        BoxScale::Common => "both by the factor of step 2, as it is before sides are rounded",
+    };
+    writeln!(text, "  Clip to {clip}, then divide {scale}.")
 }
 
 fn postprocessing(text: &mut String, spec: &ModelSpec) -> fmt::Result {
@@ -176,4 +203,59 @@ fn postprocessing(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     )?;
     writeln!(text, "  Drop a box whose IoU with a better one {rivals} exceeds {}.", spec.nms_threshold)?;
     writeln!(text, "  Keep per picture {}.", limit(spec.max_detections))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use models::spec::{Class, Source};
+
+    fn description(source: Source) -> String {
+        let classes = vec![Class { id: 7, name: "cell".to_owned() }];
+        let spec = ModelSpec { classes, ..source.spec().unwrap() };
+        let mut text = String::new();
+        describe_to(&mut text, &ModelProto::default(), &spec).unwrap();
+        text
+    }
+
+    #[test]
+    fn what_relatives_do_in_another_way_is_said() {
+        let relatives: [(Source, &[&str]); 3] = [
+            (
+                Source::TorchvisionV1,
+                &[
+                    "the shorter side is 800, or, where the longer side would exceed 1333",
+                    "both sides are rounded down",
+                    "bilinear, not antialiased, as torch.nn.functional.interpolate",
+                    "Around (x, y) * stride",
+                    "the stride is floor(H / rows) along y and floor(W / columns) along x",
+                    // int(32 * 2 ** (1 / 3)) = 40; 40 / sqrt(2) = 28.3, half of it rounded: 14.
+                    "P3 width x height: 46.00x22.00 56.00x28.00 ",
+                    "center x = ax + 1 * dx * aw",
+                    "exp(min(1 * dw, 4.1351666))",
+                    "per level at most 1000",
+                    "Keep per picture at most 300",
+                    "x by resized width / original width",
+                ],
+            ),
+            (
+                Source::Yhenon,
+                &[
+                    "a half to the even one",
+                    "bilinear, antialiased, as skimage.transform.resize",
+                    "a side that is one already gets one more multiple",
+                    "Clip to the padded input, then divide both by the factor of step 2",
+                    "the stride is the level's divisor",
+                ],
+            ),
+            (Source::Mlperf, &["Stretch to 800 rows of 800 pixels, whatever its shape", "7  cell"]),
+        ];
+        for (source, lines) in relatives {
+            let text = description(source);
+            for line in lines {
+                assert!(text.contains(line), "{}: no `{line}` in {text}", source.name());
+            }
+        }
+        assert!(!description(Source::Mlperf).contains("shorter side"));
+    }
 }
