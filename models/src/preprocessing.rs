@@ -136,25 +136,35 @@ impl PreprocessingSpec {
             whole.max(1.0) as u32
         };
         let [resized_height, resized_width] = self.fixed_size.unwrap_or_else(|| [resized(height), resized(width)]);
+        let [padded_height, padded_width] =
+            self.input_size.unwrap_or_else(|| [self.pad(resized_height), self.pad(resized_width)]);
+        // Only a stretched picture whose size was varied could be larger.
+        let (resized_height, resized_width) = (resized_height.min(padded_height), resized_width.min(padded_width));
         Placement {
             original_width: width,
             original_height: height,
             resized_width,
             resized_height,
-            padded_width: self.pad(resized_width),
-            padded_height: self.pad(resized_height),
+            padded_width,
+            padded_height,
             common_scale: (self.box_scale == BoxScale::Common).then_some(scale),
         }
     }
 
-    /// The factor that brings the shorter side to its length, or, if it is smaller, the one that brings the longer side there.
+    /// The smallest of the factors that bring the shorter side to its length, the longer side to its own, and, where inputs
+    /// have a size, height and width to theirs.
     fn scale(&self, width: u32, height: u32) -> CommonScale {
         let shorter = CommonScale { input: self.shorter_side, original: width.min(height) };
         let longer = CommonScale { input: self.longer_side, original: width.max(height) };
-        if longer.factor() < shorter.factor() { longer } else { shorter }
+        let fitting = self.input_size.map(|[rows, columns]| {
+            [CommonScale { input: rows, original: height }, CommonScale { input: columns, original: width }]
+        });
+        let smaller = |a: CommonScale, b: CommonScale| if b.factor() < a.factor() { b } else { a };
+        fitting.into_iter().flatten().fold(smaller(shorter, longer), smaller)
     }
 
-    fn pad(&self, side: u32) -> u32 {
+    /// A side of the input that shows a picture of this resized `side`, where inputs have no size of their own.
+    pub(crate) fn pad(&self, side: u32) -> u32 {
         match self.pad_rule {
             PadRule::Minimal => side.next_multiple_of(self.pad_multiple),
             PadRule::Always => (side / self.pad_multiple + 1) * self.pad_multiple,
@@ -322,6 +332,44 @@ mod tests {
         assert_eq!(pixels.dim(), (3, 96, 224));
         assert_eq!((placement.original_width, placement.original_height), (7, 5));
         assert!((pixels[[0, 95, 199]] - f32::from(bytes[3 * 34])).abs() < 1e-3 && pixels[[0, 95, 200]] == 0.0);
+    }
+
+    #[test]
+    fn an_input_size_is_filled_up_and_never_exceeded() {
+        let spec = PreprocessingSpec { input_size: Some([320, 640]), pad_rule: PadRule::Always, ..Default::default() };
+        // Limited by the height, by the width, by the longer side, and by the shorter side.
+        let wide = PreprocessingSpec { longer_side: 600, shorter_side: 100, ..spec.clone() };
+        for (spec, original, resized) in [
+            (&spec, (480, 640), (240, 320)),
+            (&spec, (640, 480), (427, 320)),
+            (&spec, (1000, 300), (640, 192)),
+            (&spec, (64, 32), (640, 320)),
+            (&spec, (3, 4000), (1, 320)),
+            (&wide, (1000, 100), (600, 60)),
+            (&wide, (480, 640), (100, 133)),
+        ] {
+            let placement = spec.place(original.0, original.1);
+            assert_eq!((placement.resized_width, placement.resized_height), resized, "{original:?}");
+            assert_eq!((placement.padded_width, placement.padded_height), (640, 320));
+        }
+        let bytes = pattern();
+        let Preprocessed { pixels, placement } = preprocess(RgbView::new(7, 5, &bytes).unwrap(), &spec);
+        assert_eq!((placement.resized_width, placement.resized_height), (448, 320));
+        assert_eq!(pixels.dim(), (3, 320, 640));
+        assert!(pixels.slice(ndarray::s![.., .., 448..]).iter().all(|value| *value == 0.0));
+    }
+
+    #[test]
+    fn no_shape_of_picture_leaves_an_input_size() {
+        for side_rounding in [SideRounding::HalfEven, SideRounding::Down] {
+            for input_size in [[32, 32], [96, 416], [608, 1024]] {
+                let spec = PreprocessingSpec { input_size: Some(input_size), side_rounding, ..Default::default() };
+                for (width, height) in (1..200).flat_map(|width| (1..200).map(move |height| (7 * width, 5 * height))) {
+                    let placement = spec.place(width, height);
+                    assert!(placement.resized_height <= input_size[0] && placement.resized_width <= input_size[1]);
+                }
+            }
+        }
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct PreprocessingSpec {
     pub pad_multiple: u32,
     /// What happens to a side that is a multiple already.
     pub pad_rule: PadRule,
+    /// Height and width of every input, multiples of 32: no picture is resized beyond it, and all are padded to it, whatever
+    /// the two fields above say. Written by `exporter --input-size`; if absent, the size of an input follows from its picture.
+    pub input_size: Option<[u32; 2]>,
     /// What boxes are multiplied by on their way between picture and input.
     pub box_scale: BoxScale,
 }
@@ -102,6 +105,7 @@ impl Default for PreprocessingSpec {
             std: [0.229, 0.224, 0.225],
             pad_multiple: 32,
             pad_rule: PadRule::Minimal,
+            input_size: None,
             box_scale: BoxScale::PerAxis,
         }
     }

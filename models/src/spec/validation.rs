@@ -112,6 +112,21 @@ impl ModelSpec {
             "a multiple of 32 up to 4096, so that the pyramid's sums fit",
         )?;
         ensure(
+            preprocessing
+                .input_size
+                .is_none_or(|sides| sides.iter().all(|side| *side > 0 && side.is_multiple_of(32) && *side <= 16384)),
+            "preprocessing.input_size",
+            &preprocessing.input_size,
+            "height and width that are multiples of 32 from 32 to 16384, or null",
+        )?;
+        let stretched = preprocessing.fixed_size.map(|sides| sides.map(|side| preprocessing.pad(side)));
+        ensure(
+            preprocessing.input_size.is_none() || stretched.is_none() || preprocessing.input_size == stretched,
+            "preprocessing.input_size",
+            &preprocessing.input_size,
+            "the height and width of preprocessing.fixed_size after padding, or null",
+        )?;
+        ensure(
             unit(postprocessing.score_threshold),
             "postprocessing.score_threshold",
             &postprocessing.score_threshold,
@@ -154,12 +169,19 @@ mod tests {
             ("preprocessing: {resampling: scikit_image, filter: bicubic}", "preprocessing.filter"),
             ("preprocessing: {std: [1, 0, 1]}", "preprocessing.std"),
             ("preprocessing: {pad_multiple: 48}", "preprocessing.pad_multiple"),
+            ("preprocessing: {input_size: [320, 330]}", "preprocessing.input_size"),
+            ("preprocessing: {input_size: [0, 320]}", "preprocessing.input_size"),
+            ("preprocessing: {input_size: [320, 32768]}", "preprocessing.input_size"),
+            ("preprocessing: {input_size: [832, 800], fixed_size: [800, 800]}", "preprocessing.input_size"),
             ("postprocessing: {score_threshold: .nan}", "postprocessing.score_threshold"),
             ("postprocessing: {top_k: 0}", "postprocessing.top_k"),
             ("anchors: {ratios: []}", "anchors.ratios"),
         ] {
             let message = ModelSpec::from_yaml(text).unwrap_err().to_string();
             assert!(message.contains(field), "{text}: {message}");
+        }
+        for text in ["input_size: [320, 64]", "input_size: [320, 224], fixed_size: [300, 200]"] {
+            ModelSpec::from_yaml(&format!("preprocessing: {{{text}}}")).unwrap();
         }
     }
 }
