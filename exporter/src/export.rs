@@ -9,18 +9,27 @@ use ndarray::ArrayD;
 use runtime::EngineOptions;
 
 use crate::accuracy::{Accuracy, AccuracyError};
+use crate::external::ExternalFile;
 use crate::fold::fold_batch_norms;
 use crate::graph::Graph;
-use crate::model::encode;
+use crate::model::{Encoded, FileOptions, encode};
 use crate::precision::{Comparison, Lowered, Precision, PrecisionError, PrecisionOptions, check, lower};
 use crate::proof::{Differences, ProofError, prove};
 use crate::trace::trace;
+
+/// Bytes that a protocol buffer may have.
+const LARGEST: usize = i32::MAX as usize;
+
+/// What to do with more.
+const TOO_LARGE: &str = "no ONNX file may have more than 2 GB; --external-data puts the weights into a file beside it";
 
 /// What is exported.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
     /// What the numbers of the network are.
     pub precision: PrecisionOptions,
+    /// What the file is like.
+    pub file: FileOptions,
     /// Data to measure the file's AP on.
     pub accuracy: Option<Accuracy>,
     /// How much smaller than that of 32 bits the AP may be.
@@ -86,7 +95,8 @@ pub enum ExportError {
     },
 }
 
-/// Writes the checkpoint's detector into `file`, proves it, and gives it its name.
+/// Writes the checkpoint's detector into `file`, proves it, and gives it its name. `stem` is what the name of external data
+/// begins with.
 ///
 /// No two copies of the weights outlive a step in 32 bits: they move from the checkpoint into the graph and into the file,
 /// and are gone before ONNX Runtime loads its own.
@@ -97,36 +107,41 @@ pub enum ExportError {
 pub fn export(
     checkpoint: Checkpoint,
     mut file: AtomicFile,
+    stem: &str,
     options: &ExportOptions,
     engine: &EngineOptions,
 ) -> Result<Exported, ExportError> {
     let Checkpoint { spec, provenance, tensors, probe } = checkpoint;
+    let precision = options.precision.precision;
     let mut graph = folded(&spec, tensors)?;
     let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
-    if options.precision.precision == Precision::Fp32 {
-        let bytes = write(&encode(graph, &spec, &provenance), &mut file)?;
+    if precision == Precision::Fp32 {
+        let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
+        let written = Written::new(encoded, &mut file)?;
         let differences = prove(file.path(), &probe, engine)?;
         let ap = measure(file.path())?;
         file.commit()?;
-        return Ok(Exported { bytes, differences, lowered: None, ap });
+        return Ok(Exported { bytes: written.keep(), differences, lowered: None, ap });
     }
 
     let folder = file.path().parent().unwrap_or(Path::new("."));
     let mut full = tempfile::Builder::new().prefix(".fp32.").suffix(".partial").tempfile_in(folder)?;
-    write(&encode(graph.clone(), &spec, &provenance), &mut full)?;
+    full.write_all(&to_bytes(graph.clone(), &spec, &provenance))?;
     let differences = prove(full.path(), &probe, engine)?;
 
     let lowered = lower(&mut graph, &spec, &probe.images, &options.precision, engine)?;
-    let bytes = write(&encode(graph, &spec, &provenance), &mut file)?;
+    let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
+    let written = Written::new(encoded, &mut file)?;
     let comparison = check(full.path(), file.path(), &spec, &probe.images, &options.precision, engine)?;
     let (full_ap, ap) = (measure(full.path())?, measure(file.path())?);
     if let (Some(expected), Some(found), Some(allowed)) = (full_ap, ap, options.max_ap_drop)
         && expected - found > allowed
     {
-        return Err(ExportError::Drop { precision: options.precision.precision, found, expected, allowed });
+        return Err(ExportError::Drop { precision, found, expected, allowed });
     }
     file.commit()?;
-    Ok(Exported { bytes, differences, lowered: Some(Loss { lowered, comparison, ap: full_ap }), ap })
+    let loss = Loss { lowered, comparison, ap: full_ap };
+    Ok(Exported { bytes: written.keep(), differences, lowered: Some(loss), ap })
 }
 
 /// The bytes of an ONNX file of 32 bits, unproven.
@@ -138,7 +153,11 @@ pub fn to_onnx(
     tensors: BTreeMap<String, ArrayD<f32>>,
     provenance: &Provenance,
 ) -> Result<Vec<u8>, WeightsError> {
-    Ok(encode(folded(spec, tensors)?, spec, provenance))
+    Ok(to_bytes(folded(spec, tensors)?, spec, provenance))
+}
+
+fn to_bytes(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
+    encode(graph, spec, provenance, Precision::Fp32, &FileOptions::default(), "").model
 }
 
 fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
@@ -147,9 +166,27 @@ fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Gr
     Ok(graph)
 }
 
-/// Writes all of it, and says how much that is.
-fn write(bytes: &[u8], file: &mut impl Write) -> io::Result<usize> {
-    file.write_all(bytes)?;
-    file.flush()?;
-    Ok(bytes.len())
+/// A model on the disk that has no name yet.
+struct Written {
+    bytes: usize,
+    external: Option<ExternalFile>,
+}
+
+impl Written {
+    fn new(encoded: Encoded, file: &mut AtomicFile) -> io::Result<Self> {
+        let Encoded { model, external } = encoded;
+        let folder = file.path().parent().unwrap_or(Path::new("."));
+        let external = external.map(|external| external.write(folder)).transpose()?;
+        if model.len() > LARGEST {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE));
+        }
+        file.write_all(&model)?;
+        file.flush()?;
+        Ok(Self { bytes: model.len(), external })
+    }
+
+    /// Keeps what is beside the model. Says the size of both.
+    fn keep(self) -> usize {
+        self.bytes + self.external.map_or(0, ExternalFile::keep)
+    }
 }

@@ -209,7 +209,7 @@ impl Constant {
             Elements::Byte(values) => (DataType::Uint8, values),
         };
         let dims = self.shape.into_iter().map(|size| size as i64).collect();
-        TensorProto { dims, data_type: data_type.into(), name, raw_data }
+        TensorProto { dims, data_type: data_type.into(), name, raw_data, ..TensorProto::default() }
     }
 }
 

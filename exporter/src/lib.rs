@@ -8,6 +8,8 @@ mod trace;
 mod graph;
 mod fold;
 mod precision;
+mod opset;
+mod external;
 mod model;
 mod onnx;
 mod proof;
@@ -23,7 +25,8 @@ pub use describe::{DescribeError, describe};
 pub use export::{ExportError, ExportOptions, Exported, Loss, export, to_onnx};
 pub use fold::fold_batch_norms;
 pub use graph::{Attribute, Constant, Elements, Graph, Node, Port, Side};
-pub use model::encode;
+pub use model::FileOptions;
+pub use opset::Opset;
 pub use precision::{
     CalibrationError, Comparison, Layers, Lowered, Precision, PrecisionError, PrecisionOptions, RangeRule, Sensitivity,
     UnknownLayer, pictures,

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use exporter::{
-    Accuracy, Comparison, ExportError, ExportOptions, Exported, Loss, OFFSET_TOLERANCE, Precision, PrecisionOptions,
-    RangeRule, SCORE_TOLERANCE, Sensitivity, Summary, describe, export, grouped, pictures,
+    Accuracy, Comparison, ExportError, ExportOptions, Exported, FileOptions, Loss, OFFSET_TOLERANCE, Opset, Precision,
+    PrecisionOptions, RangeRule, SCORE_TOLERANCE, Sensitivity, Summary, describe, export, grouped, pictures,
 };
 use models::dataset::Source;
 use models::{AtomicFile, Checkpoint, CheckpointError};
@@ -41,11 +41,35 @@ struct Args {
     describe: Option<PathBuf>,
 
     #[command(flatten)]
+    file: FileArgs,
+
+    #[command(flatten)]
     precision: PrecisionArgs,
 
     /// ONNX Runtime's library [default: ORT_DYLIB_PATH, beside this program, .deps/onnxruntime/lib, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+}
+
+/// What the file is like.
+#[derive(clap::Args)]
+#[command(next_help_heading = "File")]
+struct FileArgs {
+    /// Version of ONNX's operators, from 13 to 21.
+    #[arg(long, value_name = "VERSION", default_value_t)]
+    opset: Opset,
+
+    /// Name of the graph. [default: what the network is]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Text about the model, for people. [default: what the network is, and where to read more]
+    #[arg(long, value_name = "TEXT")]
+    doc: Option<String>,
+
+    /// Put the weights into a file beside it, whose name says what is in it: `retinanet-1a2b3c4d.bin`.
+    #[arg(long)]
+    external_data: bool,
 }
 
 /// The precision of the file.
@@ -90,8 +114,15 @@ struct PrecisionArgs {
     max_ap_drop: Option<f64>,
 }
 
+impl FileArgs {
+    fn options(&self) -> FileOptions {
+        let Self { opset, name, doc, external_data } = self;
+        FileOptions { opset: *opset, name: name.clone(), doc: doc.clone(), external_data: *external_data }
+    }
+}
+
 impl PrecisionArgs {
-    fn options(&self) -> anyhow::Result<ExportOptions> {
+    fn options(&self, file: FileOptions) -> anyhow::Result<ExportOptions> {
         let pictures_folder = self.pictures.as_deref();
         let calibration = match &self.calibrate {
             Some(data) => pictures(data, pictures_folder, self.calibration_pictures as usize)?,
@@ -109,6 +140,7 @@ impl PrecisionArgs {
                 keep_float: self.keep_float.iter().map(String::as_str).collect(),
                 sensitivity: self.sensitivity,
             },
+            file,
             accuracy: accuracy.transpose()?,
             max_ap_drop: self.max_ap_drop,
         })
@@ -148,14 +180,15 @@ fn run(args: Args) -> anyhow::Result<()> {
     // First of all, so that a folder that can't be written costs no one a wait.
     let file = AtomicFile::create(&args.out)
         .with_context(|| format!("cannot write `{}`; make its folder, or give another --out", args.out.display()))?;
-    let options = args.precision.options()?;
+    let options = args.precision.options(args.file.options())?;
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&checkpoint.spec)?;
     if args.summary {
         print(&summary.to_string()).context(STDOUT)?;
     }
+    let stem = args.out.file_stem().unwrap_or_default().to_string_lossy();
     let engine = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
-    let exported = export(checkpoint, file, &options, &engine)
+    let exported = export(checkpoint, file, &stem, &options, &engine)
         .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;
     print(&report(&args, &summary, &exported, start.elapsed())).context(STDOUT)
 }

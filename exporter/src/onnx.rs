@@ -151,7 +151,16 @@ pub(crate) struct TensorProto {
     /// The elements in row-major order, each in little-endian bytes.
     #[prost(bytes = "vec", tag = "9")]
     pub(crate) raw_data: Vec<u8>,
+    /// Where the elements are, if they are in another file: its name, the first byte, and how many.
+    #[prost(message, repeated, tag = "13")]
+    pub(crate) external_data: Vec<StringStringEntryProto>,
+    /// [`DATA_IS_EXTERNAL`], or zero if the elements are here.
+    #[prost(int32, tag = "14")]
+    pub(crate) data_location: i32,
 }
+
+/// `TensorProto.DataLocation.EXTERNAL`.
+pub(crate) const DATA_IS_EXTERNAL: i32 = 1;
 
 /// Type of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
@@ -269,7 +278,8 @@ mod tests {
         let dim = dimensions.map(|value| Dimension { value: Some(value) }).into();
         let tensor_type = Some(TensorType { elem_type: 1, shape: Some(TensorShapeProto { dim }) });
         let input = ValueInfoProto { name: "x".into(), r#type: Some(TypeProto { tensor_type }), ..Default::default() };
-        let constant = TensorProto { dims: vec![2], data_type: 7, name: "c".into(), raw_data: vec![0; 16] };
+        let constant =
+            TensorProto { dims: vec![2], data_type: 7, name: "c".into(), raw_data: vec![0; 16], ..Default::default() };
         let graph = GraphProto {
             name: "g".into(),
             node: vec![node],

@@ -169,6 +169,60 @@ fn a_missing_onnx_runtime_is_an_error_and_leaves_no_file() {
 }
 
 #[test]
+fn every_operator_set_says_the_same() {
+    let folder = Folder::with(&checkpoint_for_small_pictures());
+    folder.add_pictures(1);
+    for opset in ["13", "18", "21"] {
+        for precision in [&["--precision", "fp32"][..], &["--precision", "int8", "--calibrate", "pictures"]] {
+            success(folder.exporter(&[&["--opset", opset, "--out", "model.onnx"], precision].concat()));
+            let described = success(folder.exporter(&["--describe", "model.onnx"]));
+            assert!(described.contains(&format!("ONNX operator set {opset}")), "{described}");
+        }
+    }
+    for opset in ["12", "22", "x"] {
+        assert!(failure(folder.exporter(&["--opset", opset])).contains("from 13 to 21"));
+    }
+}
+
+#[test]
+fn name_and_text_are_those_that_were_given() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&["--name", "Blood cells", "--doc", "Finds cells, as of 2026."]));
+    let described = success(folder.exporter(&["--describe", "retinanet.onnx"]));
+    assert!(described.starts_with("Finds cells, as of 2026."), "{described}");
+    let bytes = fs::read(folder.path("retinanet.onnx")).unwrap();
+    assert!(bytes.windows(11).any(|window| window == b"Blood cells"));
+}
+
+#[test]
+fn weights_may_be_in_a_file_beside_the_model() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&["--out", "single.onnx"]));
+    for _ in 0..2 {
+        success(folder.exporter(&["--external-data"]));
+        let files = folder.files();
+        let [data, model, ..] = &files[..] else { panic!("{files:?}") };
+        assert!(data.starts_with("retinanet-") && data.ends_with(".bin") && model == "retinanet.onnx", "{files:?}");
+        assert_eq!(files.len(), 4, "the same weights have the same file: {files:?}");
+        assert!(fs::metadata(folder.path(model)).unwrap().len() < 200_000);
+    }
+    let images = noise(&mut Random(7), &[1, 3, 64, 32], 1.0).into_dimensionality().unwrap();
+    let [single, double] = ["single.onnx", "retinanet.onnx"].map(|name| {
+        let engine = Engine::open(folder.path(name), &EngineOptions::default()).unwrap();
+        engine.run(images.view()).unwrap().offsets().to_owned()
+    });
+    assert_eq!(single, double);
+
+    // A model that is refused leaves no weights either, and takes none away.
+    let before = folder.files();
+    let mut wrong = checkpoint().clone();
+    *tensor(&mut wrong, "regressionModel.output.bias") += 0.01;
+    wrong.write(&folder.path("runs/latest/best.safetensors")).unwrap();
+    assert!(failure(folder.exporter(&["--external-data"])).contains("differ"));
+    assert_eq!(folder.files(), before);
+}
+
+#[test]
 fn half_precision_halves_the_file_and_hardly_changes_what_it_says() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&["--out", "full.onnx"]));
@@ -197,7 +251,7 @@ fn a_network_that_overflows_16_bits_keeps_its_large_numbers_in_32() {
 
 #[test]
 fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
-    let folder = Folder::with(checkpoint());
+    let folder = Folder::with(&checkpoint_for_small_pictures());
     folder.add_pictures(3);
     let int8 = ["--precision", "int8", "--calibrate", "pictures"];
     success(folder.exporter(&["--out", "full.onnx"]));
@@ -225,7 +279,7 @@ fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
 
 #[test]
 fn every_option_of_precision_does_something() {
-    let folder = Folder::with(checkpoint());
+    let folder = Folder::with(&checkpoint_for_small_pictures());
     folder.add_pictures(2);
     let int8 = |more: &[&str]| {
         success(folder.exporter(&[&["--precision", "int8", "--calibrate", "pictures"], more].concat()));
@@ -249,7 +303,7 @@ fn every_option_of_precision_does_something() {
 
 #[test]
 fn an_ap_that_falls_too_far_is_another_exit_code_and_no_file() {
-    let folder = Folder::with(checkpoint());
+    let folder = Folder::with(&checkpoint_for_small_pictures());
     folder.add_pictures(2);
     fs::write(folder.path("boxes.csv"), "0.png,1,2,30,40,cell\n1.png,5,5,20,20,platelet\n").unwrap();
     fs::write(folder.path("retinanet.onnx"), "the earlier file").unwrap();
@@ -267,7 +321,7 @@ fn an_ap_that_falls_too_far_is_another_exit_code_and_no_file() {
 
 #[test]
 fn what_precision_cannot_work_with_is_named_and_the_earlier_file_stays() {
-    let folder = Folder::with(checkpoint());
+    let folder = Folder::with(&checkpoint_for_small_pictures());
     folder.add_pictures(2);
     fs::create_dir(folder.path("broken")).unwrap();
     fs::write(folder.path("broken/0.png"), "no picture").unwrap();
@@ -394,6 +448,13 @@ fn checkpoint() -> &'static Checkpoint {
         checkpoint
     });
     &CHECKPOINT
+}
+
+/// The same for pictures of 96 pixels, which take a fiftieth of the time.
+fn checkpoint_for_small_pictures() -> Checkpoint {
+    let mut checkpoint = checkpoint().clone();
+    (checkpoint.spec.preprocessing.shorter_side, checkpoint.spec.preprocessing.longer_side) = (96, 160);
+    checkpoint
 }
 
 /// Weights around those that training starts from, small enough that the scores are neither 0 nor 1.
