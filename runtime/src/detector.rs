@@ -9,7 +9,7 @@ use models::{Anchors, ModelSpec, Preprocessed, RgbView, RgbViewError, preprocess
 use ndarray::Axis;
 
 use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
-use crate::postprocess::{Detection, postprocess};
+use crate::postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
 
 /// How a detector runs.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,17 @@ pub enum DetectorError {
     /// An option is out of its range.
     #[error("score threshold {0} is not between 0 and 1")]
     ScoreThreshold(f32),
+    /// The file has dropped what is asked for.
+    #[error(
+        "score threshold {asked} is below {least}, and the model hands over only candidates above that; ask for {least} or \
+         more, or export it without --top-k"
+    )]
+    Dropped {
+        /// The threshold that was asked for.
+        asked: f32,
+        /// The file's own.
+        least: f32,
+    },
     /// The picture has no pixels.
     #[error(transparent)]
     Picture(#[from] RgbViewError),
@@ -39,6 +50,25 @@ pub enum DetectorError {
         found: usize,
         /// The spec's.
         expected: usize,
+        /// Pixels of the input.
+        width: usize,
+        /// Pixels of the input.
+        height: usize,
+    },
+    /// The network names an anchor or a class that is not there.
+    #[error(
+        "the model names anchor {anchor} and class {class}, and for an input of {width}x{height} its spec has {anchors} anchors \
+         and {classes} classes; export it again"
+    )]
+    Candidate {
+        /// The network's anchor.
+        anchor: i64,
+        /// The network's class.
+        class: i64,
+        /// Number of anchors.
+        anchors: usize,
+        /// Number of classes.
+        classes: usize,
         /// Pixels of the input.
         width: usize,
         /// Pixels of the input.
@@ -70,6 +100,10 @@ impl Detector {
         let engine = Engine::open(path, &options.engine)?;
         let mut spec = engine.spec().clone();
         if let Some(threshold) = threshold {
+            let least = spec.postprocessing.score_threshold;
+            if engine.top_k().is_some() && threshold < least {
+                return Err(DetectorError::Dropped { asked: threshold, least });
+            }
             spec.postprocessing.score_threshold = threshold;
         }
         Ok(Self { engine, spec, anchors: AnchorCache::default() })
@@ -120,6 +154,14 @@ impl Detector {
     pub fn postprocess(&self, input: &Preprocessed, outputs: &Outputs) -> Result<Vec<Detection>, DetectorError> {
         let (_, height, width) = input.pixels.dim();
         let anchors = self.anchors.get(height, width, &self.spec);
+        let outputs = match outputs {
+            Outputs::Dense(outputs) => outputs,
+            Outputs::Candidates(outputs) => {
+                let found = outputs.of(0);
+                self.check(&found, &anchors, height, width)?;
+                return Ok(postprocess_candidates(&found, &anchors, &input.placement, &self.spec));
+            }
+        };
         let (scores, offsets) = (outputs.scores(), outputs.offsets());
         let (scores, offsets) = (scores.index_axis(Axis(0), 0), offsets.index_axis(Axis(0), 0));
         let (found, expected) = (scores.nrows(), anchors.boxes().len());
@@ -130,6 +172,17 @@ impl Detector {
             return Err(DetectorError::Scores(scores.len()));
         }
         Ok(postprocess(scores, offsets, &anchors, &input.placement, &self.spec))
+    }
+
+    /// Checks that all candidates are of an anchor and a class that are there.
+    fn check(&self, found: &Candidates, anchors: &Anchors, height: usize, width: usize) -> Result<(), DetectorError> {
+        let (anchors, classes) = (anchors.boxes().len(), self.spec.class_count());
+        let within = |index: i64, count: usize| usize::try_from(index).is_ok_and(|index| index < count);
+        let mut pairs = found.anchors.iter().zip(&found.classes);
+        match pairs.find(|(anchor, class)| !within(**anchor, anchors) || !within(**class, classes)) {
+            None => Ok(()),
+            Some((&anchor, &class)) => Err(DetectorError::Candidate { anchor, class, anchors, classes, width, height }),
+        }
     }
 }
 

@@ -1,14 +1,18 @@
 //! The engine: an ONNX file of ours in a session of ONNX Runtime.
 
+mod outputs;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use models::ModelSpec;
-use ndarray::{ArrayView3, ArrayView4, Ix3};
+use ndarray::{Array4, ArrayView4, CowArray, Ix4, s};
 use ort::ep::{self, ExecutionProvider};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use ort::value::{Outlet, Tensor, TensorElementType, TensorRef, ValueType};
+use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+
+pub use outputs::{CandidateOutputs, DenseOutputs, Outputs};
 
 use crate::library::{self, LibraryError, Loaded};
 use crate::provider::Provider;
@@ -16,14 +20,26 @@ use crate::provider::Provider;
 /// The key in an ONNX file's `metadata_props` under which the spec stands, as YAML.
 pub const SPEC_KEY: &str = "retinanet.spec";
 
+/// The key under which an ONNX file says that it hands over only candidates: how many of each level.
+pub const TOP_K_KEY: &str = "retinanet.top_k";
+
 /// The network's input, `[N, 3, H, W]`.
 pub const IMAGES: &str = "images";
 
 /// The network's first output, `[N, A, K]`.
 pub const CLASSIFICATION: &str = "classification";
 
-/// The network's second output, `[N, A, 4]`.
+/// The network's second output, `[N, A, 4]`; of a file that hands over candidates the fourth, `[N, M, 4]`.
 pub const REGRESSION: &str = "regression";
+
+/// The first output of a file that hands over candidates: their scores, `[N, M]`.
+pub const CANDIDATE_SCORES: &str = "scores";
+
+/// Its second output: the rows of their anchors among all anchors, `[N, M]`.
+pub const CANDIDATE_ANCHORS: &str = "anchors";
+
+/// Its third output: their classes, `[N, M]`.
+pub const CANDIDATE_CLASSES: &str = "classes";
 
 /// The network halves its input five times and adds the halves up again, so sides must be multiples of this.
 const SIDE_MULTIPLE: usize = 32;
@@ -85,6 +101,32 @@ pub enum EngineError {
         /// The shape.
         found: Vec<usize>,
     },
+    /// The file was exported for inputs of another size.
+    #[error(
+        "input is {}x{}, and the model takes {}x{} (height x width) alone; resize by its spec, or export it without \
+         --input-size", .found[0], .found[1], .expected[0], .expected[1]
+    )]
+    Size {
+        /// Height and width of the input.
+        found: [usize; 2],
+        /// Height and width that the file fixes.
+        expected: [usize; 2],
+    },
+    /// The file was exported for fewer pictures at a time.
+    #[error(
+        "{found} pictures are more than the {most} that the model takes at a time; run fewer, or export it with another --batch"
+    )]
+    Batch {
+        /// Pictures of the input.
+        found: usize,
+        /// Pictures that the file fixes.
+        most: usize,
+    },
+    /// Scores of all anchors were asked of a file that does not have them.
+    #[error(
+        "the model hands over only its best candidates; export it without --top-k to have the scores of all anchors"
+    )]
+    OnlyCandidates,
     /// ONNX Runtime stopped.
     #[error("ONNX Runtime failed on an input of shape {shape:?}: {reason}")]
     Run {
@@ -110,31 +152,20 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Engine {
     session: Mutex<Session>,
-    spec: ModelSpec,
+    contract: Contract,
     provider: Provider,
 }
 
-/// What the network says about a batch, in ONNX Runtime's own memory.
-#[derive(Debug)]
-pub struct Outputs {
-    scores: Tensor<f32>,
-    offsets: Tensor<f32>,
-}
-
-impl Outputs {
-    /// The scores: `[N, anchors, classes]`, in [0, 1].
-    pub fn scores(&self) -> ArrayView3<'_, f32> {
-        rank_three(&self.scores)
-    }
-
-    /// The offsets: `[N, anchors, 4]`.
-    pub fn offsets(&self) -> ArrayView3<'_, f32> {
-        rank_three(&self.offsets)
-    }
-}
-
-fn rank_three(tensor: &Tensor<f32>) -> ArrayView3<'_, f32> {
-    tensor.extract_array().into_dimensionality::<Ix3>().expect("the rank was checked when the outputs were taken")
+/// What a file of ours promises.
+#[derive(Clone, Debug, PartialEq)]
+struct Contract {
+    spec: ModelSpec,
+    /// Candidates of each level that the file hands over; a score of everything if absent.
+    top_k: Option<usize>,
+    /// Number of pictures that the file fixes.
+    batch: Option<usize>,
+    /// Height and width that the file fixes.
+    size: Option<[usize; 2]>,
 }
 
 impl Engine {
@@ -171,13 +202,28 @@ impl Engine {
         commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<Session>,
     ) -> Result<Self, EngineError> {
         let session = session(&model, options, commit)?;
-        let spec = read_spec(&session).map_err(|reason| EngineError::Foreign { model, reason })?;
-        Ok(Self { session: Mutex::new(session), spec, provider: options.provider })
+        let contract = Contract::read(&session).map_err(|reason| EngineError::Foreign { model, reason })?;
+        Ok(Self { session: Mutex::new(session), contract, provider: options.provider })
     }
 
     /// The spec that the file carries.
     pub fn spec(&self) -> &ModelSpec {
-        &self.spec
+        &self.contract.spec
+    }
+
+    /// How many candidates of each level the file hands over; a score for everything if absent.
+    pub fn top_k(&self) -> Option<usize> {
+        self.contract.top_k
+    }
+
+    /// The number of pictures that the file computes at a time; any if absent.
+    pub fn batch(&self) -> Option<usize> {
+        self.contract.batch
+    }
+
+    /// Height and width that the file takes; any multiples of 32 if absent.
+    pub fn size(&self) -> Option<[usize; 2]> {
+        self.contract.size
     }
 
     /// What computes the network.
@@ -185,44 +231,26 @@ impl Engine {
         self.provider
     }
 
-    /// Runs the network on a batch of preprocessed pictures, `[N, 3, H, W]` with H and W multiples of 32.
+    /// Runs the network on a batch of preprocessed pictures, `[N, 3, H, W]` with H and W multiples of 32. Where the file fixes
+    /// the number of pictures, fewer are filled up with zeros, of which the outputs say nothing.
     ///
     /// # Errors
-    /// When the input has another shape, and when ONNX Runtime fails.
+    /// When the input has another shape than the file takes, and when ONNX Runtime fails.
     pub fn run(&self, images: ArrayView4<f32>) -> Result<Outputs, EngineError> {
+        let Contract { spec, top_k, .. } = &self.contract;
+        let pictures = images.dim().0;
+        let images = self.contract.fit(images)?;
         let shape = images.shape().to_vec();
-        let sides_fit = shape[2..].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
-        if shape[0] == 0 || shape[1] != 3 || !sides_fit {
-            return Err(EngineError::Input { found: shape });
-        }
         let run_error = |error: ort::Error| EngineError::Run { shape: shape.clone(), reason: words(&error) };
         let images = images.as_standard_layout();
         let input = TensorRef::from_array_view(&images).map_err(run_error)?;
 
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outputs = session.run(ort::inputs![IMAGES => input]).map_err(run_error)?;
-        let mut take = |name: &'static str| {
-            let value = outputs.remove(name).expect("the file's outputs were checked when it was opened");
-            value.downcast::<ort::value::TensorValueType<f32>>().map_err(run_error)
-        };
-        let outputs = Outputs { scores: take(CLASSIFICATION)?, offsets: take(REGRESSION)? };
-        outputs.check(shape[0], self.spec.class_count())?;
-        Ok(outputs)
-    }
-}
-
-impl Outputs {
-    fn check(&self, batch: usize, classes: usize) -> Result<(), EngineError> {
-        let sizes = |tensor: &Tensor<f32>| tensor.shape().iter().map(|size| *size as usize).collect::<Vec<_>>();
-        let (scores, offsets) = (sizes(&self.scores), sizes(&self.offsets));
-        let anchors = scores.get(1).copied().unwrap_or(0);
-        for (name, found, width) in [(CLASSIFICATION, scores, classes), (REGRESSION, offsets, 4)] {
-            let expected = vec![batch, anchors, width];
-            if found != expected {
-                return Err(EngineError::Output { name, found, expected });
-            }
+        match top_k {
+            None => DenseOutputs::take(&mut outputs, shape[0], pictures, spec, run_error).map(Outputs::Dense),
+            Some(_) => CandidateOutputs::take(&mut outputs, shape[0], pictures, run_error).map(Outputs::Candidates),
         }
-        Ok(())
     }
 }
 
@@ -284,36 +312,95 @@ pub(crate) fn words<R>(error: &ort::Error<R>) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The spec of a file that is ours; otherwise what is missing or different.
-fn read_spec(session: &Session) -> Result<ModelSpec, String> {
-    let metadata = session.metadata().map_err(|error| words(&error))?;
-    let text = metadata.custom(SPEC_KEY).ok_or_else(|| format!("it carries no `{SPEC_KEY}`"))?;
-    let spec = ModelSpec::from_yaml(&text).map_err(|error| format!("its `{SPEC_KEY}` is broken: {error}"))?;
-    let classes = spec.class_count();
-    if classes == 0 {
-        return Err(format!("its `{SPEC_KEY}` names no classes"));
+impl Contract {
+    /// The contract of a file that is ours; otherwise what is missing or different.
+    fn read(session: &Session) -> Result<Self, String> {
+        let metadata = session.metadata().map_err(|error| words(&error))?;
+        let text = metadata.custom(SPEC_KEY).ok_or_else(|| format!("it carries no `{SPEC_KEY}`"))?;
+        let spec = ModelSpec::from_yaml(&text).map_err(|error| format!("its `{SPEC_KEY}` is broken: {error}"))?;
+        let classes = spec.class_count();
+        if classes == 0 {
+            return Err(format!("its `{SPEC_KEY}` names no classes"));
+        }
+        let top_k = metadata.custom(TOP_K_KEY).map(|text| {
+            text.parse().map_err(|_| format!("its `{TOP_K_KEY}` is `{text}`, expected how many candidates a level has"))
+        });
+        let top_k = top_k.transpose()?;
+
+        let (float, int) = (TensorElementType::Float32, TensorElementType::Int64);
+        check_tensors("input", session.inputs(), &[(IMAGES, float, &[None, Some(3), None, None])])?;
+        let outputs: &[(&str, TensorElementType, &[Option<usize>])] = match top_k {
+            None => {
+                &[(CLASSIFICATION, float, &[None, None, Some(classes)]), (REGRESSION, float, &[None, None, Some(4)])]
+            }
+            Some(_) => &[
+                (CANDIDATE_SCORES, float, &[None, None]),
+                (CANDIDATE_ANCHORS, int, &[None, None]),
+                (CANDIDATE_CLASSES, int, &[None, None]),
+                (REGRESSION, float, &[None, None, Some(4)]),
+            ],
+        };
+        check_tensors("output", session.outputs(), outputs)?;
+
+        let [batch, height, width] = fixed_sides(&session.inputs()[0]);
+        let size = match (height, width) {
+            (Some(height), Some(width)) => Some([height, width]),
+            (None, None) => None,
+            _ => return Err("it fixes one side of its input alone".to_owned()),
+        };
+        let said = spec.preprocessing.input_size.map(|sides| sides.map(|side| side as usize));
+        if size.is_some() && size != said {
+            return Err(format!("its input is {size:?}, its spec says {said:?} (height, width)"));
+        }
+        Ok(Self { spec, top_k, batch, size })
     }
-    check_tensors("input", session.inputs(), &[(IMAGES, &[None, Some(3), None, None])])?;
-    let outputs: [(&str, &[Option<usize>]); 2] =
-        [(CLASSIFICATION, &[None, None, Some(classes)]), (REGRESSION, &[None, None, Some(4)])];
-    check_tensors("output", session.outputs(), &outputs)?;
-    Ok(spec)
+
+    /// The input as the file takes it.
+    fn fit<'a>(&self, images: ArrayView4<'a, f32>) -> Result<CowArray<'a, f32, Ix4>, EngineError> {
+        let (pictures, channels, height, width) = images.dim();
+        let sides_fit = [height, width].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
+        if pictures == 0 || channels != 3 || !sides_fit {
+            return Err(EngineError::Input { found: images.shape().to_vec() });
+        }
+        if let Some(expected) = self.size.filter(|size| *size != [height, width]) {
+            return Err(EngineError::Size { found: [height, width], expected });
+        }
+        match self.batch {
+            Some(most) if pictures > most => Err(EngineError::Batch { found: pictures, most }),
+            Some(batch) if pictures < batch => {
+                let mut filled = Array4::zeros((batch, channels, height, width));
+                filled.slice_mut(s![..pictures, .., .., ..]).assign(&images);
+                Ok(filled.into())
+            }
+            _ => Ok(images.into()),
+        }
+    }
 }
 
-/// Checks that there are exactly these tensors, of 32-bit floats, with these sizes; `None` is any size, and a size that
+/// The number of pictures, the height and the width that an input fixes.
+fn fixed_sides(input: &Outlet) -> [Option<usize>; 3] {
+    let ValueType::Tensor { shape, .. } = input.dtype() else { return [None; 3] };
+    [0, 2, 3].map(|axis| shape.get(axis).and_then(|size| usize::try_from(*size).ok()))
+}
+
+/// Checks that there are exactly these tensors, with these elements and sizes; `None` is any size, and a size that
 /// the file leaves open is checked when the network runs.
-fn check_tensors(kind: &str, found: &[Outlet], expected: &[(&str, &[Option<usize>])]) -> Result<(), String> {
+fn check_tensors(
+    kind: &str,
+    found: &[Outlet],
+    expected: &[(&str, TensorElementType, &[Option<usize>])],
+) -> Result<(), String> {
     let names = found.iter().map(|outlet| format!("`{}`", outlet.name())).collect::<Vec<_>>().join(", ");
     if found.len() != expected.len() {
         return Err(format!("it has {} {kind}s ({names}), expected {}", found.len(), expected.len()));
     }
-    for (name, sizes) in expected {
+    for (name, element, sizes) in expected {
         let outlet = found.iter().find(|outlet| outlet.name() == *name);
         let Some(outlet) = outlet else {
             return Err(format!("it has no {kind} `{name}`, only {names}"));
         };
         let fits = match outlet.dtype() {
-            ValueType::Tensor { ty: TensorElementType::Float32, shape, .. } => {
+            ValueType::Tensor { ty, shape, .. } if ty == element => {
                 shape.len() == sizes.len()
                     && shape.iter().zip(*sizes).all(|(found, expected)| {
                         *found < 0 || expected.is_none_or(|expected| usize::try_from(*found) == Ok(expected))
@@ -324,7 +411,7 @@ fn check_tensors(kind: &str, found: &[Outlet], expected: &[(&str, &[Option<usize
         if !fits {
             let sizes = sizes.iter().map(|size| size.map_or("any".to_owned(), |size| size.to_string()));
             let sizes = sizes.collect::<Vec<_>>().join(", ");
-            return Err(format!("its {kind} `{name}` is {}, expected 32-bit floats [{sizes}]", outlet.dtype()));
+            return Err(format!("its {kind} `{name}` is {}, expected {element} [{sizes}]", outlet.dtype()));
         }
     }
     Ok(())

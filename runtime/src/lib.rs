@@ -37,8 +37,11 @@ pub mod pipeline;
 pub mod progress;
 
 pub use detector::{Detector, DetectorError, DetectorOptions};
-pub use engine::{CLASSIFICATION, Engine, EngineError, EngineOptions, IMAGES, Outputs, REGRESSION, SPEC_KEY};
+pub use engine::{
+    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, CandidateOutputs, DenseOutputs, Engine,
+    EngineError, EngineOptions, IMAGES, Outputs, REGRESSION, SPEC_KEY, TOP_K_KEY,
+};
 pub use nms::suppress;
-pub use postprocess::{Detection, postprocess};
+pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
 pub use provider::{ParseProviderError, Provider};
 pub use tap::Tap;

@@ -2,7 +2,7 @@
 
 use models::spec::{Clip, PostprocessingSpec, Suppression};
 use models::{Anchors, BoundingBox, ModelSpec, Placement};
-use ndarray::ArrayView2;
+use ndarray::{ArrayView1, ArrayView2};
 
 use crate::nms::{BestFirst, Rank, Rivals};
 
@@ -44,18 +44,88 @@ pub fn postprocess(
     let scores = scores.as_standard_layout();
     let scores = scores.as_slice().expect("an array in standard layout is a slice");
 
+    let ranks = candidates(scores, anchors, rules, classes);
+    let candidate = |index: usize| {
+        let (anchor, label) = (index / classes, index % classes);
+        Candidate { anchor, label, score: scores[index], offsets: std::array::from_fn(|i| offsets[[anchor, i]]) }
+    };
+    select(ranks, candidate, anchors, placement, spec)
+}
+
+/// What a network hands over of one picture that has selected its candidates itself. Their order means nothing, and a score
+/// of 0 is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidates<'a> {
+    /// Scores: `[candidates]`, in [0, 1].
+    pub scores: ArrayView1<'a, f32>,
+    /// Rows of the anchors among all: `[candidates]`.
+    pub anchors: ArrayView1<'a, i64>,
+    /// Indices of the classes: `[candidates]`.
+    pub classes: ArrayView1<'a, i64>,
+    /// Offsets: `[candidates, 4]`.
+    pub offsets: ArrayView2<'a, f32>,
+}
+
+/// The detections among candidates: those of [`postprocess`] on all scores, of which these are the best of each level by the
+/// spec's `top_k`. The threshold may be higher than the one that they were selected by.
+///
+/// # Panics
+/// When the four do not have one length, or an anchor or a class is not there, where its score exceeds the threshold.
+pub fn postprocess_candidates(
+    found: &Candidates,
+    anchors: &Anchors,
+    placement: &Placement,
+    spec: &ModelSpec,
+) -> Vec<Detection> {
+    let Candidates { scores, anchors: rows, classes, offsets } = found;
+    let count = scores.len();
+    assert_eq!((rows.len(), classes.len(), offsets.dim()), (count, count, (count, 4)), "lengths of the candidates");
+    let threshold = spec.postprocessing.score_threshold;
+    let mut order: Vec<usize> = (0..count).filter(|index| scores[*index] > threshold).collect();
+    // Equal scores go by anchor and class, as where there is a score for everything.
+    order.sort_unstable_by_key(|index| (rows[*index], classes[*index]));
+    let ranks = order.iter().enumerate().map(|(place, index)| Rank::new(scores[*index], place)).collect();
+    let candidate = |place: usize| {
+        let index = order[place];
+        Candidate {
+            anchor: rows[index] as usize,
+            label: classes[index] as usize,
+            score: scores[index],
+            offsets: std::array::from_fn(|i| offsets[[index, i]]),
+        }
+    };
+    select(ranks, candidate, anchors, placement, spec)
+}
+
+/// A score above the threshold, and where it stands.
+struct Candidate {
+    anchor: usize,
+    label: usize,
+    score: f32,
+    offsets: [f32; 4],
+}
+
+/// The candidates that remain: best first, without those that a better one suppresses. `candidate` says what a rank's index
+/// stands for.
+fn select(
+    ranks: Vec<Rank>,
+    candidate: impl Fn(usize) -> Candidate,
+    anchors: &Anchors,
+    placement: &Placement,
+    spec: &ModelSpec,
+) -> Vec<Detection> {
+    let rules = &spec.postprocessing;
     let (width, height) = match rules.clip {
         Clip::Padded => (placement.padded_width, placement.padded_height),
         Clip::Image => (placement.resized_width, placement.resized_height),
     };
-    let mut rivals = vec![Rivals::default(); classes];
+    let mut rivals = vec![Rivals::default(); spec.class_count()];
     let mut detections = Vec::new();
-    for index in BestFirst::new(candidates(scores, anchors, rules, classes)) {
+    for index in BestFirst::new(ranks) {
         if rules.max_detections.is_some_and(|most| detections.len() >= most) {
             break;
         }
-        let (anchor, label) = (index / classes, index % classes);
-        let offsets = std::array::from_fn(|i| offsets[[anchor, i]]);
+        let Candidate { anchor, label, score, offsets } = candidate(index);
         let decoded = spec.box_coder.decode(&anchors.boxes()[anchor], offsets);
         let clipped = decoded.clip(width as f32, height as f32);
         let has_extent = clipped.width() > 0.0 && clipped.height() > 0.0;
@@ -65,7 +135,7 @@ pub fn postprocess(
         };
         if has_extent && rivals[group].admit(&clipped, rules.nms_threshold) {
             let bounding_box = placement.to_original_image(&clipped);
-            detections.push(Detection { label, score: scores[index], bounding_box });
+            detections.push(Detection { label, score, bounding_box });
         }
     }
     detections
@@ -103,7 +173,7 @@ fn find_above(threshold: f32, scores: &[f32], first: usize, found: &mut Vec<Rank
 mod tests {
     use super::*;
     use models::spec::{BoxCoderSpec, Class};
-    use ndarray::Array2;
+    use ndarray::{Array1, Array2};
 
     const SIDE: usize = 64;
     const CLASSES: usize = 3;
@@ -205,6 +275,67 @@ mod tests {
             let expected = reference(&scores, &offsets, &anchors, &spec);
             assert!(expected.len() > 5);
             assert_eq!(found, expected, "{:?}", spec.postprocessing);
+        }
+    }
+
+    /// What a network with `top_k` in it hands over: the best of each level, with a score of 0 where there are no more.
+    fn selected(
+        scores: &Array2<f32>,
+        offsets: &Array2<f32>,
+        anchors: &Anchors,
+        top_k: usize,
+    ) -> Vec<(i64, i64, f32, [f32; 4])> {
+        let mut all = Vec::new();
+        for level in anchors.levels() {
+            let pairs = level.clone().flat_map(|anchor| (0..CLASSES).map(move |label| (anchor, label)));
+            let mut found: Vec<_> = pairs
+                .map(|(anchor, label)| {
+                    let score = scores[[anchor, label]];
+                    let score = if score > 0.05 { score } else { 0.0 };
+                    (anchor as i64, label as i64, score, [0, 1, 2, 3].map(|i| offsets[[anchor, i]]))
+                })
+                .collect();
+            found.sort_by(|a, b| b.2.total_cmp(&a.2));
+            found.truncate(top_k);
+            all.extend(found);
+        }
+        all
+    }
+
+    #[test]
+    fn candidates_say_what_all_scores_say() {
+        let (anchors, scores, offsets) = noise();
+        let rules: [fn(&mut PostprocessingSpec); 5] = [
+            |_| (),
+            |rules| rules.max_detections = Some(7),
+            |rules| rules.clip = Clip::Padded,
+            |rules| rules.suppression = Suppression::ClassAgnostic,
+            |rules| rules.score_threshold = 0.5,
+        ];
+        for (top_k, change) in [20, 100_000].into_iter().flat_map(|top_k| rules.map(|change| (top_k, change))) {
+            let spec = spec(|rules| {
+                rules.top_k = Some(top_k);
+                change(rules);
+            });
+            let mut selected = selected(&scores, &offsets, &anchors, top_k);
+            let expected = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+            assert!(expected.len() > 5);
+            for _ in 0..2 {
+                let columns = |i: usize| Array1::from_iter(selected.iter().map(|found| [found.0, found.1][i]));
+                let found = postprocess_candidates(
+                    &Candidates {
+                        scores: Array1::from_iter(selected.iter().map(|found| found.2)).view(),
+                        anchors: columns(0).view(),
+                        classes: columns(1).view(),
+                        offsets: ndarray::arr2(&selected.iter().map(|found| found.3).collect::<Vec<_>>()).view(),
+                    },
+                    &anchors,
+                    &PLACEMENT,
+                    &spec,
+                );
+                assert_eq!(found, expected, "{:?}", spec.postprocessing);
+                selected.reverse();
+            }
         }
     }
 

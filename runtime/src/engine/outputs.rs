@@ -1,0 +1,146 @@
+//! What the network says about a batch, in ONNX Runtime's own memory.
+
+use std::fmt::Debug;
+
+use models::ModelSpec;
+use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis, Ix2, Ix3, s};
+use ort::session::SessionOutputs;
+use ort::value::{PrimitiveTensorElementType, Tensor, TensorValueType};
+
+use super::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, EngineError, REGRESSION};
+use crate::postprocess::Candidates;
+
+/// What the network says about a batch of pictures.
+#[derive(Debug)]
+pub enum Outputs {
+    /// A score for every class at every anchor.
+    Dense(DenseOutputs),
+    /// The best candidates, from a file that was exported with `--top-k`.
+    Candidates(CandidateOutputs),
+}
+
+impl Outputs {
+    /// The scores and offsets of all anchors.
+    ///
+    /// # Errors
+    /// When the file hands over only the best.
+    pub fn into_dense(self) -> Result<DenseOutputs, EngineError> {
+        match self {
+            Self::Dense(outputs) => Ok(outputs),
+            Self::Candidates(_) => Err(EngineError::OnlyCandidates),
+        }
+    }
+}
+
+/// What the network says of every anchor.
+#[derive(Debug)]
+pub struct DenseOutputs {
+    pictures: usize,
+    scores: Tensor<f32>,
+    offsets: Tensor<f32>,
+}
+
+impl DenseOutputs {
+    /// The scores: `[N, anchors, classes]`, in [0, 1].
+    pub fn scores(&self) -> ArrayView3<'_, f32> {
+        let scores = self.scores.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
+        scores.slice_move(s![..self.pictures, .., ..])
+    }
+
+    /// The offsets: `[N, anchors, 4]`.
+    pub fn offsets(&self) -> ArrayView3<'_, f32> {
+        let offsets = self.offsets.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
+        offsets.slice_move(s![..self.pictures, .., ..])
+    }
+
+    /// Takes the outputs of `batch` pictures, of which the first `pictures` mean something.
+    pub(super) fn take(
+        outputs: &mut SessionOutputs,
+        batch: usize,
+        pictures: usize,
+        spec: &ModelSpec,
+        run_error: impl Fn(ort::Error) -> EngineError,
+    ) -> Result<Self, EngineError> {
+        let scores = take::<f32>(outputs, CLASSIFICATION).map_err(&run_error)?;
+        let offsets = take::<f32>(outputs, REGRESSION).map_err(&run_error)?;
+        let anchors = sizes(&scores).get(1).copied().unwrap_or(0);
+        check(CLASSIFICATION, sizes(&scores), [batch, anchors, spec.class_count()])?;
+        check(REGRESSION, sizes(&offsets), [batch, anchors, 4])?;
+        Ok(Self { pictures, scores, offsets })
+    }
+}
+
+/// The best candidates of every picture of a batch.
+#[derive(Debug)]
+pub struct CandidateOutputs {
+    pictures: usize,
+    scores: Tensor<f32>,
+    anchors: Tensor<i64>,
+    classes: Tensor<i64>,
+    offsets: Tensor<f32>,
+}
+
+impl CandidateOutputs {
+    /// Number of pictures.
+    pub fn pictures(&self) -> usize {
+        self.pictures
+    }
+
+    /// The candidates of one picture of the batch.
+    ///
+    /// # Panics
+    /// When there are not so many pictures.
+    pub fn of(&self, picture: usize) -> Candidates<'_> {
+        assert!(picture < self.pictures, "picture {picture} of {}", self.pictures);
+        let offsets: ArrayView3<f32> = self.offsets.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
+        Candidates {
+            scores: row(&self.scores, picture),
+            anchors: row(&self.anchors, picture),
+            classes: row(&self.classes, picture),
+            offsets: offsets.index_axis_move(Axis(0), picture),
+        }
+    }
+
+    /// As [`DenseOutputs::take`].
+    pub(super) fn take(
+        outputs: &mut SessionOutputs,
+        batch: usize,
+        pictures: usize,
+        run_error: impl Fn(ort::Error) -> EngineError,
+    ) -> Result<Self, EngineError> {
+        let scores = take::<f32>(outputs, CANDIDATE_SCORES).map_err(&run_error)?;
+        let anchors = take::<i64>(outputs, CANDIDATE_ANCHORS).map_err(&run_error)?;
+        let classes = take::<i64>(outputs, CANDIDATE_CLASSES).map_err(&run_error)?;
+        let offsets = take::<f32>(outputs, REGRESSION).map_err(&run_error)?;
+        let count = sizes(&scores).get(1).copied().unwrap_or(0);
+        check(CANDIDATE_SCORES, sizes(&scores), [batch, count])?;
+        check(CANDIDATE_ANCHORS, sizes(&anchors), [batch, count])?;
+        check(CANDIDATE_CLASSES, sizes(&classes), [batch, count])?;
+        check(REGRESSION, sizes(&offsets), [batch, count, 4])?;
+        Ok(Self { pictures, scores, anchors, classes, offsets })
+    }
+}
+
+/// Why outputs have their rank.
+const CHECKED: &str = "the shape was checked when the outputs were taken";
+
+fn row<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>, picture: usize) -> ArrayView1<'_, T> {
+    let rows: ArrayView2<T> = tensor.extract_array().into_dimensionality::<Ix2>().expect(CHECKED);
+    rows.index_axis_move(Axis(0), picture)
+}
+
+fn take<T: PrimitiveTensorElementType + Debug>(
+    outputs: &mut SessionOutputs,
+    name: &'static str,
+) -> ort::Result<Tensor<T>> {
+    let value = outputs.remove(name).expect("the file's outputs were checked when it was opened");
+    value.downcast::<TensorValueType<T>>()
+}
+
+fn sizes<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>) -> Vec<usize> {
+    tensor.shape().iter().map(|size| *size as usize).collect()
+}
+
+fn check<const RANK: usize>(name: &'static str, found: Vec<usize>, expected: [usize; RANK]) -> Result<(), EngineError> {
+    if found == expected { Ok(()) } else { Err(EngineError::Output { name, found, expected: expected.to_vec() }) }
+}
