@@ -11,9 +11,9 @@ use models::spec::{
 };
 use models::{BoundingBox, Grid, ModelSpec, SpecError};
 use prost::Message;
-use runtime::SPEC_KEY;
+use runtime::{SPEC_KEY, TOP_K_KEY};
 
-use crate::onnx::{Dimension, DimensionValue, ModelProto, ValueInfoProto};
+use crate::onnx::{DataType, Dimension, DimensionValue, ModelProto, ValueInfoProto};
 
 /// Why a file can't be described.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +54,8 @@ fn describe_to(text: &mut String, model: &ModelProto, spec: &ModelSpec) -> fmt::
     preprocessing(text, &spec.preprocessing)?;
     writeln!(text, "\nOutputs")?;
     outputs.iter().try_for_each(|value| tensor(text, value))?;
-    rows(text, spec)?;
+    let hands_over_candidates = model.metadata_props.iter().any(|entry| entry.key == TOP_K_KEY);
+    rows(text, spec, hands_over_candidates)?;
     anchors(text, spec)?;
     boxes(text, spec)?;
     postprocessing(text, spec)?;
@@ -83,7 +84,11 @@ fn tensor(text: &mut String, value: &ValueInfoProto) -> fmt::Result {
         None => "any".to_owned(),
     };
     let sides: Vec<_> = sides.iter().map(side).collect();
-    writeln!(text, "  {} [{}] float32: {}", value.name, sides.join(", "), value.doc_string)
+    let elements = match tensor.and_then(|tensor| DataType::try_from(tensor.elem_type).ok()) {
+        Some(DataType::Int64) => "int64",
+        _ => "float32",
+    };
+    writeln!(text, "  {} [{}] {elements}: {}", value.name, sides.join(", "), value.doc_string)
 }
 
 fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
@@ -107,12 +112,20 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
                 SideRounding::HalfEven => "rounded to the nearest whole number, a half to the even one",
                 SideRounding::Down => "rounded down",
             };
-            writeln!(
-                text,
-                "  2. Resize by one factor so that the shorter side is {}, or, where the longer side would exceed {}, so that the\n     \
-                 longer side is {}; both sides are {rounding};",
-                spec.shorter_side, spec.longer_side, spec.longer_side
-            )?;
+            match spec.input_size {
+                None => writeln!(
+                    text,
+                    "  2. Resize by one factor so that the shorter side is {}, or, where the longer side would exceed {}, so that the\n     \
+                     longer side is {}; both sides are {rounding};",
+                    spec.shorter_side, spec.longer_side, spec.longer_side
+                )?,
+                Some([height, width]) => writeln!(
+                    text,
+                    "  2. Resize by the largest factor by which neither the shorter side exceeds {}, nor the longer side {}, nor its\n     \
+                     height {height} or its width {width}; both sides are {rounding};",
+                    spec.shorter_side, spec.longer_side
+                )?,
+            }
         }
     }
     writeln!(text, "     {filter}, {antialias}, {resampling}.")?;
@@ -121,6 +134,12 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
         "  3. value = (value / 255 - mean) / std; mean {:?}, std {:?}, for red, green, blue.",
         spec.mean, spec.std
     )?;
+    if let Some([height, width]) = spec.input_size {
+        return writeln!(
+            text,
+            "  4. Pad with zeros, right and below, until it is {height} pixels high and {width} wide."
+        );
+    }
     let always = match spec.pad_rule {
         PadRule::Minimal => "a side that is one already gets none",
         PadRule::Always => "a side that is one already gets one more multiple",
@@ -132,11 +151,21 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
     )
 }
 
-fn rows(text: &mut String, spec: &ModelSpec) -> fmt::Result {
+fn rows(text: &mut String, spec: &ModelSpec, hands_over_candidates: bool) -> fmt::Result {
     writeln!(text, "\nRows")?;
+    let belongs = if hands_over_candidates {
+        writeln!(
+            text,
+            "  Candidate j of a picture is scores[j] of class classes[j] at anchor anchors[j] with offsets regression[j]; one\n  \
+             whose score is 0 is none. They are the best of each level, as under Thresholds."
+        )?;
+        "Anchors have numbers"
+    } else {
+        "Row i of both outputs belongs to anchor i"
+    };
     writeln!(
         text,
-        "  Row i of both outputs belongs to anchor i: levels P3 to P7, which divide the input by 8, 16, 32, 64 and 128; in a\n  \
+        "  {belongs}: levels P3 to P7, which divide the input by 8, 16, 32, 64 and 128; in a\n  \
          level row y, in it column x, in the cell {} anchors. A level has ceil(H / divisor) rows and ceil(W / divisor) columns.",
         spec.anchors_per_cell()
     )

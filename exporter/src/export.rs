@@ -1,4 +1,4 @@
-//! The export: trace, fold, encode, write, prove, lower the precision, compare, keep.
+//! The export: trace, fold, encode, write, prove, lower the precision, give the file its form, compare, keep.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -7,10 +7,12 @@ use std::path::Path;
 use models::{AtomicFile, Checkpoint, ModelSpec, Provenance, WeightsError};
 use ndarray::ArrayD;
 use runtime::EngineOptions;
+use tempfile::NamedTempFile;
 
 use crate::accuracy::{Accuracy, AccuracyError};
 use crate::external::ExternalFile;
 use crate::fold::fold_batch_norms;
+use crate::form::{self, FormError, FormOptions};
 use crate::graph::Graph;
 use crate::model::{Encoded, FileOptions, encode};
 use crate::precision::{Comparison, Lowered, Precision, PrecisionError, PrecisionOptions, check, lower};
@@ -28,6 +30,8 @@ const TOO_LARGE: &str = "no ONNX file may have more than 2 GB; --external-data p
 pub struct ExportOptions {
     /// What the numbers of the network are.
     pub precision: PrecisionOptions,
+    /// Which sizes are free, and how much is handed over.
+    pub form: FormOptions,
     /// What the file is like.
     pub file: FileOptions,
     /// Data to measure the file's AP on.
@@ -45,6 +49,8 @@ pub struct Exported {
     pub differences: Differences,
     /// What fewer bits did; none where there are 32.
     pub lowered: Option<Loss>,
+    /// How far the file is from one of free form; none where it is one.
+    pub formed: Option<Differences>,
     /// The AP of the file, in [0, 1], if it was measured.
     pub ap: Option<f64>,
 }
@@ -75,6 +81,9 @@ pub enum ExportError {
     /// The network can't have the precision.
     #[error(transparent)]
     Precision(#[from] PrecisionError),
+    /// The file can't have its form.
+    #[error(transparent)]
+    Form(#[from] FormError),
     /// The AP can't be measured.
     #[error("cannot measure the AP")]
     Accuracy(#[from] AccuracyError),
@@ -111,37 +120,59 @@ pub fn export(
     options: &ExportOptions,
     engine: &EngineOptions,
 ) -> Result<Exported, ExportError> {
-    let Checkpoint { spec, provenance, tensors, probe } = checkpoint;
+    let Checkpoint { spec: trained, provenance, tensors, probe } = checkpoint;
     let precision = options.precision.precision;
-    let mut graph = folded(&spec, tensors)?;
+    let spec = options.form.spec(&trained)?;
+    let mut graph = folded(&trained, tensors)?;
     let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
-    if precision == Precision::Fp32 {
+    if precision == Precision::Fp32 && options.form.is_free() {
         let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
         let written = Written::new(encoded, &mut file)?;
         let differences = prove(file.path(), &probe, engine)?;
         let ap = measure(file.path())?;
         file.commit()?;
-        return Ok(Exported { bytes: written.keep(), differences, lowered: None, ap });
+        return Ok(Exported { bytes: written.keep(), differences, lowered: None, formed: None, ap });
     }
 
     let folder = file.path().parent().unwrap_or(Path::new("."));
-    let mut full = tempfile::Builder::new().prefix(".fp32.").suffix(".partial").tempfile_in(folder)?;
-    full.write_all(&to_bytes(graph.clone(), &spec, &provenance))?;
+    let full = Unnamed::new("fp32", folder, &to_bytes(graph.clone(), &trained, &provenance))?;
     let differences = prove(full.path(), &probe, engine)?;
 
-    let lowered = lower(&mut graph, &spec, &probe.images, &options.precision, engine)?;
+    let lowered = match precision {
+        Precision::Fp32 => None,
+        _ => Some(lower(&mut graph, &spec, &probe.images, &options.precision, engine)?),
+    };
+    // The probe and pictures of all sizes go through a file of free form; the file itself is then compared with that.
+    let free = match lowered {
+        Some(_) if !options.form.is_free() => {
+            Some(Unnamed::new("free", folder, &to_bytes(graph.clone(), &trained, &provenance))?)
+        }
+        _ => None,
+    };
+    options.form.apply(&mut graph, &spec);
     let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
     let written = Written::new(encoded, &mut file)?;
-    let comparison = check(full.path(), file.path(), &spec, &probe.images, &options.precision, engine)?;
-    let (full_ap, ap) = (measure(full.path())?, measure(file.path())?);
+
+    let loss = lowered.map(|lowered| {
+        let model = free.as_ref().map_or(file.path(), Unnamed::path);
+        let comparison = check(full.path(), model, &spec, &probe.images, &options.precision, engine)?;
+        Ok::<_, ExportError>(Loss { lowered, comparison, ap: measure(full.path())? })
+    });
+    let loss = loss.transpose()?;
+    let formed = (!options.form.is_free()).then(|| {
+        let model = free.as_ref().unwrap_or(&full).path();
+        form::check(model, file.path(), &probe.images, precision.rounding(), engine)
+    });
+    let formed = formed.transpose()?;
+    let ap = measure(file.path())?;
+    let full_ap = loss.as_ref().and_then(|loss| loss.ap);
     if let (Some(expected), Some(found), Some(allowed)) = (full_ap, ap, options.max_ap_drop)
         && expected - found > allowed
     {
         return Err(ExportError::Drop { precision, found, expected, allowed });
     }
     file.commit()?;
-    let loss = Loss { lowered, comparison, ap: full_ap };
-    Ok(Exported { bytes: written.keep(), differences, lowered: Some(loss), ap })
+    Ok(Exported { bytes: written.keep(), differences, lowered: loss, formed, ap })
 }
 
 /// The bytes of an ONNX file of 32 bits, unproven.
@@ -164,6 +195,21 @@ fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Gr
     let mut graph = trace(spec, tensors)?;
     fold_batch_norms(&mut graph);
     Ok(graph)
+}
+
+/// A model on the disk that goes away again.
+struct Unnamed(NamedTempFile);
+
+impl Unnamed {
+    fn new(word: &str, folder: &Path, bytes: &[u8]) -> io::Result<Self> {
+        let mut file = tempfile::Builder::new().prefix(&format!(".{word}.")).suffix(".partial").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        Ok(Self(file))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
 }
 
 /// A model on the disk that has no name yet.

@@ -103,7 +103,7 @@ fn fold(graph: &mut Graph, constants: &Constants) -> Option<[String; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Attribute, Node, Port};
+    use crate::graph::{Attribute, ElementType, Node, Port};
     use crate::testing::{spec, zeros};
     use crate::trace::trace;
     use models::spec::{NormKind, NormSpec};
@@ -114,6 +114,7 @@ mod tests {
             operator,
             inputs: inputs.iter().map(|input| (*input).to_owned()).collect(),
             output: output.to_owned(),
+            further: Vec::new(),
             attributes: match operator {
                 "BatchNormalization" => vec![("epsilon", Attribute::Float(1e-5))],
                 _ => Vec::new(),
@@ -142,7 +143,12 @@ mod tests {
     }
 
     fn graph(nodes: Vec<Node>, outputs: &[&'static str]) -> Graph {
-        let port = |name: &&'static str| Port { name, shape: Vec::new(), meaning: String::new() };
+        let port = |name: &&'static str| Port {
+            name,
+            elements: ElementType::Float,
+            shape: Vec::new(),
+            meaning: String::new(),
+        };
         Graph { nodes, initializers: constants(), outputs: outputs.iter().map(port).collect(), ..Graph::default() }
     }
 

@@ -22,7 +22,7 @@ pub struct Graph {
     pub initializers: BTreeMap<String, Constant>,
 }
 
-/// One use of an operator. Every operator of ours computes one value.
+/// One use of an operator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// Name, unique among nodes.
@@ -33,6 +33,8 @@ pub struct Node {
     pub inputs: Vec<String>,
     /// Name of the value that it computes, unique among values.
     pub output: String,
+    /// Names of the values that it computes after that; of our operators only TopK has one.
+    pub further: Vec<String>,
     /// Settings of the operator.
     pub attributes: Vec<(&'static str, Attribute)>,
 }
@@ -76,15 +78,26 @@ pub enum Elements {
     Byte(Vec<u8>),
 }
 
-/// A 32-bit floating-point tensor at the border of the graph.
+/// A tensor at the border of the graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     /// Name of the value.
     pub name: &'static str,
+    /// What its elements are.
+    pub elements: ElementType,
     /// Sizes, outermost first.
     pub shape: Vec<Side>,
     /// What it means, for people.
     pub meaning: String,
+}
+
+/// What the elements of a tensor at the border of the graph are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ElementType {
+    /// 32-bit floating point.
+    Float,
+    /// 64-bit integers.
+    Int,
 }
 
 /// One size of a tensor at the border of the graph.
@@ -148,7 +161,7 @@ impl Node {
     fn into_proto(self) -> NodeProto {
         NodeProto {
             input: self.inputs,
-            output: vec![self.output],
+            output: std::iter::once(self.output).chain(self.further).collect(),
             name: self.name,
             op_type: self.operator.to_owned(),
             attribute: self.attributes.into_iter().map(|(name, value)| value.into_proto(name)).collect(),
@@ -229,7 +242,11 @@ impl Port {
             Dimension { value: Some(value) }
         });
         let shape = Some(TensorShapeProto { dim: dim.collect() });
-        let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape });
+        let data_type = match self.elements {
+            ElementType::Float => DataType::Float,
+            ElementType::Int => DataType::Int64,
+        };
+        let tensor_type = Some(TensorType { elem_type: data_type.into(), shape });
         ValueInfoProto { name: self.name.to_owned(), r#type: Some(TypeProto { tensor_type }), doc_string: self.meaning }
     }
 }

@@ -8,6 +8,7 @@ mod trace;
 mod graph;
 mod fold;
 mod precision;
+mod form;
 mod opset;
 mod external;
 mod model;
@@ -24,7 +25,8 @@ pub use accuracy::{Accuracy, AccuracyError};
 pub use describe::{DescribeError, describe};
 pub use export::{ExportError, ExportOptions, Exported, Loss, export, to_onnx};
 pub use fold::fold_batch_norms;
-pub use graph::{Attribute, Constant, Elements, Graph, Node, Port, Side};
+pub use form::{FormError, FormOptions, InputSize};
+pub use graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
 pub use model::FileOptions;
 pub use opset::Opset;
 pub use precision::{

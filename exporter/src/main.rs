@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use exporter::{
-    Accuracy, Comparison, ExportError, ExportOptions, Exported, FileOptions, Loss, OFFSET_TOLERANCE, Opset, Precision,
-    PrecisionOptions, RangeRule, SCORE_TOLERANCE, Sensitivity, Summary, describe, export, grouped, pictures,
+    Accuracy, Comparison, Differences, ExportError, ExportOptions, Exported, FileOptions, FormOptions, InputSize, Loss,
+    OFFSET_TOLERANCE, Opset, Precision, PrecisionOptions, RangeRule, SCORE_TOLERANCE, Sensitivity, Summary, describe,
+    export, grouped, pictures,
 };
 use models::dataset::Source;
 use models::{AtomicFile, Checkpoint, CheckpointError};
@@ -18,7 +19,8 @@ use runtime::output::print;
 
 /// Turns a checkpoint into an ONNX file.
 ///
-/// Batch normalization becomes part of the convolutions; batch size, height and width stay free. The file carries the
+/// Batch normalization becomes part of the convolutions; batch size, height and width stay free, unless they are given. The
+/// file carries the
 /// spec, so that `runtime` needs nothing else. Before it gets its name, ONNX Runtime computes the checkpoint's probe with
 /// it and must agree with what libtorch said; otherwise nothing is written.
 #[derive(Parser)]
@@ -41,6 +43,9 @@ struct Args {
     describe: Option<PathBuf>,
 
     #[command(flatten)]
+    form: FormArgs,
+
+    #[command(flatten)]
     file: FileArgs,
 
     #[command(flatten)]
@@ -49,6 +54,32 @@ struct Args {
     /// ONNX Runtime's library [default: ORT_DYLIB_PATH, beside this program, .deps/onnxruntime/lib, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+}
+
+/// Which sizes are free, and how much is handed over.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Form")]
+struct FormArgs {
+    /// Height and width of every input, multiples of 32, for engines that want fixed ones; `runtime` then shrinks and pads
+    /// pictures to it. [default: free]
+    #[arg(long, value_name = "HxW")]
+    input_size: Option<InputSize>,
+
+    /// Pictures that are computed at a time, for engines that want a fixed number. [default: free]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: Option<u16>,
+
+    /// Hand over only the best N candidates of each level above the spec's threshold, in place of the scores of all anchors,
+    /// which spares a GPU most of the copying; N also caps the spec's own number of them. [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    top_k: Option<u32>,
+}
+
+impl FormArgs {
+    fn options(&self) -> FormOptions {
+        let Self { input_size, batch, top_k } = *self;
+        FormOptions { input_size, batch: batch.map(usize::from), top_k: top_k.map(|top_k| top_k as usize) }
+    }
 }
 
 /// What the file is like.
@@ -141,6 +172,7 @@ impl PrecisionArgs {
                 sensitivity: self.sensitivity,
             },
             file,
+            form: FormOptions::default(),
             accuracy: accuracy.transpose()?,
             max_ap_drop: self.max_ap_drop,
         })
@@ -180,9 +212,9 @@ fn run(args: Args) -> anyhow::Result<()> {
     // First of all, so that a folder that can't be written costs no one a wait.
     let file = AtomicFile::create(&args.out)
         .with_context(|| format!("cannot write `{}`; make its folder, or give another --out", args.out.display()))?;
-    let options = args.precision.options(args.file.options())?;
+    let options = ExportOptions { form: args.form.options(), ..args.precision.options(args.file.options())? };
     let checkpoint = open(&args.checkpoint)?;
-    let summary = Summary::new(&checkpoint.spec)?;
+    let summary = Summary::new(&options.form.spec(&checkpoint.spec)?)?;
     if args.summary {
         print(&summary.to_string()).context(STDOUT)?;
     }
@@ -195,13 +227,17 @@ fn run(args: Args) -> anyhow::Result<()> {
 
 /// What came of the export, for people, without the last line's end.
 fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -> String {
-    let Exported { bytes, differences, lowered, ap } = exported;
+    let Exported { bytes, differences, lowered, formed, ap } = exported;
+    let sides = match args.form.input_size {
+        Some(_) => "height x width",
+        None => "height x width: the spec's shorter and longer side, padded",
+    };
     let mut lines = vec![
         args.out.display().to_string(),
         format!("  parameters   {}", grouped(summary.parameters())),
         format!(
-            "  computation  {:.1} GFLOPs at {}x{} (height x width: the spec's shorter and longer side, padded); a \
-             multiplication with its addition counts once, as torchvision and fvcore count",
+            "  computation  {:.1} GFLOPs at {}x{} ({sides}); a multiplication with its addition counts once, as torchvision and \
+             fvcore count",
             summary.giga_multiply_adds(),
             summary.height,
             summary.width
@@ -213,6 +249,11 @@ fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -
             differences.scores, differences.offsets
         ),
     ];
+    if let Some(Differences { scores, offsets }) = formed {
+        lines.push(format!(
+            "  form         differs from the file of free form by at most {scores:.1e} in scores and {offsets:.1e} in offsets"
+        ));
+    }
     let precision = args.precision.precision;
     if let Some(Loss { lowered, comparison: Comparison { largest, typical }, ap: full }) = lowered {
         lines.push(format!(

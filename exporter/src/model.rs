@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use models::spec::BackboneSpec;
 use models::{ModelSpec, Provenance};
 use prost::Message;
-use runtime::SPEC_KEY;
+use runtime::{CANDIDATE_SCORES, SPEC_KEY, TOP_K_KEY};
 
 use crate::external::External;
 use crate::graph::Graph;
@@ -62,10 +62,13 @@ pub(crate) fn encode(
 ) -> Encoded {
     options.opset.adapt(&mut graph);
     let network = format!("RetinaNet with {}", trunk(&spec.backbone));
+    let hands_over_candidates = graph.outputs.iter().any(|port| port.name == CANDIDATE_SCORES);
+    let top_k = spec.postprocessing.top_k.filter(|_| hands_over_candidates);
+    let said = if hands_over_candidates { "of its best candidates" } else { "of all anchors" };
     let about = || {
         format!(
-            "{network} for {} classes. It says scores and box offsets of all anchors; what the pictures, rows and offsets are \
-             is in the metadata, under `{SPEC_KEY}`.",
+            "{network} for {} classes. It says scores and box offsets {said}; what the pictures, rows and offsets are is in the \
+             metadata, under `{SPEC_KEY}`.",
             spec.class_count()
         )
     };
@@ -73,6 +76,7 @@ pub(crate) fn encode(
     let metadata = [
         (SPEC_KEY, Some(spec.to_yaml())),
         (PRECISION_KEY, Some(precision.to_string())),
+        (TOP_K_KEY, top_k.map(|top_k| top_k.to_string())),
         (PROGRAM_KEY, Some(program.clone())),
         (EPOCH_KEY, epoch.map(|epoch| epoch.to_string())),
         (AP_KEY, ap.map(|ap| ap.to_string())),

@@ -98,6 +98,7 @@ mod tests {
             operator: "ReduceMax",
             inputs: vec!["scores".to_owned()],
             output: "best".to_owned(),
+            further: Vec::new(),
             attributes: vec![("axes", Attribute::Ints(vec![2])), ("keepdims", Attribute::Int(0))],
         };
         let before = Graph { nodes: vec![node], ..Graph::default() };

@@ -16,7 +16,7 @@ use ndarray::Array4;
 use runtime::EngineOptions;
 
 use crate::graph::Graph;
-use crate::proof::Differences;
+use crate::proof::{Differences, OFFSET_TOLERANCE, SCORE_TOLERANCE};
 use calibration::{Inputs, measure};
 use comparison::compare;
 use quantize::Quantization;
@@ -52,6 +52,18 @@ pub enum Precision {
     Fp16,
     /// 8-bit integers, but for the layers that lose most by it.
     Int8,
+}
+
+impl Precision {
+    /// How far two files of the same network may be apart that differ in nothing but the order of summation.
+    pub(crate) fn rounding(self) -> Differences {
+        match self {
+            Self::Fp32 => Differences { scores: SCORE_TOLERANCE, offsets: OFFSET_TOLERANCE },
+            Self::Fp16 => Differences { scores: HALF_SCORE_TOLERANCE, offsets: HALF_OFFSET_TOLERANCE },
+            // What falls to the other side of a half is another integer in all layers after it.
+            Self::Int8 => Differences { scores: 0.1, offsets: 0.5 },
+        }
+    }
 }
 
 impl fmt::Display for Precision {

@@ -52,7 +52,7 @@ pub enum ProofError {
 /// # Errors
 /// When ONNX Runtime is missing or refuses the file, or a difference is over its tolerance or NaN.
 pub fn prove(model: &Path, probe: &Probe, options: &EngineOptions) -> Result<Differences, ProofError> {
-    let outputs = Engine::open(model, options)?.run(probe.images.view())?;
+    let outputs = Engine::open(model, options)?.run(probe.images.view())?.into_dense()?;
     let differences = Differences {
         scores: largest_difference(probe.classification.view(), outputs.scores())?,
         offsets: largest_difference(probe.regression.view(), outputs.offsets())?,

@@ -13,7 +13,7 @@ use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, ModelSpec, Parameter, Retina
 use ndarray::ArrayD;
 use runtime::{CLASSIFICATION, IMAGES, REGRESSION};
 
-use crate::graph::{Attribute, Constant, Elements, Graph, Node, Port, Side};
+use crate::graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
 
 /// The graph of the spec's network, as the network is written: nothing is folded yet. The tensors move into the graph.
 ///
@@ -31,11 +31,13 @@ pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result
     let mut graph = recorder.graph.take();
     let rows = |name, width: usize, meaning: &str| Port {
         name,
+        elements: ElementType::Float,
         shape: vec![Side::Dynamic("N"), Side::Dynamic("A"), Side::Fixed(width)],
         meaning: format!("{meaning}; row i belongs to anchor i: levels P3 to P7, row y, column x, anchor"),
     };
     graph.inputs = vec![Port {
         name: IMAGES,
+        elements: ElementType::Float,
         shape: vec![Side::Dynamic("N"), Side::Fixed(3), Side::Dynamic("H"), Side::Dynamic("W")],
         meaning: "normalized RGB pictures; H and W are multiples of 32".to_owned(),
     }];
@@ -118,7 +120,14 @@ impl Recorder {
         let name = name.expect("there is always a further number");
         let output = self.value(&name);
         let inputs = inputs.iter().map(|input| input.name.to_string()).collect();
-        self.graph.borrow_mut().nodes.push(Node { output: name.clone(), name, operator, inputs, attributes });
+        self.graph.borrow_mut().nodes.push(Node {
+            output: name.clone(),
+            further: Vec::new(),
+            name,
+            operator,
+            inputs,
+            attributes,
+        });
         output
     }
 

@@ -12,9 +12,11 @@ use std::sync::LazyLock;
 use exporter::to_onnx;
 use image::{Rgb, RgbImage};
 use models::spec::{NormKind, NormSpec};
-use models::{Checkpoint, Initial, ModelSpec, Parameter, Probe, Provenance, RgbView, parameters, preprocess};
-use ndarray::{Array3, Array4, ArrayD, Axis, IxDyn};
-use runtime::{Engine, EngineOptions};
+use models::{Anchors, Checkpoint, Initial, ModelSpec, Parameter, Probe, Provenance, RgbView, parameters, preprocess};
+use ndarray::{Array3, Array4, ArrayD, ArrayView3, Axis, IxDyn};
+use runtime::{
+    Candidates, Detector, DetectorOptions, Engine, EngineOptions, Outputs, postprocess, postprocess_candidates,
+};
 
 #[test]
 fn an_exported_file_runs_at_every_size_and_carries_its_spec() {
@@ -30,7 +32,7 @@ fn an_exported_file_runs_at_every_size_and_carries_its_spec() {
     assert_eq!(*engine.spec(), checkpoint().spec);
     for (pictures, height, width) in [(1, 32, 32), (3, 64, 96), (2, 160, 32)] {
         let images = noise(&mut Random(7), &[pictures, 3, height, width], 1.0);
-        let outputs = engine.run(images.into_dimensionality().unwrap().view()).unwrap();
+        let outputs = engine.run(images.into_dimensionality().unwrap().view()).unwrap().into_dense().unwrap();
         let (scores, offsets) = (outputs.scores(), outputs.offsets());
         let cells: usize = (3..8).map(|level| height.div_ceil(1 << level) * width.div_ceil(1 << level)).sum();
         assert_eq!(scores.dim(), (pictures, cells * 9, 2));
@@ -209,7 +211,7 @@ fn weights_may_be_in_a_file_beside_the_model() {
     let images = noise(&mut Random(7), &[1, 3, 64, 32], 1.0).into_dimensionality().unwrap();
     let [single, double] = ["single.onnx", "retinanet.onnx"].map(|name| {
         let engine = Engine::open(folder.path(name), &EngineOptions::default()).unwrap();
-        engine.run(images.view()).unwrap().offsets().to_owned()
+        engine.run(images.view()).unwrap().into_dense().unwrap().offsets().to_owned()
     });
     assert_eq!(single, double);
 
@@ -220,6 +222,224 @@ fn weights_may_be_in_a_file_beside_the_model() {
     wrong.write(&folder.path("runs/latest/best.safetensors")).unwrap();
     assert!(failure(folder.exporter(&["--external-data"])).contains("differ"));
     assert_eq!(folder.files(), before);
+}
+
+/// Opens a file of the folder.
+fn open(folder: &Folder, name: &str) -> Engine {
+    Engine::open(folder.path(name), &EngineOptions::default()).unwrap()
+}
+
+/// Noise in place of preprocessed pictures.
+fn images([pictures, height, width]: [usize; 3]) -> Array4<f32> {
+    noise(&mut Random(7), &[pictures, 3, height, width], 1.0).into_dimensionality().unwrap()
+}
+
+/// A checkpoint most of whose scores are equal to many others, and half of them above the threshold.
+fn checkpoint_with_ties() -> Checkpoint {
+    let mut checkpoint = checkpoint().clone();
+    checkpoint.spec.postprocessing.score_threshold = 0.5;
+    tensor(&mut checkpoint, "classificationModel.output.weight").fill(0.0);
+    for (index, bias) in tensor(&mut checkpoint, "classificationModel.output.bias").iter_mut().enumerate() {
+        *bias = [0.25, -0.5, 0.5, 0.5, 20.0, 20.5][index % 6];
+    }
+    answered(checkpoint)
+}
+
+#[test]
+fn candidates_give_the_detections_of_all_scores() {
+    let mut plain = checkpoint().clone();
+    plain.spec.postprocessing.score_threshold = 0.01;
+    let mut one_class = checkpoint().clone();
+    one_class.spec.classes.truncate(1);
+    one_class.spec.postprocessing.score_threshold = 0.01;
+    for name in ["weight", "bias"] {
+        let tensor = tensor(&mut one_class, &format!("classificationModel.output.{name}"));
+        tensor.slice_axis_inplace(Axis(0), (..9).into());
+    }
+    for checkpoint in [plain, checkpoint_with_ties(), answered(one_class)] {
+        let folder = Folder::with(&checkpoint);
+        success(folder.exporter(&["--out", "dense.onnx"]));
+        let dense = open(&folder, "dense.onnx");
+        for top_k in [1, 50, 1_000_000] {
+            let printed = success(folder.exporter(&["--top-k", &top_k.to_string()]));
+            assert!(printed.contains("differs from the file of free form"), "{printed}");
+            let selecting = open(&folder, "retinanet.onnx");
+            let spec = selecting.spec();
+            assert_eq!((selecting.top_k(), spec.postprocessing.top_k), (Some(top_k), Some(top_k)));
+            for shape in [[1, 32, 32], [2, 64, 96], [1, 160, 32]] {
+                let images = images(shape);
+                let all = dense.run(images.view()).unwrap().into_dense().unwrap();
+                let Outputs::Candidates(best) = selecting.run(images.view()).unwrap() else { panic!() };
+                assert_eq!(best.pictures(), shape[0]);
+                let anchors = Anchors::new(&spec.anchors, shape[1], shape[2]);
+                let mut placement = spec.preprocessing.place(shape[2] as u32, shape[1] as u32);
+                (placement.resized_height, placement.resized_width) = (shape[1] as u32, shape[2] as u32);
+                for picture in 0..shape[0] {
+                    let (scores, offsets) = (all.scores(), all.offsets());
+                    let (scores, offsets) = (scores.index_axis(Axis(0), picture), offsets.index_axis(Axis(0), picture));
+                    let expected = postprocess(scores, offsets, &anchors, &placement, spec);
+                    let found = postprocess_candidates(&best.of(picture), &anchors, &placement, spec);
+                    assert!(found == expected, "top_k {top_k}, {shape:?}");
+                    assert!(!found.is_empty());
+                    let levels = anchors.levels().each_ref().map(|level| level.len() * spec.class_count());
+                    let expected: usize = levels.into_iter().map(|scores| scores.min(top_k)).sum();
+                    assert_eq!(best.of(picture).scores.len(), expected);
+                }
+            }
+        }
+    }
+}
+
+fn near(a: ArrayView3<f32>, b: ArrayView3<f32>) -> bool {
+    a.dim() == b.dim() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5)
+}
+
+#[test]
+fn fixed_sizes_are_in_the_file_and_say_the_same() {
+    let folder = Folder::with(&checkpoint_with_ties());
+    success(folder.exporter(&["--out", "free.onnx"]));
+    let free = open(&folder, "free.onnx");
+    assert_eq!((free.size(), free.batch(), free.top_k()), (None, None, None));
+    for (arguments, size, batch) in [
+        (&["--input-size", "96x64"][..], Some([96, 64]), None),
+        (&["--batch", "3"], None, Some(3)),
+        (&["--input-size", "96x64", "--batch", "3"], Some([96, 64]), Some(3)),
+        (&["--input-size", "96x64", "--batch", "3", "--top-k", "70"], Some([96, 64]), Some(3)),
+        (&["--input-size", "96x64", "--top-k", "70", "--opset", "13"], Some([96, 64]), None),
+        (&["--batch", "3", "--top-k", "70", "--opset", "21", "--external-data"], None, Some(3)),
+    ] {
+        success(folder.exporter(arguments));
+        let fixed = open(&folder, "retinanet.onnx");
+        assert_eq!((fixed.size(), fixed.batch()), (size, batch), "{arguments:?}");
+        assert_eq!(fixed.spec().preprocessing.input_size, size.map(|sides| sides.map(|side| side as u32)));
+        for pictures in 1..=3 {
+            let images = images([pictures, 96, 64]);
+            let expected = free.run(images.view()).unwrap().into_dense().unwrap();
+            match fixed.run(images.view()).unwrap() {
+                Outputs::Dense(found) => {
+                    // A fuller batch may be summed in another order.
+                    assert!(near(found.scores(), expected.scores()) && near(found.offsets(), expected.offsets()));
+                }
+                Outputs::Candidates(found) => {
+                    assert_eq!(found.pictures(), pictures);
+                    for picture in 0..pictures {
+                        let Candidates { scores, anchors, classes, .. } = found.of(picture);
+                        for ((score, anchor), class) in scores.iter().zip(anchors).zip(classes) {
+                            let expected = expected.scores()[[picture, *anchor as usize, *class as usize]];
+                            assert!((*score - expected).abs() < 1e-6 || *score == 0.0 && expected <= 0.5);
+                        }
+                    }
+                }
+            }
+        }
+        let too_many = fixed.run(images([4, 96, 64]).view());
+        match batch {
+            Some(_) => assert!(too_many.unwrap_err().to_string().contains("4 pictures are more than the 3")),
+            None => assert!(too_many.is_ok()),
+        }
+        let other = fixed.run(images([1, 64, 96]).view());
+        match size {
+            Some(_) => assert!(other.unwrap_err().to_string().contains("input is 64x96, and the model takes 96x64")),
+            None => assert!(other.is_ok()),
+        }
+    }
+}
+
+#[test]
+fn a_detector_needs_no_flag_for_any_form() {
+    let mut checkpoint = checkpoint_with_ties();
+    (checkpoint.spec.preprocessing.shorter_side, checkpoint.spec.preprocessing.longer_side) = (96, 160);
+    let folder = Folder::with(&checkpoint);
+    // 96 pixels high and up to 160 wide: a size that both spec and file would choose.
+    let picture = RgbImage::from_fn(160, 96, |x, y| Rgb([x as u8, y as u8, (x * y) as u8]));
+    let detect = |arguments: &[&str], threshold: Option<f32>| {
+        success(folder.exporter(arguments));
+        let options = DetectorOptions { score_threshold: threshold, ..DetectorOptions::default() };
+        Detector::open(folder.path("retinanet.onnx"), options).map(|detector| detector.detect(&picture).unwrap())
+    };
+    let expected = detect(&[], None).unwrap();
+    assert!(expected.len() > 20);
+    for arguments in [
+        &["--top-k", "100000"][..],
+        &["--input-size", "96x160", "--batch", "2"],
+        &["--input-size", "96x160", "--top-k", "100000"],
+    ] {
+        let found = detect(arguments, None).unwrap();
+        assert_eq!(found.len(), expected.len(), "{arguments:?}");
+        for (found, expected) in found.iter().zip(&expected) {
+            let corners = [found, expected].map(|detection| <[f32; 4]>::from(detection.bounding_box));
+            assert!((found.label, found.score) == (expected.label, expected.score), "{found:?} {expected:?}");
+            assert!(corners[0].iter().zip(corners[1]).all(|(a, b)| (a - b).abs() < 1e-3), "{found:?} {expected:?}");
+        }
+    }
+    // The smaller file has other detections, all of them in the picture.
+    let smaller = detect(&["--input-size", "64x64"], None).unwrap();
+    assert!(!smaller.is_empty() && smaller.iter().all(|found| found.bounding_box.x2 <= 160.0));
+
+    let certain = detect(&["--top-k", "100000"], Some(0.6)).unwrap();
+    assert!(!certain.is_empty() && certain.len() < expected.len());
+    assert!(certain == detect(&[], Some(0.6)).unwrap());
+    let message = detect(&["--top-k", "100000"], Some(0.4)).unwrap_err().to_string();
+    assert!(message.contains("0.4 is below 0.5") && message.contains("--top-k"), "{message}");
+    assert!(open(&folder, "retinanet.onnx").run(images([1, 32, 32]).view()).unwrap().into_dense().is_err());
+}
+
+#[test]
+fn fewer_bits_and_a_form_go_together() {
+    let folder = Folder::with(&checkpoint_for_small_pictures());
+    folder.add_pictures(2);
+    for precision in [&["--precision", "fp16"][..], &["--precision", "int8", "--calibrate", "pictures"]] {
+        let form = ["--top-k", "40", "--input-size", "96x128", "--batch", "2"];
+        let printed = success(folder.exporter(&[precision, &form[..]].concat()));
+        assert!(printed.contains("differs from fp32") && printed.contains("file of free form"), "{printed}");
+        assert_eq!(folder.files(), ["pictures", "retinanet.onnx", "runs"]);
+        let engine = open(&folder, "retinanet.onnx");
+        assert_eq!((engine.size(), engine.batch(), engine.top_k()), (Some([96, 128]), Some(2), Some(40)));
+    }
+}
+
+#[test]
+fn the_form_of_a_file_is_described() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&["--input-size", "96x128", "--batch", "2", "--top-k", "40"]));
+    let printed = success(folder.exporter(&["--describe", "retinanet.onnx"]));
+    for line in [
+        "  images [2, 3, 96, 128] float32: normalized RGB pictures",
+        "height 96 or its width 128",
+        "until it is 96 pixels high and 128 wide",
+        // 40 of each level, the coarsest of which has one cell with 9 anchors and 2 classes.
+        "  scores [2, 178] float32",
+        "  anchors [2, 178] int64",
+        "  classes [2, 178] int64",
+        "  regression [2, 178, 4] float32",
+        "Candidate j",
+        "per level at most 40",
+        "retinanet.top_k: 40",
+    ] {
+        assert!(printed.contains(line), "no `{line}` in {printed}");
+    }
+}
+
+#[test]
+fn a_form_that_makes_no_sense_is_refused_and_leaves_no_file() {
+    let mut stretched = checkpoint().clone();
+    stretched.spec.preprocessing.fixed_size = Some([96, 90]);
+    let folder = Folder::with(&stretched);
+    for (arguments, reason) in [
+        (["--input-size", "96"], "both multiples of 32"),
+        (["--input-size", "96x100"], "both multiples of 32"),
+        (["--input-size", "0x96"], "both multiples of 32"),
+        (["--batch", "0"], "1..=65535"),
+        (["--batch", "many"], "invalid digit"),
+        (["--top-k", "0"], "1.."),
+        (["--top-k", "-3"], "unexpected argument"),
+        (["--input-size", "96x128"], "`preprocessing.input_size` is Some([96, 128])"),
+    ] {
+        let message = failure(folder.exporter(&arguments));
+        assert!(message.contains(reason), "{message}");
+        assert_eq!(folder.files(), ["runs"]);
+    }
+    success(folder.exporter(&["--input-size", "96x96"]));
 }
 
 #[test]
@@ -270,7 +490,7 @@ fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
     let picture = runtime::picture::read(folder.path("pictures/0.png")).unwrap();
     let view = RgbView::new(picture.width(), picture.height(), picture.as_raw()).unwrap();
     let images = preprocess(view, &full.spec().preprocessing).pixels.insert_axis(Axis(0));
-    let (expected, found) = (full.run(images.view()).unwrap(), int8.run(images.view()).unwrap());
+    let [expected, found] = [full, int8].map(|engine| engine.run(images.view()).unwrap().into_dense().unwrap());
     let norm = |values: &Array3<f32>| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     let (expected, found) = (expected.offsets().to_owned(), found.offsets().to_owned());
     let error = norm(&(&expected - &found)) / norm(&expected);
@@ -429,7 +649,7 @@ fn checkpoint() -> &'static Checkpoint {
         let parameters = parameters(&spec).unwrap().into_iter();
         let tensors = parameters.map(|parameter| (parameter.name.clone(), weights(random, &parameter)));
         let provenance = Provenance { program: "a test".to_owned(), epoch: Some(3), ap: None };
-        let mut checkpoint = Checkpoint {
+        answered(Checkpoint {
             tensors: tensors.collect(),
             provenance,
             probe: Probe {
@@ -438,16 +658,20 @@ fn checkpoint() -> &'static Checkpoint {
                 regression: Array3::zeros((0, 0, 0)),
             },
             spec,
-        };
-        let model = to_onnx(&checkpoint.spec, checkpoint.tensors.clone(), &checkpoint.provenance).unwrap();
-        let engine = Engine::from_bytes("model", &model, &EngineOptions::default()).unwrap();
-        let images: &Array4<f32> = &checkpoint.probe.images;
-        let outputs = engine.run(images.view()).unwrap();
-        (checkpoint.probe.classification, checkpoint.probe.regression) =
-            (outputs.scores().to_owned(), outputs.offsets().to_owned());
-        checkpoint
+        })
     });
     &CHECKPOINT
+}
+
+/// The checkpoint with the answers of ONNX Runtime to its probe.
+fn answered(mut checkpoint: Checkpoint) -> Checkpoint {
+    let model = to_onnx(&checkpoint.spec, checkpoint.tensors.clone(), &checkpoint.provenance).unwrap();
+    let engine = Engine::from_bytes("model", &model, &EngineOptions::default()).unwrap();
+    let images: &Array4<f32> = &checkpoint.probe.images;
+    let outputs = engine.run(images.view()).unwrap().into_dense().unwrap();
+    (checkpoint.probe.classification, checkpoint.probe.regression) =
+        (outputs.scores().to_owned(), outputs.offsets().to_owned());
+    checkpoint
 }
 
 /// The same for pictures of 96 pixels, which take a fiftieth of the time.

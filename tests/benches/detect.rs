@@ -58,7 +58,7 @@ fn detector(model: &Path, jpeg: &Path) -> anyhow::Result<Detector> {
     // So low that no score is rounded to 1, whence no logit could be told.
     let low = -40.0;
     let biased = open(model, &checkpoint, low)?;
-    let outputs = biased.run(&biased.preprocess(&picture::read(jpeg)?)?)?;
+    let outputs = biased.run(&biased.preprocess(&picture::read(jpeg)?)?)?.into_dense()?;
     let mut scores: Vec<_> = outputs.scores().iter().copied().collect();
     let (_, last, _) = scores.select_nth_unstable_by(CANDIDATES, |a, b| b.total_cmp(a));
     open(model, &checkpoint, low + logit(threshold) - logit(f64::from(*last)))

@@ -28,7 +28,7 @@ fn agree(preset: &str) {
         for [batch, height, width] in SIZES {
             let mut random = ChaCha8Rng::seed_from_u64(2);
             let images = Array4::from_shape_simple_fn((batch, 3, height, width), || random.random_range(-2.0..2.0));
-            let outputs = engine.run(images.view()).unwrap();
+            let outputs = engine.run(images.view()).unwrap().into_dense().unwrap();
 
             let shape = [batch, 3, height, width].map(|n| n as i64);
             let input = Torch(Tensor::from_slice(images.as_slice().unwrap()).view(shape));

@@ -28,7 +28,7 @@ pub(crate) fn compare(
     let (mut scores, mut offsets) = (Distance::default(), Distance::default());
     for images in inputs.each() {
         let images = images?;
-        let (expected, found) = (full.run(images.view())?, lowered.run(images.view())?);
+        let (expected, found) = (full.run(images.view())?.into_dense()?, lowered.run(images.view())?.into_dense()?);
         scores.add(expected.scores(), found.scores());
         offsets.add(expected.offsets(), found.offsets());
     }

@@ -124,6 +124,7 @@ fn cast_node(input: &str, output: &str, to_half: bool) -> Node {
         operator: "Cast",
         inputs: vec![input.to_owned()],
         output: output.to_owned(),
+        further: Vec::new(),
         attributes: vec![("to", Attribute::Int(data_type as i64))],
     }
 }

@@ -133,6 +133,7 @@ impl Quantization {
             operator,
             inputs: std::iter::once(input).chain(scale.clone()).collect(),
             output: format!("{name}.{result}"),
+            further: Vec::new(),
             attributes: Vec::new(),
         };
         [
@@ -172,6 +173,7 @@ fn dequantize_channels(name: &str) -> Node {
         operator: "DequantizeLinear",
         inputs: vec![format!("{name}.quantized"), scale, zero_point],
         output: format!("{name}.dequantized"),
+        further: Vec::new(),
         attributes: vec![("axis", Attribute::Int(0))],
     }
 }

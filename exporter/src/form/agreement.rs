@@ -1,0 +1,176 @@
+//! The agreement of a file with the one of free form: the same scores and offsets, as far as it hands them over.
+
+use std::ops::Range;
+use std::path::Path;
+
+use models::{Anchors, ModelSpec};
+use ndarray::{Array4, ArrayView2, Axis};
+use runtime::{Candidates, Engine, EngineError, EngineOptions, Outputs};
+
+use crate::proof::Differences;
+
+/// Most pictures that are compared. What more of them would show, two do.
+const PICTURES: usize = 2;
+
+/// The largest differences between the file `free` and the file `formed`.
+pub(super) fn compare(
+    free: &Path,
+    formed: &Path,
+    images: &Array4<f32>,
+    engine: &EngineOptions,
+) -> Result<Differences, EngineError> {
+    let formed = Engine::open(formed, engine)?;
+    let images = suitable(images, &formed);
+    let found = formed.run(images.view())?;
+    let spec = formed.spec().clone();
+    // One network at a time is in memory.
+    drop(formed);
+    let expected = Engine::open(free, engine)?.run(images.view())?.into_dense()?;
+
+    let mut differences = Largest::default();
+    match found {
+        Outputs::Dense(found) => {
+            differences.scores(expected.scores().iter().zip(&found.scores()));
+            differences.offsets(expected.offsets().iter().zip(&found.offsets()));
+            let shapes =
+                [expected.scores().dim() == found.scores().dim(), expected.offsets().dim() == found.offsets().dim()];
+            if shapes != [true; 2] {
+                return Ok(Differences { scores: f32::NAN, offsets: f32::NAN });
+            }
+        }
+        Outputs::Candidates(found) => {
+            let anchors = Anchors::new(&spec.anchors, images.dim().2, images.dim().3);
+            for picture in 0..found.pictures() {
+                let (scores, offsets) = (expected.scores(), expected.offsets());
+                let scores = scores.index_axis(Axis(0), picture);
+                let offsets = offsets.index_axis(Axis(0), picture);
+                differences.candidates(scores, offsets, &found.of(picture), anchors.levels(), &spec);
+            }
+        }
+    }
+    Ok(differences.0)
+}
+
+/// Images of a size that the engine takes, made of the pixels of others.
+fn suitable(images: &Array4<f32>, engine: &Engine) -> Array4<f32> {
+    let (pictures, channels, height, width) = images.dim();
+    let [rows, columns] = engine.size().unwrap_or([height, width]);
+    let count = engine.batch().unwrap_or(pictures).min(PICTURES);
+    let pixel = |(n, c, y, x)| images[[n % pictures, c, y % height, x % width]];
+    Array4::from_shape_fn((count, channels, rows, columns), pixel)
+}
+
+/// The largest differences so far; NaN once something is no number or not there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Largest(Differences);
+
+impl Default for Largest {
+    fn default() -> Self {
+        Self(Differences { scores: 0.0, offsets: 0.0 })
+    }
+}
+
+impl Largest {
+    fn scores<'a>(&mut self, pairs: impl Iterator<Item = (&'a f32, &'a f32)>) {
+        pairs.for_each(|(a, b)| grow(&mut self.0.scores, a - b));
+    }
+
+    fn offsets<'a>(&mut self, pairs: impl Iterator<Item = (&'a f32, &'a f32)>) {
+        pairs.for_each(|(a, b)| grow(&mut self.0.offsets, a - b));
+    }
+
+    /// Compares the candidates of one picture with all scores `[anchors, classes]` and offsets `[anchors, 4]`: each must be what
+    /// these say at its place, and each level must have its best.
+    fn candidates(
+        &mut self,
+        scores: ArrayView2<f32>,
+        offsets: ArrayView2<f32>,
+        found: &Candidates,
+        levels: &[Range<usize>; 5],
+        spec: &ModelSpec,
+    ) {
+        let mut of_levels = vec![Vec::new(); levels.len()];
+        for (index, &score) in found.scores.iter().enumerate().filter(|(_, score)| **score != 0.0) {
+            let place = (usize::try_from(found.anchors[index]), usize::try_from(found.classes[index]));
+            let (Ok(anchor), Ok(class)) = place else { return self.fail() };
+            let level = levels.iter().position(|level| level.contains(&anchor));
+            let (Some(level), Some(expected)) = (level, scores.get([anchor, class])) else { return self.fail() };
+            of_levels[level].push(score);
+            self.scores(std::iter::once((expected, &score)));
+            self.offsets(offsets.row(anchor).iter().zip(found.offsets.row(index)));
+        }
+        let rules = &spec.postprocessing;
+        for (level, mut found) in levels.iter().zip(of_levels) {
+            let level = scores.slice(ndarray::s![level.clone(), ..]);
+            let mut best: Vec<_> = level.iter().copied().filter(|score| *score > rules.score_threshold).collect();
+            best.sort_unstable_by(|a, b| b.total_cmp(a));
+            best.truncate(rules.top_k.unwrap_or(usize::MAX));
+            found.sort_unstable_by(|a, b| b.total_cmp(a));
+            // One that is missing is as if it were at the threshold, where a rounding makes it one or none.
+            let length = best.len().max(found.len());
+            best.resize(length, rules.score_threshold);
+            found.resize(length, rules.score_threshold);
+            self.scores(best.iter().zip(&found));
+        }
+    }
+
+    fn fail(&mut self) {
+        self.0 = Differences { scores: f32::NAN, offsets: f32::NAN };
+    }
+}
+
+/// Replaces the largest difference by a larger one; `f32::max` would lose a NaN.
+fn grow(largest: &mut f32, difference: f32) {
+    let difference = difference.abs();
+    if difference > *largest || difference.is_nan() {
+        *largest = difference;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array1, Array2, array};
+
+    const LEVELS: [Range<usize>; 5] = [0..2, 2..3, 3..3, 3..3, 3..3];
+
+    /// The differences of candidates (score, anchor, class, offset) from two classes at three anchors, whose offsets are
+    /// their numbers.
+    fn differences(candidates: &[(f32, i64, i64, f32)]) -> Differences {
+        let scores = array![[0.9, 0.2], [0.5, 0.6], [0.01, 0.7]];
+        let offsets = Array2::from_shape_fn((3, 4), |(anchor, _)| anchor as f32);
+        let mut spec = ModelSpec::default();
+        spec.postprocessing.top_k = Some(2);
+        let mut largest = Largest::default();
+        let column = |pick: fn(&(f32, i64, i64, f32)) -> i64| Array1::from_iter(candidates.iter().map(pick));
+        let (rows, classes) = (column(|candidate| candidate.1), column(|candidate| candidate.2));
+        let said = Array1::from_iter(candidates.iter().map(|candidate| candidate.0));
+        let from = Array2::from_shape_fn((candidates.len(), 4), |(index, _)| candidates[index].3);
+        let found =
+            Candidates { scores: said.view(), anchors: rows.view(), classes: classes.view(), offsets: from.view() };
+        largest.candidates(scores.view(), offsets.view(), &found, &LEVELS, &spec);
+        largest.0
+    }
+
+    #[test]
+    fn the_best_of_each_level_agree_and_all_else_differs() {
+        let right = [(0.9, 0, 0, 0.0), (0.6, 1, 1, 1.0), (0.7, 2, 1, 2.0)];
+        assert_eq!(differences(&right), Differences { scores: 0.0, offsets: 0.0 });
+        let with_none = [&right[..], &[(0.0, 9, 9, f32::NAN)]].concat();
+        assert_eq!(differences(&with_none), Differences { scores: 0.0, offsets: 0.0 });
+
+        let mut offset = right;
+        offset[1].3 = 1.5;
+        assert_eq!(differences(&offset).offsets, 0.5);
+        let mut score = right;
+        score[2].0 = 0.8;
+        assert!((differences(&score).scores - 0.1).abs() < 1e-6);
+        // Not the best, one too few, one too many, and one that is not there.
+        assert!((differences(&[right[0], (0.5, 1, 0, 1.0), right[2]]).scores - 0.1).abs() < 1e-6);
+        assert!((differences(&right[..2]).scores - 0.65).abs() < 1e-6);
+        assert!((differences(&[&right[..], &[(0.5, 1, 0, 1.0)]].concat()).scores - 0.45).abs() < 1e-6);
+        for (anchor, class) in [(3, 0), (-1, 0), (0, 2), (0, -1)] {
+            assert!(differences(&[right[0], (0.6, anchor, class, 1.0)]).scores.is_nan());
+        }
+    }
+}

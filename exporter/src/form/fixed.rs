@@ -1,0 +1,28 @@
+//! Fixed sizes: engines that plan memory ahead, or know no free sizes, want to read them in the file.
+
+use runtime::IMAGES;
+
+use crate::graph::{Graph, Side};
+
+/// Fixes the number of pictures, height and width of the input, and the rows of the outputs that follow from these.
+pub(super) fn fix_sizes(graph: &mut Graph, batch: Option<usize>, size: Option<[usize; 2]>, rows: Option<usize>) {
+    let [height, width] = size.map_or([None; 2], |sides| sides.map(Some));
+    for port in graph.inputs.iter_mut().chain(&mut graph.outputs) {
+        for side in &mut port.shape {
+            let fixed = match side {
+                Side::Dynamic("N") => batch,
+                Side::Dynamic("H") => height,
+                Side::Dynamic("W") => width,
+                Side::Dynamic("A" | "M") => rows,
+                Side::Dynamic(_) | Side::Fixed(_) => None,
+            };
+            if let Some(fixed) = fixed {
+                *side = Side::Fixed(fixed);
+            }
+        }
+    }
+    if size.is_some() {
+        let images = graph.inputs.iter_mut().filter(|port| port.name == IMAGES);
+        images.for_each(|port| port.meaning = "normalized RGB pictures".to_owned());
+    }
+}

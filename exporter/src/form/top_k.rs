@@ -1,0 +1,257 @@
+//! Candidates: of each level the file hands over the best scores, so that a GPU copies a few thousand numbers to the
+//! processor in place of all anchors times all classes.
+//!
+//! Two stages for each level. A score among the best `k` stands at an anchor that is among the best `k` by its best score,
+//! lower rows first among equals. So the first stage picks anchors, and the second picks scores of these alone. The picked
+//! anchors are sorted by their rows, so that equal scores go by anchor and class, as in `runtime`.
+
+use models::ModelSpec;
+use runtime::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, REGRESSION};
+
+use crate::graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
+
+/// Puts candidates in place of the scores and offsets of all anchors: at most `top_k` of each level. `levels` is the number
+/// of anchors of each, where it is known.
+pub(super) fn hand_over_candidates(graph: &mut Graph, spec: &ModelSpec, top_k: usize, levels: Option<[usize; 5]>) {
+    let scores = Joined::take(graph, CLASSIFICATION);
+    let offsets = Joined::take(graph, REGRESSION);
+    let mut selection = Selection { graph, classes: spec.class_count(), top_k };
+    let mut first = None;
+    let mut chosen = Vec::new();
+    for (index, (scores_part, offsets_part)) in scores.parts.iter().zip(&offsets.parts).enumerate() {
+        let level = Level {
+            name: format!("P{}", index + 3),
+            scores: selection.repeat(&scores.after, scores_part),
+            offsets: offsets_part.clone(),
+            anchors: levels.map(|levels| levels[index]),
+        };
+        chosen.push(selection.choose(&level, &mut first));
+    }
+    let join = |part: fn(&Chosen) -> &String| chosen.iter().map(part).cloned().collect::<Vec<_>>();
+
+    let all = selection.join("candidates", join(|chosen| &chosen.scores));
+    let threshold = Constant::scalar(Elements::Float(vec![spec.postprocessing.score_threshold]));
+    let threshold = selection.constant("score_threshold", threshold);
+    let zero = selection.constant("zero", Constant::scalar(Elements::Float(vec![0.0])));
+    let above = selection.node("Greater", "candidates.above", &[&all, &threshold], &[]);
+    selection.node("Where", CANDIDATE_SCORES, &[&above, &all, &zero], &[]);
+    selection.join(CANDIDATE_ANCHORS, join(|chosen| &chosen.anchors));
+    selection.join(CANDIDATE_CLASSES, join(|chosen| &chosen.classes));
+    let Joined { mut concat, after, .. } = offsets;
+    concat.inputs = join(|chosen| &chosen.offsets);
+    graph.nodes.push(concat);
+    graph.nodes.extend(after);
+    graph.outputs = ports();
+    graph.drop_unused_constants();
+}
+
+fn ports() -> Vec<Port> {
+    let port = |name, elements, width: Option<usize>, meaning: &str| Port {
+        name,
+        elements,
+        shape: [Side::Dynamic("N"), Side::Dynamic("M")].into_iter().chain(width.map(Side::Fixed)).collect(),
+        meaning: meaning.to_owned(),
+    };
+    vec![
+        port(
+            CANDIDATE_SCORES,
+            ElementType::Float,
+            None,
+            "scores of the best candidates, in (0, 1): levels P3 to P7, in each the best first; 0 is none",
+        ),
+        port(CANDIDATE_ANCHORS, ElementType::Int, None, "anchors of the candidates, by their number among all"),
+        port(CANDIDATE_CLASSES, ElementType::Int, None, "classes of the candidates"),
+        port(
+            REGRESSION,
+            ElementType::Float,
+            Some(4),
+            "offsets of x, y, log width and log height from the candidate's anchor, in the box coder's units",
+        ),
+    ]
+}
+
+/// An output that joins what is said of each level.
+struct Joined {
+    /// The values that are joined, `[N, rows, width]`.
+    parts: Vec<String>,
+    concat: Node,
+    /// What happens to every element after that, in order.
+    after: Vec<Node>,
+}
+
+impl Joined {
+    /// Takes the nodes out of `graph` that join the levels of an output, and those after it.
+    fn take(graph: &mut Graph, output: &str) -> Self {
+        let mut after = Vec::new();
+        let mut value = output.to_owned();
+        loop {
+            let place = graph.nodes.iter().position(|node| node.output == value);
+            let node = graph.nodes.remove(place.expect("an output comes from a node, and levels are joined before it"));
+            if node.operator == "Concat" {
+                after.reverse();
+                return Self { parts: node.inputs.clone(), concat: node, after };
+            }
+            value.clone_from(&node.inputs[0]);
+            after.push(node);
+        }
+    }
+}
+
+/// One level of the pyramid.
+struct Level {
+    name: String,
+    /// `[N, anchors, classes]`.
+    scores: String,
+    /// `[N, anchors, 4]`.
+    offsets: String,
+    /// How many there are, where that is known.
+    anchors: Option<usize>,
+}
+
+/// The candidates of one level.
+struct Chosen {
+    /// `[N, k]`.
+    scores: String,
+    /// `[N, k]`, among the anchors of all levels.
+    anchors: String,
+    /// `[N, k]`.
+    classes: String,
+    /// `[N, k, 4]`.
+    offsets: String,
+}
+
+/// A graph to which the selection is added.
+struct Selection<'a> {
+    graph: &'a mut Graph,
+    classes: usize,
+    top_k: usize,
+}
+
+impl Selection<'_> {
+    /// Adds the selection of one level. `first` is the number of anchors of the levels before it, if there are any.
+    fn choose(&mut self, level: &Level, first: &mut Option<String>) -> Chosen {
+        let name = |word: &str| format!("{}.{word}", level.name);
+        let sizes = self.sizes(level);
+        let axis = [("axis", Attribute::Int(1))];
+        let best_of_anchor = [("axes", Attribute::Ints(vec![2])), ("keepdims", Attribute::Int(0))];
+
+        let best = self.node("ReduceMax", &name("best"), &[&level.scores], &best_of_anchor);
+        let (_, anchors) = self.top_k(&name("best_anchors"), &best, &sizes.anchors, true);
+        let (anchors, _) = self.top_k(&name("picked_anchors"), &anchors, &sizes.anchors, false);
+        let scores = self.rows(&name("picked_scores"), &level.scores, &anchors);
+        let flat = self.constant("shape.same.rest", Constant::ints(&[0, -1]));
+        let scores = self.node("Reshape", &name("picked_scores.flat"), &[&scores, &flat], &[]);
+        let (scores, places) = self.top_k(&name("candidates"), &scores, &sizes.candidates, true);
+
+        let classes = self.constant("class_count", Constant::ints(&[self.classes as i64]));
+        let picks = self.node("Div", &name("candidates.picks"), &[&places, &classes], &[]);
+        let classes = self.node("Mod", &name("candidates.classes"), &[&places, &classes], &[]);
+        let rows = self.node("GatherElements", &name("candidates.rows"), &[&anchors, &picks], &axis);
+        let offsets = self.rows(&name("candidates.offsets"), &level.offsets, &rows);
+
+        let anchors = match first.as_deref() {
+            None => rows,
+            Some(first) => self.node("Add", &name("candidates.anchors"), &[&rows, first], &[]),
+        };
+        let next = match first.as_deref() {
+            None => sizes.all,
+            Some(first) => self.node("Add", &name("end"), &[first, &sizes.all], &[]),
+        };
+        *first = Some(next);
+        Chosen { scores, anchors, classes, offsets }
+    }
+
+    /// How many anchors a level has, how many are picked, and how many candidates come of these, each as a vector of one.
+    fn sizes(&mut self, level: &Level) -> Sizes {
+        let name = |word: &str| format!("{}.{word}", level.name);
+        if let Some(all) = level.anchors {
+            let anchors = all.min(self.top_k);
+            let candidates = self.top_k.min(anchors * self.classes);
+            let mut constant = |word, size: usize| self.constant(&name(word), Constant::ints(&[size as i64]));
+            return Sizes {
+                all: constant("anchor_count", all),
+                anchors: constant("picked_count", anchors),
+                candidates: constant("candidate_count", candidates),
+            };
+        }
+        let top_k = self.constant("top_k", Constant::ints(&[self.top_k as i64]));
+        let classes = self.constant("class_count", Constant::ints(&[self.classes as i64]));
+        let axis = self.constant("axis.1", Constant::ints(&[1]));
+        let shape = self.node("Shape", &name("shape"), &[&level.scores], &[]);
+        let all = self.node("Gather", &name("anchor_count"), &[&shape, &axis], &[("axis", Attribute::Int(0))]);
+        let anchors = self.node("Min", &name("picked_count"), &[&all, &top_k], &[]);
+        let scores = self.node("Mul", &name("score_count"), &[&anchors, &classes], &[]);
+        let candidates = self.node("Min", &name("candidate_count"), &[&scores, &top_k], &[]);
+        Sizes { all, anchors, candidates }
+    }
+
+    /// The `k` largest or smallest numbers of every row, in order, and their places; the first among equals.
+    fn top_k(&mut self, name: &str, values: &str, k: &str, largest: bool) -> (String, String) {
+        let attributes = [
+            ("axis", Attribute::Int(1)),
+            ("largest", Attribute::Int(i64::from(largest))),
+            ("sorted", Attribute::Int(1)),
+        ];
+        let found = self.node("TopK", name, &[values, k], &attributes);
+        let places = format!("{name}.places");
+        self.graph.nodes.last_mut().expect("there is the node that was added").further.push(places.clone());
+        (found, places)
+    }
+
+    /// Some rows of `[N, rows, width]`, for every picture others: `[N, k, width]`.
+    fn rows(&mut self, name: &str, values: &str, rows: &str) -> String {
+        let axes = self.constant("axis.2", Constant::ints(&[2]));
+        let indices = self.node("Unsqueeze", &format!("{name}.indices"), &[rows, &axes], &[]);
+        self.node("GatherND", name, &[values, &indices], &[("batch_dims", Attribute::Int(1))])
+    }
+
+    /// What `nodes` do one after another, done to another value.
+    fn repeat(&mut self, nodes: &[Node], value: &str) -> String {
+        nodes.iter().fold(value.to_owned(), |value, node| {
+            let inputs: Vec<_> = std::iter::once(&value).chain(&node.inputs[1..]).map(String::as_str).collect();
+            let name = format!("{value}.{}", node.operator.to_lowercase());
+            self.node(node.operator, &name, &inputs, &node.attributes)
+        })
+    }
+
+    /// Joins what was chosen of the levels.
+    fn join(&mut self, name: &str, parts: Vec<String>) -> String {
+        let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+        self.node("Concat", name, &parts, &[("axis", Attribute::Int(1))])
+    }
+
+    /// A node and the value that it computes, both under `name`.
+    fn node(
+        &mut self,
+        operator: &'static str,
+        name: &str,
+        inputs: &[&str],
+        attributes: &[(&'static str, Attribute)],
+    ) -> String {
+        self.graph.nodes.push(Node {
+            name: name.to_owned(),
+            operator,
+            inputs: inputs.iter().map(|input| (*input).to_owned()).collect(),
+            output: name.to_owned(),
+            further: Vec::new(),
+            attributes: attributes.to_vec(),
+        });
+        name.to_owned()
+    }
+
+    /// A constant. Under a name that is in use, it is the constant of that name.
+    fn constant(&mut self, name: &str, constant: Constant) -> String {
+        self.graph.initializers.entry(name.to_owned()).or_insert(constant);
+        name.to_owned()
+    }
+}
+
+/// Numbers of one level, each a vector of one.
+struct Sizes {
+    /// Of anchors.
+    all: String,
+    /// Of anchors that are picked.
+    anchors: String,
+    /// Of candidates.
+    candidates: String,
+}
