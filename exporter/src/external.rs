@@ -98,7 +98,7 @@ mod tests {
     use crate::onnx::TensorProto;
 
     fn constant(name: &str, raw_data: Vec<u8>) -> TensorProto {
-        TensorProto { name: name.to_owned(), raw_data, ..TensorProto::default() }
+        TensorProto { name: name.to_owned(), raw_data: raw_data.into(), ..TensorProto::default() }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The program `exporter`.
 
+mod memory;
+
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -191,6 +193,7 @@ const LOST_TOO_MUCH: u8 = 3;
 const STDOUT: &str = "cannot write to stdout";
 
 fn main() -> ExitCode {
+    memory::return_large_blocks();
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
