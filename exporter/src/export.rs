@@ -1,24 +1,63 @@
-//! The export: trace, fold, encode, write, prove, keep.
+//! The export: trace, fold, encode, write, prove, lower the precision, compare, keep.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::Path;
 
 use models::{AtomicFile, Checkpoint, ModelSpec, Provenance, WeightsError};
 use ndarray::ArrayD;
 use runtime::EngineOptions;
 
+use crate::accuracy::{Accuracy, AccuracyError};
+use crate::external::ExternalFile;
 use crate::fold::fold_batch_norms;
-use crate::model::encode;
+use crate::graph::Graph;
+use crate::model::{Encoded, FileOptions, encode};
+use crate::precision::{Comparison, Lowered, Precision, PrecisionError, PrecisionOptions, check, lower};
 use crate::proof::{Differences, ProofError, prove};
 use crate::trace::trace;
 
+/// Bytes that a protocol buffer may have.
+const LARGEST: usize = i32::MAX as usize;
+
+/// What to do with more.
+const TOO_LARGE: &str = "no ONNX file may have more than 2 GB; --external-data puts the weights into a file beside it";
+
+/// What is exported.
+#[derive(Clone, Debug, Default)]
+pub struct ExportOptions {
+    /// What the numbers of the network are.
+    pub precision: PrecisionOptions,
+    /// What the file is like.
+    pub file: FileOptions,
+    /// Data to measure the file's AP on.
+    pub accuracy: Option<Accuracy>,
+    /// How much smaller than that of 32 bits the AP may be.
+    pub max_ap_drop: Option<f64>,
+}
+
 /// What came of an export.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Exported {
     /// Size of the file in bytes.
     pub bytes: usize,
-    /// How far ONNX Runtime is from libtorch on the checkpoint's probe.
+    /// How far ONNX Runtime is from libtorch on the checkpoint's probe, in 32 bits.
     pub differences: Differences,
+    /// What fewer bits did; none where there are 32.
+    pub lowered: Option<Loss>,
+    /// The AP of the file, in [0, 1], if it was measured.
+    pub ap: Option<f64>,
+}
+
+/// What fewer bits did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loss {
+    /// Which layers they did not reach.
+    pub lowered: Lowered,
+    /// How far the file is from that of 32 bits.
+    pub comparison: Comparison,
+    /// The AP of the file of 32 bits, if it was measured.
+    pub ap: Option<f64>,
 }
 
 /// Why there is no file. What had the target's name before still has it.
@@ -33,28 +72,79 @@ pub enum ExportError {
     /// The file does not compute what libtorch computed.
     #[error(transparent)]
     Proof(#[from] ProofError),
+    /// The network can't have the precision.
+    #[error(transparent)]
+    Precision(#[from] PrecisionError),
+    /// The AP can't be measured.
+    #[error("cannot measure the AP")]
+    Accuracy(#[from] AccuracyError),
+    /// The AP is too small.
+    #[error(
+        "{precision} has an AP of {found:.4}, fp32 of {expected:.4}; more than the {allowed} is lost that --max-ap-drop \
+         allows, so no file was written. --sensitivity lists the layers that lose most, --keep-float keeps them as they are"
+    )]
+    Drop {
+        /// What was asked for.
+        precision: Precision,
+        /// Its AP.
+        found: f64,
+        /// That of 32 bits.
+        expected: f64,
+        /// How much less would do.
+        allowed: f64,
+    },
 }
 
-/// Writes the checkpoint's detector into `file`, proves it, and gives it its name.
+/// Writes the checkpoint's detector into `file`, proves it, and gives it its name. `stem` is what the name of external data
+/// begins with.
 ///
-/// No two copies of the weights outlive a step: they move from the checkpoint into the graph and into the file, and are
-/// gone before ONNX Runtime loads its own.
+/// No two copies of the weights outlive a step in 32 bits: they move from the checkpoint into the graph and into the file,
+/// and are gone before ONNX Runtime loads its own.
 ///
 /// # Errors
-/// When the weights do not fit the spec, the file can't be written, or the proof fails.
-pub fn export(checkpoint: Checkpoint, mut file: AtomicFile, engine: &EngineOptions) -> Result<Exported, ExportError> {
+/// When the weights do not fit the spec, the file can't be written, the proof fails, the network can't have the precision,
+/// or loses too much by it.
+pub fn export(
+    checkpoint: Checkpoint,
+    mut file: AtomicFile,
+    stem: &str,
+    options: &ExportOptions,
+    engine: &EngineOptions,
+) -> Result<Exported, ExportError> {
     let Checkpoint { spec, provenance, tensors, probe } = checkpoint;
-    let model = to_onnx(&spec, tensors, &provenance)?;
-    file.write_all(&model)?;
-    file.flush()?;
-    let bytes = model.len();
-    drop(model);
-    let differences = prove(file.path(), &probe, engine)?;
+    let precision = options.precision.precision;
+    let mut graph = folded(&spec, tensors)?;
+    let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
+    if precision == Precision::Fp32 {
+        let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
+        let written = Written::new(encoded, &mut file)?;
+        let differences = prove(file.path(), &probe, engine)?;
+        let ap = measure(file.path())?;
+        file.commit()?;
+        return Ok(Exported { bytes: written.keep(), differences, lowered: None, ap });
+    }
+
+    let folder = file.path().parent().unwrap_or(Path::new("."));
+    let mut full = tempfile::Builder::new().prefix(".fp32.").suffix(".partial").tempfile_in(folder)?;
+    full.write_all(&to_bytes(graph.clone(), &spec, &provenance))?;
+    let differences = prove(full.path(), &probe, engine)?;
+
+    let lowered = lower(&mut graph, &spec, &probe.images, &options.precision, engine)?;
+    let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
+    let written = Written::new(encoded, &mut file)?;
+    let comparison = check(full.path(), file.path(), &spec, &probe.images, &options.precision, engine)?;
+    let (full_ap, ap) = (measure(full.path())?, measure(file.path())?);
+    if let (Some(expected), Some(found), Some(allowed)) = (full_ap, ap, options.max_ap_drop)
+        && expected - found > allowed
+    {
+        return Err(ExportError::Drop { precision, found, expected, allowed });
+    }
     file.commit()?;
-    Ok(Exported { bytes, differences })
+    let loss = Loss { lowered, comparison, ap: full_ap };
+    Ok(Exported { bytes: written.keep(), differences, lowered: Some(loss), ap })
 }
 
-/// The bytes of an ONNX file, unproven.
+/// The bytes of an ONNX file of 32 bits, unproven.
 ///
 /// # Errors
 /// When a tensor is missing or misshapen, or the spec has no classes or an unknown depth.
@@ -63,7 +153,40 @@ pub fn to_onnx(
     tensors: BTreeMap<String, ArrayD<f32>>,
     provenance: &Provenance,
 ) -> Result<Vec<u8>, WeightsError> {
+    Ok(to_bytes(folded(spec, tensors)?, spec, provenance))
+}
+
+fn to_bytes(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
+    encode(graph, spec, provenance, Precision::Fp32, &FileOptions::default(), "").model
+}
+
+fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
     let mut graph = trace(spec, tensors)?;
     fold_batch_norms(&mut graph);
-    Ok(encode(graph, spec, provenance))
+    Ok(graph)
+}
+
+/// A model on the disk that has no name yet.
+struct Written {
+    bytes: usize,
+    external: Option<ExternalFile>,
+}
+
+impl Written {
+    fn new(encoded: Encoded, file: &mut AtomicFile) -> io::Result<Self> {
+        let Encoded { model, external } = encoded;
+        let folder = file.path().parent().unwrap_or(Path::new("."));
+        let external = external.map(|external| external.write(folder)).transpose()?;
+        if model.len() > LARGEST {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE));
+        }
+        file.write_all(&model)?;
+        file.flush()?;
+        Ok(Self { bytes: model.len(), external })
+    }
+
+    /// Keeps what is beside the model. Says the size of both.
+    fn keep(self) -> usize {
+        self.bytes + self.external.map_or(0, ExternalFile::keep)
+    }
 }

@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use bytemuck::NoUninit;
+use half::f16;
+use prost::bytes::Bytes;
+
 use crate::onnx::{
     AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, NodeProto, TensorProto,
     TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
@@ -62,8 +66,16 @@ pub struct Constant {
 pub enum Elements {
     /// 32-bit floating point.
     Float(Vec<f32>),
+    /// 16-bit floating point.
+    Half(Vec<f16>),
     /// 64-bit integers.
     Int(Vec<i64>),
+    /// 32-bit integers.
+    ShortInt(Vec<i32>),
+    /// 8-bit integers from -128 to 127.
+    SignedByte(Vec<i8>),
+    /// 8-bit integers from 0 to 255.
+    Byte(Vec<u8>),
 }
 
 /// A 32-bit floating-point tensor at the border of the graph.
@@ -176,28 +188,45 @@ impl Constant {
         Self { shape: vec![values.len()], elements: Elements::Float(values) }
     }
 
-    /// The elements, if they are floating point.
+    /// A single value, without axes.
+    pub(crate) fn scalar(elements: Elements) -> Self {
+        Self { shape: Vec::new(), elements }
+    }
+
+    /// The elements, if they are 32-bit floating point.
     pub(crate) fn as_floats(&self) -> Option<&[f32]> {
         match &self.elements {
             Elements::Float(values) => Some(values),
-            Elements::Int(_) => None,
+            _ => None,
         }
     }
 
     fn into_proto(self, name: String) -> TensorProto {
         let (data_type, raw_data) = match self.elements {
-            Elements::Float(values) => (DataType::Float, little_endian(values, f32::to_le_bytes)),
-            Elements::Int(values) => (DataType::Int64, little_endian(values, i64::to_le_bytes)),
+            Elements::Float(values) => (DataType::Float, in_place(values)),
+            Elements::Half(values) => (DataType::Float16, in_place(values)),
+            Elements::Int(values) => (DataType::Int64, in_place(values)),
+            Elements::ShortInt(values) => (DataType::Int32, in_place(values)),
+            Elements::SignedByte(values) => (DataType::Int8, in_place(values)),
+            Elements::Byte(values) => (DataType::Uint8, in_place(values)),
         };
         let dims = self.shape.into_iter().map(|size| size as i64).collect();
-        TensorProto { dims, data_type: data_type.into(), name, raw_data }
+        TensorProto { dims, data_type: data_type.into(), name, raw_data, ..TensorProto::default() }
     }
 }
 
-fn little_endian<T, const BYTES: usize>(values: Vec<T>, to_bytes: impl Fn(T) -> [u8; BYTES]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(values.len() * BYTES);
-    values.into_iter().for_each(|value| bytes.extend_from_slice(&to_bytes(value)));
-    bytes
+/// The bytes of `values`, where they lie: no copy of the weights is made. ONNX wants them as this processor has them, the
+/// lowest first.
+fn in_place<T: NoUninit + Send>(values: Vec<T>) -> Bytes {
+    struct Values<T>(Vec<T>);
+
+    impl<T: NoUninit> AsRef<[u8]> for Values<T> {
+        fn as_ref(&self) -> &[u8] {
+            bytemuck::cast_slice(&self.0)
+        }
+    }
+
+    Bytes::from_owner(Values(values))
 }
 
 impl Port {

@@ -7,18 +7,30 @@
 mod trace;
 mod graph;
 mod fold;
+mod precision;
+mod opset;
+mod external;
 mod model;
 mod onnx;
 mod proof;
+mod accuracy;
 mod export;
 mod summary;
+mod describe;
 #[cfg(test)]
 mod testing;
 
-pub use export::{ExportError, Exported, export, to_onnx};
+pub use accuracy::{Accuracy, AccuracyError};
+pub use describe::{DescribeError, describe};
+pub use export::{ExportError, ExportOptions, Exported, Loss, export, to_onnx};
 pub use fold::fold_batch_norms;
 pub use graph::{Attribute, Constant, Elements, Graph, Node, Port, Side};
-pub use model::encode;
+pub use model::FileOptions;
+pub use opset::Opset;
+pub use precision::{
+    CalibrationError, Comparison, Layers, Lowered, Precision, PrecisionError, PrecisionOptions, RangeRule, Sensitivity,
+    UnknownLayer, pictures,
+};
 pub use proof::{Differences, OFFSET_TOLERANCE, ProofError, SCORE_TOLERANCE, largest_difference, prove};
 pub use summary::{Summary, grouped};
 pub use trace::trace;

@@ -1,13 +1,19 @@
 //! The program `exporter`.
 
+mod memory;
+
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
-use exporter::{Exported, OFFSET_TOLERANCE, SCORE_TOLERANCE, Summary, export, grouped};
+use exporter::{
+    Accuracy, Comparison, ExportError, ExportOptions, Exported, FileOptions, Loss, OFFSET_TOLERANCE, Opset, Precision,
+    PrecisionOptions, RangeRule, SCORE_TOLERANCE, Sensitivity, Summary, describe, export, grouped, pictures,
+};
+use models::dataset::Source;
 use models::{AtomicFile, Checkpoint, CheckpointError};
 use runtime::EngineOptions;
 use runtime::output::print;
@@ -32,54 +38,211 @@ struct Args {
     #[arg(long)]
     summary: bool,
 
+    /// Only print what is in this ONNX file, and how to use it without our programs.
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    describe: Option<PathBuf>,
+
+    #[command(flatten)]
+    file: FileArgs,
+
+    #[command(flatten)]
+    precision: PrecisionArgs,
+
     /// ONNX Runtime's library [default: ORT_DYLIB_PATH, beside this program, .deps/onnxruntime/lib, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }
 
+/// What the file is like.
+#[derive(clap::Args)]
+#[command(next_help_heading = "File")]
+struct FileArgs {
+    /// Version of ONNX's operators, from 13 to 21.
+    #[arg(long, value_name = "VERSION", default_value_t)]
+    opset: Opset,
+
+    /// Name of the graph. [default: what the network is]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Text about the model, for people. [default: what the network is, and where to read more]
+    #[arg(long, value_name = "TEXT")]
+    doc: Option<String>,
+
+    /// Put the weights into a file beside it, whose name says what is in it: `retinanet-1a2b3c4d.bin`.
+    #[arg(long)]
+    external_data: bool,
+}
+
+/// The precision of the file.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Precision")]
+struct PrecisionArgs {
+    /// What the numbers of the network are; inputs and outputs stay 32-bit floating point.
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+
+    /// Pictures that say which numbers occur, without which there is no int8: a folder of pictures, or a data set.
+    #[arg(long, value_name = "DATA", required_if_eq("precision", "int8"))]
+    calibrate: Option<PathBuf>,
+
+    /// How many of them are looked at, evenly taken.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    calibration_pictures: u32,
+
+    /// Which of the numbers that occur int8 covers: `minmax` all, `percentile:P` P % at each end, `entropy` those with which
+    /// the distribution changes least.
+    #[arg(long, value_name = "RULE", default_value_t = RangeRule::DEFAULT)]
+    ranges: RangeRule,
+
+    /// Layers, or blocks such as `layer4`, that stay in 32 bits; with int8 besides conv1 and the two `output`.
+    #[arg(long, value_name = "LAYER", value_delimiter = ',')]
+    keep_float: Vec<String>,
+
+    /// Measure what each layer loses by 8 bits, and list all.
+    #[arg(long, requires = "calibrate")]
+    sensitivity: bool,
+
+    /// Measure the AP of the file, and of that of 32 bits, on this data set.
+    #[arg(long, value_name = "DATA")]
+    eval: Option<PathBuf>,
+
+    /// Folder that file names in both data sets start from [default: as in `runtime eval`].
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
+
+    /// How much smaller than in 32 bits the AP may be. If it is, no file is written, and the exit code is 3.
+    #[arg(long, value_name = "AP", requires = "eval", allow_negative_numbers = true, value_parser = difference)]
+    max_ap_drop: Option<f64>,
+}
+
+impl FileArgs {
+    fn options(&self) -> FileOptions {
+        let Self { opset, name, doc, external_data } = self;
+        FileOptions { opset: *opset, name: name.clone(), doc: doc.clone(), external_data: *external_data }
+    }
+}
+
+impl PrecisionArgs {
+    fn options(&self, file: FileOptions) -> anyhow::Result<ExportOptions> {
+        let pictures_folder = self.pictures.as_deref();
+        let calibration = match &self.calibrate {
+            Some(data) => pictures(data, pictures_folder, self.calibration_pictures as usize)?,
+            None => Vec::new(),
+        };
+        let accuracy = self.eval.as_ref().map(|data| {
+            let source = Source { pictures: self.pictures.clone(), ..Source::new(data) };
+            Accuracy::new(&source).with_context(|| format!("cannot measure the AP on `{}`", data.display()))
+        });
+        Ok(ExportOptions {
+            precision: PrecisionOptions {
+                precision: self.precision,
+                calibration,
+                ranges: self.ranges,
+                keep_float: self.keep_float.iter().map(String::as_str).collect(),
+                sensitivity: self.sensitivity,
+            },
+            file,
+            accuracy: accuracy.transpose()?,
+            max_ap_drop: self.max_ap_drop,
+        })
+    }
+}
+
+fn difference(text: &str) -> Result<f64, String> {
+    let is_difference = |value: &f64| (-1.0..=1.0).contains(value);
+    text.parse().ok().filter(is_difference).ok_or_else(|| "expected a difference of two APs, from -1 to 1".to_owned())
+}
+
+/// Exit code when the AP is smaller than it may be.
+const LOST_TOO_MUCH: u8 = 3;
+
 /// What could not be done when printing fails.
 const STDOUT: &str = "cannot write to stdout";
 
 fn main() -> ExitCode {
+    memory::return_large_blocks();
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(ExportError::Drop { .. }) => ExitCode::from(LOST_TOO_MUCH),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    if let Some(path) = &args.describe {
+        let text = describe(path).with_context(|| format!("cannot describe `{}`", path.display()))?;
+        return print(text.trim_end()).context(STDOUT);
+    }
     let start = Instant::now();
     // First of all, so that a folder that can't be written costs no one a wait.
     let file = AtomicFile::create(&args.out)
         .with_context(|| format!("cannot write `{}`; make its folder, or give another --out", args.out.display()))?;
+    let options = args.precision.options(args.file.options())?;
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&checkpoint.spec)?;
     if args.summary {
         print(&summary.to_string()).context(STDOUT)?;
     }
-    let engine = EngineOptions { onnxruntime: args.onnxruntime, ..EngineOptions::default() };
-    let Exported { bytes, differences } = export(checkpoint, file, &engine)
+    let stem = args.out.file_stem().unwrap_or_default().to_string_lossy();
+    let engine = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
+    let exported = export(checkpoint, file, &stem, &options, &engine)
         .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;
+    print(&report(&args, &summary, &exported, start.elapsed())).context(STDOUT)
+}
 
-    print(&format!(
-        "{}\n  parameters   {}\n  computation  {:.1} GFLOPs at {}x{} (height x width: the spec's shorter and longer side, \
-         padded); a multiplication with its addition counts once, as torchvision and fvcore count\n  file size    {:.1} MB\n  \
-         proof        ONNX Runtime differs from libtorch by at most {:.1e} in scores (allowed {SCORE_TOLERANCE:e}) and \
-         {:.1e} in offsets (allowed {OFFSET_TOLERANCE:e})\n  time         {:.1} s",
-        args.out.display(),
-        grouped(summary.parameters()),
-        summary.giga_multiply_adds(),
-        summary.height,
-        summary.width,
-        bytes as f64 / 1e6,
-        differences.scores,
-        differences.offsets,
-        start.elapsed().as_secs_f64()
-    ))
-    .context(STDOUT)
+/// What came of the export, for people, without the last line's end.
+fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -> String {
+    let Exported { bytes, differences, lowered, ap } = exported;
+    let mut lines = vec![
+        args.out.display().to_string(),
+        format!("  parameters   {}", grouped(summary.parameters())),
+        format!(
+            "  computation  {:.1} GFLOPs at {}x{} (height x width: the spec's shorter and longer side, padded); a \
+             multiplication with its addition counts once, as torchvision and fvcore count",
+            summary.giga_multiply_adds(),
+            summary.height,
+            summary.width
+        ),
+        format!("  file size    {:.1} MB", *bytes as f64 / 1e6),
+        format!(
+            "  proof        ONNX Runtime differs from libtorch by at most {:.1e} in scores (allowed {SCORE_TOLERANCE:e}) and \
+             {:.1e} in offsets (allowed {OFFSET_TOLERANCE:e})",
+            differences.scores, differences.offsets
+        ),
+    ];
+    let precision = args.precision.precision;
+    if let Some(Loss { lowered, comparison: Comparison { largest, typical }, ap: full }) = lowered {
+        lines.push(format!(
+            "  {precision:<12} differs from fp32 by at most {:.1e} in scores and {:.1e} in offsets, typically (root of the mean \
+             square) by {:.1e} and {:.1e}",
+            largest.scores, largest.offsets, typical.scores, typical.offsets
+        ));
+        if !lowered.float_layers.is_empty() {
+            lines.push(format!("  in 32 bits   {}", lowered.float_layers.join(", ")));
+        }
+        if let (Some(ap), Some(full)) = (ap, full) {
+            lines.push(format!("  AP           {ap:.4}, fp32 {full:.4}: {:+.4}", ap - full));
+        }
+        if !lowered.sensitivity.is_empty() {
+            lines.push(
+                "  sensitivity  error by 8 bits in this layer alone, as a share of scores and of offsets".to_owned(),
+            );
+            let line = |layer: &Sensitivity| {
+                format!("    {:<34}{:>8.3} %{:>8.3} %", layer.layer, 100.0 * layer.scores, 100.0 * layer.offsets)
+            };
+            lines.extend(lowered.sensitivity.iter().map(line));
+        }
+    } else if let Some(ap) = ap {
+        lines.push(format!("  AP           {ap:.4}"));
+    }
+    lines.push(format!("  time         {:.1} s", time.as_secs_f64()));
+    lines.join("\n")
 }
 
 fn open(path: &Path) -> anyhow::Result<Checkpoint> {

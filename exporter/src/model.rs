@@ -1,18 +1,22 @@
 //! The model: a graph with all that a reader needs to use it, as the bytes of an ONNX file.
 
+use std::collections::BTreeSet;
+
+use models::spec::BackboneSpec;
 use models::{ModelSpec, Provenance};
 use prost::Message;
 use runtime::SPEC_KEY;
 
+use crate::external::External;
 use crate::graph::Graph;
-use crate::onnx::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
+use crate::onnx::{
+    DataType, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorType, TypeProto, ValueInfoProto,
+};
+use crate::opset::Opset;
+use crate::precision::Precision;
 
-/// Version of ONNX's operators: the last before Resize got settings that engines differ in, and old enough (2022) for
-/// every engine in use. Nothing newer is needed.
-const OPSET: i64 = 17;
-
-/// Version of the file format that came out with this operator set, in ONNX 1.12.
-const IR_VERSION: i64 = 8;
+/// Key of what the numbers of the network are: fp32, fp16 or int8.
+const PRECISION_KEY: &str = "retinanet.precision";
 
 /// Key of the program that made the weights.
 const PROGRAM_KEY: &str = "retinanet.program";
@@ -23,14 +27,52 @@ const EPOCH_KEY: &str = "retinanet.epoch";
 /// Key of the AP that the weights reached on their validation data.
 const AP_KEY: &str = "retinanet.ap";
 
-/// The ONNX file. The same inputs give the same bytes.
+/// What a file is like, beside what it computes.
+#[derive(Clone, Debug, Default)]
+pub struct FileOptions {
+    /// The operators that it uses.
+    pub opset: Opset,
+    /// Name of the graph; what the network is if absent.
+    pub name: Option<String>,
+    /// Text for people; what the network is and where to read more if absent.
+    pub doc: Option<String>,
+    /// Whether large constants are in a file beside it.
+    pub external_data: bool,
+}
+
+/// A file, still in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    /// The ONNX file.
+    pub(crate) model: Vec<u8>,
+    /// The file beside it, if there is one.
+    pub(crate) external: Option<External>,
+}
+
+/// The ONNX file. The same inputs give the same bytes. `stem` is what the name of a file beside it begins with.
 ///
 /// Its `metadata_props` hold the spec as YAML, which makes it all that the runtime needs, and where the weights came from.
-pub fn encode(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
-    let name = format!("RetinaNet with ResNet-{}", spec.backbone.depth);
+pub(crate) fn encode(
+    mut graph: Graph,
+    spec: &ModelSpec,
+    provenance: &Provenance,
+    precision: Precision,
+    options: &FileOptions,
+    stem: &str,
+) -> Encoded {
+    options.opset.adapt(&mut graph);
+    let network = format!("RetinaNet with {}", trunk(&spec.backbone));
+    let about = || {
+        format!(
+            "{network} for {} classes. It says scores and box offsets of all anchors; what the pictures, rows and offsets are \
+             is in the metadata, under `{SPEC_KEY}`.",
+            spec.class_count()
+        )
+    };
     let Provenance { program, epoch, ap } = provenance;
     let metadata = [
         (SPEC_KEY, Some(spec.to_yaml())),
+        (PRECISION_KEY, Some(precision.to_string())),
         (PROGRAM_KEY, Some(program.clone())),
         (EPOCH_KEY, epoch.map(|epoch| epoch.to_string())),
         (AP_KEY, ap.map(|ap| ap.to_string())),
@@ -38,20 +80,48 @@ pub fn encode(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8
     let metadata = metadata
         .into_iter()
         .filter_map(|(key, value)| value.map(|value| StringStringEntryProto { key: key.to_owned(), value }));
+    let mut graph = graph.into_proto(options.name.as_ref().unwrap_or(&network));
+    let external = options.external_data.then(|| External::take_from(&mut graph, stem));
     let model = ModelProto {
-        ir_version: IR_VERSION,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
-        doc_string: format!(
-            "{name} for {} classes. It says scores and box offsets of all anchors; what the pictures, rows and offsets \
-             are is in the metadata, under `{SPEC_KEY}`.",
-            spec.class_count()
-        ),
-        graph: Some(graph.into_proto(&name)),
+        doc_string: options.doc.clone().unwrap_or_else(about),
         metadata_props: metadata.collect(),
+        ..model(graph, options.opset)
     };
-    model.encode_to_vec()
+    Encoded { model: model.encode_to_vec(), external }
+}
+
+/// A file that computes `values` of a graph in place of its outputs.
+pub(crate) fn encode_tapped(graph: Graph, values: &BTreeSet<&str>) -> Vec<u8> {
+    let is_input = |name: &str| graph.inputs.iter().any(|port| port.name == name);
+    let tensor_type = TensorType { elem_type: DataType::Float.into(), shape: None };
+    let output = values.iter().filter(|name| !is_input(name)).map(|name| ValueInfoProto {
+        name: (*name).to_owned(),
+        r#type: Some(TypeProto { tensor_type: Some(tensor_type.clone()) }),
+        ..ValueInfoProto::default()
+    });
+    let output = output.collect();
+    model(GraphProto { output, ..graph.into_proto("tapped") }, Opset::default()).encode_to_vec()
+}
+
+fn model(graph: GraphProto, opset: Opset) -> ModelProto {
+    ModelProto {
+        ir_version: opset.ir_version(),
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset.version() }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    }
+}
+
+/// The trunk's name as its paper and torchvision write it: `ResNet-50`, `ResNeXt-50 32x4d`.
+fn trunk(spec: &BackboneSpec) -> String {
+    let BackboneSpec { depth, groups, width_per_group, .. } = spec;
+    match (groups, width_per_group) {
+        (1, 64) => format!("ResNet-{depth}"),
+        (1, width) => format!("ResNet-{depth} of width {width}"),
+        (groups, width) => format!("ResNeXt-{depth} {groups}x{width}d"),
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +136,7 @@ mod tests {
         let spec = spec(18, NormKind::Batch);
         let mut graph = trace(&spec, zeros(&spec)).unwrap();
         fold_batch_norms(&mut graph);
-        encode(graph, &spec, provenance)
+        encode(graph, &spec, provenance, Precision::Fp32, &FileOptions::default(), "").model
     }
 
     #[test]
@@ -85,6 +155,7 @@ mod tests {
             metadata,
             [
                 ("retinanet.spec", yaml.as_str()),
+                ("retinanet.precision", "fp32"),
                 ("retinanet.program", "trainer 1.2.3"),
                 ("retinanet.epoch", "7"),
                 ("retinanet.ap", "0.25"),
@@ -97,6 +168,16 @@ mod tests {
         assert_eq!(names, ["images", "classification", "regression"]);
 
         let imported = ModelProto::decode(&file(&Provenance::default())[..]).unwrap();
-        assert_eq!(imported.metadata_props.len(), 2, "what is unknown is left out");
+        assert_eq!(imported.metadata_props.len(), 3, "what is unknown is left out");
+    }
+
+    #[test]
+    fn a_trunk_with_groups_is_a_resnext() {
+        for (groups, width_per_group, name) in
+            [(1, 64, "ResNet-50"), (32, 4, "ResNeXt-50 32x4d"), (1, 128, "ResNet-50 of width 128")]
+        {
+            let spec = BackboneSpec { groups, width_per_group, ..BackboneSpec::default() };
+            assert_eq!(trunk(&spec), name);
+        }
     }
 }

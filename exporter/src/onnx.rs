@@ -4,6 +4,7 @@
 //! Written by hand, so that no build needs protoc. Fields that the exporter has no use for are left out: a reader skips
 //! them. A scalar whose zero has a meaning is an `Option`; the others are absent from the file when they are zero.
 
+use prost::bytes::Bytes;
 use prost::{Message, Oneof};
 
 /// A model: a graph and what it takes to understand it.
@@ -149,9 +150,18 @@ pub(crate) struct TensorProto {
     #[prost(string, tag = "8")]
     pub(crate) name: String,
     /// The elements in row-major order, each in little-endian bytes.
-    #[prost(bytes = "vec", tag = "9")]
-    pub(crate) raw_data: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub(crate) raw_data: Bytes,
+    /// Where the elements are, if they are in another file: its name, the first byte, and how many.
+    #[prost(message, repeated, tag = "13")]
+    pub(crate) external_data: Vec<StringStringEntryProto>,
+    /// [`DATA_IS_EXTERNAL`], or zero if the elements are here.
+    #[prost(int32, tag = "14")]
+    pub(crate) data_location: i32,
 }
+
+/// `TensorProto.DataLocation.EXTERNAL`.
+pub(crate) const DATA_IS_EXTERNAL: i32 = 1;
 
 /// Type of a tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
@@ -161,8 +171,16 @@ pub(crate) enum DataType {
     Undefined = 0,
     /// 32-bit floating point.
     Float = 1,
+    /// 8-bit integer from 0 to 255.
+    Uint8 = 2,
+    /// 8-bit integer from -128 to 127.
+    Int8 = 3,
+    /// 32-bit integer.
+    Int32 = 6,
     /// 64-bit integer.
     Int64 = 7,
+    /// 16-bit floating point.
+    Float16 = 10,
 }
 
 /// A named value and its type.
@@ -261,7 +279,13 @@ mod tests {
         let dim = dimensions.map(|value| Dimension { value: Some(value) }).into();
         let tensor_type = Some(TensorType { elem_type: 1, shape: Some(TensorShapeProto { dim }) });
         let input = ValueInfoProto { name: "x".into(), r#type: Some(TypeProto { tensor_type }), ..Default::default() };
-        let constant = TensorProto { dims: vec![2], data_type: 7, name: "c".into(), raw_data: vec![0; 16] };
+        let constant = TensorProto {
+            dims: vec![2],
+            data_type: 7,
+            name: "c".into(),
+            raw_data: vec![0; 16].into(),
+            ..Default::default()
+        };
         let graph = GraphProto {
             name: "g".into(),
             node: vec![node],

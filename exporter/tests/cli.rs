@@ -10,9 +10,10 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use exporter::to_onnx;
+use image::{Rgb, RgbImage};
 use models::spec::{NormKind, NormSpec};
-use models::{Checkpoint, Initial, ModelSpec, Parameter, Probe, Provenance, parameters};
-use ndarray::{Array3, Array4, ArrayD, IxDyn};
+use models::{Checkpoint, Initial, ModelSpec, Parameter, Probe, Provenance, RgbView, parameters, preprocess};
+use ndarray::{Array3, Array4, ArrayD, Axis, IxDyn};
 use runtime::{Engine, EngineOptions};
 
 #[test]
@@ -54,6 +55,48 @@ fn the_summary_lists_the_layers() {
     let row = |name: &str| printed.lines().find(|line| line.split_whitespace().next() == Some(name));
     assert!(row("layer4.1.conv2").unwrap().contains("[1, 512, 19, 32]"), "{printed}");
     assert!(row("total").unwrap().contains("11,479,350"), "{printed}");
+}
+
+#[test]
+fn a_description_says_all_that_a_stranger_needs() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&[]));
+    let printed = success(folder.exporter(&["--describe", "retinanet.onnx"]));
+    for line in [
+        "RetinaNet with ResNet-18",
+        "  images [N, 3, H, W] float32: normalized RGB pictures; H and W are multiples of 32",
+        "shorter side is 608, or, where the longer side would exceed 1024",
+        "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]",
+        "  classification [N, A, 2] float32",
+        "  regression [N, A, 4] float32",
+        "in the cell 9 anchors",
+        "Around (x + 0.5, y + 0.5) * stride",
+        // 32 * sqrt(2) by 32 / sqrt(2): ratio 0.5, scale 1.
+        "P3 width x height: 45.25x22.63 ",
+        "center x = ax + 0.1 * dx * aw",
+        "width = aw * exp(0.2 * dw)",
+        "Keep scores above 0.05, per level all",
+        "of the same class exceeds 0.5",
+        "  1  5  platelet",
+        "retinanet.program: a test",
+        "retinanet.epoch: 3",
+        "ONNX operator set 17",
+    ] {
+        assert!(printed.contains(line), "no `{line}` in {printed}");
+    }
+}
+
+#[test]
+fn what_is_no_file_of_ours_is_not_described() {
+    let folder = Folder::empty();
+    fs::write(folder.path("text.onnx"), "no protocol buffers").unwrap();
+    fs::write(folder.path("empty.onnx"), "").unwrap();
+    for (file, reason) in
+        [("text.onnx", "no ONNX file"), ("empty.onnx", "no `retinanet.spec`"), ("none.onnx", "No such file")]
+    {
+        let message = failure(folder.exporter(&["--describe", file]));
+        assert!(message.contains(&format!("`{file}`")) && message.contains(reason), "{message}");
+    }
 }
 
 #[test]
@@ -125,6 +168,186 @@ fn a_missing_onnx_runtime_is_an_error_and_leaves_no_file() {
     assert_eq!(folder.files(), ["runs"]);
 }
 
+#[test]
+fn every_operator_set_says_the_same() {
+    let folder = Folder::with(&checkpoint_for_small_pictures());
+    folder.add_pictures(1);
+    for opset in ["13", "18", "21"] {
+        for precision in [&["--precision", "fp32"][..], &["--precision", "int8", "--calibrate", "pictures"]] {
+            success(folder.exporter(&[&["--opset", opset, "--out", "model.onnx"], precision].concat()));
+            let described = success(folder.exporter(&["--describe", "model.onnx"]));
+            assert!(described.contains(&format!("ONNX operator set {opset}")), "{described}");
+        }
+    }
+    for opset in ["12", "22", "x"] {
+        assert!(failure(folder.exporter(&["--opset", opset])).contains("from 13 to 21"));
+    }
+}
+
+#[test]
+fn name_and_text_are_those_that_were_given() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&["--name", "Blood cells", "--doc", "Finds cells, as of 2026."]));
+    let described = success(folder.exporter(&["--describe", "retinanet.onnx"]));
+    assert!(described.starts_with("Finds cells, as of 2026."), "{described}");
+    let bytes = fs::read(folder.path("retinanet.onnx")).unwrap();
+    assert!(bytes.windows(11).any(|window| window == b"Blood cells"));
+}
+
+#[test]
+fn weights_may_be_in_a_file_beside_the_model() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&["--out", "single.onnx"]));
+    for _ in 0..2 {
+        success(folder.exporter(&["--external-data"]));
+        let files = folder.files();
+        let [data, model, ..] = &files[..] else { panic!("{files:?}") };
+        assert!(data.starts_with("retinanet-") && data.ends_with(".bin") && model == "retinanet.onnx", "{files:?}");
+        assert_eq!(files.len(), 4, "the same weights have the same file: {files:?}");
+        assert!(fs::metadata(folder.path(model)).unwrap().len() < 200_000);
+    }
+    let images = noise(&mut Random(7), &[1, 3, 64, 32], 1.0).into_dimensionality().unwrap();
+    let [single, double] = ["single.onnx", "retinanet.onnx"].map(|name| {
+        let engine = Engine::open(folder.path(name), &EngineOptions::default()).unwrap();
+        engine.run(images.view()).unwrap().offsets().to_owned()
+    });
+    assert_eq!(single, double);
+
+    // A model that is refused leaves no weights either, and takes none away.
+    let before = folder.files();
+    let mut wrong = checkpoint().clone();
+    *tensor(&mut wrong, "regressionModel.output.bias") += 0.01;
+    wrong.write(&folder.path("runs/latest/best.safetensors")).unwrap();
+    assert!(failure(folder.exporter(&["--external-data"])).contains("differ"));
+    assert_eq!(folder.files(), before);
+}
+
+#[test]
+fn half_precision_halves_the_file_and_hardly_changes_what_it_says() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&["--out", "full.onnx"]));
+    let printed = success(folder.exporter(&["--out", "half.onnx", "--precision", "fp16"]));
+    assert!(printed.contains("fp16 differs from fp32 by at most"), "{printed}");
+    assert!(!printed.contains("in 32 bits"), "nothing here overflows: {printed}");
+    let size = |name: &str| fs::metadata(folder.path(name)).unwrap().len() as f64;
+    assert!((0.49..0.52).contains(&(size("half.onnx") / size("full.onnx"))));
+    let printed = success(folder.exporter(&["--precision", "fp16", "--keep-float", "layer4,fpn.P3_2"]));
+    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
+    assert!(kept.contains("layer4.1.conv2") && kept.contains("fpn.P3_2"), "{kept}");
+    assert!(size("retinanet.onnx") > size("half.onnx"));
+}
+
+#[test]
+fn a_network_that_overflows_16_bits_keeps_its_large_numbers_in_32() {
+    let mut checkpoint = checkpoint().clone();
+    // What the first block's inner convolution makes 100,000 times larger, the next one makes as much smaller.
+    *tensor(&mut checkpoint, "layer1.0.bn1.weight") *= 1e5;
+    *tensor(&mut checkpoint, "layer1.0.bn1.bias") *= 1e5;
+    *tensor(&mut checkpoint, "layer1.0.conv2.weight") *= 1e-5;
+    let printed = success(Folder::with(&checkpoint).exporter(&["--precision", "fp16"]));
+    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
+    assert!(kept.ends_with("layer1.0.conv1, layer1.0.conv2"), "{kept}");
+}
+
+#[test]
+fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
+    let folder = Folder::with(&checkpoint_for_small_pictures());
+    folder.add_pictures(3);
+    let int8 = ["--precision", "int8", "--calibrate", "pictures"];
+    success(folder.exporter(&["--out", "full.onnx"]));
+    let printed = success(folder.exporter(&int8));
+    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
+    assert!(kept.ends_with("classificationModel.output, conv1, regressionModel.output"), "{kept}");
+    let bytes = fs::read(folder.path("retinanet.onnx")).unwrap();
+    assert!(
+        (0.25..0.28).contains(&(bytes.len() as f64 / fs::metadata(folder.path("full.onnx")).unwrap().len() as f64))
+    );
+    success(folder.exporter(&int8));
+    assert!(bytes == fs::read(folder.path("retinanet.onnx")).unwrap(), "the same inputs give the same bytes");
+
+    let [full, int8] =
+        ["full.onnx", "retinanet.onnx"].map(|name| Engine::open(folder.path(name), &EngineOptions::default()).unwrap());
+    let picture = runtime::picture::read(folder.path("pictures/0.png")).unwrap();
+    let view = RgbView::new(picture.width(), picture.height(), picture.as_raw()).unwrap();
+    let images = preprocess(view, &full.spec().preprocessing).pixels.insert_axis(Axis(0));
+    let (expected, found) = (full.run(images.view()).unwrap(), int8.run(images.view()).unwrap());
+    let norm = |values: &Array3<f32>| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+    let (expected, found) = (expected.offsets().to_owned(), found.offsets().to_owned());
+    let error = norm(&(&expected - &found)) / norm(&expected);
+    assert!(error > 0.0 && error < 0.05, "offsets are off by {error} of their size");
+}
+
+#[test]
+fn every_option_of_precision_does_something() {
+    let folder = Folder::with(&checkpoint_for_small_pictures());
+    folder.add_pictures(2);
+    let int8 = |more: &[&str]| {
+        success(folder.exporter(&[&["--precision", "int8", "--calibrate", "pictures"], more].concat()));
+        fs::read(folder.path("retinanet.onnx")).unwrap()
+    };
+    let plain = int8(&[]);
+    for more in [["--ranges", "percentile:99"], ["--ranges", "entropy"], ["--calibration-pictures", "1"]] {
+        let changed = int8(&more);
+        assert!(changed != plain && changed.len() == plain.len(), "{more:?}");
+    }
+    assert!(int8(&["--keep-float", "layer4"]).len() > plain.len() + 20_000_000);
+
+    // It takes so long that it may report progress.
+    let output = folder.exporter(&["--precision", "int8", "--calibrate", "pictures", "--sensitivity"]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(plain == fs::read(folder.path("retinanet.onnx")).unwrap());
+    let listed: Vec<_> = printed.lines().filter(|line| line.starts_with("    ")).collect();
+    assert_eq!(listed.len(), 38, "{printed}");
+    assert!(listed.iter().any(|line| line.contains("layer3.0.downsample.0")), "{printed}");
+}
+
+#[test]
+fn an_ap_that_falls_too_far_is_another_exit_code_and_no_file() {
+    let folder = Folder::with(&checkpoint_for_small_pictures());
+    folder.add_pictures(2);
+    fs::write(folder.path("boxes.csv"), "0.png,1,2,30,40,cell\n1.png,5,5,20,20,platelet\n").unwrap();
+    fs::write(folder.path("retinanet.onnx"), "the earlier file").unwrap();
+    let fp16 = ["--precision", "fp16", "--pictures", "pictures", "--eval", "boxes.csv", "--max-ap-drop"];
+    // No AP is below zero, so that it can't fall by -1.
+    let output = folder.exporter(&[&fp16[..], &["-1"]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    let message = failure(output);
+    assert!(message.contains("--max-ap-drop") && message.contains("fp32 of 0."), "{message}");
+    assert_eq!(fs::read(folder.path("retinanet.onnx")).unwrap(), b"the earlier file");
+    let printed = success(folder.exporter(&[&fp16[..], &["1"]].concat()));
+    assert!(printed.contains("  AP           0."), "{printed}");
+    assert_eq!(folder.files(), ["boxes.csv", "pictures", "retinanet.onnx", "runs"]);
+}
+
+#[test]
+fn what_precision_cannot_work_with_is_named_and_the_earlier_file_stays() {
+    let folder = Folder::with(&checkpoint_for_small_pictures());
+    folder.add_pictures(2);
+    fs::create_dir(folder.path("broken")).unwrap();
+    fs::write(folder.path("broken/0.png"), "no picture").unwrap();
+    fs::create_dir(folder.path("empty")).unwrap();
+    fs::write(folder.path("retinanet.onnx"), "the earlier file").unwrap();
+    for (arguments, expected) in [
+        ("--precision int8", "--calibrate <DATA>"),
+        ("--precision int4", "possible values: fp32, fp16, int8"),
+        ("--precision int8 --calibrate nowhere", "`nowhere`"),
+        ("--precision int8 --calibrate empty", "cannot calibrate with `empty`"),
+        ("--precision int8 --calibrate broken", "cannot calibrate with `broken/0.png`"),
+        ("--precision int8 --calibrate pictures --keep-float layer9", "no convolution `layer9`"),
+        ("--precision int8 --calibrate pictures --ranges most", "percentile:P"),
+        ("--precision int8 --calibrate pictures --calibration-pictures 0", "--calibration-pictures"),
+        ("--precision fp16 --eval nowhere.json", "nowhere.json"),
+        ("--precision fp16 --max-ap-drop 0.1", "--eval <DATA>"),
+        ("--precision fp16 --eval nowhere.json --max-ap-drop nan", "from -1 to 1"),
+    ] {
+        let output = folder.exporter(&arguments.split(' ').collect::<Vec<_>>());
+        let message = failure(output);
+        assert!(message.contains(expected), "{arguments}: {message}");
+        assert_eq!(fs::read(folder.path("retinanet.onnx")).unwrap(), b"the earlier file", "{arguments}");
+    }
+    assert_eq!(folder.files(), ["broken", "empty", "pictures", "retinanet.onnx", "runs"]);
+}
+
 fn tensor<'a>(checkpoint: &'a mut Checkpoint, name: &str) -> &'a mut ArrayD<f32> {
     checkpoint.tensors.get_mut(name).unwrap()
 }
@@ -147,6 +370,18 @@ impl Folder {
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// Puts pictures into the folder `pictures`, each of another color with a bright square.
+    fn add_pictures(&self, count: u8) {
+        fs::create_dir(self.path("pictures")).unwrap();
+        for index in 0..count {
+            let picture = RgbImage::from_fn(96, 64, |x, y| {
+                let inside = (20..50).contains(&x) && (10..40).contains(&y);
+                Rgb([50 * index + x as u8, 200 - y as u8, if inside { 250 } else { 30 + 60 * index }])
+            });
+            picture.save(self.path(&format!("pictures/{index}.png"))).unwrap();
+        }
     }
 
     fn files(&self) -> Vec<String> {
@@ -213,6 +448,13 @@ fn checkpoint() -> &'static Checkpoint {
         checkpoint
     });
     &CHECKPOINT
+}
+
+/// The same for pictures of 96 pixels, which take a fiftieth of the time.
+fn checkpoint_for_small_pictures() -> Checkpoint {
+    let mut checkpoint = checkpoint().clone();
+    (checkpoint.spec.preprocessing.shorter_side, checkpoint.spec.preprocessing.longer_side) = (96, 160);
+    checkpoint
 }
 
 /// Weights around those that training starts from, small enough that the scores are neither 0 nor 1.

@@ -14,8 +14,8 @@ use runtime::pipeline::{Finished, pipeline};
 use runtime::{Detection, draw, inputs, picture};
 
 use crate::model_args::ModelArgs;
-use crate::progress::{Progress, say};
 use crate::{SOME_FAILED, annotated, cannot_write};
+use runtime::progress::{Progress, say};
 
 /// Find objects in pictures.
 ///

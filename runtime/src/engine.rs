@@ -170,22 +170,9 @@ impl Engine {
         options: &EngineOptions,
         commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<Session>,
     ) -> Result<Self, EngineError> {
-        let provider = options.provider;
-        let loaded = library::load(options.onnxruntime.as_deref())?;
-        let session_error = |error: ort::Error| match error.code() {
-            ort::ErrorCode::InvalidProtobuf => {
-                EngineError::Foreign { model: model.clone(), reason: "it is no ONNX file".to_owned() }
-            }
-            _ => EngineError::Session { model: model.clone(), provider, reason: words(&error) },
-        };
-        let mut builder = Session::builder(&loaded.environment).map_err(session_error)?;
-        if let Some(threads) = options.threads {
-            builder = builder.with_intra_threads(threads).map_err(|error| session_error(error.into()))?;
-        }
-        builder = register(builder, provider, loaded)?;
-        let session = commit(&mut builder).map_err(session_error)?;
+        let session = session(&model, options, commit)?;
         let spec = read_spec(&session).map_err(|reason| EngineError::Foreign { model, reason })?;
-        Ok(Self { session: Mutex::new(session), spec, provider })
+        Ok(Self { session: Mutex::new(session), spec, provider: options.provider })
     }
 
     /// The spec that the file carries.
@@ -239,6 +226,28 @@ impl Outputs {
     }
 }
 
+/// A session of ONNX Runtime; `model` stands for what it runs in messages.
+pub(crate) fn session(
+    model: &str,
+    options: &EngineOptions,
+    commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<Session>,
+) -> Result<Session, EngineError> {
+    let provider = options.provider;
+    let loaded = library::load(options.onnxruntime.as_deref())?;
+    let session_error = |error: ort::Error| match error.code() {
+        ort::ErrorCode::InvalidProtobuf => {
+            EngineError::Foreign { model: model.to_owned(), reason: "it is no ONNX file".to_owned() }
+        }
+        _ => EngineError::Session { model: model.to_owned(), provider, reason: words(&error) },
+    };
+    let mut builder = Session::builder(&loaded.environment).map_err(session_error)?;
+    if let Some(threads) = options.threads {
+        builder = builder.with_intra_threads(threads).map_err(|error| session_error(error.into()))?;
+    }
+    builder = register(builder, provider, loaded)?;
+    commit(&mut builder).map_err(session_error)
+}
+
 /// Makes the session use the provider, or fail.
 fn register(builder: SessionBuilder, provider: Provider, loaded: &Loaded) -> Result<SessionBuilder, EngineError> {
     let Provider::Cuda { device } = provider else {
@@ -266,7 +275,7 @@ fn register(builder: SessionBuilder, provider: Provider, loaded: &Loaded) -> Res
 }
 
 /// What ONNX Runtime says, on one line and without the place in its source.
-fn words<R>(error: &ort::Error<R>) -> String {
+pub(crate) fn words<R>(error: &ort::Error<R>) -> String {
     let message = error.message();
     // `file.cc:1988 function [ONNXRuntimeError] : 1 : FAIL : words`
     let message = message

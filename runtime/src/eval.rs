@@ -9,8 +9,8 @@ use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::Publication;
 
 use crate::model_args::ModelArgs;
-use crate::progress::Progress;
 use crate::score::with_notes;
+use runtime::progress::Progress;
 
 /// Measure a model's average precision on a data set.
 #[derive(Debug, clap::Args)]

@@ -22,6 +22,7 @@ mod detector;
 mod engine;
 pub mod library;
 mod provider;
+mod tap;
 
 mod nms;
 mod postprocess;
@@ -33,9 +34,11 @@ pub mod inputs;
 pub mod output;
 pub mod picture;
 pub mod pipeline;
+pub mod progress;
 
 pub use detector::{Detector, DetectorError, DetectorOptions};
 pub use engine::{CLASSIFICATION, Engine, EngineError, EngineOptions, IMAGES, Outputs, REGRESSION, SPEC_KEY};
 pub use nms::suppress;
 pub use postprocess::{Detection, postprocess};
 pub use provider::{ParseProviderError, Provider};
+pub use tap::Tap;

@@ -6,7 +6,6 @@ mod score;
 
 mod model_args;
 mod annotated;
-mod progress;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -45,7 +44,7 @@ fn main() -> ExitCode {
         Command::Score(args) => score::run(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        progress::say(format_args!("error: {error:#}"));
+        runtime::progress::say(format_args!("error: {error:#}"));
         ExitCode::FAILURE
     })
 }

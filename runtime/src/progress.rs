@@ -11,12 +11,12 @@ const FRAME: Duration = Duration::from_millis(100);
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Writes a line to stderr. That nobody reads it is no reason to stop.
-pub(crate) fn say(line: fmt::Arguments) {
+pub fn say(line: fmt::Arguments) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// How far a run over many pictures has come.
-pub(crate) struct Progress {
+pub struct Progress {
     total: usize,
     done: usize,
     started: Instant,
@@ -27,14 +27,14 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// `stdout_in_use` says that results go to stdout; on a terminal they are progress enough, and share its lines.
-    pub(crate) fn new(total: usize, stdout_in_use: bool) -> Self {
+    pub fn new(total: usize, stdout_in_use: bool) -> Self {
         let changing = io::stderr().is_terminal() && !(stdout_in_use && io::stdout().is_terminal());
         let now = Instant::now();
         Self { total, done: 0, started: now, shown: now, changing }
     }
 
     /// One more picture is done.
-    pub(crate) fn advance(&mut self) {
+    pub fn advance(&mut self) {
         self.done += 1;
         let interval = if self.changing { FRAME } else { INTERVAL };
         if self.shown.elapsed() < interval || self.done == self.total {
@@ -50,7 +50,7 @@ impl Progress {
     }
 
     /// Writes a line that stays.
-    pub(crate) fn say(&self, line: fmt::Arguments) {
+    pub fn say(&self, line: fmt::Arguments) {
         self.clear();
         say(line);
     }

@@ -9,7 +9,7 @@ use models::evaluation::ScoredBox;
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::Publication;
 
-use crate::progress::say;
+use runtime::progress::say;
 
 /// Score detections against ground truth, with the numbers that pycocotools would give.
 ///

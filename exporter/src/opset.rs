@@ -1,0 +1,115 @@
+//! Operator sets: which version of ONNX's operators a file uses.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use crate::graph::{Attribute, Constant, Graph};
+
+/// The first in which weights may have a scale for each channel.
+const OLDEST: i64 = 13;
+
+/// The last that was checked.
+const NEWEST: i64 = 21;
+
+/// The first in which reductions read their axes from an input.
+const AXES_ARE_INPUTS: i64 = 18;
+
+/// A version of ONNX's operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opset(i64);
+
+impl Opset {
+    /// The versions that files may use.
+    pub const RANGE: RangeInclusive<i64> = OLDEST..=NEWEST;
+
+    /// The number.
+    pub fn version(self) -> i64 {
+        self.0
+    }
+
+    /// Version of the file format that came out with it.
+    /// <https://github.com/onnx/onnx/blob/main/docs/Versioning.md#released-versions>
+    pub(crate) fn ir_version(self) -> i64 {
+        match self.0 {
+            ..=14 => 7,
+            15..=18 => 8,
+            19..=20 => 9,
+            _ => 10,
+        }
+    }
+
+    /// Gives operators the form that they have in this set.
+    pub(crate) fn adapt(self, graph: &mut Graph) {
+        if self.0 < AXES_ARE_INPUTS {
+            return;
+        }
+        for node in graph.nodes.iter_mut().filter(|node| node.operator == "ReduceMax") {
+            let Some(place) = node.attributes.iter().position(|(name, _)| *name == "axes") else { continue };
+            let (_, Attribute::Ints(axes)) = node.attributes.remove(place) else { continue };
+            let name = format!("{}.axes", node.name);
+            graph.initializers.insert(name.clone(), Constant::ints(&axes));
+            node.inputs.push(name);
+        }
+    }
+}
+
+impl Default for Opset {
+    /// The last before Resize got settings that engines differ in, and old enough (2022) for every engine in use.
+    fn default() -> Self {
+        Self(17)
+    }
+}
+
+impl fmt::Display for Opset {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for Opset {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = text.parse().ok().filter(|version| Self::RANGE.contains(version));
+        known.map(Self).ok_or_else(|| format!("expected a version from {OLDEST} to {NEWEST}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Node;
+
+    #[test]
+    fn versions_that_are_not_checked_are_refused() {
+        for version in Opset::RANGE {
+            assert_eq!(version.to_string().parse::<Opset>().unwrap().version(), version);
+        }
+        for text in ["12", "22", "", "latest", "-1"] {
+            assert!(text.parse::<Opset>().unwrap_err().contains("from 13 to 21"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reduction_gets_its_axes_as_its_set_has_them() {
+        let node = Node {
+            name: "best".to_owned(),
+            operator: "ReduceMax",
+            inputs: vec!["scores".to_owned()],
+            output: "best".to_owned(),
+            attributes: vec![("axes", Attribute::Ints(vec![2])), ("keepdims", Attribute::Int(0))],
+        };
+        let before = Graph { nodes: vec![node], ..Graph::default() };
+        let adapted = |version: i64| {
+            let mut graph = before.clone();
+            Opset(version).adapt(&mut graph);
+            graph
+        };
+        assert_eq!(adapted(17), before);
+        let after = adapted(18);
+        assert_eq!(after.nodes[0].inputs, ["scores", "best.axes"]);
+        assert_eq!(after.nodes[0].attributes, [("keepdims", Attribute::Int(0))]);
+        assert_eq!(after.initializers["best.axes"], Constant::ints(&[2]));
+    }
+}

@@ -1,0 +1,202 @@
+//! Half precision: weights and computation in 16-bit floating point, inputs and outputs in 32.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use half::f16;
+
+use super::layers::{Layers, weight_of};
+use super::range::Range;
+use crate::graph::{Attribute, Constant, Elements, Graph, Node};
+use crate::onnx::DataType;
+
+/// Operators that compute well in 16 bits. The others are few and cheap: the variance of a normalization overflows, and a
+/// sigmoid in 16 bits tells high scores no more apart.
+const OPERATORS: [&str; 9] = ["Add", "Concat", "Conv", "MaxPool", "Mul", "Relu", "Reshape", "Resize", "Transpose"];
+
+/// What a value may reach where it was measured. Other pictures reach more, so this is an eighth of what 16 bits hold.
+const LIMIT: f32 = 65504.0 / 8.0;
+
+/// The values that are to be measured, to know what would overflow.
+pub(super) fn measured(graph: &Graph) -> BTreeSet<&str> {
+    let nodes = graph.nodes.iter().filter(|node| OPERATORS.contains(&node.operator));
+    nodes
+        .flat_map(|node| node.inputs.iter().chain([&node.output]))
+        .map(String::as_str)
+        .filter(|name| !name.is_empty() && !graph.initializers.contains_key(*name))
+        .filter(|name| graph.inputs.iter().all(|port| port.name != *name))
+        .collect()
+}
+
+/// Puts `graph` into 16 bits, but for what would overflow by its `ranges`, and the layers in `kept`. Returns the names of
+/// the convolutions that stay in 32 bits.
+pub(super) fn to_half(graph: &mut Graph, ranges: &BTreeMap<String, Range>, kept: &Layers) -> Vec<String> {
+    let half: Vec<bool> = graph.nodes.iter().map(|node| is_half(graph, node, ranges, kept)).collect();
+    let convolutions = graph.nodes.iter().zip(&half).filter(|(node, half)| node.operator == "Conv" && !**half);
+    let stayed = convolutions.map(|(node, _)| node.name.clone()).collect();
+    halve_constants(graph, &half);
+
+    let mut in_half = BTreeSet::new();
+    let mut nodes = Vec::with_capacity(graph.nodes.len());
+    let mut cast = BTreeSet::new();
+    for (mut node, half) in std::mem::take(&mut graph.nodes).into_iter().zip(half) {
+        for input in data_inputs(&mut node) {
+            if input.is_empty() || graph.initializers.contains_key(input) || in_half.contains(input) == half {
+                continue;
+            }
+            let name = format!("{input}.{}", if half { "half" } else { "float" });
+            if cast.insert(name.clone()) {
+                nodes.push(cast_node(input, &name, half));
+            }
+            *input = name;
+        }
+        let is_output = graph.outputs.iter().any(|port| port.name == node.output);
+        if half && is_output {
+            let halved = format!("{}.half", node.output);
+            let output = std::mem::replace(&mut node.output, halved);
+            let float = cast_node(&node.output, &output, false);
+            nodes.extend([node, float]);
+        } else {
+            if half {
+                in_half.insert(node.output.clone());
+            }
+            nodes.push(node);
+        }
+    }
+    graph.nodes = nodes;
+    graph.drop_unused_constants();
+    stayed
+}
+
+fn is_half(graph: &Graph, node: &Node, ranges: &BTreeMap<String, Range>, kept: &Layers) -> bool {
+    let fits = |name: &String| match (graph.initializers.get(name), ranges.get(name)) {
+        (Some(constant), _) => {
+            constant.as_floats().is_none_or(|values| values.iter().all(|value| value.abs() <= LIMIT))
+        }
+        (_, Some(range)) => range.reach() <= LIMIT,
+        // The pictures, which are a few units in size, and absent inputs.
+        (None, None) => true,
+    };
+    OPERATORS.contains(&node.operator)
+        && weight_of(graph, node).is_none_or(|layer| !kept.contain(layer))
+        && node.inputs.iter().chain([&node.output]).all(fits)
+}
+
+/// Puts the constants of the nodes that are `half` into 16 bits; what others read as well, as a copy.
+fn halve_constants(graph: &mut Graph, half: &[bool]) {
+    let reading = |half_nodes: bool| -> BTreeSet<String> {
+        let nodes = graph.nodes.iter().zip(half).filter(|(_, half)| **half == half_nodes);
+        let mut nodes: Vec<_> = nodes.map(|(node, _)| node.clone()).collect();
+        nodes.iter_mut().flat_map(data_inputs).map(|input| input.clone()).collect()
+    };
+    let (halves, floats) = (reading(true), reading(false));
+    let mut renamed = BTreeMap::new();
+    for name in halves {
+        let Some(values) = graph.initializers.get(&name).and_then(Constant::as_floats) else { continue };
+        let values = values.iter().map(|value| f16::from_f32(*value)).collect();
+        let constant = Constant { shape: graph.initializers[&name].shape.clone(), elements: Elements::Half(values) };
+        if floats.contains(&name) {
+            let copy = format!("{name}.half");
+            renamed.insert(name, copy.clone());
+            graph.initializers.insert(copy, constant);
+        } else {
+            graph.initializers.insert(name, constant);
+        }
+    }
+    for (node, _) in graph.nodes.iter_mut().zip(half).filter(|(_, half)| **half) {
+        for input in data_inputs(node) {
+            if let Some(copy) = renamed.get(input) {
+                input.clone_from(copy);
+            }
+        }
+    }
+}
+
+/// The inputs that are of the node's own precision. A factor of enlargement and a shape are not.
+fn data_inputs(node: &mut Node) -> impl Iterator<Item = &mut String> {
+    let count = if matches!(node.operator, "Resize" | "Reshape") { 1 } else { node.inputs.len() };
+    node.inputs.iter_mut().take(count)
+}
+
+fn cast_node(input: &str, output: &str, to_half: bool) -> Node {
+    let data_type = if to_half { DataType::Float16 } else { DataType::Float };
+    Node {
+        name: format!("{output}.cast"),
+        operator: "Cast",
+        inputs: vec![input.to_owned()],
+        output: output.to_owned(),
+        attributes: vec![("to", Attribute::Int(data_type as i64))],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fold::fold_batch_norms;
+    use crate::testing::{spec, zeros};
+    use crate::trace::trace;
+    use models::spec::{NormKind, NormSpec};
+
+    fn halved(large: &[&str], kept: &[&str]) -> (Graph, Vec<String>) {
+        let mut spec = spec(18, NormKind::FrozenBatch);
+        spec.heads.norm = Some(NormSpec { kind: NormKind::Group, groups: 8, ..NormSpec::default() });
+        let mut graph = trace(&spec, zeros(&spec)).unwrap();
+        fold_batch_norms(&mut graph);
+        let measured = measured(&graph).into_iter().map(str::to_owned);
+        let range = |name: String| {
+            let high = if large.contains(&name.as_str()) { 9000.0 } else { 8000.0 };
+            (name, Range { low: -1.0, high })
+        };
+        let ranges = measured.map(range).collect();
+        let float = to_half(&mut graph, &ranges, &kept.iter().copied().collect());
+        (graph, float)
+    }
+
+    /// Whether each value is in 16 bits, by what computes it; every node must read its own precision.
+    fn precisions(graph: &Graph) -> BTreeMap<String, bool> {
+        let mut half: BTreeMap<String, bool> = graph.inputs.iter().map(|port| (port.name.to_owned(), false)).collect();
+        for (name, constant) in &graph.initializers {
+            half.insert(name.clone(), matches!(constant.elements, Elements::Half(_)));
+        }
+        for node in &graph.nodes {
+            let inputs: BTreeSet<bool> = data_inputs(&mut node.clone()).map(|input| half[input.as_str()]).collect();
+            assert_eq!(inputs.len(), 1, "{} reads both precisions", node.name);
+            let is_half = match node.attributes.iter().find(|(name, _)| *name == "to") {
+                Some((_, Attribute::Int(to))) => *to == 10,
+                _ => inputs.contains(&true),
+            };
+            half.insert(node.output.clone(), is_half);
+        }
+        half
+    }
+
+    #[test]
+    fn the_network_is_in_16_bits_and_its_borders_are_not() {
+        let (graph, float) = halved(&[], &[]);
+        let half = precisions(&graph);
+        assert!(!half["images"] && !half["classification"] && !half["regression"]);
+        assert!(half["layer1.0.bn1"] && half["conv1.weight"] && half["regressionModel.output.bias"]);
+        assert!(!half["scales.1.1.2.2"], "factors of enlargement have 32 bits in every precision");
+        assert!(float.is_empty());
+        let cast = |node: &&Node| node.operator == "Cast";
+        let normalizations = graph.nodes.iter().filter(|node| node.operator == "InstanceNormalization").count();
+        assert_eq!(normalizations, 2 * 4 * 5);
+        assert_eq!(graph.nodes.iter().filter(cast).count(), 1 + 2 + 2 * normalizations, "none is needless");
+    }
+
+    #[test]
+    fn what_would_overflow_stays_in_32_bits_with_what_reads_it() {
+        let (graph, float) = halved(&["layer2.0.bn1.relu"], &[]);
+        let half = precisions(&graph);
+        assert_eq!(float, ["layer2.0.conv2"]);
+        assert!(!half["layer2.0.bn1.relu"] && half["layer2.0.bn1"]);
+    }
+
+    #[test]
+    fn kept_layers_have_32_bits_and_a_shared_constant_both() {
+        let (graph, float) = halved(&["regressionModel.conv1_2"], &["fpn.P3_2", "layer4.1"]);
+        let half = precisions(&graph);
+        assert_eq!(float, ["layer4.1.conv1", "layer4.1.conv2", "fpn.P3_2", "regressionModel.conv1_2"]);
+        assert!(!half["fpn.P3_2.weight"] && !half["layer4.1.conv1.weight"]);
+        assert!(!half["regressionModel.conv1.weight"] && half["regressionModel.conv1.weight.half"]);
+    }
+}

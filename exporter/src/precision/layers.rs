@@ -1,0 +1,106 @@
+//! Layers by name, as a user names them.
+
+use std::collections::BTreeSet;
+
+use crate::graph::{Graph, Node};
+
+/// The layer that the convolution `node` computes: the name of its weight without `.weight`. None for other nodes, and for
+/// convolutions whose weight is no constant of 32-bit floating point.
+pub(super) fn weight_of<'a>(graph: &Graph, node: &'a Node) -> Option<&'a str> {
+    let weight = node.inputs.get(1).filter(|_| node.operator == "Conv")?;
+    graph.initializers.get(weight)?.as_floats()?;
+    Some(weight.strip_suffix(".weight").unwrap_or(weight))
+}
+
+/// Layers, and blocks for all of their layers: `conv1`, `layer4`, `layer4.2.conv1`, `classificationModel.output`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layers(BTreeSet<String>);
+
+/// A name that no layer has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the network has no convolution `{name}`, nor any below that name; `--summary` lists them")]
+pub struct UnknownLayer {
+    /// What was named.
+    pub name: String,
+}
+
+impl Layers {
+    /// The convolutions of a graph, each once.
+    pub(crate) fn all(graph: &Graph) -> Self {
+        graph.nodes.iter().filter_map(|node| weight_of(graph, node)).collect()
+    }
+
+    /// Whether `layer` is among them or lies in one of them.
+    pub(crate) fn contain(&self, layer: &str) -> bool {
+        let ends = layer.match_indices('.').map(|(at, _)| at).chain([layer.len()]);
+        ends.into_iter().any(|end| self.0.contains(&layer[..end]))
+    }
+
+    /// The names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    /// These without `layer`, of which they are all.
+    pub(crate) fn without(&self, layer: &str) -> Self {
+        self.names().filter(|name| *name != layer).collect()
+    }
+
+    /// Whether every name stands for something in `graph`.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub(crate) fn check(&self, graph: &Graph) -> Result<(), UnknownLayer> {
+        let all = Self::all(graph);
+        let stands = |name: &str| all.names().any(|layer| Self::from_iter([name]).contain(layer));
+        match self.names().find(|name| !stands(name)) {
+            Some(name) => Err(UnknownLayer { name: name.to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<T: Into<String>> FromIterator<T> for Layers {
+    fn from_iter<I: IntoIterator<Item = T>>(names: I) -> Self {
+        Self(names.into_iter().map(Into::into).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{spec, zeros};
+    use crate::trace::trace;
+    use models::spec::NormKind;
+
+    #[test]
+    fn a_block_stands_for_its_layers_and_for_no_other() {
+        let layers = Layers::from_iter(["layer1", "layer2.0.conv1", "conv1"]);
+        for inside in ["layer1.0.conv1", "layer1.1.downsample.0", "layer2.0.conv1", "conv1"] {
+            assert!(layers.contain(inside), "{inside}");
+        }
+        for outside in ["layer10.0.conv1", "layer2.0.conv2", "layer2.0.conv10", "fpn.conv1", "conv10"] {
+            assert!(!layers.contain(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_stands_for_nothing_is_refused() {
+        let spec = spec(18, NormKind::Batch);
+        let graph = trace(&spec, zeros(&spec)).unwrap();
+        assert_eq!(Layers::from_iter(["conv1", "layer4", "regressionModel.output"]).check(&graph), Ok(()));
+        for name in ["layer5", "layer4.0.bn1", "conv", ""] {
+            assert_eq!(Layers::from_iter([name]).check(&graph), Err(UnknownLayer { name: name.to_owned() }));
+        }
+    }
+
+    #[test]
+    fn a_layer_that_runs_on_several_levels_is_one() {
+        let spec = spec(18, NormKind::Batch);
+        let graph = trace(&spec, zeros(&spec)).unwrap();
+        let all = Layers::all(&graph);
+        // 20 in the trunk with three of them shortcuts, 8 in the pyramid, 5 in each head.
+        assert_eq!(all.names().count(), 20 + 8 + 2 * 5);
+        assert_eq!(all.without("conv1").names().count(), 37);
+    }
+}

@@ -1,0 +1,42 @@
+//! The tap: reads values inside of a network, on which calibration depends.
+
+use ndarray::ArrayView4;
+use ort::session::Session;
+use ort::value::TensorRef;
+
+use crate::engine::{EngineError, EngineOptions, IMAGES, session, words};
+
+/// A network all of whose outputs are read, whatever they are.
+#[derive(Debug)]
+pub struct Tap {
+    session: Session,
+}
+
+impl Tap {
+    /// Opens an ONNX file in memory that reads [`IMAGES`] and computes 32-bit floating point only; `name` stands for it in
+    /// messages.
+    ///
+    /// # Errors
+    /// When ONNX Runtime is not found, or does not take the file.
+    pub fn from_bytes(name: &str, bytes: &[u8], options: &EngineOptions) -> Result<Self, EngineError> {
+        let session = session(name, options, |builder| builder.commit_from_memory(bytes))?;
+        Ok(Self { session })
+    }
+
+    /// Runs the network on `[N, 3, H, W]` and hands over every output, under its name.
+    ///
+    /// # Errors
+    /// When ONNX Runtime fails.
+    pub fn read(&mut self, images: ArrayView4<f32>, mut read: impl FnMut(&str, &[f32])) -> Result<(), EngineError> {
+        let shape = images.shape().to_vec();
+        let run_error = |error: ort::Error| EngineError::Run { shape: shape.clone(), reason: words(&error) };
+        let images = images.as_standard_layout();
+        let input = TensorRef::from_array_view(&images).map_err(run_error)?;
+        let outputs = self.session.run(ort::inputs![IMAGES => input]).map_err(run_error)?;
+        for (name, value) in &outputs {
+            let (_, values) = value.try_extract_tensor::<f32>().map_err(run_error)?;
+            read(name, values);
+        }
+        Ok(())
+    }
+}

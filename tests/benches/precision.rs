@@ -1,0 +1,94 @@
+//! What ONNX Runtime takes for ResNet-50 with 80 classes at 640x832 in each precision, in turns. When `PEER_PYTHON` names a
+//! Python with torch 2.11, torchvision 0.26, onnx and onnxruntime, also for torchvision's own export of that network, and
+//! for what ONNX Runtime's quantizer makes of our file.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use exporter::{ExportOptions, Precision, PrecisionOptions, export};
+use image::{Rgb, RgbImage};
+use models::spec::{NormKind, P6From};
+use models::{AtomicFile, Checkpoint};
+use ndarray::Array4;
+use runtime::{EngineOptions, Tap};
+
+const WARM_UP: usize = 1;
+const RUNS: usize = 9;
+const SIDES: [usize; 2] = [640, 832];
+
+fn main() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut spec = tests::spec("resnet50", NormKind::FrozenBatch, 80);
+    // As torchvision has it.
+    spec.pyramid.p6_from = P6From::P5;
+    spec.preprocessing.shorter_side = 624;
+    let checkpoint = tests::checkpoint(&spec, 0);
+    let picture = folder.path().join("picture.png");
+    let level = |x: u32, y: u32| (128.0 + 60.0 * (x as f32 / 17.0).sin() + 60.0 * (y as f32 / 23.0).cos()) as u8;
+    RgbImage::from_fn(1280, 960, |x, y| Rgb([level(x, y), level(y, x), level(x + y, x)])).save(&picture)?;
+
+    let mut files = Vec::new();
+    for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
+        let path = folder.path().join(format!("{precision}.onnx"));
+        write(checkpoint.clone(), &path, precision, &picture)?;
+        files.push((precision.to_string(), path));
+    }
+    if let Ok(python) = std::env::var("PEER_PYTHON") {
+        files.extend(peers(&python, folder.path())?);
+    }
+    drop(checkpoint);
+    let times = measure(&files)?;
+    println!("ResNet-50, {}x{}, 80 classes; medians of {RUNS} runs:", SIDES[0], SIDES[1]);
+    for ((name, path), time) in files.iter().zip(&times) {
+        let megabytes = std::fs::metadata(path)?.len() as f64 / 1e6;
+        println!("  {name:<24} {:>7.0} ms {megabytes:>6.1} MB   {:.2} times fp32's speed", 1e3 * time, times[0] / time);
+    }
+    Ok(())
+}
+
+fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, picture: &Path) -> anyhow::Result<()> {
+    let precision =
+        PrecisionOptions { precision, calibration: vec![picture.to_owned()], ..PrecisionOptions::default() };
+    let options = ExportOptions { precision, ..ExportOptions::default() };
+    export(checkpoint, AtomicFile::create(path)?, "model", &options, &EngineOptions::default())?;
+    Ok(())
+}
+
+/// Lets the other programs write their files beside ours.
+fn peers(python: &str, folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/onnx_files.py");
+    let status =
+        Command::new(python).arg(script).arg(folder).status().with_context(|| format!("can't run {python}"))?;
+    ensure!(status.success(), "the peer ends with {status}");
+    let file = |name: &str| (name.to_owned(), folder.join(format!("{}.onnx", name.split(' ').next().unwrap_or(name))));
+    Ok(vec![file("torchvision export"), file("quantizer of onnxruntime")])
+}
+
+/// The median time of a run of each file, in seconds.
+fn measure(files: &[(String, PathBuf)]) -> anyhow::Result<Vec<f64>> {
+    let images = Array4::from_shape_fn((1, 3, SIDES[0], SIDES[1]), |(_, c, y, x)| {
+        ((x as f32 / 9.0).sin() + (y as f32 / 7.0).cos()) * (1.0 + c as f32) / 2.0
+    });
+    let open = |(name, path): &(String, PathBuf)| -> anyhow::Result<Tap> {
+        Ok(Tap::from_bytes(name, &std::fs::read(path)?, &EngineOptions::default())?)
+    };
+    let mut taps = files.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut times = vec![Vec::new(); taps.len()];
+    for run in 0..WARM_UP + RUNS {
+        for (tap, times) in taps.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            tap.read(images.view(), |_, _| {})?;
+            if run >= WARM_UP {
+                times.push(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    Ok(times.into_iter().map(median).collect())
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}

@@ -1,0 +1,51 @@
+#!/bin/bash
+# What programs of other makers say of files that `exporter` wrote, in every form that it has:
+#
+#     tests/exchange/check.sh CHECKPOINT PICTURES
+#
+# CHECKPOINT is any of ours, PICTURES a folder to calibrate int8 with. Needs `make build`, and Python with pip, which brings
+# ONNX and ONNX Runtime into a temporary folder. Builds tract in its own folder (two minutes).
+set -euo pipefail
+checkpoint=$(realpath "$1") pictures=$(realpath "$2")
+here=$(dirname "$(realpath "$0")") root=$(dirname "$(dirname "$(dirname "$(realpath "$0")")")")
+exporter=${EXPORTER:-$root/target/release/exporter}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+echo "files ..."
+export_as() { # NAME FLAGS...
+    local name=$1
+    shift
+    "$exporter" --checkpoint "$checkpoint" --out "$work/$name.onnx" "$@" > "$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+    files+=("$work/$name.onnx")
+}
+int8=(--precision int8 --calibrate "$pictures" --calibration-pictures 2)
+files=()
+export_as fp32
+for opset in 13 14 15 16 17 18 19 20 21; do
+    export_as "fp32-$opset" --opset $opset
+    export_as "fp16-$opset" --opset $opset --precision fp16
+    export_as "int8-$opset" --opset $opset "${int8[@]}"
+done
+export_as external --external-data
+for precision in fp32 fp16 int8; do
+    flags=(--precision $precision)
+    [ $precision = int8 ] && flags=("${int8[@]}")
+    export_as "fixed-$precision" "${flags[@]}" --input-size 64x96 --batch 2
+    for opset in 13 18 21; do
+        export_as "topk-$precision-$opset" "${flags[@]}" --opset $opset --top-k 50
+        export_as "topk-fixed-$precision-$opset" "${flags[@]}" --opset $opset --top-k 50 --input-size 64x96 --batch 2
+    done
+done
+
+echo "ONNX's checker, shape inference, ONNX Runtime ..."
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install --quiet onnx==1.23.2 onnxruntime==1.30.0 numpy
+"$work/venv/bin/python" "$here/check.py" "$work/expected" "${files[@]}"
+
+echo "tract ..."
+cargo build --quiet --release --manifest-path "$here/tract/Cargo.toml" --target-dir "${TRACT_TARGET:-$work/tract}"
+tract=${TRACT_TARGET:-$work/tract}/release/exchange-tract
+"$tract" "$work/fp32.onnx" "$work/expected"
+"$tract" "$work/external.onnx" "$work/expected"
+echo "all agree"
