@@ -95,8 +95,7 @@ pub enum ExportError {
     },
 }
 
-/// Writes the checkpoint's detector into `file`, proves it, and gives it its name. `stem` is what the name of external data
-/// begins with.
+/// Writes the checkpoint's detector into `file`, proves it, and gives it its name.
 ///
 /// No two copies of the weights outlive a step in 32 bits: they move from the checkpoint into the graph and into the file,
 /// and are gone before ONNX Runtime loads its own.
@@ -107,7 +106,6 @@ pub enum ExportError {
 pub fn export(
     checkpoint: Checkpoint,
     mut file: AtomicFile,
-    stem: &str,
     options: &ExportOptions,
     engine: &EngineOptions,
 ) -> Result<Exported, ExportError> {
@@ -116,7 +114,7 @@ pub fn export(
     let mut graph = folded(&spec, tensors)?;
     let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
     if precision == Precision::Fp32 {
-        let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
+        let encoded = encode(graph, &spec, &provenance, precision, &options.file);
         let written = Written::new(encoded, &mut file)?;
         let differences = prove(file.path(), &probe, engine)?;
         let ap = measure(file.path())?;
@@ -130,7 +128,7 @@ pub fn export(
     let differences = prove(full.path(), &probe, engine)?;
 
     let lowered = lower(&mut graph, &spec, &probe.images, &options.precision, engine)?;
-    let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
+    let encoded = encode(graph, &spec, &provenance, precision, &options.file);
     let written = Written::new(encoded, &mut file)?;
     let comparison = check(full.path(), file.path(), &spec, &probe.images, &options.precision, engine)?;
     let (full_ap, ap) = (measure(full.path())?, measure(file.path())?);
@@ -157,7 +155,7 @@ pub fn to_onnx(
 }
 
 fn to_bytes(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
-    encode(graph, spec, provenance, Precision::Fp32, &FileOptions::default(), "").model
+    encode(graph, spec, provenance, Precision::Fp32, &FileOptions::default()).model
 }
 
 fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
