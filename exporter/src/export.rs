@@ -25,6 +25,10 @@ const LARGEST: usize = i32::MAX as usize;
 /// What to do with more.
 const TOO_LARGE: &str = "no ONNX file may have more than 2 GB; --external-data puts the weights into a file beside it";
 
+/// What can't be done with more.
+const TOO_LARGE_TO_COMPARE: &str = "no ONNX file may have more than 2 GB, and only up to that a network can be compared with \
+                                    itself in 32 bits: leave out --precision, --input-size, --batch and --top-k";
+
 /// What is exported.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
@@ -104,8 +108,7 @@ pub enum ExportError {
     },
 }
 
-/// Writes the checkpoint's detector into `file`, proves it, and gives it its name. `stem` is what the name of external data
-/// begins with.
+/// Writes the checkpoint's detector into `file`, proves it, and gives it its name.
 ///
 /// No two copies of the weights outlive a step in 32 bits: they move from the checkpoint into the graph and into the file,
 /// and are gone before ONNX Runtime loads its own.
@@ -116,7 +119,6 @@ pub enum ExportError {
 pub fn export(
     checkpoint: Checkpoint,
     mut file: AtomicFile,
-    stem: &str,
     options: &ExportOptions,
     engine: &EngineOptions,
 ) -> Result<Exported, ExportError> {
@@ -126,7 +128,7 @@ pub fn export(
     let mut graph = folded(&trained, tensors)?;
     let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
     if precision == Precision::Fp32 && options.form.is_free() {
-        let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
+        let encoded = encode(graph, &spec, &provenance, precision, &options.file);
         let written = Written::new(encoded, &mut file)?;
         let differences = prove(file.path(), &probe, engine)?;
         let ap = measure(file.path())?;
@@ -150,7 +152,7 @@ pub fn export(
         _ => None,
     };
     options.form.apply(&mut graph, &spec);
-    let encoded = encode(graph, &spec, &provenance, precision, &options.file, stem);
+    let encoded = encode(graph, &spec, &provenance, precision, &options.file);
     let written = Written::new(encoded, &mut file)?;
 
     let loss = lowered.map(|lowered| {
@@ -188,7 +190,7 @@ pub fn to_onnx(
 }
 
 fn to_bytes(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
-    encode(graph, spec, provenance, Precision::Fp32, &FileOptions::default(), "").model
+    encode(graph, spec, provenance, Precision::Fp32, &FileOptions::default()).model
 }
 
 fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
@@ -202,6 +204,9 @@ struct Unnamed(NamedTempFile);
 
 impl Unnamed {
     fn new(word: &str, folder: &Path, bytes: &[u8]) -> io::Result<Self> {
+        if bytes.len() > LARGEST {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE_TO_COMPARE));
+        }
         let mut file = tempfile::Builder::new().prefix(&format!(".{word}.")).suffix(".partial").tempfile_in(folder)?;
         file.write_all(bytes)?;
         Ok(Self(file))

@@ -148,14 +148,20 @@ struct PrecisionArgs {
 }
 
 impl FileArgs {
-    fn options(&self) -> FileOptions {
-        let Self { opset, name, doc, external_data } = self;
-        FileOptions { opset: *opset, name: name.clone(), doc: doc.clone(), external_data: *external_data }
+    /// `out` is the file's name.
+    fn options(&self, out: &Path) -> FileOptions {
+        let stem = || out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        FileOptions {
+            opset: self.opset,
+            name: self.name.clone(),
+            doc: self.doc.clone(),
+            external_data: self.external_data.then(stem),
+        }
     }
 }
 
 impl PrecisionArgs {
-    fn options(&self, file: FileOptions) -> anyhow::Result<ExportOptions> {
+    fn options(&self, form: FormOptions, file: FileOptions) -> anyhow::Result<ExportOptions> {
         let pictures_folder = self.pictures.as_deref();
         let calibration = match &self.calibrate {
             Some(data) => pictures(data, pictures_folder, self.calibration_pictures as usize)?,
@@ -174,7 +180,7 @@ impl PrecisionArgs {
                 sensitivity: self.sensitivity,
             },
             file,
-            form: FormOptions::default(),
+            form,
             accuracy: accuracy.transpose()?,
             max_ap_drop: self.max_ap_drop,
         })
@@ -215,15 +221,14 @@ fn run(args: Args) -> anyhow::Result<()> {
     // First of all, so that a folder that can't be written costs no one a wait.
     let file = AtomicFile::create(&args.out)
         .with_context(|| format!("cannot write `{}`; make its folder, or give another --out", args.out.display()))?;
-    let options = ExportOptions { form: args.form.options(), ..args.precision.options(args.file.options())? };
+    let options = args.precision.options(args.form.options(), args.file.options(&args.out))?;
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&options.form.spec(&checkpoint.spec)?)?;
     if args.summary {
         print(&summary.to_string()).context(STDOUT)?;
     }
-    let stem = args.out.file_stem().unwrap_or_default().to_string_lossy();
     let engine = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
-    let exported = export(checkpoint, file, &stem, &options, &engine)
+    let exported = export(checkpoint, file, &options, &engine)
         .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;
     print(&report(&args, &summary, &exported, start.elapsed())).context(STDOUT)
 }

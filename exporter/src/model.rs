@@ -36,8 +36,8 @@ pub struct FileOptions {
     pub name: Option<String>,
     /// Text for people; what the network is and where to read more if absent.
     pub doc: Option<String>,
-    /// Whether large constants are in a file beside it.
-    pub external_data: bool,
+    /// If large constants are in a file beside it: what that one's name begins with.
+    pub external_data: Option<String>,
 }
 
 /// A file, still in memory.
@@ -49,7 +49,7 @@ pub(crate) struct Encoded {
     pub(crate) external: Option<External>,
 }
 
-/// The ONNX file. The same inputs give the same bytes. `stem` is what the name of a file beside it begins with.
+/// The ONNX file. The same inputs give the same bytes.
 ///
 /// Its `metadata_props` hold the spec as YAML, which makes it all that the runtime needs, and where the weights came from.
 pub(crate) fn encode(
@@ -58,7 +58,6 @@ pub(crate) fn encode(
     provenance: &Provenance,
     precision: Precision,
     options: &FileOptions,
-    stem: &str,
 ) -> Encoded {
     options.opset.adapt(&mut graph);
     let network = format!("RetinaNet with {}", trunk(&spec.backbone));
@@ -85,7 +84,7 @@ pub(crate) fn encode(
         .into_iter()
         .filter_map(|(key, value)| value.map(|value| StringStringEntryProto { key: key.to_owned(), value }));
     let mut graph = graph.into_proto(options.name.as_ref().unwrap_or(&network));
-    let external = options.external_data.then(|| External::take_from(&mut graph, stem));
+    let external = options.external_data.as_ref().map(|stem| External::take_from(&mut graph, stem));
     let model = ModelProto {
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -140,7 +139,7 @@ mod tests {
         let spec = spec(18, NormKind::Batch);
         let mut graph = trace(&spec, zeros(&spec)).unwrap();
         fold_batch_norms(&mut graph);
-        encode(graph, &spec, provenance, Precision::Fp32, &FileOptions::default(), "").model
+        encode(graph, &spec, provenance, Precision::Fp32, &FileOptions::default()).model
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, picture: &Pa
     let precision =
         PrecisionOptions { precision, calibration: vec![picture.to_owned()], ..PrecisionOptions::default() };
     let options = ExportOptions { precision, ..ExportOptions::default() };
-    export(checkpoint, AtomicFile::create(path)?, "model", &options, &EngineOptions::default())?;
+    export(checkpoint, AtomicFile::create(path)?, &options, &EngineOptions::default())?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use exporter::export;
+use exporter::{ExportOptions, export};
 use image::{Rgb, RgbImage};
 use models::dataset::{Annotation, Dataset, Image, Rectangle};
 use models::spec::{Class, NormKind};
@@ -68,7 +68,8 @@ fn the_exported_file_finds_what_libtorch_finds() {
     let network = RetinaNet::new(&spec, &weights).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("retinanet.onnx");
-    export(checkpoint, AtomicFile::create(&path).unwrap(), &EngineOptions::default()).unwrap();
+    export(checkpoint, AtomicFile::create(&path).unwrap(), &ExportOptions::default(), &EngineOptions::default())
+        .unwrap();
     let detector = Detector::open(&path, DetectorOptions::default()).unwrap();
     assert_eq!(detector.spec(), &spec, "the spec travels");
 
@@ -124,7 +125,8 @@ fn a_checkpoint_is_worth_what_its_exported_file_is_worth() {
     let folder = tempfile::tempdir().unwrap();
     let [onnx, weights] = ["retinanet.onnx", "best.safetensors"].map(|name| folder.path().join(name));
     checkpoint.write(&weights).unwrap();
-    export(checkpoint, AtomicFile::create(&onnx).unwrap(), &EngineOptions::default()).unwrap();
+    export(checkpoint, AtomicFile::create(&onnx).unwrap(), &ExportOptions::default(), &EngineOptions::default())
+        .unwrap();
     let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
 
     let classes = spec.classes.iter().rev().zip((10..).step_by(7));

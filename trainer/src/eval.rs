@@ -77,7 +77,9 @@ fn of_model(path: &Path, device: Device, truth: &Dataset) -> anyhow::Result<Vec<
 }
 
 fn of_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
-    let checkpoint = Checkpoint::open(&args.checkpoint)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint).context(
+        "nothing to evaluate; `trainer fit` makes runs/latest/best.safetensors, --checkpoint or --model names another",
+    )?;
     let predictor = Predictor::of_checkpoint(&checkpoint, args.device.open()?)?;
     let places = class_places(&predictor.spec, truth)?;
     let recipe = Recipe {
