@@ -43,7 +43,11 @@ def check(path):
     for level in LEVELS[1:]:
         _, outputs = run(path, level)
         for name, values in outputs.items():
-            if values.dtype == np.float32 and "scores" not in outputs:
+            if name == "scores":
+                # Candidates change places where scores are all but equal, and go where one is at the threshold. In order, and
+                # none below it, the scores themselves hardly change.
+                worst = max(worst, float(np.abs(np.maximum(values, 0.05) - np.maximum(plain[name], 0.05)).max()))
+            elif values.dtype == np.float32 and "scores" not in outputs:
                 scale = max(1.0, float(np.abs(plain[name]).max()))
                 worst = max(worst, float(np.abs(values - plain[name]).max()) / scale)
     assert worst <= TOLERANCE[precision], f"{path}: optimization changes outputs by {worst}"
