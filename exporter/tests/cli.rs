@@ -421,6 +421,22 @@ fn the_form_of_a_file_is_described() {
 }
 
 #[test]
+fn a_file_whose_parts_contradict_each_other_is_refused() {
+    let folder = Folder::with(checkpoint());
+    success(folder.exporter(&["--input-size", "96x64", "--top-k", "40"]));
+    let whole = fs::read(folder.path("retinanet.onnx")).unwrap();
+    for (found, put, reason) in [
+        ("  - 96\n  - 64\n", "  - 64\n  - 96\n", "its input is Some([96, 64]), its spec says Some([64, 96])"),
+        ("retinanet.top_k", "retinanet.top_x", "it has 4 outputs"),
+    ] {
+        let at = whole.windows(found.len()).position(|window| window == found.as_bytes()).unwrap();
+        let changed = [&whole[..at], put.as_bytes(), &whole[at + found.len()..]].concat();
+        let message = Engine::from_bytes("changed", &changed, &EngineOptions::default()).unwrap_err().to_string();
+        assert!(message.contains(reason), "{message}");
+    }
+}
+
+#[test]
 fn a_form_that_makes_no_sense_is_refused_and_leaves_no_file() {
     let mut stretched = checkpoint().clone();
     stretched.spec.preprocessing.fixed_size = Some([96, 90]);

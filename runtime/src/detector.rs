@@ -158,7 +158,7 @@ impl Detector {
             Outputs::Dense(outputs) => outputs,
             Outputs::Candidates(outputs) => {
                 let found = outputs.of(0);
-                self.check(&found, &anchors, height, width)?;
+                check(&found, anchors.boxes().len(), self.spec.class_count(), [height, width])?;
                 return Ok(postprocess_candidates(&found, &anchors, &input.placement, &self.spec));
             }
         };
@@ -173,16 +173,15 @@ impl Detector {
         }
         Ok(postprocess(scores, offsets, &anchors, &input.placement, &self.spec))
     }
+}
 
-    /// Checks that all candidates are of an anchor and a class that are there.
-    fn check(&self, found: &Candidates, anchors: &Anchors, height: usize, width: usize) -> Result<(), DetectorError> {
-        let (anchors, classes) = (anchors.boxes().len(), self.spec.class_count());
-        let within = |index: i64, count: usize| usize::try_from(index).is_ok_and(|index| index < count);
-        let mut pairs = found.anchors.iter().zip(&found.classes);
-        match pairs.find(|(anchor, class)| !within(**anchor, anchors) || !within(**class, classes)) {
-            None => Ok(()),
-            Some((&anchor, &class)) => Err(DetectorError::Candidate { anchor, class, anchors, classes, width, height }),
-        }
+/// Checks that all candidates are of an anchor and a class that are there.
+fn check(found: &Candidates, anchors: usize, classes: usize, [height, width]: [usize; 2]) -> Result<(), DetectorError> {
+    let within = |index: i64, count: usize| usize::try_from(index).is_ok_and(|index| index < count);
+    let mut pairs = found.anchors.iter().zip(&found.classes);
+    match pairs.find(|(anchor, class)| !within(**anchor, anchors) || !within(**class, classes)) {
+        None => Ok(()),
+        Some((&anchor, &class)) => Err(DetectorError::Candidate { anchor, class, anchors, classes, width, height }),
     }
 }
 
@@ -215,12 +214,32 @@ impl AnchorCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ndarray::{Array2, arr1};
 
     #[test]
     fn a_detector_may_be_shared_between_threads() {
         fn shared<T: Send + Sync>() {}
         shared::<Detector>();
         shared::<DetectorError>();
+    }
+
+    #[test]
+    fn a_candidate_that_is_not_there_is_an_error_that_names_it() {
+        let (scores, offsets) = (arr1(&[0.5, 0.25]), Array2::zeros((2, 4)));
+        for (anchor, class, expected) in
+            [(8, 2, None), (9, 2, Some("anchor 9")), (-1, 0, Some("anchor -1")), (0, 3, Some("class 3"))]
+        {
+            let (rows, classes) = (arr1(&[0, anchor]), arr1(&[0, class]));
+            let found = Candidates {
+                scores: scores.view(),
+                anchors: rows.view(),
+                classes: classes.view(),
+                offsets: offsets.view(),
+            };
+            let message = check(&found, 9, 3, [32, 64]).err().map(|error| error.to_string());
+            assert_eq!(message.is_some(), expected.is_some());
+            assert!(expected.is_none_or(|expected| message.is_some_and(|message| message.contains(expected))));
+        }
     }
 
     #[test]

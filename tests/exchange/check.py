@@ -1,7 +1,7 @@
 """What programs of other makers say of files that `exporter` wrote: check.py FOLDER FILE.onnx...
 
 Every file passes ONNX's checker with full checks, and shape inference, and computes in ONNX Runtime the same at every level
-of optimization. What ONNX Runtime computed without optimization of the first file goes into FOLDER, for other engines.
+of optimization. What ONNX Runtime computed without optimization goes into FOLDER/FILE, for other engines.
 """
 
 import pathlib
@@ -58,14 +58,14 @@ def check(path):
 
 def main():
     folder = pathlib.Path(sys.argv[1])
-    for place, path in enumerate(sys.argv[2:]):
+    for path in sys.argv[2:]:
         images, plain = check(path)
-        if place == 0:
-            folder.mkdir(exist_ok=True)
-            (folder / "shape").write_text(" ".join(map(str, images.shape)))
-            images.tofile(folder / "images")
-            for name, values in plain.items():
-                values.tofile(folder / name)
+        answers = folder / pathlib.Path(path).stem
+        answers.mkdir(parents=True, exist_ok=True)
+        (answers / "shape").write_text(" ".join(map(str, images.shape)))
+        images.tofile(answers / "images")
+        for name, values in plain.items():
+            values.tofile(answers / name)
     print(f"onnx {onnx.__version__}, onnxruntime {ort.__version__}: {len(sys.argv) - 2} files pass")
 
 

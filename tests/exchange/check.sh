@@ -46,6 +46,7 @@ python3 -m venv "$work/venv"
 echo "tract ..."
 cargo build --quiet --release --manifest-path "$here/tract/Cargo.toml" --target-dir "${TRACT_TARGET:-$work/tract}"
 tract=${TRACT_TARGET:-$work/tract}/release/exchange-tract
-"$tract" "$work/fp32.onnx" "$work/expected"
-"$tract" "$work/external.onnx" "$work/expected"
+for name in fp32 external fixed-fp32 topk-fp32-13 topk-fp32-18 topk-fp32-21 topk-fixed-fp32-18; do
+    "$tract" "$work/$name.onnx" "$work/expected/$name"
+done
 echo "all agree"

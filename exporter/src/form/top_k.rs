@@ -16,7 +16,7 @@ pub(super) fn hand_over_candidates(graph: &mut Graph, spec: &ModelSpec, top_k: u
     let scores = Joined::take(graph, CLASSIFICATION);
     let offsets = Joined::take(graph, REGRESSION);
     let mut selection = Selection { graph, classes: spec.class_count(), top_k };
-    let mut first = None;
+    let mut first: Option<String> = None;
     let mut chosen = Vec::new();
     for (index, (scores_part, offsets_part)) in scores.parts.iter().zip(&offsets.parts).enumerate() {
         let level = Level {
@@ -24,8 +24,13 @@ pub(super) fn hand_over_candidates(graph: &mut Graph, spec: &ModelSpec, top_k: u
             scores: selection.repeat(&scores.after, scores_part),
             offsets: offsets_part.clone(),
             anchors: levels.map(|levels| levels[index]),
+            end: levels.map(|levels| levels[..=index].iter().sum()),
         };
-        chosen.push(selection.choose(&level, &mut first));
+        let sizes = selection.sizes(&level);
+        chosen.push(selection.choose(&level, &sizes, first.as_deref()));
+        if index + 1 < scores.parts.len() {
+            first = Some(selection.end(&level, &sizes, first));
+        }
     }
     let join = |part: fn(&Chosen) -> &String| chosen.iter().map(part).cloned().collect::<Vec<_>>();
 
@@ -104,8 +109,10 @@ struct Level {
     scores: String,
     /// `[N, anchors, 4]`.
     offsets: String,
-    /// How many there are, where that is known.
+    /// How many anchors there are, where that is known.
     anchors: Option<usize>,
+    /// How many there are in this level and those before it, where that is known.
+    end: Option<usize>,
 }
 
 /// The candidates of one level.
@@ -129,9 +136,8 @@ struct Selection<'a> {
 
 impl Selection<'_> {
     /// Adds the selection of one level. `first` is the number of anchors of the levels before it, if there are any.
-    fn choose(&mut self, level: &Level, first: &mut Option<String>) -> Chosen {
+    fn choose(&mut self, level: &Level, sizes: &Sizes, first: Option<&str>) -> Chosen {
         let name = |word: &str| format!("{}.{word}", level.name);
-        let sizes = self.sizes(level);
         let axis = [("axis", Attribute::Int(1))];
         let best_of_anchor = [("axes", Attribute::Ints(vec![2])), ("keepdims", Attribute::Int(0))];
 
@@ -149,16 +155,21 @@ impl Selection<'_> {
         let rows = self.node("GatherElements", &name("candidates.rows"), &[&anchors, &picks], &axis);
         let offsets = self.rows(&name("candidates.offsets"), &level.offsets, &rows);
 
-        let anchors = match first.as_deref() {
+        let anchors = match first {
             None => rows,
             Some(first) => self.node("Add", &name("candidates.anchors"), &[&rows, first], &[]),
         };
-        let next = match first.as_deref() {
-            None => sizes.all,
-            Some(first) => self.node("Add", &name("end"), &[first, &sizes.all], &[]),
-        };
-        *first = Some(next);
         Chosen { scores, anchors, classes, offsets }
+    }
+
+    /// The number of anchors of this level and of those before it, which have `first`.
+    fn end(&mut self, level: &Level, sizes: &Sizes, first: Option<String>) -> String {
+        let name = format!("{}.end", level.name);
+        match (level.end, first) {
+            (Some(end), _) => self.constant(&name, Constant::ints(&[end as i64])),
+            (None, None) => sizes.all.clone(),
+            (None, Some(first)) => self.node("Add", &name, &[&first, &sizes.all], &[]),
+        }
     }
 
     /// How many anchors a level has, how many are picked, and how many candidates come of these, each as a vector of one.
@@ -254,4 +265,86 @@ struct Sizes {
     anchors: String,
     /// Of candidates.
     candidates: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fold::fold_batch_norms;
+    use crate::testing::{spec, zeros};
+    use crate::trace::trace;
+    use models::spec::NormKind;
+    use std::collections::HashSet;
+
+    fn selecting(levels: Option<[usize; 5]>, change: impl FnOnce(&mut Graph)) -> Graph {
+        let spec = spec(18, NormKind::Batch);
+        let mut graph = trace(&spec, zeros(&spec)).unwrap();
+        fold_batch_norms(&mut graph);
+        change(&mut graph);
+        hand_over_candidates(&mut graph, &spec, 50, levels);
+        graph
+    }
+
+    fn node<'a>(graph: &'a Graph, name: &str) -> &'a Node {
+        graph.nodes.iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node `{name}`"))
+    }
+
+    #[test]
+    fn every_value_has_a_name_of_its_own_and_is_made_before_it_is_read() {
+        for levels in [None, Some([216, 54, 18, 9, 9])] {
+            let graph = selecting(levels, |_| ());
+            let mut known: HashSet<_> = graph.initializers.keys().map(String::as_str).collect();
+            known.insert(runtime::IMAGES);
+            let mut names = HashSet::new();
+            for node in &graph.nodes {
+                assert!(names.insert(&node.name), "{node:?}");
+                assert!(node.inputs.iter().all(|input| input.is_empty() || known.contains(input.as_str())), "{node:?}");
+                assert!(
+                    std::iter::once(&node.output).chain(&node.further).all(|value| known.insert(value)),
+                    "{node:?}"
+                );
+            }
+            let outputs: Vec<_> = graph.outputs.iter().map(|port| port.name).collect();
+            assert_eq!(outputs, ["scores", "anchors", "classes", "regression"]);
+            assert!(outputs.iter().all(|name| known.contains(name)));
+        }
+    }
+
+    #[test]
+    fn known_sizes_are_constants_and_unknown_ones_are_computed() {
+        let graph = selecting(Some([216, 54, 18, 9, 9]), |_| ());
+        assert!(graph.nodes.iter().all(|node| !["Shape", "Min"].contains(&node.operator)));
+        for (name, size) in [
+            ("P3.picked_count", 50),
+            ("P3.candidate_count", 50),
+            ("P6.picked_count", 9),
+            ("P6.candidate_count", 18),
+            ("P3.end", 216),
+            ("P6.end", 297),
+        ] {
+            assert_eq!(graph.initializers[name], Constant::ints(&[size]), "{name}");
+        }
+        assert!(!graph.initializers.contains_key("P7.end"));
+        let graph = selecting(None, |_| ());
+        assert_eq!(node(&graph, "P3.picked_count").inputs, ["P3.anchor_count", "top_k"]);
+        assert_eq!(graph.initializers["top_k"], Constant::ints(&[50]));
+    }
+
+    #[test]
+    fn levels_are_found_before_and_after_what_happens_to_every_score() {
+        let graph = selecting(None, |_| ());
+        assert_eq!(node(&graph, "P4.best").inputs, ["classificationModel.output_1.per_anchor.sigmoid"]);
+        assert_eq!(node(&graph, "classificationModel.output_1.per_anchor.sigmoid").operator, "Sigmoid");
+        assert!(graph.nodes.iter().all(|node| node.output != CLASSIFICATION));
+
+        // Joined scores in place of scores of what was joined.
+        let graph = selecting(None, |graph| {
+            graph.nodes.iter_mut().for_each(|node| match node.operator {
+                "Sigmoid" => node.output = "unused".to_owned(),
+                "Concat" if node.name.starts_with("classification") => node.output = CLASSIFICATION.to_owned(),
+                _ => {}
+            });
+        });
+        assert_eq!(node(&graph, "P4.best").inputs, ["classificationModel.output_1.per_anchor"]);
+    }
 }
