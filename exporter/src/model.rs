@@ -28,7 +28,7 @@ const AP_KEY: &str = "retinanet.ap";
 /// Its `metadata_props` hold the spec as YAML, which makes it all that the runtime needs, and where the weights came from.
 pub fn encode(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
     let name = format!("RetinaNet with ResNet-{}", spec.backbone.depth);
-    let Provenance { program, epoch, ap } = provenance;
+    let Provenance { program, epoch, ap, .. } = provenance;
     let metadata = [
         (SPEC_KEY, Some(spec.to_yaml())),
         (PROGRAM_KEY, Some(program.clone())),
@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_file_says_what_it_is_and_where_it_came_from() {
-        let provenance = Provenance { program: "trainer 1.2.3".to_owned(), epoch: Some(7), ap: Some(0.25) };
+        let provenance =
+            Provenance { program: "trainer 1.2.3".to_owned(), epoch: Some(7), ap: Some(0.25), origin: None };
         let model = ModelProto::decode(&file(&provenance)[..]).unwrap();
         let metadata: Vec<_> =
             model.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str())).collect();
