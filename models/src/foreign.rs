@@ -186,7 +186,13 @@ impl Plan {
             let tensor = read(key)?;
             self.check(name, key, &tensor)?;
             let kept = self.kept.as_ref().filter(|_| name.starts_with(CLASSIFIER));
-            tensors.insert(name.clone(), kept.map_or_else(|| tensor.clone(), |kept| kept.of(&tensor)));
+            tensors.insert(
+                name.clone(),
+                match kept {
+                    Some(kept) => kept.of(&tensor),
+                    None => tensor,
+                },
+            );
         }
         Ok(tensors)
     }

@@ -168,6 +168,16 @@ fn what_is_no_kind_is_refused_with_what_it_holds() {
     let mut other_anchors = stored(V1);
     other_anchors.insert("head.regression_head.bbox_reg.weight".to_owned(), float32(vec![60, 256, 3, 3]));
     assert!(refused(&other_anchors, &Request::default()).contains("15 anchors per cell, torchvision-v1 has 9"));
+    for (rows, part) in [(9, "1 outputs per anchor"), (usize::MAX, "outputs per anchor"), (0, "0 outputs per anchor")] {
+        let mut outputs = stored(V1);
+        outputs.insert("head.classification_head.cls_logits.weight".to_owned(), float32(vec![rows, 0, 3, 3]));
+        assert!(refused(&outputs, &Request::default()).contains(part), "{rows}");
+    }
+    for name in ["backbone.fpn.layer_blocks.0.0.weight", "head.regression_head.conv.0.0.weight"] {
+        let mut wide = stored(V1);
+        wide.insert(name.to_owned(), float32(vec![usize::MAX, 0, 3, 3]));
+        assert!(refused(&wide, &Request::default()).contains("1 to 4096"), "{name}");
+    }
     let mut integers = stored(V1);
     integers.get_mut("backbone.body.bn1.weight").unwrap().number = "I64".to_owned();
     assert!(matches!(Plan::new(&integers, &Request::default()), Err(ForeignError::Number { .. })));

@@ -70,7 +70,13 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let origin = Origin { file: name, sha256, kind: plan.kind.name().to_owned() };
     let provenance = Provenance { program, epoch: None, ap: None, origin: Some(origin) };
     match plan.network {
-        Network::Detector(spec) => checkpoint(&spec, provenance, tensors).with_context(place)?.write(&args.out)?,
+        Network::Detector(spec) => {
+            let checkpoint = checkpoint(&spec, provenance, tensors).with_context(place)?;
+            let probe = &checkpoint.probe;
+            let finite = probe.classification.iter().chain(&probe.regression).all(|value| value.is_finite());
+            ensure!(finite, "can't import {}: its network says numbers that are not finite", args.file.display());
+            checkpoint.write(&args.out)?;
+        }
         Network::Trunk(spec) => Trunk { spec, provenance, tensors }.write(&args.out)?,
     }
     print(&format!("wrote {out}"))

@@ -9,6 +9,9 @@ use crate::retinanet::{parameters, trunk_parameters};
 use crate::spec::{BackboneSpec, Class, ModelSpec, NormKind, NormSpec, P6From, PreprocessingSpec};
 use crate::weights::Parameter;
 
+/// Outputs per anchor that are believed; Open Images has 600 classes, LVIS 1,203.
+const MOST_OUTPUTS: usize = 100_000;
+
 /// Shapes under our names.
 pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 
@@ -54,11 +57,18 @@ pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Reque
         return Err(ForeignError::Anchors { kind, expected, found });
     }
     let all = rows("classificationModel.output.weight").map_or(1, |rows| rows / expected);
+    if all > MOST_OUTPUTS {
+        return Err(ForeignError::Outputs { found: all });
+    }
     let outputs = outputs(kind, all, request.classes.as_deref())?;
+    if outputs.rows.is_empty() {
+        return Err(ForeignError::Outputs { found: all });
+    }
+    // Before sizes of all tensors follow from it.
+    spec.validate()?;
     spec.classes = (0..).take(all).map(|id| Class { id, name: String::new() }).collect();
     let expected = parameters(&spec)?;
     spec.classes = outputs.rows.iter().map(|output| output.class.clone()).collect();
-    spec.validate()?;
     Ok(Design {
         network: Network::Detector(Box::new(spec)),
         expected,

@@ -68,6 +68,12 @@ pub enum ForeignError {
         /// Rows of the boxes' output, divided by four.
         found: usize,
     },
+    /// The file has no output that stands for a class, or too many.
+    #[error("it has {found} outputs per anchor, of which none is a class, or which no network has")]
+    Outputs {
+        /// Rows of the scores' output, divided by anchors.
+        found: usize,
+    },
     /// The number of classes is not what a person says.
     #[error("the file has {outputs} classes, the list of classes {listed}")]
     Classes {

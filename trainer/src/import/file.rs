@@ -95,6 +95,9 @@ fn pytorch(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
         PytorchError::InvalidFormat(detail) if detail.starts_with("not a PyTorch checkpoint") => {
             anyhow!("it is neither a file of PyTorch nor safetensors")
         }
+        PytorchError::InvalidFormat(detail) if detail.starts_with("No data.pkl entry") => {
+            anyhow!("it is a zip file, but not PyTorch's; if there is a file of weights in it, unpack that first")
+        }
         error => {
             let detail = error.to_string();
             anyhow!("it is damaged, or holds more than weights: {}; {SAVE_STATE_DICT}", detail.trim_end_matches('.'))
@@ -127,4 +130,64 @@ fn sha256(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(path)?, &mut hasher)?;
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(name: &str) -> Vec<u8> {
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
+    }
+
+    /// Opens a file of these bytes and reads all of its tensors.
+    fn read(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        fs::write(path, bytes)?;
+        let file = WeightsFile::open(path)?;
+        for (name, stored) in &file.tensors {
+            let length: usize = stored.shape.iter().product();
+            // As a network would ask for it, which knows how large its tensors are.
+            if length < 1 << 16 {
+                file.read(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_an_error_wherever_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.pth");
+        for name in ["state_dict.pth", "legacy.pth", "module.pth", "trunk.pth"] {
+            let whole = data(name);
+            read(&path, &whole).unwrap();
+            for length in (0..whole.len()).step_by(whole.len() / 100) {
+                assert!(read(&path, &whole[..length]).is_err(), "{name} of {length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn changed_bytes_never_end_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.pth");
+        for name in ["state_dict.pth", "legacy.pth"] {
+            let whole = data(name);
+            for at in (0..whole.len()).step_by(whole.len() / 300) {
+                let mut changed = whole.clone();
+                changed[at] ^= 1 << (at % 8);
+                // Names may still be names, and numbers numbers; that it returns is the point.
+                let _ = read(&path, &changed);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_every_width_become_single_precision() {
+        assert_eq!(to_f32("F32", &1.5f32.to_le_bytes()).unwrap(), [1.5]);
+        assert_eq!(to_f32("F64", &(-0.1f64).to_le_bytes()).unwrap(), [-0.1]);
+        assert_eq!(to_f32("F16", &f16::from_f32(0.25).to_le_bytes()).unwrap(), [0.25]);
+        assert_eq!(to_f32("BF16", &bf16::from_f32(-3.0).to_le_bytes()).unwrap(), [-3.0]);
+        assert_eq!(to_f32("I64", &[0; 8]), None);
+    }
 }
