@@ -11,7 +11,7 @@ mod classes;
 mod report;
 mod error;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
@@ -113,6 +113,9 @@ struct Kept {
     rows: Vec<usize>,
 }
 
+/// Real numbers, as safetensors calls their types.
+const NUMBERS: [&str; 4] = ["F32", "F64", "F16", "BF16"];
+
 /// The layer whose channels belong to classes.
 const CLASSIFIER: &str = "classificationModel.output.";
 
@@ -136,36 +139,8 @@ impl Plan {
             (rows.len() < outputs.all).then_some(Kept { all: outputs.all, rows })
         });
 
-        let mut problems = TensorProblems { unexpected: refused, ..TensorProblems::default() };
-        problems.unexpected.extend(
-            sources
-                .iter()
-                .filter(|(name, _)| !expected.iter().any(|parameter| parameter.name == **name))
-                .map(|(_, key)| format!("{}{key}", found.prefix)),
-        );
-        let mut steps = Vec::new();
-        for Parameter { name, shape, .. } in expected {
-            let full = |key: &str| format!("{}{key}", found.prefix);
-            match sources.get(&name) {
-                None if is_needless_bias(&name, &network) => steps.push(Step { name, shape, source: None }),
-                None => problems.missing.push(full(&translate_back(kind.names(), &name))),
-                Some(key) if known[key].shape != shape => problems.misshapen.push(WeightsError::Shape {
-                    name: full(key),
-                    expected: shape,
-                    found: known[key].shape.clone(),
-                }),
-                Some(key) => {
-                    let number = known[key].number.clone();
-                    if !["F32", "F64", "F16", "BF16"].contains(&number.as_str()) {
-                        return Err(ForeignError::Number { name: full(key), number });
-                    }
-                    steps.push(Step { name, shape, source: Some((full(key), number)) });
-                }
-            }
-        }
-        if !problems.is_empty() {
-            return Err(ForeignError::Tensors { kind, matched: steps.len(), problems });
-        }
+        let steps = Sources { kind, prefix: &found.prefix, names: &sources, tensors: &known, refused };
+        let steps = steps.of(expected, &network)?;
         Ok(Self { kind, network, reason: found.reason, steps, kept, dropped, unexpected: outside, guessed })
     }
 
@@ -212,6 +187,51 @@ impl Plan {
             );
         }
         Ok(())
+    }
+}
+
+/// Where the tensors of a network could come from.
+struct Sources<'a> {
+    kind: Kind,
+    prefix: &'a str,
+    /// Names in the file, without their prefix, by our names.
+    names: &'a BTreeMap<String, &'a str>,
+    /// The tensors of these names.
+    tensors: &'a BTreeMap<&'a str, &'a Stored>,
+    /// Tensors of the file that look as if they belonged to the network.
+    refused: Vec<String>,
+}
+
+impl Sources<'_> {
+    /// Where those of `expected` come from.
+    fn of(self, expected: Vec<Parameter>, network: &Network) -> Result<Vec<Step>, ForeignError> {
+        let Self { kind, prefix, names, tensors, refused } = self;
+        let full = |key: &str| format!("{prefix}{key}");
+        let mut problems = TensorProblems { unexpected: refused, ..TensorProblems::default() };
+        let ours: BTreeSet<_> = expected.iter().map(|parameter| parameter.name.clone()).collect();
+        let unknown = names.iter().filter(|(name, _)| !ours.contains(*name));
+        problems.unexpected.extend(unknown.map(|(_, key)| full(key)));
+        let mut steps = Vec::new();
+        for Parameter { name, shape, .. } in expected {
+            match names.get(&name).map(|key| (full(key), tensors[key])) {
+                None if is_needless_bias(&name, network) => steps.push(Step { name, shape, source: None }),
+                None => problems.missing.push(full(&translate_back(kind.names(), &name))),
+                Some((key, stored)) if stored.shape != shape => {
+                    let found = stored.shape.clone();
+                    problems.misshapen.push(WeightsError::Shape { name: key, expected: shape, found });
+                }
+                Some((key, Stored { number, .. })) => {
+                    if !NUMBERS.contains(&number.as_str()) {
+                        return Err(ForeignError::Number { name: key, number: number.clone() });
+                    }
+                    steps.push(Step { name, shape, source: Some((key, number.clone())) });
+                }
+            }
+        }
+        if problems.is_empty() {
+            return Ok(steps);
+        }
+        Err(ForeignError::Tensors { kind, matched: steps.len(), problems })
     }
 }
 

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use models::ModelSpec;
 use models::foreign::{ForeignError, Kind, Network, Plan, Request, Stored, StoredTensors};
-use models::spec::{Class, NormKind, P6From};
+use models::spec::{BackboneSpec, Class, NormKind, P6From};
+use models::{ModelSpec, Parameter, parameters, trunk_parameters};
 use ndarray::{ArrayD, IxDyn};
 
 const V1: &str = include_str!("../../tests/golden/names-torchvision-v1-coco.txt");
@@ -27,6 +27,11 @@ fn float32(shape: Vec<usize>) -> Stored {
 /// The same tensors under other names.
 fn renamed(tensors: &StoredTensors, rename: impl Fn(&str) -> String) -> StoredTensors {
     tensors.iter().map(|(name, stored)| (rename(name), stored.clone())).collect()
+}
+
+/// The tensors of a network of ours.
+fn of_parameters(parameters: Vec<Parameter>) -> StoredTensors {
+    parameters.into_iter().map(|parameter| (parameter.name, float32(parameter.shape))).collect()
 }
 
 /// As torchvision had it before 0.13, and MLPerf has it: the places of convolutions among convolutions and activations.
@@ -75,7 +80,7 @@ fn every_kind_is_known_by_its_names_and_shapes() {
 }
 
 #[test]
-fn torchvision_s_published_file_has_an_epsilon_of_zero_and_others_do_not() {
+fn the_published_weights_of_torchvision_have_an_epsilon_of_zero_and_others_do_not() {
     let tensors = stored(V1);
     let epsilon = |request: Request| {
         let plan = Plan::new(&tensors, &request).unwrap();
@@ -211,7 +216,7 @@ fn a_residual_network_is_a_trunk_without_its_classifier() {
 }
 
 #[test]
-fn numbers_are_taken_over_without_the_background_s() {
+fn the_background_goes_and_every_other_number_stays() {
     let mut tensors = stored(V2);
     for (name, rows) in [("weight", 27), ("bias", 27)] {
         tensors.get_mut(&format!("head.classification_head.cls_logits.{name}")).unwrap().shape[0] = rows;
@@ -240,7 +245,24 @@ fn numbers_are_taken_over_without_the_background_s() {
     assert_eq!(taken["classificationModel.output.weight"][[17, 5, 2, 1]], 26.0);
     assert_eq!(taken["regressionModel.output.bias"].len(), 36);
     assert!(taken["regressionModel.conv1.bias"].iter().all(|number| *number == 0.0));
-    assert!(models::parameters(detector(&plan)).unwrap().iter().all(|p| taken[&p.name].shape() == p.shape));
+    assert!(parameters(detector(&plan)).unwrap().iter().all(|p| taken[&p.name].shape() == p.shape));
+}
+
+#[test]
+fn shapes_say_what_every_network_is() {
+    for depth in [18, 34, 50, 101, 152] {
+        // ResNeXt-50 32x4d, -101 32x8d and 64x4d; wide ResNet.
+        let widths = [(1, 64), (32, 4), (32, 8), (64, 4), (1, 128)];
+        for (groups, width_per_group) in widths.into_iter().take(if depth < 50 { 1 } else { 5 }) {
+            let backbone = BackboneSpec { depth, groups, width_per_group, ..BackboneSpec::default() };
+            let plan = plan(&of_parameters(trunk_parameters(&backbone).unwrap()));
+            assert_eq!(plan.network.backbone(), &backbone);
+        }
+        let mut spec = Kind::Yhenon.source().unwrap().spec().unwrap();
+        (spec.backbone.depth, spec.pyramid.width, spec.heads.width) = (depth, 128, 64);
+        spec.classes = (0..3).map(|id| Class { id, name: format!("class {id}") }).collect();
+        assert_eq!(detector(&plan(&of_parameters(parameters(&spec).unwrap()))), &spec);
+    }
 }
 
 #[test]

@@ -2,12 +2,12 @@
 
     pip install torch==2.11.0 torchvision==0.26.0 numpy==2.4.6 scikit-image==0.26.0 pillow
     cargo run --package tests --example lossless -- PICTURES ../shared/data     # our decoder's pixels, as PNG
-    python import.py PICTURES YHENON      # YHENON: a checkout of yhenon/pytorch-retinanet (0348a9d)
+    python import.py PICTURES YHENON      # YHENON: a checkout of yhenon/pytorch-retinanet
 
 Writes import.json, which tests/import.rs reads, and names-*.txt, which models/tests/foreign.rs reads too: the best
-detections, and how many there are. torchvision and
-yhenon's network run themselves; MLPerf's is torchvision's with the trunk, sizes and classes that MLPerf gives it. Tests need
-neither this script nor Python.
+detections, and how many there are. torchvision and yhenon's network (model.py and utils.py of 3eea11e, anchors.py of
+5a5c32f) run themselves; before and after yhenon's there are the rules of its dataloader.py and coco_eval.py. MLPerf's is
+torchvision's with the trunk, sizes and classes that MLPerf gives it. Tests need neither this script nor Python.
 """
 
 import json

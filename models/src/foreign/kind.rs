@@ -1,6 +1,6 @@
 //! Which project weights are of: shown by their names and shapes, or said.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -160,7 +160,7 @@ pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, Foreign
 }
 
 /// The tensors whose names begin with `prefix`, without it.
-pub(super) fn part<'a>(tensors: &'a StoredTensors, prefix: &str) -> std::collections::BTreeMap<&'a str, &'a Stored> {
+pub(super) fn part<'a>(tensors: &'a StoredTensors, prefix: &str) -> BTreeMap<&'a str, &'a Stored> {
     tensors.iter().filter_map(|(name, stored)| Some((name.strip_prefix(prefix)?, stored))).collect()
 }
 
@@ -190,7 +190,7 @@ fn prefix(tensors: &StoredTensors, kind: Kind, key: Option<&str>) -> Result<Opti
 }
 
 /// Which of torchvision's and its offspring, and why.
-fn torchvision(tensors: &std::collections::BTreeMap<&str, &Stored>, said: Said) -> (Kind, String) {
+fn torchvision(tensors: &BTreeMap<&str, &Stored>, said: Said) -> (Kind, String) {
     let shape = |name: &str| tensors.get(name).map(|stored| stored.shape.as_slice());
     if shape("head.classification_head.conv.0.1.weight").is_some() {
         return (Kind::TorchvisionV2, "its heads have normalizations".to_owned());
