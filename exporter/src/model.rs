@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use models::spec::BackboneSpec;
-use models::{ModelSpec, Provenance};
+use models::{ModelSpec, Origin, Provenance};
 use prost::Message;
 use runtime::{CANDIDATE_SCORES, SPEC_KEY, TOP_K_KEY};
 
@@ -26,6 +26,9 @@ const EPOCH_KEY: &str = "retinanet.epoch";
 
 /// Key of the AP that the weights reached on their validation data.
 const AP_KEY: &str = "retinanet.ap";
+
+/// Key of the file of another project that the weights come from: what it was taken for, its name, its hash.
+const ORIGIN_KEY: &str = "retinanet.origin";
 
 /// What a file is like, beside what it computes.
 #[derive(Clone, Debug, Default)]
@@ -71,7 +74,7 @@ pub(crate) fn encode(
             spec.class_count()
         )
     };
-    let Provenance { program, epoch, ap } = provenance;
+    let Provenance { program, epoch, ap, origin } = provenance;
     let metadata = [
         (SPEC_KEY, Some(spec.to_yaml())),
         (PRECISION_KEY, Some(precision.to_string())),
@@ -79,6 +82,7 @@ pub(crate) fn encode(
         (PROGRAM_KEY, Some(program.clone())),
         (EPOCH_KEY, epoch.map(|epoch| epoch.to_string())),
         (AP_KEY, ap.map(|ap| ap.to_string())),
+        (ORIGIN_KEY, origin.as_ref().map(|Origin { file, sha256, kind }| format!("{kind}: {file}, SHA-256 {sha256}"))),
     ];
     let metadata = metadata
         .into_iter()
@@ -149,7 +153,9 @@ mod tests {
 
     #[test]
     fn a_file_says_what_it_is_and_where_it_came_from() {
-        let provenance = Provenance { program: "trainer 1.2.3".to_owned(), epoch: Some(7), ap: Some(0.25) };
+        let origin = Origin { file: "retinanet.pth".to_owned(), sha256: "0abc".to_owned(), kind: "yhenon".to_owned() };
+        let provenance =
+            Provenance { program: "trainer 1.2.3".to_owned(), epoch: Some(7), ap: Some(0.25), origin: Some(origin) };
         let model = ModelProto::decode(&file(&provenance)[..]).unwrap();
         let metadata: Vec<_> =
             model.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str())).collect();
@@ -162,6 +168,7 @@ mod tests {
                 ("retinanet.program", "trainer 1.2.3"),
                 ("retinanet.epoch", "7"),
                 ("retinanet.ap", "0.25"),
+                ("retinanet.origin", "yhenon: retinanet.pth, SHA-256 0abc"),
             ]
         );
         assert_eq!((model.producer_name.as_str(), model.ir_version), ("exporter", 8));

@@ -664,7 +664,7 @@ fn checkpoint() -> &'static Checkpoint {
         let random = &mut Random(1);
         let parameters = parameters(&spec).unwrap().into_iter();
         let tensors = parameters.map(|parameter| (parameter.name.clone(), weights(random, &parameter)));
-        let provenance = Provenance { program: "a test".to_owned(), epoch: Some(3), ap: None };
+        let provenance = Provenance { program: "a test".to_owned(), epoch: Some(3), ap: None, origin: None };
         answered(Checkpoint {
             tensors: tensors.collect(),
             provenance,

@@ -1,24 +1,22 @@
 //! Checkpoints: the weights under their names, the spec that gives them meaning, where they came from, and a probe.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod tensor_file;
+mod trunk;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array3, Array4, ArrayD, IxDyn};
-use safetensors::{Dtype, SafeTensors, View};
+use ndarray::{Array3, Array4, ArrayD};
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file::write_atomically;
 use crate::retinanet::parameters;
 use crate::spec::{ModelSpec, SpecError};
 use crate::weights::{Parameter, WeightsError};
+use tensor_file::{Content, Tensors};
 
-/// Key in the file's `__metadata__`. It is the only one, because the format does not fix an order and the same
-/// checkpoint shall be the same bytes.
-const METADATA_KEY: &str = "retinanet";
+pub use trunk::{Pretrained, Trunk, TrunkSpec};
 
 /// Names of the probe's tensors; no parameter's name begins so.
 const PROBE_PREFIX: &str = "probe.";
@@ -45,6 +43,20 @@ pub struct Provenance {
     pub epoch: Option<u32>,
     /// COCO AP on the validation data, in [0, 1]; none if it was not measured.
     pub ap: Option<f64>,
+    /// The file that the weights were imported from; none if they were trained here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// A file of another project.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Its name, without folders.
+    pub file: String,
+    /// The SHA-256 of its bytes, in hexadecimal digits.
+    pub sha256: String,
+    /// What it was taken for, as `trainer import --kind` calls it.
+    pub kind: String,
 }
 
 /// A small input and what libtorch computed for it, so that anyone can tell whether a copy of the network is right.
@@ -85,12 +97,18 @@ pub enum CheckpointError {
         detail: String,
     },
     /// A safetensors file that this program did not write.
-    #[error("{} is no checkpoint of ours: {detail}; name a file that `trainer fit` wrote", path.display())]
+    #[error("{} is no checkpoint of ours: {detail}; name a file that `trainer fit` or `trainer import` wrote", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
         /// What it lacks.
         detail: String,
+    },
+    /// A trunk, where a detector is asked for.
+    #[error("{} is a trunk, not a detector; begin a training with it: `trainer fit --weights {}`", path.display(), path.display())]
+    Trunk {
+        /// The file.
+        path: PathBuf,
     },
     /// The spec inside makes no sense.
     #[error("the spec in {}: {error}", path.display())]
@@ -122,7 +140,7 @@ pub struct TensorProblems {
 }
 
 impl TensorProblems {
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty()
     }
 }
@@ -141,28 +159,11 @@ impl Checkpoint {
     /// # Errors
     /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let io = |error| CheckpointError::Io { path: path.to_owned(), error };
-        let damaged = |detail: String| CheckpointError::Damaged { path: path.to_owned(), detail };
         let foreign = |detail: &str| CheckpointError::Foreign { path: path.to_owned(), detail: detail.to_owned() };
-
-        let bytes = fs::read(path).map_err(io)?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
-        let description = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA_KEY));
-        let description = description.ok_or_else(|| foreign("it holds no spec"))?;
-        let Description { spec, provenance } = serde_yaml::from_str(description)
+        let (description, mut tensors) = tensor_file::read(path, Content::Detector)?;
+        let Description { spec, provenance } = serde_yaml::from_str(&description)
             .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
         spec.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
-
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            if view.dtype() != Dtype::F32 {
-                return Err(foreign(&format!("tensor `{name}` is of type {:?}, expected F32", view.dtype())));
-            }
-            let values = bytemuck::pod_collect_to_vec(view.data());
-            let tensor = ArrayD::from_shape_vec(IxDyn(view.shape()), values).map_err(|e| damaged(e.to_string()))?;
-            tensors.insert(name.to_owned(), tensor);
-        }
         let probe = Probe::take_from(&mut tensors, &spec).map_err(|detail| foreign(&detail))?;
         let expected = parameters(&spec).map_err(|error| foreign(&error.to_string()))?;
         let problems = compare(&expected, &tensors);
@@ -184,16 +185,12 @@ impl Checkpoint {
         let probe = probe.named();
         let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
         let named = named.chain(probe.iter().map(|(name, tensor)| (name.as_str(), tensor)));
-        let metadata = HashMap::from([(METADATA_KEY.to_owned(), description)]);
-        let bytes = safetensors::serialize(named.map(|(name, tensor)| (name, Values(tensor))), Some(metadata))
-            .map_err(|error| CheckpointError::Damaged { path: path.to_owned(), detail: error.to_string() })?;
-        write_atomically(path, |file| file.write_all(&bytes))
-            .map_err(|error| CheckpointError::Io { path: path.to_owned(), error })
+        tensor_file::write(path, Content::Detector, description, named)
     }
 }
 
 /// How `tensors` differ from those `expected`.
-fn compare(expected: &[Parameter], tensors: &BTreeMap<String, ArrayD<f32>>) -> TensorProblems {
+fn compare(expected: &[Parameter], tensors: &Tensors) -> TensorProblems {
     let mut problems = TensorProblems::default();
     let known: BTreeSet<_> = expected.iter().map(|parameter| parameter.name.as_str()).collect();
     problems.unexpected.extend(tensors.keys().filter(|name| !known.contains(name.as_str())).cloned());
@@ -247,32 +244,13 @@ impl Probe {
     }
 }
 
-/// A tensor as safetensors wants to see it.
-struct Values<'a>(&'a ArrayD<f32>);
-
-impl View for Values<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.0.shape()
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        match self.0.as_slice() {
-            Some(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
-            None => Cow::Owned(self.0.iter().flat_map(|value| value.to_le_bytes()).collect()),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        self.0.len() * size_of::<f32>()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use ndarray::IxDyn;
+
+    use super::tensor_file::Values;
     use super::*;
     use crate::spec::Class;
 
@@ -290,7 +268,7 @@ mod tests {
             classification: Array3::from_elem((1, (32 + 8 + 2 + 1 + 1) * 9, 1), 0.25),
             regression: Array3::zeros((1, (32 + 8 + 2 + 1 + 1) * 9, 4)),
         };
-        let provenance = Provenance { program: "trainer".to_owned(), epoch: Some(3), ap: Some(0.5) };
+        let provenance = Provenance { program: "trainer".to_owned(), epoch: Some(3), ap: Some(0.5), origin: None };
         Checkpoint { tensors: tensors.collect(), spec, provenance, probe }
     }
 

@@ -17,7 +17,7 @@ mod error;
 #[cfg(test)]
 mod testing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{BoundingBox, spec::Class};
 
@@ -27,6 +27,14 @@ pub use labeled::PictureSize;
 pub use pictures::PICTURE_EXTENSIONS;
 pub use report::{OnProblem, Problem, ProblemKind, Report, named};
 pub use source::Source;
+
+/// Reads a class file: CSV `name,id`, one name per line, or the `names` of YOLO's `data.yaml`.
+///
+/// # Errors
+/// When the file can't be read, is none of these, or has an id or a name twice.
+pub fn read_classes(path: &Path) -> Result<Vec<Class>, DataError> {
+    classes::read(path)
+}
 
 /// Pictures with their boxes.
 #[derive(Clone, Debug, Default, PartialEq)]

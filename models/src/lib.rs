@@ -15,6 +15,7 @@ mod shape;
 pub mod spec;
 mod checkpoint;
 mod atomic_file;
+pub mod foreign;
 
 mod boxes;
 mod anchors;
@@ -30,13 +31,15 @@ pub mod evaluation;
 pub use anchors::{Anchors, Grid};
 pub use atomic_file::{AtomicFile, is_device, write_atomically};
 pub use boxes::BoundingBox;
-pub use checkpoint::{Checkpoint, CheckpointError, Probe, Provenance, TensorProblems};
+pub use checkpoint::{
+    Checkpoint, CheckpointError, Origin, Pretrained, Probe, Provenance, TensorProblems, Trunk, TrunkSpec,
+};
 pub use dataset::coco;
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
 pub use preprocessing::{CommonScale, Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};
-pub use retinanet::{Predictions, RetinaNet, parameters};
+pub use retinanet::{Predictions, RetinaNet, parameters, trunk_parameters};
 pub use shape::{LayerCost, Shape, summarize};
 pub use spec::{ModelSpec, SpecError};
 pub use tensor::{Layer, Tensor};
-pub use weights::{Initial, Parameter, Role, Scope, Weights, WeightsError};
+pub use weights::{Initial, Parameter, Role, Scope, Weights, WeightsError, grouped};

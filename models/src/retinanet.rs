@@ -6,7 +6,7 @@ use crate::heads::{Head, HeadConfig};
 use crate::pyramid::Pyramid;
 use crate::resnet::ResNet;
 use crate::shape::Shape;
-use crate::spec::ModelSpec;
+use crate::spec::{BackboneSpec, ModelSpec};
 use crate::tensor::{Layer, Tensor};
 use crate::weights::{Parameter, Scope, Weights, WeightsError};
 
@@ -73,6 +73,19 @@ impl<T: Tensor> RetinaNet<T> {
 /// # Errors
 /// When the spec has no classes or an unknown depth.
 pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
+    record(|recorder| RetinaNet::new(spec, recorder).map(drop))
+}
+
+/// Every tensor of the spec's trunk, in the order in which it is built.
+///
+/// # Errors
+/// When the spec has an unknown depth.
+pub fn trunk_parameters(spec: &BackboneSpec) -> Result<Vec<Parameter>, WeightsError> {
+    record(|recorder| ResNet::new(&Scope::root(recorder), spec).map(drop))
+}
+
+/// What `build` asks for.
+fn record(build: impl FnOnce(&dyn Weights<Shape>) -> Result<(), WeightsError>) -> Result<Vec<Parameter>, WeightsError> {
     struct Recorder(RefCell<Vec<Parameter>>);
 
     impl Weights<Shape> for Recorder {
@@ -84,6 +97,6 @@ pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
     }
 
     let recorder = Recorder(RefCell::default());
-    RetinaNet::new(spec, &recorder)?;
+    build(&recorder)?;
     Ok(recorder.0.into_inner())
 }

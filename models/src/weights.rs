@@ -126,3 +126,21 @@ impl<'a, T> Scope<'a, T> {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 }
+
+/// The names of tensors, those of one layer or block under its name with their number.
+pub fn grouped<S: AsRef<str>>(names: &[S]) -> String {
+    let mut groups: Vec<(&str, usize)> = Vec::new();
+    let group = |name: &str| name.match_indices('.').nth(1).map_or(name.len(), |(at, _)| at);
+    for name in names.iter().map(AsRef::as_ref) {
+        let prefix = &name[..group(name)];
+        match groups.last_mut() {
+            Some((last, count)) if *last == prefix => *count += 1,
+            _ => groups.push((prefix, 1)),
+        }
+    }
+    let named = groups.iter().map(|(prefix, count)| match count {
+        1 => (*prefix).to_owned(),
+        _ => format!("{prefix} ({count})"),
+    });
+    named.collect::<Vec<_>>().join(", ")
+}

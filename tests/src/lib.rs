@@ -36,7 +36,7 @@ pub fn checkpoint_of(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -
     let list = parameters(spec).expect("tests make valid specs");
     let network = RetinaNet::new(spec, &Parameters::of_tensors(&list, Layout::default(), Device::Cpu, &tensors));
     let probe = probe(&network.expect("the tensors were made from the spec"));
-    let provenance = Provenance { program: "tests".to_owned(), epoch: None, ap: None };
+    let provenance = Provenance { program: "tests".to_owned(), epoch: None, ap: None, origin: None };
     Checkpoint { spec: spec.clone(), provenance, tensors, probe }
 }
 

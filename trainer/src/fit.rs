@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use models::dataset::{Dataset, OnProblem, Source, named};
 use models::spec::NormKind;
-use models::{Checkpoint, ModelSpec};
+use models::{ModelSpec, Pretrained};
 use rayon::prelude::*;
 use runtime::data::has_picture;
 
@@ -38,8 +38,8 @@ pub struct FitArgs {
     /// Where to train: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Begin with the weights of this checkpoint where they fit, rather than with random ones
-    #[arg(long, value_name = "CHECKPOINT", conflicts_with = "resume")]
+    /// Begin with the weights of this checkpoint or trunk where they fit, rather than with random ones
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
     /// Go on with the run in --out [default: runs/latest]; a --config must then be the run's own
     #[arg(long)]
@@ -64,11 +64,11 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     if args.resume { run.resume() } else { run.begin() }
 }
 
-/// A network that begins with the weights of a checkpoint.
+/// A network that begins with the weights of a checkpoint or a trunk.
 fn pretrained(path: &Path, spec: &ModelSpec, config: &TrainConfig, device: tch::Device) -> anyhow::Result<Learner> {
     let place = || format!("the weights of {}", path.display());
-    let checkpoint = Checkpoint::open(path).with_context(place)?;
-    let (learner, lines) = Learner::from_checkpoint(spec, config, device, &checkpoint).with_context(place)?;
+    let pretrained = Pretrained::open(path).with_context(place)?;
+    let (learner, lines) = Learner::from_pretrained(spec, config, device, &pretrained).with_context(place)?;
     for line in lines {
         say(&format!("{}: {line}", path.display()));
     }

@@ -1,13 +1,13 @@
 //! `trainer init`: a configuration to start from.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use models::spec::{preset_names, preset_text};
-use models::write_atomically;
+use models::spec::{PreprocessingSpec, preset_names, preset_text};
+use models::{ModelSpec, Pretrained, write_atomically};
 
 use crate::progress::print;
 
@@ -20,29 +20,54 @@ pub struct InitArgs {
     /// The detector's spec
     #[arg(long, default_value = "resnet50", value_parser = PossibleValuesParser::new(preset_names()))]
     preset: String,
+    /// The spec of this checkpoint or trunk in place of a preset, to go on from its weights
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    from: Option<PathBuf>,
 }
+
+/// What the configuration says of its model.
+const FROM_SCRATCH: &str = "Training starts from random weights, hence `kind: batch` under model.backbone.norm.";
 
 /// Writes the configuration; an existing file is left alone.
 ///
 /// # Errors
-/// When the file exists or can't be written.
+/// When the file exists or can't be written, and when `from` is no file of ours.
 pub fn run(args: &InitArgs) -> anyhow::Result<()> {
     let path = args.out.display();
     ensure!(!args.out.exists(), "{path} exists; remove it, or give another --out");
-    let text = text(&args.preset)?;
+    let (text, weights) = match &args.from {
+        Some(from) => (text_from(from)?, format!(" --weights {}", from.display())),
+        None => (text(&args.preset)?, String::new()),
+    };
     write_atomically::<io::Error>(&args.out, |file| file.write_all(text.as_bytes()))
         .with_context(|| format!("can't write {path}"))?;
-    print(&format!("wrote {path}: say under `data` where your pictures and boxes are, then run `trainer fit`"))
+    print(&format!("wrote {path}: say under `data` where your pictures and boxes are, then run `trainer fit{weights}`"))
 }
 
 /// The configuration with `preset` as its model, save that it normalizes by batch, because training starts from scratch.
 fn text(preset: &str) -> anyhow::Result<String> {
-    let model: String = preset_text(preset)?
-        .replace("kind: frozen_batch ", "kind: batch        ")
-        .lines()
-        .map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") })
-        .collect();
-    Ok(include_str!("init.yaml").replace("MODEL\n", &model))
+    let model = preset_text(preset)?.replace("kind: frozen_batch ", "kind: batch        ");
+    Ok(with_model(&model))
+}
+
+/// The configuration with the spec of pretrained weights as its model; the classes are those of the data.
+fn text_from(path: &Path) -> anyhow::Result<String> {
+    let spec = match Pretrained::open(path)? {
+        Pretrained::Detector(checkpoint) => ModelSpec { classes: Vec::new(), ..checkpoint.spec },
+        Pretrained::Trunk(trunk) => {
+            let (mean, std) = (trunk.spec.mean, trunk.spec.std);
+            let preprocessing = PreprocessingSpec { mean, std, ..PreprocessingSpec::default() };
+            ModelSpec { backbone: trunk.spec.backbone, preprocessing, ..ModelSpec::default() }
+        }
+    };
+    let model = spec.to_yaml().replace("classes: []\n", "");
+    let weights = format!("That of {0}, for training that begins there: trainer fit --weights {0}", path.display());
+    Ok(with_model(&model).replace(FROM_SCRATCH, &weights))
+}
+
+fn with_model(model: &str) -> String {
+    let lines = model.lines().map(|line| if line.is_empty() { "\n".to_owned() } else { format!("  {line}\n") });
+    include_str!("init.yaml").replace("MODEL\n", &lines.collect::<String>())
 }
 
 #[cfg(test)]
@@ -58,7 +83,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for preset in preset_names() {
             let path = folder.path().join(preset);
-            run(&InitArgs { out: path.clone(), preset: preset.to_owned() }).unwrap();
+            run(&InitArgs { out: path.clone(), preset: preset.to_owned(), from: None }).unwrap();
             let config = TrainConfig::read(&path, None).unwrap();
             let mut model = ModelSpec::preset(preset).unwrap();
             model.backbone.norm.kind = NormKind::Batch;
@@ -80,7 +105,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("retinanet.yaml");
         std::fs::write(&out, "mine").unwrap();
-        let error = run(&InitArgs { out: out.clone(), preset: "resnet18".to_owned() }).unwrap_err();
+        let error = run(&InitArgs { out: out.clone(), preset: "resnet18".to_owned(), from: None }).unwrap_err();
         assert!(error.to_string().contains("exists"), "{error}");
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "mine");
     }

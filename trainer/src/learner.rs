@@ -1,10 +1,11 @@
 //! A network that learns: weights, optimizer and the steps between.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::ensure;
-use models::{Checkpoint, ModelSpec, Parameter, Probe, Provenance, RetinaNet, parameters};
-use ndarray::{Array4, Ix3};
+use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Probe, Provenance, RetinaNet, parameters};
+use ndarray::{Array4, ArrayD, Ix3};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -86,20 +87,20 @@ impl Learner {
         Self::of(spec, config, list, parameters)
     }
 
-    /// A network of `spec` before its first step, with the weights of a checkpoint where they fit; and lines that say what
+    /// A network of `spec` before its first step, with the weights of another one where they fit; and lines that say what
     /// came from where.
     ///
     /// # Errors
-    /// When the spec has no classes, or another kind of trunk than the checkpoint.
-    pub fn from_checkpoint(
+    /// When the spec has no classes, or another kind of trunk than the pretrained network.
+    pub fn from_pretrained(
         spec: &ModelSpec,
         config: &TrainConfig,
         device: Device,
-        checkpoint: &Checkpoint,
+        pretrained: &Pretrained,
     ) -> anyhow::Result<(Self, Vec<String>)> {
         let learner = Self::new(spec, config, Device::Cpu)?;
         let mut tensors = learner.parameters.to_tensors();
-        let transfer = Transfer::new(checkpoint, spec, &mut tensors)?;
+        let transfer = Transfer::new(pretrained, spec, &mut tensors)?;
         let layout = Layout { frozen: config.run.freeze, channels_last: config.run.channels_last };
         let parameters = Parameters::of_tensors(&learner.list, layout, device, &tensors);
         Ok((Self::of(spec, config, learner.list, parameters)?, transfer.lines()))
@@ -193,15 +194,26 @@ impl Learner {
     /// When a weight is not finite: no use is worth keeping such a network.
     pub fn checkpoint(&self, provenance: Provenance) -> anyhow::Result<Checkpoint> {
         let predicting = self.average.as_ref().map_or(&self.parameters, |average| &average.parameters);
-        let tensors = predicting.to_tensors();
-        for (name, tensor) in &tensors {
-            ensure!(tensor.iter().all(|value| value.is_finite()), "tensor `{name}` holds a number that is not finite");
-        }
-        // On the processor wherever the training is, because a GPU's convolutions may round to fewer bits.
-        let parameters = Parameters::of_tensors(&self.list, Layout::default(), Device::Cpu, &tensors);
-        let probe = probe(&RetinaNet::new(&self.spec, &parameters)?);
-        Ok(Checkpoint { spec: self.spec.clone(), provenance, tensors, probe })
+        checkpoint(&self.spec, provenance, predicting.to_tensors())
     }
+}
+
+/// A network with its probe. The tensors are those of `spec`.
+///
+/// # Errors
+/// When a weight is not finite: no use is worth keeping such a network.
+pub fn checkpoint(
+    spec: &ModelSpec,
+    provenance: Provenance,
+    tensors: BTreeMap<String, ArrayD<f32>>,
+) -> anyhow::Result<Checkpoint> {
+    for (name, tensor) in &tensors {
+        ensure!(tensor.iter().all(|value| value.is_finite()), "tensor `{name}` holds a number that is not finite");
+    }
+    // On the processor wherever the training is, because a GPU's convolutions may round to fewer bits.
+    let parameters = Parameters::of_tensors(&parameters(spec)?, Layout::default(), Device::Cpu, &tensors);
+    let probe = probe(&RetinaNet::new(spec, &parameters)?);
+    Ok(Checkpoint { spec: spec.clone(), provenance, tensors, probe })
 }
 
 /// Asks `network`, which is on the processor, about random pictures.

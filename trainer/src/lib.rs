@@ -34,5 +34,6 @@ pub mod bench;
 pub mod check;
 pub mod eval;
 pub mod fit;
+pub mod import;
 pub mod init;
 pub mod synth;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use trainer::{bench, check, eval, fit, init, memory, synth};
+use trainer::{bench, check, eval, fit, import, init, memory, synth};
 
 /// The status that says that `check` has found data which training would refuse or stop at.
 const UNSOUND_DATA: u8 = 3;
@@ -23,6 +23,7 @@ enum Command {
     Check(check::CheckArgs),
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
+    Import(import::ImportArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Synth(args) => synth::run(&args),
         Command::Fit(args) => fit::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -257,7 +257,8 @@ impl Run {
 
     fn save(&self, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
         let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
-        let checkpoint = self.learner.checkpoint(Provenance { program, epoch: Some(self.progress.epochs), ap })?;
+        let checkpoint =
+            self.learner.checkpoint(Provenance { program, epoch: Some(self.progress.epochs), ap, origin: None })?;
         self.folder.save(&self.learner, &self.progress, &checkpoint, best)
     }
 

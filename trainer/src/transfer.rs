@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use models::spec::{BackboneSpec, Class};
-use models::{Checkpoint, ModelSpec};
+use models::{ModelSpec, Pretrained, Trunk, grouped};
 use ndarray::{ArrayD, Axis};
 
 /// The layer whose channels belong to classes.
@@ -31,28 +31,30 @@ pub(crate) struct Transfer {
 }
 
 impl Transfer {
-    /// Puts the weights of `checkpoint` into `tensors`, those of a network of `spec` before training: whole tensors where
+    /// Puts the weights of `pretrained` into `tensors`, those of a network of `spec` before training: whole tensors where
     /// name and shape agree, and of the layer that tells classes apart the rows of the classes that have the same name.
     ///
     /// # Errors
     /// When their trunks are of different kinds.
-    pub(crate) fn new(checkpoint: &Checkpoint, spec: &ModelSpec, tensors: &mut Tensors) -> anyhow::Result<Self> {
-        let trunk = |spec: &ModelSpec| {
-            let BackboneSpec { depth, groups, width_per_group, .. } = spec.backbone;
+    pub(crate) fn new(pretrained: &Pretrained, spec: &ModelSpec, tensors: &mut Tensors) -> anyhow::Result<Self> {
+        let trunk = |spec: &BackboneSpec| {
+            let BackboneSpec { depth, groups, width_per_group, .. } = spec;
             format!("depth {depth}, groups {groups}, width_per_group {width_per_group}")
         };
-        let (theirs, ours) = (trunk(&checkpoint.spec), trunk(spec));
+        let (theirs, ours) = (trunk(pretrained.backbone()), trunk(&spec.backbone));
         ensure!(
             theirs == ours,
             "its trunk has {theirs}, this network's {ours}; set `model.backbone` alike, or leave --weights out"
         );
-        let mut transfer = Self { differing: differing(&checkpoint.spec, spec), ..Self::default() };
-        let same_classes = checkpoint.spec.classes == spec.classes;
+        let mut transfer = Self { differing: differing(pretrained, spec), ..Self::default() };
+        let classes: &[Class] = match pretrained {
+            Pretrained::Detector(checkpoint) => &checkpoint.spec.classes,
+            Pretrained::Trunk(_) => &[],
+        };
         for (name, tensor) in tensors.iter_mut() {
-            match checkpoint.tensors.get(name) {
-                Some(source) if name.starts_with(CLASSIFIER) && !same_classes => {
-                    let classes = [&checkpoint.spec.classes[..], &spec.classes[..]];
-                    let shared = copy_classes(source, tensor, classes);
+            match pretrained.tensors().get(name) {
+                Some(source) if name.starts_with(CLASSIFIER) && classes != spec.classes => {
+                    let shared = copy_classes(source, tensor, [classes, &spec.classes]);
                     if shared.is_empty() { &mut transfer.fresh } else { &mut transfer.partly }.push(name.clone());
                     transfer.classes = shared;
                 }
@@ -63,21 +65,21 @@ impl Transfer {
                 _ => transfer.fresh.push(name.clone()),
             }
         }
-        transfer.unused.extend(checkpoint.tensors.keys().filter(|name| !tensors.contains_key(*name)).cloned());
+        transfer.unused.extend(pretrained.tensors().keys().filter(|name| !tensors.contains_key(*name)).cloned());
         Ok(transfer)
     }
 
     /// What happened, a line for each origin.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let mut lines = vec![format!("{} tensors taken: {}", self.taken.len(), summary(&self.taken))];
+        let mut lines = vec![format!("{} tensors taken: {}", self.taken.len(), grouped(&self.taken))];
         if !self.partly.is_empty() {
-            lines.push(format!("taken for the classes {}: {}", self.classes.join(", "), summary(&self.partly)));
+            lines.push(format!("taken for the classes {}: {}", self.classes.join(", "), grouped(&self.partly)));
         }
         if !self.fresh.is_empty() {
-            lines.push(format!("{} tensors fresh: {}", self.fresh.len(), summary(&self.fresh)));
+            lines.push(format!("{} tensors fresh: {}", self.fresh.len(), grouped(&self.fresh)));
         }
         if !self.unused.is_empty() {
-            lines.push(format!("{} tensors of the checkpoint unused: {}", self.unused.len(), summary(&self.unused)));
+            lines.push(format!("{} tensors of the file unused: {}", self.unused.len(), grouped(&self.unused)));
         }
         if !self.differing.is_empty() {
             lines.push(format!("warning: its spec differs in {}", self.differing.join(", ")));
@@ -106,7 +108,15 @@ fn copy_classes(source: &ArrayD<f32>, tensor: &mut ArrayD<f32>, [theirs, ours]: 
 }
 
 /// The sections of two specs that differ and change what weights mean.
-fn differing(theirs: &ModelSpec, ours: &ModelSpec) -> Vec<&'static str> {
+fn differing(pretrained: &Pretrained, ours: &ModelSpec) -> Vec<&'static str> {
+    let theirs = match pretrained {
+        Pretrained::Detector(checkpoint) => &checkpoint.spec,
+        Pretrained::Trunk(Trunk { spec, .. }) => {
+            let pictures = (spec.mean, spec.std) == (ours.preprocessing.mean, ours.preprocessing.std);
+            let sections = [("backbone", spec.backbone == ours.backbone), ("preprocessing", pictures)];
+            return sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
+        }
+    };
     let sections = [
         ("backbone", theirs.backbone == ours.backbone),
         ("pyramid", theirs.pyramid == ours.pyramid),
@@ -118,28 +128,10 @@ fn differing(theirs: &ModelSpec, ours: &ModelSpec) -> Vec<&'static str> {
     sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
 
-/// The names of tensors, those of one layer or block under its name.
-fn summary(names: &[String]) -> String {
-    let mut groups: Vec<(&str, usize)> = Vec::new();
-    let group = |name: &str| name.match_indices('.').nth(1).map_or(name.len(), |(at, _)| at);
-    for name in names {
-        let prefix = &name[..group(name)];
-        match groups.last_mut() {
-            Some((last, count)) if *last == prefix => *count += 1,
-            _ => groups.push((prefix, 1)),
-        }
-    }
-    let named = groups.iter().map(|(prefix, count)| match count {
-        1 => (*prefix).to_owned(),
-        _ => format!("{prefix} ({count})"),
-    });
-    named.collect::<Vec<_>>().join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::{Probe, Provenance, parameters};
+    use models::{Checkpoint, Probe, Provenance, TrunkSpec, parameters};
     use ndarray::{Array3, Array4, IxDyn};
 
     fn spec(classes: &[&str]) -> ModelSpec {
@@ -161,13 +153,15 @@ mod tests {
         list.into_iter().map(|parameter| (parameter.name, tensor(&parameter.shape))).collect()
     }
 
-    fn checkpoint(spec: &ModelSpec) -> Checkpoint {
+    fn checkpoint(spec: &ModelSpec) -> Pretrained {
         let probe = Probe {
             images: Array4::zeros((1, 3, 1, 1)),
             classification: Array3::zeros((1, 1, 1)),
             regression: Array3::zeros((1, 1, 4)),
         };
-        Checkpoint { spec: spec.clone(), provenance: Provenance::default(), tensors: tensors(spec, 0.0), probe }
+        let provenance = Provenance::default();
+        let tensors = tensors(spec, 0.0);
+        Pretrained::Detector(Box::new(Checkpoint { spec: spec.clone(), provenance, tensors, probe }))
     }
 
     #[test]
@@ -175,7 +169,7 @@ mod tests {
         let spec = spec(&["a", "b"]);
         let (source, mut target) = (checkpoint(&spec), tensors(&spec, 0.5));
         let transfer = Transfer::new(&source, &spec, &mut target).unwrap();
-        assert_eq!(target, source.tensors);
+        assert_eq!(&target, source.tensors());
         assert_eq!(transfer, Transfer { taken: transfer.taken.clone(), ..Transfer::default() });
         assert_eq!(transfer.taken.len(), target.len());
     }
@@ -191,12 +185,12 @@ mod tests {
         for name in &transfer.partly {
             for anchor in 0..9 {
                 let row = |tensors: &Tensors, row| tensors[name].index_axis(Axis(0), row).to_owned();
-                assert_eq!(row(&target, anchor * 4), row(&source.tensors, anchor * 3 + 2), "c");
+                assert_eq!(row(&target, anchor * 4), row(source.tensors(), anchor * 3 + 2), "c");
                 assert_eq!(row(&target, anchor * 4 + 1), row(&fresh, anchor * 4 + 1), "new");
-                assert_eq!(row(&target, anchor * 4 + 2), row(&source.tensors, anchor * 3), "a");
+                assert_eq!(row(&target, anchor * 4 + 2), row(source.tensors(), anchor * 3), "a");
             }
         }
-        assert!(transfer.fresh.is_empty() && target["fpn.P3_1.weight"] == source.tensors["fpn.P3_1.weight"]);
+        assert!(transfer.fresh.is_empty() && target["fpn.P3_1.weight"] == source.tensors()["fpn.P3_1.weight"]);
         let lines = transfer.lines();
         assert!(lines[1].contains("the classes c, a: classificationModel.output (2)"), "{lines:?}");
     }
@@ -221,5 +215,21 @@ mod tests {
         let mut target = tensors(&ours, 0.5);
         let error = Transfer::new(&checkpoint(&theirs), &ours, &mut target).unwrap_err().to_string();
         assert!(error.contains("depth 18") && error.contains("depth 34") && error.contains("--weights"), "{error}");
+    }
+
+    #[test]
+    fn a_trunk_leaves_the_rest_fresh() {
+        let ours = spec(&["a", "b"]);
+        let mut given = tensors(&ours, 0.0);
+        given.retain(|name, _| !name.contains("Model.") && !name.starts_with("fpn."));
+        let spec = TrunkSpec { backbone: ours.backbone.clone(), mean: [0.5; 3], std: ours.preprocessing.std };
+        let trunk = Trunk { spec, provenance: Provenance::default(), tensors: given.clone() };
+        let fresh = tensors(&ours, 0.5);
+        let mut target = fresh.clone();
+        let transfer = Transfer::new(&Pretrained::Trunk(trunk), &ours, &mut target).unwrap();
+        assert!(target.iter().all(|(name, tensor)| tensor == given.get(name).unwrap_or(&fresh[name])));
+        assert_eq!(transfer.taken.len(), given.len());
+        assert_eq!(transfer.differing, ["preprocessing"]);
+        assert!(transfer.unused.is_empty() && transfer.partly.is_empty() && transfer.classes.is_empty());
     }
 }

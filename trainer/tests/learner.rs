@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use models::spec::{Class, NormKind};
-use models::{Anchors, BoundingBox, Matcher, ModelSpec, Provenance};
+use models::{Anchors, BoundingBox, Matcher, ModelSpec, Pretrained, Provenance};
 use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -179,7 +179,9 @@ fn weights_of_other_classes_are_a_beginning() {
     let checkpoint = trained.checkpoint(Provenance::default()).unwrap();
     let mut config = config();
     (config.run.freeze, config.run.channels_last) = (Some(Part::Stage4), true);
-    let (learner, lines) = Learner::from_checkpoint(&ours, &config, tch::Device::Cpu, &checkpoint).unwrap();
+    let (learner, lines) =
+        Learner::from_pretrained(&ours, &config, tch::Device::Cpu, &Pretrained::Detector(Box::new(checkpoint.clone())))
+            .unwrap();
     let tensors = learner.parameters.to_tensors();
     let name = "layer3.0.conv1.weight";
     assert_eq!(tensors[name], checkpoint.tensors[name]);

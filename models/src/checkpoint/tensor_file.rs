@@ -1,0 +1,108 @@
+//! The files that weights lie in: safetensors with 32-bit numbers, and one text that says what they mean.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use ndarray::{ArrayD, IxDyn};
+use safetensors::{Dtype, SafeTensors, View};
+
+use super::CheckpointError;
+use crate::atomic_file::write_atomically;
+
+/// Tensors by name.
+pub(crate) type Tensors = BTreeMap<String, ArrayD<f32>>;
+
+/// What the text describes. It is the only entry of the file's `__metadata__`, because the format does not fix an order and
+/// the same weights shall be the same bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A detector, with a probe.
+    Detector,
+    /// A trunk alone.
+    Trunk,
+}
+
+impl Content {
+    /// Key in the file's `__metadata__`.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Detector => "retinanet",
+            Self::Trunk => "retinanet.trunk",
+        }
+    }
+}
+
+/// The text and the tensors of the file.
+pub(crate) fn read(path: &Path, content: Content) -> Result<(String, Tensors), CheckpointError> {
+    let io = |error| CheckpointError::Io { path: path.to_owned(), error };
+    let damaged = |detail: String| CheckpointError::Damaged { path: path.to_owned(), detail };
+    let foreign = |detail: &str| CheckpointError::Foreign { path: path.to_owned(), detail: detail.to_owned() };
+
+    let bytes = fs::read(path).map_err(io)?;
+    if is_pytorch(&bytes) {
+        return Err(foreign("it is a file of PyTorch"));
+    }
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let text = |content: Content| metadata.metadata().as_ref().and_then(|metadata| metadata.get(content.key()));
+    let description = text(content).ok_or_else(|| match content {
+        Content::Detector if text(Content::Trunk).is_some() => CheckpointError::Trunk { path: path.to_owned() },
+        _ => foreign("it holds no spec"),
+    })?;
+
+    let mut tensors = Tensors::new();
+    for (name, view) in file.iter() {
+        if view.dtype() != Dtype::F32 {
+            return Err(foreign(&format!("tensor `{name}` is of type {:?}, expected F32", view.dtype())));
+        }
+        let values = bytemuck::pod_collect_to_vec(view.data());
+        let tensor = ArrayD::from_shape_vec(IxDyn(view.shape()), values).map_err(|e| damaged(e.to_string()))?;
+        tensors.insert(name.to_owned(), tensor);
+    }
+    Ok((description.clone(), tensors))
+}
+
+/// Writes text and tensors: whole or not at all.
+pub(crate) fn write<'a>(
+    path: &Path,
+    content: Content,
+    description: String,
+    tensors: impl Iterator<Item = (&'a str, &'a ArrayD<f32>)>,
+) -> Result<(), CheckpointError> {
+    let metadata = HashMap::from([(content.key().to_owned(), description)]);
+    let bytes = safetensors::serialize(tensors.map(|(name, tensor)| (name, Values(tensor))), Some(metadata))
+        .map_err(|error| CheckpointError::Damaged { path: path.to_owned(), detail: error.to_string() })?;
+    write_atomically(path, |file| file.write_all(&bytes))
+        .map_err(|error| CheckpointError::Io { path: path.to_owned(), error })
+}
+
+/// Whether these are a zip file or a pickle, as `torch.save` writes them, rather than safetensors.
+fn is_pytorch(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"PK\x03\x04") || (bytes.starts_with(b"\x80\x02") && bytes.get(8) != Some(&b'{'))
+}
+
+/// A tensor as safetensors wants to see it.
+pub(super) struct Values<'a>(pub(super) &'a ArrayD<f32>);
+
+impl View for Values<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.0.shape()
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self.0.as_slice() {
+            Some(values) => Cow::Borrowed(bytemuck::cast_slice(values)),
+            None => Cow::Owned(self.0.iter().flat_map(|value| value.to_le_bytes()).collect()),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.len() * size_of::<f32>()
+    }
+}

@@ -1,0 +1,149 @@
+//! Trunks: pretrained residual networks, which a training begins with. They are no detectors and have no probe.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::tensor_file::{self, Content, Tensors};
+use super::{Checkpoint, CheckpointError, Provenance, compare};
+use crate::retinanet::trunk_parameters;
+use crate::spec::{BackboneSpec, ModelSpec};
+
+/// A pretrained trunk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trunk {
+    /// What the weights mean.
+    pub spec: TrunkSpec,
+    /// Where they came from.
+    pub provenance: Provenance,
+    /// Exactly the tensors of the spec's trunk, by name.
+    pub tensors: Tensors,
+}
+
+/// Everything that gives the weights of a trunk their meaning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrunkSpec {
+    /// The trunk.
+    pub backbone: BackboneSpec,
+    /// Mean of red, green and blue in [0, 1], which is subtracted from its pictures.
+    pub mean: [f32; 3],
+    /// What they are then divided by.
+    pub std: [f32; 3],
+}
+
+/// What the metadata holds.
+#[derive(Serialize, Deserialize)]
+struct Description {
+    spec: TrunkSpec,
+    provenance: Provenance,
+}
+
+impl Trunk {
+    /// Reads a trunk and holds its tensors against its spec.
+    ///
+    /// # Errors
+    /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let (description, tensors) = tensor_file::read(path, Content::Trunk)?;
+        let Description { spec, provenance } = serde_yaml::from_str(&description)
+            .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
+        let whole = ModelSpec { backbone: spec.backbone.clone(), ..ModelSpec::default() };
+        whole.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
+        let expected = trunk_parameters(&spec.backbone)
+            .map_err(|error| CheckpointError::Foreign { path: path.to_owned(), detail: error.to_string() })?;
+        let problems = compare(&expected, &tensors);
+        if !problems.is_empty() {
+            return Err(CheckpointError::Tensors { path: path.to_owned(), problems });
+        }
+        Ok(Self { spec, provenance, tensors })
+    }
+
+    /// Writes the trunk: whole or not at all.
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
+        let description = Description { spec: self.spec.clone(), provenance: self.provenance.clone() };
+        let description = serde_yaml::to_string(&description)
+            .expect("spec and provenance hold only strings, numbers and lists, all of which YAML can write");
+        let named = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        tensor_file::write(path, Content::Trunk, description, named)
+    }
+}
+
+/// What a training may begin with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pretrained {
+    /// A whole detector.
+    Detector(Box<Checkpoint>),
+    /// A trunk alone.
+    Trunk(Trunk),
+}
+
+impl Pretrained {
+    /// Reads either.
+    ///
+    /// # Errors
+    /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        match Checkpoint::open(path) {
+            Err(CheckpointError::Trunk { .. }) => Trunk::open(path).map(Self::Trunk),
+            checkpoint => checkpoint.map(|checkpoint| Self::Detector(Box::new(checkpoint))),
+        }
+    }
+
+    /// Its tensors, by name.
+    pub fn tensors(&self) -> &Tensors {
+        match self {
+            Self::Detector(checkpoint) => &checkpoint.tensors,
+            Self::Trunk(trunk) => &trunk.tensors,
+        }
+    }
+
+    /// What its trunk is.
+    pub fn backbone(&self) -> &BackboneSpec {
+        match self {
+            Self::Detector(checkpoint) => &checkpoint.spec.backbone,
+            Self::Trunk(trunk) => &trunk.spec.backbone,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{ArrayD, IxDyn};
+
+    use super::*;
+
+    fn trunk() -> Trunk {
+        let backbone = BackboneSpec { depth: 18, ..BackboneSpec::default() };
+        let tensors = trunk_parameters(&backbone).unwrap().into_iter();
+        let tensors = tensors.map(|parameter| (parameter.name, ArrayD::ones(IxDyn(&parameter.shape)))).collect();
+        let spec = TrunkSpec { backbone, mean: [0.5, 0.25, 0.75], std: [0.5; 3] };
+        Trunk { spec, provenance: Provenance::default(), tensors }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_is_no_checkpoint() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trunk.safetensors");
+        trunk().write(&path).unwrap();
+        assert_eq!(Trunk::open(&path).unwrap(), trunk());
+        assert_eq!(Pretrained::open(&path).unwrap(), Pretrained::Trunk(trunk()));
+        let error = Checkpoint::open(&path).unwrap_err().to_string();
+        assert!(error.contains("is a trunk") && error.contains("trainer fit --weights"), "{error}");
+    }
+
+    #[test]
+    fn tensors_that_are_not_the_trunks_are_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trunk.safetensors");
+        let mut wrong = trunk();
+        wrong.tensors.remove("bn1.bias");
+        wrong.tensors.insert("fpn.P6.bias".to_owned(), ArrayD::zeros(IxDyn(&[9])));
+        wrong.write(&path).unwrap();
+        let message = Trunk::open(&path).unwrap_err().to_string();
+        assert!(message.contains("missing: bn1.bias") && message.contains("unexpected: fpn.P6.bias"), "{message}");
+    }
+}

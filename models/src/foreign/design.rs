@@ -1,0 +1,122 @@
+//! What a network is, as its kind and the shapes of its tensors show.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::classes::{Output, outputs};
+use super::{ForeignError, Kind, Network, Request};
+use crate::checkpoint::TrunkSpec;
+use crate::retinanet::{parameters, trunk_parameters};
+use crate::spec::{BackboneSpec, Class, ModelSpec, NormKind, NormSpec, P6From, PreprocessingSpec};
+use crate::weights::Parameter;
+
+/// Outputs per anchor that are believed; Open Images has 600 classes, LVIS 1,203.
+const MOST_OUTPUTS: usize = 100_000;
+
+/// Shapes under our names.
+pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
+
+/// A network as names and shapes show it.
+pub(super) struct Design {
+    pub(super) network: Network,
+    /// Its tensors, in the shapes that the file should have.
+    pub(super) expected: Vec<Parameter>,
+    /// Outputs per anchor; none for a trunk.
+    pub(super) outputs: Option<Output>,
+    /// Whether classes are named by their number alone.
+    pub(super) guessed: bool,
+}
+
+pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Request) -> Result<Design, ForeignError> {
+    let Some(source) = kind.source() else {
+        let mut backbone = BackboneSpec::default();
+        read_backbone(shapes, &mut backbone)?;
+        backbone.norm.epsilon = request.epsilon.unwrap_or(backbone.norm.epsilon);
+        let whole = ModelSpec { backbone: backbone.clone(), ..ModelSpec::default() };
+        whole.validate()?;
+        let expected = trunk_parameters(&backbone)?;
+        let PreprocessingSpec { mean, std, .. } = PreprocessingSpec::default();
+        let network = Network::Trunk(TrunkSpec { backbone, mean, std });
+        return Ok(Design { network, expected, outputs: None, guessed: false });
+    };
+    let mut spec = source.spec()?;
+    read_backbone(shapes, &mut spec.backbone)?;
+    read_pyramid_and_heads(shapes, &mut spec);
+    let norm = &mut spec.backbone.norm;
+    if kind != Kind::Yhenon {
+        norm.kind = if counted { NormKind::Batch } else { NormKind::FrozenBatch };
+    }
+    if kind == Kind::TorchvisionV1Coco {
+        norm.epsilon = 0.0;
+    }
+    norm.epsilon = request.epsilon.unwrap_or(norm.epsilon);
+
+    let rows = |name: &str| shapes.get(name).and_then(|shape| shape.first()).copied();
+    let expected = spec.anchors_per_cell();
+    let found = rows("regressionModel.output.weight").map_or(expected, |rows| rows / 4);
+    if found != expected {
+        return Err(ForeignError::Anchors { kind, expected, found });
+    }
+    let all = rows("classificationModel.output.weight").map_or(1, |rows| rows / expected);
+    if all > MOST_OUTPUTS {
+        return Err(ForeignError::Outputs { found: all });
+    }
+    let outputs = outputs(kind, all, request.classes.as_deref())?;
+    if outputs.rows.is_empty() {
+        return Err(ForeignError::Outputs { found: all });
+    }
+    // Before sizes of all tensors follow from it.
+    spec.validate()?;
+    spec.classes = (0..).take(all).map(|id| Class { id, name: String::new() }).collect();
+    let expected = parameters(&spec)?;
+    spec.classes = outputs.rows.iter().map(|output| output.class.clone()).collect();
+    Ok(Design {
+        network: Network::Detector(Box::new(spec)),
+        expected,
+        guessed: request.classes.is_none(),
+        outputs: Some(outputs),
+    })
+}
+
+/// Depth, groups and width of the trunk.
+fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), ForeignError> {
+    let blocks = [1, 2, 3, 4].map(|stage| {
+        let start = format!("layer{stage}.");
+        let blocks: BTreeSet<_> =
+            shapes.keys().filter_map(|name| name.strip_prefix(&start)?.split('.').next()).collect();
+        blocks.len()
+    });
+    let bottleneck = shapes.contains_key("layer1.0.conv3.weight");
+    spec.depth = match (blocks, bottleneck) {
+        ([2, 2, 2, 2], false) => 18,
+        ([3, 4, 6, 3], false) => 34,
+        ([3, 4, 6, 3], true) => 50,
+        ([3, 4, 23, 3], true) => 101,
+        ([3, 8, 36, 3], true) => 152,
+        _ => return Err(ForeignError::Depth { blocks, bottleneck }),
+    };
+    if let (true, Some([width, inputs, ..])) = (bottleneck, shapes.get("layer1.0.conv2.weight"))
+        && *inputs > 0
+    {
+        (spec.groups, spec.width_per_group) = (width / inputs, *inputs);
+    }
+    Ok(())
+}
+
+/// Widths of pyramid and heads, what P6 comes from, and whether the heads have norms. What no shape says stays.
+fn read_pyramid_and_heads(shapes: &Shapes, spec: &mut ModelSpec) {
+    let size = |name: &str, axis: usize| shapes.get(name).and_then(|shape| shape.get(axis)).copied();
+    spec.pyramid.width = size("fpn.P3_2.weight", 0).unwrap_or(spec.pyramid.width);
+    let c5 = if spec.backbone.depth >= 50 { 2048 } else { 512 };
+    match size("fpn.P6.weight", 1) {
+        Some(inputs) if inputs == spec.pyramid.width => spec.pyramid.p6_from = P6From::P5,
+        Some(inputs) if inputs == c5 => spec.pyramid.p6_from = P6From::C5,
+        _ => {}
+    }
+    let convolutions =
+        (1..).take_while(|index| shapes.contains_key(format!("regressionModel.conv{index}.weight").as_str()));
+    spec.heads.depth = spec.heads.depth.max(convolutions.count());
+    spec.heads.width = size("regressionModel.conv1.weight", 0).unwrap_or(spec.heads.width);
+    let norms = shapes.contains_key("regressionModel.norm1.weight");
+    // The number of groups is in no shape; torchvision has 32.
+    spec.heads.norm = norms.then(|| NormSpec { kind: NormKind::Group, ..NormSpec::default() });
+}

@@ -1,0 +1,67 @@
+//! The tensors of a file under our names.
+
+use std::collections::BTreeMap;
+
+use super::kind::is_of_trunk;
+use super::names::{NEEDLESS, translate};
+use super::{ForeignError, Kind, StoredTensors};
+
+/// The tensors of a file, sorted by what becomes of them.
+pub(super) struct Renamed<'a> {
+    /// Names in the file, without their prefix, by our names.
+    pub(super) sources: BTreeMap<String, &'a str>,
+    /// Names of what no network needs, by what it is.
+    pub(super) dropped: BTreeMap<String, Vec<String>>,
+    /// Beside the network.
+    pub(super) outside: Vec<String>,
+    /// In it, and not known.
+    pub(super) refused: Vec<String>,
+}
+
+pub(super) fn rename<'a>(
+    tensors: &'a StoredTensors,
+    prefix: &str,
+    kind: Kind,
+    drop: &[String],
+) -> Result<Renamed<'a>, ForeignError> {
+    let mut renamed =
+        Renamed { sources: BTreeMap::new(), dropped: BTreeMap::new(), outside: Vec::new(), refused: Vec::new() };
+    for full in tensors.keys() {
+        let Some(key) = full.strip_prefix(prefix) else {
+            renamed.outside.push(full.clone());
+            continue;
+        };
+        let name = translate(kind.names(), key);
+        let needless = NEEDLESS.iter().find(|(end, _)| match end.strip_prefix('.') {
+            Some(_) => key.ends_with(end),
+            None => name.as_deref() == Some(end),
+        });
+        if let Some((_, what)) = needless {
+            renamed.dropped.entry((*what).to_owned()).or_default().push(full.clone());
+        } else if drop.iter().any(|start| full.starts_with(start)) {
+            renamed.dropped.entry("as --drop says".to_owned()).or_default().push(full.clone());
+        } else if !is_inside(kind, key) {
+            renamed.outside.push(full.clone());
+        } else if let Some(name) = name {
+            if let Some(first) = renamed.sources.insert(name.clone(), key) {
+                return Err(ForeignError::Twice { name, first: first.to_owned(), second: key.to_owned() });
+            }
+        } else {
+            renamed.refused.push(full.clone());
+        }
+    }
+    Ok(renamed)
+}
+
+/// Whether a tensor of that name would be part of the kind's network: unknown ones make it another network then.
+fn is_inside(kind: Kind, key: &str) -> bool {
+    match kind {
+        Kind::TorchvisionTrunk => is_of_trunk(key),
+        Kind::Yhenon => {
+            is_of_trunk(key) || ["fpn.", "regressionModel.", "classificationModel."].iter().any(|s| key.starts_with(s))
+        }
+        Kind::TorchvisionV1 | Kind::TorchvisionV1Coco | Kind::TorchvisionV2 | Kind::Mlperf => {
+            key.starts_with("backbone.") || key.starts_with("head.")
+        }
+    }
+}

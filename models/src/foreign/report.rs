@@ -1,0 +1,98 @@
+//! What an import does, in lines.
+
+use std::collections::BTreeMap;
+
+use super::{CLASSIFIER, Network, Plan};
+use crate::spec::{ModelSpec, P6From};
+use crate::weights::grouped;
+
+impl Plan {
+    /// What became of every tensor, and where the spec comes from.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!("kind {}: {}", self.kind, self.reason)];
+        lines.extend(self.tensors());
+        lines.extend(self.meaning());
+        lines
+    }
+
+    fn tensors(&self) -> Vec<String> {
+        let mut matched = Vec::new();
+        let mut made = Vec::new();
+        let mut converted: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for step in &self.steps {
+            let name = step.name.as_str();
+            let Some((_, number)) = &step.source else {
+                made.push(name);
+                continue;
+            };
+            let rows = self.kept.as_ref().filter(|_| name.starts_with(CLASSIFIER));
+            let rows = rows.map(|kept| format!("{} outputs to {} classes", kept.all, kept.rows.len()));
+            let number = (number != "F32").then(|| format!("{number} to F32"));
+            let changes: Vec<_> = [number, rows].into_iter().flatten().collect();
+            if changes.is_empty() {
+                matched.push(name);
+            } else {
+                converted.entry(changes.join(", ")).or_default().push(name);
+            }
+        }
+        let mut lines = vec![listed("matched", "", &matched)];
+        lines.extend(converted.iter().map(|(change, names)| listed("converted", change, names)));
+        if !made.is_empty() {
+            lines.push(listed("made", "zeros, because the file's convolutions have no bias here", &made));
+        }
+        lines.push(listed("missing", "", &[]));
+        lines.extend(
+            self.dropped
+                .iter()
+                .map(|(what, names)| listed("dropped", what, &names.iter().map(String::as_str).collect::<Vec<_>>())),
+        );
+        let unexpected: Vec<_> = self.unexpected.iter().map(String::as_str).collect();
+        lines.push(listed("unexpected", if unexpected.is_empty() { "" } else { "left out" }, &unexpected));
+        lines
+    }
+
+    fn meaning(&self) -> Vec<String> {
+        let trunk = self.network.backbone();
+        let residual = match (trunk.groups, trunk.width_per_group) {
+            (1, 64) => format!("ResNet-{}", trunk.depth),
+            (groups, width) => format!("ResNet-{} of {groups} groups {width} wide", trunk.depth),
+        };
+        let Network::Detector(spec) = &self.network else {
+            return vec![
+                format!("read from the shapes: {residual}"),
+                format!(
+                    "taken for granted: epsilon {} of the norms, ImageNet's mean and deviation",
+                    trunk.norm.epsilon
+                ),
+                "a trunk, not a detector: begin a training with it, `trainer fit --weights`".to_owned(),
+            ];
+        };
+        let ModelSpec { pyramid, heads, preprocessing, postprocessing, classes, .. } = spec.as_ref();
+        let p6 = if pyramid.p6_from == P6From::C5 { "C5" } else { "P5" };
+        let norms = if heads.norm.is_some() { "with" } else { "without" };
+        let sides = match preprocessing.fixed_size {
+            Some([height, width]) => format!("{height}x{width}"),
+            None => format!("{} to {}", preprocessing.shorter_side, preprocessing.longer_side),
+        };
+        let names: Vec<_> = classes.iter().take(3).map(|class| class.name.as_str()).collect();
+        let more = if classes.len() > names.len() { ", ..." } else { "" };
+        let guess = if self.guessed { "; by the number of outputs, --classes lists others" } else { "" };
+        vec![
+            format!("read from the shapes: {residual}, P6 from {p6}, heads {norms} norms"),
+            format!(
+                "as {} has it: epsilon {} of the norms, anchors, box coder, sides of {sides} pixels, scores above {}, IoU {}",
+                self.kind, trunk.norm.epsilon, postprocessing.score_threshold, postprocessing.nms_threshold
+            ),
+            format!("{} classes: {}{more}{guess}", classes.len(), names.join(", ")),
+        ]
+    }
+}
+
+/// A line that names tensors, those of one layer or block under its name.
+fn listed(what: &str, why: &str, names: &[&str]) -> String {
+    let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+    match names {
+        [] => format!("{what}: none"),
+        _ => format!("{what} {}{why}: {}", names.len(), grouped(names)),
+    }
+}

@@ -1,0 +1,285 @@
+//! Weights of other projects: by the names and shapes that `tests/golden/import.py` has printed of the originals.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::BTreeMap;
+
+use models::foreign::{ForeignError, Kind, Network, Plan, Request, Stored, StoredTensors};
+use models::spec::{BackboneSpec, Class, NormKind, P6From};
+use models::{ModelSpec, Parameter, parameters, trunk_parameters};
+use ndarray::{ArrayD, IxDyn};
+
+const V1: &str = include_str!("../../tests/golden/names-torchvision-v1-coco.txt");
+const V2: &str = include_str!("../../tests/golden/names-torchvision-v2.txt");
+const YHENON: &str = include_str!("../../tests/golden/names-yhenon.txt");
+const MLPERF: &str = include_str!("../../tests/golden/names-mlperf.txt");
+
+/// Lines of a name and a shape.
+fn stored(text: &str) -> StoredTensors {
+    let lines = text.lines().map(|line| line.split_once(' ').unwrap());
+    lines.map(|(name, shape)| (name.to_owned(), float32(serde_json::from_str(shape).unwrap()))).collect()
+}
+
+fn float32(shape: Vec<usize>) -> Stored {
+    Stored { shape, number: "F32".to_owned() }
+}
+
+/// The same tensors under other names.
+fn renamed(tensors: &StoredTensors, rename: impl Fn(&str) -> String) -> StoredTensors {
+    tensors.iter().map(|(name, stored)| (rename(name), stored.clone())).collect()
+}
+
+/// The tensors of a network of ours.
+fn of_parameters(parameters: Vec<Parameter>) -> StoredTensors {
+    parameters.into_iter().map(|parameter| (parameter.name, float32(parameter.shape))).collect()
+}
+
+/// As torchvision had it before 0.13, and MLPerf has it: the places of convolutions among convolutions and activations.
+fn old_names(tensors: &StoredTensors) -> StoredTensors {
+    renamed(tensors, |name| {
+        let name = ["inner_blocks.", "layer_blocks."].iter().fold(name.to_owned(), |name, part| {
+            (0..3).fold(name, |name, i| name.replace(&format!("{part}{i}.0."), &format!("{part}{i}.")))
+        });
+        (0..4).fold(name, |name, i| name.replace(&format!("_head.conv.{i}.0."), &format!("_head.conv.{}.", 2 * i)))
+    })
+}
+
+fn plan(tensors: &StoredTensors) -> Plan {
+    Plan::new(tensors, &Request::default()).unwrap()
+}
+
+fn detector(plan: &Plan) -> &ModelSpec {
+    match &plan.network {
+        Network::Detector(spec) => spec,
+        Network::Trunk(_) => panic!("a trunk"),
+    }
+}
+
+fn refused(tensors: &StoredTensors, request: &Request) -> String {
+    Plan::new(tensors, request).unwrap_err().to_string()
+}
+
+#[test]
+fn every_kind_is_known_by_its_names_and_shapes() {
+    for (text, kind, norm, p6, head_norm, classes, (groups, width)) in [
+        (V1, Kind::TorchvisionV1, NormKind::FrozenBatch, P6From::P5, false, 80, (1, 64)),
+        (V2, Kind::TorchvisionV2, NormKind::Batch, P6From::C5, true, 80, (1, 64)),
+        (YHENON, Kind::Yhenon, NormKind::FrozenBatch, P6From::C5, false, 80, (1, 64)),
+        (MLPERF, Kind::Mlperf, NormKind::FrozenBatch, P6From::P5, false, 264, (32, 4)),
+    ] {
+        let plan = plan(&stored(text));
+        let spec = detector(&plan);
+        assert_eq!((plan.kind, spec.backbone.norm.kind, spec.pyramid.p6_from), (kind, norm, p6));
+        assert_eq!((spec.heads.norm.is_some(), spec.classes.len(), spec.backbone.depth), (head_norm, classes, 50));
+        assert_eq!((spec.backbone.groups, spec.backbone.width_per_group), (groups, width));
+        let mut expected = kind.source().unwrap().spec().unwrap();
+        (expected.backbone.norm.kind, expected.classes) = (norm, spec.classes.clone());
+        assert_eq!(spec, &expected, "{kind}");
+        assert!(plan.lines().iter().any(|line| line.starts_with("missing: none")));
+    }
+}
+
+#[test]
+fn the_published_weights_of_torchvision_have_an_epsilon_of_zero_and_others_do_not() {
+    let tensors = stored(V1);
+    let epsilon = |request: Request| {
+        let plan = Plan::new(&tensors, &request).unwrap();
+        (plan.kind, detector(&plan).backbone.norm.epsilon)
+    };
+    assert_eq!(epsilon(Request::default()), (Kind::TorchvisionV1, 1e-5));
+    let file = "retinanet_resnet50_fpn_coco-eeacb38b.pth".to_owned();
+    assert_eq!(epsilon(Request { file, ..Request::default() }), (Kind::TorchvisionV1Coco, 0.0));
+    let sha256 = "eeacb38b7cec8cf93c57867c5af7a2e0f5ad5b0d1b6b5d0d5ad0b1b1b1b1b1b1".to_owned();
+    assert_eq!(epsilon(Request { sha256, ..Request::default() }), (Kind::TorchvisionV1Coco, 0.0));
+    let kind = Some(Kind::TorchvisionV1Coco);
+    assert_eq!(epsilon(Request { kind, ..Request::default() }), (Kind::TorchvisionV1Coco, 0.0));
+    let said = Request { epsilon: Some(1e-3), ..Request::default() };
+    assert_eq!(epsilon(said), (Kind::TorchvisionV1, 1e-3));
+    assert!(plan(&tensors).lines()[0].contains("--kind torchvision-v1-coco"));
+}
+
+#[test]
+fn old_names_mean_what_new_ones_mean() {
+    for text in [V1, MLPERF] {
+        let (new, old) = (stored(text), old_names(&stored(text)));
+        assert_ne!(new, old);
+        assert_eq!(plan(&new).network, plan(&old).network);
+    }
+    let mut both = stored(V1);
+    both.extend(old_names(&both));
+    assert!(matches!(Plan::new(&both, &Request::default()), Err(ForeignError::Twice { .. })));
+}
+
+#[test]
+fn weights_are_found_in_wrappings_and_what_is_beside_them_is_listed() {
+    let bare = stored(YHENON);
+    for wrapping in ["module.", "model.", "state_dict.module.", "_orig_mod."] {
+        let mut wrapped = renamed(&bare, |name| format!("{wrapping}{name}"));
+        wrapped.insert("optimizer.state.0.momentum_buffer".to_owned(), float32(vec![2]));
+        let plan = plan(&wrapped);
+        assert_eq!(plan.network, self::plan(&bare).network);
+        assert!(plan.lines().contains(&"unexpected 1 (left out): optimizer.state".to_owned()), "{:?}", plan.lines());
+    }
+    let mut two = renamed(&bare, |name| format!("model.{name}"));
+    two.extend(renamed(&bare, |name| format!("ema.{name}")));
+    let error = refused(&two, &Request::default());
+    assert!(error.contains("`ema`, `model`") && error.contains("--key"), "{error}");
+    let key = Some("ema".to_owned());
+    assert!(Plan::new(&two, &Request { key, ..Request::default() }).is_ok());
+}
+
+#[test]
+fn every_missing_misshapen_and_unknown_tensor_is_named() {
+    let mut wrong = stored(V1);
+    wrong.remove("head.regression_head.conv.2.0.bias");
+    wrong.insert("backbone.body.conv1.weight".to_owned(), float32(vec![64, 1, 7, 7]));
+    wrong.insert("backbone.body.layer1.0.se.fc1.weight".to_owned(), float32(vec![4]));
+    wrong.insert("head.ctrness.weight".to_owned(), float32(vec![9]));
+    let error = refused(&wrong, &Request::default());
+    for line in [
+        "299 are:",
+        "missing: head.regression_head.conv.2.0.bias",
+        "misshapen: tensor `backbone.body.conv1.weight` has shape [64, 1, 7, 7], expected [64, 3, 7, 7]",
+        "unexpected: backbone.body.layer1.0.se.fc1.weight",
+        "unexpected: head.ctrness.weight",
+        "--drop",
+    ] {
+        assert!(error.contains(line), "{line} is not in: {error}");
+    }
+    let mut more = stored(V1);
+    more.insert("head.ctrness.weight".to_owned(), float32(vec![9]));
+    let drop = vec!["head.ctrness.".to_owned()];
+    assert!(Plan::new(&more, &Request { drop, ..Request::default() }).is_ok());
+}
+
+#[test]
+fn what_is_no_kind_is_refused_with_what_it_holds() {
+    for (name, part) in [
+        ("backbone.bottom_up.res2.0.conv1.weight", "Detectron2"),
+        ("bbox_head.retina_cls.weight", "MMDetection"),
+        ("encoder.weight", "`encoder.weight`; kinds: torchvision-trunk"),
+    ] {
+        let tensors = StoredTensors::from([(name.to_owned(), float32(vec![1]))]);
+        let error = refused(&tensors, &Request::default());
+        assert!(error.contains(part), "{error}");
+        let error = refused(&tensors, &Request { kind: Some(Kind::Yhenon), ..Request::default() });
+        assert!(error.contains("it has no tensor `classificationModel.output.weight`"), "{error}");
+    }
+    assert!(refused(&StoredTensors::new(), &Request::default()).contains("kinds"));
+    // A block more than any network has.
+    let mut deep = stored(YHENON);
+    deep.extend(renamed(&stored(YHENON), |name| name.replace("layer3.5.", "layer3.6.")));
+    assert!(refused(&deep, &Request::default()).contains("[3, 4, 7, 3] bottleneck blocks"));
+    let mut other_anchors = stored(V1);
+    other_anchors.insert("head.regression_head.bbox_reg.weight".to_owned(), float32(vec![60, 256, 3, 3]));
+    assert!(refused(&other_anchors, &Request::default()).contains("15 anchors per cell, torchvision-v1 has 9"));
+    for (rows, part) in [(9, "1 outputs per anchor"), (usize::MAX, "outputs per anchor"), (0, "0 outputs per anchor")] {
+        let mut outputs = stored(V1);
+        outputs.insert("head.classification_head.cls_logits.weight".to_owned(), float32(vec![rows, 0, 3, 3]));
+        assert!(refused(&outputs, &Request::default()).contains(part), "{rows}");
+    }
+    for name in ["backbone.fpn.layer_blocks.0.0.weight", "head.regression_head.conv.0.0.weight"] {
+        let mut wide = stored(V1);
+        wide.insert(name.to_owned(), float32(vec![usize::MAX, 0, 3, 3]));
+        assert!(refused(&wide, &Request::default()).contains("1 to 4096"), "{name}");
+    }
+    let mut integers = stored(V1);
+    integers.get_mut("backbone.body.bn1.weight").unwrap().number = "I64".to_owned();
+    assert!(matches!(Plan::new(&integers, &Request::default()), Err(ForeignError::Number { .. })));
+}
+
+#[test]
+fn a_residual_network_is_a_trunk_without_its_classifier() {
+    let body = |text: &str| -> StoredTensors {
+        let tensors = stored(text).into_iter();
+        tensors.filter_map(|(name, stored)| Some((name.strip_prefix("backbone.body.")?.to_owned(), stored))).collect()
+    };
+    for (text, groups, width) in [(V2, 1, 64), (MLPERF, 32, 4)] {
+        let mut tensors = body(text);
+        tensors.insert("fc.weight".to_owned(), float32(vec![1000, 2048]));
+        tensors.insert("fc.bias".to_owned(), float32(vec![1000]));
+        let plan = plan(&tensors);
+        let Network::Trunk(spec) = &plan.network else { panic!("no trunk") };
+        assert_eq!((plan.kind, spec.backbone.depth), (Kind::TorchvisionTrunk, 50));
+        assert_eq!((spec.backbone.groups, spec.backbone.width_per_group), (groups, width));
+        assert_eq!(spec.mean, [0.485, 0.456, 0.406]);
+        assert!(plan.lines().contains(&"dropped 2 (the classifier of whole pictures): fc.bias, fc.weight".to_owned()));
+    }
+    // That of a detector, when it is asked for.
+    let kind = Some(Kind::TorchvisionTrunk);
+    let plan = Plan::new(&stored(V2), &Request { kind, ..Request::default() }).unwrap();
+    assert!(matches!(plan.network, Network::Trunk(_)));
+    // A detector that lacks its scores is no trunk.
+    let mut damaged = stored(YHENON);
+    damaged.remove("classificationModel.output.weight");
+    assert!(matches!(Plan::new(&damaged, &Request::default()), Err(ForeignError::Unknown { .. })));
+}
+
+#[test]
+fn the_background_goes_and_every_other_number_stays() {
+    let mut tensors = stored(V2);
+    for (name, rows) in [("weight", 27), ("bias", 27)] {
+        tensors.get_mut(&format!("head.classification_head.cls_logits.{name}")).unwrap().shape[0] = rows;
+    }
+    tensors.get_mut("backbone.body.bn1.weight").unwrap().number = "F16".to_owned();
+    let classes = ["cell", "platelet"].map(|name| Class { id: 3, name: name.to_owned() }).to_vec();
+    let plan = Plan::new(&tensors, &Request { classes: Some(classes), ..Request::default() }).unwrap();
+    assert_eq!(detector(&plan).classes[1].name, "platelet");
+    let lines = plan.lines();
+    assert!(
+        lines.contains(&"converted 2 (3 outputs to 2 classes): classificationModel.output (2)".to_owned()),
+        "{lines:?}"
+    );
+    assert!(lines.contains(&"converted 1 (F16 to F32): bn1.weight".to_owned()), "{lines:?}");
+
+    // Every number is that of its row.
+    let read = |name: &str| -> Result<ArrayD<f32>, ForeignError> {
+        let shape = &tensors[name].shape;
+        let row = shape[1..].iter().product::<usize>();
+        let numbers = (0..shape.iter().product::<usize>()).map(|index| (index / row) as f32).collect();
+        Ok(ArrayD::from_shape_vec(IxDyn(shape), numbers).unwrap())
+    };
+    let taken: BTreeMap<_, _> = plan.carry_out(read).unwrap();
+    let expected: Vec<_> = (0..27).filter(|row| row % 3 != 0).map(|row| row as f32).collect();
+    assert_eq!(taken["classificationModel.output.bias"].as_slice().unwrap(), expected);
+    assert_eq!(taken["classificationModel.output.weight"][[17, 5, 2, 1]], 26.0);
+    assert_eq!(taken["regressionModel.output.bias"].len(), 36);
+    assert!(taken["regressionModel.conv1.bias"].iter().all(|number| *number == 0.0));
+    assert!(parameters(detector(&plan)).unwrap().iter().all(|p| taken[&p.name].shape() == p.shape));
+}
+
+#[test]
+fn shapes_say_what_every_network_is() {
+    for depth in [18, 34, 50, 101, 152] {
+        // ResNeXt-50 32x4d, -101 32x8d and 64x4d; wide ResNet.
+        let widths = [(1, 64), (32, 4), (32, 8), (64, 4), (1, 128)];
+        for (groups, width_per_group) in widths.into_iter().take(if depth < 50 { 1 } else { 5 }) {
+            let backbone = BackboneSpec { depth, groups, width_per_group, ..BackboneSpec::default() };
+            let plan = plan(&of_parameters(trunk_parameters(&backbone).unwrap()));
+            assert_eq!(plan.network.backbone(), &backbone);
+        }
+        let mut spec = Kind::Yhenon.source().unwrap().spec().unwrap();
+        (spec.backbone.depth, spec.pyramid.width, spec.heads.width) = (depth, 128, 64);
+        spec.classes = (0..3).map(|id| Class { id, name: format!("class {id}") }).collect();
+        assert_eq!(detector(&plan(&of_parameters(parameters(&spec).unwrap()))), &spec);
+    }
+}
+
+#[test]
+fn numbers_that_no_network_works_with_are_refused_by_name() {
+    let tensors = stored(V1);
+    let epsilon = |epsilon| Request { epsilon: Some(epsilon), ..Request::default() };
+    for (request, bad, number, part) in [
+        (epsilon(1e-5), "backbone.body.conv1.weight", f32::NAN, "a number that is not finite"),
+        (epsilon(1e-5), "backbone.body.bn1.running_var", -1.0, "a variance below zero"),
+        (epsilon(0.0), "backbone.body.bn1.running_var", 0.0, "a variance of zero"),
+    ] {
+        let plan = Plan::new(&tensors, &request).unwrap();
+        let read = |name: &str| -> Result<ArrayD<f32>, ForeignError> {
+            let value = if name == bad { number } else { 1.0 };
+            Ok(ArrayD::from_elem(IxDyn(&tensors[name].shape), value))
+        };
+        let error = plan.carry_out(read).unwrap_err().to_string();
+        assert!(error.contains(bad) && error.contains(part), "{error}");
+    }
+}

@@ -1,0 +1,170 @@
+"""What the projects that `trainer import` reads from detect, with weights that follow from their names.
+
+    pip install torch==2.11.0 torchvision==0.26.0 numpy==2.4.6 scikit-image==0.26.0 pillow
+    cargo run --package tests --example lossless -- PICTURES ../shared/data     # our decoder's pixels, as PNG
+    python import.py PICTURES YHENON      # YHENON: a checkout of yhenon/pytorch-retinanet
+
+Writes import.json, which tests/import.rs reads, and names-*.txt, which models/tests/foreign.rs reads too: the best
+detections, and how many there are. torchvision and yhenon's network (model.py and utils.py of 3eea11e, anchors.py of
+5a5c32f) run themselves; before and after yhenon's there are the rules of its dataloader.py and coco_eval.py. MLPerf's is
+torchvision's with the trunk, sizes and classes that MLPerf gives it. Tests need neither this script nor Python.
+"""
+
+import json
+import math
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage.transform import resize
+from torchvision.models import resnet50, resnext50_32x4d
+from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn_v2
+from torchvision.models.detection._utils import overwrite_eps
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.retinanet import _default_anchorgen
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+PICTURES, YHENON = sys.argv[1:]
+sys.path.insert(0, YHENON)
+from retinanet import model as yhenon  # noqa: E402
+
+HERE = Path(__file__).parent
+BLOOD = "bccd/JPEGImages/BloodImage_00007.jpg"
+# Detections of a picture that are written, of all that there are.
+KEPT = 120
+# 0 is the background, the others no class of COCO.
+UNUSED = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
+
+
+def uniform(name, shape, low, high):
+    """Numbers that follow from name and place, in tests/import.rs the same to the bit."""
+    seed = 0xCBF29CE484222325
+    for byte in name.encode():
+        seed = (seed ^ byte) * 0x100000001B3 % 2**64
+    with np.errstate(over="ignore"):
+        x = np.uint64(seed) + np.arange(1, math.prod(shape) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    unit = (x >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
+    low, high = np.float32(low), np.float32(high)
+    return (low + unit * (high - low)).reshape(shape)
+
+
+def weight(name, shape, case):
+    """The tensor of that name: activations neither vanish nor explode, and no normalization is the identity."""
+    scores = "cls_logits" in name or "classificationModel.output" in name
+    boxes = "bbox_reg" in name or "regressionModel.output" in name
+    # The stem's variances are so small that the norms' epsilon shows.
+    stem = name.removeprefix("backbone.body.").startswith(("conv1.", "bn1."))
+    if len(shape) == 4:
+        gain = case["scores"] if scores else case["boxes"] if boxes else 0.01 if stem else 1.0
+        bound = math.sqrt(6 / math.prod(shape[1:])) * gain
+        return uniform(name, shape, -bound, bound)
+    if name.endswith("running_var"):
+        return uniform(name, shape, 0.5e-4, 1.5e-4) if stem else uniform(name, shape, 0.5, 1.5)
+    if scores:
+        values = uniform(name, shape, case["bias"] - 0.5, case["bias"] + 0.5)
+        if case["kind"].startswith("torchvision"):
+            values.reshape(-1, 91)[:, UNUSED] = -30
+        return values
+    if name.endswith("running_mean") and stem:
+        return uniform(name, shape, -0.001, 0.001)
+    if name.endswith("bias") or name.endswith("running_mean"):
+        return uniform(name, shape, -0.1, 0.1)
+    # The last factor of a residual block is small, or the blocks would add up.
+    return uniform(name, shape, 0.1, 0.3) if ".bn3." in name else uniform(name, shape, 0.7, 1.3)
+
+
+def fill(model, case):
+    state = model.state_dict()
+    for name, tensor in state.items():
+        if not name.endswith("num_batches_tracked"):
+            tensor.copy_(torch.from_numpy(weight(name, tuple(tensor.shape), case)))
+    return model.eval()
+
+
+def v1():
+    trunk = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    model = RetinaNet(_resnet_fpn_extractor(trunk, 5, [2, 3, 4], LastLevelP6P7(256, 256)), 91)
+    overwrite_eps(model, 0.0)
+    return model
+
+
+def v2():
+    return retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None)
+
+
+def mlperf():
+    trunk = resnext50_32x4d(weights=None, norm_layer=FrozenBatchNorm2d)
+    extractor = _resnet_fpn_extractor(trunk, 5, [2, 3, 4], LastLevelP6P7(256, 256))
+    return RetinaNet(extractor, 264, anchor_generator=_default_anchorgen(), fixed_size=(800, 800))
+
+
+def pixels(picture):
+    """[H, W, 3], in [0, 255]."""
+    file, box = picture
+    image = Image.open(Path(PICTURES) / f"{file.rsplit('.', 1)[0].replace('/', '-')}.png").convert("RGB")
+    return np.array(image.crop(box) if box else image)
+
+
+def torchvision_detects(model, image):
+    (found,) = model([torch.from_numpy(image).permute(2, 0, 1).float() / 255])
+    return found["labels"], found["scores"], found["boxes"]
+
+
+def yhenon_detects(model, image):
+    """As dataloader.py (Normalizer, Resizer) and coco_eval.py have it."""
+    image = (image / 255.0 - np.array([[[0.485, 0.456, 0.406]]])) / np.array([[[0.229, 0.224, 0.225]]])
+    rows, columns, _ = image.shape
+    scale = 608 / min(rows, columns)
+    if max(rows, columns) * scale > 1024:
+        scale = 1024 / max(rows, columns)
+    image = resize(image, (int(round(rows * scale)), int(round(columns * scale))))
+    rows, columns, _ = image.shape
+    padded = np.zeros((rows + 32 - rows % 32, columns + 32 - columns % 32, 3))
+    padded[:rows, :columns] = image
+    scores, labels, boxes = model(torch.from_numpy(padded).permute(2, 0, 1).float().unsqueeze(0))
+    return labels, scores, boxes / scale
+
+
+# The scales of the outputs' weights and the bias of the scores make some hundred detections; a part of a picture is left,
+# top, right, bottom.
+CASES = [
+    (dict(kind="torchvision-v1-coco", scores=0.07, boxes=0.02, bias=-7.75), v1,
+     [(BLOOD, None), ("pictures/pillow__hopper.bmp", None), (BLOOD, (31, 7, 353, 407))]),
+    (dict(kind="torchvision-v2", scores=1.0, boxes=0.3, bias=-7.6), v2,
+     [(BLOOD, (0, 0, 480, 480)), ("pictures/exif__Landscape_1.jpg", None)]),
+    (dict(kind="yhenon", scores=0.07, boxes=0.06, bias=-6.75), partial(yhenon.resnet50, 80),
+     [(BLOOD, None), ("pictures/exif__Landscape_1.jpg", None)]),
+    (dict(kind="mlperf", scores=0.07, boxes=0.02, bias=-8.45), mlperf, [(BLOOD, None)]),
+]
+
+
+def main():
+    torch.set_num_threads(1)
+    cases = []
+    for case, build, pictures in CASES:
+        model = fill(build(), case)
+        lines = [f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items()]
+        (HERE / f"names-{case['kind']}.txt").write_text("\n".join(lines) + "\n")
+        detect = yhenon_detects if case["kind"] == "yhenon" else torchvision_detects
+        case["pictures"] = []
+        for file, part in pictures:
+            with torch.no_grad():
+                labels, scores, boxes = detect(model, pixels((file, part)))
+            print(case["kind"], file, part, len(scores), scores.max().item(), file=sys.stderr)
+            extent = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+            order = scores[extent].argsort(descending=True, stable=True)[:KEPT]
+            rows = zip(*[values[extent][order].tolist() for values in (labels, scores, boxes)])
+            detections = [[label, round(score, 5), *(round(edge, 3) for edge in box)] for label, score, box in rows]
+            case["pictures"].append(dict(file=file, part=part, count=int(extent.sum()), detections=detections))
+        cases.append(case)
+    (HERE / "import.json").write_text(json.dumps(cases).replace("], [", "],\n[") + "\n")
+
+
+main()

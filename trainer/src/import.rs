@@ -1,0 +1,98 @@
+//! `trainer import`: weights of other projects become a checkpoint, or a trunk to begin a training with.
+
+mod file;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use models::dataset::read_classes;
+use models::foreign::{Kind, Network, Plan, Request};
+use models::{AtomicFile, Origin, Provenance, Trunk, is_device};
+
+use crate::learner::checkpoint;
+use crate::progress::print;
+use file::WeightsFile;
+
+/// Make a checkpoint of weights that another project trained.
+///
+/// Reads .pth and .pt files of PyTorch, without executing anything in them, and safetensors. Prints what became of every
+/// tensor. The checkpoint carries the spec of its source, so that all that follows needs no flags. Of a residual network
+/// without detector it makes a trunk for `trainer fit --weights`.
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// File of weights: a state dict, a dict that holds one, or a module
+    file: PathBuf,
+    /// Checkpoint to write; one that exists is replaced
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// What the file is [default: what the names of its tensors show]
+    #[arg(long, value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(|name| name.parse::<Kind>()))]
+    kind: Option<Kind>,
+    /// The entry of the file that holds the weights, where several do
+    #[arg(long)]
+    key: Option<String>,
+    /// The classes in the order of the file's outputs, without background: CSV `name,id`, or one name per line [default:
+    /// those of COCO or MLPerf by the number of outputs, else numbers]
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// Epsilon of the trunk's norms, which no file says [default: the kind's]
+    #[arg(long, value_name = "NUMBER")]
+    norm_epsilon: Option<f32>,
+    /// Leave out tensors whose names begin so, though they look as if they belonged to the network
+    #[arg(long, value_name = "PREFIX")]
+    drop: Vec<String>,
+}
+
+/// Imports the file and prints what became of its tensors.
+///
+/// # Errors
+/// When the file can't be read or is of no known kind, when its tensors are not those of its kind, and when the checkpoint
+/// can't be written.
+pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
+    let out = args.out.display();
+    if !is_device(&args.out) {
+        // First of all, so that a folder that can't be written costs no one a wait.
+        AtomicFile::create(&args.out)
+            .with_context(|| format!("can't write {out}; make its folder, or give another --out"))?;
+    }
+    let place = || format!("can't import {}", args.file.display());
+    let file = WeightsFile::open(&args.file).with_context(place)?;
+    let request = request(args, &file)?;
+    let plan = Plan::new(&file.tensors, &request).with_context(place)?;
+    for line in plan.lines() {
+        print(&line)?;
+    }
+    let tensors = plan.carry_out(|name| file.read(name)).with_context(place)?;
+    let Request { file: name, sha256, .. } = request;
+    let program = format!("trainer {} import", env!("CARGO_PKG_VERSION"));
+    let origin = Origin { file: name, sha256, kind: plan.kind.name().to_owned() };
+    let provenance = Provenance { program, epoch: None, ap: None, origin: Some(origin) };
+    match plan.network {
+        Network::Detector(spec) => {
+            let checkpoint = checkpoint(&spec, provenance, tensors).with_context(place)?;
+            let probe = &checkpoint.probe;
+            let finite = probe.classification.iter().chain(&probe.regression).all(|value| value.is_finite());
+            ensure!(finite, "can't import {}: its network says numbers that are not finite", args.file.display());
+            checkpoint.write(&args.out)?;
+        }
+        Network::Trunk(spec) => Trunk { spec, provenance, tensors }.write(&args.out)?,
+    }
+    print(&format!("wrote {out}"))
+}
+
+fn request(args: &ImportArgs, file: &WeightsFile) -> anyhow::Result<Request> {
+    if let Some(epsilon) = args.norm_epsilon {
+        ensure!(epsilon.is_finite() && epsilon >= 0.0, "--norm-epsilon {epsilon}: expected a number of zero or more");
+    }
+    Ok(Request {
+        file: args.file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        sha256: file.sha256.clone(),
+        kind: args.kind,
+        key: args.key.clone(),
+        classes: args.classes.as_deref().map(read_classes).transpose()?,
+        epsilon: args.norm_epsilon,
+        drop: args.drop.clone(),
+    })
+}

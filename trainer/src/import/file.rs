@@ -1,0 +1,193 @@
+//! Files of weights that other programs wrote: PyTorch's, and safetensors. Nothing in them is executed.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use half::{bf16, f16};
+use models::foreign::{Stored, StoredTensors};
+use ndarray::{ArrayD, IxDyn};
+use pytorch_reader::{PytorchError, PytorchReader};
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+
+/// What to do with a file that holds more than can be read without executing it.
+const SAVE_STATE_DICT: &str =
+    "if Python can open it, save its weights alone there: torch.save(model.state_dict(), \"weights.pth\")";
+
+/// Key in the metadata of our own files.
+const OURS: &str = "retinanet";
+
+/// An open file of weights.
+pub(super) struct WeightsFile {
+    /// Its tensors.
+    pub(super) tensors: StoredTensors,
+    /// The SHA-256 of its bytes, in hexadecimal digits.
+    pub(super) sha256: String,
+    content: Content,
+}
+
+enum Content {
+    PyTorch(PytorchReader),
+    /// The whole file.
+    Safetensors(Vec<u8>),
+}
+
+impl WeightsFile {
+    /// Reads names and shapes, and makes sure that it is a file of weights.
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let sha256 = sha256(path)?;
+        let mut start = Vec::new();
+        File::open(path)?.take(64).read_to_end(&mut start)?;
+        ensure!(!start.is_empty(), "it is empty");
+        ensure!(
+            !start.starts_with(b"version https://git-lfs"),
+            "it stands for a file in Git LFS; fetch that: git lfs pull"
+        );
+        ensure!(
+            !start.trim_ascii_start().starts_with(b"<"),
+            "it is a web page; what was it that you meant to download?"
+        );
+        let (tensors, content) = if start.get(8) == Some(&b'{') { safetensors(path)? } else { pytorch(path)? };
+        Ok(Self { tensors, sha256, content })
+    }
+
+    /// The numbers of a tensor of this file.
+    pub(super) fn read(&self, name: &str) -> anyhow::Result<ArrayD<f32>> {
+        let stored = self.tensors.get(name).ok_or_else(|| anyhow!("it has no tensor `{name}`"))?;
+        let values = match &self.content {
+            Content::PyTorch(reader) => {
+                let tensor = reader.get(name).ok_or_else(|| anyhow!("it has no tensor `{name}`"))?;
+                to_f32(&stored.number, &tensor.read().context("it is damaged")?)
+            }
+            Content::Safetensors(bytes) => {
+                to_f32(&stored.number, SafeTensors::deserialize(bytes)?.tensor(name)?.data())
+            }
+        };
+        let values = values.ok_or_else(|| anyhow!("tensor `{name}` holds numbers of type {}", stored.number))?;
+        Ok(ArrayD::from_shape_vec(IxDyn(&stored.shape), values)?)
+    }
+}
+
+fn safetensors(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
+    let bytes = fs::read(path)?;
+    let damaged = |error: safetensors::SafeTensorError| anyhow!("it is damaged: {error}");
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    if metadata.metadata().iter().flatten().any(|(key, _)| key.starts_with(OURS)) {
+        bail!("it is a file of ours, which needs no import");
+    }
+    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+    let stored = |view: safetensors::tensor::TensorView| {
+        let number = match view.dtype() {
+            Dtype::F32 => "F32".to_owned(),
+            other => format!("{other:?}"),
+        };
+        Stored { shape: view.shape().to_vec(), number }
+    };
+    let tensors = file.iter().map(|(name, view)| (name.to_owned(), stored(view))).collect();
+    Ok((tensors, Content::Safetensors(bytes)))
+}
+
+fn pytorch(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
+    let reader = PytorchReader::new(path).map_err(|error| match error {
+        PytorchError::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => anyhow!(error),
+        PytorchError::InvalidFormat(detail) if detail.starts_with("not a PyTorch checkpoint") => {
+            anyhow!("it is neither a file of PyTorch nor safetensors")
+        }
+        PytorchError::InvalidFormat(detail) if detail.starts_with("No data.pkl entry") => {
+            anyhow!("it is a zip file, but not PyTorch's; if there is a file of weights in it, unpack that first")
+        }
+        error => {
+            let detail = error.to_string();
+            anyhow!("it is damaged, or holds more than weights: {}; {SAVE_STATE_DICT}", detail.trim_end_matches('.'))
+        }
+    })?;
+    ensure!(!reader.is_empty(), "it holds no tensors; {SAVE_STATE_DICT}");
+    let stored = |tensor: &pytorch_reader::Tensor| Stored {
+        shape: tensor.shape().to_vec(),
+        number: format!("{:?}", tensor.dtype()),
+    };
+    let tensors = reader.tensors().iter().map(|(name, tensor)| (name.clone(), stored(tensor))).collect();
+    Ok((tensors, Content::PyTorch(reader)))
+}
+
+/// Little-endian numbers of this type in single precision; none if they are no real numbers.
+fn to_f32(number: &str, bytes: &[u8]) -> Option<Vec<f32>> {
+    fn each<const SIZE: usize>(bytes: &[u8], convert: impl Fn([u8; SIZE]) -> f32) -> Vec<f32> {
+        bytes.as_chunks::<SIZE>().0.iter().map(|number| convert(*number)).collect()
+    }
+    Some(match number {
+        "F32" => each(bytes, f32::from_le_bytes),
+        "F64" => each(bytes, |number| f64::from_le_bytes(number) as f32),
+        "F16" => each(bytes, |number| f16::from_le_bytes(number).to_f32()),
+        "BF16" => each(bytes, |number| bf16::from_le_bytes(number).to_f32()),
+        _ => return None,
+    })
+}
+
+fn sha256(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(name: &str) -> Vec<u8> {
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
+    }
+
+    /// Opens a file of these bytes and reads all of its tensors.
+    fn read(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+        fs::write(path, bytes)?;
+        let file = WeightsFile::open(path)?;
+        for (name, stored) in &file.tensors {
+            let length: usize = stored.shape.iter().product();
+            // As a network would ask for it, which knows how large its tensors are.
+            if length < 1 << 16 {
+                file.read(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_an_error_wherever_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.pth");
+        for name in ["state_dict.pth", "legacy.pth", "module.pth", "trunk.pth"] {
+            let whole = data(name);
+            read(&path, &whole).unwrap();
+            for length in (0..whole.len()).step_by(whole.len() / 100) {
+                assert!(read(&path, &whole[..length]).is_err(), "{name} of {length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn changed_bytes_never_end_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.pth");
+        for name in ["state_dict.pth", "legacy.pth"] {
+            let whole = data(name);
+            for at in (0..whole.len()).step_by(whole.len() / 300) {
+                let mut changed = whole.clone();
+                changed[at] ^= 1 << (at % 8);
+                // Names may still be names, and numbers numbers; that it returns is the point.
+                let _ = read(&path, &changed);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_every_width_become_single_precision() {
+        assert_eq!(to_f32("F32", &1.5f32.to_le_bytes()).unwrap(), [1.5]);
+        assert_eq!(to_f32("F64", &(-0.1f64).to_le_bytes()).unwrap(), [-0.1]);
+        assert_eq!(to_f32("F16", &f16::from_f32(0.25).to_le_bytes()).unwrap(), [0.25]);
+        assert_eq!(to_f32("BF16", &bf16::from_f32(-3.0).to_le_bytes()).unwrap(), [-3.0]);
+        assert_eq!(to_f32("I64", &[0; 8]), None);
+    }
+}

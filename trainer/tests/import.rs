@@ -1,0 +1,216 @@
+//! `trainer import`, from outside: files of PyTorch that `tests/golden/pytorch_files.py` wrote, and what is no such file.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use models::spec::P6From;
+use models::{Checkpoint, ModelSpec, Trunk, parameters};
+use trainer::config::TrainConfig;
+
+/// Every tensor of the files is made of this many parts of one.
+const PARTS: f32 = 4096.0;
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
+}
+
+fn trainer(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    command.current_dir(folder).args(arguments).env("OMP_NUM_THREADS", "1").output().unwrap()
+}
+
+fn import(folder: &Path, file: &Path, arguments: &[&str]) -> Output {
+    let fixed = ["import", file.to_str().unwrap(), "--out", "out.safetensors"];
+    trainer(folder, &[fixed.as_slice(), arguments].concat())
+}
+
+/// What stdout says of a success.
+fn imported(folder: &Path, file: &Path, arguments: &[&str]) -> String {
+    let output = import(folder, file, arguments);
+    assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What stderr says of a failure, after which nothing has changed.
+fn refused(folder: &Path, file: &Path, arguments: &[&str]) -> String {
+    let before = listing(folder);
+    let output = import(folder, file, arguments);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}: {message}", file.display());
+    assert_eq!(listing(folder), before);
+    message
+}
+
+/// Names and contents.
+fn listing(folder: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut listing: Vec<_> = entries.map(|path| (path.clone(), fs::read(&path).ok())).collect();
+    listing.sort();
+    listing
+}
+
+fn assert_holds(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+}
+
+/// The number that the script gives to all elements of a tensor.
+fn number(name: &str) -> f32 {
+    (name.len() % 5 + 1) as f32 / PARTS
+}
+
+#[test]
+fn the_same_weights_are_read_from_every_container() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let mut first: Option<Checkpoint> = None;
+    for (file, parts) in [
+        ("state_dict.pth", ["matched 134:", "converted 2 (3 outputs to 2 classes): classificationModel.output (2)"]),
+        ("legacy.pth", ["(F16 to F32): bn1.weight, ", "unexpected 1 (left out): optimizer.state"]),
+        ("module.pth", ["kind torchvision-v1: ", "missing: none"]),
+    ] {
+        assert_holds(&imported(folder.path(), &data(file), &[]), &parts);
+        let checkpoint = Checkpoint::open(&out).unwrap();
+        let origin = checkpoint.provenance.origin.clone().unwrap();
+        assert_eq!((origin.file.as_str(), origin.kind.as_str()), (file, "torchvision-v1"));
+        let first = first.get_or_insert_with(|| checkpoint.clone());
+        assert_eq!((&checkpoint.spec, &checkpoint.probe), (&first.spec, &first.probe), "{file}");
+        assert!(checkpoint.tensors == first.tensors, "{file}");
+    }
+    let Checkpoint { spec, tensors, .. } = first.unwrap();
+    // What a training that goes on from there is configured with.
+    assert!(trainer(folder.path(), &["init", "--from", "out.safetensors"]).status.success());
+    let written = fs::read_to_string(folder.path().join("retinanet.yaml")).unwrap();
+    assert_holds(&written, &["trainer fit --weights out.safetensors\nmodel:\n  format: 1\n"]);
+    let config: TrainConfig = serde_yaml::from_str(&written).unwrap();
+    assert_eq!(config.model, ModelSpec { classes: Vec::new(), ..spec.clone() });
+    assert_eq!((spec.backbone.depth, spec.pyramid.p6_from), (18, P6From::P5));
+    for (ours, theirs) in [
+        ("layer2.1.bn2.running_var", "backbone.body.layer2.1.bn2.running_var"),
+        ("fpn.P4_2.weight", "backbone.fpn.layer_blocks.1.0.weight"),
+        ("classificationModel.output.weight", "head.classification_head.cls_logits.weight"),
+        ("regressionModel.conv4.bias", "head.regression_head.conv.3.0.bias"),
+    ] {
+        assert!(tensors[ours].iter().all(|value| *value == number(theirs)), "{ours}");
+    }
+    // A transposed view.
+    assert_eq!(tensors["conv1.weight"][[63, 2, 1, 5]], 37.0 / PARTS);
+}
+
+#[test]
+fn the_same_file_gives_the_same_bytes_and_every_number_is_accounted_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    imported(folder.path(), &data("state_dict.pth"), &[]);
+    let first = fs::read(&out).unwrap();
+    imported(folder.path(), &data("state_dict.pth"), &["--kind", "torchvision-v1"]);
+    assert!(fs::read(&out).unwrap() == first);
+
+    fs::write(folder.path().join("names.txt"), "cell\nplatelet\n").unwrap();
+    let more = ["--classes", "names.txt", "--norm-epsilon", "0.001"];
+    assert_holds(&imported(folder.path(), &data("state_dict.pth"), &more), &["2 classes: cell, platelet"]);
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    assert_eq!((checkpoint.spec.backbone.norm.epsilon, checkpoint.spec.classes[1].name.as_str()), (1e-3, "platelet"));
+    assert_eq!(checkpoint.tensors.len(), parameters(&checkpoint.spec).unwrap().len());
+}
+
+#[test]
+fn a_trunk_begins_a_training_and_is_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = imported(folder.path(), &data("trunk.pth"), &[]);
+    assert_holds(&said, &["kind torchvision-trunk", "dropped 20 (counters of training steps)", "fc.bias, fc.weight"]);
+    let trunk = Trunk::open(&folder.path().join("out.safetensors")).unwrap();
+    assert!(trainer(folder.path(), &["init", "--from", "out.safetensors", "--out", "from.yaml"]).status.success());
+    let config: TrainConfig =
+        serde_yaml::from_str(&fs::read_to_string(folder.path().join("from.yaml")).unwrap()).unwrap();
+    assert_eq!(config.model, ModelSpec { backbone: trunk.spec.backbone.clone(), ..ModelSpec::default() });
+    assert_eq!((trunk.spec.backbone.depth, trunk.tensors.len()), (18, 100));
+    let eval = trainer(folder.path(), &["eval", "--checkpoint", "out.safetensors", "--data", "none.json"]);
+    assert!(!eval.status.success());
+
+    let drawn =
+        ["synth", "--out", "shapes", "--width", "64", "--height", "64", "--train", "2", "--val", "1", "--test", "0"];
+    assert!(trainer(folder.path(), &drawn).status.success());
+    let config = "
+data:
+  train: {annotations: shapes/train.json, pictures: shapes/train}
+  validation: {annotations: shapes/val.json, pictures: shapes/val}
+optimizer: {learning_rate: 0}
+run: {epochs: 1, batch_size: 2}
+model:
+  backbone: {depth: 18, norm: {kind: frozen_batch}}
+  pyramid: {width: 16}
+  heads: {width: 16, depth: 1}
+  preprocessing: {shorter_side: 64, longer_side: 64}
+";
+    fs::write(folder.path().join("retinanet.yaml"), config).unwrap();
+    let fit = trainer(folder.path(), &["fit", "--weights", "out.safetensors"]);
+    let stderr = String::from_utf8_lossy(&fit.stderr);
+    assert!(fit.status.success(), "{stderr}");
+    assert_holds(&stderr, &["100 tensors taken: bn1.bias"]);
+    assert!(!stderr.contains("warning: its spec differs"), "{stderr}");
+    let learned = Checkpoint::open(&folder.path().join("runs/latest/last.safetensors")).unwrap();
+    assert!(trunk.tensors.iter().all(|(name, tensor)| learned.tensors[name] == *tensor));
+}
+
+#[test]
+fn what_is_no_file_of_weights_is_refused_and_the_earlier_checkpoint_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("out.safetensors"), "earlier").unwrap();
+    // What Python would run: os.system("touch executed").
+    let command = b"\x80\x02cos\nsystem\n(X\x0e\0\0\0touch executedtR.";
+    for (content, parts) in [
+        (&b""[..], ["it is empty", "file.pth"]),
+        (b"<!DOCTYPE html><title>404</title>", ["a web page", "file.pth"]),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", ["git lfs pull", "file.pth"]),
+        (b"weights", ["neither a file of PyTorch nor safetensors", "file.pth"]),
+        (b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", ["a zip file", "unpack that first"]),
+        (b"PK\x03\x04 and no more", ["damaged", "state_dict()"]),
+        (b"\x10\0\0\0\0\0\0\0{\"a\":", ["damaged", "file.pth"]),
+        (command, ["Expected a dictionary", "state_dict()"]),
+    ] {
+        let file = folder.path().join("file.pth");
+        fs::write(&file, content).unwrap();
+        assert_holds(&refused(folder.path(), &file, &[]), &parts);
+    }
+    assert_holds(
+        &refused(folder.path(), &data("legacy_module.pth"), &[]),
+        &["holds more than weights", "state_dict()"],
+    );
+    assert_holds(&refused(folder.path(), &folder.path().join("missing.pth"), &[]), &["missing.pth", "No such file"]);
+    assert_holds(&refused(folder.path(), folder.path(), &[]), &["Is a directory"]);
+    let wrong_kind = refused(folder.path(), &data("trunk.pth"), &["--kind", "yhenon"]);
+    assert_holds(&wrong_kind, &["it has no tensor `classificationModel.output.weight`", "`bn1.bias`"]);
+    assert_holds(&refused(folder.path(), &data("trunk.pth"), &["--norm-epsilon", "nan"]), &["--norm-epsilon NaN"]);
+    assert!(!folder.path().join("executed").exists());
+}
+
+#[test]
+fn a_file_of_ours_and_a_target_that_cannot_be_written_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    imported(folder.path(), &data("trunk.pth"), &[]);
+    let ours = folder.path().join("out.safetensors");
+    assert_holds(&refused(folder.path(), &ours, &[]), &["a file of ours", "no import"]);
+    let refused = |out: &str| {
+        let output = trainer(folder.path(), &["import", data("trunk.pth").to_str().unwrap(), "--out", out]);
+        assert_eq!(output.status.code(), Some(1), "{out}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_holds(&refused("missing/out.safetensors"), &["can't write missing/out.safetensors", "make its folder"]);
+    assert_holds(&refused("."), &["can't write ."]);
+    assert_holds(&refused("/dev/full"), &["/dev/full", "No space left on device"]);
+}
+
+#[test]
+fn a_checkpoint_is_asked_for_where_a_file_of_pytorch_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Checkpoint::open(&data("state_dict.pth")).unwrap_err().to_string();
+    assert_holds(&error, &["a file of PyTorch", "trainer import"]);
+    let weights = data("legacy.pth");
+    let fit = trainer(folder.path(), &["fit", "--weights", weights.to_str().unwrap()]);
+    assert!(!fit.status.success());
+}
