@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<()> {
     RgbImage::from_fn(1280, 960, |x, y| Rgb([level(x, y), level(y, x), level(x + y, x)])).save(&picture)?;
 
     let mut files = Vec::new();
-    for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
+    for precision in [Precision::Fp32, Precision::Int8, Precision::Fp16] {
         let path = folder.path().join(format!("{precision}.onnx"));
         write(checkpoint.clone(), &path, precision, &picture)?;
         files.push((precision.to_string(), path));
