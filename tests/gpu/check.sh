@@ -96,4 +96,17 @@ print(f"{compared} detections, both ways: scores differ by at most {worst_score:
 assert compared > 0 and worst_score <= 5e-3 and worst_box <= 0.5
 EOF
 
+step "16 bits, and candidates chosen on the GPU"
+"$binaries/exporter" --checkpoint run-cuda/best.safetensors --out half.onnx --precision fp16 --top-k 1000
+for model in retinanet half; do
+  "$binaries/runtime" eval --model $model.onnx --provider cuda --data shapes/test.json --pictures shapes/test \
+    --json "$model-eval.json" > /dev/null
+done
+python3 - <<'EOF'
+import json
+full, half = (json.load(open(f"{name}-eval.json"))["AP"] for name in ("retinanet", "half"))
+print(f"AP in 32 bits {full:.4f}, in 16 with candidates {half:.4f}")
+assert abs(full - half) < 0.01
+EOF
+
 step "all is well"
