@@ -463,7 +463,7 @@ fn half_precision_halves_the_file_and_hardly_changes_what_it_says() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&["--out", "full.onnx"]));
     let printed = success(folder.exporter(&["--out", "half.onnx", "--precision", "fp16"]));
-    assert!(printed.contains("fp16 differs from fp32 by at most"), "{printed}");
+    assert!(printed.contains("fp16         differs from fp32 by at most"), "{printed}");
     assert!(!printed.contains("in 32 bits"), "nothing here overflows: {printed}");
     let size = |name: &str| fs::metadata(folder.path(name)).unwrap().len() as f64;
     assert!((0.49..0.52).contains(&(size("half.onnx") / size("full.onnx"))));
