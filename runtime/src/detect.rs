@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -10,10 +9,11 @@ use clap::error::ErrorKind;
 use image::RgbImage;
 use models::spec::Class;
 use runtime::output::{Format, Output, Report};
-use runtime::pipeline::{Finished, pipeline};
+use runtime::pipeline::{Content, Finished, Item, Ordered, PipelineOptions, pipeline};
 use runtime::{Detection, draw, inputs, picture};
 
 use crate::model_args::ModelArgs;
+use crate::rule_args::RuleArgs;
 use crate::{SOME_FAILED, annotated, cannot_write};
 use runtime::progress::{Progress, say};
 
@@ -32,9 +32,8 @@ pub(crate) struct DetectArgs {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Report detections with a score above X, from 0 to 1. [default: what the model says]
-    #[arg(long, value_name = "X", value_parser = parse_score)]
-    score: Option<f32>,
+    #[command(flatten)]
+    rules: RuleArgs,
 
     /// Write a JSON list with an object per picture; `-` is stdout.
     #[arg(long, value_name = "FILE")]
@@ -52,24 +51,21 @@ pub(crate) struct DetectArgs {
     draw: Option<PathBuf>,
 }
 
-fn parse_score(text: &str) -> Result<f32, String> {
-    let score = text.parse().ok().filter(|score| (0.0..=1.0).contains(score));
-    score.ok_or_else(|| "expected a number from 0 to 1".to_owned())
-}
-
 /// Detects, and says on stderr how it went.
 pub(crate) fn run(args: DetectArgs) -> Result<ExitCode> {
     let files = inputs::expand(&args.paths)?;
     let outputs = open_outputs(&args)?;
     let drawn = args.draw.as_deref().map(|folder| annotated::prepare(folder, &files)).transpose()?;
-    let detector = args.model.open(args.score)?;
+    let detector = args.model.open(&args.rules)?;
     let classes = &detector.spec().classes;
     let progress = Progress::new(files.len(), outputs.iter().any(|(path, _)| path == Path::new("-")));
     let writer = Writer { outputs, drawn, classes, progress, tally: Tally::default() };
 
     let started = Instant::now();
-    let keep = writer.drawn.is_some();
-    let (inference, written) = pipeline(&files, &detector, keep, |finished| writer.run(finished));
+    let options = PipelineOptions { keep: writer.drawn.is_some(), ..PipelineOptions::default() };
+    let items = files.iter().map(|file| Item { file: file.clone(), content: Content::File, tag: () });
+    let (inference, written) =
+        pipeline(&detector, &options, items, |finished| finished, |finished| writer.run(finished));
     let tally = written?;
     say(format_args!(
         "pictures: {}, failed: {}, detections: {}; {:.3} s, {:.3} s of it in ONNX Runtime on {}",
@@ -121,8 +117,8 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn run(mut self, finished: Receiver<Finished>) -> Result<Tally> {
-        for Finished { report, picture } in finished {
+    fn run(mut self, finished: Ordered<Finished<()>>) -> Result<Tally> {
+        for Finished { report, picture, .. } in finished {
             for (path, output) in &mut self.outputs {
                 output.write(&report, self.classes).with_context(|| cannot_write(path))?;
             }

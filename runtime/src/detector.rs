@@ -1,23 +1,27 @@
-//! The detector: a picture in, boxes out.
+//! The detector: pictures in, boxes out.
 
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
-use models::{Anchors, ModelSpec, Preprocessed, RgbView, RgbViewError, preprocess};
-use ndarray::Axis;
+use models::{Anchors, ModelSpec, RgbView, RgbViewError, preprocess};
+use ndarray::{ArrayView4, Axis, concatenate};
 
 use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
 use crate::postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
+use crate::rules::{RuleError, Rules};
+use crate::views::{Look, TilingError, View, ViewOptions, merge};
 
 /// How a detector runs.
 #[derive(Clone, Debug, Default)]
 pub struct DetectorOptions {
     /// How the network runs.
     pub engine: EngineOptions,
-    /// A score must exceed this, in [0, 1]; what the spec says if absent.
-    pub score_threshold: Option<f32>,
+    /// What replaces the spec's rules.
+    pub rules: Rules,
+    /// In which views the network sees a picture.
+    pub views: ViewOptions,
 }
 
 /// Why there are no detections.
@@ -26,20 +30,12 @@ pub enum DetectorError {
     /// The network cannot be had, or cannot run.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// An option is out of its range.
-    #[error("score threshold {0} is not between 0 and 1")]
-    ScoreThreshold(f32),
-    /// The file has dropped what is asked for.
-    #[error(
-        "score threshold {asked} is below {least}, and the model hands over only candidates above that; ask for {least} or \
-         more, or export it without --top-k"
-    )]
-    Dropped {
-        /// The threshold that was asked for.
-        asked: f32,
-        /// The file's own.
-        least: f32,
-    },
+    /// A rule cannot be followed.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// Pictures cannot be cut into such tiles.
+    #[error(transparent)]
+    Tiling(#[from] TilingError),
     /// The picture has no pixels.
     #[error(transparent)]
     Picture(#[from] RgbViewError),
@@ -79,11 +75,16 @@ pub enum DetectorError {
     Scores(usize),
 }
 
-/// A detector, ready for pictures of any size. It may be shared between threads.
+/// A RetinaNet that is ready to detect. It may be shared between threads: each prepares its pictures and reads the outputs by
+/// itself, and the runs of the network take turns.
 #[derive(Debug)]
 pub struct Detector {
     engine: Engine,
+    /// The file's spec, with the rules applied.
     spec: ModelSpec,
+    /// For each class whether it is looked for; all are if absent.
+    wanted: Option<Vec<bool>>,
+    views: ViewOptions,
     anchors: AnchorCache,
 }
 
@@ -91,25 +92,19 @@ impl Detector {
     /// Opens an ONNX file that the exporter wrote.
     ///
     /// # Errors
-    /// When the engine cannot be opened, and when an option is out of its range.
+    /// When the engine cannot be opened, and when an option makes no sense for this model.
     pub fn open(path: impl AsRef<Path>, options: DetectorOptions) -> Result<Self, DetectorError> {
-        let threshold = options.score_threshold;
-        if let Some(threshold) = threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
-            return Err(DetectorError::ScoreThreshold(threshold));
+        if let Some(tiling) = &options.views.tiling {
+            tiling.check()?;
         }
         let engine = Engine::open(path, &options.engine)?;
         let mut spec = engine.spec().clone();
-        if let Some(threshold) = threshold {
-            let least = spec.postprocessing.score_threshold;
-            if engine.top_k().is_some() && threshold < least {
-                return Err(DetectorError::Dropped { asked: threshold, least });
-            }
-            spec.postprocessing.score_threshold = threshold;
-        }
-        Ok(Self { engine, spec, anchors: AnchorCache::default() })
+        options.rules.apply(&mut spec, &engine)?;
+        let wanted = options.rules.wanted(&spec)?;
+        Ok(Self { engine, spec, wanted, views: options.views, anchors: AnchorCache::default() })
     }
 
-    /// The spec in use: the file's, with the options applied.
+    /// The spec in use: the file's, with the rules applied.
     pub fn spec(&self) -> &ModelSpec {
         &self.spec
     }
@@ -124,54 +119,121 @@ impl Detector {
     /// # Errors
     /// When the picture has no pixels, and when ONNX Runtime fails.
     pub fn detect(&self, picture: &RgbImage) -> Result<Vec<Detection>, DetectorError> {
-        let input = self.preprocess(picture)?;
-        let outputs = self.run(&input)?;
-        self.postprocess(&input, &outputs)
+        let mut seen = Vec::new();
+        for look in self.looks(picture) {
+            let view = self.prepare(picture, look)?;
+            let outputs = self.run(&[&view])?;
+            seen.push((look, self.postprocess(&view, &outputs, 0)?));
+        }
+        Ok(self.merge(picture.dimensions(), seen))
     }
 
-    /// The first stage of [`Detector::detect`]: the picture becomes the network's input. Needs nothing of ONNX Runtime, so
-    /// that the next picture can be preprocessed while the network runs.
+    /// The objects in each of several pictures, as [`Detector::detect`] finds them; inputs of one size run together, `batch` at a
+    /// time.
+    ///
+    /// # Errors
+    /// When a picture has no pixels, and when ONNX Runtime fails.
+    pub fn detect_batch(&self, pictures: &[RgbImage], batch: usize) -> Result<Vec<Vec<Detection>>, DetectorError> {
+        let mut views = Vec::new();
+        for (place, picture) in pictures.iter().enumerate() {
+            for look in self.looks(picture) {
+                views.push((place, self.prepare(picture, look)?));
+            }
+        }
+        // Stable, so that the views of a picture stay in order.
+        let mut order: Vec<_> = (0..views.len()).collect();
+        order.sort_by_key(|at| views[*at].1.size());
+        let mut seen: Vec<_> = views.iter().map(|(_, view)| (view.look, Vec::new())).collect();
+        for alike in order.chunk_by(|a, b| views[*a].1.size() == views[*b].1.size()) {
+            for group in alike.chunks(batch.max(1)) {
+                let inputs: Vec<_> = group.iter().map(|at| &views[*at].1).collect();
+                let outputs = self.run(&inputs)?;
+                for (row, at) in group.iter().enumerate() {
+                    seen[*at].1 = self.postprocess(&views[*at].1, &outputs, row)?;
+                }
+            }
+        }
+        let mut of_pictures = vec![Vec::new(); pictures.len()];
+        for ((place, _), seen) in views.iter().zip(seen) {
+            of_pictures[*place].push(seen);
+        }
+        let merged = pictures.iter().zip(of_pictures).map(|(picture, seen)| self.merge(picture.dimensions(), seen));
+        Ok(merged.collect())
+    }
+
+    /// What the network looks at in a picture: all of it, and what the options add.
+    pub fn looks(&self, picture: &RgbImage) -> Vec<Look> {
+        self.views.looks(picture.width(), picture.height())
+    }
+
+    /// The first stage of [`Detector::detect`]: what of the picture is looked at becomes the network's input. Needs nothing of
+    /// ONNX Runtime, so that the next picture can be prepared while the network runs.
     ///
     /// # Errors
     /// When the picture has no pixels.
-    pub fn preprocess(&self, picture: &RgbImage) -> Result<Preprocessed, DetectorError> {
-        let view = RgbView::new(picture.width(), picture.height(), picture.as_raw())?;
-        Ok(preprocess(view, &self.spec.preprocessing))
+    pub fn prepare(&self, picture: &RgbImage, look: Look) -> Result<View, DetectorError> {
+        let _span = tracing::debug_span!("prepare").entered();
+        let part = look.cut(picture);
+        let seen = part.as_ref().unwrap_or(picture);
+        let pixels = RgbView::new(seen.width(), seen.height(), seen.as_raw())?;
+        Ok(View { look, input: preprocess(pixels, &self.spec.preprocessing) })
     }
 
-    /// The second stage: the network runs.
+    /// The second stage: the network runs on one view or on several of the same [`View::size`].
     ///
     /// # Errors
     /// When ONNX Runtime fails.
-    pub fn run(&self, input: &Preprocessed) -> Result<Outputs, DetectorError> {
-        Ok(self.engine.run(input.pixels.view().insert_axis(Axis(0)))?)
+    ///
+    /// # Panics
+    /// When there are no views, or their sizes differ.
+    pub fn run(&self, views: &[&View]) -> Result<Outputs, DetectorError> {
+        let _span = tracing::debug_span!("run", pictures = views.len(), size = ?views[0].size()).entered();
+        let inputs: Vec<ArrayView4<f32>> =
+            views.iter().map(|view| view.input.pixels.view().insert_axis(Axis(0))).collect();
+        match &inputs[..] {
+            [input] => Ok(self.engine.run(input.view())?),
+            inputs => {
+                let batch = concatenate(Axis(0), inputs).expect("views of one run have one size");
+                Ok(self.engine.run(batch.view())?)
+            }
+        }
     }
 
-    /// The third stage: the network's outputs become detections.
+    /// The third stage: the network's outputs for the view at place `row` of a run become detections, in pixels of the picture,
+    /// the best first.
     ///
     /// # Errors
-    /// When the outputs do not belong to the input.
-    pub fn postprocess(&self, input: &Preprocessed, outputs: &Outputs) -> Result<Vec<Detection>, DetectorError> {
+    /// When the outputs do not belong to the view.
+    pub fn postprocess(&self, view: &View, outputs: &Outputs, row: usize) -> Result<Vec<Detection>, DetectorError> {
+        let _span = tracing::debug_span!("postprocess").entered();
+        let input = &view.input;
         let (_, height, width) = input.pixels.dim();
         let anchors = self.anchors.get(height, width, &self.spec);
-        let outputs = match outputs {
-            Outputs::Dense(outputs) => outputs,
+        let found = match outputs {
+            Outputs::Dense(outputs) => {
+                let (scores, offsets) = (outputs.scores(), outputs.offsets());
+                let (scores, offsets) = (scores.index_axis(Axis(0), row), offsets.index_axis(Axis(0), row));
+                let (found, expected) = (scores.nrows(), anchors.boxes().len());
+                if found != expected {
+                    return Err(DetectorError::Anchors { found, expected, width, height });
+                }
+                if u32::try_from(scores.len()).is_err() {
+                    return Err(DetectorError::Scores(scores.len()));
+                }
+                postprocess(scores, offsets, &anchors, &input.placement, &self.spec)
+            }
             Outputs::Candidates(outputs) => {
-                let found = outputs.of(0);
+                let found = outputs.of(row);
                 check(&found, anchors.boxes().len(), self.spec.class_count(), [height, width])?;
-                return Ok(postprocess_candidates(&found, &anchors, &input.placement, &self.spec));
+                postprocess_candidates(&found, &anchors, &input.placement, &self.spec)
             }
         };
-        let (scores, offsets) = (outputs.scores(), outputs.offsets());
-        let (scores, offsets) = (scores.index_axis(Axis(0), 0), offsets.index_axis(Axis(0), 0));
-        let (found, expected) = (scores.nrows(), anchors.boxes().len());
-        if found != expected {
-            return Err(DetectorError::Anchors { found, expected, width, height });
-        }
-        if u32::try_from(scores.len()).is_err() {
-            return Err(DetectorError::Scores(scores.len()));
-        }
-        Ok(postprocess(scores, offsets, &anchors, &input.placement, &self.spec))
+        Ok(view.to_original_image(found))
+    }
+
+    /// The last stage: what was found in all that was looked at becomes one result.
+    pub fn merge(&self, (width, height): (u32, u32), seen: Vec<(Look, Vec<Detection>)>) -> Vec<Detection> {
+        merge(seen, [width, height], &self.spec.postprocessing)
     }
 }
 

@@ -4,6 +4,7 @@ mod outputs;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use models::ModelSpec;
 use ndarray::{Array4, ArrayView4, CowArray, Ix4, s};
@@ -154,6 +155,8 @@ pub struct Engine {
     session: Mutex<Session>,
     contract: Contract,
     provider: Provider,
+    version: &'static str,
+    library_time: Duration,
 }
 
 /// What a file of ours promises.
@@ -201,9 +204,18 @@ impl Engine {
         options: &EngineOptions,
         commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<Session>,
     ) -> Result<Self, EngineError> {
+        let started = Instant::now();
+        let loaded = library::load(options.onnxruntime.as_deref())?;
+        let library_time = started.elapsed();
         let session = session(&model, options, commit)?;
         let contract = Contract::read(&session).map_err(|reason| EngineError::Foreign { model, reason })?;
-        Ok(Self { session: Mutex::new(session), contract, provider: options.provider })
+        Ok(Self {
+            session: Mutex::new(session),
+            contract,
+            provider: options.provider,
+            version: &loaded.library.version,
+            library_time,
+        })
     }
 
     /// The spec that the file carries.
@@ -229,6 +241,16 @@ impl Engine {
     /// What computes the network.
     pub fn provider(&self) -> Provider {
         self.provider
+    }
+
+    /// The version of ONNX Runtime, such as `1.30.0`.
+    pub fn version(&self) -> &'static str {
+        self.version
+    }
+
+    /// How long it took to find and start ONNX Runtime; next to nothing when an earlier engine of the process had done so.
+    pub fn library_time(&self) -> Duration {
+        self.library_time
     }
 
     /// Runs the network on a batch of preprocessed pictures, `[N, 3, H, W]` with H and W multiples of 32. Where the file fixes

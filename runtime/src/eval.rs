@@ -9,6 +9,7 @@ use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::Publication;
 
 use crate::model_args::ModelArgs;
+use crate::rule_args::RuleArgs;
 use crate::score::with_notes;
 use runtime::progress::Progress;
 
@@ -20,6 +21,9 @@ pub(crate) struct EvalArgs {
 
     #[command(flatten)]
     data: DataArgs,
+
+    #[command(flatten)]
+    rules: RuleArgs,
 
     #[command(flatten)]
     details: Details,
@@ -39,7 +43,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let publication = Publication::open(args.json.as_deref())?;
     let source = args.data.source();
     let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?);
-    let detector = args.model.open(None)?;
+    let detector = args.model.open(&args.rules)?;
     let mut progress = Progress::new(truth.images.len(), false);
     let scored = find(&detector, &truth, || progress.advance())?;
     let report = EvaluationReport::new(&truth, &scored, &args.details);

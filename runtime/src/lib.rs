@@ -19,6 +19,8 @@
 //! all: beyond that there is no global state. Nothing is printed.
 
 mod detector;
+mod rules;
+mod views;
 mod engine;
 pub mod library;
 mod provider;
@@ -31,6 +33,7 @@ pub mod data;
 pub mod draw;
 pub mod evaluation_report;
 pub mod inputs;
+pub mod machine;
 pub mod output;
 pub mod picture;
 pub mod pipeline;
@@ -44,4 +47,6 @@ pub use engine::{
 pub use nms::suppress;
 pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
 pub use provider::{ParseProviderError, Provider};
+pub use rules::{RuleError, Rules};
 pub use tap::Tap;
+pub use views::{Area, Look, Tiling, TilingError, View, ViewOptions};

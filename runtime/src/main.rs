@@ -1,10 +1,12 @@
 //! `runtime`: finds objects in pictures, and says how well.
 
+mod bench;
 mod detect;
 mod eval;
 mod score;
 
 mod model_args;
+mod rule_args;
 mod annotated;
 
 use std::path::Path;
@@ -26,6 +28,7 @@ struct Args {
 enum Command {
     Detect(detect::DetectArgs),
     Eval(eval::EvalArgs),
+    Bench(bench::BenchArgs),
     Score(score::ScoreArgs),
 }
 
@@ -40,6 +43,7 @@ fn cannot_write(path: &Path) -> String {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Detect(args) => detect::run(args),
+        Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
         Command::Score(args) => score::run(args).map(|()| ExitCode::SUCCESS),
     };

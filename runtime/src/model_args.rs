@@ -1,9 +1,11 @@
 //! The arguments that say which model runs, and on what.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use runtime::{Detector, DetectorError, DetectorOptions, EngineOptions, Provider};
+
+use crate::rule_args::RuleArgs;
 
 /// Which model runs, and on what.
 #[derive(Debug, clap::Args)]
@@ -27,13 +29,23 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model. `score_threshold` replaces the one that the file says.
-    pub(crate) fn open(&self, score_threshold: Option<f32>) -> Result<Detector, DetectorError> {
+    /// Opens the model, to follow these rules.
+    pub(crate) fn open(&self, rules: &RuleArgs) -> Result<Detector, DetectorError> {
+        self.open_with(rules, None)
+    }
+
+    /// As [`ModelArgs::open`], with so many threads if given.
+    pub(crate) fn open_with(&self, rules: &RuleArgs, threads: Option<NonZeroUsize>) -> Result<Detector, DetectorError> {
         let engine = EngineOptions {
             provider: self.provider,
-            threads: self.threads.map(NonZeroUsize::get),
+            threads: threads.or(self.threads).map(NonZeroUsize::get),
             onnxruntime: self.onnxruntime.clone(),
         };
-        Detector::open(&self.model, DetectorOptions { engine, score_threshold })
+        Detector::open(&self.model, DetectorOptions { engine, rules: rules.rules(), views: rules.views() })
+    }
+
+    /// The model's file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.model
     }
 }

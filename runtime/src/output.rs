@@ -4,6 +4,7 @@ mod csv;
 mod compact_json;
 mod json;
 mod publication;
+mod table;
 mod target;
 mod text;
 
@@ -14,6 +15,7 @@ use models::spec::Class;
 
 use crate::Detection;
 pub use publication::{Publication, PublicationError};
+pub use table::aligned;
 pub use target::{Target, print};
 
 /// What became of one picture.

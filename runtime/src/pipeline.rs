@@ -1,93 +1,343 @@
-//! The stages that a picture passes, each in a thread of its own, with bounded queues between them.
+//! The pipeline: many pictures through one detector, every stage beside the next, with results in the order of the pictures.
+//!
+//! Some threads read, decode and prepare pictures, one runs the network on batches of inputs of one size, some
+//! post-process and do what the caller wants done to each picture, and the caller's thread gets the results in order. As many
+//! pictures as there are permits are under way at a time: that bounds memory whatever the number of pictures and however slow one
+//! of them or their receiver is.
 
+mod batches;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use image::RgbImage;
-use models::Preprocessed;
 
 use crate::output::{Found, Report};
+use crate::postprocess::Detection;
+use crate::views::{Look, View};
 use crate::{Detector, picture};
+use batches::{Run, infer};
 
-/// Pictures that wait between two stages: enough that no stage waits, few enough that memory stays flat.
-const WAITING: usize = 2;
+/// How pictures go through.
+#[derive(Clone, Debug)]
+pub struct PipelineOptions {
+    /// Inputs of one size that the network runs on at a time, at least 1. When fewer are ready, it does not wait.
+    pub batch: usize,
+    /// Threads that read and prepare pictures, and as many that post-process, at least 1. With two, a picture that takes long does
+    /// not hold up the next.
+    pub workers: usize,
+    /// Whether pictures are handed on with their results, to be drawn on.
+    pub keep: bool,
+}
 
-/// Three stages, each a thread: decoding and preprocessing, the network, and `sink`, which gets every picture in order. So
-/// the network hardly ever waits. `keep` hands the pictures on, to be drawn on.
+impl Default for PipelineOptions {
+    fn default() -> Self {
+        Self { batch: 1, workers: 2, keep: false }
+    }
+}
+
+/// A picture that is to go through.
+#[derive(Clone, Debug)]
+pub struct Item<T> {
+    /// What it is called in its report.
+    pub file: PathBuf,
+    /// Where its pixels are.
+    pub content: Content,
+    /// What comes out again with its result.
+    pub tag: T,
+}
+
+/// Where the pixels of a picture are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// In the file.
+    File,
+    /// Here.
+    Picture(RgbImage),
+    /// Nowhere, for this reason.
+    Missing(String),
+}
+
+/// A picture that has gone through.
+#[derive(Clone, Debug)]
+pub struct Finished<T> {
+    /// What was found, or why nothing could be.
+    pub report: Report,
+    /// The picture, if pictures are kept and it could be read.
+    pub picture: Option<RgbImage>,
+    /// What came with the item.
+    pub tag: T,
+}
+
+/// Sends `items` through the detector. `finish` is called for each, in several threads and in any order; `sink` gets what it
+/// returns, in the order of the items. When the sink returns, no more pictures are begun.
 ///
 /// Returns the time that the network ran, and what the sink returned.
-pub fn pipeline<R: Send>(
-    files: &[PathBuf],
+pub fn pipeline<T: Send, F: Send, R>(
     detector: &Detector,
-    keep: bool,
-    sink: impl FnOnce(Receiver<Finished>) -> R + Send,
+    options: &PipelineOptions,
+    items: impl Iterator<Item = Item<T>> + Send,
+    finish: impl Fn(Finished<T>) -> F + Sync,
+    sink: impl FnOnce(Ordered<F>) -> R,
 ) -> (Duration, R) {
+    let (batch, workers) = (options.batch.max(1), options.workers.max(1));
+    // Enough for every thread to have one at hand and one in work, and for the next batch to gather.
+    let under_way = 4 * workers + 3 * batch;
+    let (permit_sender, permits) = bounded(under_way);
+    for _ in 0..under_way {
+        // There is room for all.
+        let _ = permit_sender.send(());
+    }
+    let source = Source { items: Mutex::new(items.enumerate().fuse()), permits };
+    let (job_sender, jobs) = bounded(batch.max(2));
+    // Outputs are large: those of one run wait while those of another are read.
+    let (run_sender, runs) = bounded(1);
+    let (finished_sender, finished) = bounded(under_way);
+
     thread::scope(|scope| {
-        let (prepared_sender, prepared) = sync_channel(WAITING);
-        let (sender, finished) = sync_channel(WAITING);
-        scope.spawn(move || read(files, detector, &prepared_sender));
-        let sunk = scope.spawn(move || sink(finished));
-        let inference = infer(files, detector, keep, prepared, sender);
-        let sunk = sunk.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (inference, sunk)
+        let (source, finish) = (&source, &finish);
+        for _ in 0..workers {
+            let exit = Exit { sender: finished_sender.clone(), finish };
+            let sender = job_sender.clone();
+            scope.spawn(move || read(source, detector, options.keep, &sender, &exit));
+            let exit = Exit { sender: finished_sender.clone(), finish };
+            let runs = runs.clone();
+            scope.spawn(move || conclude(detector, &runs, &exit));
+        }
+        let network = scope.spawn(move || infer(detector, batch, &jobs, &run_sender));
+        // What the threads wait for must end when the others do.
+        drop((finished_sender, job_sender, runs));
+        let result = sink(Ordered { finished, permits: permit_sender, early: BTreeMap::new(), next: 0 });
+        let inference = network.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (inference, result)
     })
 }
 
-/// A picture that is ready for the network.
-struct Prepared {
-    picture: RgbImage,
-    input: Preprocessed,
+/// Where the pictures come from, each with its place among them.
+struct Source<I> {
+    items: Mutex<I>,
+    permits: Receiver<()>,
 }
 
-/// A picture that the network has seen, or why it could not.
-pub struct Finished {
-    /// What was found, or why nothing could be.
-    pub report: Report,
-    /// Kept only when it is to be drawn on.
-    pub picture: Option<RgbImage>,
-}
-
-/// The first stage. Ends early when nobody waits for its pictures anymore.
-fn read(files: &[PathBuf], detector: &Detector, sender: &SyncSender<Result<Prepared, String>>) {
-    for file in files {
-        let prepared = picture::read(file).map_err(|error| error.reason.to_string()).and_then(|picture| {
-            let input = detector.preprocess(&picture).map_err(|error| error.to_string())?;
-            Ok(Prepared { picture, input })
-        });
-        if sender.send(prepared).is_err() {
-            return;
-        }
+impl<T, I: Iterator<Item = (usize, Item<T>)>> Source<I> {
+    /// The next picture, when it may begin; none when all have, or when nobody wants results anymore.
+    fn next(&self) -> Option<(usize, Item<T>)> {
+        let mut items = lock(&self.items);
+        self.permits.recv().ok()?;
+        items.next()
     }
 }
 
-/// The second stage. Ends early when the writer has stopped.
-fn infer(
-    files: &[PathBuf],
+/// A view of a picture, on its way to the network.
+struct Job<T> {
+    picture: Arc<Picture<T>>,
+    /// Place among the views of the picture.
+    place: usize,
+    view: View,
+}
+
+/// A picture whose views are under way.
+struct Picture<T> {
+    index: usize,
+    size: (u32, u32),
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    /// Taken out at the end.
+    item: Option<(PathBuf, T)>,
+    kept: Option<RgbImage>,
+    /// What was found in each view so far.
+    seen: Vec<Option<(Look, Vec<Detection>)>>,
+    /// Views that are still under way.
+    left: usize,
+    error: Option<String>,
+}
+
+impl<T> Picture<T> {
+    fn new(index: usize, size: (u32, u32), file: PathBuf, tag: T, views: usize) -> Self {
+        let state = State { item: Some((file, tag)), kept: None, seen: vec![None; views], left: views, error: None };
+        Self { index, size, state: Mutex::new(state) }
+    }
+
+    /// Adds what was found in a view. After the last one the picture is finished.
+    fn add(
+        &self,
+        place: usize,
+        found: Result<(Look, Vec<Detection>), String>,
+        detector: &Detector,
+    ) -> Option<Finished<T>> {
+        let mut state = lock(&self.state);
+        match found {
+            Ok(found) => state.seen[place] = Some(found),
+            Err(reason) => state.error = Some(reason),
+        }
+        state.left -= 1;
+        if state.left > 0 {
+            return None;
+        }
+        let (file, tag) = state.item.take()?;
+        let (width, height) = self.size;
+        let outcome = match state.error.take() {
+            Some(reason) => Err(reason),
+            None => {
+                let seen = state.seen.drain(..).flatten().collect();
+                Ok(Found { width, height, detections: detector.merge(self.size, seen) })
+            }
+        };
+        Some(Finished { report: Report { file, outcome }, picture: state.kept.take(), tag })
+    }
+}
+
+/// The first stage: reads pictures and prepares their views.
+fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T>) -> F>(
+    source: &Source<I>,
     detector: &Detector,
     keep: bool,
-    prepared: Receiver<Result<Prepared, String>>,
-    sender: SyncSender<Finished>,
-) -> Duration {
-    let mut inference = Duration::ZERO;
-    for (file, prepared) in files.iter().zip(prepared) {
-        let finished = prepared.and_then(|Prepared { picture, input }| {
-            let started = Instant::now();
-            let outputs = detector.run(&input);
-            inference += started.elapsed();
-            let detections = outputs.and_then(|outputs| detector.postprocess(&input, &outputs));
-            let detections = detections.map_err(|error| error.to_string())?;
-            let found = Found { width: picture.width(), height: picture.height(), detections };
-            Ok((found, keep.then_some(picture)))
-        });
-        let finished = match finished {
-            Ok((found, picture)) => Finished { report: Report { file: file.clone(), outcome: Ok(found) }, picture },
-            Err(reason) => Finished { report: Report { file: file.clone(), outcome: Err(reason) }, picture: None },
+    jobs: &Sender<Job<T>>,
+    exit: &Exit<F, G>,
+) {
+    while let Some((index, Item { file, content, tag })) = source.next() {
+        let picture = match content {
+            Content::File => picture::read(&file).map_err(|error| error.reason.to_string()),
+            Content::Picture(picture) => Ok(picture),
+            Content::Missing(reason) => Err(reason),
         };
-        if sender.send(finished).is_err() {
-            break;
+        let picture = match picture {
+            Ok(picture) => picture,
+            Err(reason) => {
+                let report = Report { file, outcome: Err(reason) };
+                if exit.send(index, Finished { report, picture: None, tag }).is_none() {
+                    return;
+                }
+                continue;
+            }
+        };
+        let looks = detector.looks(&picture);
+        let shared = Arc::new(Picture::new(index, picture.dimensions(), file, tag, looks.len()));
+        let last = looks.len() - 1;
+        let mut picture = Some(picture);
+        for (place, look) in looks.into_iter().enumerate() {
+            let view = picture.as_ref().map(|picture| detector.prepare(picture, look));
+            if place == last {
+                // Whoever adds to the last view must find it.
+                lock(&shared.state).kept = picture.take().filter(|_| keep);
+            }
+            let sent = match view {
+                Some(Ok(view)) => jobs.send(Job { picture: Arc::clone(&shared), place, view }).ok(),
+                Some(Err(error)) => exit.add(&shared, place, Err(error.to_string()), detector),
+                None => Some(()),
+            };
+            if sent.is_none() {
+                return;
+            }
         }
     }
-    inference
+}
+
+/// The third stage: reads what the network said, and finishes pictures of which all views are there.
+fn conclude<T: Send, F: Send, G: Fn(Finished<T>) -> F>(
+    detector: &Detector,
+    runs: &Receiver<Run<T>>,
+    exit: &Exit<F, G>,
+) {
+    for Run { jobs, outputs } in runs {
+        for (row, Job { picture, place, view }) in jobs.into_iter().enumerate() {
+            let found = match &outputs {
+                Ok(outputs) => detector.postprocess(&view, outputs, row).map_err(|error| error.to_string()),
+                Err(reason) => Err(reason.clone()),
+            };
+            if exit.add(&picture, place, found.map(|found| (view.look, found)), detector).is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// The way out.
+struct Exit<'a, F, G> {
+    sender: Sender<Message<F>>,
+    finish: &'a G,
+}
+
+/// What comes out.
+#[derive(Debug)]
+enum Message<F> {
+    /// A finished picture, by its place among all.
+    Finished(usize, F),
+    /// A thread has panicked, and with it its picture is lost.
+    Panicked,
+}
+
+impl<F, G> Exit<'_, F, G> {
+    /// Finishes a picture; nothing when nobody wants it.
+    fn send<T>(&self, index: usize, finished: Finished<T>) -> Option<()>
+    where
+        G: Fn(Finished<T>) -> F,
+    {
+        self.sender.send(Message::Finished(index, (self.finish)(finished))).ok()
+    }
+
+    fn add<T>(
+        &self,
+        picture: &Picture<T>,
+        place: usize,
+        found: Result<(Look, Vec<Detection>), String>,
+        detector: &Detector,
+    ) -> Option<()>
+    where
+        G: Fn(Finished<T>) -> F,
+    {
+        match picture.add(place, found, detector) {
+            Some(finished) => self.send(picture.index, finished),
+            None => Some(()),
+        }
+    }
+}
+
+impl<F, G> Drop for Exit<'_, F, G> {
+    /// Nobody must wait for a picture that was lost in a panic, which goes on when the threads are joined.
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.sender.send(Message::Panicked);
+        }
+    }
+}
+
+/// The results, in the order of the items. It ends after the last; when it is dropped earlier, so do the pictures.
+#[derive(Debug)]
+pub struct Ordered<F> {
+    finished: Receiver<Message<F>>,
+    permits: Sender<()>,
+    /// Those whose turn has not come, by place.
+    early: BTreeMap<usize, F>,
+    next: usize,
+}
+
+impl<F> Iterator for Ordered<F> {
+    type Item = F;
+
+    fn next(&mut self) -> Option<F> {
+        loop {
+            if let Some(finished) = self.early.remove(&self.next) {
+                self.next += 1;
+                // Fails only when no picture is left to begin.
+                let _ = self.permits.send(());
+                return Some(finished);
+            }
+            match self.finished.recv() {
+                Ok(Message::Finished(index, finished)) => self.early.insert(index, finished),
+                Ok(Message::Panicked) | Err(_) => return None,
+            };
+        }
+    }
+}
+
+/// The threads share nothing that a panic leaves half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

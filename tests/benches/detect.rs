@@ -8,7 +8,7 @@ use image::{Rgb, RgbImage};
 use models::Checkpoint;
 use models::spec::NormKind;
 use ndarray::ArrayD;
-use runtime::{Detector, DetectorOptions, picture};
+use runtime::{Detector, DetectorOptions, View, picture};
 
 const WARM_UP: usize = 2;
 const RUNS: usize = 15;
@@ -28,13 +28,13 @@ fn main() -> anyhow::Result<()> {
         let start = Instant::now();
         let pixels = picture::read(&jpeg)?;
         let read = start.elapsed();
-        let input = detector.preprocess(&pixels)?;
+        let view = whole(&detector, &pixels)?;
         let preprocessed = start.elapsed();
-        let outputs = detector.run(&input)?;
+        let outputs = detector.run(&[&view])?;
         let inferred = start.elapsed();
-        detections = detector.postprocess(&input, &outputs)?.len();
+        detections = detector.postprocess(&view, &outputs, 0)?.len();
         let finished = start.elapsed();
-        size = (input.placement.padded_height, input.placement.padded_width);
+        size = view.size().into();
         if run >= WARM_UP {
             let stages = [read, preprocessed - read, inferred - preprocessed, finished - inferred];
             for (times, stage) in times.iter_mut().zip(stages) {
@@ -58,10 +58,14 @@ fn detector(model: &Path, jpeg: &Path) -> anyhow::Result<Detector> {
     // So low that no score is rounded to 1, whence no logit could be told.
     let low = -40.0;
     let biased = open(model, &checkpoint, low)?;
-    let outputs = biased.run(&biased.preprocess(&picture::read(jpeg)?)?)?.into_dense()?;
+    let outputs = biased.run(&[&whole(&biased, &picture::read(jpeg)?)?])?.into_dense()?;
     let mut scores: Vec<_> = outputs.scores().iter().copied().collect();
     let (_, last, _) = scores.select_nth_unstable_by(CANDIDATES, |a, b| b.total_cmp(a));
     open(model, &checkpoint, low + logit(threshold) - logit(f64::from(*last)))
+}
+
+fn whole(detector: &Detector, picture: &RgbImage) -> anyhow::Result<View> {
+    Ok(detector.prepare(picture, detector.looks(picture)[0])?)
 }
 
 fn open(model: &Path, checkpoint: &Checkpoint, bias: f64) -> anyhow::Result<Detector> {

@@ -9,6 +9,7 @@ use clap::Args;
 use models::ModelSpec;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use runtime::machine::memory;
 use runtime::output::Publication;
 use serde::Serialize;
 
@@ -17,7 +18,7 @@ use crate::device::Device;
 use crate::journal::Seconds;
 use crate::learner::Learner;
 use crate::loader::{Loader, Order, Recipe};
-use crate::machine::{Machine, memory};
+use crate::machine::Machine;
 use crate::progress::say;
 use crate::schedule::{Moment, Patience};
 use crate::synth::{Size, draw_pictures};

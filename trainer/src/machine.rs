@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs;
-use std::thread;
 
+use runtime::machine;
 use serde::Serialize;
 
 /// Versions and hardware.
@@ -24,13 +24,11 @@ pub(crate) struct Machine {
 impl Machine {
     /// The machine that this program runs on.
     pub(crate) fn new() -> Self {
-        let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let processor = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Self {
             program: concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned(),
             libtorch: "2.11.0",
-            processor: processor.map_or("unknown processor", |(_, name)| name).to_owned(),
-            cores: thread::available_parallelism().map_or(1, usize::from),
+            processor: machine::processor().unwrap_or_else(|| "unknown processor".to_owned()),
+            cores: machine::cores(),
             cuda_devices: tch::Cuda::device_count(),
         }
     }
@@ -50,24 +48,6 @@ pub(crate) fn computes_bfloat16() -> bool {
     flags.is_none_or(|flags| flags.split_whitespace().any(|flag| ["amx_bf16", "avx512_bf16"].contains(&flag)))
 }
 
-/// Memory that this program has now, in MiB; none where the system does not say.
-pub(crate) fn memory() -> Option<u64> {
-    mebibytes("VmRSS:")
-}
-
-/// Largest memory that this program has had so far, in MiB; none where the system does not say.
-pub(crate) fn peak_memory() -> Option<u64> {
-    mebibytes("VmHWM:")
-}
-
-/// A line of what Linux says of this program.
-fn mebibytes(field: &str) -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes / 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +56,5 @@ mod tests {
     fn the_machine_is_known() {
         let machine = Machine::new();
         assert!(machine.cores >= 1 && !machine.to_string().contains("unknown"), "{machine}");
-        assert!(memory().is_some_and(|now| now > 0 && peak_memory() >= Some(now)));
     }
 }

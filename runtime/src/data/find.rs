@@ -9,7 +9,7 @@ use models::spec::Class;
 
 use crate::Detector;
 use crate::output::Found;
-use crate::pipeline::pipeline;
+use crate::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
 
 /// Why a data set can't be evaluated on. An average precision without some picture would not be that of the data set.
 #[derive(Debug, thiserror::Error)]
@@ -54,23 +54,27 @@ pub enum FindError {
 /// # Errors
 /// When a class is unknown, a picture can't be read or is not of the size that the ground truth says, or ONNX Runtime
 /// fails.
-pub fn find(
-    detector: &Detector,
-    truth: &Dataset,
-    mut advance: impl FnMut() + Send,
-) -> Result<Vec<ScoredBox>, FindError> {
+pub fn find(detector: &Detector, truth: &Dataset, mut advance: impl FnMut()) -> Result<Vec<ScoredBox>, FindError> {
     let places = class_places(detector.spec(), truth)?;
-    let files: Vec<_> = (0..truth.images.len()).map(|image| truth.path_of(image)).collect();
-    let (_, scored) = pipeline(&files, detector, false, |finished| {
-        let mut scored = Vec::new();
-        for (image, finished) in finished.into_iter().enumerate() {
-            let path = || files[image].clone();
-            let found = finished.report.outcome.map_err(|reason| FindError::Picture { path: path(), reason })?;
-            scored.extend(boxes(truth, image, &places, &found)?);
-            advance();
-        }
-        Ok(scored)
-    });
+    let images = 0..truth.images.len();
+    let items = images.map(|image| Item { file: truth.path_of(image), content: Content::File, tag: image });
+    let (_, scored) = pipeline(
+        detector,
+        &PipelineOptions::default(),
+        items,
+        |Finished { report, tag: image, .. }| {
+            let reason = |reason| FindError::Picture { path: truth.path_of(image), reason };
+            boxes(truth, image, &places, &report.outcome.map_err(reason)?)
+        },
+        |finished| {
+            let mut scored = Vec::new();
+            for found in finished {
+                scored.extend(found?);
+                advance();
+            }
+            Ok(scored)
+        },
+    );
     scored
 }
 

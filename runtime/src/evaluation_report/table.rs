@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::output::aligned;
+
 use super::{ConfusionReport, EvaluationReport, VocReport};
 
 /// More classes have no row of their own.
@@ -134,22 +136,6 @@ fn cut(name: &str) -> String {
         return name.to_owned();
     }
     name.chars().take(LONGEST_NAME - 1).chain(['…']).collect()
-}
-
-/// Rows of equally many cells, in columns as wide as their widest cell, the first to the left and the others to the right.
-fn aligned(rows: impl Iterator<Item = Vec<String>>) -> String {
-    let rows: Vec<_> = rows.collect();
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let lines = rows.iter().map(|row| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        cells.collect::<Vec<_>>().join("  ")
-    });
-    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use runtime::machine::peak_memory;
+
 use super::Material;
 use super::log::Log;
 use super::markup::Markup;
 use super::text::{DASH, counted, moment};
-use crate::machine::{Machine, peak_memory};
+use crate::machine::Machine;
 use crate::progress::duration;
 
 /// When a run began and ended.

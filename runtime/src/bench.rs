@@ -1,0 +1,215 @@
+//! `runtime bench`: where the time of a detection goes, and how many pictures a second are to be had.
+
+mod stages;
+mod throughput;
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use image::{Rgb, RgbImage};
+use runtime::output::{Publication, aligned};
+use runtime::progress::say;
+use runtime::{inputs, machine, picture};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::model_args::ModelArgs;
+use crate::rule_args::RuleArgs;
+use stages::{Stages, Start};
+use throughput::Throughput;
+
+/// Measure where the time of a detection goes.
+///
+/// First from the start to the first detection, then each stage of single pictures, then pictures per second of the whole
+/// pipeline, as `runtime detect` has it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Pictures, folders and patterns, which are taken in turns. [default: four drawn JPEG files]
+    #[arg(value_name = "PATHS")]
+    paths: Vec<PathBuf>,
+
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    rules: RuleArgs,
+
+    /// Size of the drawn pictures, in pixels.
+    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1280x960", value_parser = parse_size)]
+    size: (u32, u32),
+
+    /// Pictures of each measurement.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN.saturating_add(19))]
+    runs: NonZeroUsize,
+
+    /// Pictures before each measurement that do not count.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    warm_up: usize,
+
+    /// Measure pictures per second with each of these numbers of pictures at a time.
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,4")]
+    by_batch: Vec<NonZeroUsize>,
+
+    /// Measure pictures per second with each of these numbers of threads. [default: as --threads says]
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    by_threads: Vec<NonZeroUsize>,
+
+    /// Also write the numbers as JSON to this file; `-` writes them to stdout, in place of the tables.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn parse_size(text: &str) -> Result<(u32, u32), String> {
+    let side = |text: &str| text.parse().ok().filter(|side| (16..=16384).contains(side));
+    let size = text.split_once('x').and_then(|(width, height)| side(width).zip(side(height)));
+    size.ok_or_else(|| "expected pixels, as 1280x960, from 16 to 16384".to_owned())
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Measured {
+    setup: Setup,
+    start: Start,
+    stages: Stages,
+    throughput: Vec<Throughput>,
+    /// Memory of the program at the end, in MiB, and the largest it had.
+    memory_mib: [Option<u64>; 2],
+}
+
+/// What must be alike for two measurements to be compared.
+#[derive(Serialize)]
+struct Setup {
+    runtime: &'static str,
+    onnxruntime: String,
+    provider: String,
+    processor: Option<String>,
+    cores: usize,
+    model: PathBuf,
+    model_bytes: u64,
+    model_sha256: String,
+    /// Of the first picture: height, width.
+    input: [usize; 2],
+    classes: usize,
+    score_threshold: f32,
+    pictures: usize,
+    /// Whether they were drawn, and how large: width, height.
+    drawn: Option<(u32, u32)>,
+    runs: usize,
+    warm_up: usize,
+}
+
+/// Measures, and prints.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    let publication = Publication::open(args.json.as_deref())?;
+    let folder = tempfile::tempdir().context("cannot make a folder for drawn pictures")?;
+    let files = if args.paths.is_empty() { draw(folder.path(), args.size)? } else { inputs::expand(&args.paths)? };
+    let runs = args.runs.get();
+
+    let (detector, start) = Start::measure(|| args.model.open(&args.rules), &files[0])?;
+    say(format_args!("first detection after {:.0} ms; measuring stages", start.total_ms));
+    let (stages, input) = Stages::measure(&detector, &files, args.warm_up, runs)?;
+    let bytes =
+        fs::read(args.model.path()).with_context(|| format!("cannot read `{}`", args.model.path().display()))?;
+    let setup = Setup {
+        runtime: env!("CARGO_PKG_VERSION"),
+        onnxruntime: detector.engine().version().to_owned(),
+        provider: detector.engine().provider().to_string(),
+        processor: machine::processor(),
+        cores: machine::cores(),
+        model: args.model.path().to_owned(),
+        model_bytes: bytes.len() as u64,
+        model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+        input,
+        classes: detector.spec().class_count(),
+        score_threshold: detector.spec().postprocessing.score_threshold,
+        pictures: files.len(),
+        drawn: args.paths.is_empty().then_some(args.size),
+        runs,
+        warm_up: args.warm_up,
+    };
+    drop(detector);
+
+    let threads: Vec<_> = match &args.by_threads[..] {
+        [] => vec![None],
+        threads => threads.iter().copied().map(Some).collect(),
+    };
+    let mut measured = Vec::new();
+    for threads in threads {
+        let detector = args.model.open_with(&args.rules, threads)?;
+        for batch in &args.by_batch {
+            if detector.engine().batch().is_some_and(|most| batch.get() > most) {
+                continue;
+            }
+            say(format_args!("measuring {batch} at a time"));
+            measured.push(Throughput::measure(&detector, &files, args.warm_up, runs, batch.get(), threads)?);
+        }
+    }
+    let memory_mib = [machine::memory(), machine::peak_memory()];
+    let measured = Measured { setup, start, stages, throughput: measured, memory_mib };
+    Ok(publication.publish(&measured, &measured.table())?)
+}
+
+/// Draws pictures with details of many sizes, so that decoding takes as long as with photographs.
+fn draw(folder: &Path, (width, height): (u32, u32)) -> Result<Vec<PathBuf>> {
+    let files = (0..4u8).map(|number| {
+        let drawn = RgbImage::from_fn(width, height, |x, y| {
+            let (x, y) = (x as f32 + 50.0 * f32::from(number), y as f32);
+            let wave = |period: f32, tilt: f32| ((x + tilt * y) / period).sin() + ((y - tilt * x) / period).cos();
+            Rgb([0.0, 0.2, 0.4].map(|shift| {
+                let sum = wave(90.0, 0.3 + shift) + 0.5 * wave(17.0, 0.7 - shift) + 0.3 * wave(3.0, shift);
+                (128.0 + 30.0 * sum).clamp(0.0, 255.0) as u8
+            }))
+        });
+        let path = folder.join(format!("{number}.jpg"));
+        picture::write(&path, &drawn).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    });
+    files.collect()
+}
+
+impl Measured {
+    /// The numbers for people, without the last line's end.
+    fn table(&self) -> String {
+        let Setup { runtime, onnxruntime, provider, processor, cores, .. } = &self.setup;
+        let processor = processor.as_deref().unwrap_or("unknown processor");
+        let Setup { model, model_bytes, model_sha256, input: [height, width], classes, .. } = &self.setup;
+        let pictures = match self.setup.drawn {
+            Some((width, height)) => format!("drawn JPEG files of {width}x{height}"),
+            None => format!("{} files in turns", self.setup.pictures),
+        };
+        let mut text = format!(
+            "runtime {runtime}, ONNX Runtime {onnxruntime} on {provider}; {processor}, {cores} cores\n\
+             {}: {:.1} MB, SHA-256 {}, {classes} classes; input {height}x{width} of {pictures}\n\n{}\n\n{}\n\n{}",
+            model.display(),
+            *model_bytes as f64 / 1e6,
+            &model_sha256[..12],
+            self.start.table(),
+            self.stages.table(),
+            throughput::table(&self.throughput),
+        );
+        if let [Some(now), Some(most)] = self.memory_mib {
+            text += &format!("\n\nmemory: {now} MiB, {most} MiB at most");
+        }
+        text
+    }
+}
+
+/// A time for people.
+fn milliseconds(time: Duration) -> f64 {
+    1e3 * time.as_secs_f64()
+}
+
+/// The time that something takes, in milliseconds, and what it gives.
+fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let started = Instant::now();
+    let result = work();
+    (milliseconds(started.elapsed()), result)
+}
+
+/// A table whose first row is the head.
+fn tabulate<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    aligned([head.map(str::to_owned)].into_iter().chain(rows).map(Vec::from))
+}

@@ -1,0 +1,87 @@
+//! The arguments that say what counts as a detection, and how pictures are looked at.
+
+use std::num::NonZeroUsize;
+
+use models::spec::Suppression;
+use runtime::{Rules, Tiling, ViewOptions};
+
+/// What counts as a detection, and how pictures are looked at.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RuleArgs {
+    /// Report detections with a score above X, from 0 to 1. [default: what the model says, as for the following]
+    #[arg(long, value_name = "X", value_parser = parse_share)]
+    score: Option<f32>,
+
+    /// Of boxes whose IoU exceeds X, from 0 to 1, only the best remains.
+    #[arg(long, value_name = "X", value_parser = parse_share)]
+    nms: Option<f32>,
+
+    /// Consider the best N scores of each of the five levels, or `all`.
+    #[arg(long, value_name = "N", value_parser = parse_cap)]
+    top_k: Option<usize>,
+
+    /// Report the best N detections of each picture, or `all`.
+    #[arg(long, value_name = "N", value_parser = parse_cap)]
+    max_detections: Option<usize>,
+
+    /// Report these classes alone, by name or id, separated by commas. Boxes of others suppress nothing.
+    #[arg(long, value_name = "NAMES")]
+    classes: Option<Vec<String>>,
+
+    /// Boxes of all classes suppress each other. [default: what the model says; per class for those of `trainer init`]
+    #[arg(long)]
+    class_agnostic: bool,
+
+    /// Also look at larger pictures in overlapping tiles of so many of their pixels, and merge what was found. For small
+    /// objects in pictures much larger than the network's input; takes as many times as long as there are tiles.
+    #[arg(long, value_name = "SIDE|WIDTHxHEIGHT", value_parser = parse_tile)]
+    tile: Option<(u32, u32)>,
+
+    /// The least share of a tile that the next one shows too. Small objects must fit into it.
+    #[arg(long, value_name = "X", default_value_t = 0.2, requires = "tile", value_parser = parse_share)]
+    tile_overlap: f32,
+
+    /// Also look at everything mirrored, left to right, and merge; takes twice as long.
+    #[arg(long)]
+    flip: bool,
+}
+
+impl RuleArgs {
+    /// What replaces the rules of the model's spec.
+    pub(crate) fn rules(&self) -> Rules {
+        Rules {
+            score_threshold: self.score,
+            nms_threshold: self.nms,
+            top_k: self.top_k,
+            max_detections: self.max_detections,
+            suppression: self.class_agnostic.then_some(Suppression::ClassAgnostic),
+            classes: self.classes.clone(),
+        }
+    }
+
+    /// The views of a picture.
+    pub(crate) fn views(&self) -> ViewOptions {
+        let tiling = self.tile.map(|(width, height)| Tiling { width, height, overlap: self.tile_overlap });
+        ViewOptions { tiling, flip: self.flip }
+    }
+}
+
+fn parse_share(text: &str) -> Result<f32, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+fn parse_cap(text: &str) -> Result<usize, String> {
+    let number = match text {
+        "all" => Some(usize::MAX),
+        _ => text.parse().ok().map(NonZeroUsize::get),
+    };
+    number.ok_or_else(|| "expected a number from 1 on, or `all`".to_owned())
+}
+
+fn parse_tile(text: &str) -> Result<(u32, u32), String> {
+    let (width, height) = text.split_once('x').unwrap_or((text, text));
+    let side = |text: &str| text.parse().ok().filter(|side| *side >= Tiling::LEAST_SIDE);
+    let sides = side(width).zip(side(height));
+    sides.ok_or_else(|| format!("expected pixels, as 1024 or 1280x960, at least {}", Tiling::LEAST_SIDE))
+}
