@@ -48,7 +48,7 @@ impl Accuracy {
     pub fn of(&self, model: &Path, engine: &EngineOptions) -> Result<f64, AccuracyError> {
         let options = DetectorOptions { engine: engine.clone(), ..DetectorOptions::default() };
         let detector = Detector::open(model, options)?;
-        let mut progress = Progress::new(self.truth.images.len(), false);
+        let mut progress = Progress::new(Some(self.truth.images.len()), false);
         let found = find(&detector, &self.truth, || progress.advance())?;
         let evaluation = evaluate(&self.truth.annotations, &found, self.truth.classes.len());
         // -1 stands for none.

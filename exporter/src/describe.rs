@@ -230,7 +230,15 @@ fn postprocessing(text: &mut String, spec: &ModelSpec) -> fmt::Result {
         spec.score_threshold,
         limit(spec.top_k)
     )?;
-    writeln!(text, "  Drop a box whose IoU with a better one {rivals} exceeds {}.", spec.nms_threshold)?;
+    match spec.soft_nms {
+        None => writeln!(text, "  Drop a box whose IoU with a better one {rivals} exceeds {}.", spec.nms_threshold)?,
+        Some(sigma) => writeln!(
+            text,
+            "  Best box first, multiply every other score by exp(-IoU^2 / {sigma}) for each better box {rivals}; drop what no \
+             longer exceeds {}.",
+            spec.score_threshold
+        )?,
+    }
     writeln!(text, "  Keep per picture {}.", limit(spec.max_detections))
 }
 

@@ -15,7 +15,7 @@ use models::spec::{NormKind, NormSpec};
 use models::{Anchors, Checkpoint, Initial, ModelSpec, Parameter, Probe, Provenance, RgbView, parameters, preprocess};
 use ndarray::{Array3, Array4, ArrayD, ArrayView3, Axis, IxDyn};
 use runtime::{
-    Candidates, Detector, DetectorOptions, Engine, EngineOptions, Outputs, postprocess, postprocess_candidates,
+    Candidates, Detector, DetectorOptions, Engine, EngineOptions, Outputs, Rules, postprocess, postprocess_candidates,
 };
 
 #[test]
@@ -354,7 +354,10 @@ fn a_detector_needs_no_flag_for_any_form() {
     let picture = RgbImage::from_fn(160, 96, |x, y| Rgb([x as u8, y as u8, (x * y) as u8]));
     let detect = |arguments: &[&str], threshold: Option<f32>| {
         success(folder.exporter(arguments));
-        let options = DetectorOptions { score_threshold: threshold, ..DetectorOptions::default() };
+        let options = DetectorOptions {
+            rules: Rules { score_threshold: threshold, ..Rules::default() },
+            ..DetectorOptions::default()
+        };
         Detector::open(folder.path("retinanet.onnx"), options).map(|detector| detector.detect(&picture).unwrap())
     };
     let expected = detect(&[], None).unwrap();

@@ -37,8 +37,7 @@ impl AtomicFile {
             // As for any new file, the user's umask takes from it; the default is for secrets.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)
-            // Its own message names the hidden file.
-            .map_err(|error| io::Error::from(error.kind()))?;
+            .map_err(plain)?;
         Ok(Self { file: BufWriter::new(file), target })
     }
 
@@ -52,20 +51,28 @@ impl AtomicFile {
     /// # Errors
     /// Those of the file system.
     pub fn commit(self) -> io::Result<()> {
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let file = self.file.into_inner().map_err(|error| plain(error.into_error()))?;
         file.as_file().sync_all()?;
-        file.persist(&self.target)?;
+        file.persist(&self.target).map_err(|error| plain(error.error))?;
         Ok(())
     }
 }
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.file.write(bytes).map_err(plain)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.flush().map_err(plain)
+    }
+}
+
+/// The error without the name of the hidden file, which says nothing to anyone.
+fn plain(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => error.kind().into(),
     }
 }
 

@@ -204,6 +204,9 @@ pub struct PostprocessingSpec {
     pub score_threshold: f32,
     /// A box goes when its IoU with a better one exceeds this.
     pub nms_threshold: f32,
+    /// In place of removing boxes by `nms_threshold`, every better rival multiplies a box's score by exp(-IoU² / this), and what then
+    /// does not exceed the score's threshold goes; not done if absent. <https://arxiv.org/abs/1704.04503>
+    pub soft_nms: Option<f32>,
     /// Whether boxes of other classes count as rivals.
     pub suppression: Suppression,
     /// Best candidates kept per level before suppression; all if absent.
@@ -350,6 +353,7 @@ impl Default for PostprocessingSpec {
         Self {
             score_threshold: 0.05,
             nms_threshold: 0.5,
+            soft_nms: None,
             suppression: Suppression::PerClass,
             top_k: None,
             max_detections: None,

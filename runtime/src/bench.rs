@@ -105,10 +105,11 @@ struct Setup {
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let publication = Publication::open(args.json.as_deref())?;
     let folder = tempfile::tempdir().context("cannot make a folder for drawn pictures")?;
-    let files = if args.paths.is_empty() { draw(folder.path(), args.size)? } else { inputs::expand(&args.paths)? };
+    let files =
+        if args.paths.is_empty() { draw(folder.path(), args.size)? } else { inputs::expand(&args.paths, false)? };
     let runs = args.runs.get();
 
-    let (detector, start) = Start::measure(|| args.model.open(&args.rules), &files[0])?;
+    let (detector, start) = Start::measure(|| args.model.open(args.rules.rules(None), args.rules.views()), &files[0])?;
     say(format_args!("first detection after {:.0} ms; measuring stages", start.total_ms));
     let (stages, input) = Stages::measure(&detector, &files, args.warm_up, runs)?;
     let bytes =
@@ -133,12 +134,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     drop(detector);
 
     let threads: Vec<_> = match &args.by_threads[..] {
-        [] => vec![None],
+        [] => vec![args.model.threads()],
         threads => threads.iter().copied().map(Some).collect(),
     };
     let mut measured = Vec::new();
     for threads in threads {
-        let detector = args.model.open_with(&args.rules, threads)?;
+        let detector = args.model.open_with(threads, args.rules.rules(None), args.rules.views())?;
         for batch in &args.by_batch {
             if detector.engine().batch().is_some_and(|most| batch.get() > most) {
                 continue;

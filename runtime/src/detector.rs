@@ -9,7 +9,7 @@ use models::{Anchors, ModelSpec, RgbView, RgbViewError, preprocess};
 use ndarray::{ArrayView4, Axis, concatenate};
 
 use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
-use crate::postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
+use crate::postprocess::{Candidates, Detection, Selection};
 use crate::rules::{RuleError, Rules};
 use crate::views::{Look, TilingError, View, ViewOptions, merge};
 
@@ -209,6 +209,8 @@ impl Detector {
         let input = &view.input;
         let (_, height, width) = input.pixels.dim();
         let anchors = self.anchors.get(height, width, &self.spec);
+        let wanted = self.wanted.as_deref();
+        let selection = Selection { anchors: &anchors, placement: &input.placement, spec: &self.spec, wanted };
         let found = match outputs {
             Outputs::Dense(outputs) => {
                 let (scores, offsets) = (outputs.scores(), outputs.offsets());
@@ -220,12 +222,12 @@ impl Detector {
                 if u32::try_from(scores.len()).is_err() {
                     return Err(DetectorError::Scores(scores.len()));
                 }
-                postprocess(scores, offsets, &anchors, &input.placement, &self.spec)
+                selection.of_all(scores, offsets)
             }
             Outputs::Candidates(outputs) => {
                 let found = outputs.of(row);
                 check(&found, anchors.boxes().len(), self.spec.class_count(), [height, width])?;
-                postprocess_candidates(&found, &anchors, &input.placement, &self.spec)
+                selection.of_candidates(&found)
             }
         };
         Ok(view.to_original_image(found))

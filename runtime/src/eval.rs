@@ -43,8 +43,8 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let publication = Publication::open(args.json.as_deref())?;
     let source = args.data.source();
     let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?);
-    let detector = args.model.open(&args.rules)?;
-    let mut progress = Progress::new(truth.images.len(), false);
+    let detector = args.model.open(args.rules.rules(None), args.rules.views())?;
+    let mut progress = Progress::new(Some(truth.images.len()), false);
     let scored = find(&detector, &truth, || progress.advance())?;
     let report = EvaluationReport::new(&truth, &scored, &args.details);
     Ok(publication.publish(&report, &report.to_string())?)

@@ -27,6 +27,7 @@ mod provider;
 mod tap;
 
 mod nms;
+mod soft_nms;
 mod postprocess;
 
 pub mod data;

@@ -7,7 +7,7 @@ mod score;
 
 mod model_args;
 mod rule_args;
-mod annotated;
+mod interrupt;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ fn cannot_write(path: &Path) -> String {
 
 fn main() -> ExitCode {
     let result = match Args::parse().command {
-        Command::Detect(args) => detect::run(args),
+        Command::Detect(args) => detect::run(&args),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
         Command::Score(args) => score::run(args).map(|()| ExitCode::SUCCESS),

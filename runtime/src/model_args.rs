@@ -3,9 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use runtime::{Detector, DetectorError, DetectorOptions, EngineOptions, Provider};
-
-use crate::rule_args::RuleArgs;
+use runtime::{Detector, DetectorError, DetectorOptions, EngineOptions, Provider, Rules, ViewOptions};
 
 /// Which model runs, and on what.
 #[derive(Debug, clap::Args)]
@@ -29,19 +27,29 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model, to follow these rules.
-    pub(crate) fn open(&self, rules: &RuleArgs) -> Result<Detector, DetectorError> {
-        self.open_with(rules, None)
+    /// Opens the model.
+    pub(crate) fn open(&self, rules: Rules, views: ViewOptions) -> Result<Detector, DetectorError> {
+        self.open_with(self.threads, rules, views)
     }
 
-    /// As [`ModelArgs::open`], with so many threads if given.
-    pub(crate) fn open_with(&self, rules: &RuleArgs, threads: Option<NonZeroUsize>) -> Result<Detector, DetectorError> {
+    /// As [`ModelArgs::open`], with so many threads; as many as there are cores if absent.
+    pub(crate) fn open_with(
+        &self,
+        threads: Option<NonZeroUsize>,
+        rules: Rules,
+        views: ViewOptions,
+    ) -> Result<Detector, DetectorError> {
         let engine = EngineOptions {
             provider: self.provider,
-            threads: threads.or(self.threads).map(NonZeroUsize::get),
+            threads: threads.map(NonZeroUsize::get),
             onnxruntime: self.onnxruntime.clone(),
         };
-        Detector::open(&self.model, DetectorOptions { engine, rules: rules.rules(), views: rules.views() })
+        Detector::open(&self.model, DetectorOptions { engine, rules, views })
+    }
+
+    /// Threads that compute the network; as many as there are cores if absent.
+    pub(crate) fn threads(&self) -> Option<NonZeroUsize> {
+        self.threads
     }
 
     /// The model's file.

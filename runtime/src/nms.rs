@@ -93,6 +93,10 @@ impl Rank {
         let ascending = if score.is_sign_negative() { !bits } else { bits | 1 << 31 };
         Self { descending: !ascending, index: index as u32 }
     }
+
+    pub(crate) fn index(self) -> usize {
+        self.index as usize
+    }
 }
 
 /// Indices in the order of their ranks, sorted only as far as they are asked for.
@@ -131,7 +135,7 @@ impl Iterator for BestFirst {
         }
         let rank = self.ranks.get(self.next)?;
         self.next += 1;
-        Some(rank.index as usize)
+        Some(rank.index())
     }
 }
 

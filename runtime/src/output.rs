@@ -1,12 +1,15 @@
 //! Results: what became of every picture, in the formats that people and programs read.
 
+mod coco;
 mod csv;
 mod compact_json;
+mod folder;
 mod json;
 mod publication;
 mod table;
 mod target;
 mod text;
+mod yolo;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,9 +17,12 @@ use std::path::{Path, PathBuf};
 use models::spec::Class;
 
 use crate::Detection;
+pub use coco::{ImageIds, ImageIdsError};
+pub use folder::{Names, folder_name};
 pub use publication::{Publication, PublicationError};
 pub use table::aligned;
 pub use target::{Target, print};
+pub use yolo::yolo;
 
 /// What became of one picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,10 +45,14 @@ pub struct Found {
 }
 
 /// Formats of results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Format {
     /// A list with one object per picture, failed ones included.
     Json,
+    /// The same objects, one per line.
+    Ndjson,
+    /// COCO's results: a list with one object per detection.
+    Coco(ImageIds),
     /// One line per detection, after a line with the names of the columns.
     Csv,
     /// Lines for people.
@@ -54,7 +64,7 @@ pub enum Format {
 pub struct Output {
     format: Format,
     target: Target,
-    /// Reports written so far.
+    /// Reports written so far; of COCO's results detections.
     count: usize,
 }
 
@@ -71,10 +81,15 @@ impl Output {
     /// anymore, this and later reports go nowhere, which is no error.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Those of the file system, and for COCO's results when the picture has no id.
     pub fn write(&mut self, report: &Report, classes: &[Class]) -> io::Result<()> {
-        let written = match self.format {
+        let written = match &self.format {
+            Format::Coco(ids) => {
+                self.count = coco::write(&mut self.target, report, classes, ids, self.count)?;
+                return self.target.show();
+            }
             Format::Json => json::write(&mut self.target, report, classes, self.count),
+            Format::Ndjson => json::write_line(&mut self.target, report, classes),
             Format::Csv => csv::write(&mut self.target, report, classes, self.count),
             Format::Text => text::write(&mut self.target, report, classes),
         };
@@ -95,7 +110,8 @@ impl Output {
         let ended = match self.format {
             Format::Json => json::end(&mut self.target, self.count),
             Format::Csv => csv::begin(&mut self.target, self.count),
-            Format::Text => Ok(()),
+            Format::Coco(_) => coco::end(&mut self.target, self.count),
+            Format::Ndjson | Format::Text => Ok(()),
         };
         ended.and_then(|()| self.target.commit())
     }

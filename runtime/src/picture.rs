@@ -9,19 +9,36 @@ use std::path::{Path, PathBuf};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
 pub use models::dataset::PICTURE_EXTENSIONS as EXTENSIONS;
 pub use size::size;
 
-/// Pictures with more pixels are refused before memory is taken for them: 16384 by 16384.
-pub const MAX_PIXELS: u64 = 1 << 28;
+/// What is refused before memory is taken for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Pictures with more pixels.
+    pub pixels: u64,
+    /// Files with more bytes.
+    pub bytes: u64,
+}
 
-/// Longer files are refused.
-pub const MAX_BYTES: u64 = 1 << 30;
+impl Limits {
+    /// 16384 by 16384 pixels, and 1 GiB.
+    pub const DEFAULT: Self = Self { pixels: 1 << 28, bytes: 1 << 30 };
 
-/// Memory that one decoder may take: the largest picture with four channels of 16 bits.
-const MAX_MEMORY: u64 = 8 * MAX_PIXELS;
+    /// Memory that one decoder may take: the largest picture with four channels of 16 bits, and what it needs besides.
+    fn memory(&self) -> u64 {
+        const BESIDES: u64 = 1 << 24;
+        self.pixels.saturating_mul(8).saturating_add(BESIDES)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
 
 /// Quality of written JPEG files, of 100: no visible loss on lines and letters.
 const JPEG_QUALITY: u8 = 90;
@@ -46,14 +63,19 @@ pub enum DecodeError {
     #[error("the file is empty")]
     Empty,
     /// There are too many bytes.
-    #[error("the file is longer than {} MiB", MAX_BYTES >> 20)]
-    Long,
+    #[error("the file is longer than {limit} bytes")]
+    Long {
+        /// Bytes.
+        limit: u64,
+    },
     /// The bytes begin as no known format does.
     #[error("its content is none of JPEG, PNG, WebP, BMP, GIF and TIFF")]
     Unknown,
     /// The picture is too large.
-    #[error("{width} x {height} pixels are more than the limit of {MAX_PIXELS}")]
+    #[error("{width} x {height} pixels are more than the limit of {limit}")]
     Large {
+        /// Pixels that there may be.
+        limit: u64,
         /// Pixels.
         width: u32,
         /// Pixels.
@@ -72,18 +94,32 @@ pub enum DecodeError {
 /// scaled to 8, and gray, palettes and CMYK become red, green and blue.
 ///
 /// # Errors
-/// When the file cannot be read, is no picture in a known format, is truncated, or has more than [`MAX_PIXELS`] pixels.
+/// When the file cannot be read, is no picture in a known format, is truncated, or exceeds [`Limits::DEFAULT`].
 pub fn read(path: impl AsRef<Path>) -> Result<RgbImage, PictureError> {
-    let path = path.as_ref();
-    read_bytes(path).and_then(|bytes| decode(&bytes)).map_err(|reason| PictureError { path: path.to_owned(), reason })
+    read_within(path, &Limits::DEFAULT)
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>, DecodeError> {
+/// As [`read`], with other limits.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_within(path: impl AsRef<Path>, limits: &Limits) -> Result<RgbImage, PictureError> {
+    let _span = tracing::debug_span!("read").entered();
+    let path = path.as_ref();
+    let picture = read_bytes(path, limits).and_then(|bytes| decode_within(&bytes, limits));
+    picture.map_err(|reason| PictureError { path: path.to_owned(), reason })
+}
+
+fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
     let file = File::open(path)?;
-    let expected = file.metadata().map_or(0, |metadata| metadata.len()).min(MAX_BYTES);
+    let expected = file.metadata().map_or(0, |metadata| metadata.len());
+    if expected > limits.bytes {
+        return Err(DecodeError::Long { limit: limits.bytes });
+    }
     let mut bytes = Vec::with_capacity(expected as usize + 1);
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES { Err(DecodeError::Long) } else { Ok(bytes) }
+    // It may grow meanwhile, and a device does not say how long it is.
+    file.take(limits.bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limits.bytes { Err(DecodeError::Long { limit: limits.bytes }) } else { Ok(bytes) }
 }
 
 /// As [`read`], from the bytes of a file.
@@ -91,23 +127,32 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, DecodeError> {
 /// # Errors
 /// As [`read`].
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
+    decode_within(bytes, &Limits::DEFAULT)
+}
+
+/// As [`decode`], with other limits.
+///
+/// # Errors
+/// As [`read`].
+pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
-    let reader = recognize(Cursor::new(bytes))?;
+    let reader = recognize(Cursor::new(bytes), limits)?;
     if reader.format() == Some(ImageFormat::Jpeg) && !ends_properly(bytes) {
         return Err(DecodeError::Truncated);
     }
-    let (decoder, orientation) = open(reader)?;
+    let (decoder, orientation) = open(reader, limits)?;
     let mut picture = DynamicImage::from_decoder(decoder)?;
     picture.apply_orientation(orientation);
     Ok(picture.into_rgb8())
 }
 
 /// Tells the format from the content.
-fn recognize<R: BufRead + Seek>(content: R) -> Result<ImageReader<R>, DecodeError> {
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_MEMORY);
+fn recognize<R: BufRead + Seek>(content: R, limits: &Limits) -> Result<ImageReader<R>, DecodeError> {
+    let memory = limits.memory();
+    let mut limits = image::Limits::no_limits();
+    limits.max_alloc = Some(memory);
     let mut reader = ImageReader::new(content).with_guessed_format()?;
     reader.limits(limits);
     if reader.format().is_some() { Ok(reader) } else { Err(DecodeError::Unknown) }
@@ -116,11 +161,12 @@ fn recognize<R: BufRead + Seek>(content: R) -> Result<ImageReader<R>, DecodeErro
 /// Reads the header of a picture that is not too large. Gives its decoder, and how to turn what that gives.
 fn open<'a, R: BufRead + Seek + 'a>(
     reader: ImageReader<R>,
+    limits: &Limits,
 ) -> Result<(impl ImageDecoder + 'a, Orientation), DecodeError> {
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS || decoder.total_bytes() > MAX_MEMORY {
-        return Err(DecodeError::Large { width, height });
+    if u64::from(width) * u64::from(height) > limits.pixels || decoder.total_bytes() > limits.memory() {
+        return Err(DecodeError::Large { width, height, limit: limits.pixels });
     }
     // Broken metadata around a sound picture turn nothing.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
@@ -334,7 +380,7 @@ mod tests {
         let checksum = crc32(&bytes[12..29]);
         bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
         let error = decode(&bytes).unwrap_err();
-        assert!(matches!(error, DecodeError::Large { width: 60000, height: 60000 }), "{error}");
+        assert!(matches!(error, DecodeError::Large { width: 60000, height: 60000, .. }), "{error}");
     }
 
     /// The checksum of PNG chunks.

@@ -19,7 +19,10 @@ use image::RgbImage;
 use crate::output::{Found, Report};
 use crate::postprocess::Detection;
 use crate::views::{Look, View};
-use crate::{Detector, picture};
+use crate::{
+    Detector,
+    picture::{self, Limits},
+};
 use batches::{Run, infer};
 
 /// How pictures go through.
@@ -32,11 +35,13 @@ pub struct PipelineOptions {
     pub workers: usize,
     /// Whether pictures are handed on with their results, to be drawn on.
     pub keep: bool,
+    /// Of the files.
+    pub limits: Limits,
 }
 
 impl Default for PipelineOptions {
     fn default() -> Self {
-        Self { batch: 1, workers: 2, keep: false }
+        Self { batch: 1, workers: 2, keep: false, limits: Limits::DEFAULT }
     }
 }
 
@@ -103,7 +108,7 @@ pub fn pipeline<T: Send, F: Send, R>(
         for _ in 0..workers {
             let exit = Exit { sender: finished_sender.clone(), finish };
             let sender = job_sender.clone();
-            scope.spawn(move || read(source, detector, options.keep, &sender, &exit));
+            scope.spawn(move || read(source, detector, options, &sender, &exit));
             let exit = Exit { sender: finished_sender.clone(), finish };
             let runs = runs.clone();
             scope.spawn(move || conclude(detector, &runs, &exit));
@@ -197,13 +202,13 @@ impl<T> Picture<T> {
 fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T>) -> F>(
     source: &Source<I>,
     detector: &Detector,
-    keep: bool,
+    options: &PipelineOptions,
     jobs: &Sender<Job<T>>,
     exit: &Exit<F, G>,
 ) {
     while let Some((index, Item { file, content, tag })) = source.next() {
         let picture = match content {
-            Content::File => picture::read(&file).map_err(|error| error.reason.to_string()),
+            Content::File => picture::read_within(&file, &options.limits).map_err(|error| error.reason.to_string()),
             Content::Picture(picture) => Ok(picture),
             Content::Missing(reason) => Err(reason),
         };
@@ -225,7 +230,7 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
             let view = picture.as_ref().map(|picture| detector.prepare(picture, look));
             if place == last {
                 // Whoever adds to the last view must find it.
-                lock(&shared.state).kept = picture.take().filter(|_| keep);
+                lock(&shared.state).kept = picture.take().filter(|_| options.keep);
             }
             let sent = match view {
                 Some(Ok(view)) => jobs.send(Job { picture: Arc::clone(&shared), place, view }).ok(),

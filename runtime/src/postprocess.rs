@@ -1,10 +1,11 @@
 //! Post-processing: from the network's outputs to detections.
 
-use models::spec::{Clip, PostprocessingSpec, Suppression};
+use models::spec::{Clip, Suppression};
 use models::{Anchors, BoundingBox, ModelSpec, Placement};
 use ndarray::{ArrayView1, ArrayView2};
 
 use crate::nms::{BestFirst, Rank, Rivals};
+use crate::soft_nms::{Rival, soften};
 
 /// An object that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,20 +37,7 @@ pub fn postprocess(
     placement: &Placement,
     spec: &ModelSpec,
 ) -> Vec<Detection> {
-    let (rows, classes) = (anchors.boxes().len(), spec.class_count());
-    assert_eq!(scores.dim(), (rows, classes), "shape of the scores");
-    assert_eq!(offsets.dim(), (rows, 4), "shape of the offsets");
-    assert!(u32::try_from(rows * classes).is_ok(), "number of scores exceeds 2^32");
-    let rules = &spec.postprocessing;
-    let scores = scores.as_standard_layout();
-    let scores = scores.as_slice().expect("an array in standard layout is a slice");
-
-    let ranks = candidates(scores, anchors, rules, classes);
-    let candidate = |index: usize| {
-        let (anchor, label) = (index / classes, index % classes);
-        Candidate { anchor, label, score: scores[index], offsets: std::array::from_fn(|i| offsets[[anchor, i]]) }
-    };
-    select(ranks, candidate, anchors, placement, spec)
+    Selection { anchors, placement, spec, wanted: None }.of_all(scores, offsets)
 }
 
 /// What a network hands over of one picture that has selected its candidates itself. Their order means nothing, and a score
@@ -77,24 +65,16 @@ pub fn postprocess_candidates(
     placement: &Placement,
     spec: &ModelSpec,
 ) -> Vec<Detection> {
-    let Candidates { scores, anchors: rows, classes, offsets } = found;
-    let count = scores.len();
-    assert_eq!((rows.len(), classes.len(), offsets.dim()), (count, count, (count, 4)), "lengths of the candidates");
-    let threshold = spec.postprocessing.score_threshold;
-    let mut order: Vec<usize> = (0..count).filter(|index| scores[*index] > threshold).collect();
-    // Equal scores go by anchor and class, as where there is a score for everything.
-    order.sort_unstable_by_key(|index| (rows[*index], classes[*index]));
-    let ranks = order.iter().enumerate().map(|(place, index)| Rank::new(scores[*index], place)).collect();
-    let candidate = |place: usize| {
-        let index = order[place];
-        Candidate {
-            anchor: rows[index] as usize,
-            label: classes[index] as usize,
-            score: scores[index],
-            offsets: std::array::from_fn(|i| offsets[[index, i]]),
-        }
-    };
-    select(ranks, candidate, anchors, placement, spec)
+    Selection { anchors, placement, spec, wanted: None }.of_candidates(found)
+}
+
+/// By what detections are selected.
+pub(crate) struct Selection<'a> {
+    pub(crate) anchors: &'a Anchors,
+    pub(crate) placement: &'a Placement,
+    pub(crate) spec: &'a ModelSpec,
+    /// For each class whether it is looked for; all are if absent. Scores of others count for nothing.
+    pub(crate) wanted: Option<&'a [bool]>,
 }
 
 /// A score above the threshold, and where it stands.
@@ -105,56 +85,133 @@ struct Candidate {
     offsets: [f32; 4],
 }
 
-/// The candidates that remain: best first, without those that a better one suppresses. `candidate` says what a rank's index
-/// stands for.
-fn select(
-    ranks: Vec<Rank>,
-    candidate: impl Fn(usize) -> Candidate,
-    anchors: &Anchors,
-    placement: &Placement,
-    spec: &ModelSpec,
-) -> Vec<Detection> {
-    let rules = &spec.postprocessing;
-    let (width, height) = match rules.clip {
-        Clip::Padded => (placement.padded_width, placement.padded_height),
-        Clip::Image => (placement.resized_width, placement.resized_height),
-    };
-    let mut rivals = vec![Rivals::default(); spec.class_count()];
-    let mut detections = Vec::new();
-    for index in BestFirst::new(ranks) {
-        if rules.max_detections.is_some_and(|most| detections.len() >= most) {
-            break;
+impl Selection<'_> {
+    /// As [`postprocess`].
+    pub(crate) fn of_all(&self, scores: ArrayView2<f32>, offsets: ArrayView2<f32>) -> Vec<Detection> {
+        let (rows, classes) = (self.anchors.boxes().len(), self.spec.class_count());
+        assert_eq!(scores.dim(), (rows, classes), "shape of the scores");
+        assert_eq!(offsets.dim(), (rows, 4), "shape of the offsets");
+        assert!(u32::try_from(rows * classes).is_ok(), "number of scores exceeds 2^32");
+        let scores = scores.as_standard_layout();
+        let scores = scores.as_slice().expect("an array in standard layout is a slice");
+        let candidate = |index: usize| {
+            let (anchor, label) = (index / classes, index % classes);
+            Candidate { anchor, label, score: scores[index], offsets: std::array::from_fn(|i| offsets[[anchor, i]]) }
+        };
+        self.select(self.candidates(scores), candidate)
+    }
+
+    /// As [`postprocess_candidates`].
+    pub(crate) fn of_candidates(&self, found: &Candidates) -> Vec<Detection> {
+        let Candidates { scores, anchors: rows, classes, offsets } = found;
+        let count = scores.len();
+        assert_eq!((rows.len(), classes.len(), offsets.dim()), (count, count, (count, 4)), "lengths of the candidates");
+        let threshold = self.spec.postprocessing.score_threshold;
+        let wanted = |index: &usize| self.wanted.is_none_or(|wanted| wanted[classes[*index] as usize]);
+        let above = (0..count).filter(|index| scores[*index] > threshold);
+        let mut order: Vec<usize> = above.filter(wanted).collect();
+        // Equal scores go by anchor and class, as where there is a score for everything.
+        order.sort_unstable_by_key(|index| (rows[*index], classes[*index]));
+        let ranks = order.iter().enumerate().map(|(place, index)| Rank::new(scores[*index], place)).collect();
+        let candidate = |place: usize| {
+            let index = order[place];
+            Candidate {
+                anchor: rows[index] as usize,
+                label: classes[index] as usize,
+                score: scores[index],
+                offsets: std::array::from_fn(|i| offsets[[index, i]]),
+            }
+        };
+        self.select(ranks, candidate)
+    }
+
+    /// The scores above the threshold, at most `top_k` of each level; an index is that of anchor times classes plus class.
+    fn candidates(&self, scores: &[f32]) -> Vec<Rank> {
+        let (rules, classes) = (&self.spec.postprocessing, self.spec.class_count());
+        let mut candidates = Vec::new();
+        for level in self.anchors.levels() {
+            let start = candidates.len();
+            let (first, end) = (level.start * classes, level.end * classes);
+            find_above(rules.score_threshold, &scores[first..end], first, &mut candidates);
+            if let Some(wanted) = self.wanted {
+                let mut place = 0;
+                candidates.retain(|rank| {
+                    place += 1;
+                    place <= start || wanted[rank.index() % classes]
+                });
+            }
+            let found = &mut candidates[start..];
+            if let Some(top_k) = rules.top_k.filter(|top_k| *top_k < found.len()) {
+                found.select_nth_unstable(top_k);
+                candidates.truncate(start + top_k);
+            }
         }
-        let Candidate { anchor, label, score, offsets } = candidate(index);
-        let decoded = spec.box_coder.decode(&anchors.boxes()[anchor], offsets);
+        candidates
+    }
+
+    /// The candidates that remain, best first. `candidate` says what a rank's index stands for.
+    fn select(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
+        match self.spec.postprocessing.soft_nms {
+            Some(sigma) => self.soften(ranks, candidate, sigma),
+            None => self.suppress(ranks, candidate),
+        }
+    }
+
+    /// Those that no better one suppresses.
+    fn suppress(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
+        let rules = &self.spec.postprocessing;
+        let mut rivals = vec![Rivals::default(); self.spec.class_count()];
+        let mut detections = Vec::new();
+        for index in BestFirst::new(ranks) {
+            if rules.max_detections.is_some_and(|most| detections.len() >= most) {
+                break;
+            }
+            let candidate = candidate(index);
+            let Some(clipped) = self.decode(&candidate) else { continue };
+            if rivals[self.group(candidate.label)].admit(&clipped, rules.nms_threshold) {
+                let bounding_box = self.placement.to_original_image(&clipped);
+                detections.push(Detection { label: candidate.label, score: candidate.score, bounding_box });
+            }
+        }
+        detections
+    }
+
+    /// Those whose score exceeds the threshold after what better ones take from it.
+    fn soften(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate, sigma: f32) -> Vec<Detection> {
+        let rules = &self.spec.postprocessing;
+        let candidates = BestFirst::new(ranks).map(candidate);
+        let decoded = candidates.filter_map(|candidate| {
+            let bounding_box = self.decode(&candidate)?;
+            Some((candidate.label, Rival { score: candidate.score, bounding_box, group: self.group(candidate.label) }))
+        });
+        let (labels, rivals): (Vec<_>, Vec<_>) = decoded.unzip();
+        let most = rules.max_detections.unwrap_or(usize::MAX);
+        let remaining = soften(&rivals, sigma, rules.score_threshold, most).into_iter().map(|(index, score)| {
+            let bounding_box = self.placement.to_original_image(&rivals[index].bounding_box);
+            Detection { label: labels[index], score, bounding_box }
+        });
+        remaining.collect()
+    }
+
+    /// Its box, clipped, in pixels of the input; none if that has no extent.
+    fn decode(&self, candidate: &Candidate) -> Option<BoundingBox> {
+        let Placement { padded_width, padded_height, resized_width, resized_height, .. } = *self.placement;
+        let (width, height) = match self.spec.postprocessing.clip {
+            Clip::Padded => (padded_width, padded_height),
+            Clip::Image => (resized_width, resized_height),
+        };
+        let decoded = self.spec.box_coder.decode(&self.anchors.boxes()[candidate.anchor], candidate.offsets);
         let clipped = decoded.clip(width as f32, height as f32);
-        let has_extent = clipped.width() > 0.0 && clipped.height() > 0.0;
-        let group = match rules.suppression {
+        (clipped.width() > 0.0 && clipped.height() > 0.0).then_some(clipped)
+    }
+
+    /// Boxes of one group are rivals.
+    fn group(&self, label: usize) -> usize {
+        match self.spec.postprocessing.suppression {
             Suppression::PerClass => label,
             Suppression::ClassAgnostic => 0,
-        };
-        if has_extent && rivals[group].admit(&clipped, rules.nms_threshold) {
-            let bounding_box = placement.to_original_image(&clipped);
-            detections.push(Detection { label, score, bounding_box });
         }
     }
-    detections
-}
-
-/// The scores above the threshold, at most `top_k` of each level; an index is that of anchor times classes plus class.
-fn candidates(scores: &[f32], anchors: &Anchors, rules: &PostprocessingSpec, classes: usize) -> Vec<Rank> {
-    let mut candidates = Vec::new();
-    for level in anchors.levels() {
-        let start = candidates.len();
-        let (first, end) = (level.start * classes, level.end * classes);
-        find_above(rules.score_threshold, &scores[first..end], first, &mut candidates);
-        let found = &mut candidates[start..];
-        if let Some(top_k) = rules.top_k.filter(|top_k| *top_k < found.len()) {
-            found.select_nth_unstable(top_k);
-            candidates.truncate(start + top_k);
-        }
-    }
-    candidates
 }
 
 /// Appends the ranks of scores above the threshold. There are millions of scores and few are: whole blocks are passed
@@ -172,7 +229,7 @@ fn find_above(threshold: f32, scores: &[f32], first: usize, found: &mut Vec<Rank
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::spec::{BoxCoderSpec, Class};
+    use models::spec::{BoxCoderSpec, Class, PostprocessingSpec};
     use ndarray::{Array1, Array2};
 
     const SIDE: usize = 64;
@@ -302,6 +359,31 @@ mod tests {
         all
     }
 
+    /// Candidates as a network hands them over.
+    struct Columns {
+        scores: Array1<f32>,
+        anchors: Array1<i64>,
+        classes: Array1<i64>,
+        offsets: Array2<f32>,
+    }
+
+    impl Columns {
+        fn new(selected: &[(i64, i64, f32, [f32; 4])]) -> Self {
+            Self {
+                scores: selected.iter().map(|found| found.2).collect(),
+                anchors: selected.iter().map(|found| found.0).collect(),
+                classes: selected.iter().map(|found| found.1).collect(),
+                offsets: ndarray::arr2(&selected.iter().map(|found| found.3).collect::<Vec<_>>()),
+            }
+        }
+
+        fn candidates(&self) -> Candidates<'_> {
+            let Self { scores, anchors, classes, offsets } = self;
+            let (scores, anchors) = (scores.view(), anchors.view());
+            Candidates { scores, anchors, classes: classes.view(), offsets: offsets.view() }
+        }
+    }
+
     #[test]
     fn candidates_say_what_all_scores_say() {
         let (anchors, scores, offsets) = noise();
@@ -321,22 +403,55 @@ mod tests {
             let expected = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
             assert!(expected.len() > 5);
             for _ in 0..2 {
-                let columns = |i: usize| Array1::from_iter(selected.iter().map(|found| [found.0, found.1][i]));
-                let found = postprocess_candidates(
-                    &Candidates {
-                        scores: Array1::from_iter(selected.iter().map(|found| found.2)).view(),
-                        anchors: columns(0).view(),
-                        classes: columns(1).view(),
-                        offsets: ndarray::arr2(&selected.iter().map(|found| found.3).collect::<Vec<_>>()).view(),
-                    },
-                    &anchors,
-                    &PLACEMENT,
-                    &spec,
-                );
+                let columns = Columns::new(&selected);
+                let found = postprocess_candidates(&columns.candidates(), &anchors, &PLACEMENT, &spec);
                 assert_eq!(found, expected, "{:?}", spec.postprocessing);
                 selected.reverse();
             }
         }
+    }
+
+    #[test]
+    fn classes_that_are_not_wanted_neither_appear_nor_count() {
+        let (anchors, scores, offsets) = noise();
+        let agnostic = |rules: &mut PostprocessingSpec| {
+            (rules.suppression, rules.top_k) = (Suppression::ClassAgnostic, Some(20));
+        };
+        for spec in [spec(|_| ()), spec(agnostic)] {
+            let mut silenced = scores.clone();
+            silenced.column_mut(1).fill(0.0);
+            let expected = postprocess(silenced.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+            assert!(expected.len() > 5);
+            let wanted = Some(&[true, false, true][..]);
+            let selection = Selection { anchors: &anchors, placement: &PLACEMENT, spec: &spec, wanted };
+            assert_eq!(selection.of_all(scores.view(), offsets.view()), expected);
+        }
+        let spec = spec(|rules| rules.top_k = Some(100_000));
+        let selected = selected(&scores, &offsets, &anchors, 100_000);
+        let wanted = Some(&[false, false, true][..]);
+        let selection = Selection { anchors: &anchors, placement: &PLACEMENT, spec: &spec, wanted };
+        let found = selection.of_candidates(&Columns::new(&selected).candidates());
+        assert_eq!(found, selection.of_all(scores.view(), offsets.view()));
+        assert!(found.len() > 5 && found.iter().all(|detection| detection.label == 2));
+    }
+
+    #[test]
+    fn soft_suppression_lowers_scores_in_place_of_removing_boxes() {
+        let (anchors, mut scores, mut offsets) = silence();
+        for (anchor, score, right) in [(5, 0.75, 40.0), (14, 0.5, 34.0)] {
+            scores[[anchor, 2]] = score;
+            say(&mut offsets, &anchors, anchor, [10.0, 10.0, right, 40.0]);
+        }
+        let find = |sigma, threshold| {
+            let spec = spec(|rules| (rules.soft_nms, rules.score_threshold) = (sigma, threshold));
+            let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+            found.iter().map(|detection| detection.score).collect::<Vec<_>>()
+        };
+        assert_eq!(find(None, 0.05), [0.75]);
+        // The overlap is 24 of 30 columns.
+        let [best, lowered] = find(Some(0.5), 0.05)[..] else { panic!("not two") };
+        assert!(best == 0.75 && (lowered - 0.5 * (-0.8f32 * 0.8 / 0.5).exp()).abs() < 1e-3, "{lowered}");
+        assert_eq!(find(Some(0.5), 0.2), [0.75]);
     }
 
     #[test]

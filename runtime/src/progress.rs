@@ -17,7 +17,8 @@ pub fn say(line: fmt::Arguments) {
 
 /// How far a run over many pictures has come.
 pub struct Progress {
-    total: usize,
+    /// How many there are, if that is known.
+    total: Option<usize>,
     done: usize,
     started: Instant,
     shown: Instant,
@@ -27,7 +28,7 @@ pub struct Progress {
 
 impl Progress {
     /// `stdout_in_use` says that results go to stdout; on a terminal they are progress enough, and share its lines.
-    pub fn new(total: usize, stdout_in_use: bool) -> Self {
+    pub fn new(total: Option<usize>, stdout_in_use: bool) -> Self {
         let changing = io::stderr().is_terminal() && !(stdout_in_use && io::stdout().is_terminal());
         let now = Instant::now();
         Self { total, done: 0, started: now, shown: now, changing }
@@ -37,7 +38,7 @@ impl Progress {
     pub fn advance(&mut self) {
         self.done += 1;
         let interval = if self.changing { FRAME } else { INTERVAL };
-        if self.shown.elapsed() < interval || self.done == self.total {
+        if self.shown.elapsed() < interval || Some(self.done) == self.total {
             return;
         }
         self.shown = Instant::now();
@@ -69,8 +70,9 @@ impl Drop for Progress {
     }
 }
 
-fn line(done: usize, total: usize, elapsed: Duration) -> String {
+fn line(done: usize, total: Option<usize>, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64();
+    let Some(total) = total else { return format!("{done} pictures, {rate:.1} per second") };
     let left = ((total - done) as f64 / rate).round() as u64;
     format!("{done} of {total} pictures, {rate:.1} per second, {}:{:02} left", left / 60, left % 60)
 }
@@ -81,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_line_tells_rate_and_time_left() {
-        let line = line(50, 200, Duration::from_secs(25));
-        assert_eq!(line, "50 of 200 pictures, 2.0 per second, 1:15 left");
+        let elapsed = Duration::from_secs(25);
+        assert_eq!(line(50, Some(200), elapsed), "50 of 200 pictures, 2.0 per second, 1:15 left");
+        assert_eq!(line(50, None, elapsed), "50 pictures, 2.0 per second");
     }
 }

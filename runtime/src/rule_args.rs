@@ -16,6 +16,11 @@ pub(crate) struct RuleArgs {
     #[arg(long, value_name = "X", value_parser = parse_share)]
     nms: Option<f32>,
 
+    /// In place of removing boxes, lower the scores of those that overlap with better ones, with this sigma, such as 0.5
+    /// (soft-NMS).
+    #[arg(long, value_name = "SIGMA", conflicts_with = "nms", value_parser = parse_sigma)]
+    soft_nms: Option<f32>,
+
     /// Consider the best N scores of each of the five levels, or `all`.
     #[arg(long, value_name = "N", value_parser = parse_cap)]
     top_k: Option<usize>,
@@ -23,10 +28,6 @@ pub(crate) struct RuleArgs {
     /// Report the best N detections of each picture, or `all`.
     #[arg(long, value_name = "N", value_parser = parse_cap)]
     max_detections: Option<usize>,
-
-    /// Report these classes alone, by name or id, separated by commas. Boxes of others suppress nothing.
-    #[arg(long, value_name = "NAMES")]
-    classes: Option<Vec<String>>,
 
     /// Boxes of all classes suppress each other. [default: what the model says; per class for those of `trainer init`]
     #[arg(long)]
@@ -47,15 +48,16 @@ pub(crate) struct RuleArgs {
 }
 
 impl RuleArgs {
-    /// What replaces the rules of the model's spec.
-    pub(crate) fn rules(&self) -> Rules {
+    /// What replaces the rules of the model's spec, for these classes or for all.
+    pub(crate) fn rules(&self, classes: Option<&[String]>) -> Rules {
         Rules {
             score_threshold: self.score,
             nms_threshold: self.nms,
+            soft_nms: self.soft_nms,
             top_k: self.top_k,
             max_detections: self.max_detections,
             suppression: self.class_agnostic.then_some(Suppression::ClassAgnostic),
-            classes: self.classes.clone(),
+            classes: classes.map(<[String]>::to_vec),
         }
     }
 
@@ -69,6 +71,11 @@ impl RuleArgs {
 fn parse_share(text: &str) -> Result<f32, String> {
     let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
     share.ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+fn parse_sigma(text: &str) -> Result<f32, String> {
+    let sigma = text.parse().ok().filter(|sigma: &f32| *sigma > 0.0 && sigma.is_finite());
+    sigma.ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 fn parse_cap(text: &str) -> Result<usize, String> {

@@ -12,6 +12,9 @@ pub struct Rules {
     pub score_threshold: Option<f32>,
     /// A box goes when its IoU with a better one exceeds this, in [0, 1].
     pub nms_threshold: Option<f32>,
+    /// Every better box multiplies a score by exp(-IoU² / this), above 0, in place of removing boxes.
+    /// <https://arxiv.org/abs/1704.04503>
+    pub soft_nms: Option<f32>,
     /// Best candidates kept per level before suppression, at least 1; `usize::MAX` keeps all.
     pub top_k: Option<usize>,
     /// Best detections kept per picture, at least 1; `usize::MAX` keeps all.
@@ -34,6 +37,9 @@ pub enum RuleError {
         /// What was asked for.
         found: f32,
     },
+    /// Not a number above 0.
+    #[error("sigma of soft suppression is {0}, expected a number above 0")]
+    Sigma(f32),
     /// Nothing would be kept.
     #[error("{0} of 0 would keep nothing; ask for at least 1")]
     Nothing(&'static str),
@@ -83,6 +89,12 @@ impl Rules {
         }
         if let Some(asked) = self.nms_threshold {
             rules.nms_threshold = within("NMS", asked)?;
+        }
+        if let Some(sigma) = self.soft_nms {
+            if !(sigma > 0.0 && sigma.is_finite()) {
+                return Err(RuleError::Sigma(sigma));
+            }
+            rules.soft_nms = Some(sigma);
         }
         if let Some(asked) = self.top_k {
             if let Some(fixed) = fixed_top_k.filter(|fixed| *fixed != asked) {
@@ -164,6 +176,7 @@ mod tests {
         let rules = Rules {
             score_threshold: Some(0.3),
             nms_threshold: Some(0.7),
+            soft_nms: Some(0.4),
             top_k: Some(usize::MAX),
             max_detections: Some(5),
             suppression: Some(Suppression::ClassAgnostic),
@@ -172,7 +185,7 @@ mod tests {
         let mut changed = spec();
         rules.replace(&mut changed, None).unwrap();
         let found = changed.postprocessing;
-        assert_eq!((found.score_threshold, found.nms_threshold), (0.3, 0.7));
+        assert_eq!((found.score_threshold, found.nms_threshold, found.soft_nms), (0.3, 0.7, Some(0.4)));
         assert_eq!((found.top_k, found.max_detections, found.suppression), (None, Some(5), Suppression::ClassAgnostic));
     }
 
@@ -183,6 +196,8 @@ mod tests {
             let rules = Rules { nms_threshold: Some(threshold), ..Rules::default() };
             assert!(refused(rules, None).contains("NMS threshold"));
         }
+        let rules = Rules { soft_nms: Some(0.0), ..Rules::default() };
+        assert!(refused(rules, None).contains("sigma of soft suppression is 0"));
         let rules = Rules { max_detections: Some(0), ..Rules::default() };
         assert!(refused(rules, None).contains("at least 1"));
         let rules = Rules { score_threshold: Some(0.01), ..Rules::default() };

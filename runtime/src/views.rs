@@ -307,21 +307,21 @@ mod tests {
         Detection { label: 0, score, bounding_box: corners.into() }
     }
 
-    /// Two tiles of a picture of 180 by 80, and the whole.
+    /// Two tiles of a picture of 175 by 80, and the whole.
     fn views(whole: Vec<Detection>, left: Vec<Detection>, right: Vec<Detection>) -> Vec<(Look, Vec<Detection>)> {
-        let looks = ViewOptions { tiling: Some(TILING), flip: false }.looks(180, 80);
+        let looks = ViewOptions { tiling: Some(TILING), flip: false }.looks(175, 80);
         let [a, b, c] = looks[..] else { panic!("{looks:?}") };
         vec![(a, whole), (b, left), (c, right)]
     }
 
     fn scores(seen: Vec<(Look, Vec<Detection>)>) -> Vec<f32> {
         let rules = PostprocessingSpec::default();
-        merge(seen, [180, 80], &rules).into_iter().map(|detection| detection.score).collect()
+        merge(seen, [175, 80], &rules).into_iter().map(|detection| detection.score).collect()
     }
 
     #[test]
     fn an_object_in_several_views_is_found_once() {
-        // Tiles are 0 to 100 and 80 to 180.
+        // Tiles are 0 to 100 and 75 to 175.
         let found = detection(0.9, [84.0, 10.0, 95.0, 30.0]);
         let again = detection(0.8, [84.5, 10.0, 95.0, 30.0]);
         assert_eq!(scores(views(vec![again], vec![found], vec![again])), [0.9]);
@@ -329,9 +329,9 @@ mod tests {
 
     #[test]
     fn a_part_never_stands_for_the_whole() {
-        let whole = detection(0.6, [60.0, 10.0, 140.0, 50.0]);
-        let left = detection(0.9, [60.0, 10.0, 100.0, 50.0]);
-        let right = detection(0.95, [80.0, 10.0, 140.0, 50.0]);
+        let whole = detection(0.6, [40.0, 10.0, 140.0, 50.0]);
+        let left = detection(0.9, [40.0, 10.0, 100.0, 50.0]);
+        let right = detection(0.95, [75.0, 10.0, 140.0, 50.0]);
         assert_eq!(scores(views(vec![whole], vec![left], vec![right])), [0.6]);
         // Without the whole, both parts remain: less than half of either is the other.
         assert_eq!(scores(views(vec![], vec![left], vec![right])), [0.95, 0.9]);

@@ -68,17 +68,45 @@ fn help_shows_every_option_default_and_exit_code() {
     let folder = folder();
     let (code, stdout, _) = run(runtime(&folder).arg("--help"));
     assert_eq!(code, 0);
-    for part in ["detect", "score", "Exit codes: 0"] {
+    for part in ["detect", "eval", "score", "bench", "Exit codes: 0"] {
         assert!(stdout.contains(part), "`{part}` is not in: {stdout}");
     }
     let (code, stdout, _) = run(runtime(&folder).args(["detect", "--help"]));
     assert_eq!(code, 0);
-    for option in
-        ["--model", "--provider", "--threads", "--onnxruntime", "--score", "--json", "--csv", "--draw", "PATHS"]
-    {
+    for option in [
+        "--model",
+        "--provider",
+        "--threads",
+        "--onnxruntime",
+        "--score",
+        "--nms",
+        "--soft-nms",
+        "--top-k",
+        "--max-detections",
+        "--classes",
+        "--class-agnostic",
+        "--tile",
+        "--tile-overlap",
+        "--flip",
+        "--json",
+        "--ndjson",
+        "--csv",
+        "--coco",
+        "--image-ids",
+        "--draw",
+        "--yolo",
+        "--crops",
+        "--stdin",
+        "--recursive",
+        "--batch",
+        "--workers",
+        "--max-pixels",
+        "--max-bytes",
+        "PATHS",
+    ] {
         assert!(stdout.contains(option), "`{option}` is not in: {stdout}");
     }
-    assert_eq!(stdout.matches("[default: ").count(), 5, "{stdout}");
+    assert_eq!(stdout.matches("[default: ").count(), 11, "{stdout}");
     let (_, stdout, _) = run(runtime(&folder).args(["eval", "--help"]));
     assert!(stdout.contains("marked `difficult` count like any other"), "{stdout}");
 }
@@ -86,7 +114,7 @@ fn help_shows_every_option_default_and_exit_code() {
 #[test]
 fn wrong_usage_ends_with_2() {
     let folder = folder();
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 16] = [
         &[],
         &["detect"],
         &["detect", "--unknown", "a.png"],
@@ -94,6 +122,13 @@ fn wrong_usage_ends_with_2() {
         &["detect", "--score", "2", "a.png"],
         &["detect", "--threads", "0", "a.png"],
         &["detect", "--json", "-", "--csv", "-", "a.png"],
+        &["detect", "--stdin", "a.png"],
+        &["detect", "--nms", "-1", "a.png"],
+        &["detect", "--soft-nms", "0", "a.png"],
+        &["detect", "--top-k", "0", "a.png"],
+        &["detect", "--tile", "8x8", "a.png"],
+        &["detect", "--tile-overlap", "0.5", "a.png"],
+        &["bench", "--size", "big"],
         &["eval", "--data", "t.json", "--voc-iou", "0"],
         &["score", "--truth", "t.json", "--detections", "d.json", "--confusion", "sure"],
     ];

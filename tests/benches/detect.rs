@@ -1,99 +1,216 @@
-//! What a picture costs beyond the network: ResNet-50, 80 classes, a JPEG of 1280x960 that becomes 640x832.
+//! What `runtime detect` takes beyond the network, and against Python: ResNet-50 with 90 classes, 100 JPEG files of mixed sizes that
+//! become 640x832 or 832x640. The network is torchvision's, imported and exported, so that all find the same. When `PEER_PYTHON`
+//! names a Python with torch 2.11, torchvision 0.26, onnxruntime and Pillow, it makes the weights and detects in turns with us;
+//! otherwise weights are random.
 
-use std::path::Path;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use exporter::{ExportOptions, export};
 use image::{Rgb, RgbImage};
-use models::Checkpoint;
 use models::spec::NormKind;
-use ndarray::ArrayD;
-use runtime::{Detector, DetectorOptions, View, picture};
+use models::{AtomicFile, Checkpoint};
+use runtime::EngineOptions;
+use serde::Deserialize;
 
-const WARM_UP: usize = 2;
-const RUNS: usize = 15;
+/// Sizes of the pictures, which take turns.
+const SIZES: [(u32, u32); 5] = [(640, 480), (1280, 960), (960, 1280), (2048, 1536), (800, 600)];
 
-/// Scores above the threshold, of the 8 million of a picture.
-const CANDIDATES: usize = 2000;
+const PICTURES: usize = 100;
+
+/// Pictures that one takes before it is another's turn.
+const TURN: usize = 25;
+
+/// Torchvision's transform for 4:3 gives 624x832, which is padded.
+const SHORTER_SIDE: u32 = 624;
 
 fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let jpeg = folder.path().join("picture.jpg");
-    plasma(1280, 960).save(&jpeg)?;
-    let detector = detector(&folder.path().join("retinanet.onnx"), &jpeg)?;
-    let mut times = [const { Vec::new() }; 4];
-    let mut detections = 0;
-    let mut size = (0, 0);
-    for run in 0..WARM_UP + RUNS {
-        let start = Instant::now();
-        let pixels = picture::read(&jpeg)?;
-        let read = start.elapsed();
-        let view = whole(&detector, &pixels)?;
-        let preprocessed = start.elapsed();
-        let outputs = detector.run(&[&view])?;
-        let inferred = start.elapsed();
-        detections = detector.postprocess(&view, &outputs, 0)?.len();
-        let finished = start.elapsed();
-        size = view.size().into();
-        if run >= WARM_UP {
-            let stages = [read, preprocessed - read, inferred - preprocessed, finished - inferred];
-            for (times, stage) in times.iter_mut().zip(stages) {
-                times.push(stage.as_secs_f64() * 1e3);
-            }
+    let folder = folder.path();
+    let pictures = draw(folder)?;
+    std::fs::copy(&pictures[1], folder.join("picture.jpg"))?;
+    let python = std::env::var("PEER_PYTHON").ok();
+    let checkpoint = match &python {
+        Some(python) => import(python, folder)?,
+        None => tests::checkpoint(&tests::spec("resnet50", NormKind::FrozenBatch, 90), 0),
+    };
+    let mut spec = checkpoint.spec;
+    spec.preprocessing.shorter_side = SHORTER_SIDE;
+    // The probe is of the network, whatever the size of pictures.
+    let checkpoint = Checkpoint { spec, ..checkpoint };
+    let options = ExportOptions::default();
+    export(checkpoint, AtomicFile::create(&folder.join("model.onnx"))?, &options, &EngineOptions::default())?;
+
+    let mut peers = Vec::new();
+    for name in ["onnxruntime", "torchvision"] {
+        if let Some(python) = &python {
+            let mut peer = Peer::start(python, name, folder)?;
+            peer.detect(&pictures[..2])?;
+            peers.push((name, peer, Times::default()));
         }
     }
-    let [read, preprocess, run, postprocess] = times.map(median);
-    println!("ResNet-50, {}x{}, 80 classes, {detections} detections; medians of {RUNS} runs in ms:", size.0, size.1);
-    println!("  read {read:.1}, preprocess {preprocess:.1}, run {run:.1}, postprocess {postprocess:.1}");
-    println!("  beyond run: {:.1} % of run", 100.0 * (read + preprocess + postprocess) / run);
+    let program = program()?;
+    let mut ours = Times::default();
+    ours_detects(&program, folder, &pictures[..2])?;
+    for turn in pictures.chunks(TURN) {
+        ours.add(ours_detects(&program, folder, turn)?);
+        for (_, peer, times) in &mut peers {
+            times.add(peer.detect(turn)?);
+        }
+    }
+    println!(
+        "ResNet-50, 640x832 and 832x640, {PICTURES} JPEG files, in turns of {TURN}; s in all, of which network; ratio"
+    );
+    println!(
+        "  runtime detect      {:>7.2} {:>7.2}  {:.3} times the network",
+        ours.seconds,
+        ours.network,
+        ours.seconds / ours.network
+    );
+    println!(
+        "    with its start    {:>7.2}          {:.3} times the network",
+        ours.program,
+        ours.program / ours.network
+    );
+    for (name, _, times) in &peers {
+        println!(
+            "  Python, {name:<11} {:>7.2} {:>7.2}  {:.2} times runtime detect",
+            times.seconds,
+            times.network,
+            times.seconds / ours.seconds
+        );
+        let differing = times.detections.iter().zip(&ours.detections).filter(|(a, b)| a != b).count();
+        println!("    {differing} of {PICTURES} pictures have another number of detections than with us");
+    }
+    let count: usize = ours.detections.iter().sum();
+    println!("  detections in a picture: {}", count / PICTURES);
     Ok(())
 }
 
-/// A random network, biased so that [`CANDIDATES`] of its scores of the picture exceed the threshold.
-fn detector(model: &Path, jpeg: &Path) -> anyhow::Result<Detector> {
-    let mut spec = tests::spec("resnet50", NormKind::FrozenBatch, 80);
-    spec.preprocessing.shorter_side = 624;
-    let checkpoint = tests::checkpoint(&spec, 0);
-    let threshold = f64::from(spec.postprocessing.score_threshold);
-    // So low that no score is rounded to 1, whence no logit could be told.
-    let low = -40.0;
-    let biased = open(model, &checkpoint, low)?;
-    let outputs = biased.run(&[&whole(&biased, &picture::read(jpeg)?)?])?.into_dense()?;
-    let mut scores: Vec<_> = outputs.scores().iter().copied().collect();
-    let (_, last, _) = scores.select_nth_unstable_by(CANDIDATES, |a, b| b.total_cmp(a));
-    open(model, &checkpoint, low + logit(threshold) - logit(f64::from(*last)))
+/// What pictures took, in seconds.
+#[derive(Default, Deserialize)]
+struct Times {
+    /// Reading to detections.
+    seconds: f64,
+    /// Of it in the network; of torchvision in the model, which does all but read.
+    network: f64,
+    /// Numbers of detections of the pictures.
+    detections: Vec<usize>,
+    /// From the start of the program to its end.
+    #[serde(default)]
+    program: f64,
 }
 
-fn whole(detector: &Detector, picture: &RgbImage) -> anyhow::Result<View> {
-    Ok(detector.prepare(picture, detector.looks(picture)[0])?)
+impl Times {
+    fn add(&mut self, other: Self) {
+        self.seconds += other.seconds;
+        self.network += other.network;
+        self.program += other.program;
+        self.detections.extend(other.detections);
+    }
 }
 
-fn open(model: &Path, checkpoint: &Checkpoint, bias: f64) -> anyhow::Result<Detector> {
-    let mut tensors = checkpoint.tensors.clone();
-    let output = tensors.get_mut("classificationModel.output.bias").context("every network has this tensor")?;
-    *output = ArrayD::from_elem(output.shape(), bias as f32);
-    std::fs::write(model, exporter::to_onnx(&checkpoint.spec, tensors, &checkpoint.provenance)?)?;
-    Ok(Detector::open(model, DetectorOptions::default())?)
+/// The program, built as users have it.
+fn program() -> anyhow::Result<PathBuf> {
+    let status =
+        Command::new(env!("CARGO")).args(["build", "--release", "--quiet", "--package", "runtime"]).status()?;
+    ensure!(status.success(), "cannot build runtime");
+    let bench = std::env::current_exe()?;
+    let folder = bench.ancestors().nth(2).context("a benchmark lies in `deps`")?;
+    Ok(folder.join("runtime"))
 }
 
-fn logit(score: f64) -> f64 {
-    (score / (1.0 - score)).ln()
+fn ours_detects(program: &Path, folder: &Path, pictures: &[PathBuf]) -> anyhow::Result<Times> {
+    let json = folder.join("ours.json");
+    let started = Instant::now();
+    let mut command = Command::new(program);
+    command.arg("detect").arg("--model").arg(folder.join("model.onnx")).arg("--json").arg(&json).args(pictures);
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        let library = "../.deps/onnxruntime/lib/libonnxruntime.so";
+        command.env("ORT_DYLIB_PATH", Path::new(env!("CARGO_MANIFEST_DIR")).join(library));
+    }
+    let output = command.output()?;
+    let elapsed = started.elapsed().as_secs_f64();
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(output.status.success(), "runtime detect ends with {}: {said}", output.status);
+    // `...; 71.003 s, 70.001 s of it in ONNX Runtime on cpu`
+    let numbers = said.rsplit(';').next().unwrap_or_default().split(" s").map(|text| text.trim_matches([',', ' ']));
+    let numbers: Vec<f64> = numbers.filter_map(|text| text.parse().ok()).collect();
+    let [seconds, network] = numbers[..] else { anyhow::bail!("no times in: {said}") };
+    let found: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(json)?)?;
+    let detections = found.iter().map(|picture| picture["detections"].as_array().map_or(0, Vec::len)).collect();
+    Ok(Times { seconds, network, detections, program: elapsed })
 }
 
-/// A picture with details of many sizes.
-fn plasma(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| {
-        let (x, y) = (x as f32, y as f32);
-        let wave = |period: f32, tilt: f32| ((x + tilt * y) / period).sin() + ((y - tilt * x) / period).cos();
-        let level = |shift: f32| {
-            let sum = wave(90.0, 0.3 + shift) + 0.5 * wave(17.0, 0.7 - shift) + 0.3 * wave(3.0, shift);
-            (128.0 + 30.0 * sum).clamp(0.0, 255.0) as u8
-        };
-        Rgb([level(0.0), level(0.2), level(0.4)])
-    })
+/// A Python that detects.
+struct Peer {
+    child: Child,
+    asked: ChildStdin,
+    answers: BufReader<ChildStdout>,
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+impl Peer {
+    fn start(python: &str, name: &str, folder: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(python);
+        command.arg(script()).arg(name).arg(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("can't run {python}"))?;
+        let asked = child.stdin.take().context("stdin is piped")?;
+        let answers = BufReader::new(child.stdout.take().context("stdout is piped")?);
+        Ok(Self { child, asked, answers })
+    }
+
+    fn detect(&mut self, pictures: &[PathBuf]) -> anyhow::Result<Times> {
+        writeln!(self.asked, "{}", serde_json::to_string(pictures)?)?;
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer)?;
+        serde_json::from_str(&answer).context("the peer has ended")
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/detect.py")
+}
+
+/// Torchvision's network, with weights that the peer makes.
+fn import(python: &str, folder: &Path) -> anyhow::Result<Checkpoint> {
+    #[derive(clap::Parser)]
+    struct Import {
+        #[command(flatten)]
+        args: trainer::import::ImportArgs,
+    }
+    let status = Command::new(python).arg(script()).arg("make").arg(folder).status()?;
+    ensure!(status.success(), "the peer ends with {status}");
+    let [weights, checkpoint] = ["weights.pth", "imported.safetensors"].map(|name| folder.join(name));
+    let Import { args } = clap::Parser::parse_from([Path::new("import"), &weights, Path::new("--out"), &checkpoint]);
+    trainer::import::run(&args)?;
+    Ok(Checkpoint::open(&checkpoint)?)
+}
+
+/// Pictures with details of many sizes.
+fn draw(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for (number, (width, height)) in SIZES.into_iter().cycle().take(PICTURES).enumerate() {
+        let drawn = RgbImage::from_fn(width, height, |x, y| {
+            let (x, y) = (x as f32 + 37.0 * number as f32, y as f32);
+            let wave = |period: f32, tilt: f32| ((x + tilt * y) / period).sin() + ((y - tilt * x) / period).cos();
+            Rgb([0.0, 0.2, 0.4].map(|shift: f32| {
+                let sum = wave(90.0, 0.3 + shift) + 0.5 * wave(17.0, 0.7 - shift) + 0.3 * wave(3.0, shift);
+                (128.0 + 30.0 * sum).clamp(0.0, 255.0) as u8
+            }))
+        });
+        let path = folder.join(format!("{number:03}.jpg"));
+        drawn.save(&path)?;
+        files.push(path);
+    }
+    Ok(files)
 }

@@ -96,7 +96,7 @@ fn results_are_in_order_and_those_of_single_pictures_whatever_the_batch() {
     let pictures: Vec<_> = files.iter().map(|file| runtime::picture::read(file).unwrap()).collect();
     let expected: Vec<_> = pictures.iter().map(|picture| detector.detect(picture).unwrap()).collect();
     for (batch, workers) in [(1, 1), (1, 3), (4, 2), (50, 2)] {
-        let found = reports(&detector, &PipelineOptions { batch, workers, keep: false }, &files);
+        let found = reports(&detector, &PipelineOptions { batch, workers, ..PipelineOptions::default() }, &files);
         assert!(found.iter().map(|report| &report.file).eq(&files));
         for (report, expected) in found.iter().zip(&expected) {
             assert_same(detections(report), expected);

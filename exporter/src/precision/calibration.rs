@@ -55,7 +55,7 @@ pub fn pictures(data: &Path, pictures: Option<&Path>, most: usize) -> Result<Vec
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         picture::EXTENSIONS.iter().any(|known| extension == *known)
     };
-    let listed = if data.is_dir() || is_picture(data) { expand(&[data]) } else { Ok(Vec::new()) };
+    let listed = if data.is_dir() || is_picture(data) { expand(&[data], false) } else { Ok(Vec::new()) };
     let mut files = match listed {
         Ok(files) => files,
         // A folder of annotations.
@@ -115,7 +115,7 @@ pub(super) fn measure(
 ) -> Result<BTreeMap<String, Histogram>, CalibrationError> {
     let mut tap = Tap::from_bytes("the network", &encode_tapped(graph.clone(), values), engine)?;
     let mut histograms: BTreeMap<String, Histogram> = BTreeMap::new();
-    let mut progress = Progress::new(inputs.count(), false);
+    let mut progress = Progress::new(Some(inputs.count()), false);
     for images in inputs.each() {
         let images = images?;
         let mut add = |name: &str, numbers: &[f32]| histograms.entry(name.to_owned()).or_default().add(numbers);

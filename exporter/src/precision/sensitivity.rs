@@ -32,7 +32,7 @@ pub(super) fn measure(
 ) -> Result<Vec<Sensitivity>, CalibrationError> {
     let expected = answers(graph.clone(), inputs, engine)?;
     let all = Layers::all(graph);
-    let mut progress = Progress::new(all.names().count() * inputs.count(), false);
+    let mut progress = Progress::new(Some(all.names().count() * inputs.count()), false);
     let mut measured = Vec::new();
     for layer in all.names() {
         let mut single = graph.clone();

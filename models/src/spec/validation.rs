@@ -138,6 +138,12 @@ impl ModelSpec {
             &postprocessing.nms_threshold,
             "0 to 1",
         )?;
+        ensure(
+            postprocessing.soft_nms.is_none_or(|sigma| sigma > 0.0 && sigma.is_finite()),
+            "postprocessing.soft_nms",
+            &postprocessing.soft_nms,
+            "above 0, or null",
+        )?;
         ensure(postprocessing.top_k != Some(0), "postprocessing.top_k", &postprocessing.top_k, "at least 1, or null")?;
         ensure(
             postprocessing.max_detections != Some(0),
@@ -174,6 +180,7 @@ mod tests {
             ("preprocessing: {input_size: [320, 32768]}", "preprocessing.input_size"),
             ("preprocessing: {input_size: [832, 800], fixed_size: [800, 800]}", "preprocessing.input_size"),
             ("postprocessing: {score_threshold: .nan}", "postprocessing.score_threshold"),
+            ("postprocessing: {soft_nms: 0.0}", "postprocessing.soft_nms"),
             ("postprocessing: {top_k: 0}", "postprocessing.top_k"),
             ("anchors: {ratios: []}", "anchors.ratios"),
         ] {

@@ -26,6 +26,17 @@ struct Object<'a> {
 
 /// `earlier` is the number of reports before this one.
 pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], earlier: usize) -> io::Result<()> {
+    out.write_all(if earlier == 0 { b"[\n" } else { b",\n" })?;
+    write_object(out, report, classes)
+}
+
+/// The same object, as a line of its own.
+pub(super) fn write_line(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
+    write_object(out, report, classes)?;
+    out.write_all(b"\n")
+}
+
+fn write_object(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
     let file = report.file.to_string_lossy().into_owned();
     let picture = match &report.outcome {
         Ok(found) => {
@@ -39,7 +50,6 @@ pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], ea
         }
         Err(error) => Picture::Failed { file, error },
     };
-    out.write_all(if earlier == 0 { b"[\n" } else { b",\n" })?;
     serde_json::to_writer(out, &picture).map_err(io::Error::from)
 }
 
@@ -76,6 +86,17 @@ mod tests {
         let text = text(&samples::reports());
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
         assert_eq!(text.lines().count(), 5);
+    }
+
+    #[test]
+    fn lines_are_the_objects_of_the_list() {
+        let mut out = Vec::new();
+        for report in samples::reports() {
+            write_line(&mut out, &report, &samples::classes()).unwrap();
+        }
+        let lines: Vec<Value> =
+            String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(Value::from(lines), serde_json::from_str::<Value>(&text(&samples::reports())).unwrap());
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
 
-use super::{DecodeError, MAX_BYTES, PictureError, open, recognize};
+use super::{DecodeError, Limits, PictureError, open, recognize};
+
+const LIMITS: Limits = Limits::DEFAULT;
 
 /// Of a JPEG file so much is read first: nearly always all that stands before its pixels.
 const JPEG_HEADER: u64 = 1 << 16;
@@ -27,10 +29,10 @@ fn of_file(path: &Path) -> Result<(u32, u32), DecodeError> {
     match metadata.len() {
         _ if !metadata.is_file() => return Err(io::Error::other("it is no file").into()),
         0 => return Err(DecodeError::Empty),
-        length if length > MAX_BYTES => return Err(DecodeError::Long),
+        length if length > LIMITS.bytes => return Err(DecodeError::Long { limit: LIMITS.bytes }),
         _ => {}
     }
-    let reader = recognize(BufReader::new(File::open(path)?))?;
+    let reader = recognize(BufReader::new(File::open(path)?), &LIMITS)?;
     if reader.format() == Some(ImageFormat::Jpeg) { of_jpeg(reader.into_inner()) } else { of_header(reader) }
 }
 
@@ -40,8 +42,8 @@ fn of_jpeg(mut content: impl Read) -> Result<(u32, u32), DecodeError> {
     let mut length = JPEG_HEADER;
     loop {
         content.by_ref().take(length - bytes.len() as u64).read_to_end(&mut bytes)?;
-        let whole = (bytes.len() as u64) < length || length >= MAX_BYTES;
-        match recognize(Cursor::new(&bytes)).and_then(of_header) {
+        let whole = (bytes.len() as u64) < length || length >= LIMITS.bytes;
+        match recognize(Cursor::new(&bytes), &LIMITS).and_then(of_header) {
             Err(error) if !whole && !matches!(error, DecodeError::Large { .. }) => length *= 2,
             result => return result,
         }
@@ -50,7 +52,7 @@ fn of_jpeg(mut content: impl Read) -> Result<(u32, u32), DecodeError> {
 
 fn of_header(reader: ImageReader<impl BufRead + Seek>) -> Result<(u32, u32), DecodeError> {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-    let (decoder, orientation) = open(reader)?;
+    let (decoder, orientation) = open(reader, &LIMITS)?;
     let (width, height) = decoder.dimensions();
     let turned = matches!(orientation, Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH);
     Ok(if turned { (height, width) } else { (width, height) })

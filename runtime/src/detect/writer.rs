@@ -1,0 +1,127 @@
+//! Lists of what was found, and how it goes on stderr.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::error::ErrorKind;
+use models::spec::Class;
+use runtime::output::{Format, ImageIds, Output, Report};
+use runtime::pipeline::Ordered;
+use runtime::progress::Progress;
+
+use crate::cannot_write;
+use crate::interrupt::Interrupt;
+
+/// Which lists.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Write a JSON list with an object per picture; `-` is stdout, as for the following.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write the same objects one per line, each as soon as it is there.
+    #[arg(long, value_name = "FILE")]
+    ndjson: Option<PathBuf>,
+
+    /// Write CSV with a line per detection.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+
+    /// Write COCO's results, as `runtime score` and pycocotools read them. A picture's id is the number that its name is.
+    #[arg(long, value_name = "FILE")]
+    coco: Option<PathBuf>,
+
+    /// COCO file whose `images` say the ids for --coco.
+    #[arg(long, value_name = "FILE", requires = "coco")]
+    image_ids: Option<PathBuf>,
+}
+
+/// What a run amounts to.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) pictures: usize,
+    pub(super) failed: usize,
+    pub(super) detections: usize,
+}
+
+/// How a run ended.
+pub(super) struct Ending {
+    pub(super) tally: Tally,
+    pub(super) interrupted: bool,
+}
+
+/// Writes lists.
+pub(super) struct Writer {
+    outputs: Vec<(PathBuf, Output)>,
+    /// Whether lists are all that there is, so that without readers there is nothing to do.
+    only_lists: bool,
+}
+
+impl Writer {
+    /// Opens the lists, so that what cannot be written is found before the work. Where none are asked for and nothing else is
+    /// made, there is one on stdout.
+    pub(super) fn open(args: &ListArgs, stdin: bool, only_lists: bool) -> Result<Self> {
+        let ids = args.image_ids.as_deref().map(ImageIds::read).transpose()?.unwrap_or_default();
+        let asked = [
+            (&args.json, Format::Json),
+            (&args.ndjson, Format::Ndjson),
+            (&args.csv, Format::Csv),
+            (&args.coco, Format::Coco(ids)),
+        ];
+        let mut asked: Vec<_> = asked.into_iter().filter_map(|(path, format)| Some((path.clone()?, format))).collect();
+        if asked.is_empty() && only_lists {
+            asked.push(("-".into(), if stdin { Format::Ndjson } else { Format::Text }));
+        }
+        if asked.iter().filter(|(path, _)| path == Path::new("-")).count() > 1 {
+            clap::Error::raw(ErrorKind::ArgumentConflict, "only one list can go to stdout\n").exit();
+        }
+        let outputs = asked.into_iter().map(|(path, format)| {
+            let output = Output::open(&path, format).with_context(|| cannot_write(&path))?;
+            Ok((path, output))
+        });
+        Ok(Self { outputs: outputs.collect::<Result<_>>()?, only_lists })
+    }
+
+    /// Writes all reports. Interrupted, it leaves files as they were.
+    pub(super) fn run(
+        mut self,
+        reports: Ordered<Result<Report>>,
+        total: Option<usize>,
+        classes: &[Class],
+        interrupt: &Interrupt,
+    ) -> Result<Ending> {
+        let mut tally = Tally::default();
+        let mut progress = Progress::new(total, self.outputs.iter().any(|(path, _)| path == Path::new("-")));
+        for report in reports {
+            let report = report?;
+            for (path, output) in &mut self.outputs {
+                output.write(&report, classes).with_context(|| cannot_write(path))?;
+            }
+            tally.count(&report, &progress);
+            progress.advance();
+            // What nobody reads and nothing keeps is not worth going on for.
+            if self.only_lists && self.outputs.iter().all(|(_, output)| output.is_closed()) {
+                break;
+            }
+        }
+        // The last picture may have been done before the interrupt was noticed.
+        let interrupted = interrupt.is_raised() && Some(tally.pictures) != total;
+        for (path, output) in self.outputs.drain(..).filter(|_| !interrupted) {
+            output.finish().with_context(|| cannot_write(&path))?;
+        }
+        Ok(Ending { tally, interrupted })
+    }
+}
+
+impl Tally {
+    fn count(&mut self, report: &Report, progress: &Progress) {
+        self.pictures += 1;
+        match &report.outcome {
+            Ok(found) => self.detections += found.detections.len(),
+            Err(reason) => {
+                self.failed += 1;
+                progress.say(format_args!("error: `{}`: {reason}", report.file.display()));
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! COCO's results: one list of all detections, as `runtime score` and pycocotools read it.
+//! <https://cocodataset.org/#format-results>
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use models::spec::Class;
+use serde::{Deserialize, Serialize};
+
+use super::Report;
+
+/// The ids of pictures, which COCO has in place of names.
+#[derive(Clone, Debug, Default)]
+pub struct ImageIds {
+    /// Those that a file says, by the last part of the name; if absent, a picture's name is its id.
+    listed: Option<HashMap<String, Vec<(PathBuf, i64)>>>,
+}
+
+/// Why pictures have no ids.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read image ids from `{}`: {reason}; name a COCO file whose `images` have `id` and `file_name`", .path.display())]
+pub struct ImageIdsError {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+impl ImageIds {
+    /// The ids in the `images` of a COCO file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no COCO file.
+    pub fn read(path: &Path) -> Result<Self, ImageIdsError> {
+        #[derive(Deserialize)]
+        struct Truth {
+            images: Vec<Image>,
+        }
+        #[derive(Deserialize)]
+        struct Image {
+            id: i64,
+            file_name: PathBuf,
+        }
+        let error = |reason: String| ImageIdsError { path: path.to_owned(), reason };
+        let bytes = fs::read(path).map_err(|reason| error(reason.to_string()))?;
+        let truth: Truth = serde_json::from_slice(&bytes).map_err(|reason| error(reason.to_string()))?;
+        let mut listed: HashMap<String, Vec<_>> = HashMap::new();
+        for Image { id, file_name } in truth.images {
+            listed.entry(last(&file_name)).or_default().push((file_name, id));
+        }
+        Ok(Self { listed: Some(listed) })
+    }
+
+    /// The id of a picture: that of the listed name with which its path ends, or which is its last part, if there is one such; without
+    /// a list the number that its name is, as of COCO's own pictures.
+    fn of(&self, file: &Path) -> io::Result<i64> {
+        let Some(listed) = &self.listed else {
+            let number = file.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+            return number.ok_or_else(|| self.missing(file, "its name is no number"));
+        };
+        let same = listed.get(&last(file)).map(Vec::as_slice).unwrap_or_default();
+        let whole: Vec<_> = same.iter().filter(|(name, _)| file.ends_with(name)).collect();
+        match (&whole[..], same) {
+            ([(_, id)], _) | ([], [(_, id)]) => Ok(*id),
+            ([], []) => Err(self.missing(file, "no image has that name")),
+            _ => Err(self.missing(file, "several images have that name")),
+        }
+    }
+
+    fn missing(&self, file: &Path, reason: &str) -> io::Error {
+        let remedy = match self.listed {
+            None => "give the COCO file that has it with --image-ids",
+            Some(_) => "name it as the file of --image-ids does",
+        };
+        io::Error::other(format!("picture `{}` has no image id: {reason}; {remedy}", file.display()))
+    }
+}
+
+fn last(name: &Path) -> String {
+    name.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[derive(Serialize)]
+struct Entry {
+    image_id: i64,
+    category_id: i64,
+    /// Left, top, width, height.
+    bbox: [f32; 4],
+    score: f32,
+}
+
+/// `earlier` is the number of detections before this picture's; gives that after it.
+pub(super) fn write(
+    out: &mut impl Write,
+    report: &Report,
+    classes: &[Class],
+    ids: &ImageIds,
+    earlier: usize,
+) -> io::Result<usize> {
+    let Ok(found) = &report.outcome else { return Ok(earlier) };
+    let image_id = ids.of(&report.file)?;
+    for (number, detection) in (earlier..).zip(&found.detections) {
+        let b = &detection.bounding_box;
+        let result = Entry {
+            image_id,
+            category_id: classes[detection.label].id,
+            bbox: [b.x1, b.y1, b.width(), b.height()],
+            score: detection.score,
+        };
+        out.write_all(if number == 0 { b"[\n" } else { b",\n" })?;
+        serde_json::to_writer(&mut *out, &result).map_err(io::Error::from)?;
+    }
+    Ok(earlier + found.detections.len())
+}
+
+pub(super) fn end(out: &mut impl Write, earlier: usize) -> io::Result<()> {
+    out.write_all(if earlier == 0 { b"[]\n" } else { b"\n]\n" })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::samples;
+    use super::*;
+
+    fn ids(images: &Value) -> ImageIds {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), json!({ "images": images }).to_string()).unwrap();
+        ImageIds::read(file.path()).unwrap()
+    }
+
+    #[test]
+    fn every_detection_is_an_entry_and_failed_pictures_have_none() {
+        let ids = ids(&json!([{"id": 5, "file_name": "a.jpg"}, {"id": 6, "file_name": "b, c.jpg"}]));
+        let mut out = Vec::new();
+        let mut count = 0;
+        for report in samples::reports() {
+            count = write(&mut out, &report, &samples::classes(), &ids, count).unwrap();
+        }
+        end(&mut out, count).unwrap();
+        let expected = json!([
+            {"image_id": 5, "category_id": 90, "bbox": [1.0, 2.5, 29.25, 37.5], "score": 0.875},
+            {"image_id": 5, "category_id": 7, "bbox": [0.0, 0.0, 4.0, 8.0], "score": 0.5},
+        ]);
+        assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
+    }
+
+    #[test]
+    fn no_detections_are_an_empty_list() {
+        let mut out = Vec::new();
+        end(&mut out, 0).unwrap();
+        assert_eq!(out, b"[]\n");
+    }
+
+    #[test]
+    fn a_name_that_is_a_number_is_an_id() {
+        let ids = ImageIds::default();
+        assert_eq!(ids.of(Path::new("val/000000397133.jpg")).unwrap(), 397_133);
+        let error = ids.of(Path::new("cat.jpg")).unwrap_err().to_string();
+        assert!(error.contains("`cat.jpg`") && error.contains("--image-ids"), "{error}");
+    }
+
+    #[test]
+    fn listed_names_are_matched_by_their_whole_path_or_by_their_last_part() {
+        let images = json!([
+            {"id": 1, "file_name": "a/x.jpg"}, {"id": 2, "file_name": "b/x.jpg"}, {"id": 3, "file_name": "c/y.jpg"}
+        ]);
+        let ids = ids(&images);
+        assert_eq!(ids.of(Path::new("/data/b/x.jpg")).unwrap(), 2);
+        assert_eq!(ids.of(Path::new("elsewhere/y.jpg")).unwrap(), 3);
+        for (name, reason) in [("x.jpg", "several images"), ("7.jpg", "no image has that name")] {
+            assert!(ids.of(Path::new(name)).unwrap_err().to_string().contains(reason));
+        }
+    }
+
+    #[test]
+    fn what_lists_no_images_is_an_error_that_names_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "[]").unwrap();
+        let error = ImageIds::read(file.path()).unwrap_err().to_string();
+        assert!(error.contains(&file.path().display().to_string()) && error.contains("file_name"), "{error}");
+    }
+}

@@ -1,0 +1,293 @@
+//! `runtime detect` from outside, with a model: what it writes, as a filter too, and how it ends early.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
+
+use image::{Rgb, RgbImage};
+use models::spec::Class;
+use models::{ModelSpec, Provenance, parameters};
+use ndarray::{ArrayD, IxDyn};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A network that has something to say about everything: random convolutions, and scores on both sides of the threshold.
+static MODEL: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
+    let mut spec = ModelSpec::preset("resnet18").unwrap();
+    spec.classes = [(7, "cat"), (9, "a/b")].map(|(id, name)| Class { id, name: name.to_owned() }).to_vec();
+    (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (64, 96);
+    spec.postprocessing.score_threshold = 0.6;
+    let mut state = 1u64;
+    let mut unit = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32
+    };
+    let mut tensors = BTreeMap::new();
+    for parameter in parameters(&spec).unwrap() {
+        let fan_in = parameter.shape[1..].iter().product::<usize>() as f32;
+        let (least, most) = match &parameter.shape[..] {
+            [_] if parameter.name.ends_with("running_var") => (0.5, 1.5),
+            [_] if parameter.name.contains("bn2.weight") => (0.1, 0.3),
+            [_] if parameter.name.ends_with("weight") => (0.7, 1.3),
+            [_] => (-0.1, 0.1),
+            _ => (-(6.0 / fan_in).sqrt(), (6.0 / fan_in).sqrt()),
+        };
+        let tensor = ArrayD::from_shape_simple_fn(IxDyn(&parameter.shape), || least + (most - least) * unit());
+        tensors.insert(parameter.name, tensor);
+    }
+    let provenance = Provenance { program: "a test".to_owned(), epoch: None, ap: None, origin: None };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    fs::write(&path, exporter::to_onnx(&spec, tensors, &provenance).unwrap()).unwrap();
+    (folder, path)
+});
+
+/// A folder with three pictures, one of them broken, and one in a folder below.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("below")).unwrap();
+    for (name, width, height) in [("1.png", 90, 60), ("3.jpg", 60, 80), ("below/4.png", 64, 64)] {
+        let drawn = RgbImage::from_fn(width, height, |x, y| Rgb([(x * 3) as u8, (y * 4) as u8, (x ^ y) as u8]));
+        drawn.save(folder.path().join(name)).unwrap();
+    }
+    fs::write(folder.path().join("2.png"), "no picture").unwrap();
+    folder
+}
+
+fn detect(folder: &TempDir) -> Command {
+    runtime(folder, "detect")
+}
+
+/// The program's command with the model, in this folder.
+fn runtime(folder: &TempDir, name: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_runtime"));
+    command.current_dir(folder.path()).arg(name).arg("--model").arg(&MODEL.1);
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        command.env("ORT_DYLIB_PATH", checkout.join(".deps/onnxruntime/lib/libonnxruntime.so"));
+    }
+    command
+}
+
+fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+fn read(folder: &TempDir, name: &str) -> String {
+    fs::read_to_string(folder.path().join(name)).unwrap()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// Files in a folder, in order.
+fn list(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn all_forms_of_results_say_the_same() {
+    let folder = folder();
+    let lists = ["--json", "a.json", "--ndjson", "a.ndjson", "--csv", "a.csv", "--coco", "a.coco"];
+    let folders = ["--draw", "drawn", "--yolo", "yolo", "--crops", "crops", "--max-detections", "7"];
+    let (code, stdout, stderr) = run(detect(&folder).args(["1.png", "2.png", "3.jpg"]).args(lists).args(folders));
+    assert_eq!((code, stdout.as_str()), (3, ""), "{stderr}");
+    assert!(stderr.contains("`2.png`: its content is none of JPEG") && stderr.contains("failed: 1, detections: 14"));
+
+    let pictures = json(&read(&folder, "a.json"));
+    assert_eq!(pictures.as_array().unwrap().len(), 3);
+    let lines: Vec<_> = read(&folder, "a.ndjson").lines().map(json).collect();
+    assert_eq!(Value::from(lines), pictures);
+    let found = pictures[2]["detections"].as_array().unwrap();
+    assert_eq!((found.len(), &pictures[2]["width"]), (7, &Value::from(60)));
+    let csv = read(&folder, "a.csv");
+    assert_eq!(csv.lines().filter(|line| line.starts_with("3.jpg,")).count(), 7);
+    let coco = json(&read(&folder, "a.coco"));
+    let of_third: Vec<_> = coco.as_array().unwrap().iter().filter(|entry| entry["image_id"] == 3).collect();
+    assert_eq!(of_third.len(), 7);
+    assert_eq!((&of_third[0]["score"], &of_third[0]["bbox"][0]), (&found[0]["score"], &found[0]["box"][0]));
+
+    assert_eq!(list(&folder.path().join("drawn")), ["1.png", "3.jpg"]);
+    assert_eq!(list(&folder.path().join("yolo")), ["1.txt", "3.txt"]);
+    assert_eq!(read(&folder, "yolo/3.txt").lines().count(), 7);
+    let crops: usize = ["cat", "a_b"]
+        .map(|class| folder.path().join("crops").join(class))
+        .iter()
+        .map(|folder| if folder.exists() { list(folder).len() } else { 0 })
+        .sum();
+    assert_eq!(crops, 14);
+}
+
+#[test]
+fn the_batch_changes_nothing_but_rounding() {
+    let folder = folder();
+    let boxes = |arguments: &[&str]| -> Vec<f64> {
+        let (code, stdout, stderr) =
+            run(detect(&folder).args(["--json", "-", "1.png", "3.jpg", "1.png"]).args(arguments));
+        assert_eq!(code, 0, "{stderr}");
+        let pictures = json(&stdout);
+        let detections =
+            pictures.as_array().unwrap().iter().flat_map(|picture| picture["detections"].as_array().unwrap());
+        detections.flat_map(|detection| detection["box"].as_array().unwrap()).map(|x| x.as_f64().unwrap()).collect()
+    };
+    let (one, three) = (boxes(&["--batch", "1"]), boxes(&["--batch", "3", "--workers", "1"]));
+    assert_eq!(one.len(), three.len());
+    assert!(one.iter().zip(&three).all(|(a, b)| (a - b).abs() < 0.01));
+}
+
+#[test]
+fn rules_are_followed() {
+    let folder = folder();
+    let labels = |arguments: &[&str]| -> Vec<String> {
+        let (code, stdout, stderr) = run(detect(&folder).args(["--json", "-", "1.png"]).args(arguments));
+        assert_eq!(code, 0, "{stderr}");
+        let pictures = json(&stdout);
+        let found = pictures[0]["detections"].as_array().unwrap();
+        found.iter().map(|detection| detection["label"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = labels(&[]);
+    assert!(all.contains(&"cat".to_owned()) && all.contains(&"a/b".to_owned()));
+    assert!(labels(&["--classes", "9"]).iter().all(|label| label == "a/b"));
+    assert!(labels(&["--class-agnostic"]).len() < all.len());
+    assert!(labels(&["--nms", "0.9"]).len() > all.len());
+    assert!(labels(&["--score", "0.9"]).len() < all.len());
+    assert!(labels(&["--top-k", "1"]).len() <= 5);
+    assert_ne!(labels(&["--soft-nms", "0.3"]), all);
+    assert!(labels(&["--tile", "48", "--tile-overlap", "0.3", "--flip"]).len() > all.len());
+    for (arguments, reason) in
+        [(["--classes", "dog"], "no class `dog`; its classes are `cat`, `a/b`"), (["--image-ids", "x"], "--coco")]
+    {
+        let (_, stdout, stderr) = run(detect(&folder).arg("1.png").args(arguments));
+        assert!(stdout.is_empty() && stderr.contains(reason), "{stderr}");
+    }
+}
+
+#[test]
+fn folders_below_and_limits_count_on_request() {
+    let folder = folder();
+    let files = |arguments: &[&str]| -> Vec<(String, bool)> {
+        let (_, stdout, _) = run(detect(&folder).args(["--ndjson", "-", "."]).args(arguments));
+        let file = |line: Value| (line["file"].as_str().unwrap().to_owned(), line["error"].is_null());
+        stdout.lines().map(json).map(file).collect()
+    };
+    let expected =
+        [("./1.png", true), ("./2.png", false), ("./3.jpg", true)].map(|(file, fine)| (file.to_owned(), fine));
+    assert_eq!(files(&[]), expected);
+    assert_eq!(files(&["--recursive"])[3], ("./below/4.png".to_owned(), true));
+    assert_eq!(
+        files(&["--max-pixels", "5000"])[..],
+        [("./1.png".to_owned(), false), expected[1].clone(), expected[2].clone()]
+    );
+    assert!(files(&["--max-bytes", "20"]).iter().all(|(_, fine)| !fine));
+}
+
+/// `runtime detect --stdin`, with pipes on both ends.
+fn filter(folder: &TempDir) -> Child {
+    let pipes = |command: &mut Command| {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    pipes(detect(folder).arg("--stdin"))
+}
+
+#[test]
+fn a_filter_answers_each_line_when_it_comes_and_survives_bad_ones() {
+    let folder = folder();
+    let mut child = filter(&folder);
+    let mut asked = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    let long = "x".repeat(40_000);
+    for (line, error) in [
+        ("1.png", None),
+        ("missing.png", Some("No such file")),
+        (long.as_str(), Some("line 3 is longer")),
+        ("below", Some("directory")),
+        ("2.png", Some("none of JPEG")),
+        ("3.jpg", None),
+    ] {
+        writeln!(asked, "{line}").unwrap();
+        let answer = json(&answers.next().unwrap().unwrap());
+        match error {
+            None => assert_eq!(answer["file"], line),
+            Some(error) => assert!(answer["error"].as_str().unwrap().contains(error), "{answer}"),
+        }
+    }
+    drop(asked);
+    assert!(answers.next().is_none());
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+}
+
+#[test]
+fn a_filter_whose_reader_goes_away_ends_without_another_line() {
+    let folder = folder();
+    let mut child = filter(&folder);
+    let mut asked = child.stdin.take().unwrap();
+    drop(child.stdout.take());
+    writeln!(asked, "1.png").unwrap();
+    // Its stdin stays open.
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_no_file() {
+    let folder = folder();
+    let mut command = detect(&folder);
+    command.args(["--stdin", "--json", "a.json", "--ndjson", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut asked = child.stdin.take().unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    writeln!(asked, "1.png").unwrap();
+    assert_eq!(json(&answers.next().unwrap().unwrap())["file"], "1.png");
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("files of results are not written"));
+    assert_eq!(list(folder.path()), ["1.png", "2.png", "3.jpg", "below"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error() {
+    let folder = folder();
+    for option in ["--json", "--csv"] {
+        let (code, _, stderr) = run(detect(&folder).args([option, "/dev/full", "1.png"]));
+        assert_eq!(code, 1);
+        assert!(stderr.contains("cannot write `/dev/full`: No space left"), "{stderr}");
+    }
+}
+
+#[test]
+fn bench_measures_every_stage_and_says_on_what() {
+    let folder = folder();
+    let arguments = ["--runs", "2", "--warm-up", "0", "--by-batch", "1,2", "--json", "-", "1.png", "3.jpg"];
+    let (code, stdout, stderr) = run(runtime(&folder, "bench").args(arguments));
+    assert_eq!(code, 0, "{stderr}");
+    let numbers = json(&stdout);
+    assert_eq!(numbers["setup"]["model_sha256"].as_str().unwrap().len(), 64);
+    assert_eq!((&numbers["setup"]["input"][0], &numbers["setup"]["input"][1]), (&64.into(), &96.into()));
+    for stage in ["read", "prepare", "run", "postprocess"] {
+        let times = &numbers["stages"]["stages"][stage];
+        let [p50, p99] = ["p50", "p99"].map(|name| times[name].as_f64().unwrap());
+        assert!(0.0 < p50 && p50 <= p99, "{stage}: {times}");
+    }
+    let speeds = numbers["throughput"].as_array().unwrap();
+    assert_eq!(speeds.len(), 2);
+    assert!(speeds.iter().all(|speed| speed["pictures_per_second"].as_f64().unwrap() > 0.0));
+    assert!(numbers["start"]["total_ms"].as_f64() > numbers["start"]["session_ms"].as_f64());
+    let (_, table, _) = run(runtime(&folder, "bench").args(["--runs", "1", "--size", "64x48"]));
+    for part in ["first detection after", "postprocess", "pictures/s", "SHA-256"] {
+        assert!(table.contains(part), "{table}");
+    }
+}
