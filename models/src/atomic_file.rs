@@ -68,12 +68,10 @@ impl Write for AtomicFile {
     }
 }
 
-/// The error without the name of the hidden file, which says nothing to anyone.
+/// The system's error without the name of the hidden file, which says nothing to anyone.
 fn plain(error: io::Error) -> io::Error {
-    match error.raw_os_error() {
-        Some(_) => error,
-        None => error.kind().into(),
-    }
+    let inner = error.get_ref().and_then(|named| named.source()?.downcast_ref::<io::Error>()?.raw_os_error());
+    inner.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Whether `path` is there and neither a file nor a folder, such as `/dev/null`.

@@ -1,21 +1,25 @@
 //! The engine: an ONNX file of ours in a session of ONNX Runtime.
 
 mod outputs;
+mod start;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::ModelSpec;
 use ndarray::{Array4, ArrayView4, CowArray, Ix4, s};
-use ort::ep::{self, ExecutionProvider};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+use serde::Serialize;
 
 pub use outputs::{CandidateOutputs, DenseOutputs, Outputs};
+pub(crate) use start::session;
+pub use start::{ShapeProfile, TensorrtOptions};
 
-use crate::library::{self, LibraryError, Loaded};
+use crate::library::{self, LibraryError};
 use crate::provider::Provider;
 
 /// The key in an ONNX file's `metadata_props` under which the spec stands, as YAML.
@@ -50,8 +54,14 @@ const SIDE_MULTIPLE: usize = 32;
 pub struct EngineOptions {
     /// What computes the network.
     pub provider: Provider,
-    /// Threads of the processor that one run uses; as many as it has cores if absent.
+    /// Threads of its own that a run uses, at least 1. If absent, all engines of the process share as many as there are cores.
     pub threads: Option<usize>,
+    /// Processors, from 0, to which these threads are bound, one for each but the caller's; none are bound if empty.
+    pub affinity: Vec<usize>,
+    /// Most bytes of a card's memory that CUDA's arena takes; what it needs if absent.
+    pub cuda_memory: Option<usize>,
+    /// How TensorRT runs.
+    pub tensorrt: TensorrtOptions,
     /// File of ONNX Runtime's library; searched for as [`crate::library::find`] says if absent.
     pub onnxruntime: Option<PathBuf>,
 }
@@ -85,6 +95,16 @@ pub enum EngineError {
         provider: Provider,
         /// What is missing, and what to do.
         reason: String,
+    },
+    /// An option that does not fit the others.
+    #[error("{option} cannot be used with provider `{provider}`: {reason}")]
+    Option {
+        /// What was asked for.
+        option: &'static str,
+        /// The provider.
+        provider: Provider,
+        /// Why not.
+        reason: &'static str,
     },
     /// ONNX Runtime refuses to make a session.
     #[error("ONNX Runtime cannot load `{model}` on `{provider}`: {reason}")]
@@ -157,6 +177,34 @@ pub struct Engine {
     provider: Provider,
     version: &'static str,
     library_time: Duration,
+    about: About,
+    passed_over: PassedOver,
+}
+
+/// What a file says about itself besides the spec.
+#[derive(Clone, Debug, Serialize)]
+pub struct About {
+    /// What the network is called.
+    pub graph: String,
+    /// The program that wrote the file.
+    pub producer: String,
+    /// What goes in.
+    pub inputs: Vec<Port>,
+    /// What comes out.
+    pub outputs: Vec<Port>,
+    /// Where it comes from, by keys.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// An input or an output.
+#[derive(Clone, Debug, Serialize)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// Its elements, such as `f32`.
+    pub element: String,
+    /// Its shape; a side that is absent is any.
+    pub shape: Vec<Option<usize>>,
 }
 
 /// What a file of ours promises.
@@ -202,20 +250,28 @@ impl Engine {
     fn commit(
         model: String,
         options: &EngineOptions,
-        commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<Session>,
+        commit: impl Fn(&mut SessionBuilder) -> ort::Result<Session>,
     ) -> Result<Self, EngineError> {
         let started = Instant::now();
         let loaded = library::load(options.onnxruntime.as_deref())?;
         let library_time = started.elapsed();
-        let session = session(&model, options, commit)?;
+        let (session, provider, passed_over) = match options.provider {
+            Provider::Auto => first_that_starts(&model, options, commit)?,
+            provider => (session(&model, options, commit)?, provider, PassedOver::new()),
+        };
+        let about = About::read(&session).map_err(|reason| EngineError::Foreign { model: model.clone(), reason })?;
         let contract = Contract::read(&session).map_err(|reason| EngineError::Foreign { model, reason })?;
-        Ok(Self {
-            session: Mutex::new(session),
-            contract,
-            provider: options.provider,
-            version: &loaded.library.version,
-            library_time,
-        })
+        if matches!(provider, Provider::Tensorrt { .. })
+            && contract.size.is_none()
+            && options.tensorrt.profile.is_none()
+        {
+            let reason = "the model takes inputs of any size, and an engine is built for known ones; say which with --tensorrt-profile, \
+                          or export the model with --input-size";
+            return Err(EngineError::Provider { provider, reason: reason.to_owned() });
+        }
+        let version = &loaded.library.version;
+        let session = Mutex::new(session);
+        Ok(Self { session, contract, provider, version, library_time, about, passed_over })
     }
 
     /// The spec that the file carries.
@@ -238,9 +294,19 @@ impl Engine {
         self.contract.size
     }
 
-    /// What computes the network.
+    /// What computes the network; never [`Provider::Auto`].
     pub fn provider(&self) -> Provider {
         self.provider
+    }
+
+    /// What [`Provider::Auto`] could not have before it came to [`Engine::provider`], and why.
+    pub fn passed_over(&self) -> &[(Provider, String)] {
+        &self.passed_over
+    }
+
+    /// What the file says about itself.
+    pub fn about(&self) -> &About {
+        &self.about
     }
 
     /// The version of ONNX Runtime, such as `1.30.0`.
@@ -276,52 +342,54 @@ impl Engine {
     }
 }
 
-/// A session of ONNX Runtime; `model` stands for what it runs in messages.
-pub(crate) fn session(
+/// Providers that do not start, and why.
+type PassedOver = Vec<(Provider, String)>;
+
+/// A session on the first provider that starts, which that is, and why those before do not.
+fn first_that_starts(
     model: &str,
     options: &EngineOptions,
-    commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<Session>,
-) -> Result<Session, EngineError> {
-    let provider = options.provider;
-    let loaded = library::load(options.onnxruntime.as_deref())?;
-    let session_error = |error: ort::Error| match error.code() {
-        ort::ErrorCode::InvalidProtobuf => {
-            EngineError::Foreign { model: model.to_owned(), reason: "it is no ONNX file".to_owned() }
+    commit: impl Fn(&mut SessionBuilder) -> ort::Result<Session>,
+) -> Result<(Session, Provider, PassedOver), EngineError> {
+    let mut passed_over = PassedOver::new();
+    for provider in Provider::BEFORE_CPU {
+        match session(model, &EngineOptions { provider, ..options.clone() }, &commit) {
+            Ok(session) => return Ok((session, provider, passed_over)),
+            Err(EngineError::Provider { reason, .. } | EngineError::Session { reason, .. }) => {
+                passed_over.push((provider, reason));
+            }
+            Err(error) => return Err(error),
         }
-        _ => EngineError::Session { model: model.to_owned(), provider, reason: words(&error) },
-    };
-    let mut builder = Session::builder(&loaded.environment).map_err(session_error)?;
-    if let Some(threads) = options.threads {
-        builder = builder.with_intra_threads(threads).map_err(|error| session_error(error.into()))?;
     }
-    builder = register(builder, provider, loaded)?;
-    commit(&mut builder).map_err(session_error)
+    let options = EngineOptions { provider: Provider::Cpu, ..options.clone() };
+    Ok((session(model, &options, commit)?, Provider::Cpu, passed_over))
 }
 
-/// Makes the session use the provider, or fail.
-fn register(builder: SessionBuilder, provider: Provider, loaded: &Loaded) -> Result<SessionBuilder, EngineError> {
-    let Provider::Cuda { device } = provider else {
-        return Ok(builder);
-    };
-    let provider_error = |reason: String| EngineError::Provider { provider, reason };
-    if !ep::CUDA::is_available().map_err(|error| provider_error(words(&error)))? {
-        let reason = "this build of ONNX Runtime is for the processor alone; install the one for CUDA with \
-                      `make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH";
-        return Err(provider_error(reason.to_owned()));
+impl About {
+    fn read(session: &Session) -> Result<Self, String> {
+        let file = session.metadata().map_err(|error| words(&error))?;
+        let keys = file.custom_keys().map_err(|error| words(&error))?;
+        let metadata = keys.into_iter().filter(|key| key != SPEC_KEY);
+        Ok(Self {
+            graph: file.name().unwrap_or_default(),
+            producer: file.producer().unwrap_or_default(),
+            inputs: session.inputs().iter().map(Port::of).collect(),
+            outputs: session.outputs().iter().map(Port::of).collect(),
+            metadata: metadata.filter_map(|key| Some((key.clone(), file.custom(&key)?))).collect(),
+        })
     }
-    loaded.library.preload_cuda();
-    let cuda = ep::CUDA::default()
-        .with_device_id(device.into())
-        // The exhaustive search costs seconds for every new size of input, and finds nothing faster.
-        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-        .build()
-        .error_on_failure();
-    builder.with_execution_providers([cuda]).map_err(|error| {
-        provider_error(format!(
-            "{}; it needs NVIDIA's driver, and CUDA 13 and cuDNN 9, which `make setup CUDA=1` brings",
-            words(&error)
-        ))
-    })
+}
+
+impl Port {
+    fn of(outlet: &Outlet) -> Self {
+        let (element, shape) = match outlet.dtype() {
+            ValueType::Tensor { ty, shape, .. } => {
+                (ty.to_string(), shape.iter().map(|side| usize::try_from(*side).ok()).collect())
+            }
+            other => (format!("{other:?}"), Vec::new()),
+        };
+        Self { name: outlet.name().to_owned(), element, shape }
+    }
 }
 
 /// What ONNX Runtime says, on one line and without the place in its source.

@@ -25,6 +25,7 @@ mod engine;
 pub mod library;
 mod provider;
 mod tap;
+mod trial;
 
 mod nms;
 mod soft_nms;
@@ -32,6 +33,7 @@ mod postprocess;
 
 pub mod data;
 pub mod draw;
+pub mod drivers;
 pub mod evaluation_report;
 pub mod inputs;
 pub mod machine;
@@ -42,12 +44,14 @@ pub mod progress;
 
 pub use detector::{Detector, DetectorError, DetectorOptions};
 pub use engine::{
-    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, CandidateOutputs, DenseOutputs, Engine,
-    EngineError, EngineOptions, IMAGES, Outputs, REGRESSION, SPEC_KEY, TOP_K_KEY,
+    About, CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, CandidateOutputs, DenseOutputs,
+    Engine, EngineError, EngineOptions, IMAGES, Outputs, Port, REGRESSION, SPEC_KEY, ShapeProfile, TOP_K_KEY,
+    TensorrtOptions,
 };
 pub use nms::suppress;
 pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
-pub use provider::{ParseProviderError, Provider};
+pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
 pub use tap::Tap;
+pub use trial::try_out;
 pub use views::{Area, Look, Tiling, TilingError, View, ViewOptions};

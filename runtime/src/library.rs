@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ort::environment::Environment;
+use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::ep;
 use ort::logging::LogLevel;
 
@@ -29,6 +29,8 @@ pub struct Library {
     pub path: PathBuf,
     /// Its version, such as `1.30.0`.
     pub version: String,
+    /// Who named it.
+    pub origin: Origin,
     /// Keeps the library in memory, so that `ort` gets the very one that was examined.
     _handle: libloading::Library,
 }
@@ -202,7 +204,7 @@ fn examine(path: &Path, origin: Origin) -> Result<Library, LibraryError> {
     if minor < ort::MINOR_VERSION || unsafe { (base.GetApi)(ort::MINOR_VERSION) }.is_null() {
         return Err(LibraryError::TooOld { path: path.to_owned(), origin, version });
     }
-    Ok(Library { path: path.to_owned(), version, _handle: handle })
+    Ok(Library { path: path.to_owned(), version, origin, _handle: handle })
 }
 
 /// ONNX Runtime at work.
@@ -232,10 +234,13 @@ pub(crate) fn load(file: Option<&Path>) -> Result<&'static Loaded, LibraryError>
     }
     let library = find(file)?;
     let start_error = |reason: String| LibraryError::Start { path: library.path.clone(), reason };
-    let environment = ort::init_from(&library.path)
-        .map_err(|error| start_error(error.to_string()))?
+    let builder = ort::init_from(&library.path).map_err(|error| start_error(error.to_string()))?;
+    let threads = GlobalThreadPoolOptions::default();
+    let environment = builder
         .with_name("retinanet")
         .with_telemetry(false)
+        // All sessions share these threads, one per core, unless they ask for their own.
+        .with_global_thread_pool(threads)
         .build()
         .map_err(|error| start_error(error.to_string()))?;
     // Failures come back as errors too; ONNX Runtime's own lines only help those who ask for them.

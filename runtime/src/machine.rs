@@ -10,6 +10,14 @@ pub fn processor() -> Option<String> {
     Some(name.to_owned())
 }
 
+/// The processor's extensions that networks gain from, of x86; none where the system does not say.
+pub fn extensions() -> Vec<&'static str> {
+    const KNOWN: [&str; 7] = ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"];
+    let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = information.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
+    KNOWN.into_iter().filter(|known| flags.split_whitespace().any(|flag| flag == *known)).collect()
+}
+
 /// Cores that this program may use.
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)

@@ -2,7 +2,9 @@
 
 mod bench;
 mod detect;
+mod doctor;
 mod eval;
+mod info;
 mod score;
 
 mod model_args;
@@ -29,6 +31,8 @@ enum Command {
     Detect(detect::DetectArgs),
     Eval(eval::EvalArgs),
     Bench(bench::BenchArgs),
+    Info(info::InfoArgs),
+    Doctor(doctor::DoctorArgs),
     Score(score::ScoreArgs),
 }
 
@@ -43,6 +47,8 @@ fn cannot_write(path: &Path) -> String {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Detect(args) => detect::run(&args),
+        Command::Info(args) => info::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Eval(args) => eval::run(args).map(|()| ExitCode::SUCCESS),
         Command::Score(args) => score::run(args).map(|()| ExitCode::SUCCESS),

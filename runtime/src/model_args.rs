@@ -3,7 +3,11 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use runtime::{Detector, DetectorError, DetectorOptions, EngineOptions, Provider, Rules, ViewOptions};
+use runtime::progress::say;
+use runtime::{
+    Detector, DetectorError, DetectorOptions, EngineOptions, Provider, Rules, ShapeProfile, TensorrtOptions,
+    ViewOptions,
+};
 
 /// Which model runs, and on what.
 #[derive(Debug, clap::Args)]
@@ -12,13 +16,38 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "FILE", default_value = "retinanet.onnx")]
     model: PathBuf,
 
-    /// What computes the network: cpu, cuda or cuda:N. It is used, or the program fails.
+    /// What computes the network: cpu, cuda, tensorrt, openvino or auto.
+    ///
+    /// A named one is used, or the program fails and says what is missing. `cuda:1` and `tensorrt:1` are the second card,
+    /// `openvino:gpu` and `openvino:npu` other devices than the processor. `auto` takes the first that starts of cuda, openvino and
+    /// cpu, and says which; `runtime doctor` shows what each lacks.
     #[arg(long, value_name = "NAME", default_value_t)]
     provider: Provider,
 
     /// Threads that compute the network. [default: one per core]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+
+    /// Processors, from 0, to which these threads are bound: one fewer than threads, as one is the caller's.
+    #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "threads")]
+    affinity: Vec<usize>,
+
+    /// Most memory of the card that `cuda` takes for what it computes, in MiB.
+    #[arg(long, value_name = "MIB")]
+    cuda_memory: Option<NonZeroUsize>,
+
+    /// Folder where `tensorrt` keeps the engines that it builds. [default: retinanet/tensorrt in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    tensorrt_cache: Option<PathBuf>,
+
+    /// Smallest, usual and largest input for `tensorrt`: pictures, height and width of each, as 1x608x608,1x640x832,4x1024x1024.
+    /// For models that do not fix them.
+    #[arg(long, value_name = "LEAST,USUAL,MOST", value_parser = parse_profile)]
+    tensorrt_profile: Option<ShapeProfile>,
+
+    /// Let `tensorrt` compute in 16 bits.
+    #[arg(long)]
+    tensorrt_fp16: bool,
 
     /// Library of ONNX Runtime. [default: ORT_DYLIB_PATH, else what is found beside the program, in `.deps` above it or
     /// above the current folder, or in the system]
@@ -42,9 +71,23 @@ impl ModelArgs {
         let engine = EngineOptions {
             provider: self.provider,
             threads: threads.map(NonZeroUsize::get),
+            affinity: self.affinity.clone(),
+            cuda_memory: self.cuda_memory.map(|mebibytes| mebibytes.get().saturating_mul(1 << 20)),
+            tensorrt: TensorrtOptions {
+                cache: self.tensorrt_cache.clone(),
+                profile: self.tensorrt_profile,
+                fp16: self.tensorrt_fp16,
+            },
             onnxruntime: self.onnxruntime.clone(),
         };
-        Detector::open(&self.model, DetectorOptions { engine, rules, views })
+        let detector = Detector::open(&self.model, DetectorOptions { engine, rules, views })?;
+        if self.provider == Provider::Auto {
+            say(format_args!("auto: {}", detector.engine().provider()));
+            for (provider, reason) in detector.engine().passed_over() {
+                say(format_args!("auto: not {provider}: {reason}"));
+            }
+        }
+        Ok(detector)
     }
 
     /// Threads that compute the network; as many as there are cores if absent.
@@ -55,5 +98,23 @@ impl ModelArgs {
     /// The model's file.
     pub(crate) fn path(&self) -> &Path {
         &self.model
+    }
+}
+
+fn parse_profile(text: &str) -> Result<ShapeProfile, String> {
+    let shape = |text: &str| {
+        let numbers: Vec<usize> = text.split('x').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let [pictures, height, width] = numbers.try_into().ok()?;
+        let fits = pictures > 0 && [height, width].iter().all(|side: &usize| *side > 0 && side.is_multiple_of(32));
+        fits.then_some([pictures, height, width])
+    };
+    let shapes: Option<Vec<_>> = text.split(',').map(shape).collect();
+    let [least, usual, most] = shapes
+        .and_then(|shapes| shapes.try_into().ok())
+        .ok_or("expected three of PICTURESxHEIGHTxWIDTH, with sides that are multiples of 32")?;
+    let ascends = |low: [usize; 3], high: [usize; 3]| low.iter().zip(high).all(|(low, high)| *low <= high);
+    match ascends(least, usual) && ascends(usual, most) {
+        true => Ok(ShapeProfile { least, usual, most }),
+        false => Err("expected nothing of the first to exceed the second, and of the second the third".to_owned()),
     }
 }

@@ -1,4 +1,4 @@
-//! What computes the network: the processor or a graphics card.
+//! What computes the network: the processor, or a card.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// What computes the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Provider {
-    /// The processor.
+    /// The processor, by ONNX Runtime itself.
     #[default]
     Cpu,
     /// A card of NVIDIA.
@@ -14,35 +14,87 @@ pub enum Provider {
         /// Number of the card, from 0.
         device: u16,
     },
+    /// A card of NVIDIA, by TensorRT, which builds an engine for the card at first.
+    Tensorrt {
+        /// Number of the card, from 0.
+        device: u16,
+    },
+    /// A processor or card of Intel, by OpenVINO.
+    Openvino {
+        /// Which one.
+        device: OpenvinoDevice,
+    },
+    /// The first that starts of CUDA, OpenVINO and the processor. TensorRT is none of them, because it takes minutes to start.
+    Auto,
+}
+
+/// What OpenVINO uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OpenvinoDevice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A card.
+    Gpu,
+    /// A neural processing unit.
+    Npu,
 }
 
 /// Why a text names no provider.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no provider; there are `cpu`, `cuda` and `cuda:N`, where N is the number of the card")]
+#[error(
+    "`{found}` is no provider; there are `cpu`, `cuda`, `tensorrt`, `openvino` and `auto`; `cuda:1` and `tensorrt:1` name the \
+     second card, `openvino:gpu` and `openvino:npu` other devices than the processor"
+)]
 pub struct ParseProviderError {
     /// The text.
     pub found: String,
+}
+
+impl Provider {
+    /// Those that [`Provider::Auto`] tries before the processor, in order.
+    pub const BEFORE_CPU: [Self; 2] = [Self::Cuda { device: 0 }, Self::Openvino { device: OpenvinoDevice::Cpu }];
 }
 
 impl FromStr for Provider {
     type Err = ParseProviderError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let device = match text {
-            "cpu" => return Ok(Provider::Cpu),
-            "cuda" => Some(0),
-            _ => text.strip_prefix("cuda:").and_then(|device| device.parse().ok()),
+        let (name, device) = text.split_once(':').map_or((text, None), |(name, device)| (name, Some(device)));
+        let number = || device.map_or(Some(0), |device| device.parse().ok());
+        let provider = match (name, device) {
+            ("cpu", None) => Some(Self::Cpu),
+            ("auto", None) => Some(Self::Auto),
+            ("cuda", _) => number().map(|device| Self::Cuda { device }),
+            ("tensorrt", _) => number().map(|device| Self::Tensorrt { device }),
+            ("openvino", None | Some("cpu")) => Some(Self::Openvino { device: OpenvinoDevice::Cpu }),
+            ("openvino", Some("gpu")) => Some(Self::Openvino { device: OpenvinoDevice::Gpu }),
+            ("openvino", Some("npu")) => Some(Self::Openvino { device: OpenvinoDevice::Npu }),
+            _ => None,
         };
-        device.map(|device| Provider::Cuda { device }).ok_or_else(|| ParseProviderError { found: text.to_owned() })
+        provider.ok_or_else(|| ParseProviderError { found: text.to_owned() })
     }
 }
 
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Provider::Cpu => f.write_str("cpu"),
-            Provider::Cuda { device } => write!(f, "cuda:{device}"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda { device } => write!(f, "cuda:{device}"),
+            Self::Tensorrt { device } => write!(f, "tensorrt:{device}"),
+            Self::Openvino { device } => write!(f, "openvino:{device}"),
+            Self::Auto => f.write_str("auto"),
         }
+    }
+}
+
+impl fmt::Display for OpenvinoDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+            Self::Npu => "npu",
+        })
     }
 }
 
@@ -52,19 +104,36 @@ mod tests {
 
     #[test]
     fn parsing_inverts_writing() {
-        for provider in [Provider::Cpu, Provider::Cuda { device: 0 }, Provider::Cuda { device: 7 }] {
+        let devices = [OpenvinoDevice::Cpu, OpenvinoDevice::Gpu, OpenvinoDevice::Npu];
+        let cards = [0, 7].into_iter().flat_map(|device| [Provider::Cuda { device }, Provider::Tensorrt { device }]);
+        let intel = devices.map(|device| Provider::Openvino { device });
+        for provider in [Provider::Cpu, Provider::Auto].into_iter().chain(cards).chain(intel) {
             assert_eq!(provider.to_string().parse(), Ok(provider));
         }
     }
 
     #[test]
-    fn the_first_card_needs_no_number() {
+    fn the_first_device_needs_no_name() {
         assert_eq!("cuda".parse(), Ok(Provider::Cuda { device: 0 }));
+        assert_eq!("tensorrt".parse(), Ok(Provider::Tensorrt { device: 0 }));
+        assert_eq!("openvino".parse(), Ok(Provider::Openvino { device: OpenvinoDevice::Cpu }));
     }
 
     #[test]
     fn anything_else_is_an_error_that_shows_it() {
-        for text in ["", "CUDA", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:0 ", "cpu:0"] {
+        for text in [
+            "",
+            "CUDA",
+            "gpu",
+            "cuda:",
+            "cuda:-1",
+            "cuda:x",
+            "cuda:0 ",
+            "cpu:0",
+            "auto:1",
+            "openvino:0",
+            "tensorrt:gpu",
+        ] {
             assert_eq!(text.parse::<Provider>(), Err(ParseProviderError { found: text.to_owned() }));
         }
     }

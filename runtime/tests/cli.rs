@@ -68,7 +68,7 @@ fn help_shows_every_option_default_and_exit_code() {
     let folder = folder();
     let (code, stdout, _) = run(runtime(&folder).arg("--help"));
     assert_eq!(code, 0);
-    for part in ["detect", "eval", "score", "bench", "Exit codes: 0"] {
+    for part in ["detect", "eval", "score", "bench", "info", "doctor", "Exit codes: 0"] {
         assert!(stdout.contains(part), "`{part}` is not in: {stdout}");
     }
     let (code, stdout, _) = run(runtime(&folder).args(["detect", "--help"]));
@@ -106,7 +106,7 @@ fn help_shows_every_option_default_and_exit_code() {
     ] {
         assert!(stdout.contains(option), "`{option}` is not in: {stdout}");
     }
-    assert_eq!(stdout.matches("[default: ").count(), 11, "{stdout}");
+    assert_eq!(stdout.matches("[default: ").count(), 12, "{stdout}");
     let (_, stdout, _) = run(runtime(&folder).args(["eval", "--help"]));
     assert!(stdout.contains("marked `difficult` count like any other"), "{stdout}");
 }
@@ -185,6 +185,45 @@ fn cuda_without_cuda_is_an_error() {
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
     // Where there are four cards, the model is what is wrong.
     assert!(stderr.contains("provider `cuda:3` cannot start") || stderr.contains("foreign.onnx"), "{stderr}");
+}
+
+#[test]
+fn options_of_other_providers_are_errors() {
+    let folder = folder();
+    for (options, reason) in [
+        (&["--cuda-memory", "100"][..], "only `cuda` has it"),
+        (&["--tensorrt-fp16"], "only `tensorrt` has it"),
+        (&["--tensorrt-profile", "1x64x64,1x64x96,2x96x96"], "only `tensorrt` has it"),
+        (&["--threads", "2", "--affinity", "0,1"], "one processor fewer"),
+    ] {
+        let arguments = ["detect", "--model", "foreign.onnx", "a.png"].iter().chain(options);
+        expect_error(runtime(&folder).args(arguments), 1, &[reason]);
+    }
+    for profile in ["1x64x64", "1x64x64,1x64x96,2x96x90", "2x64x64,1x64x64,1x64x64", "0x64x64,1x64x64,1x64x64"] {
+        let (code, _, stderr) = run(runtime(&folder).args(["detect", "--tensorrt-profile", profile, "a.png"]));
+        assert_eq!(code, 2, "{profile}: {stderr}");
+    }
+}
+
+#[test]
+fn doctor_says_what_works_and_what_is_missing() {
+    let folder = folder();
+    let (code, stdout, stderr) = run(runtime(&folder).arg("doctor"));
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    for part in ["ONNX Runtime", "named by ORT_DYLIB_PATH", "--provider cpu", "works; started in", "cuDNN"] {
+        assert!(stdout.contains(part), "`{part}` is not in: {stdout}");
+    }
+    let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--json", "-"]));
+    let health: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, health["providers"].as_array().unwrap().len()), (0, 4));
+    assert!(health["providers"][0]["outcome"]["Ok"].as_f64().unwrap() > 0.0);
+
+    // What is no library is named, whatever else is asked.
+    for library in ["garbage.onnx", "missing.so"] {
+        let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--onnxruntime", library]));
+        assert_eq!(code, 1);
+        assert!(stdout.contains(library) && stdout.contains("make setup"), "{stdout}");
+    }
 }
 
 #[test]

@@ -291,3 +291,46 @@ fn bench_measures_every_stage_and_says_on_what() {
         assert!(table.contains(part), "{table}");
     }
 }
+
+#[test]
+fn info_says_what_a_file_is() {
+    let folder = folder();
+    let (code, text, stderr) = run(&mut runtime(&folder, "info"));
+    assert_eq!(code, 0, "{stderr}");
+    for part in [
+        "SHA-256",
+        "RetinaNet with ResNet-18",
+        "any number of pictures",
+        "shorter_side: 64",
+        "retinanet.program: a test",
+        "a/b",
+    ] {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+    let (_, text, _) = run(runtime(&folder, "info").args(["--json", "-"]));
+    let info = json(&text);
+    assert_eq!(info["spec"]["classes"][1]["id"], 9);
+    assert_eq!(info["outputs"][0]["shape"], serde_json::json!([null, null, 2]));
+    assert_eq!((&info["batch"], &info["metadata"]["retinanet.program"]), (&Value::Null, &Value::from("a test")));
+    // A ResNet-18 of 80 classes has 21,410,100 trained numbers; each class fewer takes the 9 * (256 * 9 + 1) of its output along.
+    assert_eq!(info["parameters"], 21_410_100 - 78 * 9 * 2305);
+}
+
+#[test]
+fn the_first_provider_that_starts_is_taken_on_request_and_said() {
+    let folder = folder();
+    let (code, _, stderr) = run(detect(&folder).args(["--provider", "auto", "1.png"]));
+    assert_eq!(code, 0, "{stderr}");
+    // With a card or OpenVINO it is another.
+    assert!(stderr.starts_with("auto: "), "{stderr}");
+    assert_eq!(stderr.contains("auto: cpu"), stderr.contains("auto: not openvino:cpu: "), "{stderr}");
+}
+
+#[test]
+fn threads_of_its_own_change_nothing() {
+    let folder = folder();
+    let found = |arguments: &[&str]| run(detect(&folder).args(["--json", "-", "1.png"]).args(arguments)).1;
+    let expected = found(&[]);
+    assert!(expected.contains("cat"));
+    assert_eq!(found(&["--threads", "2", "--affinity", "0"]), expected);
+}

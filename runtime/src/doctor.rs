@@ -1,0 +1,135 @@
+//! `runtime doctor`: whether this machine can run models, on what, and what is missing.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use runtime::drivers::Drivers;
+use runtime::library;
+use runtime::output::Publication;
+use runtime::{EngineOptions, OpenvinoDevice, Provider, machine, try_out};
+use serde::Serialize;
+
+/// Say whether this machine can run models, on what, and what to do about what is missing.
+///
+/// Starts each provider on a tiny network. The exit code is 0 when the processor at least works, otherwise 1.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// Library of ONNX Runtime. [default: as for `detect`]
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+
+    /// Also write it as JSON to this file; `-` writes that to stdout, in place of the text.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What there is.
+#[derive(Serialize)]
+struct Health {
+    runtime: &'static str,
+    processor: Option<String>,
+    cores: usize,
+    /// Of the processor's extensions those that networks gain from.
+    extensions: Vec<&'static str>,
+    onnxruntime: Result<Found, String>,
+    drivers: Option<Drivers>,
+    providers: Vec<Trial>,
+}
+
+/// ONNX Runtime.
+#[derive(Serialize)]
+struct Found {
+    version: String,
+    path: PathBuf,
+    how: String,
+}
+
+/// Whether a provider works.
+#[derive(Serialize)]
+struct Trial {
+    provider: String,
+    /// How long it took to start and compute something, in milliseconds; why it did not.
+    outcome: Result<f64, String>,
+}
+
+const PROVIDERS: [Provider; 4] = [
+    Provider::Cpu,
+    Provider::Cuda { device: 0 },
+    Provider::Tensorrt { device: 0 },
+    Provider::Openvino { device: OpenvinoDevice::Cpu },
+];
+
+/// Looks, and prints.
+pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    let publication = Publication::open(args.json.as_deref())?;
+    let library = library::find(args.onnxruntime.as_deref());
+    let drivers = library.as_ref().ok().map(|library| Drivers::find(&library.path));
+    let trial = |provider: Provider| {
+        let options = EngineOptions { provider, onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
+        let outcome = try_out(&options).map(|time| 1e3 * time.as_secs_f64()).map_err(|error| error.to_string());
+        Trial { provider: provider.to_string(), outcome }
+    };
+    let providers: Vec<_> = if library.is_ok() { PROVIDERS.map(trial).into() } else { Vec::new() };
+    let found = |library: library::Library| Found {
+        how: library.origin.to_string(),
+        version: library.version,
+        path: library.path,
+    };
+    let health = Health {
+        runtime: env!("CARGO_PKG_VERSION"),
+        processor: machine::processor(),
+        cores: machine::cores(),
+        extensions: machine::extensions(),
+        onnxruntime: library.map(found).map_err(|error| error.to_string()),
+        drivers,
+        providers,
+    };
+    publication.publish(&health, &health.text())?;
+    let works = health.providers.first().is_some_and(|cpu| cpu.outcome.is_ok());
+    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Health {
+    /// For people, without the last line's end.
+    fn text(&self) -> String {
+        let Self { runtime, processor, cores, extensions, .. } = self;
+        let extensions = if extensions.is_empty() { "none known".to_owned() } else { extensions.join(", ") };
+        let mut rows = vec![
+            ["runtime".to_owned(), (*runtime).to_owned()],
+            ["processor".to_owned(), processor.clone().unwrap_or_else(|| "unknown".to_owned())],
+            ["cores".to_owned(), cores.to_string()],
+            ["extensions".to_owned(), extensions],
+        ];
+        rows.push([
+            "ONNX Runtime".to_owned(),
+            match &self.onnxruntime {
+                Ok(Found { version, path, how }) => format!("{version}, {}, {how}", path.display()),
+                Err(reason) => reason.clone(),
+            },
+        ]);
+        if let Some(Drivers { cards, kernel, cuda_driver, cuda_runtime, cudnn }) = &self.drivers {
+            let cards = if cards.is_empty() { "none".to_owned() } else { cards.join(", ") };
+            rows.push(["NVIDIA's cards".to_owned(), cards]);
+            let parts = [
+                ("NVIDIA's driver", kernel),
+                ("CUDA of the driver", cuda_driver),
+                ("CUDA's runtime", cuda_runtime),
+                ("cuDNN", cudnn),
+            ];
+            for (name, version) in parts {
+                rows.push([name.to_owned(), version.clone().unwrap_or_else(|| "not found".to_owned())]);
+            }
+        }
+        for Trial { provider, outcome } in &self.providers {
+            let outcome = match outcome {
+                Ok(ms) => format!("works; started in {ms:.0} ms"),
+                Err(reason) => reason.clone(),
+            };
+            rows.push([format!("--provider {provider}"), outcome]);
+        }
+        let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);
+        let lines = rows.iter().map(|[name, value]| format!("{name:<width$}  {value}"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}

@@ -1,0 +1,101 @@
+//! NVIDIA's software: which versions are there, as far as they can be asked without starting anything.
+
+use std::ffi::{c_int, c_uint};
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+/// What there is; absent is what is not found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Drivers {
+    /// Names of the cards.
+    pub cards: Vec<String>,
+    /// Version of the kernel's module.
+    pub kernel: Option<String>,
+    /// The newest CUDA that the driver can run.
+    pub cuda_driver: Option<String>,
+    /// CUDA's runtime library.
+    pub cuda_runtime: Option<String>,
+    /// cuDNN.
+    pub cudnn: Option<String>,
+}
+
+impl Drivers {
+    /// Looks. `library` is ONNX Runtime's file, in whose neighborhood the libraries may lie.
+    pub fn find(library: &Path) -> Self {
+        let wheels = library.parent().unwrap_or(library).join("../../nvidia");
+        let near = |folder: &str, name: &str| [wheels.join(folder).join(name), name.into()];
+        let thousandths = |version: c_int| format!("{}.{}", version / 1000, version % 1000 / 10);
+        Self {
+            cards: cards(),
+            kernel: kernel(),
+            cuda_driver: ask_by_pointer(&["libcuda.so.1".into()], b"cuDriverGetVersion\0").map(thousandths),
+            cuda_runtime: ask_by_pointer(&near("cu13/lib", "libcudart.so.13"), b"cudaRuntimeGetVersion\0")
+                .map(thousandths),
+            cudnn: ask(&near("cudnn/lib", "libcudnn.so.9"), b"cudnnGetVersion\0")
+                .map(|version| format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)),
+        }
+    }
+}
+
+fn cards() -> Vec<String> {
+    let folders = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
+    let name = |folder: fs::DirEntry| {
+        let information = fs::read_to_string(folder.path().join("information")).ok()?;
+        let name = information.lines().find_map(|line| line.strip_prefix("Model:"))?;
+        Some(name.trim().to_owned())
+    };
+    folders.filter_map(name).collect()
+}
+
+fn kernel() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let is_version = |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
+    text.split_whitespace().find(is_version).map(str::to_owned)
+}
+
+/// A version that a function of the first of these libraries which is there returns.
+#[allow(unsafe_code, reason = "asking a library of C is beyond what the compiler can check")]
+fn ask(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<usize> {
+    type Function = unsafe extern "C" fn() -> usize;
+    // SAFETY: NVIDIA's libraries have no preconditions to be loaded, and the functions asked for have this type in every version.
+    libraries.iter().find_map(|path| unsafe {
+        let library = libloading::Library::new(path).ok()?;
+        let version = library.get::<Function>(function).ok()?();
+        // What CUDA has begun must not be unloaded.
+        std::mem::forget(library);
+        Some(version)
+    })
+}
+
+/// A version that such a function writes, unless it returns an error.
+#[allow(unsafe_code, reason = "asking a library of C is beyond what the compiler can check")]
+fn ask_by_pointer(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<c_int> {
+    type Function = unsafe extern "C" fn(*mut c_int) -> c_uint;
+    // SAFETY: as above; the pointer is to a number that lives until the function returns.
+    libraries.iter().find_map(|path| unsafe {
+        let library = libloading::Library::new(path).ok()?;
+        let mut version = 0;
+        let failed = library.get::<Function>(function).ok()?(&raw mut version);
+        std::mem::forget(library);
+        (failed == 0).then_some(version)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_absent() {
+        let nowhere = [std::path::PathBuf::from("/nonexistent/libcudart.so.13")];
+        assert_eq!(
+            (ask(&nowhere, b"cudnnGetVersion\0"), ask_by_pointer(&nowhere, b"cudaRuntimeGetVersion\0")),
+            (None, None)
+        );
+        // A library without that function.
+        #[cfg(target_os = "linux")]
+        assert_eq!(ask(&["libc.so.6".into()], b"cudnnGetVersion\0"), None);
+    }
+}

@@ -1,0 +1,226 @@
+//! Starting a session: threads, and the provider, which is used or is an error.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDispatch};
+use ort::session::Session;
+use ort::session::builder::SessionBuilder;
+
+use super::{EngineError, EngineOptions, IMAGES, words};
+use crate::library::{self, Library};
+use crate::provider::{OpenvinoDevice, Provider};
+
+/// How TensorRT runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TensorrtOptions {
+    /// Folder for the engines that it builds and for its timings; `retinanet/tensorrt` in the user's folder of caches if absent.
+    pub cache: Option<PathBuf>,
+    /// The inputs that the engine is built for, if the file does not fix them.
+    pub profile: Option<ShapeProfile>,
+    /// Whether it may compute in 16 bits what the file has in 32.
+    pub fp16: bool,
+}
+
+/// The smallest, the usual and the largest input: pictures, height and width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShapeProfile {
+    /// No side is smaller.
+    pub least: [usize; 3],
+    /// What the engine is made fastest for.
+    pub usual: [usize; 3],
+    /// No side is larger.
+    pub most: [usize; 3],
+}
+
+/// A session of ONNX Runtime; `model` stands for what it runs in messages. The provider is not [`Provider::Auto`].
+pub(crate) fn session(
+    model: &str,
+    options: &EngineOptions,
+    commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<Session>,
+) -> Result<Session, EngineError> {
+    options.check()?;
+    let provider = options.provider;
+    let loaded = library::load(options.onnxruntime.as_deref())?;
+    let session_error = |error: ort::Error| match error.code() {
+        ort::ErrorCode::InvalidProtobuf => {
+            EngineError::Foreign { model: model.to_owned(), reason: "it is no ONNX file".to_owned() }
+        }
+        _ => EngineError::Session { model: model.to_owned(), provider, reason: words(&error) },
+    };
+    let mut builder = Session::builder(&loaded.environment).map_err(session_error)?;
+    if let Some(threads) = options.threads {
+        builder = in_own_threads(builder, threads, &options.affinity).map_err(session_error)?;
+    }
+    builder = register(builder, options, &loaded.library)?;
+    commit(&mut builder).map_err(session_error)
+}
+
+/// Without this, all sessions of the process share the threads that ONNX Runtime started with.
+fn in_own_threads(builder: SessionBuilder, threads: usize, affinity: &[usize]) -> ort::Result<SessionBuilder> {
+    let builder = builder.with_independent_thread_pool()?.with_intra_threads(threads)?;
+    if affinity.is_empty() {
+        return Ok(builder);
+    }
+    // ONNX Runtime counts processors from 1, and not the thread that calls.
+    let processors: Vec<_> = affinity.iter().map(|processor| (processor + 1).to_string()).collect();
+    Ok(builder.with_config_entry("session.intra_op_thread_affinities", processors.join(";"))?)
+}
+
+impl EngineOptions {
+    /// An option that the provider has no use for is a mistake to mend.
+    fn check(&self) -> Result<(), EngineError> {
+        let provider = self.provider;
+        let unfit = |option: &'static str, reason: &'static str| EngineError::Option { option, provider, reason };
+        let tensorrt = matches!(provider, Provider::Tensorrt { .. });
+        if self.cuda_memory.is_some() && !matches!(provider, Provider::Cuda { .. }) {
+            return Err(unfit("a limit of CUDA's memory", "only `cuda` has it"));
+        }
+        if self.tensorrt != TensorrtOptions::default() && !tensorrt {
+            return Err(unfit("an option of TensorRT", "only `tensorrt` has it"));
+        }
+        let Some(threads) = self.threads else {
+            return match self.affinity.is_empty() {
+                true => Ok(()),
+                false => Err(unfit("an affinity", "it needs the number of threads, too")),
+            };
+        };
+        if !self.affinity.is_empty() && self.affinity.len() != threads - 1 {
+            return Err(unfit(
+                "an affinity",
+                "it needs one processor fewer than there are threads, as one thread is the caller's",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Makes the session use the provider, or fail.
+fn register(
+    builder: SessionBuilder,
+    options: &EngineOptions,
+    library: &Library,
+) -> Result<SessionBuilder, EngineError> {
+    let provider = options.provider;
+    let error = |reason: String| EngineError::Provider { provider, reason };
+    let cuda = |device: u16| {
+        let cuda = ep::CUDA::default()
+            .with_device_id(device.into())
+            // Doubling would take memory that a new size of input does not need.
+            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+            // The exhaustive search costs seconds for every new size of input, and finds nothing faster.
+            .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic);
+        match options.cuda_memory {
+            Some(bytes) => cuda.with_memory_limit(bytes),
+            None => cuda,
+        }
+    };
+    let (providers, remedy): (Vec<ExecutionProviderDispatch>, _) = match provider {
+        Provider::Cpu | Provider::Auto => return Ok(builder),
+        Provider::Cuda { device } => {
+            demand::<ep::CUDA>("`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH")
+                .map_err(error)?;
+            library.preload_cuda();
+            let cuda = cuda(device).build().error_on_failure();
+            (vec![cuda], "it needs NVIDIA's driver, and CUDA 13 and cuDNN 9, which `make setup CUDA=1` brings")
+        }
+        Provider::Tensorrt { device } => {
+            demand::<ep::TensorRT>("`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH")
+                .map_err(error)?;
+            library.preload_cuda();
+            let tensorrt = tensorrt(device, &options.tensorrt).map_err(error)?.build().error_on_failure();
+            // What TensorRT does not know is CUDA's.
+            let cuda = cuda(device).build().error_on_failure();
+            (vec![tensorrt, cuda], "it needs NVIDIA's driver, CUDA 13, cuDNN 9, and TensorRT 10 on the loader's path")
+        }
+        Provider::Openvino { device } => {
+            demand::<ep::OpenVINO>(
+                "pip's `onnxruntime-openvino` wheel, and name its capi/libonnxruntime.so.* with ORT_DYLIB_PATH",
+            )
+            .map_err(error)?;
+            let openvino = ep::OpenVINO::default().with_device_type(match device {
+                OpenvinoDevice::Cpu => "CPU",
+                OpenvinoDevice::Gpu => "GPU",
+                OpenvinoDevice::Npu => "NPU",
+            });
+            let openvino = match options.threads {
+                Some(threads) => openvino.with_num_threads(threads),
+                None => openvino,
+            };
+            (
+                vec![openvino.build().error_on_failure()],
+                "it needs OpenVINO's libraries beside ONNX Runtime's, and the device's driver",
+            )
+        }
+    };
+    builder.with_execution_providers(providers).map_err(|failure| error(format!("{}; {remedy}", words(&failure))))
+}
+
+/// That the library has the provider.
+fn demand<P: ExecutionProvider>(remedy: &str) -> Result<(), String> {
+    match P::is_available() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!("this build of ONNX Runtime does not have it; install one that has: {remedy}")),
+        Err(error) => Err(words(&error)),
+    }
+}
+
+fn tensorrt(device: u16, options: &TensorrtOptions) -> Result<ep::TensorRT, String> {
+    let cache = match &options.cache {
+        Some(cache) => cache.clone(),
+        None => caches().ok_or("there is no folder for its engines; name one")?.join("retinanet/tensorrt"),
+    };
+    fs::create_dir_all(&cache)
+        .map_err(|error| format!("the folder for its engines, `{}`, cannot be made: {error}", cache.display()))?;
+    let tensorrt = ep::TensorRT::default()
+        .with_device_id(device.into())
+        .with_fp16(options.fp16)
+        .with_engine_cache(true)
+        .with_engine_cache_path(cache.display())
+        .with_timing_cache(true)
+        .with_timing_cache_path(cache.display());
+    let Some(ShapeProfile { least, usual, most }) = options.profile else { return Ok(tensorrt) };
+    let shape = |[pictures, height, width]: [usize; 3]| format!("{IMAGES}:{pictures}x3x{height}x{width}");
+    Ok(tensorrt
+        .with_profile_min_shapes(shape(least))
+        .with_profile_opt_shapes(shape(usual))
+        .with_profile_max_shapes(shape(most)))
+}
+
+/// <https://specifications.freedesktop.org/basedir-spec/latest/>
+fn caches() -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(options: &EngineOptions) -> String {
+        options.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn options_that_the_provider_does_not_have_are_refused() {
+        let cuda_memory = Some(1 << 30);
+        let cuda = EngineOptions { provider: Provider::Cuda { device: 0 }, cuda_memory, ..EngineOptions::default() };
+        assert!(cuda.check().is_ok());
+        assert!(refused(&EngineOptions { provider: Provider::Cpu, ..cuda }).contains("only `cuda` has it"));
+        let tensorrt = TensorrtOptions { fp16: true, ..TensorrtOptions::default() };
+        assert!(refused(&EngineOptions { tensorrt, ..EngineOptions::default() }).contains("only `tensorrt` has it"));
+    }
+
+    #[test]
+    fn an_affinity_is_for_all_threads_but_the_callers() {
+        let options = |threads, affinity: &[usize]| EngineOptions {
+            threads,
+            affinity: affinity.to_vec(),
+            ..EngineOptions::default()
+        };
+        assert!(options(Some(3), &[0, 2]).check().is_ok() && options(Some(1), &[]).check().is_ok());
+        assert!(refused(&options(None, &[1])).contains("number of threads"));
+        assert!(refused(&options(Some(3), &[1])).contains("one processor fewer"));
+    }
+}

@@ -1,0 +1,59 @@
+//! A trial: whether a provider starts and computes, shown on a network of one convolution.
+
+use std::time::{Duration, Instant};
+
+use ndarray::Array4;
+use ort::value::TensorRef;
+
+use crate::engine::{EngineError, EngineOptions, session, words};
+
+/// Starts a session with these options and runs it once; how long that took. [`Provider::Auto`](crate::Provider::Auto) is tried as the
+/// processor.
+///
+/// # Errors
+/// When ONNX Runtime is not found, or the provider does not start or compute.
+pub fn try_out(options: &EngineOptions) -> Result<Duration, EngineError> {
+    let started = Instant::now();
+    let model = one_convolution();
+    let mut session = session("a trial", options, |builder| builder.commit_from_memory(&model))?;
+    let failed = |reason: String| EngineError::Provider { provider: options.provider, reason };
+    let (images, weights) = (Array4::from_elem((1, 1, SIDE, SIDE), 3.0f32), Array4::from_elem((1, 1, 1, 1), 0.5f32));
+    let tensor = |array| TensorRef::from_array_view(array).map_err(|error| failed(words(&error)));
+    let (images, weights) = (tensor(&images)?, tensor(&weights)?);
+    let outputs = session.run(ort::inputs!["x" => images, "w" => weights]).map_err(|error| failed(words(&error)))?;
+    let (_, found) = outputs["y"].try_extract_tensor::<f32>().map_err(|error| failed(words(&error)))?;
+    if found.len() == SIDE * SIDE && found.iter().all(|value| *value == 1.5) {
+        Ok(started.elapsed())
+    } else {
+        Err(failed(format!("it computes {found:?} where each is 1.5")))
+    }
+}
+
+const SIDE: usize = 4;
+
+/// The network as an ONNX file. <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>, whose numbers of fields stand here;
+/// <https://protobuf.dev/programming-guides/encoding/>
+fn one_convolution() -> Vec<u8> {
+    fn number(field: u8, value: u8) -> Vec<u8> {
+        vec![field << 3, value]
+    }
+    fn bytes(field: u8, content: &[u8]) -> Vec<u8> {
+        let length =
+            u8::try_from(content.len()).expect("everything here is shorter than 128 bytes, one digit of a length");
+        [&[field << 3 | 2, length], content].concat()
+    }
+    let value = |name: &[u8], side: u8| {
+        let sides = [1, 1, side, side].map(|side| bytes(1, &number(1, side))).concat();
+        let tensor_type = [number(1, 1), bytes(2, &sides)].concat();
+        [bytes(1, name), bytes(2, &bytes(1, &tensor_type))].concat()
+    };
+    let node = [bytes(1, b"x"), bytes(1, b"w"), bytes(2, b"y"), bytes(4, b"Conv")].concat();
+    let side = SIDE as u8;
+    let inputs = [bytes(11, &value(b"x", side)), bytes(11, &value(b"w", 1))].concat();
+    let graph = [bytes(1, &node), bytes(2, b"trial"), inputs, bytes(12, &value(b"y", side))].concat();
+    let mut length = vec![graph.len() as u8 | 0x80, (graph.len() >> 7) as u8];
+    if graph.len() < 128 {
+        length = vec![graph.len() as u8];
+    }
+    [number(1, 8), [vec![7 << 3 | 2], length, graph].concat(), bytes(8, &number(2, 17))].concat()
+}
