@@ -94,6 +94,13 @@ impl Rank {
         Self { descending: !ascending, index: index as u32 }
     }
 
+    /// The score that it is the rank of.
+    pub(crate) fn score(self) -> f32 {
+        let ascending = !self.descending;
+        f32::from_bits(if ascending >> 31 == 0 { !ascending } else { ascending & !(1 << 31) })
+    }
+
+    /// The index that it was given.
     pub(crate) fn index(self) -> usize {
         self.index as usize
     }
@@ -229,6 +236,7 @@ mod tests {
         let scores = [f32::INFINITY, 1.0, 0.5, f32::MIN_POSITIVE, 0.0, -1.0, f32::NEG_INFINITY];
         assert!(scores.windows(2).all(|pair| Rank::new(pair[0], 9) < Rank::new(pair[1], 3)));
         assert!(Rank::new(0.5, 3) < Rank::new(0.5, 4));
+        assert!(scores.iter().all(|score| Rank::new(*score, 9).score() == *score));
     }
 
     #[test]

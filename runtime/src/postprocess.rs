@@ -130,21 +130,13 @@ impl Selection<'_> {
         let (rules, classes) = (&self.spec.postprocessing, self.spec.class_count());
         let mut candidates = Vec::new();
         for level in self.anchors.levels() {
-            let start = candidates.len();
+            let mut found = Best::new(rules.score_threshold, rules.top_k.unwrap_or(usize::MAX));
             let (first, end) = (level.start * classes, level.end * classes);
-            find_above(rules.score_threshold, &scores[first..end], first, &mut candidates);
-            if let Some(wanted) = self.wanted {
-                let mut place = 0;
-                candidates.retain(|rank| {
-                    place += 1;
-                    place <= start || wanted[rank.index() % classes]
-                });
+            match self.wanted {
+                None => found.look_through(&scores[first..end], first, |_| true),
+                Some(wanted) => found.look_through(&scores[first..end], first, |index| wanted[index % classes]),
             }
-            let found = &mut candidates[start..];
-            if let Some(top_k) = rules.top_k.filter(|top_k| *top_k < found.len()) {
-                found.select_nth_unstable(top_k);
-                candidates.truncate(start + top_k);
-            }
+            candidates.append(&mut found.into_ranks());
         }
         candidates
     }
@@ -214,15 +206,49 @@ impl Selection<'_> {
     }
 }
 
-/// Appends the ranks of scores above the threshold. There are millions of scores and few are: whole blocks are passed
-/// over as fast as memory allows.
-fn find_above(threshold: f32, scores: &[f32], first: usize, found: &mut Vec<Rank>) {
-    const BLOCK: usize = 64;
-    for (block, start) in scores.chunks(BLOCK).zip((first..).step_by(BLOCK)) {
-        if block.iter().fold(false, |any, score| any | (*score > threshold)) {
-            let above = block.iter().enumerate().filter(|(_, score)| **score > threshold);
-            found.extend(above.map(|(i, score)| Rank::new(*score, start + i)));
+/// The best scores above a threshold, which rises when there are more than wanted.
+struct Best {
+    threshold: f32,
+    most: usize,
+    ranks: Vec<Rank>,
+}
+
+impl Best {
+    fn new(threshold: f32, most: usize) -> Self {
+        Self { threshold, most, ranks: Vec::new() }
+    }
+
+    /// Adds what is above the threshold. There are millions of scores and few are: whole blocks are passed over as fast as memory
+    /// allows.
+    fn look_through(&mut self, scores: &[f32], first: usize, wanted: impl Fn(usize) -> bool) {
+        const BLOCK: usize = 64;
+        for (block, start) in scores.chunks(BLOCK).zip((first..).step_by(BLOCK)) {
+            let threshold = self.threshold;
+            if block.iter().fold(false, |any, score| any | (*score > threshold)) {
+                let above = block.iter().zip(start..).filter(|(score, _)| **score > threshold);
+                let wanted = above.filter(|(_, index)| wanted(*index));
+                self.ranks.extend(wanted.map(|(score, index)| Rank::new(*score, index)));
+                // Twice as many, so that the work of each selection is shared by as many additions.
+                if self.ranks.len() / 2 >= self.most {
+                    self.select();
+                }
+            }
         }
+    }
+
+    /// Drops all but the best. What comes later and is not better than the last of them would be dropped, too.
+    fn select(&mut self) {
+        if self.ranks.len() > self.most {
+            if let Some(last) = self.most.checked_sub(1) {
+                self.threshold = self.ranks.select_nth_unstable(last).1.score();
+            }
+            self.ranks.truncate(self.most);
+        }
+    }
+
+    fn into_ranks(mut self) -> Vec<Rank> {
+        self.select();
+        self.ranks
     }
 }
 

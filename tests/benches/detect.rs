@@ -3,9 +3,8 @@
 //! names a Python with torch 2.11, torchvision 0.26, onnxruntime and Pillow, it makes the weights and detects in turns with us;
 //! otherwise weights are random.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -15,6 +14,7 @@ use models::spec::NormKind;
 use models::{AtomicFile, Checkpoint};
 use runtime::EngineOptions;
 use serde::Deserialize;
+use tests::Peer;
 
 /// Sizes of the pictures, which take turns.
 const SIZES: [(u32, u32); 5] = [(640, 480), (1280, 960), (960, 1280), (2048, 1536), (800, 600)];
@@ -47,8 +47,8 @@ fn main() -> anyhow::Result<()> {
     let mut peers = Vec::new();
     for name in ["onnxruntime", "torchvision"] {
         if let Some(python) = &python {
-            let mut peer = Peer::start(python, name, folder)?;
-            peer.detect(&pictures[..2])?;
+            let mut peer = Peer::start(python, "detect.py", &[Path::new(name), folder])?;
+            detects(&mut peer, &pictures[..2])?;
             peers.push((name, peer, Times::default()));
         }
     }
@@ -58,7 +58,7 @@ fn main() -> anyhow::Result<()> {
     for turn in pictures.chunks(TURN) {
         ours.add(ours_detects(&program, folder, turn)?);
         for (_, peer, times) in &mut peers {
-            times.add(peer.detect(turn)?);
+            times.add(detects(peer, turn)?);
         }
     }
     println!(
@@ -145,40 +145,8 @@ fn ours_detects(program: &Path, folder: &Path, pictures: &[PathBuf]) -> anyhow::
     Ok(Times { seconds, network, detections, program: elapsed })
 }
 
-/// A Python that detects.
-struct Peer {
-    child: Child,
-    asked: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Peer {
-    fn start(python: &str, name: &str, folder: &Path) -> anyhow::Result<Self> {
-        let mut command = Command::new(python);
-        command.arg(script()).arg(name).arg(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("can't run {python}"))?;
-        let asked = child.stdin.take().context("stdin is piped")?;
-        let answers = BufReader::new(child.stdout.take().context("stdout is piped")?);
-        Ok(Self { child, asked, answers })
-    }
-
-    fn detect(&mut self, pictures: &[PathBuf]) -> anyhow::Result<Times> {
-        writeln!(self.asked, "{}", serde_json::to_string(pictures)?)?;
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
-        serde_json::from_str(&answer).context("the peer has ended")
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/detect.py")
+fn detects(peer: &mut Peer, pictures: &[PathBuf]) -> anyhow::Result<Times> {
+    Ok(serde_json::from_value(peer.ask(&serde_json::json!(pictures))?)?)
 }
 
 /// Torchvision's network, with weights that the peer makes.
@@ -188,7 +156,7 @@ fn import(python: &str, folder: &Path) -> anyhow::Result<Checkpoint> {
         #[command(flatten)]
         args: trainer::import::ImportArgs,
     }
-    let status = Command::new(python).arg(script()).arg("make").arg(folder).status()?;
+    let status = Command::new(python).arg(Peer::script("detect.py")).arg("make").arg(folder).status()?;
     ensure!(status.success(), "the peer ends with {status}");
     let [weights, checkpoint] = ["weights.pth", "imported.safetensors"].map(|name| folder.join(name));
     let Import { args } = clap::Parser::parse_from([Path::new("import"), &weights, Path::new("--out"), &checkpoint]);

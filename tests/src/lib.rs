@@ -1,5 +1,7 @@
 //! Detectors for tests: any spec, with random weights that give every part of the network something to say.
 
+mod peer;
+
 use std::collections::BTreeMap;
 
 use models::spec::{Class, NormKind};
@@ -10,6 +12,8 @@ use rand_chacha::ChaCha8Rng;
 use tch::Device;
 use trainer::learner::probe;
 use trainer::parameters::{Layout, Parameters};
+
+pub use peer::Peer;
 
 /// A preset with another kind of normalization and `classes` classes.
 pub fn spec(preset: &str, norm: NormKind, classes: usize) -> ModelSpec {

@@ -168,6 +168,7 @@ fn finds_what_the_original_finds(kind: &str, file_name: &str, rename: impl Fn(&s
         [file_name, "imported.safetensors", "retinanet.onnx"].map(|name| folder.path().join(name));
     case.write(&source, rename);
     import(&source, &checkpoint);
+    std::fs::remove_file(&source).unwrap();
     let checkpoint = Checkpoint::open(&checkpoint).unwrap();
     let origin = checkpoint.provenance.origin.clone().unwrap();
     assert_eq!((origin.kind.as_str(), origin.file.as_str(), origin.sha256.len()), (kind, file_name, 64));
