@@ -15,6 +15,8 @@ setup: ## Bring libtorch and ONNX Runtime into .deps; CUDA=1 those with CUDA, CU
 build: setup ## Build trainer, exporter and runtime, optimized, into target/release
 	cargo build --release --package trainer --package exporter --package runtime
 
+# Those of videos need ffmpeg.
+test: export TESTS = 1
 test: setup ## Check formatting, lints and every test; RETINANET_DATA names the folder of real data
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings

@@ -19,7 +19,7 @@ use crate::interrupt::Interrupt;
 use crate::model_args::ModelArgs;
 use crate::rule_args::RuleArgs;
 use made::{Made, MadeArgs, make};
-use source::{Source, SourceArgs};
+use source::{Source, SourceArgs, VideoOptions};
 use writer::{Ending, ListArgs, Writer};
 
 /// Find objects in pictures.
@@ -77,7 +77,8 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let started = Instant::now();
     let total = source.total();
     let classes = &detector.spec().classes;
-    let items = source.items(&interrupt, made.names());
+    let videos = VideoOptions { rate: args.source.fps, pixels: args.max_pixels };
+    let items = source.items(videos, &interrupt, made.names());
     let stop = items.stop();
     let (inference, written) = pipeline(
         &detector,

@@ -41,6 +41,7 @@ pub mod output;
 pub mod picture;
 pub mod pipeline;
 pub mod progress;
+pub mod video;
 
 pub use detector::{Detector, DetectorError, DetectorOptions};
 pub use engine::{

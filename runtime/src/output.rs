@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use models::spec::Class;
 
 use crate::Detection;
+use crate::video::Frame;
 pub use coco::{ImageIds, ImageIdsError};
 pub use folder::{Names, folder_name};
 pub use publication::{Publication, PublicationError};
@@ -29,8 +30,20 @@ pub use yolo::yolo;
 pub struct Report {
     /// The picture, as the user named it.
     pub file: PathBuf,
+    /// Which frame of it this is about, if it is a video.
+    pub frame: Option<Frame>,
     /// What was found in it, or why nothing could be.
     pub outcome: Result<Found, String>,
+}
+
+impl Report {
+    /// What messages call the picture.
+    pub fn name(&self) -> String {
+        match self.frame {
+            None => self.file.display().to_string(),
+            Some(Frame { number, time }) => format!("{}, frame {number} ({time:.2} s)", self.file.display()),
+        }
+    }
 }
 
 /// What was found in a picture.
@@ -127,16 +140,29 @@ mod samples {
         vec![Class { id: 7, name: "cat".to_owned() }, Class { id: 90, name: "a \"b\", c".to_owned() }]
     }
 
-    /// A picture with two detections, one with none, and one that failed.
+    /// A picture with two detections, one with none, one that failed, and a frame of a video.
     pub(super) fn reports() -> Vec<Report> {
         let detections = vec![
             Detection { label: 1, score: 0.875, bounding_box: BoundingBox::new(1.0, 2.5, 30.25, 40.0) },
             Detection { label: 0, score: 0.5, bounding_box: BoundingBox::new(0.0, 0.0, 4.0, 8.0) },
         ];
         vec![
-            Report { file: "a.jpg".into(), outcome: Ok(Found { width: 64, height: 48, detections }) },
-            Report { file: "b, c.jpg".into(), outcome: Ok(Found { width: 1, height: 2, detections: Vec::new() }) },
-            Report { file: "d.jpg".into(), outcome: Err("the file is truncated".to_owned()) },
+            Report {
+                file: "a.jpg".into(),
+                frame: None,
+                outcome: Ok(Found { width: 64, height: 48, detections: detections.clone() }),
+            },
+            Report {
+                file: "b, c.jpg".into(),
+                frame: None,
+                outcome: Ok(Found { width: 1, height: 2, detections: Vec::new() }),
+            },
+            Report { file: "d.jpg".into(), frame: None, outcome: Err("the file is truncated".to_owned()) },
+            Report {
+                file: "e.mp4".into(),
+                frame: Some(Frame { number: 3, time: 0.125 }),
+                outcome: Ok(Found { width: 16, height: 16, detections: detections[1..].to_vec() }),
+            },
         ]
     }
 }

@@ -1,6 +1,8 @@
 //! Pictures: from a file in any usual format to upright red, green and blue, and back to a file.
 
 mod size;
+mod tiff;
+mod webp;
 
 use std::fs::File;
 use std::io::{self, BufRead, Cursor, Read, Seek};
@@ -139,8 +141,11 @@ pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
         return Err(DecodeError::Empty);
     }
     let reader = recognize(Cursor::new(bytes), limits)?;
-    if reader.format() == Some(ImageFormat::Jpeg) && !ends_properly(bytes) {
-        return Err(DecodeError::Truncated);
+    match reader.format() {
+        Some(ImageFormat::Jpeg) if !ends_properly(bytes) => return Err(DecodeError::Truncated),
+        Some(ImageFormat::Tiff) => tiff::check(bytes)?,
+        Some(ImageFormat::WebP) => webp::check(bytes, limits)?,
+        _ => {}
     }
     let (decoder, orientation) = open(reader, limits)?;
     let mut picture = DynamicImage::from_decoder(decoder)?;

@@ -18,6 +18,7 @@ use image::RgbImage;
 
 use crate::output::{Found, Report};
 use crate::postprocess::Detection;
+use crate::video::Frame;
 use crate::views::{Look, View};
 use crate::{
     Detector,
@@ -50,6 +51,8 @@ impl Default for PipelineOptions {
 pub struct Item<T> {
     /// What it is called in its report.
     pub file: PathBuf,
+    /// Which frame it is, if the file is a video.
+    pub frame: Option<Frame>,
     /// Where its pixels are.
     pub content: Content,
     /// What comes out again with its result.
@@ -154,7 +157,7 @@ struct Picture<T> {
 
 struct State<T> {
     /// Taken out at the end.
-    item: Option<(PathBuf, T)>,
+    item: Option<(PathBuf, Option<Frame>, T)>,
     kept: Option<RgbImage>,
     /// What was found in each view so far.
     seen: Vec<Option<(Look, Vec<Detection>)>>,
@@ -164,8 +167,8 @@ struct State<T> {
 }
 
 impl<T> Picture<T> {
-    fn new(index: usize, size: (u32, u32), file: PathBuf, tag: T, views: usize) -> Self {
-        let state = State { item: Some((file, tag)), kept: None, seen: vec![None; views], left: views, error: None };
+    fn new(index: usize, size: (u32, u32), item: (PathBuf, Option<Frame>, T), views: usize) -> Self {
+        let state = State { item: Some(item), kept: None, seen: vec![None; views], left: views, error: None };
         Self { index, size, state: Mutex::new(state) }
     }
 
@@ -185,7 +188,7 @@ impl<T> Picture<T> {
         if state.left > 0 {
             return None;
         }
-        let (file, tag) = state.item.take()?;
+        let (file, frame, tag) = state.item.take()?;
         let (width, height) = self.size;
         let outcome = match state.error.take() {
             Some(reason) => Err(reason),
@@ -194,7 +197,7 @@ impl<T> Picture<T> {
                 Ok(Found { width, height, detections: detector.merge(self.size, seen) })
             }
         };
-        Some(Finished { report: Report { file, outcome }, picture: state.kept.take(), tag })
+        Some(Finished { report: Report { file, frame, outcome }, picture: state.kept.take(), tag })
     }
 }
 
@@ -206,7 +209,7 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
     jobs: &Sender<Job<T>>,
     exit: &Exit<F, G>,
 ) {
-    while let Some((index, Item { file, content, tag })) = source.next() {
+    while let Some((index, Item { file, frame, content, tag })) = source.next() {
         let picture = match content {
             Content::File => picture::read_within(&file, &options.limits).map_err(|error| error.reason.to_string()),
             Content::Picture(picture) => Ok(picture),
@@ -215,7 +218,7 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
         let picture = match picture {
             Ok(picture) => picture,
             Err(reason) => {
-                let report = Report { file, outcome: Err(reason) };
+                let report = Report { file, frame, outcome: Err(reason) };
                 if exit.send(index, Finished { report, picture: None, tag }).is_none() {
                     return;
                 }
@@ -223,7 +226,7 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
             }
         };
         let looks = detector.looks(&picture);
-        let shared = Arc::new(Picture::new(index, picture.dimensions(), file, tag, looks.len()));
+        let shared = Arc::new(Picture::new(index, picture.dimensions(), (file, frame, tag), looks.len()));
         let last = looks.len() - 1;
         let mut picture = Some(picture);
         for (place, look) in looks.into_iter().enumerate() {

@@ -98,6 +98,7 @@ fn help_shows_every_option_default_and_exit_code() {
         "--crops",
         "--stdin",
         "--recursive",
+        "--fps",
         "--batch",
         "--workers",
         "--max-pixels",
@@ -106,7 +107,7 @@ fn help_shows_every_option_default_and_exit_code() {
     ] {
         assert!(stdout.contains(option), "`{option}` is not in: {stdout}");
     }
-    assert_eq!(stdout.matches("[default: ").count(), 12, "{stdout}");
+    assert_eq!(stdout.matches("[default: ").count(), 13, "{stdout}");
     let (_, stdout, _) = run(runtime(&folder).args(["eval", "--help"]));
     assert!(stdout.contains("marked `difficult` count like any other"), "{stdout}");
 }

@@ -2,99 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::LazyLock;
+mod fixture;
 
-use image::{Rgb, RgbImage};
-use models::spec::Class;
-use models::{ModelSpec, Provenance, parameters};
-use ndarray::{ArrayD, IxDyn};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A network that has something to say about everything: random convolutions, and scores on both sides of the threshold.
-static MODEL: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
-    let mut spec = ModelSpec::preset("resnet18").unwrap();
-    spec.classes = [(7, "cat"), (9, "a/b")].map(|(id, name)| Class { id, name: name.to_owned() }).to_vec();
-    (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (64, 96);
-    spec.postprocessing.score_threshold = 0.6;
-    let mut state = 1u64;
-    let mut unit = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 24) as f32
-    };
-    let mut tensors = BTreeMap::new();
-    for parameter in parameters(&spec).unwrap() {
-        let fan_in = parameter.shape[1..].iter().product::<usize>() as f32;
-        let (least, most) = match &parameter.shape[..] {
-            [_] if parameter.name.ends_with("running_var") => (0.5, 1.5),
-            [_] if parameter.name.contains("bn2.weight") => (0.1, 0.3),
-            [_] if parameter.name.ends_with("weight") => (0.7, 1.3),
-            [_] => (-0.1, 0.1),
-            _ => (-(6.0 / fan_in).sqrt(), (6.0 / fan_in).sqrt()),
-        };
-        let tensor = ArrayD::from_shape_simple_fn(IxDyn(&parameter.shape), || least + (most - least) * unit());
-        tensors.insert(parameter.name, tensor);
-    }
-    let provenance = Provenance { program: "a test".to_owned(), epoch: None, ap: None, origin: None };
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    fs::write(&path, exporter::to_onnx(&spec, tensors, &provenance).unwrap()).unwrap();
-    (folder, path)
-});
-
-/// A folder with three pictures, one of them broken, and one in a folder below.
-fn folder() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("below")).unwrap();
-    for (name, width, height) in [("1.png", 90, 60), ("3.jpg", 60, 80), ("below/4.png", 64, 64)] {
-        let drawn = RgbImage::from_fn(width, height, |x, y| Rgb([(x * 3) as u8, (y * 4) as u8, (x ^ y) as u8]));
-        drawn.save(folder.path().join(name)).unwrap();
-    }
-    fs::write(folder.path().join("2.png"), "no picture").unwrap();
-    folder
-}
-
-fn detect(folder: &TempDir) -> Command {
-    runtime(folder, "detect")
-}
-
-/// The program's command with the model, in this folder.
-fn runtime(folder: &TempDir, name: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runtime"));
-    command.current_dir(folder.path()).arg(name).arg("--model").arg(&MODEL.1);
-    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        command.env("ORT_DYLIB_PATH", checkout.join(".deps/onnxruntime/lib/libonnxruntime.so"));
-    }
-    command
-}
-
-fn run(command: &mut Command) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-fn read(folder: &TempDir, name: &str) -> String {
-    fs::read_to_string(folder.path().join(name)).unwrap()
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap()
-}
-
-/// Files in a folder, in order.
-fn list(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
+use fixture::{detect, folder, json, list, read, run, runtime};
 
 #[test]
 fn all_forms_of_results_say_the_same() {

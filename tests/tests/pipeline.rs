@@ -59,7 +59,7 @@ fn open(folder: &Path, views: ViewOptions) -> Detector {
 }
 
 fn items(files: &[PathBuf]) -> impl Iterator<Item = Item<usize>> + Send {
-    files.iter().cloned().enumerate().map(|(tag, file)| Item { file, content: Content::File, tag })
+    files.iter().cloned().enumerate().map(|(tag, file)| Item { file, frame: None, content: Content::File, tag })
 }
 
 fn reports(detector: &Detector, options: &PipelineOptions, files: &[PathBuf]) -> Vec<Report> {
@@ -123,7 +123,7 @@ fn what_is_broken_keeps_its_place_and_the_others_go_on() {
 fn pictures_in_memory_and_reasons_go_through_too_and_are_handed_back_when_kept() {
     let (folder, _) = folder(0);
     let detector = open(folder.path(), ViewOptions::default());
-    let item = |tag: u32, content| Item { file: "frame".into(), content, tag };
+    let item = |tag: u32, content| Item { file: "frame".into(), frame: None, content, tag };
     let items = vec![
         item(7, Content::Picture(picture(70, 50, 3))),
         item(8, Content::Missing("it is gone".to_owned())),
@@ -146,7 +146,7 @@ fn nothing_is_begun_when_nobody_wants_more() {
     // Without end.
     let endless = files.iter().cycle().map(|file| {
         begun.fetch_add(1, Relaxed);
-        Item { file: file.clone(), content: Content::File, tag: () }
+        Item { file: file.clone(), frame: None, content: Content::File, tag: () }
     });
     let options = PipelineOptions::default();
     let (_, first) = pipeline(&detector, &options, endless, |finished| finished.report, |mut reports| reports.next());
@@ -161,7 +161,7 @@ fn a_slow_receiver_bounds_how_many_are_begun() {
     let begun = AtomicUsize::new(0);
     let many = files.iter().cycle().take(40).map(|file| {
         begun.fetch_add(1, Relaxed);
-        Item { file: file.clone(), content: Content::File, tag: () }
+        Item { file: file.clone(), frame: None, content: Content::File, tag: () }
     });
     let sink = |mut reports: Ordered<Report>| {
         for done in 0.. {

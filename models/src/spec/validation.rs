@@ -2,6 +2,9 @@
 
 use super::{BoxScale, FORMAT, ModelSpec, NormKind, NormSpec, Resampling, ResizeFilter, SpecError};
 
+/// Anchors of a cell: far more than anyone trains, and few enough that a file cannot ask for memory without end.
+const MOST_ANCHORS: usize = 256;
+
 impl ModelSpec {
     /// Checks what the types do not say. A spec without classes is valid: it has not met its data yet.
     ///
@@ -55,6 +58,12 @@ impl ModelSpec {
         ensure(positive(&anchors.sizes), "anchors.sizes", &anchors.sizes, "positive numbers")?;
         ensure(positive(&anchors.ratios), "anchors.ratios", &anchors.ratios, "one or more positive numbers")?;
         ensure(positive(&anchors.scales), "anchors.scales", &anchors.scales, "one or more positive numbers")?;
+        ensure(
+            self.anchors_per_cell() <= MOST_ANCHORS,
+            "anchors.scales",
+            &anchors.scales.len(),
+            "at most 256 anchors of a cell, ratios times scales",
+        )?;
         ensure(
             box_coder.std.iter().all(|v| v.is_finite() && *v > 0.0),
             "box_coder.std",
@@ -183,6 +192,7 @@ mod tests {
             ("postprocessing: {soft_nms: 0.0}", "postprocessing.soft_nms"),
             ("postprocessing: {top_k: 0}", "postprocessing.top_k"),
             ("anchors: {ratios: []}", "anchors.ratios"),
+            (&format!("anchors: {{scales: [{}1]}}", "1, ".repeat(MOST_ANCHORS / 3)), "anchors.scales"),
         ] {
             let message = ModelSpec::from_yaml(text).unwrap_err().to_string();
             assert!(message.contains(field), "{text}: {message}");

@@ -50,7 +50,7 @@ impl Throughput {
 /// Sends so many pictures through, and gives the time that the network ran.
 fn go_through(detector: &Detector, options: &PipelineOptions, files: &[PathBuf], count: usize) -> Result<Duration> {
     let items = files.iter().cycle().take(count);
-    let items = items.map(|file| Item { file: file.clone(), content: Content::File, tag: () });
+    let items = items.map(|file| Item { file: file.clone(), frame: None, content: Content::File, tag: () });
     let (inference, failed) = pipeline(
         detector,
         options,

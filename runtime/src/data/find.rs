@@ -57,7 +57,8 @@ pub enum FindError {
 pub fn find(detector: &Detector, truth: &Dataset, mut advance: impl FnMut()) -> Result<Vec<ScoredBox>, FindError> {
     let places = class_places(detector.spec(), truth)?;
     let images = 0..truth.images.len();
-    let items = images.map(|image| Item { file: truth.path_of(image), content: Content::File, tag: image });
+    let items =
+        images.map(|image| Item { file: truth.path_of(image), frame: None, content: Content::File, tag: image });
     let (_, scored) = pipeline(
         detector,
         &PipelineOptions::default(),

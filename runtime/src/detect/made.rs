@@ -1,6 +1,7 @@
 //! What is made of each picture besides lists: annotated pictures, YOLO's text, crops.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use image::{RgbImage, imageops};
@@ -8,6 +9,7 @@ use models::spec::Class;
 use models::{BoundingBox, write_atomically};
 use runtime::output::{self, Found, Report};
 use runtime::pipeline::Finished;
+use runtime::video::{Frame, Rate};
 use runtime::{draw, picture};
 
 use super::source::Source;
@@ -19,7 +21,7 @@ pub(crate) struct MadeArgs {
     /// Draw the detections over the pictures, into this folder.
     ///
     /// An annotated picture has its picture's name; where several have the same, the later ones are numbered: a.jpg,
-    /// a-2.jpg. JPEG stays JPEG, all else becomes PNG.
+    /// a-2.jpg. JPEG stays JPEG, all else becomes PNG; a video becomes MP4 without sound.
     #[arg(long, value_name = "DIR")]
     draw: Option<PathBuf>,
 
@@ -36,10 +38,48 @@ pub(crate) struct MadeArgs {
 /// The files of one picture.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Targets {
-    drawn: Option<PathBuf>,
+    drawn: Option<Drawn>,
     yolo: Option<PathBuf>,
     /// The folder of crops and how their names begin.
     crops: Option<(PathBuf, String)>,
+}
+
+impl Targets {
+    /// Of what ends an annotated video without being a frame.
+    pub(super) fn end(part: Option<Part>) -> Self {
+        Self { drawn: part.map(Drawn::Frame), ..Self::default() }
+    }
+}
+
+/// Where a picture is drawn.
+#[derive(Clone, Debug)]
+enum Drawn {
+    /// Into a file of its own.
+    Picture(PathBuf),
+    /// Into the annotated video.
+    Frame(Part),
+}
+
+/// A place in an annotated video.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) video: Arc<Annotated>,
+    /// Whether no frame comes behind it.
+    pub(super) last: bool,
+}
+
+/// A video that is to be written.
+#[derive(Debug)]
+pub(super) struct Annotated {
+    pub(super) path: PathBuf,
+    pub(super) rate: Rate,
+}
+
+/// What has become of a picture.
+pub(super) struct Done {
+    pub(super) report: Report,
+    /// For an annotated video, and the frame unless it failed.
+    pub(super) drawn: Option<(Part, Option<RgbImage>)>,
 }
 
 /// Who makes them.
@@ -96,13 +136,33 @@ impl Names {
         self.check(file)?;
         let extension = file.extension().filter(|_| picture::is_jpeg(file)).and_then(|extension| extension.to_str());
         let drawn = self.drawn.as_mut().map(|names| names.next(file, Some(extension.unwrap_or("png"))));
+        Ok(Targets { drawn: drawn.map(Drawn::Picture), ..self.beside(file) })
+    }
+
+    /// The annotated video of a video, if there is to be one; why there can be none.
+    pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<Annotated>>, String> {
+        self.check(file)?;
+        let path = self.drawn.as_mut().map(|names| names.next(file, Some("mp4")));
+        Ok(path.map(|path| Arc::new(Annotated { path, rate })))
+    }
+
+    /// The files of a frame.
+    pub(super) fn frame(&mut self, file: &Path, frame: Frame, part: Option<Part>) -> Targets {
+        let mut name = file.file_stem().unwrap_or_default().to_owned();
+        // Its extension is passed over, as that of any picture.
+        name.push(format!("-{:06}.frame", frame.number));
+        Targets { drawn: part.map(Drawn::Frame), ..self.beside(Path::new(&name)) }
+    }
+
+    /// What is made of a picture besides drawing it.
+    fn beside(&mut self, file: &Path) -> Targets {
         let yolo = self.yolo.as_mut().map(|names| names.next(file, Some("txt")));
         let crops = self.crops.as_mut().and_then(|names| {
             let beginning = names.next(file, None);
             let name = beginning.file_name()?.to_string_lossy().into_owned();
             Some((beginning.parent()?.to_owned(), name))
         });
-        Ok(Targets { drawn, yolo, crops })
+        Targets { drawn: None, yolo, crops }
     }
 
     fn check(&self, file: &Path) -> Result<(), String> {
@@ -116,22 +176,40 @@ impl Names {
 }
 
 /// Makes what is to be made of a picture, and hands on its report.
-pub(super) fn make(finished: Finished<Targets>, classes: &[Class]) -> Result<Report> {
-    let Finished { report, picture, tag: Targets { drawn, yolo, crops } } = finished;
-    let Ok(found) = &report.outcome else { return Ok(report) };
+pub(super) fn make(finished: Finished<Targets>, classes: &[Class]) -> Result<Done> {
+    let Finished { report, mut picture, tag: Targets { drawn, yolo, crops } } = finished;
+    if let Ok(found) = &report.outcome {
+        make_beside(found, picture.as_ref(), yolo, crops, classes)?;
+        if let (Some(_), Some(picture)) = (&drawn, &mut picture) {
+            draw::draw(picture, &found.detections, classes);
+        }
+    }
+    let drawn = match (drawn, picture) {
+        (Some(Drawn::Frame(part)), picture) => Some((part, picture)),
+        (Some(Drawn::Picture(path)), Some(picture)) if report.outcome.is_ok() => {
+            picture::write(&path, &picture).with_context(|| cannot_write(&path))?;
+            None
+        }
+        _ => None,
+    };
+    Ok(Done { report, drawn })
+}
+
+fn make_beside(
+    found: &Found,
+    picture: Option<&RgbImage>,
+    yolo: Option<PathBuf>,
+    crops: Option<(PathBuf, String)>,
+    classes: &[Class],
+) -> Result<()> {
     if let Some(path) = yolo {
         let text = output::yolo(found);
         write_atomically(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
     }
-    let Some(mut picture) = picture else { return Ok(report) };
-    if let Some((folder, name)) = crops {
-        crop(&picture, found, classes, &folder, &name)?;
+    match (crops, picture) {
+        (Some((folder, name)), Some(picture)) => crop(picture, found, classes, &folder, &name),
+        _ => Ok(()),
     }
-    if let Some(path) = drawn {
-        draw::draw(&mut picture, &found.detections, classes);
-        picture::write(&path, &picture).with_context(|| cannot_write(&path))?;
-    }
-    Ok(report)
 }
 
 fn crop(picture: &RgbImage, found: &Found, classes: &[Class], folder: &Path, name: &str) -> Result<()> {

@@ -9,19 +9,23 @@ use std::time::Duration;
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use image::RgbImage;
 use runtime::inputs::{self, Lines};
 use runtime::pipeline::{Content, Item};
+use runtime::progress::say;
+use runtime::video::{self, Frame, Frames, Rate, VideoError};
 
-use super::made::{Names, Targets};
+use super::made::{Annotated, Names, Part, Targets};
 use crate::interrupt::Interrupt;
 
 /// Which pictures.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SourceArgs {
-    /// Pictures, folders, and patterns such as 'photos/*.jpg'.
+    /// Pictures, folders, patterns such as 'photos/*.jpg', and videos.
     ///
     /// Of a folder, the pictures in it count, in the order of their names. Formats: JPEG, PNG, WebP, BMP, GIF (the first frame), TIFF;
-    /// which one is told from the content, and EXIF's orientation is followed.
+    /// which one is told from the content, and EXIF's orientation is followed. A video is told from its name, such as clip.mp4, and
+    /// needs the program ffmpeg on the PATH; every frame counts as a picture.
     #[arg(value_name = "PATHS", required_unless_present = "stdin", conflicts_with = "stdin")]
     paths: Vec<PathBuf>,
 
@@ -32,12 +36,25 @@ pub(crate) struct SourceArgs {
     /// Read names of pictures from stdin, one per line, and answer each when it comes, by default as NDJSON on stdout.
     #[arg(long)]
     pub(super) stdin: bool,
+
+    /// Look at so many frames of a video per second, a number or a fraction such as 30000/1001. [default: all]
+    #[arg(long, value_name = "RATE")]
+    pub(super) fps: Option<Rate>,
 }
 
 /// The pictures that were named.
 pub(super) enum Source {
     Files(Vec<PathBuf>),
     Stdin,
+}
+
+/// How videos are read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct VideoOptions {
+    /// Frames per second; all that there are if absent.
+    pub(super) rate: Option<Rate>,
+    /// Most pixels of a frame.
+    pub(super) pixels: u64,
 }
 
 /// What the pipeline gets.
@@ -54,14 +71,18 @@ impl Source {
         if args.stdin {
             return Ok(Self::Stdin);
         }
-        Ok(Self::Files(inputs::expand(&args.paths, args.recursive)?))
+        let files = inputs::expand(&args.paths, args.recursive)?;
+        if files.iter().any(|file| video::is_video(file)) {
+            video::check()?;
+        }
+        Ok(Self::Files(files))
     }
 
     /// How many there are, if that is known.
     pub(super) fn total(&self) -> Option<usize> {
         match self {
-            Self::Files(files) => Some(files.len()),
-            Self::Stdin => None,
+            Self::Files(files) if !files.iter().any(|file| video::is_video(file)) => Some(files.len()),
+            _ => None,
         }
     }
 
@@ -74,12 +95,12 @@ impl Source {
     }
 
     /// The pictures, one after the other, each with the names of what is made of it; none after an interrupt.
-    pub(super) fn items(self, interrupt: &Interrupt, names: Names) -> Items {
+    pub(super) fn items(self, videos: VideoOptions, interrupt: &Interrupt, names: Names) -> Items {
         let waiting = match self {
             Self::Files(files) => Waiting::Files(files.into_iter()),
             Self::Stdin => Waiting::Lines(read_stdin()),
         };
-        Items { waiting, names, interrupt: interrupt.clone(), stop: Stop::default() }
+        Items { waiting, videos, playing: None, names, interrupt: interrupt.clone(), stop: Stop::default() }
     }
 }
 
@@ -122,6 +143,8 @@ enum Waiting {
 /// The pictures, one after the other.
 pub(super) struct Items {
     waiting: Waiting,
+    videos: VideoOptions,
+    playing: Option<Playing>,
     names: Names,
     interrupt: Interrupt,
     stop: Stop,
@@ -137,12 +160,60 @@ impl Items {
         self.interrupt.is_raised() || self.stop.0.load(Ordering::SeqCst)
     }
 
-    fn item(&mut self, file: &Path) -> Named {
-        let file = file.to_owned();
-        match self.names.next(&file) {
-            Ok(tag) => Item { file, content: Content::File, tag },
-            Err(reason) => Item { file, content: Content::Missing(reason), tag: Targets::default() },
+    /// The picture in a file, or the first frame of a video.
+    fn item(&mut self, file: PathBuf) -> Option<Named> {
+        if !video::is_video(&file) {
+            return Some(match self.names.next(&file) {
+                Ok(tag) => Item { file, frame: None, content: Content::File, tag },
+                Err(reason) => missing(file, reason),
+            });
         }
+        match Playing::open(&file, self.videos, &mut self.names) {
+            Ok(playing) => self.playing.insert(playing).next(&mut self.names),
+            Err(reason) => Some(missing(file, reason)),
+        }
+    }
+}
+
+/// What stands in for a picture that there is none of.
+fn missing(file: PathBuf, reason: String) -> Named {
+    Item { file, frame: None, content: Content::Missing(reason), tag: Targets::default() }
+}
+
+/// A video whose frames are read.
+struct Playing {
+    file: PathBuf,
+    frames: Frames,
+    /// Read ahead, so that the last is known when it comes.
+    ahead: Option<Result<(Frame, RgbImage), VideoError>>,
+    annotated: Option<Arc<Annotated>>,
+}
+
+impl Playing {
+    fn open(file: &Path, options: VideoOptions, names: &mut Names) -> Result<Self, String> {
+        let mut frames = Frames::open(file, options.rate, options.pixels).map_err(|error| error.to_string())?;
+        let annotated = names.video(file, frames.rate())?;
+        let ahead = frames.next();
+        Ok(Self { file: file.to_owned(), frames, ahead, annotated })
+    }
+
+    /// The next frame, or why the video ends early.
+    fn next(&mut self, names: &mut Names) -> Option<Named> {
+        let now = self.ahead.take()?;
+        self.ahead = self.frames.next();
+        let last = self.ahead.is_none();
+        let part = self.annotated.clone().map(|video| Part { video, last });
+        if last && let (Ok(_), Some(words)) = (&now, self.frames.complaints()) {
+            say(format_args!("warning: `{}`: ffmpeg: {words}", self.file.display()));
+        }
+        let file = self.file.clone();
+        Some(match now {
+            Ok((frame, picture)) => {
+                let tag = names.frame(&file, frame, part);
+                Item { file, frame: Some(frame), content: Content::Picture(picture), tag }
+            }
+            Err(error) => Item { tag: Targets::end(part), ..missing(file, error.to_string()) },
+        })
     }
 }
 
@@ -154,6 +225,12 @@ impl Iterator for Items {
             if self.is_over() {
                 return None;
             }
+            if let Some(playing) = &mut self.playing {
+                match playing.next(&mut self.names) {
+                    None => self.playing = None,
+                    frame => return frame,
+                }
+            }
             let line = match &mut self.waiting {
                 Waiting::Files(files) => Ok(files.next()?),
                 Waiting::Lines(lines) => match lines.recv_timeout(GLANCE) {
@@ -162,12 +239,10 @@ impl Iterator for Items {
                     Err(RecvTimeoutError::Disconnected) => return None,
                 },
             };
-            return Some(match line {
-                Ok(file) => self.item(&file),
-                Err((beginning, reason)) => {
-                    Item { file: beginning.into(), content: Content::Missing(reason), tag: Targets::default() }
-                }
-            });
+            return match line {
+                Ok(file) => self.item(file),
+                Err((beginning, reason)) => Some(missing(beginning.into(), reason)),
+            };
         }
     }
 }

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
+use image::RgbImage;
 use models::spec::Class;
 use runtime::output::{Format, ImageIds, Output, Report};
 use runtime::pipeline::Ordered;
 use runtime::progress::Progress;
+use runtime::video::Encoder;
 
+use super::made::{Done, Part};
 use crate::cannot_write;
 use crate::interrupt::Interrupt;
 
@@ -85,15 +88,17 @@ impl Writer {
     /// Writes all reports. Interrupted, it leaves files as they were.
     pub(super) fn run(
         mut self,
-        reports: Ordered<Result<Report>>,
+        pictures: Ordered<Result<Done>>,
         total: Option<usize>,
         classes: &[Class],
         interrupt: &Interrupt,
     ) -> Result<Ending> {
         let mut tally = Tally::default();
         let mut progress = Progress::new(total, self.outputs.iter().any(|(path, _)| path == Path::new("-")));
-        for report in reports {
-            let report = report?;
+        let mut screen = Screen::default();
+        for done in pictures {
+            let Done { report, drawn } = done?;
+            screen.show(drawn)?;
             for (path, output) in &mut self.outputs {
                 output.write(&report, classes).with_context(|| cannot_write(path))?;
             }
@@ -113,6 +118,29 @@ impl Writer {
     }
 }
 
+/// Where annotated videos are written, one after the other.
+#[derive(Default)]
+struct Screen {
+    showing: Option<Encoder>,
+}
+
+impl Screen {
+    /// Appends what was drawn. A video whose first frame it is begins, one whose last it is ends.
+    fn show(&mut self, drawn: Option<(Part, Option<RgbImage>)>) -> Result<()> {
+        let Some((Part { video, last }, frame)) = drawn else { return Ok(()) };
+        if let Some(frame) = frame {
+            if self.showing.is_none() {
+                self.showing = Some(Encoder::create(&video.path, video.rate)?);
+            }
+            self.showing.as_mut().map_or(Ok(()), |encoder| encoder.write(&frame))?;
+        }
+        match self.showing.take_if(|_| last) {
+            Some(encoder) => Ok(encoder.finish()?),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Tally {
     fn count(&mut self, report: &Report, progress: &Progress) {
         self.pictures += 1;
@@ -120,7 +148,7 @@ impl Tally {
             Ok(found) => self.detections += found.detections.len(),
             Err(reason) => {
                 self.failed += 1;
-                progress.say(format_args!("error: `{}`: {reason}", report.file.display()));
+                progress.say(format_args!("error: `{}`: {reason}", report.name()));
             }
         }
     }

@@ -100,6 +100,10 @@ pub(super) fn write(
     earlier: usize,
 ) -> io::Result<usize> {
     let Ok(found) = &report.outcome else { return Ok(earlier) };
+    if report.frame.is_some() {
+        let reason = "frames of a video have no image ids; write --json, --ndjson or --csv";
+        return Err(io::Error::other(format!("`{}`: {reason}", report.name())));
+    }
     let image_id = ids.of(&report.file)?;
     for (number, detection) in (earlier..).zip(&found.detections) {
         let b = &detection.bounding_box;
@@ -137,7 +141,7 @@ mod tests {
         let ids = ids(&json!([{"id": 5, "file_name": "a.jpg"}, {"id": 6, "file_name": "b, c.jpg"}]));
         let mut out = Vec::new();
         let mut count = 0;
-        for report in samples::reports() {
+        for report in samples::reports().into_iter().filter(|report| report.frame.is_none()) {
             count = write(&mut out, &report, &samples::classes(), &ids, count).unwrap();
         }
         end(&mut out, count).unwrap();
@@ -146,6 +150,14 @@ mod tests {
             {"image_id": 5, "category_id": 7, "bbox": [0.0, 0.0, 4.0, 8.0], "score": 0.5},
         ]);
         assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_frame_has_no_id() {
+        let frame = samples::reports().pop().unwrap();
+        let error =
+            write(&mut Vec::new(), &frame, &samples::classes(), &ImageIds::default(), 0).unwrap_err().to_string();
+        assert!(error.contains("e.mp4, frame 3") && error.contains("--json"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use models::spec::Class;
 
 use super::Report;
 
-const COLUMNS: [&str; 8] = ["file", "label", "category_id", "score", "x1", "y1", "x2", "y2"];
+/// The last is empty for what is no video.
+const COLUMNS: [&str; 9] = ["file", "label", "category_id", "score", "x1", "y1", "x2", "y2", "frame"];
 
 /// `earlier` is the number of reports before this one.
 pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], earlier: usize) -> io::Result<()> {
@@ -17,7 +18,14 @@ pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], ea
     for detection in &found.detections {
         let class = &classes[detection.label];
         let corners: [f32; 4] = detection.bounding_box.into();
-        lines.serialize((&file, &class.name, class.id, detection.score, corners))?;
+        lines.serialize((
+            &file,
+            &class.name,
+            class.id,
+            detection.score,
+            corners,
+            report.frame.map(|frame| frame.number),
+        ))?;
     }
     lines.flush()
 }
@@ -39,9 +47,10 @@ mod tests {
             report.file = "a,b.jpg".into();
             write(&mut out, &report, &samples::classes(), earlier).unwrap();
         }
-        let expected = "file,label,category_id,score,x1,y1,x2,y2\n\
-            \"a,b.jpg\",\"a \"\"b\"\", c\",90,0.875,1.0,2.5,30.25,40.0\n\
-            \"a,b.jpg\",cat,7,0.5,0.0,0.0,4.0,8.0\n";
+        let expected = "file,label,category_id,score,x1,y1,x2,y2,frame\n\
+            \"a,b.jpg\",\"a \"\"b\"\", c\",90,0.875,1.0,2.5,30.25,40.0,\n\
+            \"a,b.jpg\",cat,7,0.5,0.0,0.0,4.0,8.0,\n\
+            \"a,b.jpg\",cat,7,0.5,0.0,0.0,4.0,8.0,3\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }

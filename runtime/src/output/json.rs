@@ -6,13 +6,33 @@ use models::spec::Class;
 use serde::Serialize;
 
 use super::Report;
+use crate::video::Frame;
 
 /// One picture. `error` stands in place of the other fields when the picture failed.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Picture<'a> {
-    Found { file: String, width: u32, height: u32, detections: Vec<Object<'a>> },
-    Failed { file: String, error: &'a str },
+    Found {
+        file: String,
+        #[serde(flatten)]
+        place: Option<Place>,
+        width: u32,
+        height: u32,
+        detections: Vec<Object<'a>>,
+    },
+    Failed {
+        file: String,
+        #[serde(flatten)]
+        place: Option<Place>,
+        error: &'a str,
+    },
+}
+
+/// Which frame of a video it is, from 0, and seconds from the beginning to it.
+#[derive(Serialize)]
+struct Place {
+    frame: u64,
+    time: f64,
 }
 
 #[derive(Serialize)]
@@ -38,6 +58,7 @@ pub(super) fn write_line(out: &mut impl Write, report: &Report, classes: &[Class
 
 fn write_object(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
     let file = report.file.to_string_lossy().into_owned();
+    let place = report.frame.map(|Frame { number, time }| Place { frame: number, time });
     let picture = match &report.outcome {
         Ok(found) => {
             let objects = found.detections.iter().map(|detection| Object {
@@ -46,9 +67,9 @@ fn write_object(out: &mut impl Write, report: &Report, classes: &[Class]) -> io:
                 score: detection.score,
                 corners: detection.bounding_box.into(),
             });
-            Picture::Found { file, width: found.width, height: found.height, detections: objects.collect() }
+            Picture::Found { file, place, width: found.width, height: found.height, detections: objects.collect() }
         }
-        Err(error) => Picture::Failed { file, error },
+        Err(error) => Picture::Failed { file, place, error },
     };
     serde_json::to_writer(out, &picture).map_err(io::Error::from)
 }
@@ -82,10 +103,13 @@ mod tests {
             ]},
             {"file": "b, c.jpg", "width": 1, "height": 2, "detections": []},
             {"file": "d.jpg", "error": "the file is truncated"},
+            {"file": "e.mp4", "frame": 3, "time": 0.125, "width": 16, "height": 16, "detections": [
+                {"label": "cat", "category_id": 7, "score": 0.5, "box": [0.0, 0.0, 4.0, 8.0]},
+            ]},
         ]);
         let text = text(&samples::reports());
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected);
-        assert_eq!(text.lines().count(), 5);
+        assert_eq!(text.lines().count(), 6);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class]) ->
         1 => "1 detection".to_owned(),
         count => format!("{count} detections"),
     };
-    writeln!(out, "{}: {}x{}, {count}", report.file.display(), found.width, found.height)?;
+    writeln!(out, "{}: {}x{}, {count}", report.name(), found.width, found.height)?;
     for detection in &found.detections {
         let b = detection.bounding_box;
         let name = &classes[detection.label].name;
@@ -36,7 +36,9 @@ mod tests {
         let expected = "a.jpg: 64x48, 2 detections\n  \
             0.88 a \"b\", c [1.0, 2.5, 30.2, 40.0]\n  \
             0.50 cat [0.0, 0.0, 4.0, 8.0]\n\
-            b, c.jpg: 1x2, 0 detections\n";
+            b, c.jpg: 1x2, 0 detections\n\
+            e.mp4, frame 3 (0.12 s): 16x16, 1 detection\n  \
+            0.50 cat [0.0, 0.0, 4.0, 8.0]\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 }

@@ -29,6 +29,6 @@ mod tests {
         let texts: Vec<_> = samples::reports().iter().flat_map(|report| report.outcome.as_ref().map(yolo)).collect();
         let expected =
             "1 0.244141 0.442708 0.457031 0.781250 0.875000\n0 0.031250 0.083333 0.062500 0.166667 0.500000\n";
-        assert_eq!(texts, [expected, ""]);
+        assert_eq!(texts, [expected, "", "0 0.125000 0.250000 0.250000 0.500000 0.500000\n"]);
     }
 }

@@ -1,0 +1,81 @@
+//! What the decoder of WebP does not look at before it takes memory.
+
+use memchr::memmem::find_iter;
+
+use super::{DecodeError, Limits};
+
+/// Refuses a chunk that is longer than the file, and a lossy frame that is larger than the limit.
+pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<(), DecodeError> {
+    check_chunks(bytes)?;
+    check_frames(bytes, limits)
+}
+
+/// The decoder takes memory for chunks of metadata before it reads them.
+/// <https://developers.google.com/speed/webp/docs/riff_container>
+fn check_chunks(bytes: &[u8]) -> Result<(), DecodeError> {
+    const HEADER: usize = 8;
+    const FIRST: usize = 12;
+    let length_at = |at: usize| Some(u32::from_le_bytes(bytes.get(at + 4..at + HEADER)?.try_into().ok()?) as usize);
+    let end = length_at(0).map_or(0, |length| bytes.len().min(HEADER + length));
+    let mut at = FIRST;
+    while at < end
+        && let Some(length) = length_at(at)
+    {
+        if length > bytes.len() - at {
+            return Err(DecodeError::Truncated);
+        }
+        at += HEADER + length.next_multiple_of(2);
+    }
+    Ok(())
+}
+
+/// A frame says its size once more than the container. The decoder takes memory for what the frame says, and only then compares the
+/// two. <https://www.rfc-editor.org/rfc/rfc6386>, section 9.1
+fn check_frames(bytes: &[u8], limits: &Limits) -> Result<(), DecodeError> {
+    const CHUNK: &[u8] = b"VP8 ";
+    const START: [u8; 3] = [0x9D, 0x01, 0x2A];
+    for at in find_iter(bytes, CHUNK) {
+        // The length of the chunk and the tag of the frame stand between.
+        let Some(&[a, b, c, w0, w1, h0, h1]) = bytes.get(at + 11..at + 18) else { continue };
+        // The upper two bits are a hint for showing it.
+        let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3FFF);
+        let (width, height) = (side(w0, w1), side(h0, h1));
+        if [a, b, c] == START && u64::from(width) * u64::from(height) > limits.pixels {
+            return Err(DecodeError::Large { width, height, limit: limits.pixels });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::decode_within;
+    use super::*;
+
+    /// 24 by 17 pixels, from `tests/fuzz/seeds.py`.
+    const LOSSY: &[u8] = include_bytes!("../../../tests/fuzz/seeds/picture/lossy.webp");
+
+    #[test]
+    fn a_frame_larger_than_its_container_is_refused_by_its_header() {
+        let limits = Limits { pixels: 1 << 20, bytes: 1 << 20 };
+        assert_eq!(decode_within(LOSSY, &limits).unwrap().dimensions(), (24, 17));
+        let at = LOSSY.windows(3).position(|bytes| bytes == [0x9D, 0x01, 0x2A]).unwrap();
+        let mut bytes = LOSSY.to_vec();
+        bytes[at + 3..at + 7].copy_from_slice(&[0xFF, 0x3F, 0xFF, 0x3F]);
+        let error = decode_within(&bytes, &limits).unwrap_err();
+        assert!(matches!(error, DecodeError::Large { width: 16383, height: 16383, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_chunk_longer_than_the_file_is_refused() {
+        let mut bytes = LOSSY.to_vec();
+        bytes.extend(b"EXIF\xFF\xFF\xFF\x7F");
+        // Behind the end that the container says, it does not count.
+        assert!(check(&bytes, &Limits::DEFAULT).is_ok());
+        bytes[4] += 8;
+        assert!(matches!(check(&bytes, &Limits::DEFAULT), Err(DecodeError::Truncated)));
+        for length in 0..bytes.len() {
+            let _ = check(&bytes[..length], &Limits::DEFAULT);
+        }
+    }
+}

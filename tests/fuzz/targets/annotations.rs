@@ -1,0 +1,54 @@
+//! Annotations of any bytes, in each of the four forms, become a sound data set or an error.
+
+#![no_main]
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use fuzz::Scratch;
+use libfuzzer_sys::fuzz_target;
+use models::dataset::{Dataset, Form, OnProblem, Report, Source};
+
+static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
+    let scratch = Scratch::new();
+    for folder in ["coco", "csv", "voc/JPEGImages", "yolo/images"] {
+        scratch.file(&format!("{folder}/a.jpg"), b"a picture");
+    }
+    scratch
+});
+
+/// Every file is a picture of this size.
+fn size_of(path: &Path) -> Result<(u32, u32), String> {
+    if path.is_file() { Ok((200, 100)) } else { Err("it is not there".to_owned()) }
+}
+
+// The first byte says the form and what is done about problems.
+fuzz_target!(|bytes: &[u8]| {
+    let Some((choice, content)) = bytes.split_first() else { return };
+    let form = Form::ALL[usize::from(choice % 4)];
+    let on_problem = [OnProblem::Keep, OnProblem::Drop, OnProblem::Refuse][usize::from(choice / 4 % 3)];
+    let annotations = match form {
+        Form::Coco => SCRATCH.file("coco/truth.json", content),
+        Form::Csv => SCRATCH.file("csv/truth.csv", content),
+        Form::Voc => SCRATCH.file("voc/Annotations/a.xml", content).with_file_name(""),
+        Form::Yolo => SCRATCH.file("yolo/labels/a.txt", content).with_file_name(""),
+    };
+    let source = Source { form: Some(form), ..Source::new(annotations) };
+    let Ok((dataset, report)) = source.read(on_problem, &size_of) else { return };
+    check(&dataset, &report, on_problem);
+});
+
+fn check(dataset: &Dataset, report: &Report, on_problem: OnProblem) {
+    assert!(!report.lines().iter().any(String::is_empty));
+    assert!(dataset.annotations.iter().all(|annotation| annotation.class < dataset.classes.len()));
+    // The numbers of a class take memory, which is no surprise.
+    if dataset.classes.len() < 1024 {
+        models::evaluation::evaluate(&dataset.annotations, &[], dataset.classes.len());
+    }
+    if matches!(on_problem, OnProblem::Drop) {
+        let path = SCRATCH.path("coco/again.json");
+        dataset.write_coco(&path).expect("/dev/shm has room");
+        let (again, _) = Dataset::read_coco(&path, OnProblem::Refuse).expect("what was checked passes the check");
+        assert_eq!((&again.images, &again.annotations), (&dataset.images, &dataset.annotations));
+    }
+}
