@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use image::RgbImage;
 use models::{Anchors, ModelSpec, RgbView, RgbViewError, preprocess};
-use ndarray::{ArrayView4, Axis, concatenate};
+use ndarray::Axis;
 
 use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
 use crate::postprocess::{Candidates, Detection, Selection};
@@ -182,21 +182,14 @@ impl Detector {
     /// The second stage: the network runs on one view or on several of the same [`View::size`].
     ///
     /// # Errors
-    /// When ONNX Runtime fails.
+    /// When their sizes differ, and when ONNX Runtime fails.
     ///
     /// # Panics
-    /// When there are no views, or their sizes differ.
+    /// When there are no views.
     pub fn run(&self, views: &[&View]) -> Result<Outputs, DetectorError> {
         let _span = tracing::debug_span!("run", pictures = views.len(), size = ?views[0].size()).entered();
-        let inputs: Vec<ArrayView4<f32>> =
-            views.iter().map(|view| view.input.pixels.view().insert_axis(Axis(0))).collect();
-        match &inputs[..] {
-            [input] => Ok(self.engine.run(input.view())?),
-            inputs => {
-                let batch = concatenate(Axis(0), inputs).expect("views of one run have one size");
-                Ok(self.engine.run(batch.view())?)
-            }
-        }
+        let inputs: Vec<_> = views.iter().map(|view| view.input.pixels.view()).collect();
+        Ok(self.engine.run_each(&inputs)?)
     }
 
     /// The third stage: the network's outputs for the view at place `row` of a run become detections, in pixels of the picture,

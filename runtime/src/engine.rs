@@ -1,5 +1,6 @@
 //! The engine: an ONNX file of ours in a session of ONNX Runtime.
 
+mod memory;
 mod outputs;
 mod start;
 
@@ -9,10 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::ModelSpec;
-use ndarray::{Array4, ArrayView4, CowArray, Ix4, s};
+use ndarray::{Array4, ArrayView3, ArrayView4, Axis};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
 use serde::Serialize;
 
 pub use outputs::{CandidateOutputs, DenseOutputs, Outputs};
@@ -21,6 +22,7 @@ pub use start::{ShapeProfile, TensorrtOptions};
 
 use crate::library::{self, LibraryError};
 use crate::provider::Provider;
+use memory::{Memory, Place};
 
 /// The key in an ONNX file's `metadata_props` under which the spec stands, as YAML.
 pub const SPEC_KEY: &str = "retinanet.spec";
@@ -60,6 +62,9 @@ pub struct EngineOptions {
     pub affinity: Vec<usize>,
     /// Most bytes of a card's memory that CUDA's arena takes; what it needs if absent.
     pub cuda_memory: Option<usize>,
+    /// Whether CUDA records a run and replays it, which saves the time of starting each of its kernels. For a file that fixes the
+    /// shape of its input.
+    pub cuda_graphs: bool,
     /// How TensorRT runs.
     pub tensorrt: TensorrtOptions,
     /// File of ONNX Runtime's library; searched for as [`crate::library::find`] says if absent.
@@ -172,13 +177,21 @@ pub enum EngineError {
 /// providers are not all safe to enter twice, and one run uses all cores anyway.
 #[derive(Debug)]
 pub struct Engine {
-    session: Mutex<Session>,
+    runner: Mutex<Runner>,
     contract: Contract,
     provider: Provider,
     version: &'static str,
     library_time: Duration,
     about: About,
     passed_over: PassedOver,
+}
+
+/// A session, and where its inputs and outputs lie.
+#[derive(Debug)]
+struct Runner {
+    session: Session,
+    /// That of a graphics card; the processor reads and writes any.
+    memory: Option<Memory>,
 }
 
 /// What a file says about itself besides the spec.
@@ -269,9 +282,20 @@ impl Engine {
                           or export the model with --input-size";
             return Err(EngineError::Provider { provider, reason: reason.to_owned() });
         }
+        if options.cuda_graphs && (contract.size.is_none() || contract.batch.is_none()) {
+            let reason =
+                "the model takes inputs of any shape, and a graph has one; export it with --input-size and --batch";
+            return Err(EngineError::Option { option: "a CUDA graph", provider, reason });
+        }
+        let memory = match provider {
+            Provider::Cuda { device } | Provider::Tensorrt { device } => {
+                Some(Memory::new(Place::cuda(device), options.cuda_graphs))
+            }
+            _ => None,
+        };
         let version = &loaded.library.version;
-        let session = Mutex::new(session);
-        Ok(Self { session, contract, provider, version, library_time, about, passed_over })
+        let runner = Mutex::new(Runner { session, memory });
+        Ok(Self { runner, contract, provider, version, library_time, about, passed_over })
     }
 
     /// The spec that the file carries.
@@ -325,20 +349,55 @@ impl Engine {
     /// # Errors
     /// When the input has another shape than the file takes, and when ONNX Runtime fails.
     pub fn run(&self, images: ArrayView4<f32>) -> Result<Outputs, EngineError> {
-        let Contract { spec, top_k, .. } = &self.contract;
-        let pictures = images.dim().0;
-        let images = self.contract.fit(images)?;
-        let shape = images.shape().to_vec();
-        let run_error = |error: ort::Error| EngineError::Run { shape: shape.clone(), reason: words(&error) };
-        let images = images.as_standard_layout();
-        let input = TensorRef::from_array_view(&images).map_err(run_error)?;
+        let pictures: Vec<_> = images.outer_iter().collect();
+        self.run_each(&pictures)
+    }
 
-        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut outputs = session.run(ort::inputs![IMAGES => input]).map_err(run_error)?;
+    /// As [`Engine::run`], on pictures `[3, H, W]` of one size that lie apart.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub fn run_each(&self, pictures: &[ArrayView3<f32>]) -> Result<Outputs, EngineError> {
+        let Contract { spec, top_k, .. } = &self.contract;
+        let shape = self.contract.shape(pictures)?;
+        let run_error = |error: ort::Error| EngineError::Run { shape: shape.to_vec(), reason: words(&error) };
+        let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut run = |names: &[&'static str]| runner.run(pictures, shape, names).map_err(run_error);
+        let (batch, count) = (shape[0], pictures.len());
         match top_k {
-            None => DenseOutputs::take(&mut outputs, shape[0], pictures, spec, run_error).map(Outputs::Dense),
-            Some(_) => CandidateOutputs::take(&mut outputs, shape[0], pictures, run_error).map(Outputs::Candidates),
+            None => DenseOutputs::take(run(&DenseOutputs::NAMES)?, batch, count, spec, run_error).map(Outputs::Dense),
+            Some(_) => {
+                let outputs = run(&CandidateOutputs::NAMES)?;
+                CandidateOutputs::take(outputs, batch, count, run_error).map(Outputs::Candidates)
+            }
         }
+    }
+}
+
+impl Runner {
+    /// Runs on pictures that make an input of this shape, with zeros for those that are missing, and gives the outputs of these names.
+    fn run(
+        &mut self,
+        pictures: &[ArrayView3<f32>],
+        shape: [usize; 4],
+        outputs: &[&'static str],
+    ) -> ort::Result<Vec<DynValue>> {
+        let Self { session, memory } = self;
+        if let Some(memory) = memory {
+            return memory.run(session, pictures, shape, outputs);
+        }
+        let filled;
+        let images = match pictures {
+            [picture] if shape[0] == 1 && picture.is_standard_layout() => picture.view().insert_axis(Axis(0)),
+            pictures => {
+                let mut images = Array4::zeros(shape);
+                images.outer_iter_mut().zip(pictures).for_each(|(mut image, picture)| image.assign(picture));
+                filled = images;
+                filled.view()
+            }
+        };
+        let mut values = session.run(ort::inputs![IMAGES => TensorRef::from_array_view(images)?])?;
+        Ok(outputs.iter().filter_map(|name| values.remove(*name)).collect())
     }
 }
 
@@ -445,24 +504,20 @@ impl Contract {
         Ok(Self { spec, top_k, batch, size })
     }
 
-    /// The input as the file takes it.
-    fn fit<'a>(&self, images: ArrayView4<'a, f32>) -> Result<CowArray<'a, f32, Ix4>, EngineError> {
-        let (pictures, channels, height, width) = images.dim();
-        let sides_fit = [height, width].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
-        if pictures == 0 || channels != 3 || !sides_fit {
-            return Err(EngineError::Input { found: images.shape().to_vec() });
+    /// The shape of the input as the file takes it.
+    fn shape(&self, pictures: &[ArrayView3<f32>]) -> Result<[usize; 4], EngineError> {
+        let count = pictures.len();
+        let (channels, height, width) = pictures.first().map_or((0, 0, 0), ArrayView3::dim);
+        let fits = [height, width].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
+        if channels != 3 || !fits || pictures.iter().any(|picture| picture.dim() != (channels, height, width)) {
+            return Err(EngineError::Input { found: vec![count, channels, height, width] });
         }
         if let Some(expected) = self.size.filter(|size| *size != [height, width]) {
             return Err(EngineError::Size { found: [height, width], expected });
         }
         match self.batch {
-            Some(most) if pictures > most => Err(EngineError::Batch { found: pictures, most }),
-            Some(batch) if pictures < batch => {
-                let mut filled = Array4::zeros((batch, channels, height, width));
-                filled.slice_mut(s![..pictures, .., .., ..]).assign(&images);
-                Ok(filled.into())
-            }
-            _ => Ok(images.into()),
+            Some(most) if count > most => Err(EngineError::Batch { found: count, most }),
+            batch => Ok([batch.unwrap_or(count), channels, height, width]),
         }
     }
 }

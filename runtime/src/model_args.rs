@@ -36,6 +36,11 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "MIB")]
     cuda_memory: Option<NonZeroUsize>,
 
+    /// Let `cuda` record a run and replay it, which saves the time of starting each of its kernels. For models exported with
+    /// --input-size and --batch.
+    #[arg(long)]
+    cuda_graphs: bool,
+
     /// Folder where `tensorrt` keeps the engines that it builds. [default: retinanet/tensorrt in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     tensorrt_cache: Option<PathBuf>,
@@ -73,6 +78,7 @@ impl ModelArgs {
             threads: threads.map(NonZeroUsize::get),
             affinity: self.affinity.clone(),
             cuda_memory: self.cuda_memory.map(|mebibytes| mebibytes.get().saturating_mul(1 << 20)),
+            cuda_graphs: self.cuda_graphs,
             tensorrt: TensorrtOptions {
                 cache: self.tensorrt_cache.clone(),
                 profile: self.tensorrt_profile,

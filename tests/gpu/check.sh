@@ -69,15 +69,28 @@ EOF
 step "export"
 "$binaries/exporter" --checkpoint run-cuda/best.safetensors --out retinanet.onnx
 
+step "what runs here"
+# TensorRT and OpenVINO may be missing; CUDA must not be.
+"$binaries/runtime" doctor || true
+
 step "detect on both"
-for provider in cuda cpu; do
+# Inputs of one shape, for runs that are replayed.
+"$binaries/exporter" --checkpoint run-cuda/best.safetensors --out fixed.onnx --input-size 192x192 --batch 4
+detect() {
+  local name=$1 start
   start=$(date +%s.%N)
-  "$binaries/runtime" detect --model retinanet.onnx --provider "$provider" --json "$provider.json" shapes/test
-  echo "$provider: $(python3 -c "import time; print(round(time.time() - $start, 2))") s with start-up"
-done
-python3 - <<'EOF'
-import json
-gpu, cpu = (json.load(open(f"{name}.json")) for name in ("cuda", "cpu"))
+  shift
+  "$binaries/runtime" detect --json "$name.json" "$@" shapes/test
+  echo "$name: $(python3 -c "import time; print(round(time.time() - $start, 2))") s with start-up"
+}
+detect cpu --model retinanet.onnx
+detect cuda --model retinanet.onnx --provider cuda
+detect batches --model retinanet.onnx --provider cuda --batch 4
+detect fixed --model fixed.onnx --provider cuda
+detect replayed --model fixed.onnx --provider cuda --cuda-graphs
+cat > compare.py <<'EOF'
+import json, sys
+gpu, cpu = (json.load(open(f"{name}.json")) for name in (sys.argv[1], "cpu"))
 assert [p["file"] for p in gpu] == [p["file"] for p in cpu]
 worst_score = worst_box = 0.0
 compared = 0
@@ -92,9 +105,10 @@ for a, b in list(zip(gpu, cpu)) + list(zip(cpu, gpu)):
         worst_score = max(worst_score, abs(x["score"] - y["score"]))
         worst_box = max(worst_box, max(abs(p - q) for p, q in zip(x["box"], y["box"])))
         compared += 1
-print(f"{compared} detections, both ways: scores differ by at most {worst_score:.2e}, boxes by at most {worst_box:.2e} pixels")
+print(f"{sys.argv[1]}: {compared} detections, both ways: scores differ by at most {worst_score:.2e}, boxes by at most {worst_box:.2e} pixels")
 assert compared > 0 and worst_score <= 5e-3 and worst_box <= 0.5
 EOF
+for name in cuda batches fixed replayed; do python3 compare.py "$name"; done
 
 step "16 bits, and candidates chosen on the GPU"
 "$binaries/exporter" --checkpoint run-cuda/best.safetensors --out half.onnx --precision fp16 --top-k 1000
@@ -108,5 +122,37 @@ full, half = (json.load(open(f"{name}-eval.json"))["AP"] for name in ("retinanet
 print(f"AP in 32 bits {full:.4f}, in 16 with candidates {half:.4f}")
 assert abs(full - half) < 0.01
 EOF
+
+step "time beside torchvision: ResNet-50, 80 classes, 800x1344, the same random weights"
+python3 - <<'EOF'
+import time, torch, torchvision
+torch.manual_seed(0)
+model = torchvision.models.detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+torch.save(model.state_dict(), "random.pth")
+model = model.cuda().eval()
+for batch in (1, 8):
+    images = torch.randn(batch, 3, 800, 1344).pin_memory()
+    times = []
+    with torch.inference_mode():
+        for _ in range(60):
+            start = time.perf_counter()
+            features = list(model.backbone(images.cuda(non_blocking=True)).values())
+            head = model.head(features)
+            scores, boxes = head["cls_logits"].sigmoid().cpu(), head["bbox_regression"].cpu()
+            times.append(time.perf_counter() - start)
+    times = sorted(times[10:])
+    print(f"torchvision, batches of {batch}: network with copies, median {times[len(times) // 2] / batch * 1e3:.2f} ms a picture")
+EOF
+"$binaries/trainer" import random.pth --kind torchvision-v1 --out random.safetensors > /dev/null
+# Of random weights nothing is believed, so that the time is the network's.
+for form in "" "--input-size 800x1344 --batch 1" "--top-k 1000" "--precision fp16"; do
+  # shellcheck disable=SC2086
+  "$binaries/exporter" --checkpoint random.safetensors --out random.onnx $form > /dev/null 2>&1 || { echo "not exported: $form"; continue; }
+  graphs=$([[ $form == --input-size* ]] && echo --cuda-graphs || true)
+  echo "== ResNet-50 $form $graphs"
+  # shellcheck disable=SC2086
+  "$binaries/runtime" bench --model random.onnx --provider cuda --score 0.99 --size 1333x800 --runs 50 --warm-up 10 \
+    --by-batch "$([[ -n $graphs ]] && echo 1 || echo 1,8)" $graphs
+done
 
 step "all is well"

@@ -4,8 +4,7 @@ use std::fmt::Debug;
 
 use models::ModelSpec;
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis, Ix2, Ix3, s};
-use ort::session::SessionOutputs;
-use ort::value::{PrimitiveTensorElementType, Tensor, TensorValueType};
+use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorValueType};
 
 use super::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, EngineError, REGRESSION};
 use crate::postprocess::Candidates;
@@ -53,16 +52,19 @@ impl DenseOutputs {
         offsets.slice_move(s![..self.pictures, .., ..])
     }
 
+    /// The names of its tensors, in the order in which they are taken.
+    pub(super) const NAMES: [&str; 2] = [CLASSIFICATION, REGRESSION];
+
     /// Takes the outputs of `batch` pictures, of which the first `pictures` mean something.
     pub(super) fn take(
-        outputs: &mut SessionOutputs,
+        outputs: Vec<DynValue>,
         batch: usize,
         pictures: usize,
         spec: &ModelSpec,
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
-        let scores = take::<f32>(outputs, CLASSIFICATION).map_err(&run_error)?;
-        let offsets = take::<f32>(outputs, REGRESSION).map_err(&run_error)?;
+        let [scores, offsets] = exactly(outputs);
+        let (scores, offsets) = (take(scores).map_err(&run_error)?, take(offsets).map_err(&run_error)?);
         let anchors = sizes(&scores).get(1).copied().unwrap_or(0);
         check(CLASSIFICATION, sizes(&scores), [batch, anchors, spec.class_count()])?;
         check(REGRESSION, sizes(&offsets), [batch, anchors, 4])?;
@@ -101,17 +103,21 @@ impl CandidateOutputs {
         }
     }
 
+    /// As [`DenseOutputs::NAMES`].
+    pub(super) const NAMES: [&str; 4] = [CANDIDATE_SCORES, CANDIDATE_ANCHORS, CANDIDATE_CLASSES, REGRESSION];
+
     /// As [`DenseOutputs::take`].
     pub(super) fn take(
-        outputs: &mut SessionOutputs,
+        outputs: Vec<DynValue>,
         batch: usize,
         pictures: usize,
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
-        let scores = take::<f32>(outputs, CANDIDATE_SCORES).map_err(&run_error)?;
-        let anchors = take::<i64>(outputs, CANDIDATE_ANCHORS).map_err(&run_error)?;
-        let classes = take::<i64>(outputs, CANDIDATE_CLASSES).map_err(&run_error)?;
-        let offsets = take::<f32>(outputs, REGRESSION).map_err(&run_error)?;
+        let [scores, anchors, classes, offsets] = exactly(outputs);
+        let scores = take(scores).map_err(&run_error)?;
+        let anchors = take(anchors).map_err(&run_error)?;
+        let classes = take(classes).map_err(&run_error)?;
+        let offsets = take(offsets).map_err(&run_error)?;
         let count = sizes(&scores).get(1).copied().unwrap_or(0);
         check(CANDIDATE_SCORES, sizes(&scores), [batch, count])?;
         check(CANDIDATE_ANCHORS, sizes(&anchors), [batch, count])?;
@@ -129,12 +135,12 @@ fn row<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>, picture: usize
     rows.index_axis_move(Axis(0), picture)
 }
 
-fn take<T: PrimitiveTensorElementType + Debug>(
-    outputs: &mut SessionOutputs,
-    name: &'static str,
-) -> ort::Result<Tensor<T>> {
-    let value = outputs.remove(name).expect("the file's outputs were checked when it was opened");
-    value.downcast::<TensorValueType<T>>()
+fn exactly<const COUNT: usize>(outputs: Vec<DynValue>) -> [DynValue; COUNT] {
+    outputs.try_into().expect("the file's outputs were checked when it was opened")
+}
+
+fn take<T: PrimitiveTensorElementType + Debug>(output: DynValue) -> ort::Result<Tensor<T>> {
+    output.downcast::<TensorValueType<T>>()
 }
 
 fn sizes<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>) -> Vec<usize> {

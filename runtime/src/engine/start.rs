@@ -77,6 +77,9 @@ impl EngineOptions {
         if self.cuda_memory.is_some() && !matches!(provider, Provider::Cuda { .. }) {
             return Err(unfit("a limit of CUDA's memory", "only `cuda` has it"));
         }
+        if self.cuda_graphs && !matches!(provider, Provider::Cuda { .. }) {
+            return Err(unfit("a CUDA graph", "only `cuda` has it"));
+        }
         if self.tensorrt != TensorrtOptions::default() && !tensorrt {
             return Err(unfit("an option of TensorRT", "only `tensorrt` has it"));
         }
@@ -111,6 +114,7 @@ fn register(
             .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
             // The exhaustive search costs seconds for every new size of input, and finds nothing faster.
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic);
+        let cuda = cuda.with_cuda_graph(options.cuda_graphs);
         match options.cuda_memory {
             Some(bytes) => cuda.with_memory_limit(bytes),
             None => cuda,
@@ -208,6 +212,9 @@ mod tests {
         let cuda = EngineOptions { provider: Provider::Cuda { device: 0 }, cuda_memory, ..EngineOptions::default() };
         assert!(cuda.check().is_ok());
         assert!(refused(&EngineOptions { provider: Provider::Cpu, ..cuda }).contains("only `cuda` has it"));
+        assert!(
+            refused(&EngineOptions { cuda_graphs: true, ..EngineOptions::default() }).contains("only `cuda` has it")
+        );
         let tensorrt = TensorrtOptions { fp16: true, ..TensorrtOptions::default() };
         assert!(refused(&EngineOptions { tensorrt, ..EngineOptions::default() }).contains("only `tensorrt` has it"));
     }
