@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use image::{Rgb, RgbImage};
+use runtime::drivers::Drivers;
 use runtime::output::{Publication, aligned};
 use runtime::progress::say;
-use runtime::{inputs, machine, picture};
+use runtime::{Provider, inputs, library, machine, picture};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -85,6 +86,8 @@ struct Setup {
     runtime: &'static str,
     onnxruntime: String,
     provider: String,
+    /// Cards and their software, if one computes.
+    drivers: Option<Drivers>,
     processor: Option<String>,
     cores: usize,
     model: PathBuf,
@@ -118,6 +121,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         runtime: env!("CARGO_PKG_VERSION"),
         onnxruntime: detector.engine().version().to_owned(),
         provider: detector.engine().provider().to_string(),
+        drivers: drivers(&args.model, detector.engine().provider())?,
         processor: machine::processor(),
         cores: machine::cores(),
         model: args.model.path().to_owned(),
@@ -153,6 +157,15 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     Ok(publication.publish(&measured, &measured.table())?)
 }
 
+fn drivers(model: &ModelArgs, provider: Provider) -> Result<Option<Drivers>> {
+    match provider {
+        Provider::Cuda { .. } | Provider::Tensorrt { .. } => {
+            Ok(Some(Drivers::find(&library::find(model.library())?.path)))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// Draws pictures with details of many sizes, so that decoding takes as long as with photographs.
 fn draw(folder: &Path, (width, height): (u32, u32)) -> Result<Vec<PathBuf>> {
     let files = (0..4u8).map(|number| {
@@ -181,8 +194,14 @@ impl Measured {
             Some((width, height)) => format!("drawn JPEG files of {width}x{height}"),
             None => format!("{} files in turns", self.setup.pictures),
         };
+        let known = |version: &Option<String>| version.clone().unwrap_or_else(|| "unknown".to_owned());
+        let card = self.setup.drivers.as_ref().map_or_else(String::new, |drivers| {
+            let Drivers { cards, kernel, cuda_runtime, cudnn, .. } = drivers;
+            let [kernel, cuda, cudnn] = [kernel, cuda_runtime, cudnn].map(known);
+            format!("; {}, driver {kernel}, CUDA {cuda}, cuDNN {cudnn}", cards.join(", "))
+        });
         let mut text = format!(
-            "runtime {runtime}, ONNX Runtime {onnxruntime} on {provider}; {processor}, {cores} cores\n\
+            "runtime {runtime}, ONNX Runtime {onnxruntime} on {provider}; {processor}, {cores} cores{card}\n\
              {}: {:.1} MB, SHA-256 {}, {classes} classes; input {height}x{width} of {pictures}\n\n{}\n\n{}\n\n{}",
             model.display(),
             *model_bytes as f64 / 1e6,

@@ -101,6 +101,11 @@ impl ModelArgs {
         self.threads
     }
 
+    /// ONNX Runtime's library, where it was named.
+    pub(crate) fn library(&self) -> Option<&Path> {
+        self.onnxruntime.as_deref()
+    }
+
     /// The model's file.
     pub(crate) fn path(&self) -> &Path {
         &self.model

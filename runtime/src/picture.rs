@@ -6,6 +6,7 @@ mod webp;
 
 use std::fs::File;
 use std::io::{self, BufRead, Cursor, Read, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
@@ -89,6 +90,9 @@ pub enum DecodeError {
     /// The decoder's words.
     #[error("{0}")]
     Decoder(ImageError),
+    /// The decoder has a fault.
+    #[error("its decoder stopped at a fault of its own; please report it, with the picture")]
+    Panicked,
 }
 
 /// Reads a picture. The format is told from the content, whatever the file is called. The picture is turned upright as
@@ -113,6 +117,9 @@ pub fn read_within(path: impl AsRef<Path>, limits: &Limits) -> Result<RgbImage, 
 }
 
 fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
+    if waits_for_a_writer(path) {
+        return Err(io::Error::other("it is a pipe, which may never have an end; give a file").into());
+    }
     let file = File::open(path)?;
     let expected = file.metadata().map_or(0, |metadata| metadata.len());
     if expected > limits.bytes {
@@ -122,6 +129,18 @@ fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
     // It may grow meanwhile, and a device does not say how long it is.
     file.take(limits.bytes.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limits.bytes { Err(DecodeError::Long { limit: limits.bytes }) } else { Ok(bytes) }
+}
+
+/// Whether opening would wait for someone who writes. Those in /dev are open already, as stdin is.
+#[cfg(unix)]
+fn waits_for_a_writer(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    !path.starts_with("/dev") && std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
+}
+
+#[cfg(not(unix))]
+fn waits_for_a_writer(_path: &Path) -> bool {
+    false
 }
 
 /// As [`read`], from the bytes of a file.
@@ -147,10 +166,18 @@ pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
         Some(ImageFormat::WebP) => webp::check(bytes, limits)?,
         _ => {}
     }
-    let (decoder, orientation) = open(reader, limits)?;
-    let mut picture = DynamicImage::from_decoder(decoder)?;
-    picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
+    sheltered(|| {
+        let (decoder, orientation) = open(reader, limits)?;
+        let mut picture = DynamicImage::from_decoder(decoder)?;
+        picture.apply_orientation(orientation);
+        Ok(picture.into_rgb8())
+    })
+}
+
+/// Makes a decoder's panic an error of its picture: decoders are many lines of others, and pictures come from anyone.
+fn sheltered<T>(decode: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    // What a panic leaves half done goes away with it.
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Err(DecodeError::Panicked))
 }
 
 /// Tells the format from the content.
@@ -308,6 +335,21 @@ mod tests {
                 assert!(decode(&bytes[..length]).is_err(), "{format:?} cut at {length} of {}", bytes.len());
             }
         }
+    }
+
+    #[test]
+    fn a_fault_of_a_decoder_is_an_error_of_the_picture() {
+        assert!(matches!(sheltered::<()>(|| panic!("of a test")), Err(DecodeError::Panicked)));
+        assert!(matches!(sheltered(|| Ok(1)), Ok(1)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_that_nobody_writes_to_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe.jpg");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(read(&path).unwrap_err().to_string().contains("it is a pipe"));
     }
 
     #[test]

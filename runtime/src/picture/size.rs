@@ -7,7 +7,7 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
 
-use super::{DecodeError, Limits, PictureError, open, recognize};
+use super::{DecodeError, Limits, PictureError, open, recognize, sheltered};
 
 const LIMITS: Limits = Limits::DEFAULT;
 
@@ -33,7 +33,10 @@ fn of_file(path: &Path) -> Result<(u32, u32), DecodeError> {
         _ => {}
     }
     let reader = recognize(BufReader::new(File::open(path)?), &LIMITS)?;
-    if reader.format() == Some(ImageFormat::Jpeg) { of_jpeg(reader.into_inner()) } else { of_header(reader) }
+    sheltered(|| match reader.format() {
+        Some(ImageFormat::Jpeg) => of_jpeg(reader.into_inner()),
+        _ => of_header(reader),
+    })
 }
 
 /// The decoder of JPEG reads files to their end, so it gets their beginning, and more while that is too little.

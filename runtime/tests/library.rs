@@ -1,0 +1,58 @@
+//! The library with a model, as other programs use it.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(dead_code, reason = "not every test uses all of the fixture")]
+
+mod fixture;
+
+use std::sync::{Arc, Mutex};
+
+use runtime::{Detector, DetectorOptions, Rules, picture};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use fixture::{MODEL, folder};
+
+/// Keeps the names of spans, in the order in which they begin.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<Vec<&'static str>>>);
+
+impl Subscriber for Names {
+    fn enabled(&self, _: &Metadata) -> bool {
+        true
+    }
+
+    fn new_span(&self, span: &Attributes) -> Id {
+        let mut names = self.0.lock().unwrap();
+        names.push(span.metadata().name());
+        Id::from_u64(names.len() as u64)
+    }
+
+    fn record(&self, _: &Id, _: &Record) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn event(&self, _: &Event) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+#[test]
+fn the_stages_are_spans() {
+    let folder = folder();
+    let detector = Detector::open(&MODEL.1, DetectorOptions::default()).unwrap();
+    let names = Names::default();
+    tracing::subscriber::with_default(names.clone(), || {
+        let picture = picture::read(folder.path().join("1.png")).unwrap();
+        detector.detect(&picture).unwrap();
+    });
+    let names = names.0.lock().unwrap();
+    let ours: Vec<_> = names.iter().filter(|name| ["read", "prepare", "run", "postprocess"].contains(name)).collect();
+    assert_eq!(ours, [&"read", &"prepare", &"run", &"postprocess"]);
+}
+
+#[test]
+fn rules_that_make_no_sense_for_the_model_are_errors_that_say_so() {
+    let open = |rules| Detector::open(&MODEL.1, DetectorOptions { rules, ..DetectorOptions::default() });
+    let rules = Rules { classes: Some(vec!["dog".to_owned()]), ..Rules::default() };
+    let error = open(rules).unwrap_err().to_string();
+    assert!(error.contains("dog") && error.contains("cat"), "{error}");
+}
