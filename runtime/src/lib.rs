@@ -14,9 +14,36 @@
 //! }
 //! ```
 //!
+//! Any number of pictures go through a [`pipeline`](pipeline::pipeline), which reads, computes and finishes beside each other, and gives
+//! results in order:
+//!
+//! ```no_run
+//! use runtime::pipeline::{Content, Item, PipelineOptions, pipeline};
+//! use runtime::{Detector, DetectorOptions, Provider, Rules};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let rules = Rules { score_threshold: Some(0.5), ..Rules::default() };
+//!     let mut options = DetectorOptions { rules, ..DetectorOptions::default() };
+//!     options.engine.provider = Provider::Cuda { device: 0 };
+//!     let detector = Detector::open("retinanet.onnx", options)?;
+//!     let files = runtime::inputs::expand(&["photos"], true)?;
+//!     let items = files.into_iter().map(|file| Item { file, frame: None, content: Content::File, tag: () });
+//!     let options = PipelineOptions { batch: 8, workers: 4, ..PipelineOptions::default() };
+//!     pipeline(&detector, &options, items, |finished| finished.report, |reports| {
+//!         for report in reports {
+//!             match &report.outcome {
+//!                 Ok(found) => println!("{}: {} detections", report.name(), found.detections.len()),
+//!                 Err(reason) => println!("{}: {reason}", report.name()),
+//!             }
+//!         }
+//!     });
+//!     Ok(())
+//! }
+//! ```
+//!
 //! The file carries the spec: class names, preprocessing and everything else that the weights need. ONNX Runtime's
 //! library is loaded when the first detector opens; [`library::find`] says from where. A process loads it once and for
-//! all: beyond that there is no global state. Nothing is printed.
+//! all: beyond that there is no global state. Nothing is printed but by [`progress`], which is for programs.
 
 mod detector;
 mod rules;
