@@ -1,10 +1,12 @@
 //! The engine: an ONNX file of ours in a session of ONNX Runtime.
 
+mod about;
+mod contract;
+mod error;
 mod memory;
 mod outputs;
 mod start;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,15 +15,18 @@ use models::ModelSpec;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
-use serde::Serialize;
+use ort::value::{DynValue, TensorRef};
 
+pub use about::{About, Port};
+pub use error::EngineError;
+pub(crate) use error::words;
 pub use outputs::{CandidateOutputs, DenseOutputs, Outputs};
 pub(crate) use start::session;
 pub use start::{ShapeProfile, TensorrtOptions};
 
-use crate::library::{self, LibraryError};
+use crate::library;
 use crate::provider::Provider;
+use contract::Contract;
 use memory::{Memory, Place};
 
 /// The key in an ONNX file's `metadata_props` under which the spec stands, as YAML.
@@ -71,108 +76,6 @@ pub struct EngineOptions {
     pub onnxruntime: Option<PathBuf>,
 }
 
-/// Why an engine cannot be had, or cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// ONNX Runtime's library.
-    #[error(transparent)]
-    Library(#[from] LibraryError),
-    /// The file cannot be read.
-    #[error("cannot read model `{model}`: {reason}; name a file that `exporter --out FILE.onnx` wrote")]
-    Read {
-        /// The file.
-        model: String,
-        /// What the system says.
-        reason: String,
-    },
-    /// Not an ONNX file, or one of other making.
-    #[error("`{model}` is no detector of ours: {reason}; name a file that `exporter --out FILE.onnx` wrote")]
-    Foreign {
-        /// The file.
-        model: String,
-        /// What is missing or different.
-        reason: String,
-    },
-    /// The provider that was named does not work here.
-    #[error("provider `{provider}` cannot start: {reason}")]
-    Provider {
-        /// The provider.
-        provider: Provider,
-        /// What is missing, and what to do.
-        reason: String,
-    },
-    /// An option that does not fit the others.
-    #[error("{option} cannot be used with provider `{provider}`: {reason}")]
-    Option {
-        /// What was asked for.
-        option: &'static str,
-        /// The provider.
-        provider: Provider,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// ONNX Runtime refuses to make a session.
-    #[error("ONNX Runtime cannot load `{model}` on `{provider}`: {reason}")]
-    Session {
-        /// The file.
-        model: String,
-        /// What was to run it.
-        provider: Provider,
-        /// ONNX Runtime's words.
-        reason: String,
-    },
-    /// The input does not have a shape that the network takes.
-    #[error("input has shape {found:?}, expected [N, 3, H, W] with H and W multiples of {SIDE_MULTIPLE}, nothing zero")]
-    Input {
-        /// The shape.
-        found: Vec<usize>,
-    },
-    /// The file was exported for inputs of another size.
-    #[error(
-        "input is {}x{}, and the model takes {}x{} (height x width) alone; resize by its spec, or export it without \
-         --input-size", .found[0], .found[1], .expected[0], .expected[1]
-    )]
-    Size {
-        /// Height and width of the input.
-        found: [usize; 2],
-        /// Height and width that the file fixes.
-        expected: [usize; 2],
-    },
-    /// The file was exported for fewer pictures at a time.
-    #[error(
-        "{found} pictures are more than the {most} that the model takes at a time; run fewer, or export it with another --batch"
-    )]
-    Batch {
-        /// Pictures of the input.
-        found: usize,
-        /// Pictures that the file fixes.
-        most: usize,
-    },
-    /// Scores of all anchors were asked of a file that does not have them.
-    #[error(
-        "the model hands over only its best candidates; export it without --top-k to have the scores of all anchors"
-    )]
-    OnlyCandidates,
-    /// ONNX Runtime stopped.
-    #[error("ONNX Runtime failed on an input of shape {shape:?}: {reason}")]
-    Run {
-        /// The input's shape.
-        shape: Vec<usize>,
-        /// ONNX Runtime's words.
-        reason: String,
-    },
-    /// The network computed something of another shape than its file promises.
-    #[error("output `{name}` has shape {found:?}, expected {expected:?}; export the model again")]
-    Output {
-        /// Name of the output.
-        name: &'static str,
-        /// Its shape.
-        found: Vec<usize>,
-        /// The shape that fits the input and the spec.
-        expected: Vec<usize>,
-    },
-}
-
 /// A detector's network, ready to run. It may be shared between threads; their runs take turns, because ONNX Runtime's
 /// providers are not all safe to enter twice, and one run uses all cores anyway.
 #[derive(Debug)]
@@ -192,44 +95,6 @@ struct Runner {
     session: Session,
     /// That of a graphics card; the processor reads and writes any.
     memory: Option<Memory>,
-}
-
-/// What a file says about itself besides the spec.
-#[derive(Clone, Debug, Serialize)]
-pub struct About {
-    /// What the network is called.
-    pub graph: String,
-    /// The program that wrote the file.
-    pub producer: String,
-    /// What goes in.
-    pub inputs: Vec<Port>,
-    /// What comes out.
-    pub outputs: Vec<Port>,
-    /// Where it comes from, by keys.
-    pub metadata: BTreeMap<String, String>,
-}
-
-/// An input or an output.
-#[derive(Clone, Debug, Serialize)]
-pub struct Port {
-    /// Its name.
-    pub name: String,
-    /// Its elements, such as `f32`.
-    pub element: String,
-    /// Its shape; a side that is absent is any.
-    pub shape: Vec<Option<usize>>,
-}
-
-/// What a file of ours promises.
-#[derive(Clone, Debug, PartialEq)]
-struct Contract {
-    spec: ModelSpec,
-    /// Candidates of each level that the file hands over; a score of everything if absent.
-    top_k: Option<usize>,
-    /// Number of pictures that the file fixes.
-    batch: Option<usize>,
-    /// Height and width that the file fixes.
-    size: Option<[usize; 2]>,
 }
 
 impl Engine {
@@ -422,144 +287,6 @@ fn first_that_starts(
     }
     let options = EngineOptions { provider: Provider::Cpu, ..options.clone() };
     Ok((session(model, &options, commit)?, Provider::Cpu, passed_over))
-}
-
-impl About {
-    fn read(session: &Session) -> Result<Self, String> {
-        let file = session.metadata().map_err(|error| words(&error))?;
-        let keys = file.custom_keys().map_err(|error| words(&error))?;
-        let metadata = keys.into_iter().filter(|key| key != SPEC_KEY);
-        Ok(Self {
-            graph: file.name().unwrap_or_default(),
-            producer: file.producer().unwrap_or_default(),
-            inputs: session.inputs().iter().map(Port::of).collect(),
-            outputs: session.outputs().iter().map(Port::of).collect(),
-            metadata: metadata.filter_map(|key| Some((key.clone(), file.custom(&key)?))).collect(),
-        })
-    }
-}
-
-impl Port {
-    fn of(outlet: &Outlet) -> Self {
-        let (element, shape) = match outlet.dtype() {
-            ValueType::Tensor { ty, shape, .. } => {
-                (ty.to_string(), shape.iter().map(|side| usize::try_from(*side).ok()).collect())
-            }
-            other => (format!("{other:?}"), Vec::new()),
-        };
-        Self { name: outlet.name().to_owned(), element, shape }
-    }
-}
-
-/// What ONNX Runtime says, on one line and without the place in its source.
-pub(crate) fn words<R>(error: &ort::Error<R>) -> String {
-    let message = error.message();
-    // `file.cc:1988 function [ONNXRuntimeError] : 1 : FAIL : words`
-    let message = message
-        .rsplit_once("[ONNXRuntimeError] : ")
-        .map_or(message, |(_, status)| status.splitn(3, " : ").last().unwrap_or(status));
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-impl Contract {
-    /// The contract of a file that is ours; otherwise what is missing or different.
-    fn read(session: &Session) -> Result<Self, String> {
-        let metadata = session.metadata().map_err(|error| words(&error))?;
-        let text = metadata.custom(SPEC_KEY).ok_or_else(|| format!("it carries no `{SPEC_KEY}`"))?;
-        let spec = ModelSpec::from_yaml(&text).map_err(|error| format!("its `{SPEC_KEY}` is broken: {error}"))?;
-        let classes = spec.class_count();
-        if classes == 0 {
-            return Err(format!("its `{SPEC_KEY}` names no classes"));
-        }
-        let top_k = metadata.custom(TOP_K_KEY).map(|text| {
-            text.parse().map_err(|_| format!("its `{TOP_K_KEY}` is `{text}`, expected how many candidates a level has"))
-        });
-        let top_k = top_k.transpose()?;
-
-        let (float, int) = (TensorElementType::Float32, TensorElementType::Int64);
-        check_tensors("input", session.inputs(), &[(IMAGES, float, &[None, Some(3), None, None])])?;
-        let outputs: &[(&str, TensorElementType, &[Option<usize>])] = match top_k {
-            None => {
-                &[(CLASSIFICATION, float, &[None, None, Some(classes)]), (REGRESSION, float, &[None, None, Some(4)])]
-            }
-            Some(_) => &[
-                (CANDIDATE_SCORES, float, &[None, None]),
-                (CANDIDATE_ANCHORS, int, &[None, None]),
-                (CANDIDATE_CLASSES, int, &[None, None]),
-                (REGRESSION, float, &[None, None, Some(4)]),
-            ],
-        };
-        check_tensors("output", session.outputs(), outputs)?;
-
-        let [batch, height, width] = fixed_sides(&session.inputs()[0]);
-        let size = match (height, width) {
-            (Some(height), Some(width)) => Some([height, width]),
-            (None, None) => None,
-            _ => return Err("it fixes one side of its input alone".to_owned()),
-        };
-        let said = spec.preprocessing.input_size.map(|sides| sides.map(|side| side as usize));
-        if size.is_some() && size != said {
-            return Err(format!("its input is {size:?}, its spec says {said:?} (height, width)"));
-        }
-        Ok(Self { spec, top_k, batch, size })
-    }
-
-    /// The shape of the input as the file takes it.
-    fn shape(&self, pictures: &[ArrayView3<f32>]) -> Result<[usize; 4], EngineError> {
-        let count = pictures.len();
-        let (channels, height, width) = pictures.first().map_or((0, 0, 0), ArrayView3::dim);
-        let fits = [height, width].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
-        if channels != 3 || !fits || pictures.iter().any(|picture| picture.dim() != (channels, height, width)) {
-            return Err(EngineError::Input { found: vec![count, channels, height, width] });
-        }
-        if let Some(expected) = self.size.filter(|size| *size != [height, width]) {
-            return Err(EngineError::Size { found: [height, width], expected });
-        }
-        match self.batch {
-            Some(most) if count > most => Err(EngineError::Batch { found: count, most }),
-            batch => Ok([batch.unwrap_or(count), channels, height, width]),
-        }
-    }
-}
-
-/// The number of pictures, the height and the width that an input fixes.
-fn fixed_sides(input: &Outlet) -> [Option<usize>; 3] {
-    let ValueType::Tensor { shape, .. } = input.dtype() else { return [None; 3] };
-    [0, 2, 3].map(|axis| shape.get(axis).and_then(|size| usize::try_from(*size).ok()))
-}
-
-/// Checks that there are exactly these tensors, with these elements and sizes; `None` is any size, and a size that
-/// the file leaves open is checked when the network runs.
-fn check_tensors(
-    kind: &str,
-    found: &[Outlet],
-    expected: &[(&str, TensorElementType, &[Option<usize>])],
-) -> Result<(), String> {
-    let names = found.iter().map(|outlet| format!("`{}`", outlet.name())).collect::<Vec<_>>().join(", ");
-    if found.len() != expected.len() {
-        return Err(format!("it has {} {kind}s ({names}), expected {}", found.len(), expected.len()));
-    }
-    for (name, element, sizes) in expected {
-        let outlet = found.iter().find(|outlet| outlet.name() == *name);
-        let Some(outlet) = outlet else {
-            return Err(format!("it has no {kind} `{name}`, only {names}"));
-        };
-        let fits = match outlet.dtype() {
-            ValueType::Tensor { ty, shape, .. } if ty == element => {
-                shape.len() == sizes.len()
-                    && shape.iter().zip(*sizes).all(|(found, expected)| {
-                        *found < 0 || expected.is_none_or(|expected| usize::try_from(*found) == Ok(expected))
-                    })
-            }
-            _ => false,
-        };
-        if !fits {
-            let sizes = sizes.iter().map(|size| size.map_or("any".to_owned(), |size| size.to_string()));
-            let sizes = sizes.collect::<Vec<_>>().join(", ");
-            return Err(format!("its {kind} `{name}` is {}, expected {element} [{sizes}]", outlet.dtype()));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
