@@ -73,6 +73,11 @@ impl ModelArgs {
         rules: Rules,
         views: ViewOptions,
     ) -> Result<Detector, DetectorError> {
+        if matches!(self.provider, Provider::Tensorrt { .. }) {
+            say(format_args!(
+                "tensorrt: an engine that its cache does not have is built first, which can take minutes"
+            ));
+        }
         let engine = EngineOptions {
             provider: self.provider,
             threads: threads.map(NonZeroUsize::get),
