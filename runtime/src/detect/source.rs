@@ -160,7 +160,7 @@ impl Items {
         self.interrupt.is_raised() || self.stop.0.load(Ordering::SeqCst)
     }
 
-    /// The picture in a file, or the first frame of a video.
+    /// The picture in a file; none of a video, which then plays.
     fn item(&mut self, file: PathBuf) -> Option<Named> {
         if !video::is_video(&file) {
             return Some(match self.names.next(&file) {
@@ -169,7 +169,10 @@ impl Items {
             });
         }
         match Playing::open(&file, self.videos, &mut self.names) {
-            Ok(playing) => self.playing.insert(playing).next(&mut self.names),
+            Ok(playing) => {
+                self.playing = Some(playing);
+                None
+            }
             Err(reason) => Some(missing(file, reason)),
         }
     }
@@ -239,10 +242,13 @@ impl Iterator for Items {
                     Err(RecvTimeoutError::Disconnected) => return None,
                 },
             };
-            return match line {
+            let item = match line {
                 Ok(file) => self.item(file),
                 Err((beginning, reason)) => Some(missing(beginning.into(), reason)),
             };
+            if item.is_some() {
+                return item;
+            }
         }
     }
 }
