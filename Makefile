@@ -4,7 +4,7 @@ programs := $(or $(CARGO_TARGET_DIR),target)/release
 demo := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test demo bench clean
+.PHONY: help setup build test demo bench fuzz clean
 
 help: ## List these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -34,6 +34,9 @@ demo: build ## Draw shapes, train on them, export, detect; prints AP and where t
 
 bench: setup ## Measure: time of detection, of post-processing, of evaluation, of loading, of a training step
 	cargo bench --package models --package tests --bench '*'
+
+fuzz: ## Feed what reads bytes of strangers with bytes of all kinds, ten minutes each
+	tests/fuzz/run
 
 clean: ## Remove what was built and drawn; the libraries in .deps stay
 	cargo clean
