@@ -100,6 +100,13 @@ pub struct Area {
     pub height: u32,
 }
 
+impl Area {
+    fn shares_pixels_with(&self, other: &Self) -> bool {
+        let meet = |start: u32, length: u32, other: u32, its: u32| start < other + its && other < start + length;
+        meet(self.left, self.width, other.left, other.width) && meet(self.top, self.height, other.top, other.height)
+    }
+}
+
 /// What the network is to look at: all of a picture or a part, as it is or mirrored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
@@ -186,7 +193,7 @@ impl View {
 ///
 /// Of boxes in different views, one goes when its IoU with a better one exceeds the spec's threshold. Where a tile cuts an
 /// object, its box there goes when another box covers more than that share of it; whole objects come first, so that no part
-/// stands for one.
+/// stands for one. Views that share no pixels are not compared: a large picture has hundreds of tiles, each with a few neighbors.
 pub(crate) fn merge(
     mut seen: Vec<(Look, Vec<Detection>)>,
     [width, height]: [u32; 2],
@@ -208,13 +215,19 @@ pub(crate) fn merge(
         })
         .collect();
     candidates.sort_by(|a, b| a.cut.cmp(&b.cut).then(b.detection.score.total_cmp(&a.detection.score)));
-    let mut kept: Vec<Candidate> = Vec::new();
+    let areas: Vec<_> = seen.iter().map(|(look, _)| look.area).collect();
+    let others = |view: usize| (0..areas.len()).filter(move |other| *other != view);
+    let neighbors: Vec<Vec<_>> = (0..areas.len())
+        .map(|view| others(view).filter(|other| areas[view].shares_pixels_with(&areas[*other])).collect())
+        .collect();
+    let mut kept: Vec<Vec<Candidate>> = seen.iter().map(|_| Vec::new()).collect();
     for candidate in candidates {
-        if !kept.iter().any(|better| better.suppresses(&candidate, rules)) {
-            kept.push(candidate);
+        let mut better = neighbors[candidate.view].iter().flat_map(|view| &kept[*view]);
+        if !better.any(|better| better.suppresses(&candidate, rules)) {
+            kept[candidate.view].push(candidate);
         }
     }
-    let mut detections: Vec<_> = kept.into_iter().map(|candidate| candidate.detection).collect();
+    let mut detections: Vec<_> = kept.into_iter().flatten().map(|candidate| candidate.detection).collect();
     detections.sort_by(|a, b| b.score.total_cmp(&a.score));
     detections.truncate(rules.max_detections.unwrap_or(usize::MAX));
     detections
@@ -229,10 +242,10 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Whether `other` goes because of this one, which comes before it.
+    /// Whether `other`, of another view, goes because of this one, which comes before it.
     fn suppresses(&self, other: &Self, rules: &PostprocessingSpec) -> bool {
         let rivals = rules.suppression == Suppression::ClassAgnostic || self.detection.label == other.detection.label;
-        if self.view == other.view || !rivals {
+        if !rivals {
             return false;
         }
         let (mine, its) = (&self.detection.bounding_box, &other.detection.bounding_box);
@@ -350,5 +363,44 @@ mod tests {
     fn duplicates_within_one_view_were_settled_before() {
         let twins = vec![detection(0.9, [10.0, 10.0, 50.0, 50.0]), detection(0.8, [12.0, 10.0, 50.0, 50.0])];
         assert_eq!(scores(views(twins, vec![], vec![])), [0.9, 0.8]);
+    }
+    #[test]
+    fn views_that_share_no_pixels_need_no_comparison() {
+        let looks = ViewOptions { tiling: Some(TILING), flip: true }.looks(400, 300);
+        let mut state = 5u32;
+        let mut unit = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32
+        };
+        let mut found = |area: Area| {
+            let (width, height) = (area.width as f32, area.height as f32);
+            let (x, y) = (width * unit(), height * unit());
+            let (far_x, far_y) = ((x + 60.0 * unit()).min(width), (y + 60.0 * unit()).min(height));
+            let (left, top) = (area.left as f32, area.top as f32);
+            detection(unit(), [left + x, top + y, left + far_x, top + far_y])
+        };
+        let seen: Vec<(Look, Vec<_>)> =
+            looks.iter().map(|look| (*look, (0..40).map(|_| found(look.area)).collect())).collect();
+
+        let rules = PostprocessingSpec { nms_threshold: 0.2, ..PostprocessingSpec::default() };
+        let candidates = seen.iter().enumerate().flat_map(|(view, (look, detections))| {
+            let cut = |detection: &Detection| look.cuts(&detection.bounding_box, 400, 300);
+            detections.iter().map(move |detection| Candidate { view, cut: cut(detection), detection: *detection })
+        });
+        let mut candidates: Vec<_> = candidates.collect();
+        candidates.sort_by(|a, b| a.cut.cmp(&b.cut).then(b.detection.score.total_cmp(&a.detection.score)));
+        let mut kept: Vec<Candidate> = Vec::new();
+        for candidate in candidates {
+            let mut others = kept.iter().filter(|better| better.view != candidate.view);
+            if !others.any(|better| better.suppresses(&candidate, &rules)) {
+                kept.push(candidate);
+            }
+        }
+        let mut expected: Vec<_> = kept.iter().map(|candidate| candidate.detection.score).collect();
+        expected.sort_by(|a, b| b.total_cmp(a));
+        assert!(expected.len() < 40 * looks.len() * 9 / 10, "{} of {}", expected.len(), 40 * looks.len());
+
+        let merged = merge(seen, [400, 300], &rules);
+        assert_eq!(merged.iter().map(|detection| detection.score).collect::<Vec<_>>(), expected);
     }
 }
