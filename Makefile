@@ -1,6 +1,8 @@
 # The jobs of this project. `make` lists them; each does the set-up that it needs.
 
-programs := $(or $(CARGO_TARGET_DIR),target)/release
+built := $(or $(CARGO_TARGET_DIR),target)
+programs := $(built)/release
+fuzzers := tests/fuzz/Cargo.toml
 demo := .demo
 
 .DEFAULT_GOAL := help
@@ -19,7 +21,9 @@ build: setup ## Build trainer, exporter and runtime, optimized, into target/rele
 test: export TESTS = 1
 test: setup ## Check formatting, lints and every test; RETINANET_DATA names the folder of real data
 	cargo fmt --all --check
+	cargo fmt --manifest-path $(fuzzers) --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --manifest-path $(fuzzers) --target-dir $(built) --locked -- -D warnings
 	cargo test --workspace
 
 demo: build ## Draw shapes, train on them, export, detect; prints AP and where the pictures are
