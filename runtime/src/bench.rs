@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use image::{Rgb, RgbImage};
 use runtime::drivers::Drivers;
 use runtime::output::{Publication, aligned};
+use runtime::pipeline::PipelineOptions;
 use runtime::progress::say;
 use runtime::{Provider, inputs, library, machine, picture};
 use serde::Serialize;
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::model_args::ModelArgs;
 use crate::rule_args::RuleArgs;
+use crate::up_to;
 use stages::{Stages, Start};
 use throughput::Throughput;
 
@@ -51,8 +53,8 @@ pub(crate) struct BenchArgs {
     warm_up: usize,
 
     /// Measure pictures per second with each of these numbers of pictures at a time.
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,4")]
-    by_batch: Vec<NonZeroUsize>,
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,4", value_parser = up_to(PipelineOptions::MOST_BATCH))]
+    by_batch: Vec<usize>,
 
     /// Measure pictures per second with each of these numbers of threads. [default: as --threads says]
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
@@ -145,11 +147,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     for threads in threads {
         let detector = args.model.open_with(threads, args.rules.rules(None), args.rules.views())?;
         for batch in &args.by_batch {
-            if detector.engine().batch().is_some_and(|most| batch.get() > most) {
+            if detector.engine().batch().is_some_and(|most| *batch > most) {
                 continue;
             }
             say(format_args!("measuring {batch} at a time"));
-            measured.push(Throughput::measure(&detector, &files, args.warm_up, runs, batch.get(), threads)?);
+            measured.push(Throughput::measure(&detector, &files, args.warm_up, runs, *batch, threads)?);
         }
     }
     let memory_mib = [machine::memory(), machine::peak_memory()];

@@ -1,10 +1,10 @@
 //! `runtime detect`: pictures in, boxes out.
 
+mod ids;
 mod made;
 mod source;
 mod writer;
 
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,10 +14,10 @@ use runtime::pipeline::{PipelineOptions, pipeline};
 use runtime::progress::say;
 use runtime::{Detector, Provider, machine};
 
-use crate::SOME_FAILED;
 use crate::interrupt::Interrupt;
 use crate::model_args::ModelArgs;
 use crate::rule_args::RuleArgs;
+use crate::{SOME_FAILED, up_to};
 use made::{Made, MadeArgs, make};
 use source::{Source, SourceArgs, VideoOptions};
 use writer::{Ending, ListArgs, Writer};
@@ -49,12 +49,12 @@ pub(crate) struct DetectArgs {
     made: MadeArgs,
 
     /// Pictures of like size that the network computes at a time, as far as they are ready. [default: what the model fixes, else 1]
-    #[arg(long, value_name = "N")]
-    batch: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_BATCH))]
+    batch: Option<usize>,
 
     /// Threads that read pictures, and as many that draw. [default: 2, with a graphics card as many as there are cores]
-    #[arg(long, value_name = "N")]
-    workers: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_WORKERS))]
+    workers: Option<usize>,
 
     /// Refuse pictures with more pixels.
     #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.pixels)]
@@ -68,8 +68,9 @@ pub(crate) struct DetectArgs {
 /// Detects, and says on stderr how it went.
 pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let source = Source::open(&args.source)?;
-    let mut made = Made::open(&args.made, &source)?;
-    let writer = Writer::open(&args.lists, args.source.stdin, made.is_nothing())?;
+    let ids = args.lists.image_ids()?;
+    let mut made = Made::open(&args.made, ids.clone(), &source)?;
+    let writer = Writer::open(&args.lists, ids, args.source.stdin, made.is_nothing())?;
     let detector = args.model.open(args.rules.rules(args.classes.as_deref()), args.rules.views())?;
     let interrupt = Interrupt::watch("pictures under way are finished, files of results are not written")?;
     let options = options(args, &detector, &made)?;
@@ -111,7 +112,7 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
 
 fn options(args: &DetectArgs, detector: &Detector, made: &Made) -> Result<PipelineOptions> {
     let fixed = detector.engine().batch();
-    let batch = match (args.batch.map(NonZeroUsize::get), fixed) {
+    let batch = match (args.batch, fixed) {
         (Some(asked), Some(most)) if asked > most => {
             anyhow::bail!("--batch {asked} is more than the {most} that the model takes at a time");
         }
@@ -122,7 +123,7 @@ fn options(args: &DetectArgs, detector: &Detector, made: &Made) -> Result<Pipeli
         Provider::Cpu => 2,
         _ => machine::cores().max(2),
     };
-    let workers = args.workers.map_or(workers, NonZeroUsize::get);
+    let workers = args.workers.unwrap_or(workers);
     let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
     Ok(PipelineOptions { batch, workers, keep: made.needs_pictures(), limits })
 }

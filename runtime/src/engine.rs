@@ -61,7 +61,7 @@ const SIDE_MULTIPLE: usize = 32;
 pub struct EngineOptions {
     /// What computes the network.
     pub provider: Provider,
-    /// Threads of its own that a run uses, at least 1. If absent, all engines of the process share as many as there are cores.
+    /// Threads of its own that a run uses, from 1 to [`EngineOptions::MOST_THREADS`]. If absent, all engines of the process share as many as there are cores.
     pub threads: Option<usize>,
     /// Processors, from 0, to which these threads are bound, one for each but the caller's; none are bound if empty.
     pub affinity: Vec<usize>,
@@ -150,7 +150,7 @@ impl Engine {
         if options.cuda_graphs && (contract.size.is_none() || contract.batch.is_none()) {
             let reason =
                 "the model takes inputs of any shape, and a graph has one; export it with --input-size and --batch";
-            return Err(EngineError::Option { option: "a CUDA graph", provider, reason });
+            return Err(EngineError::Option { option: "a CUDA graph", provider, reason: reason.to_owned() });
         }
         let memory = match provider {
             Provider::Cuda { device } | Provider::Tensorrt { device } => {

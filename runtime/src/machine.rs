@@ -23,6 +23,17 @@ pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Whether this program may use a processor, counted from 0; also where the system does not say.
+pub fn has_processor(processor: usize) -> bool {
+    let Some(allowed) = status("Cpus_allowed_list:") else { return true };
+    // Such as `0-3,8`.
+    allowed.split(',').any(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let ends: (Option<usize>, Option<usize>) = (first.parse().ok(), last.parse().ok());
+        matches!(ends, (Some(first), Some(last)) if (first..=last).contains(&processor))
+    })
+}
+
 /// Memory that this program has now, in MiB; none where the system does not say.
 pub fn memory() -> Option<u64> {
     mebibytes("VmRSS:")
@@ -33,12 +44,15 @@ pub fn peak_memory() -> Option<u64> {
     mebibytes("VmHWM:")
 }
 
-/// A line of what Linux says of this program.
 fn mebibytes(field: &str) -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let kibibytes: u64 = status(field)?.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes / 1024)
+}
+
+/// A line of what Linux says of this program.
+fn status(field: &str) -> Option<String> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix(field)).map(|value| value.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -49,6 +63,7 @@ mod tests {
     #[test]
     fn the_machine_is_known() {
         assert!(cores() >= 1 && processor().is_some());
+        assert!((0..4096).filter(|processor| has_processor(*processor)).count() >= cores());
         assert!(memory().is_some_and(|now| now > 0 && peak_memory() >= Some(now)));
     }
 }

@@ -14,6 +14,7 @@ mod interrupt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 use runtime::output::Target;
 
@@ -42,6 +43,11 @@ const SOME_FAILED: u8 = 3;
 /// What could not be done; `-` is stdout.
 fn cannot_write(path: &Path) -> String {
     format!("cannot write {}", Target::name(path))
+}
+
+/// Parses a number from 1 to `most`.
+fn up_to(most: usize) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most as u64)
 }
 
 fn main() -> ExitCode {

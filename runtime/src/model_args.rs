@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use runtime::progress::say;
 use runtime::{
     Detector, DetectorError, DetectorOptions, EngineOptions, Provider, Rules, ShapeProfile, TensorrtOptions,
-    ViewOptions,
+    ViewOptions, machine,
 };
 
 /// Which model runs, and on what.
@@ -92,6 +92,10 @@ impl ModelArgs {
             onnxruntime: self.onnxruntime.clone(),
         };
         let detector = Detector::open(&self.model, DetectorOptions { engine, rules, views })?;
+        let cores = machine::cores();
+        if let Some(threads) = threads.filter(|threads| threads.get() > cores) {
+            say(format_args!("warning: {threads} threads on {cores} cores wait for each other; fewer are faster"));
+        }
         if self.provider == Provider::Auto {
             say(format_args!("auto: {}", detector.engine().provider()));
             for (provider, reason) in detector.engine().passed_over() {

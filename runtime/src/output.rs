@@ -18,7 +18,7 @@ use models::spec::Class;
 
 use crate::Detection;
 use crate::video::Frame;
-pub use coco::{ImageIds, ImageIdsError};
+pub use coco::{ImageIds, ImageIdsError, NoImageId};
 pub use folder::{Names, folder_name};
 pub use publication::{Publication, PublicationError};
 pub use table::aligned;

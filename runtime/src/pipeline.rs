@@ -29,15 +29,24 @@ use batches::{Run, infer};
 /// How pictures go through.
 #[derive(Clone, Debug)]
 pub struct PipelineOptions {
-    /// Inputs of one size that the network runs on at a time, at least 1. When fewer are ready, it does not wait.
+    /// Inputs of one size that the network runs on at a time, from 1 to [`PipelineOptions::MOST_BATCH`], which is taken for more. When
+    /// fewer are ready, it does not wait.
     pub batch: usize,
-    /// Threads that read and prepare pictures, and as many that post-process, at least 1. With two, a picture that takes long does
-    /// not hold up the next.
+    /// Threads that read and prepare pictures, and as many that post-process, from 1 to [`PipelineOptions::MOST_WORKERS`], which is
+    /// taken for more. With two, a picture that takes long does not hold up the next.
     pub workers: usize,
     /// Whether pictures are handed on with their results, to be drawn on.
     pub keep: bool,
     /// Of the files.
     pub limits: Limits,
+}
+
+impl PipelineOptions {
+    /// Larger batches have no use on any machine.
+    pub const MOST_BATCH: usize = 1024;
+
+    /// As have more threads.
+    pub const MOST_WORKERS: usize = 256;
 }
 
 impl Default for PipelineOptions {
@@ -92,7 +101,8 @@ pub fn pipeline<T: Send, F: Send, R>(
     finish: impl Fn(Finished<T>) -> F + Sync,
     sink: impl FnOnce(Ordered<F>) -> R,
 ) -> (Duration, R) {
-    let (batch, workers) = (options.batch.max(1), options.workers.max(1));
+    let batch = options.batch.clamp(1, PipelineOptions::MOST_BATCH);
+    let workers = options.workers.clamp(1, PipelineOptions::MOST_WORKERS);
     // Enough for every thread to have one at hand and one in work, and for the next batch to gather.
     let under_way = 4 * workers + 3 * batch;
     let (permit_sender, permits) = bounded(under_way);

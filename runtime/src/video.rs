@@ -44,6 +44,12 @@ impl Rate {
         (frames > 0 && seconds > 0).then_some(Self { numerator: frames, denominator: seconds })
     }
 
+    fn is_plausible(self) -> bool {
+        /// Slow motion of telephones.
+        const MOST: u64 = 240;
+        u64::from(self.numerator) <= MOST * u64::from(self.denominator)
+    }
+
     /// Seconds from the beginning to a frame.
     fn time(self, number: u64) -> f64 {
         number as f64 * f64::from(self.denominator) / f64::from(self.numerator)
@@ -95,6 +101,14 @@ pub enum VideoError {
     Failed {
         /// Its words.
         words: String,
+    },
+    /// It says no rate, but how finely it tells times.
+    #[error(
+        "its frames come at uneven times, told in {rate} of a second, which is no rate; say with --fps how many to look at"
+    )]
+    Uneven {
+        /// Parts of a second.
+        rate: Rate,
     },
     /// A frame is too large.
     #[error("frames of {width} x {height} pixels are more than the limit of {limit}")]

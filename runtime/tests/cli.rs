@@ -115,13 +115,17 @@ fn help_shows_every_option_default_and_exit_code() {
 #[test]
 fn wrong_usage_ends_with_2() {
     let folder = folder();
-    let wrong: [&[&str]; 16] = [
+    let wrong: [&[&str]; 20] = [
         &[],
         &["detect"],
         &["detect", "--unknown", "a.png"],
         &["detect", "--provider", "gpu", "a.png"],
         &["detect", "--score", "2", "a.png"],
         &["detect", "--threads", "0", "a.png"],
+        &["detect", "--batch", "0", "a.png"],
+        &["detect", "--batch", "18446744073709551615", "a.png"],
+        &["detect", "--workers", "100000", "a.png"],
+        &["bench", "--by-batch", "1,100000"],
         &["detect", "--json", "-", "--csv", "-", "a.png"],
         &["detect", "--stdin", "a.png"],
         &["detect", "--nms", "-1", "a.png"],
@@ -196,6 +200,9 @@ fn options_of_other_providers_are_errors() {
         (&["--tensorrt-fp16"], "only `tensorrt` has it"),
         (&["--tensorrt-profile", "1x64x64,1x64x96,2x96x96"], "only `tensorrt` has it"),
         (&["--threads", "2", "--affinity", "0,1"], "one processor fewer"),
+        (&["--threads", "100000"], "100000 is not between 1 and 1024"),
+        #[cfg(target_os = "linux")]
+        (&["--threads", "2", "--affinity", "123456"], "processor 123456 is none that this program may use"),
     ] {
         let arguments = ["detect", "--model", "foreign.onnx", "a.png"].iter().chain(options);
         expect_error(runtime(&folder).args(arguments), 1, &[reason]);

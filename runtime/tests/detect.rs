@@ -108,6 +108,28 @@ fn folders_below_and_limits_count_on_request() {
     assert!(files(&["--max-bytes", "20"]).iter().all(|(_, fine)| !fine));
 }
 
+#[test]
+fn pictures_without_an_id_are_found_before_the_work_and_of_a_filter_fail_alone() {
+    let folder = folder();
+    std::fs::copy(folder.path().join("1.png"), folder.path().join("cat.png")).unwrap();
+    for (files, reason) in [
+        (["1.png", "cat.png"], "`cat.png`: its name is no number"),
+        (["1.png", "01.png"], "`01.png`: its image id, 1, is that of an earlier picture"),
+    ] {
+        let (code, _, stderr) = run(detect(&folder).args(["--coco", "a.coco"]).args(files));
+        assert!(code == 1 && stderr.contains(reason), "{stderr}");
+    }
+    let mut child = detect(&folder);
+    let mut child =
+        child.args(["--stdin", "--coco", "a.coco"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"1.png\ncat.png\n1.png\n3.jpg\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    let results = json(&read(&folder, "a.coco"));
+    let mut ids: Vec<_> = results.as_array().unwrap().iter().map(|entry| entry["image_id"].as_i64().unwrap()).collect();
+    ids.dedup();
+    assert_eq!(ids, [1, 3]);
+}
+
 /// `runtime detect --stdin`, with pipes on both ends.
 fn filter(folder: &TempDir) -> Child {
     let pipes = |command: &mut Command| {

@@ -90,6 +90,27 @@ fn a_rate_leaves_frames_out() {
 }
 
 #[test]
+fn a_video_with_uneven_times_is_not_taken_by_its_clock() {
+    let Some(path) = path() else { return };
+    let folder = folder();
+    // As browsers record a screen: few frames, told in thousandths of a second.
+    ffmpeg(&folder, &path, &CLIP.replace("rate=5", "rate=1000"));
+    let (code, stdout, _) = run(detect(&folder).env("PATH", &path).args(["--json", "-", "clip.mkv"]));
+    assert!(code == 3 && stdout.contains("1000/1 of a second") && stdout.contains("--fps"), "{stdout}");
+    let (code, stdout, stderr) =
+        run(detect(&folder).env("PATH", &path).args(["--fps", "1000", "--ndjson", "-", "clip.mkv"]));
+    assert_eq!((code, stdout.lines().count()), (0, 7), "{stderr}");
+}
+
+#[test]
+fn frames_have_no_image_ids() {
+    let Some(path) = path() else { return };
+    let folder = folder();
+    let (code, _, stderr) = run(detect(&folder).env("PATH", &path).args(["--coco", "a.coco", "1.png", "7.mp4"]));
+    assert!(code == 1 && stderr.contains("`7.mp4`: frames of a video have no image ids"), "{stderr}");
+}
+
+#[test]
 fn what_is_no_video_fails_by_itself_and_leaves_no_file() {
     let Some(path) = path() else { return };
     let folder = folder();

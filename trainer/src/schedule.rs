@@ -76,7 +76,7 @@ impl ScheduleConfig {
     /// Share of the learning rate at a moment of the run.
     pub fn share(&self, at: &Moment) -> f64 {
         if at.step < self.warmup_steps {
-            return (at.step + 1) as f64 / (self.warmup_steps + 1) as f64;
+            return (at.step as f64 + 1.0) / (self.warmup_steps as f64 + 1.0);
         }
         let reduced = |times: usize| self.factor.powi(times.min(1000) as i32);
         match self.kind {

@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use image::{RgbImage, imageops};
 use models::spec::Class;
 use models::{BoundingBox, write_atomically};
-use runtime::output::{self, Found, Report};
+use runtime::output::{self, Found, ImageIds, Report};
 use runtime::pipeline::Finished;
 use runtime::video::{Frame, Rate};
 use runtime::{draw, picture};
 
+use super::ids::Ids;
 use super::source::Source;
 use crate::cannot_write;
 
@@ -95,18 +96,21 @@ pub(super) struct Names {
     drawn: Option<output::Names>,
     yolo: Option<output::Names>,
     crops: Option<output::Names>,
+    ids: Ids,
 }
 
 impl Made {
     /// Makes the folders, so that what cannot be written is found before the work.
-    pub(super) fn open(args: &MadeArgs, source: &Source) -> Result<Self> {
+    pub(super) fn open(args: &MadeArgs, ids: Option<ImageIds>, source: &Source) -> Result<Self> {
         let open = |folder: &Option<PathBuf>| {
             let folder = folder.as_deref();
             folder.map(|folder| output::Names::open(folder).with_context(|| cannot_write(folder))).transpose()
         };
-        let names = Names { drawn: open(&args.draw)?, yolo: open(&args.yolo)?, crops: open(&args.crops)? };
+        let names =
+            Names { drawn: open(&args.draw)?, yolo: open(&args.yolo)?, crops: open(&args.crops)?, ids: Ids::new(ids) };
+        let mut ids = names.ids.clone();
         for file in source.files() {
-            if let Err(reason) = names.check(file) {
+            if let Err(reason) = names.check(file).and_then(|()| ids.take(file)) {
                 bail!("`{}`: {reason}", file.display());
             }
         }
@@ -134,6 +138,7 @@ impl Names {
     /// The files of a picture; why there can be none.
     pub(super) fn next(&mut self, file: &Path) -> Result<Targets, String> {
         self.check(file)?;
+        self.ids.take(file)?;
         let extension = file.extension().filter(|_| picture::is_jpeg(file)).and_then(|extension| extension.to_str());
         let drawn = self.drawn.as_mut().map(|names| names.next(file, Some(extension.unwrap_or("png"))));
         Ok(Targets { drawn: drawn.map(Drawn::Picture), ..self.beside(file) })
@@ -142,6 +147,7 @@ impl Names {
     /// The annotated video of a video, if there is to be one; why there can be none.
     pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<Annotated>>, String> {
         self.check(file)?;
+        self.ids.take(file)?;
         let path = self.drawn.as_mut().map(|names| names.next(file, Some("mp4")));
         Ok(path.map(|path| Arc::new(Annotated { path, rate })))
     }

@@ -60,16 +60,26 @@ pub(super) struct Writer {
     only_lists: bool,
 }
 
+impl ListArgs {
+    /// The ids of pictures, if a list needs them.
+    pub(super) fn image_ids(&self) -> Result<Option<ImageIds>> {
+        match (&self.coco, &self.image_ids) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Ok(Some(ImageIds::default())),
+            (Some(_), Some(file)) => Ok(Some(ImageIds::read(file)?)),
+        }
+    }
+}
+
 impl Writer {
     /// Opens the lists, so that what cannot be written is found before the work. Where none are asked for and nothing else is
     /// made, there is one on stdout.
-    pub(super) fn open(args: &ListArgs, stdin: bool, only_lists: bool) -> Result<Self> {
-        let ids = args.image_ids.as_deref().map(ImageIds::read).transpose()?.unwrap_or_default();
+    pub(super) fn open(args: &ListArgs, ids: Option<ImageIds>, stdin: bool, only_lists: bool) -> Result<Self> {
         let asked = [
             (&args.json, Format::Json),
             (&args.ndjson, Format::Ndjson),
             (&args.csv, Format::Csv),
-            (&args.coco, Format::Coco(ids)),
+            (&args.coco, Format::Coco(ids.unwrap_or_default())),
         ];
         let mut asked: Vec<_> = asked.into_iter().filter_map(|(path, format)| Some((path.clone()?, format))).collect();
         if asked.is_empty() && only_lists {

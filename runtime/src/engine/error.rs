@@ -42,7 +42,7 @@ pub enum EngineError {
         /// The provider.
         provider: Provider,
         /// Why not.
-        reason: &'static str,
+        reason: String,
     },
     /// ONNX Runtime refuses to make a session.
     #[error("ONNX Runtime cannot load `{model}` on `{provider}`: {reason}")]

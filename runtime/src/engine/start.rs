@@ -10,6 +10,7 @@ use ort::session::builder::SessionBuilder;
 
 use super::{EngineError, EngineOptions, IMAGES, words};
 use crate::library::{self, Library};
+use crate::machine;
 use crate::provider::{OpenvinoDevice, Provider};
 
 /// How TensorRT runs.
@@ -69,10 +70,13 @@ fn in_own_threads(builder: SessionBuilder, threads: usize, affinity: &[usize]) -
 }
 
 impl EngineOptions {
+    /// More threads than the largest machines have cores.
+    pub const MOST_THREADS: usize = 1024;
+
     /// An option that the provider has no use for is a mistake to mend.
     fn check(&self) -> Result<(), EngineError> {
         let provider = self.provider;
-        let unfit = |option: &'static str, reason: &'static str| EngineError::Option { option, provider, reason };
+        let unfit = |option, reason: &str| EngineError::Option { option, provider, reason: reason.to_owned() };
         let tensorrt = matches!(provider, Provider::Tensorrt { .. });
         if self.cuda_memory.is_some() && !matches!(provider, Provider::Cuda { .. }) {
             return Err(unfit("a limit of CUDA's memory", "only `cuda` has it"));
@@ -89,11 +93,21 @@ impl EngineOptions {
                 false => Err(unfit("an affinity", "it needs the number of threads, too")),
             };
         };
+        if !(1..=Self::MOST_THREADS).contains(&threads) {
+            return Err(unfit(
+                "such a number of threads",
+                &format!("{threads} is not between 1 and {}", Self::MOST_THREADS),
+            ));
+        }
         if !self.affinity.is_empty() && self.affinity.len() != threads - 1 {
             return Err(unfit(
                 "an affinity",
                 "it needs one processor fewer than there are threads, as one thread is the caller's",
             ));
+        }
+        // ONNX Runtime would go on without.
+        if let Some(missing) = self.affinity.iter().find(|processor| !machine::has_processor(**processor)) {
+            return Err(unfit("an affinity", &format!("processor {missing} is none that this program may use")));
         }
         Ok(())
     }
@@ -226,8 +240,19 @@ mod tests {
             affinity: affinity.to_vec(),
             ..EngineOptions::default()
         };
-        assert!(options(Some(3), &[0, 2]).check().is_ok() && options(Some(1), &[]).check().is_ok());
-        assert!(refused(&options(None, &[1])).contains("number of threads"));
-        assert!(refused(&options(Some(3), &[1])).contains("one processor fewer"));
+        let processor = (0..).find(|processor| machine::has_processor(*processor)).unwrap();
+        assert!(options(Some(2), &[processor]).check().is_ok() && options(Some(1), &[]).check().is_ok());
+        assert!(refused(&options(None, &[processor])).contains("number of threads"));
+        assert!(refused(&options(Some(3), &[processor])).contains("one processor fewer"));
+        #[cfg(target_os = "linux")]
+        assert!(refused(&options(Some(2), &[123_456])).contains("processor 123456"));
+    }
+
+    #[test]
+    fn no_threads_and_too_many_are_refused() {
+        for threads in [0, EngineOptions::MOST_THREADS + 1, usize::MAX] {
+            let options = EngineOptions { threads: Some(threads), ..EngineOptions::default() };
+            assert!(refused(&options).contains(&format!("{threads} is not between")));
+        }
     }
 }

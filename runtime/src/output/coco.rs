@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use models::spec::Class;
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,12 @@ use super::Report;
 /// The ids of pictures, which COCO has in place of names.
 #[derive(Clone, Debug, Default)]
 pub struct ImageIds {
-    /// Those that a file says, by the last part of the name; if absent, a picture's name is its id.
-    listed: Option<HashMap<String, Vec<(PathBuf, i64)>>>,
+    /// Those that a file says; if absent, a picture's name is its id.
+    listed: Option<Arc<Listed>>,
 }
+
+/// Names and ids by the last part of the name.
+type Listed = HashMap<String, Vec<(PathBuf, i64)>>;
 
 /// Why pictures have no ids.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +30,23 @@ pub struct ImageIdsError {
     pub path: PathBuf,
     /// Why.
     pub reason: String,
+}
+
+/// Why a picture has no id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoImageId {
+    /// There is no list, and the name is no number.
+    #[error("its name is no number, which would be its image id; give the COCO file that has it with --image-ids")]
+    Name,
+    /// The list does not have it.
+    #[error("no image of --image-ids has its name; name it as that file does")]
+    Unlisted,
+    /// The list has several that it may be.
+    #[error("several images of --image-ids have its name; name it as that file does, with its folders")]
+    Ambiguous,
+    /// It is a frame of a video.
+    #[error("frames of a video have no image ids; write --json, --ndjson or --csv")]
+    Frame,
 }
 
 impl ImageIds {
@@ -46,35 +67,29 @@ impl ImageIds {
         let error = |reason: String| ImageIdsError { path: path.to_owned(), reason };
         let bytes = fs::read(path).map_err(|reason| error(reason.to_string()))?;
         let truth: Truth = serde_json::from_slice(&bytes).map_err(|reason| error(reason.to_string()))?;
-        let mut listed: HashMap<String, Vec<_>> = HashMap::new();
+        let mut listed = Listed::new();
         for Image { id, file_name } in truth.images {
             listed.entry(last(&file_name)).or_default().push((file_name, id));
         }
-        Ok(Self { listed: Some(listed) })
+        Ok(Self { listed: Some(Arc::new(listed)) })
     }
 
     /// The id of a picture: that of the listed name with which its path ends, or which is its last part, if there is one such; without
     /// a list the number that its name is, as of COCO's own pictures.
-    fn of(&self, file: &Path) -> io::Result<i64> {
+    ///
+    /// # Errors
+    /// When there is none, or more than one.
+    pub fn of(&self, file: &Path) -> Result<i64, NoImageId> {
         let Some(listed) = &self.listed else {
-            let number = file.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-            return number.ok_or_else(|| self.missing(file, "its name is no number"));
+            return file.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).ok_or(NoImageId::Name);
         };
         let same = listed.get(&last(file)).map(Vec::as_slice).unwrap_or_default();
         let whole: Vec<_> = same.iter().filter(|(name, _)| file.ends_with(name)).collect();
         match (&whole[..], same) {
             ([(_, id)], _) | ([], [(_, id)]) => Ok(*id),
-            ([], []) => Err(self.missing(file, "no image has that name")),
-            _ => Err(self.missing(file, "several images have that name")),
+            ([], []) => Err(NoImageId::Unlisted),
+            _ => Err(NoImageId::Ambiguous),
         }
-    }
-
-    fn missing(&self, file: &Path, reason: &str) -> io::Error {
-        let remedy = match self.listed {
-            None => "give the COCO file that has it with --image-ids",
-            Some(_) => "name it as the file of --image-ids does",
-        };
-        io::Error::other(format!("picture `{}` has no image id: {reason}; {remedy}", file.display()))
     }
 }
 
@@ -100,11 +115,11 @@ pub(super) fn write(
     earlier: usize,
 ) -> io::Result<usize> {
     let Ok(found) = &report.outcome else { return Ok(earlier) };
-    if report.frame.is_some() {
-        let reason = "frames of a video have no image ids; write --json, --ndjson or --csv";
-        return Err(io::Error::other(format!("`{}`: {reason}", report.name())));
-    }
-    let image_id = ids.of(&report.file)?;
+    let image_id = match report.frame {
+        None => ids.of(&report.file),
+        Some(_) => Err(NoImageId::Frame),
+    };
+    let image_id = image_id.map_err(|reason| io::Error::other(format!("`{}`: {reason}", report.name())))?;
     for (number, detection) in (earlier..).zip(&found.detections) {
         let b = &detection.bounding_box;
         let result = Entry {
@@ -171,8 +186,7 @@ mod tests {
     fn a_name_that_is_a_number_is_an_id() {
         let ids = ImageIds::default();
         assert_eq!(ids.of(Path::new("val/000000397133.jpg")).unwrap(), 397_133);
-        let error = ids.of(Path::new("cat.jpg")).unwrap_err().to_string();
-        assert!(error.contains("`cat.jpg`") && error.contains("--image-ids"), "{error}");
+        assert_eq!(ids.of(Path::new("cat.jpg")), Err(NoImageId::Name));
     }
 
     #[test]
@@ -183,9 +197,8 @@ mod tests {
         let ids = ids(&images);
         assert_eq!(ids.of(Path::new("/data/b/x.jpg")).unwrap(), 2);
         assert_eq!(ids.of(Path::new("elsewhere/y.jpg")).unwrap(), 3);
-        for (name, reason) in [("x.jpg", "several images"), ("7.jpg", "no image has that name")] {
-            assert!(ids.of(Path::new(name)).unwrap_err().to_string().contains(reason));
-        }
+        assert_eq!(ids.of(Path::new("x.jpg")), Err(NoImageId::Ambiguous));
+        assert_eq!(ids.of(Path::new("7.jpg")), Err(NoImageId::Unlisted));
     }
 
     #[test]

@@ -28,13 +28,17 @@ impl Frames {
     /// repeated so that there are so many per second; without it so many as the video says.
     ///
     /// # Errors
-    /// When there is no `ffmpeg`, or it cannot read the file.
+    /// When there is no `ffmpeg`, or it cannot read the file, and without a rate when the video says none that can be meant: every frame
+    /// would be repeated many times.
     pub fn open(path: &Path, rate: Option<Rate>, most: u64) -> Result<Self, VideoError> {
         // The system says more plainly than ffmpeg what is wrong.
         File::open(path).map_err(VideoError::Read)?;
         let rate = match rate {
             Some(rate) => rate,
-            None => rate_of(path)?,
+            None => match rate_of(path)? {
+                rate if rate.is_plausible() => rate,
+                rate => return Err(VideoError::Uneven { rate }),
+            },
         };
         let mut arguments = input(path);
         let regular = format!("fps={rate}");

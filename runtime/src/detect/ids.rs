@@ -1,0 +1,37 @@
+//! The image ids of COCO's results, found before a picture is worked on.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use runtime::output::{ImageIds, NoImageId};
+use runtime::video;
+
+/// The image ids of COCO's results.
+#[derive(Clone, Default)]
+pub(super) struct Ids {
+    /// None if there are no such results.
+    known: Option<ImageIds>,
+    /// Those of pictures so far.
+    taken: HashSet<i64>,
+}
+
+impl Ids {
+    pub(super) fn new(known: Option<ImageIds>) -> Self {
+        Self { known, taken: HashSet::new() }
+    }
+
+    /// Takes that of a picture; why results can have none.
+    pub(super) fn take(&mut self, file: &Path) -> Result<(), String> {
+        let Some(known) = &self.known else { return Ok(()) };
+        if video::is_video(file) {
+            return Err(NoImageId::Frame.to_string());
+        }
+        let id = known.of(file).map_err(|reason| reason.to_string())?;
+        match self.taken.insert(id) {
+            true => Ok(()),
+            false => Err(format!(
+                "its image id, {id}, is that of an earlier picture, and COCO's results cannot tell the two apart"
+            )),
+        }
+    }
+}
