@@ -7,7 +7,7 @@ use anyhow::Result;
 use runtime::drivers::Drivers;
 use runtime::library;
 use runtime::output::Publication;
-use runtime::{EngineOptions, OpenvinoDevice, Provider, machine, try_out};
+use runtime::{EngineError, EngineOptions, OpenvinoDevice, Provider, machine, try_out};
 use serde::Serialize;
 
 /// Say whether this machine can run models, on what, and what to do about what is missing.
@@ -67,7 +67,11 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let drivers = library.as_ref().ok().map(|library| Drivers::find(&library.path));
     let trial = |provider: Provider| {
         let options = EngineOptions { provider, onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
-        let outcome = try_out(&options).map(|time| 1e3 * time.as_secs_f64()).map_err(|error| error.to_string());
+        let reason = |error| match error {
+            EngineError::Provider { reason, .. } => reason,
+            other => other.to_string(),
+        };
+        let outcome = try_out(&options).map(|time| 1e3 * time.as_secs_f64()).map_err(reason);
         Trial { provider: provider.to_string(), outcome }
     };
     let providers: Vec<_> = if library.is_ok() { PROVIDERS.map(trial).into() } else { Vec::new() };
@@ -124,7 +128,7 @@ impl Health {
         for Trial { provider, outcome } in &self.providers {
             let outcome = match outcome {
                 Ok(ms) => format!("works; started in {ms:.0} ms"),
-                Err(reason) => reason.clone(),
+                Err(reason) => format!("cannot start: {reason}"),
             };
             rows.push([format!("--provider {provider}"), outcome]);
         }

@@ -225,7 +225,7 @@ impl Engine {
     pub fn run_each(&self, pictures: &[ArrayView3<f32>]) -> Result<Outputs, EngineError> {
         let Contract { spec, top_k, .. } = &self.contract;
         let shape = self.contract.shape(pictures)?;
-        let run_error = |error: ort::Error| EngineError::Run { shape: shape.to_vec(), reason: words(&error) };
+        let run_error = |error: ort::Error| EngineError::run(&shape, &error);
         let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut run = |names: &[&'static str]| runner.run(pictures, shape, names).map_err(run_error);
         let (batch, count) = (shape[0], pictures.len());

@@ -4,7 +4,7 @@ use ndarray::ArrayView4;
 use ort::session::Session;
 use ort::value::TensorRef;
 
-use crate::engine::{EngineError, EngineOptions, IMAGES, session, words};
+use crate::engine::{EngineError, EngineOptions, IMAGES, session};
 
 /// A network all of whose outputs are read, whatever they are.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Tap {
     /// When ONNX Runtime fails.
     pub fn read(&mut self, images: ArrayView4<f32>, mut read: impl FnMut(&str, &[f32])) -> Result<(), EngineError> {
         let shape = images.shape().to_vec();
-        let run_error = |error: ort::Error| EngineError::Run { shape: shape.clone(), reason: words(&error) };
+        let run_error = |error: ort::Error| EngineError::run(&shape, &error);
         let images = images.as_standard_layout();
         let input = TensorRef::from_array_view(&images).map_err(run_error)?;
         let outputs = self.session.run(ort::inputs![IMAGES => input]).map_err(run_error)?;

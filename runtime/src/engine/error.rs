@@ -86,6 +86,16 @@ pub enum EngineError {
         "the model hands over only its best candidates; export it without --top-k to have the scores of all anchors"
     )]
     OnlyCandidates,
+    /// The network needs more memory than there is.
+    #[error(
+        "not enough memory for an input of shape {shape:?}: {reason}; run fewer pictures at a time, or smaller ones"
+    )]
+    Memory {
+        /// The input's shape.
+        shape: Vec<usize>,
+        /// ONNX Runtime's words.
+        reason: String,
+    },
     /// ONNX Runtime stopped.
     #[error("ONNX Runtime failed on an input of shape {shape:?}: {reason}")]
     Run {
@@ -106,12 +116,66 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// Why a run on an input of this shape failed.
+    pub(crate) fn run(shape: &[usize], error: &ort::Error) -> Self {
+        let (shape, reason) = (shape.to_vec(), words(error));
+        match of_memory(&reason) {
+            Some(reason) => Self::Memory { shape, reason: reason.to_owned() },
+            None => Self::Run { shape, reason },
+        }
+    }
+}
+
+/// The part of a reason that says that memory is wanting.
+fn of_memory(reason: &str) -> Option<&str> {
+    // ONNX Runtime's arena, its limit, CUDA and C++ say it differently.
+    const WORDS: [&str; 4] = ["Failed to allocate memory", "Available memory of", "out of memory", "std::bad_alloc"];
+    WORDS.iter().find_map(|words| Some(&reason[reason.find(words)?..]))
+}
+
 /// What ONNX Runtime says, on one line and without the place in its source.
 pub(crate) fn words<R>(error: &ort::Error<R>) -> String {
-    let message = error.message();
+    plain(error.message())
+}
+
+fn plain(message: &str) -> String {
     // `file.cc:1988 function [ONNXRuntimeError] : 1 : FAIL : words`
     let message = message
         .rsplit_once("[ONNXRuntimeError] : ")
         .map_or(message, |(_, status)| status.splitn(3, " : ").last().unwrap_or(status));
+    // `function CUDA failure 2: out of memory ; GPU=0 ; hostname=.. ; file=.. ; line=.. ; expr=..`
+    let message = message.split_once(" ; GPU=").map_or(message, |(failure, _)| {
+        let library = failure.find(" failure ").and_then(|end| failure[..end].rfind(' '));
+        library.map_or(failure, |space| &failure[space..])
+    });
     message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_without_the_place_in_the_source() {
+        let cases = [
+            ("it is broken", "it is broken"),
+            ("a.cc:9 Load [ONNXRuntimeError] : 1 : FAIL : it is\n broken", "it is broken"),
+            (
+                "options.h:187 Parse Failed to parse \"device_id\": CUDA failure 100: no device ; GPU=-1 ; hostname=vm ; line=69",
+                "CUDA failure 100: no device",
+            ),
+        ];
+        for (message, expected) in cases {
+            assert_eq!(plain(message), expected);
+        }
+    }
+
+    #[test]
+    fn want_of_memory_is_told_from_other_reasons() {
+        let arena = "Status Message: a.cc:360 f() Failed to allocate memory for requested buffer of size 9";
+        assert_eq!(of_memory(arena), Some("Failed to allocate memory for requested buffer of size 9"));
+        assert_eq!(of_memory("CUDA failure 2: out of memory"), Some("out of memory"));
+        assert_eq!(of_memory("it is broken"), None);
+    }
 }
