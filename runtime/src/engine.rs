@@ -154,7 +154,7 @@ impl Engine {
         }
         let memory = match provider {
             Provider::Cuda { device } | Provider::Tensorrt { device } => {
-                Some(Memory::new(Place::cuda(device), options.cuda_graphs))
+                Some(Memory::new(Place::cuda(device, &session), options.cuda_graphs))
             }
             _ => None,
         };

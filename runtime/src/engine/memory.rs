@@ -12,17 +12,24 @@ use super::IMAGES;
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     device: AllocationDevice<'static>,
-    host: AllocationDevice<'static>,
     id: i32,
+    host: AllocationDevice<'static>,
+    host_id: i32,
     /// What the memory of the host is to be for inputs and for outputs.
     kinds: [MemoryType; 2],
 }
 
 impl Place {
-    /// A card of NVIDIA.
-    pub(super) fn cuda(device: u16) -> Self {
+    /// The card of NVIDIA that a session computes on.
+    pub(super) fn cuda(device: u16, session: &Session) -> Self {
         let kinds = [MemoryType::CPUInput, MemoryType::CPUOutput];
-        Self { device: AllocationDevice::CUDA, host: AllocationDevice::CUDA_PINNED, id: device.into(), kinds }
+        let (id, host) = (device.into(), AllocationDevice::CUDA_PINNED);
+        let place = Self { device: AllocationDevice::CUDA, id, host, host_id: id, kinds };
+        // In some versions of ONNX Runtime each card has pinned memory, in others the first has it for all.
+        match place.host(kinds[0]).and_then(|memory| Allocator::new(session, memory)) {
+            Ok(_) => place,
+            Err(_) => Self { host_id: 0, ..place },
+        }
     }
 
     fn device(&self) -> ort::Result<MemoryInfo<'static>> {
@@ -30,7 +37,7 @@ impl Place {
     }
 
     fn host(&self, kind: MemoryType) -> ort::Result<MemoryInfo<'static>> {
-        MemoryInfo::new(self.host.clone(), self.id, AllocatorType::Device, kind)
+        MemoryInfo::new(self.host.clone(), self.host_id, AllocatorType::Device, kind)
     }
 }
 
@@ -128,7 +135,7 @@ impl Replayed {
         let values = outputs.iter().filter_map(|name| values.remove(*name));
         let copied = values.map(|value| {
             let value = value.downcast::<DynTensorValueType>()?;
-            Ok(value.to(place.host.clone(), place.id)?.into_dyn())
+            Ok(value.to(place.host.clone(), place.host_id)?.into_dyn())
         });
         copied.collect()
     }
@@ -149,7 +156,7 @@ mod tests {
     /// The processor's memory in place of a card's: the same calls, and the same outputs.
     fn host() -> Place {
         let kinds = [MemoryType::Default; 2];
-        Place { device: AllocationDevice::CPU, host: AllocationDevice::CPU, id: 0, kinds }
+        Place { device: AllocationDevice::CPU, id: 0, host: AllocationDevice::CPU, host_id: 0, kinds }
     }
 
     fn open() -> Session {
