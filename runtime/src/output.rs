@@ -13,11 +13,13 @@ mod yolo;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use models::spec::Class;
 
-use crate::Detection;
+use crate::picture::DecodeError;
 use crate::video::Frame;
+use crate::{Detection, DetectorError};
 pub use coco::{ImageIds, ImageIdsError, NoImageId};
 pub use folder::{Names, folder_name};
 pub use publication::{Publication, PublicationError};
@@ -26,14 +28,14 @@ pub use target::{Target, print};
 pub use yolo::yolo;
 
 /// What became of one picture.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Report {
     /// The picture, as the user named it.
     pub file: PathBuf,
     /// Which frame of it this is about, if it is a video.
     pub frame: Option<Frame>,
     /// What was found in it, or why nothing could be.
-    pub outcome: Result<Found, String>,
+    pub outcome: Result<Found, Failure>,
 }
 
 impl Report {
@@ -44,6 +46,20 @@ impl Report {
             Some(Frame { number, time }) => format!("{}, frame {number} ({time:.2} s)", self.file.display()),
         }
     }
+}
+
+/// Why nothing could be found in a picture.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It could not be read.
+    #[error(transparent)]
+    Picture(#[from] DecodeError),
+    /// The detector failed, which pictures of one run share.
+    #[error(transparent)]
+    Detector(#[from] Arc<DetectorError>),
+    /// There is none, for this reason.
+    #[error("{0}")]
+    Missing(String),
 }
 
 /// What was found in a picture.
@@ -157,7 +173,7 @@ mod samples {
                 frame: None,
                 outcome: Ok(Found { width: 1, height: 2, detections: Vec::new() }),
             },
-            Report { file: "d.jpg".into(), frame: None, outcome: Err("the file is truncated".to_owned()) },
+            Report { file: "d.jpg".into(), frame: None, outcome: Err(DecodeError::Truncated.into()) },
             Report {
                 file: "e.mp4".into(),
                 frame: Some(Frame { number: 3, time: 0.125 }),

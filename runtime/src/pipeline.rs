@@ -16,7 +16,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use image::RgbImage;
 
-use crate::output::{Found, Report};
+use crate::output::{Failure, Found, Report};
 use crate::postprocess::Detection;
 use crate::video::Frame;
 use crate::views::{Look, View};
@@ -80,7 +80,7 @@ pub enum Content {
 }
 
 /// A picture that has gone through.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Finished<T> {
     /// What was found, or why nothing could be.
     pub report: Report,
@@ -173,12 +173,12 @@ struct State<T> {
     seen: Vec<Option<(Look, Vec<Detection>)>>,
     /// Views that are still under way.
     left: usize,
-    error: Option<String>,
+    failure: Option<Failure>,
 }
 
 impl<T> Picture<T> {
     fn new(index: usize, size: (u32, u32), item: (PathBuf, Option<Frame>, T), views: usize) -> Self {
-        let state = State { item: Some(item), kept: None, seen: vec![None; views], left: views, error: None };
+        let state = State { item: Some(item), kept: None, seen: vec![None; views], left: views, failure: None };
         Self { index, size, state: Mutex::new(state) }
     }
 
@@ -186,13 +186,13 @@ impl<T> Picture<T> {
     fn add(
         &self,
         place: usize,
-        found: Result<(Look, Vec<Detection>), String>,
+        found: Result<(Look, Vec<Detection>), Failure>,
         detector: &Detector,
     ) -> Option<Finished<T>> {
         let mut state = lock(&self.state);
         match found {
             Ok(found) => state.seen[place] = Some(found),
-            Err(reason) => state.error = Some(reason),
+            Err(failure) => state.failure = Some(failure),
         }
         state.left -= 1;
         if state.left > 0 {
@@ -200,8 +200,8 @@ impl<T> Picture<T> {
         }
         let (file, frame, tag) = state.item.take()?;
         let (width, height) = self.size;
-        let outcome = match state.error.take() {
-            Some(reason) => Err(reason),
+        let outcome = match state.failure.take() {
+            Some(failure) => Err(failure),
             None => {
                 let seen = state.seen.drain(..).flatten().collect();
                 Ok(Found { width, height, detections: detector.merge(self.size, seen) })
@@ -221,14 +221,14 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
 ) {
     while let Some((index, Item { file, frame, content, tag })) = source.next() {
         let picture = match content {
-            Content::File => picture::read_within(&file, &options.limits).map_err(|error| error.reason.to_string()),
+            Content::File => picture::read_within(&file, &options.limits).map_err(|error| error.reason.into()),
             Content::Picture(picture) => Ok(picture),
-            Content::Missing(reason) => Err(reason),
+            Content::Missing(reason) => Err(Failure::Missing(reason)),
         };
         let picture = match picture {
             Ok(picture) => picture,
-            Err(reason) => {
-                let report = Report { file, frame, outcome: Err(reason) };
+            Err(failure) => {
+                let report = Report { file, frame, outcome: Err(failure) };
                 if exit.send(index, Finished { report, picture: None, tag }).is_none() {
                     return;
                 }
@@ -247,7 +247,7 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
             }
             let sent = match view {
                 Some(Ok(view)) => jobs.send(Job { picture: Arc::clone(&shared), place, view }).ok(),
-                Some(Err(error)) => exit.add(&shared, place, Err(error.to_string()), detector),
+                Some(Err(error)) => exit.add(&shared, place, Err(Arc::new(error).into()), detector),
                 None => Some(()),
             };
             if sent.is_none() {
@@ -266,8 +266,8 @@ fn conclude<T: Send, F: Send, G: Fn(Finished<T>) -> F>(
     for Run { jobs, outputs } in runs {
         for (row, Job { picture, place, view }) in jobs.into_iter().enumerate() {
             let found = match &outputs {
-                Ok(outputs) => detector.postprocess(&view, outputs, row).map_err(|error| error.to_string()),
-                Err(reason) => Err(reason.clone()),
+                Ok(outputs) => detector.postprocess(&view, outputs, row).map_err(|error| Arc::new(error).into()),
+                Err(error) => Err(Arc::clone(error).into()),
             };
             if exit.add(&picture, place, found.map(|found| (view.look, found)), detector).is_none() {
                 return;
@@ -304,7 +304,7 @@ impl<F, G> Exit<'_, F, G> {
         &self,
         picture: &Picture<T>,
         place: usize,
-        found: Result<(Look, Vec<Detection>), String>,
+        found: Result<(Look, Vec<Detection>), Failure>,
         detector: &Detector,
     ) -> Option<()>
     where

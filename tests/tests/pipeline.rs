@@ -11,7 +11,8 @@ use std::time::Duration;
 use image::{Rgb, RgbImage, imageops};
 use models::ModelSpec;
 use models::spec::NormKind;
-use runtime::output::Report;
+use runtime::output::{Failure, Report};
+use runtime::picture::DecodeError;
 use runtime::pipeline::{Content, Finished, Item, Ordered, PipelineOptions, pipeline};
 use runtime::{Detection, Detector, DetectorOptions, Tiling, ViewOptions};
 use tempfile::TempDir;
@@ -116,7 +117,8 @@ fn what_is_broken_keeps_its_place_and_the_others_go_on() {
     let found = reports(&detector, &PipelineOptions { batch: 2, ..PipelineOptions::default() }, &files);
     let failed: Vec<_> = (0..7).filter(|place| found[*place].outcome.is_err()).collect();
     assert_eq!(failed, [2, 4]);
-    assert!(found[2].outcome.as_ref().unwrap_err().contains("its content is none of JPEG"));
+    assert!(matches!(found[2].outcome, Err(Failure::Picture(DecodeError::Unknown))));
+    assert!(matches!(found[4].outcome, Err(Failure::Picture(DecodeError::Io(_)))));
 }
 
 #[test]
@@ -134,8 +136,10 @@ fn pictures_in_memory_and_reasons_go_through_too_and_are_handed_back_when_kept()
         pipeline(&detector, &options, items.into_iter(), |finished| finished, |all| all.collect::<Vec<_>>());
     assert_eq!(finished.iter().map(|finished| finished.tag).collect::<Vec<_>>(), [7, 8, 9]);
     assert_eq!(finished[0].picture, Some(picture(70, 50, 3)));
-    assert_eq!(finished[1].report.outcome, Err("it is gone".to_owned()));
-    assert!(finished[2].report.outcome.as_ref().unwrap_err().contains("empty"));
+    assert!(matches!(&finished[1].report.outcome, Err(Failure::Missing(reason)) if reason == "it is gone"));
+    assert!(
+        matches!(&finished[2].report.outcome, Err(Failure::Detector(error)) if error.to_string().contains("empty"))
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use models::evaluation::ScoredBox;
 use models::spec::Class;
 
 use crate::Detector;
-use crate::output::Found;
+use crate::output::{Failure, Found};
 use crate::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
 
 /// Why a data set can't be evaluated on. An average precision without some picture would not be that of the data set.
@@ -32,7 +32,7 @@ pub enum FindError {
         /// The file.
         path: PathBuf,
         /// Why.
-        reason: String,
+        reason: Failure,
     },
     /// A picture has another size than the ground truth says, so that boxes would not fit it.
     #[error(

@@ -24,7 +24,7 @@ enum Picture<'a> {
         file: String,
         #[serde(flatten)]
         place: Option<Place>,
-        error: &'a str,
+        error: String,
     },
 }
 
@@ -69,7 +69,7 @@ fn write_object(out: &mut impl Write, report: &Report, classes: &[Class]) -> io:
             });
             Picture::Found { file, place, width: found.width, height: found.height, detections: objects.collect() }
         }
-        Err(error) => Picture::Failed { file, place, error },
+        Err(failure) => Picture::Failed { file, place, error: failure.to_string() },
     };
     serde_json::to_writer(out, &picture).map_err(io::Error::from)
 }

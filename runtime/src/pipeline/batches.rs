@@ -1,19 +1,20 @@
 //! The second stage: views are gathered into batches of one size, and the network runs.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Job;
-use crate::{Detector, Outputs};
+use crate::{Detector, DetectorError, Outputs};
 
 /// What the network said about a batch.
 pub(super) struct Run<T> {
     /// The batch, in the order of the outputs.
     pub(super) jobs: Vec<Job<T>>,
     /// The outputs, or why there are none.
-    pub(super) outputs: Result<Outputs, String>,
+    pub(super) outputs: Result<Outputs, Arc<DetectorError>>,
 }
 
 /// Runs the network on all jobs, as many at a time as `batch` says. Returns the time that took.
@@ -23,7 +24,7 @@ pub(super) fn infer<T>(detector: &Detector, batch: usize, jobs: &Receiver<Job<T>
     while let Some(jobs) = waiting.next(jobs) {
         let views: Vec<_> = jobs.iter().map(|job| &job.view).collect();
         let started = Instant::now();
-        let outputs = detector.run(&views).map_err(|error| error.to_string());
+        let outputs = detector.run(&views).map_err(Arc::new);
         inference += started.elapsed();
         if runs.send(Run { jobs, outputs }).is_err() {
             break;
