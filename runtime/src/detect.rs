@@ -12,12 +12,12 @@ use anyhow::Result;
 use runtime::picture::Limits;
 use runtime::pipeline::{PipelineOptions, pipeline};
 use runtime::progress::say;
-use runtime::{Detector, Provider, machine};
 
+use crate::SOME_FAILED;
 use crate::interrupt::Interrupt;
 use crate::model_args::ModelArgs;
+use crate::pipeline_args::PipelineArgs;
 use crate::rule_args::RuleArgs;
-use crate::{SOME_FAILED, up_to};
 use made::{Made, MadeArgs, make};
 use source::{Source, SourceArgs, VideoOptions};
 use writer::{Ending, ListArgs, Writer};
@@ -48,13 +48,8 @@ pub(crate) struct DetectArgs {
     #[command(flatten)]
     made: MadeArgs,
 
-    /// Pictures of like size that the network computes at a time, as far as they are ready. [default: what the model fixes, else 1]
-    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_BATCH))]
-    batch: Option<usize>,
-
-    /// Threads that read pictures, and as many that draw. [default: 2, with a graphics card as many as there are cores]
-    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_WORKERS))]
-    workers: Option<usize>,
+    #[command(flatten)]
+    pipeline: PipelineArgs,
 
     /// Refuse pictures with more pixels.
     #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.pixels)]
@@ -73,7 +68,8 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let writer = Writer::open(&args.lists, ids, args.source.stdin, made.is_nothing())?;
     let detector = args.model.open(args.rules.rules(args.classes.as_deref()), args.rules.views())?;
     let interrupt = Interrupt::watch("pictures under way are finished, files of results are not written")?;
-    let options = options(args, &detector, &made)?;
+    let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
+    let options = PipelineOptions { keep: made.needs_pictures(), limits, ..args.pipeline.options(&detector)? };
 
     let started = Instant::now();
     let total = source.total();
@@ -108,22 +104,4 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
         (false, 0) => ExitCode::SUCCESS,
         (false, _) => ExitCode::from(SOME_FAILED),
     })
-}
-
-fn options(args: &DetectArgs, detector: &Detector, made: &Made) -> Result<PipelineOptions> {
-    let fixed = detector.engine().batch();
-    let batch = match (args.batch, fixed) {
-        (Some(asked), Some(most)) if asked > most => {
-            anyhow::bail!("--batch {asked} is more than the {most} that the model takes at a time");
-        }
-        (asked, fixed) => asked.or(fixed).unwrap_or(1),
-    };
-    // The processor has enough to do with the network; a card waits for pictures.
-    let workers = match detector.engine().provider() {
-        Provider::Cpu => 2,
-        _ => machine::cores().max(2),
-    };
-    let workers = args.workers.unwrap_or(workers);
-    let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
-    Ok(PipelineOptions { batch, workers, keep: made.needs_pictures(), limits })
 }

@@ -6,8 +6,10 @@ mod doctor;
 mod eval;
 mod info;
 mod score;
+mod serve;
 
 mod model_args;
+mod pipeline_args;
 mod rule_args;
 mod interrupt;
 
@@ -30,6 +32,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Detect(detect::DetectArgs),
+    Serve(serve::ServeArgs),
     Eval(eval::EvalArgs),
     Bench(bench::BenchArgs),
     Info(info::InfoArgs),
@@ -53,6 +56,7 @@ fn up_to(most: usize) -> RangedU64ValueParser<usize> {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Detect(args) => detect::run(&args),
+        Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => info::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),

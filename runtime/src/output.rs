@@ -22,6 +22,7 @@ use crate::video::Frame;
 use crate::{Detection, DetectorError};
 pub use coco::{ImageIds, ImageIdsError, NoImageId};
 pub use folder::{Names, folder_name};
+pub use json::outcome_json;
 pub use publication::{Publication, PublicationError};
 pub use table::aligned;
 pub use target::{Target, print};

@@ -73,6 +73,8 @@ pub struct Item<T> {
 pub enum Content {
     /// In the file.
     File,
+    /// In these bytes of a file.
+    Bytes(Vec<u8>),
     /// Here.
     Picture(RgbImage),
     /// Nowhere, for this reason.
@@ -222,6 +224,7 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
     while let Some((index, Item { file, frame, content, tag })) = source.next() {
         let picture = match content {
             Content::File => picture::read_within(&file, &options.limits).map_err(|error| error.reason.into()),
+            Content::Bytes(bytes) => picture::decode_within(&bytes, &options.limits).map_err(Failure::from),
             Content::Picture(picture) => Ok(picture),
             Content::Missing(reason) => Err(Failure::Missing(reason)),
         };

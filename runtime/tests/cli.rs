@@ -68,7 +68,7 @@ fn help_shows_every_option_default_and_exit_code() {
     let folder = folder();
     let (code, stdout, _) = run(runtime(&folder).arg("--help"));
     assert_eq!(code, 0);
-    for part in ["detect", "eval", "score", "bench", "info", "doctor", "Exit codes: 0"] {
+    for part in ["detect", "serve", "eval", "score", "bench", "info", "doctor", "Exit codes: 0"] {
         assert!(stdout.contains(part), "`{part}` is not in: {stdout}");
     }
     let (code, stdout, _) = run(runtime(&folder).args(["detect", "--help"]));

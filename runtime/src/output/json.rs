@@ -5,27 +5,25 @@ use std::io::{self, Write};
 use models::spec::Class;
 use serde::Serialize;
 
-use super::Report;
+use super::{Failure, Found, Report};
 use crate::video::Frame;
 
-/// One picture. `error` stands in place of the other fields when the picture failed.
+/// One picture.
+#[derive(Serialize)]
+struct Picture<'a> {
+    file: String,
+    #[serde(flatten)]
+    place: Option<Place>,
+    #[serde(flatten)]
+    outcome: Outcome<'a>,
+}
+
+/// `error` stands in place of the other fields when the picture failed.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Picture<'a> {
-    Found {
-        file: String,
-        #[serde(flatten)]
-        place: Option<Place>,
-        width: u32,
-        height: u32,
-        detections: Vec<Object<'a>>,
-    },
-    Failed {
-        file: String,
-        #[serde(flatten)]
-        place: Option<Place>,
-        error: String,
-    },
+enum Outcome<'a> {
+    Found { width: u32, height: u32, detections: Vec<Object<'a>> },
+    Failed { error: String },
 }
 
 /// Which frame of a video it is, from 0, and seconds from the beginning to it.
@@ -59,19 +57,30 @@ pub(super) fn write_line(out: &mut impl Write, report: &Report, classes: &[Class
 fn write_object(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
     let file = report.file.to_string_lossy().into_owned();
     let place = report.frame.map(|Frame { number, time }| Place { frame: number, time });
-    let picture = match &report.outcome {
-        Ok(found) => {
-            let objects = found.detections.iter().map(|detection| Object {
-                label: &classes[detection.label].name,
-                category_id: classes[detection.label].id,
-                score: detection.score,
-                corners: detection.bounding_box.into(),
-            });
-            Picture::Found { file, place, width: found.width, height: found.height, detections: objects.collect() }
-        }
-        Err(failure) => Picture::Failed { file, place, error: failure.to_string() },
-    };
+    let picture = Picture { file, place, outcome: Outcome::new(&report.outcome, classes) };
     serde_json::to_writer(out, &picture).map_err(io::Error::from)
+}
+
+/// The object of a picture without a file: what was found in it, or `error`. `classes` are those of the spec.
+pub fn outcome_json(outcome: &Result<Found, Failure>, classes: &[Class]) -> String {
+    serde_json::to_string(&Outcome::new(outcome, classes)).expect("names and numbers are JSON")
+}
+
+impl<'a> Outcome<'a> {
+    fn new(outcome: &Result<Found, Failure>, classes: &'a [Class]) -> Self {
+        match outcome {
+            Ok(Found { width, height, detections }) => {
+                let objects = detections.iter().map(|detection| Object {
+                    label: &classes[detection.label].name,
+                    category_id: classes[detection.label].id,
+                    score: detection.score,
+                    corners: detection.bounding_box.into(),
+                });
+                Self::Found { width: *width, height: *height, detections: objects.collect() }
+            }
+            Err(failure) => Self::Failed { error: failure.to_string() },
+        }
+    }
 }
 
 pub(super) fn end(out: &mut impl Write, earlier: usize) -> io::Result<()> {

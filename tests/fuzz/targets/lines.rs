@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use fuzz::Scratch;
 use libfuzzer_sys::fuzz_target;
 use runtime::inputs::Lines;
-use runtime::output::{Format, Output, Report};
+use runtime::output::{Failure, Format, Output, Report};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
 
@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
             Ok(name) => (name, "not looked at".to_owned()),
             Err(bad) => (PathBuf::from(&bad.beginning), bad.to_string()),
         };
-        let report = Report { file, frame: None, outcome: Err(error) };
+        let report = Report { file, frame: None, outcome: Err(Failure::Missing(error)) };
         answers.write(&report, &[]).expect("/dev/shm has room");
         reports.push(report);
     }

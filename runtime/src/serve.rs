@@ -1,0 +1,204 @@
+//! `runtime serve`: pictures in and boxes out, over HTTP.
+
+mod http;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use axum::http::StatusCode;
+use crossbeam_channel::bounded;
+use models::ModelSpec;
+use models::spec::Class;
+use runtime::Detector;
+use runtime::output::{Failure, outcome_json};
+use runtime::picture::{DecodeError, Limits};
+use runtime::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
+use runtime::progress::say;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::interrupt::Interrupt;
+use crate::model_args::ModelArgs;
+use crate::pipeline_args::PipelineArgs;
+use crate::rule_args::RuleArgs;
+use crate::up_to;
+use http::{Answer, Desk, Request};
+
+/// Find objects in pictures that come over HTTP.
+///
+/// `POST /detect`, with a picture's file as the body, is answered with the JSON that `detect` writes, without `file`. Try it:
+/// `curl --data-binary @street.jpg http://127.0.0.1:8080/detect`. `GET /model` describes the model, `GET /health` says `ok`.
+///
+/// Requests that come at once share batches (--batch). Where there is no answer, JSON says why as `error`, and so does the status: 408
+/// came too slowly, 413 too large, 422 no picture, 503 too many under way, to be tried again. Ctrl-C and SIGTERM end it after the
+/// requests under way. It knows neither encryption nor passwords: put what does in front before strangers can reach it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Address and port to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    listen: String,
+
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    rules: RuleArgs,
+
+    /// Report these classes alone, by name or id, separated by commas. Boxes of others suppress nothing.
+    #[arg(long, value_name = "NAMES")]
+    classes: Option<Vec<String>>,
+
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+
+    /// Requests that are under way at a time, arriving and waiting ones included; more are answered 503.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = up_to(MOST_REQUESTS))]
+    requests: usize,
+
+    /// Seconds in which a request must have come.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    patience: u64,
+
+    /// Refuse pictures with more pixels.
+    #[arg(long, value_name = "N", default_value_t = 1 << 26)]
+    max_pixels: u64,
+
+    /// Refuse files with more bytes. So many times the number of requests is the memory that they may take.
+    #[arg(long, value_name = "N", default_value_t = 1 << 25)]
+    max_bytes: u64,
+}
+
+/// More would wait for minutes on any machine.
+const MOST_REQUESTS: usize = 65_536;
+
+/// Serves until it is told to end, and says on stderr how it went.
+pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+    let (listener, address) = listen(&args.listen).map_err(|error| {
+        anyhow!("cannot listen on `{}`: {error}; name another with --listen ADDRESS:PORT", args.listen)
+    })?;
+    let detector = args.model.open(args.rules.rules(args.classes.as_deref()), args.rules.views())?;
+    let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
+    let options = PipelineOptions { limits, ..args.pipeline.options(&detector)? };
+    let interrupt = Interrupt::watch("requests under way are answered")?;
+    let broken = AtomicBool::new(false);
+    let is_over = || interrupt.is_raised() || broken.load(Ordering::SeqCst);
+    let (sender, requests) = bounded(args.requests);
+    let patience = Duration::from_secs(args.patience);
+    let desk = Desk::new(sender, args.requests, args.max_bytes, patience, describe(&args.model, &detector)?);
+    let items = requests.into_iter().filter_map(item);
+    let classes = &detector.spec().classes;
+    say(format_args!("listening on http://{address}, detecting on {}", detector.engine().provider()));
+
+    let (served, inference, tally) = thread::scope(|scope| {
+        let server = scope.spawn(|| http::serve(listener, desk, is_over));
+        let (inference, tally) = pipeline(
+            &detector,
+            &options,
+            items,
+            |finished| answer(finished, classes),
+            |answered| {
+                let tally = answered.fold(Tally::default(), Tally::add);
+                // After a panic nobody would answer anymore.
+                broken.store(true, Ordering::SeqCst);
+                tally
+            },
+        );
+        let served = server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (served, inference, tally)
+    });
+    say(format_args!(
+        "pictures: {}, failed: {}; {:.3} s in ONNX Runtime on {}",
+        tally.pictures,
+        tally.failed,
+        inference.as_secs_f64(),
+        detector.engine().provider(),
+    ));
+    served.context("the server stopped")
+}
+
+/// A socket that hears connections, and its address.
+fn listen(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// What `GET /model` says.
+#[derive(Serialize)]
+struct Description<'a> {
+    model: PathBuf,
+    runtime: &'static str,
+    onnxruntime: &'static str,
+    provider: String,
+    /// The file's, with the rules applied.
+    spec: &'a ModelSpec,
+}
+
+fn describe(model: &ModelArgs, detector: &Detector) -> Result<String> {
+    let engine = detector.engine();
+    let description = Description {
+        model: model.path().to_owned(),
+        runtime: env!("CARGO_PKG_VERSION"),
+        onnxruntime: engine.version(),
+        provider: engine.provider().to_string(),
+        spec: detector.spec(),
+    };
+    Ok(serde_json::to_string(&description)?)
+}
+
+/// What waits for an answer.
+type Asker = oneshot::Sender<Answer>;
+
+/// The picture of a request; none when nobody waits for it anymore.
+fn item(Request { bytes, asker }: Request) -> Option<Item<Asker>> {
+    let item = Item { file: PathBuf::new(), frame: None, content: Content::Bytes(bytes), tag: asker };
+    (!item.tag.is_closed()).then_some(item)
+}
+
+/// What became of a picture; the asker knows.
+enum Answered {
+    Found,
+    Failed,
+}
+
+fn answer(finished: Finished<Asker>, classes: &[Class]) -> Answered {
+    let outcome = finished.report.outcome;
+    let (status, answered) = match &outcome {
+        Ok(_) => (StatusCode::OK, Answered::Found),
+        Err(failure) => (status(failure), Answered::Failed),
+    };
+    if let Err(failure @ (Failure::Detector(_) | Failure::Missing(_))) = &outcome {
+        // Of pictures that are none the asker knows; this is for who runs the server.
+        say(format_args!("error: {failure}"));
+    }
+    // It may have gone meanwhile.
+    let _ = finished.tag.send(Answer { status, body: outcome_json(&outcome, classes) });
+    answered
+}
+
+fn status(failure: &Failure) -> StatusCode {
+    match failure {
+        Failure::Picture(DecodeError::Large { .. } | DecodeError::Long { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        Failure::Picture(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Failure::Detector(_) | Failure::Missing(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// What was done.
+#[derive(Default)]
+struct Tally {
+    pictures: u64,
+    failed: u64,
+}
+
+impl Tally {
+    fn add(self, answered: Answered) -> Self {
+        let failed = u64::from(matches!(answered, Answered::Failed));
+        Self { pictures: self.pictures + 1, failed: self.failed + failed }
+    }
+}

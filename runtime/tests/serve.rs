@@ -1,0 +1,224 @@
+//! `runtime serve` from outside, with a model: what it answers, whom it turns away, and how it ends.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(dead_code, reason = "not every test uses all of the fixture")]
+
+mod fixture;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use fixture::{detect, folder, json, run, runtime};
+
+/// The program, and where it listens.
+struct Server {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(folder: &TempDir, arguments: &[&str]) -> Self {
+        let mut command = runtime(folder, "serve");
+        let command = command.args(["--listen", "127.0.0.1:0"]).args(arguments);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        let address = line.strip_prefix("listening on http://").and_then(|rest| rest.split(',').next());
+        let address = address.unwrap_or_else(|| panic!("{line}")).parse().unwrap();
+        Self { child, stderr, address }
+    }
+
+    /// A request whose answer is still to be read.
+    fn begin(&self, request: &str, header: &str, body: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        write!(stream, "{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{header}\r\n\r\n").unwrap();
+        stream.write_all(body).unwrap();
+        stream
+    }
+
+    /// A request to detect of which only so many bytes of the picture have come.
+    fn begin_slowly(&self, picture: &[u8], come: usize) -> TcpStream {
+        self.begin("POST /detect", &format!("Content-Length: {}", picture.len()), &picture[..come])
+    }
+
+    fn detect(&self, picture: &[u8]) -> (u16, Value) {
+        answer(self.begin_slowly(picture, picture.len()))
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        answer_text(self.begin(&format!("GET {path}"), "Accept: */*", b""))
+    }
+
+    /// Its exit code and the rest of what it says, when it has been told to end.
+    fn ending(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap().code(), said)
+    }
+
+    fn tell_to_end(&self) {
+        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
+    }
+}
+
+fn answer_text(mut stream: TcpStream) -> (u16, String) {
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+fn answer(stream: TcpStream) -> (u16, Value) {
+    let (status, body) = answer_text(stream);
+    (status, json(&body))
+}
+
+fn picture(folder: &TempDir, name: &str) -> Vec<u8> {
+    std::fs::read(folder.path().join(name)).unwrap()
+}
+
+#[test]
+fn pictures_are_answered_as_detect_does_and_each_of_many_askers_gets_its_own() {
+    let folder = folder();
+    let (_, expected, _) = run(detect(&folder).args(["--json", "-", "1.png", "3.jpg"]));
+    let mut expected = json(&expected);
+    for picture in expected.as_array_mut().unwrap() {
+        picture.as_object_mut().unwrap().remove("file");
+    }
+    let server = Server::start(&folder, &["--workers", "3"]);
+    let pictures = ["1.png", "3.jpg"].map(|name| picture(&folder, name));
+    thread::scope(|scope| {
+        for asker in 0..8 {
+            let (server, pictures, expected) = (&server, &pictures, &expected);
+            scope.spawn(move || {
+                for turn in asker..asker + 4 {
+                    assert_eq!(server.detect(&pictures[turn % 2]), (200, expected[turn % 2].clone()));
+                }
+            });
+        }
+    });
+    server.tell_to_end();
+    let (code, said) = server.ending();
+    assert!(code == Some(0) && said.contains("pictures: 32, failed: 0"), "{said}");
+}
+
+#[test]
+fn the_model_is_described_and_rules_are_followed() {
+    let folder = folder();
+    let server = Server::start(&folder, &["--classes", "a/b", "--max-detections", "3"]);
+    assert_eq!(server.get("/health"), (200, "ok".to_owned()));
+    let (status, model) = server.get("/model");
+    let model = json(&model);
+    assert_eq!((status, &model["provider"], &model["spec"]["classes"][1]["name"]), (200, &"cpu".into(), &"a/b".into()));
+    assert_eq!(model["spec"]["postprocessing"]["max_detections"], 3);
+    let (_, found) = server.detect(&picture(&folder, "1.png"));
+    let labels: Vec<_> = found["detections"].as_array().unwrap().iter().map(|found| found["label"].clone()).collect();
+    assert_eq!(labels, ["a/b", "a/b", "a/b"]);
+}
+
+#[test]
+fn what_cannot_be_answered_says_why_and_the_next_picture_goes_on() {
+    let folder = folder();
+    let server = Server::start(&folder, &["--max-pixels", "5000", "--max-bytes", "100000"]);
+    let large = vec![0; 100_001];
+    for (picture, status, reason) in [
+        (b"no picture".to_vec(), 422, "its content is none of JPEG"),
+        (Vec::new(), 422, "the file is empty"),
+        (picture(&folder, "1.png"), 413, "90 x 60 pixels are more than the limit of 5000"),
+        (large.clone(), 413, "the file is longer than 100000 bytes"),
+    ] {
+        let (found, answer) = server.detect(&picture);
+        assert!(found == status && answer["error"].as_str().unwrap().contains(reason), "{found} {answer}");
+    }
+    // How much comes is not said before.
+    let chunks = [format!("{:x}\r\n", large.len()).as_bytes(), &large, b"\r\n0\r\n\r\n"].concat();
+    assert_eq!(answer(server.begin("POST /detect", "Transfer-Encoding: chunked", &chunks)).0, 413);
+    assert_eq!(server.get("/detect").0, 405);
+    let (status, lost) = server.get("/else");
+    assert!(status == 404 && json(&lost)["error"].as_str().unwrap().contains("POST /detect"), "{lost}");
+    assert_eq!(answer_text(server.begin("nonsense", "Accept: */*", b"")).0, 400);
+
+    assert_eq!(server.detect(&picture(&folder, "3.jpg")).0, 200);
+    server.tell_to_end();
+    let (code, said) = server.ending();
+    assert!(code == Some(0) && said.contains("pictures: 4, failed: 3"), "{said}");
+}
+
+#[test]
+fn who_finds_no_place_is_told_to_come_again() {
+    let folder = folder();
+    let server = Server::start(&folder, &["--requests", "1"]);
+    let picture = picture(&folder, "1.png");
+    let mut slow = server.begin_slowly(&picture, 10);
+    // It has the place when its head has come.
+    let began = Instant::now();
+    while server.detect(&picture).0 != 503 {
+        assert!(began.elapsed() < Duration::from_secs(20));
+    }
+    assert_eq!(server.detect(&picture), (503, json!({"error": "too many requests are under way; try again"})));
+    assert_eq!(server.get("/health").0, 200);
+    slow.write_all(&picture[10..]).unwrap();
+    assert_eq!(answer(slow).0, 200);
+    // Who goes away leaves its place.
+    drop(server.begin_slowly(&picture, 10));
+    let began = Instant::now();
+    while server.detect(&picture).0 != 200 {
+        assert!(began.elapsed() < Duration::from_secs(20));
+    }
+}
+
+#[test]
+fn a_picture_that_does_not_come_is_not_waited_for() {
+    let folder = folder();
+    let server = Server::start(&folder, &["--patience", "1"]);
+    let (status, reason) = answer(server.begin_slowly(&picture(&folder, "1.png"), 10));
+    assert_eq!((status, reason), (408, json!({"error": "the picture has not come within 1 s"})));
+}
+
+#[test]
+fn told_to_end_it_answers_what_is_under_way_and_waits_for_nobody_else() {
+    let folder = folder();
+    let server = Server::start(&folder, &[]);
+    let picture = picture(&folder, "1.png");
+    let idle = TcpStream::connect(server.address).unwrap();
+    let mut slow = server.begin_slowly(&picture, 10);
+    assert_eq!(server.detect(&picture).0, 200);
+    server.tell_to_end();
+    let began = Instant::now();
+    while TcpStream::connect(server.address).is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(20));
+    }
+    slow.write_all(&picture[10..]).unwrap();
+    assert_eq!(answer(slow).0, 200);
+    let (code, said) = server.ending();
+    assert!(code == Some(0) && said.contains("pictures: 2, failed: 0"), "{said}");
+    drop(idle);
+}
+
+#[test]
+fn an_address_in_use_is_an_error_before_the_model_is_opened() {
+    let folder = folder();
+    let server = Server::start(&folder, &[]);
+    let address = server.address.to_string();
+    let (code, _, stderr) = run(runtime(&folder, "serve").args(["--listen", &address]));
+    assert_eq!(code, 1);
+    assert!(stderr.contains(&format!("cannot listen on `{address}`: ")) && stderr.contains("--listen"), "{stderr}");
+}
+
+impl Drop for Server {
+    /// A failed test leaves no server behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
