@@ -14,10 +14,8 @@ use runtime::pipeline::{PipelineOptions, pipeline};
 use runtime::progress::say;
 
 use crate::SOME_FAILED;
+use crate::detector_args::DetectorArgs;
 use crate::interrupt::Interrupt;
-use crate::model_args::ModelArgs;
-use crate::pipeline_args::PipelineArgs;
-use crate::rule_args::RuleArgs;
 use made::{Made, MadeArgs, make};
 use source::{Source, SourceArgs, VideoOptions};
 use writer::{Ending, ListArgs, Writer};
@@ -33,23 +31,13 @@ pub(crate) struct DetectArgs {
     source: SourceArgs,
 
     #[command(flatten)]
-    model: ModelArgs,
-
-    #[command(flatten)]
-    rules: RuleArgs,
-
-    /// Report these classes alone, by name or id, separated by commas. Boxes of others suppress nothing.
-    #[arg(long, value_name = "NAMES")]
-    classes: Option<Vec<String>>,
+    detector: DetectorArgs,
 
     #[command(flatten)]
     lists: ListArgs,
 
     #[command(flatten)]
     made: MadeArgs,
-
-    #[command(flatten)]
-    pipeline: PipelineArgs,
 
     /// Refuse pictures with more pixels.
     #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.pixels)]
@@ -66,10 +54,10 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let ids = args.lists.image_ids()?;
     let mut made = Made::open(&args.made, ids.clone(), &source)?;
     let writer = Writer::open(&args.lists, ids, args.source.stdin, made.is_nothing())?;
-    let detector = args.model.open(args.rules.rules(args.classes.as_deref()), args.rules.views())?;
+    let detector = args.detector.open()?;
     let interrupt = Interrupt::watch("pictures under way are finished, files of results are not written")?;
     let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
-    let options = PipelineOptions { keep: made.needs_pictures(), limits, ..args.pipeline.options(&detector)? };
+    let options = PipelineOptions { keep: made.needs_pictures(), ..args.detector.pipeline(&detector, limits)? };
 
     let started = Instant::now();
     let total = source.total();

@@ -61,7 +61,8 @@ const SIDE_MULTIPLE: usize = 32;
 pub struct EngineOptions {
     /// What computes the network.
     pub provider: Provider,
-    /// Threads of its own that a run uses, from 1 to [`EngineOptions::MOST_THREADS`]. If absent, all engines of the process share as many as there are cores.
+    /// Threads of its own that a run uses, from 1 to [`EngineOptions::MOST_THREADS`]. If absent, all engines of the process share as
+    /// many as there are cores.
     pub threads: Option<usize>,
     /// Processors, from 0, to which these threads are bound, one for each but the caller's; none are bound if empty.
     pub affinity: Vec<usize>,

@@ -3,6 +3,7 @@
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use runtime::progress::say;
@@ -17,6 +18,9 @@ pub(crate) struct Interrupt {
 }
 
 impl Interrupt {
+    /// How often someone who waits for something else looks whether the work is to end.
+    pub(crate) const GLANCE: Duration = Duration::from_millis(50);
+
     /// Watches from now on, once in a process. `consequence` says what will become of the work.
     pub(crate) fn watch(consequence: &'static str) -> Result<Self> {
         let raised = Arc::new(AtomicBool::new(false));

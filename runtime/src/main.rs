@@ -8,8 +8,8 @@ mod info;
 mod score;
 mod serve;
 
+mod detector_args;
 mod model_args;
-mod pipeline_args;
 mod rule_args;
 mod interrupt;
 

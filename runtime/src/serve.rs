@@ -10,22 +10,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use axum::http::StatusCode;
-use crossbeam_channel::bounded;
 use models::ModelSpec;
 use models::spec::Class;
 use runtime::Detector;
 use runtime::output::{Failure, outcome_json};
 use runtime::picture::{DecodeError, Limits};
-use runtime::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
+use runtime::pipeline::{Content, Finished, Item, pipeline};
 use runtime::progress::say;
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use crate::detector_args::DetectorArgs;
 use crate::interrupt::Interrupt;
 use crate::model_args::ModelArgs;
-use crate::pipeline_args::PipelineArgs;
-use crate::rule_args::RuleArgs;
-use crate::up_to;
 use http::{Answer, Desk, Request};
 
 /// Find objects in pictures that come over HTTP.
@@ -43,21 +40,11 @@ pub(crate) struct ServeArgs {
     listen: String,
 
     #[command(flatten)]
-    model: ModelArgs,
-
-    #[command(flatten)]
-    rules: RuleArgs,
-
-    /// Report these classes alone, by name or id, separated by commas. Boxes of others suppress nothing.
-    #[arg(long, value_name = "NAMES")]
-    classes: Option<Vec<String>>,
-
-    #[command(flatten)]
-    pipeline: PipelineArgs,
+    detector: DetectorArgs,
 
     /// Requests that are under way at a time, arriving and waiting ones included; more are answered 503.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = up_to(MOST_REQUESTS))]
-    requests: usize,
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    requests: u32,
 
     /// Seconds in which a request must have come.
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -72,23 +59,20 @@ pub(crate) struct ServeArgs {
     max_bytes: u64,
 }
 
-/// More would wait for minutes on any machine.
-const MOST_REQUESTS: usize = 65_536;
-
 /// Serves until it is told to end, and says on stderr how it went.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let (listener, address) = listen(&args.listen).map_err(|error| {
         anyhow!("cannot listen on `{}`: {error}; name another with --listen ADDRESS:PORT", args.listen)
     })?;
-    let detector = args.model.open(args.rules.rules(args.classes.as_deref()), args.rules.views())?;
+    let detector = args.detector.open()?;
     let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
-    let options = PipelineOptions { limits, ..args.pipeline.options(&detector)? };
+    let options = args.detector.pipeline(&detector, limits)?;
     let interrupt = Interrupt::watch("requests under way are answered")?;
     let broken = AtomicBool::new(false);
     let is_over = || interrupt.is_raised() || broken.load(Ordering::SeqCst);
-    let (sender, requests) = bounded(args.requests);
     let patience = Duration::from_secs(args.patience);
-    let desk = Desk::new(sender, args.requests, args.max_bytes, patience, describe(&args.model, &detector)?);
+    let description = describe(&args.detector.model, &detector)?;
+    let (desk, requests) = Desk::new(args.requests, args.max_bytes, patience, description);
     let items = requests.into_iter().filter_map(item);
     let classes = &detector.spec().classes;
     say(format_args!("listening on http://{address}, detecting on {}", detector.engine().provider()));
@@ -156,29 +140,21 @@ type Asker = oneshot::Sender<Answer>;
 
 /// The picture of a request; none when nobody waits for it anymore.
 fn item(Request { bytes, asker }: Request) -> Option<Item<Asker>> {
-    let item = Item { file: PathBuf::new(), frame: None, content: Content::Bytes(bytes), tag: asker };
-    (!item.tag.is_closed()).then_some(item)
+    let content = Content::Bytes(bytes);
+    (!asker.is_closed()).then(|| Item { file: PathBuf::new(), frame: None, content, tag: asker })
 }
 
-/// What became of a picture; the asker knows.
-enum Answered {
-    Found,
-    Failed,
-}
-
-fn answer(finished: Finished<Asker>, classes: &[Class]) -> Answered {
+/// Tells the asker what became of a picture, and its status the caller.
+fn answer(finished: Finished<Asker>, classes: &[Class]) -> StatusCode {
     let outcome = finished.report.outcome;
-    let (status, answered) = match &outcome {
-        Ok(_) => (StatusCode::OK, Answered::Found),
-        Err(failure) => (status(failure), Answered::Failed),
-    };
-    if let Err(failure @ (Failure::Detector(_) | Failure::Missing(_))) = &outcome {
+    let status = outcome.as_ref().map_or_else(status, |_| StatusCode::OK);
+    if let (Err(failure), true) = (&outcome, status.is_server_error()) {
         // Of pictures that are none the asker knows; this is for who runs the server.
         say(format_args!("error: {failure}"));
     }
     // It may have gone meanwhile.
     let _ = finished.tag.send(Answer { status, body: outcome_json(&outcome, classes) });
-    answered
+    status
 }
 
 fn status(failure: &Failure) -> StatusCode {
@@ -197,8 +173,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn add(self, answered: Answered) -> Self {
-        let failed = u64::from(matches!(answered, Answered::Failed));
-        Self { pictures: self.pictures + 1, failed: self.failed + failed }
+    fn add(self, status: StatusCode) -> Self {
+        Self { pictures: self.pictures + 1, failed: self.failed + u64::from(status != StatusCode::OK) }
     }
 }

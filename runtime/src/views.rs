@@ -364,6 +364,7 @@ mod tests {
         let twins = vec![detection(0.9, [10.0, 10.0, 50.0, 50.0]), detection(0.8, [12.0, 10.0, 50.0, 50.0])];
         assert_eq!(scores(views(twins, vec![], vec![])), [0.9, 0.8]);
     }
+
     #[test]
     fn views_that_share_no_pixels_need_no_comparison() {
         let looks = ViewOptions { tiling: Some(TILING), flip: true }.looks(400, 300);

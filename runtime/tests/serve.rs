@@ -58,11 +58,11 @@ impl Server {
         answer_text(self.begin(&format!("GET {path}"), "Accept: */*", b""))
     }
 
-    /// Its exit code and the rest of what it says, when it has been told to end.
-    fn ending(mut self) -> (Option<i32>, String) {
+    /// It ends, having been told to, and says that.
+    fn expect_end(mut self, tally: &str) {
         let mut said = String::new();
         self.stderr.read_to_string(&mut said).unwrap();
-        (self.child.wait().unwrap().code(), said)
+        assert!(self.child.wait().unwrap().code() == Some(0) && said.contains(tally), "{said}");
     }
 
     fn tell_to_end(&self) {
@@ -108,8 +108,7 @@ fn pictures_are_answered_as_detect_does_and_each_of_many_askers_gets_its_own() {
         }
     });
     server.tell_to_end();
-    let (code, said) = server.ending();
-    assert!(code == Some(0) && said.contains("pictures: 32, failed: 0"), "{said}");
+    server.expect_end("pictures: 32, failed: 0");
 }
 
 #[test]
@@ -150,8 +149,7 @@ fn what_cannot_be_answered_says_why_and_the_next_picture_goes_on() {
 
     assert_eq!(server.detect(&picture(&folder, "3.jpg")).0, 200);
     server.tell_to_end();
-    let (code, said) = server.ending();
-    assert!(code == Some(0) && said.contains("pictures: 4, failed: 3"), "{said}");
+    server.expect_end("pictures: 4, failed: 3");
 }
 
 #[test]
@@ -200,8 +198,7 @@ fn told_to_end_it_answers_what_is_under_way_and_waits_for_nobody_else() {
     }
     slow.write_all(&picture[10..]).unwrap();
     assert_eq!(answer(slow).0, 200);
-    let (code, said) = server.ending();
-    assert!(code == Some(0) && said.contains("pictures: 2, failed: 0"), "{said}");
+    server.expect_end("pictures: 2, failed: 0");
     drop(idle);
 }
 

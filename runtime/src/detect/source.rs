@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -59,9 +58,6 @@ pub(super) struct VideoOptions {
 
 /// What the pipeline gets.
 pub(super) type Named = Item<Targets>;
-
-/// How often someone who waits for stdin looks whether it is over.
-const GLANCE: Duration = Duration::from_millis(50);
 
 /// Lines that wait, read and not begun.
 const WAITING: usize = 64;
@@ -236,7 +232,7 @@ impl Iterator for Items {
             }
             let line = match &mut self.waiting {
                 Waiting::Files(files) => Ok(files.next()?),
-                Waiting::Lines(lines) => match lines.recv_timeout(GLANCE) {
+                Waiting::Lines(lines) => match lines.recv_timeout(Interrupt::GLANCE) {
                     Ok(line) => line,
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => return None,

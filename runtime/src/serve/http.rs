@@ -13,10 +13,12 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
+
+use crate::interrupt::Interrupt;
 
 /// A picture that is to be looked at.
 pub(super) struct Request {
@@ -39,7 +41,7 @@ pub(super) struct Desk {
     requests: Sender<Request>,
     /// One for each request under way.
     places: Semaphore,
-    place_count: usize,
+    place_count: u32,
     /// Most bytes of a picture.
     most_bytes: u64,
     /// How long a picture may take to come.
@@ -47,9 +49,6 @@ pub(super) struct Desk {
     /// What the model is, as JSON.
     description: String,
 }
-
-/// How often it is looked whether it is over.
-const GLANCE: Duration = Duration::from_millis(50);
 
 /// What the last answers have to reach those who asked.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -66,7 +65,7 @@ pub(super) fn serve(listener: TcpListener, desk: Desk, is_over: impl Fn() -> boo
             .with_graceful_shutdown(async move { told.notified().await });
         let ending = async {
             while !is_over() {
-                sleep(GLANCE).await;
+                sleep(Interrupt::GLANCE).await;
             }
             over.notify_one();
             desk.until_empty().await;
@@ -106,14 +105,16 @@ async fn detect(State(desk): State<Arc<Desk>>, headers: HeaderMap, mut body: Bod
 }
 
 impl Desk {
+    /// A desk with so many places, and where what is asked there comes out.
     pub(super) fn new(
-        requests: Sender<Request>,
-        place_count: usize,
+        place_count: u32,
         most_bytes: u64,
         patience: Duration,
         description: String,
-    ) -> Self {
-        Self { requests, places: Semaphore::new(place_count), place_count, most_bytes, patience, description }
+    ) -> (Self, Receiver<Request>) {
+        let (requests, asked) = bounded(place_count as usize);
+        let places = Semaphore::new(place_count as usize);
+        (Self { requests, places, place_count, most_bytes, patience, description }, asked)
     }
 
     /// Gets a picture, and the answer to it.
@@ -159,8 +160,7 @@ impl Desk {
 
     /// Waits until no request is under way; from then on, none is taken.
     async fn until_empty(&self) {
-        let all = u32::try_from(self.place_count).unwrap_or(u32::MAX);
-        if let Ok(places) = self.places.acquire_many(all).await {
+        if let Ok(places) = self.places.acquire_many(self.place_count).await {
             places.forget();
         }
     }

@@ -1,14 +1,27 @@
-//! The arguments that say how many pictures are under way.
+//! The arguments of what detects in picture after picture.
 
 use anyhow::{Result, bail};
+use runtime::picture::Limits;
 use runtime::pipeline::PipelineOptions;
-use runtime::{Detector, Provider, machine};
+use runtime::{Detector, DetectorError, Provider, machine};
 
+use crate::model_args::ModelArgs;
+use crate::rule_args::RuleArgs;
 use crate::up_to;
 
-/// How many pictures are under way.
+/// What detects, by which rules, and in how many pictures at a time.
 #[derive(Debug, clap::Args)]
-pub(crate) struct PipelineArgs {
+pub(crate) struct DetectorArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    rules: RuleArgs,
+
+    /// Report these classes alone, by name or id, separated by commas. Boxes of others suppress nothing.
+    #[arg(long, value_name = "NAMES")]
+    classes: Option<Vec<String>>,
+
     /// Pictures of like size that the network computes at a time, as far as they are ready. [default: what the model fixes, else 1]
     #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_BATCH))]
     batch: Option<usize>,
@@ -18,9 +31,14 @@ pub(crate) struct PipelineArgs {
     workers: Option<usize>,
 }
 
-impl PipelineArgs {
-    /// How pictures go through this detector, by default limits.
-    pub(crate) fn options(&self, detector: &Detector) -> Result<PipelineOptions> {
+impl DetectorArgs {
+    /// Opens the model.
+    pub(crate) fn open(&self) -> Result<Detector, DetectorError> {
+        self.model.open(self.rules.rules(self.classes.as_deref()), self.rules.views())
+    }
+
+    /// How pictures within these limits go through the detector.
+    pub(crate) fn pipeline(&self, detector: &Detector, limits: Limits) -> Result<PipelineOptions> {
         let fixed = detector.engine().batch();
         let batch = match (self.batch, fixed) {
             (Some(asked), Some(most)) if asked > most => {
@@ -33,6 +51,6 @@ impl PipelineArgs {
             Provider::Cpu => 2,
             _ => machine::cores().max(2),
         };
-        Ok(PipelineOptions { batch, workers: self.workers.unwrap_or(workers), ..PipelineOptions::default() })
+        Ok(PipelineOptions { batch, workers: self.workers.unwrap_or(workers), keep: false, limits })
     }
 }
