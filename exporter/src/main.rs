@@ -199,6 +199,7 @@ const LOST_TOO_MUCH: u8 = 3;
 const STDOUT: &str = "cannot write to stdout";
 
 fn main() -> ExitCode {
+    runtime::library::disable_telemetry();
     memory::return_large_blocks();
     match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -187,9 +187,21 @@ impl Detector {
     /// # Panics
     /// When there are no views.
     pub fn run(&self, views: &[&View]) -> Result<Outputs, DetectorError> {
+        self.run_batch(views, 0)
+    }
+
+    /// As [`Detector::run`]; on a GPU of NVIDIA the input is filled up to `batch` views, so that its shape is a known one.
+    ///
+    /// # Errors
+    /// As [`Detector::run`].
+    ///
+    /// # Panics
+    /// As [`Detector::run`].
+    pub fn run_batch(&self, views: &[&View], batch: usize) -> Result<Outputs, DetectorError> {
         let _span = tracing::debug_span!("run", pictures = views.len(), size = ?views[0].size()).entered();
         let inputs: Vec<_> = views.iter().map(|view| view.input.pixels.view()).collect();
-        Ok(self.engine.run_each(&inputs)?)
+        let batch = if self.engine.provider().is_nvidia() { batch } else { 0 };
+        Ok(self.engine.run_padded(&inputs, batch)?)
     }
 
     /// The third stage: the network's outputs for the view at place `row` of a run become detections, in pixels of the picture,

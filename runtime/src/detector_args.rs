@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use runtime::picture::Limits;
 use runtime::pipeline::PipelineOptions;
-use runtime::{Detector, DetectorError, Provider, machine};
+use runtime::{Detector, DetectorError};
 
 use crate::model_args::ModelArgs;
 use crate::rule_args::RuleArgs;
@@ -26,7 +26,7 @@ pub(crate) struct DetectorArgs {
     #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_BATCH))]
     batch: Option<usize>,
 
-    /// Threads that read pictures, and as many that finish them. [default: 2, with a graphics card as many as there are cores]
+    /// Threads that read pictures, and as many that finish them. [default: 2, with a GPU as many as there are cores]
     #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_WORKERS))]
     workers: Option<usize>,
 }
@@ -39,18 +39,13 @@ impl DetectorArgs {
 
     /// How pictures within these limits go through the detector.
     pub(crate) fn pipeline(&self, detector: &Detector, limits: Limits) -> Result<PipelineOptions> {
-        let fixed = detector.engine().batch();
-        let batch = match (self.batch, fixed) {
-            (Some(asked), Some(most)) if asked > most => {
-                bail!("--batch {asked} is more than the {most} that the model takes at a time");
-            }
-            (asked, fixed) => asked.or(fixed).unwrap_or(1),
-        };
-        // The processor has enough to do with the network; a card waits for pictures.
-        let workers = match detector.engine().provider() {
-            Provider::Cpu => 2,
-            _ => machine::cores().max(2),
-        };
-        Ok(PipelineOptions { batch, workers: self.workers.unwrap_or(workers), keep: false, limits })
+        let suited = PipelineOptions::of(detector);
+        if let (Some(asked), Some(most)) = (self.batch, detector.engine().batch())
+            && asked > most
+        {
+            bail!("--batch {asked} is more than the {most} that the model takes at a time");
+        }
+        let (batch, workers) = (self.batch.unwrap_or(suited.batch), self.workers.unwrap_or(suited.workers));
+        Ok(PipelineOptions { batch, workers, limits, ..suited })
     }
 }

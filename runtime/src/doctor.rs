@@ -7,7 +7,7 @@ use anyhow::Result;
 use runtime::drivers::Drivers;
 use runtime::library;
 use runtime::output::Publication;
-use runtime::{EngineError, EngineOptions, OpenvinoDevice, Provider, machine, try_out};
+use runtime::{EngineError, EngineOptions, OpenvinoDevice, Provider, machine, smoke_test};
 use serde::Serialize;
 
 /// Say whether this machine can run models, on what, and what to do about what is missing.
@@ -33,6 +33,8 @@ struct Health {
     /// Of the processor's extensions those that networks gain from.
     extensions: Vec<&'static str>,
     onnxruntime: Result<Found, String>,
+    /// Whether ONNX Runtime may send what it is used for to Microsoft.
+    telemetry: bool,
     drivers: Option<Drivers>,
     providers: Vec<Trial>,
 }
@@ -71,7 +73,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
             EngineError::Provider { reason, .. } => reason,
             other => other.to_string(),
         };
-        let outcome = try_out(&options).map(|time| 1e3 * time.as_secs_f64()).map_err(reason);
+        let outcome = smoke_test(&options).map(|time| 1e3 * time.as_secs_f64()).map_err(reason);
         Trial { provider: provider.to_string(), outcome }
     };
     let providers: Vec<_> = if library.is_ok() { PROVIDERS.map(trial).into() } else { Vec::new() };
@@ -86,6 +88,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         cores: machine::cores(),
         extensions: machine::extensions(),
         onnxruntime: library.map(found).map_err(|error| error.to_string()),
+        telemetry: library::has_telemetry(),
         drivers,
         providers,
     };
@@ -112,9 +115,22 @@ impl Health {
                 Err(reason) => reason.clone(),
             },
         ]);
-        if let Some(Drivers { cards, kernel, cuda_driver, cuda_runtime, cudnn }) = &self.drivers {
+        let telemetry = match self.telemetry {
+            true => "on: ORT_DISABLE_TELEMETRY is set, and not to 1",
+            false => "off",
+        };
+        rows.push(["its telemetry".to_owned(), telemetry.to_owned()]);
+        if let Some(Drivers { cards, capabilities, kernel, cuda_driver, cuda_runtime, cudnn }) = &self.drivers {
             let cards = if cards.is_empty() { "none".to_owned() } else { cards.join(", ") };
             rows.push(["NVIDIA's cards".to_owned(), cards]);
+            for capability in capabilities {
+                let remedy = if capability.is_in_wheel() {
+                    ""
+                } else {
+                    "; the library in Microsoft's wheel of ONNX Runtime 1.30 has no code for it: build ONNX Runtime for it"
+                };
+                rows.push(["compute capability".to_owned(), format!("{capability}{remedy}")]);
+            }
             let parts = [
                 ("NVIDIA's driver", kernel),
                 ("CUDA of the driver", cuda_driver),
@@ -130,7 +146,8 @@ impl Health {
                 Ok(ms) => format!("works; started in {ms:.0} ms"),
                 Err(reason) => format!("cannot start: {reason}"),
             };
-            rows.push([format!("--provider {provider}"), outcome]);
+            let tf32 = if provider.starts_with("cuda") { "; convolutions in TF32 unless --no-tf32" } else { "" };
+            rows.push([format!("--provider {provider}"), format!("{outcome}{tf32}")]);
         }
         let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);
         let lines = rows.iter().map(|[name, value]| format!("{name:<width$}  {value}"));

@@ -1,6 +1,7 @@
 //! NVIDIA's software: which versions are there, as far as they can be asked without starting anything.
 
 use std::ffi::{c_int, c_uint};
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -11,6 +12,8 @@ use serde::Serialize;
 pub struct Drivers {
     /// Names of the cards.
     pub cards: Vec<String>,
+    /// Compute capabilities of the GPUs that CUDA sees, such as 9.0.
+    pub capabilities: Vec<Capability>,
     /// Version of the kernel's module.
     pub kernel: Option<String>,
     /// The newest CUDA that the driver can run.
@@ -29,6 +32,7 @@ impl Drivers {
         let thousandths = |version: c_int| format!("{}.{}", version / 1000, version % 1000 / 10);
         Self {
             cards: cards(),
+            capabilities: capabilities().unwrap_or_default(),
             kernel: kernel(),
             cuda_driver: ask_by_pointer(&["libcuda.so.1".into()], b"cuDriverGetVersion\0").map(thousandths),
             cuda_runtime: ask_by_pointer(&near("cu13/lib", "libcudart.so.13"), b"cudaRuntimeGetVersion\0")
@@ -36,6 +40,58 @@ impl Drivers {
             cudnn: ask(&near("cudnn/lib", "libcudnn.so.9"), b"cudnnGetVersion\0")
                 .map(|version| format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)),
         }
+    }
+}
+
+/// A GPU's compute capability: major and minor version. <https://developer.nvidia.com/cuda-gpus>
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub struct Capability(pub c_int, pub c_int);
+
+impl Capability {
+    /// Whether the CUDA library of Microsoft's wheel of ONNX Runtime 1.30 has code for it: sm_75, 80, 86, 89, 90a and 120a, and none
+    /// that a driver could compile for others.
+    pub fn is_in_wheel(self) -> bool {
+        matches!(self, Self(7, 5..) | Self(8, _) | Self(9, 0) | Self(12, 0))
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+impl From<Capability> for String {
+    fn from(capability: Capability) -> Self {
+        capability.to_string()
+    }
+}
+
+/// Those of all GPUs, asked of the driver. <https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__DEVICE.html>
+#[allow(unsafe_code, reason = "asking a library of C is beyond what the compiler can check")]
+fn capabilities() -> Option<Vec<Capability>> {
+    type Init = unsafe extern "C" fn(c_uint) -> c_uint;
+    type Count = unsafe extern "C" fn(*mut c_int) -> c_uint;
+    type Attribute = unsafe extern "C" fn(*mut c_int, c_uint, c_int) -> c_uint;
+    const MAJOR: c_uint = 75;
+    const MINOR: c_uint = 76;
+    // SAFETY: the driver's functions have these types in every version, and write to numbers that live until they return. Device
+    // handles are numbers from 0.
+    unsafe {
+        let library = libloading::Library::new("libcuda.so.1").ok()?;
+        let initialized = library.get::<Init>(b"cuInit\0").ok()?(0) == 0;
+        let mut count = 0;
+        let counted = initialized && library.get::<Count>(b"cuDeviceGetCount\0").ok()?(&raw mut count) == 0;
+        let ask = *library.get::<Attribute>(b"cuDeviceGetAttribute\0").ok()?;
+        // What CUDA has begun must not be unloaded.
+        std::mem::forget(library);
+        let attribute = |which, device| {
+            let mut value = 0;
+            (ask(&raw mut value, which, device) == 0).then_some(value)
+        };
+        let capability = |device| Some(Capability(attribute(MAJOR, device)?, attribute(MINOR, device)?));
+        if counted { (0..count).map(capability).collect() } else { None }
     }
 }
 
@@ -86,6 +142,14 @@ fn ask_by_pointer(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<c
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_for_a_gpu_serves_later_ones_of_its_major_version() {
+        let known =
+            [(7, 0), (7, 5), (8, 6), (8, 7), (9, 0), (10, 0), (12, 0)].map(|(a, b)| Capability(a, b).is_in_wheel());
+        assert_eq!(known, [false, true, true, true, true, false, true]);
+        assert_eq!(serde_json::to_string(&Capability(9, 0)).unwrap(), "\"9.0\"");
+    }
 
     #[test]
     fn what_is_not_there_is_absent() {

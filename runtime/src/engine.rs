@@ -21,11 +21,12 @@ pub use about::{About, Port};
 pub use error::EngineError;
 pub(crate) use error::words;
 pub use outputs::{CandidateOutputs, DenseOutputs, Outputs};
-pub(crate) use start::session;
+pub(crate) use start::{Fallback, session};
 pub use start::{ShapeProfile, TensorrtOptions};
 
 use crate::library;
 use crate::provider::Provider;
+use crate::trial::smoke_test;
 use contract::Contract;
 use memory::{Memory, Place};
 
@@ -71,6 +72,9 @@ pub struct EngineOptions {
     /// Whether CUDA records a run and replays it, which saves the time of starting each of its kernels. For a file that fixes the
     /// shape of its input.
     pub cuda_graphs: bool,
+    /// Whether `cuda` computes convolutions of 32 bits in full, rather than in TF32, whose mantissas have 10 bits and which ONNX
+    /// Runtime takes where the GPU has it.
+    pub no_tf32: bool,
     /// How TensorRT runs.
     pub tensorrt: TensorrtOptions,
     /// File of ONNX Runtime's library; searched for as [`crate::library::find`] says if absent.
@@ -87,7 +91,7 @@ pub struct Engine {
     version: &'static str,
     library_time: Duration,
     about: About,
-    passed_over: PassedOver,
+    skipped_providers: SkippedProviders,
 }
 
 /// A session, and where its inputs and outputs lie.
@@ -134,9 +138,21 @@ impl Engine {
         let started = Instant::now();
         let loaded = library::load(options.onnxruntime.as_deref())?;
         let library_time = started.elapsed();
-        let (session, provider, passed_over) = match options.provider {
-            Provider::Auto => first_that_starts(&model, options, commit)?,
-            provider => (session(&model, options, commit)?, provider, PassedOver::new()),
+        let start = |provider| {
+            let options = options.on(provider);
+            match session(&model, &options, Fallback::Refused, &commit) {
+                // Only those that hand over candidates compute shapes, which is the CPU's work.
+                Err(EngineError::Fallback { .. }) => Ok((session(&model, &options, Fallback::Allowed, &commit)?, true)),
+                session => Ok((session?, false)),
+            }
+        };
+        let ((session, is_partly_on_cpu), provider, skipped_providers) = match options.provider {
+            Provider::Auto => {
+                // A provider may start and fail at its first convolution, as CUDA does without cuDNN.
+                let works = |provider| smoke_test(&options.on(provider)).map(drop);
+                first_that_works(start, works)?
+            }
+            provider => (start(provider)?, provider, SkippedProviders::new()),
         };
         let about = About::read(&session).map_err(|reason| EngineError::Foreign { model: model.clone(), reason })?;
         let contract = Contract::read(&session).map_err(|reason| EngineError::Foreign { model, reason })?;
@@ -148,10 +164,13 @@ impl Engine {
                           or export the model with --input-size";
             return Err(EngineError::Provider { provider, reason: reason.to_owned() });
         }
-        if options.cuda_graphs && (contract.size.is_none() || contract.batch.is_none()) {
-            let reason =
-                "the model takes inputs of any shape, and a graph has one; export it with --input-size and --batch";
+        if let (true, Some(reason)) = (options.cuda_graphs, contract.against_graphs()) {
             return Err(EngineError::Option { option: "a CUDA graph", provider, reason: reason.to_owned() });
+        }
+        if is_partly_on_cpu && contract.top_k.is_none() {
+            let reason =
+                "some of the model's operators would run on the CPU; a newer ONNX Runtime may have them".to_owned();
+            return Err(EngineError::Provider { provider, reason });
         }
         let memory = match provider {
             Provider::Cuda { device } | Provider::Tensorrt { device } => {
@@ -161,7 +180,7 @@ impl Engine {
         };
         let version = &loaded.library.version;
         let runner = Mutex::new(Runner { session, memory });
-        Ok(Self { runner, contract, provider, version, library_time, about, passed_over })
+        Ok(Self { runner, contract, provider, version, library_time, about, skipped_providers })
     }
 
     /// The spec that the file carries.
@@ -190,8 +209,8 @@ impl Engine {
     }
 
     /// What [`Provider::Auto`] could not have before it came to [`Engine::provider`], and why.
-    pub fn passed_over(&self) -> &[(Provider, String)] {
-        &self.passed_over
+    pub fn skipped_providers(&self) -> &[(Provider, String)] {
+        &self.skipped_providers
     }
 
     /// What the file says about itself.
@@ -224,8 +243,17 @@ impl Engine {
     /// # Errors
     /// As [`Engine::run`].
     pub fn run_each(&self, pictures: &[ArrayView3<f32>]) -> Result<Outputs, EngineError> {
+        self.run_padded(pictures, 0)
+    }
+
+    /// As [`Engine::run_each`], with zeros in place of the images that are missing to `batch` of them. For a GPU, on which every
+    /// new shape of input costs as much as many runs: <https://github.com/microsoft/onnxruntime/issues/23006>.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub fn run_padded(&self, pictures: &[ArrayView3<f32>], batch: usize) -> Result<Outputs, EngineError> {
         let Contract { spec, top_k, .. } = &self.contract;
-        let shape = self.contract.shape(pictures)?;
+        let shape = self.contract.shape(pictures, batch)?;
         let run_error = |error: ort::Error| EngineError::run(&shape, &error);
         let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut run = |names: &[&'static str]| runner.run(pictures, shape, names).map_err(run_error);
@@ -267,27 +295,25 @@ impl Runner {
     }
 }
 
-/// Providers that do not start, and why.
-type PassedOver = Vec<(Provider, String)>;
+/// Providers that do not work, and why.
+type SkippedProviders = Vec<(Provider, String)>;
 
-/// A session on the first provider that starts, which that is, and why those before do not.
-fn first_that_starts(
-    model: &str,
-    options: &EngineOptions,
-    commit: impl Fn(&mut SessionBuilder) -> ort::Result<Session>,
-) -> Result<(Session, Provider, PassedOver), EngineError> {
-    let mut passed_over = PassedOver::new();
+/// What the first provider that `start`s and `works` gives, which that is, and why those before do not.
+fn first_that_works<S>(
+    start: impl Fn(Provider) -> Result<S, EngineError>,
+    works: impl Fn(Provider) -> Result<(), EngineError>,
+) -> Result<(S, Provider, SkippedProviders), EngineError> {
+    let mut skipped = SkippedProviders::new();
     for provider in Provider::BEFORE_CPU {
-        match session(model, &EngineOptions { provider, ..options.clone() }, &commit) {
-            Ok(session) => return Ok((session, provider, passed_over)),
+        match works(provider).and_then(|()| start(provider)) {
+            Ok(started) => return Ok((started, provider, skipped)),
             Err(EngineError::Provider { reason, .. } | EngineError::Session { reason, .. }) => {
-                passed_over.push((provider, reason));
+                skipped.push((provider, reason));
             }
             Err(error) => return Err(error),
         }
     }
-    let options = EngineOptions { provider: Provider::Cpu, ..options.clone() };
-    Ok((session(model, &options, commit)?, Provider::Cpu, passed_over))
+    Ok((start(Provider::Cpu)?, Provider::Cpu, skipped))
 }
 
 #[cfg(test)]
@@ -313,5 +339,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = Engine::open(folder.path(), &EngineOptions::default()).unwrap_err();
         assert!(error.to_string().contains("it is a folder"), "{error}");
+    }
+
+    #[test]
+    fn auto_takes_the_first_provider_that_computes_something() {
+        let fails = |provider| EngineError::Provider { provider, reason: "libcudnn.so.9 is missing".to_owned() };
+        let [cuda, openvino] = Provider::BEFORE_CPU;
+        let start = |provider| Ok(format!("{provider}"));
+        // CUDA starts, and does not compute.
+        let works = |provider| if provider == cuda { Err(fails(provider)) } else { Ok(()) };
+        let (started, provider, skipped) = first_that_works(start, works).unwrap();
+        assert_eq!((started.as_str(), provider), ("openvino:cpu", openvino));
+        assert_eq!(skipped, [(cuda, "libcudnn.so.9 is missing".to_owned())]);
+        let (_, provider, skipped) = first_that_works(start, |provider| Err(fails(provider))).unwrap();
+        assert_eq!((provider, skipped.len()), (Provider::Cpu, 2));
+        // What is wrong with the model is no reason to try another.
+        let broken = |_| Err::<(), _>(EngineError::OnlyCandidates);
+        assert!(matches!(first_that_works(broken, |_| Ok(())), Err(EngineError::OnlyCandidates)));
     }
 }

@@ -87,6 +87,8 @@ impl Info<'_> {
             format!("the best {top_k} candidates of each level")
         });
         text += &format!("takes {batch} at a time, {size}; says {scores}\n");
+        text +=
+            "on GPUs of NVIDIA, convolutions of 32 bits run in TF32 (10 bits of mantissa) unless --no-tf32 is given\n";
         for (kind, ports) in [("input", &about.inputs), ("output", &about.outputs)] {
             for Port { name, element, shape } in ports {
                 let sides: Vec<_> =

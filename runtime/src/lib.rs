@@ -81,5 +81,5 @@ pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates
 pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
 pub use tap::Tap;
-pub use trial::try_out;
+pub use trial::smoke_test;
 pub use views::{Area, Look, Tiling, TilingError, View, ViewOptions};

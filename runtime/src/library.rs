@@ -15,6 +15,9 @@ use ort::logging::LogLevel;
 /// The variable that names the library's file, as `ort` and others know it.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 
+/// The variable that turns ONNX Runtime's telemetry off. <https://github.com/microsoft/onnxruntime/pull/29843>
+const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
 /// Where `make setup` puts the library, from the checkout's root.
 const CHECKOUT: &str = ".deps/onnxruntime/lib";
 
@@ -122,7 +125,8 @@ pub enum LibraryError {
 }
 
 /// Finds ONNX Runtime: `file` if given, else the file that `ORT_DYLIB_PATH` names, else beside the executable, else
-/// `.deps/onnxruntime/lib` in a folder above the executable or the current folder, else where the system's loader looks.
+/// `.deps/onnxruntime/lib` in a folder above the executable, else where the system's loader looks. The current folder is not
+/// searched: whoever can write there would choose the code that runs.
 ///
 /// # Errors
 /// When no place has it, and when the first place that has it holds something unusable.
@@ -144,9 +148,7 @@ pub fn find(file: Option<&Path>) -> Result<Library, LibraryError> {
         }
         looked.push(format!("for {name} in {}", folder.display()));
     }
-    let mut roots: Vec<PathBuf> = beside.into_iter().chain(env::current_dir()).collect();
-    roots.dedup();
-    for root in roots {
+    if let Some(root) = &beside {
         for folder in root.ancestors() {
             let path = folder.join(CHECKOUT).join(&name);
             if path.exists() {
@@ -207,6 +209,28 @@ fn examine(path: &Path, origin: Origin) -> Result<Library, LibraryError> {
     Ok(Library { path: path.to_owned(), version, origin, _handle: handle })
 }
 
+/// Turns ONNX Runtime's telemetry off for this process, unless `ORT_DISABLE_TELEMETRY` is set already, to whatever value.
+///
+/// Microsoft's Linux builds from 1.29 on upload models' names, devices and run times, keep a device id below the home folder and
+/// write to `/tmp`. Only the environment stops that in time: `DisableTelemetryEvents` wants an environment of ONNX Runtime, and
+/// making one has started it. Every engine calls this before it loads the library. A program in which C code in another thread
+/// may read the environment at that moment calls it first thing in `main`, as `runtime`, `exporter` and `trainer` do.
+#[allow(unsafe_code, reason = "the environment is the only place where ONNX Runtime looks before it begins")]
+pub fn disable_telemetry() {
+    if env::var_os(TELEMETRY).is_none() {
+        // SAFETY: Rust's readers and writers of the environment wait for each other. C code in another thread might read it
+        // meanwhile; a program prevents that by calling this before it starts threads.
+        unsafe { env::set_var(TELEMETRY, "1") };
+    }
+}
+
+/// Whether ONNX Runtime's telemetry is on: `ORT_DISABLE_TELEMETRY` is set to something that does not disable it.
+pub fn has_telemetry() -> bool {
+    // As ONNX Runtime 1.30 reads it.
+    const DISABLING: [&str; 5] = ["1", "true", "yes", "y", "on"];
+    env::var(TELEMETRY).is_ok_and(|value| !DISABLING.contains(&value.trim().to_ascii_lowercase().as_str()))
+}
+
 /// ONNX Runtime at work.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -232,13 +256,14 @@ pub(crate) fn load(file: Option<&Path>) -> Result<&'static Loaded, LibraryError>
             None => Ok(loaded),
         };
     }
+    disable_telemetry();
     let library = find(file)?;
     let start_error = |reason: String| LibraryError::Start { path: library.path.clone(), reason };
     let builder = ort::init_from(&library.path).map_err(|error| start_error(error.to_string()))?;
     let threads = GlobalThreadPoolOptions::default();
     let environment = builder
         .with_name("retinanet")
-        .with_telemetry(false)
+        .with_telemetry(has_telemetry())
         // All sessions share these threads, one per core, unless they ask for their own.
         .with_global_thread_pool(threads)
         .build()
@@ -262,6 +287,23 @@ impl Library {
             }
         }
     }
+
+    /// Loads TensorRT from where Python's wheel puts it, `../../tensorrt_libs`, as [`Library::preload_cuda`] does with CUDA.
+    pub(crate) fn preload_tensorrt(&self) {
+        let wheel = self.path.parent().unwrap_or(&self.path).join("../../tensorrt_libs");
+        for name in ["libnvinfer.so.10", "libnvonnxparser.so.10"] {
+            let _ = ort::util::preload_dylib(wheel.join(name));
+        }
+    }
+}
+
+/// That the system's loader finds a library, which stays loaded.
+pub(crate) fn demand(name: &str, remedy: &str) -> Result<(), String> {
+    #[allow(unsafe_code, reason = "loading a library is beyond what the compiler can check")]
+    // SAFETY: NVIDIA's libraries have no preconditions to be loaded.
+    let library = unsafe { libloading::Library::new(name) };
+    // What has begun must not be unloaded.
+    library.map(std::mem::forget).map_err(|_| format!("{name} is not found; it needs {remedy}"))
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -297,6 +339,14 @@ mod tests {
         let error = find(Some(file.path())).unwrap_err();
         assert!(matches!(error, LibraryError::Load { .. }), "{error}");
         assert!(error.to_string().contains(&file.path().display().to_string()));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_library_that_is_demanded_and_missing_is_named_with_what_brings_it() {
+        assert_eq!(demand("libc.so.6", "libc"), Ok(()));
+        let reason = demand("libnowhere.so.9", "what is nowhere").unwrap_err();
+        assert_eq!(reason, "libnowhere.so.9 is not found; it needs what is nowhere");
     }
 
     #[cfg(target_os = "linux")]

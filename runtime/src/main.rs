@@ -54,6 +54,7 @@ fn up_to(most: usize) -> RangedU64ValueParser<usize> {
 }
 
 fn main() -> ExitCode {
+    runtime::library::disable_telemetry();
     let result = match Args::parse().command {
         Command::Detect(args) => detect::run(&args),
         Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),

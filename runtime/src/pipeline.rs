@@ -21,7 +21,7 @@ use crate::postprocess::Detection;
 use crate::video::Frame;
 use crate::views::{Look, View};
 use crate::{
-    Detector,
+    Detector, machine,
     picture::{self, Limits},
 };
 use batches::{Run, infer};
@@ -47,6 +47,14 @@ impl PipelineOptions {
 
     /// As have more threads.
     pub const MOST_WORKERS: usize = 256;
+
+    /// What suits a detector: batches as large as its file fixes, and as many workers as keep its provider busy.
+    pub fn of(detector: &Detector) -> Self {
+        let engine = detector.engine();
+        // The CPU has enough to do with the network; a GPU waits for images.
+        let workers = if engine.provider().is_on_cpu() { 2 } else { machine::cores().max(2) };
+        Self { batch: engine.batch().unwrap_or(1), workers, ..Self::default() }
+    }
 }
 
 impl Default for PipelineOptions {

@@ -54,6 +54,16 @@ pub struct ParseProviderError {
 impl Provider {
     /// Those that [`Provider::Auto`] tries before the processor, in order.
     pub const BEFORE_CPU: [Self; 2] = [Self::Cuda { device: 0 }, Self::Openvino { device: OpenvinoDevice::Cpu }];
+
+    /// Whether it computes on a GPU of NVIDIA.
+    pub fn is_nvidia(self) -> bool {
+        matches!(self, Self::Cuda { .. } | Self::Tensorrt { .. })
+    }
+
+    /// Whether it computes on the CPU, which then has less time for all else.
+    pub fn is_on_cpu(self) -> bool {
+        matches!(self, Self::Cpu | Self::Openvino { device: OpenvinoDevice::Cpu })
+    }
 }
 
 impl FromStr for Provider {
@@ -110,6 +120,13 @@ mod tests {
         for provider in [Provider::Cpu, Provider::Auto].into_iter().chain(cards).chain(intel) {
             assert_eq!(provider.to_string().parse(), Ok(provider));
         }
+    }
+
+    #[test]
+    fn openvino_computes_on_the_cpu_unless_told_otherwise() {
+        let on_cpu = ["cpu", "cuda", "tensorrt", "openvino", "openvino:gpu", "openvino:npu"]
+            .map(|name| name.parse::<Provider>().unwrap().is_on_cpu());
+        assert_eq!(on_cpu, [true, false, false, true, false, false]);
     }
 
     #[test]

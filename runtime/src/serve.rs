@@ -23,7 +23,8 @@ use tokio::sync::oneshot;
 use crate::detector_args::DetectorArgs;
 use crate::interrupt::Interrupt;
 use crate::model_args::ModelArgs;
-use http::{Answer, Desk, Request};
+use crate::up_to;
+use http::{Answer, ConnectionLimits, Desk, Request};
 
 /// Find objects in pictures that come over HTTP.
 ///
@@ -50,6 +51,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     patience: u64,
 
+    /// Seconds that the head of a request may take, and that a connection may be idle; then it is closed.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    header_timeout: u64,
+
+    /// Open connections at a time; more wait until one closes.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = up_to(65_536))]
+    max_connections: usize,
+
     /// Refuse pictures with more pixels.
     #[arg(long, value_name = "N", default_value_t = 1 << 26)]
     max_pixels: u64,
@@ -72,13 +81,17 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let is_over = || interrupt.is_raised() || broken.load(Ordering::SeqCst);
     let patience = Duration::from_secs(args.patience);
     let description = describe(&args.detector.model, &detector)?;
+    let connections = ConnectionLimits {
+        connections: args.max_connections,
+        header_timeout: Duration::from_secs(args.header_timeout),
+    };
     let (desk, requests) = Desk::new(args.requests, args.max_bytes, patience, description);
     let items = requests.into_iter().filter_map(item);
     let classes = &detector.spec().classes;
     say(format_args!("listening on http://{address}, detecting on {}", detector.engine().provider()));
 
     let (served, inference, tally) = thread::scope(|scope| {
-        let server = scope.spawn(|| http::serve(listener, desk, is_over));
+        let server = scope.spawn(|| http::serve(listener, desk, connections, is_over));
         let (inference, tally) = pipeline(
             &detector,
             &options,

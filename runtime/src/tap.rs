@@ -4,7 +4,7 @@ use ndarray::ArrayView4;
 use ort::session::Session;
 use ort::value::TensorRef;
 
-use crate::engine::{EngineError, EngineOptions, IMAGES, session};
+use crate::engine::{EngineError, EngineOptions, Fallback, IMAGES, session};
 
 /// A network all of whose outputs are read, whatever they are.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl Tap {
     /// # Errors
     /// When ONNX Runtime is not found, or does not take the file.
     pub fn from_bytes(name: &str, bytes: &[u8], options: &EngineOptions) -> Result<Self, EngineError> {
-        let session = session(name, options, |builder| builder.commit_from_memory(bytes))?;
+        let session = session(name, options, Fallback::Allowed, |builder| builder.commit_from_memory(bytes))?;
         Ok(Self { session })
     }
 

@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 use ndarray::Array4;
 use ort::value::TensorRef;
 
-use crate::engine::{EngineError, EngineOptions, session, words};
+use crate::engine::{EngineError, EngineOptions, Fallback, session, words};
 
 /// Starts a session with these options and runs it once; how long that took. [`Provider::Auto`](crate::Provider::Auto) is tried as the
 /// processor.
 ///
 /// # Errors
 /// When ONNX Runtime is not found, or the provider does not start or compute.
-pub fn try_out(options: &EngineOptions) -> Result<Duration, EngineError> {
+pub fn smoke_test(options: &EngineOptions) -> Result<Duration, EngineError> {
     let started = Instant::now();
     let model = one_convolution();
-    let mut session = session("a trial", options, |builder| builder.commit_from_memory(&model))?;
+    let mut session = session("a trial", options, Fallback::Allowed, |builder| builder.commit_from_memory(&model))?;
     let failed = |reason: String| EngineError::Provider { provider: options.provider, reason };
     let (images, weights) = (Array4::from_elem((1, 1, SIDE, SIDE), 3.0f32), Array4::from_elem((1, 1, 1, 1), 0.5f32));
     let tensor = |array| TensorRef::from_array_view(array).map_err(|error| failed(words(&error)));

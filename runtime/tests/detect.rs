@@ -1,6 +1,7 @@
 //! `runtime detect` from outside, with a model: what it writes, as a filter too, and how it ends early.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(dead_code, reason = "not every test uses all of the fixture")]
 
 mod fixture;
 

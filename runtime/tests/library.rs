@@ -7,7 +7,8 @@ mod fixture;
 
 use std::sync::{Arc, Mutex};
 
-use runtime::{Detector, DetectorOptions, Rules, picture};
+use ndarray::Array3;
+use runtime::{Detector, DetectorOptions, Engine, EngineOptions, Rules, picture};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
@@ -55,4 +56,22 @@ fn rules_that_make_no_sense_for_the_model_are_errors_that_say_so() {
     let rules = Rules { classes: Some(vec!["dog".to_owned()]), ..Rules::default() };
     let error = open(rules).unwrap_err().to_string();
     assert!(error.contains("dog") && error.contains("cat"), "{error}");
+}
+
+/// As on a GPU, where a new number of images would cost as much as many runs.
+#[test]
+fn images_that_fill_up_a_batch_change_nothing() {
+    let engine = Engine::open(&MODEL.1, &EngineOptions::default()).unwrap();
+    let image =
+        |seed: usize| Array3::from_shape_fn((3, 64, 96), |(c, y, x)| ((x * y + 7 * c + seed) % 11) as f32 / 5.0 - 1.0);
+    let images = [image(0), image(3)];
+    let views: Vec<_> = images.iter().map(|image| image.view()).collect();
+    let expected = engine.run_each(&views).unwrap().into_dense().unwrap();
+    for batch in [0, 1, 2, 5] {
+        let found = engine.run_padded(&views, batch).unwrap().into_dense().unwrap();
+        assert_eq!(found.scores().dim(), expected.scores().dim());
+        let near = |a: &f32, b: &f32| (a - b).abs() <= 1e-6;
+        assert!(found.scores().iter().zip(&expected.scores()).all(|(a, b)| near(a, b)), "{batch}");
+        assert!(found.offsets().iter().zip(&expected.offsets()).all(|(a, b)| near(a, b)), "{batch}");
+    }
 }

@@ -184,6 +184,45 @@ fn a_picture_that_does_not_come_is_not_waited_for() {
 }
 
 #[test]
+fn connections_that_ask_nothing_are_closed_and_give_their_places_to_others() {
+    let folder = folder();
+    let server = Server::start(&folder, &["--header-timeout", "1", "--max-connections", "4"]);
+    let picture = picture(&folder, "1.png");
+    // Two send nothing, one a head without end, byte by byte, and one stays after its answer.
+    let mut silent: Vec<_> = (0..2).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    let mut slow = TcpStream::connect(server.address).unwrap();
+    let mut idle = TcpStream::connect(server.address).unwrap();
+    write!(idle, "GET /health HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let mut answered = [0; 12];
+    idle.read_exact(&mut answered).unwrap();
+    assert_eq!(&answered, b"HTTP/1.1 200");
+    let began = Instant::now();
+    thread::scope(|scope| {
+        let sending = scope.spawn(move || {
+            for byte in
+                b"GET /health HTTP/1.1\r\nHost: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+            {
+                if slow.write_all(&[*byte]).is_err() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+            began.elapsed()
+        });
+        // All places are taken; they are free again soon.
+        assert_eq!(server.detect(&picture).0, 200);
+        assert!((0.5..10.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
+        assert!(sending.join().unwrap() < Duration::from_secs(4), "the slow one was cut off");
+    });
+    silent.push(idle);
+    for mut stream in silent {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // What is still to be read of an answer, then the end.
+        let _ = stream.read_to_end(&mut Vec::new()).unwrap();
+    }
+}
+
+#[test]
 fn told_to_end_it_answers_what_is_under_way_and_waits_for_nobody_else() {
     let folder = folder();
     let server = Server::start(&folder, &[]);

@@ -138,3 +138,25 @@ fn without_ffmpeg_it_is_named_before_the_work() {
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.contains("`ffmpeg`") && stderr.contains("PATH") && stderr.contains("install"), "{stderr}");
 }
+
+#[test]
+fn a_playlist_by_the_name_of_a_video_opens_no_other_file() {
+    let Some(path) = path() else { return };
+    let folder = folder();
+    ffmpeg(&folder, &path, "-f lavfi -i testsrc=size=64x48:rate=5 -frames:v 5 -c:v mpeg4 segment.mp4");
+    let there = folder.path().join("segment.mp4");
+    let playlists = [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsegment.mp4\n#EXT-X-ENDLIST\n".to_owned(),
+        format!("ffconcat version 1.0\nfile '{}'\n", there.display()),
+        "ffconcat version 1.0\nfile segment.mp4\n".to_owned(),
+    ];
+    for playlist in playlists {
+        std::fs::write(folder.path().join("clip.mp4"), &playlist).unwrap();
+        let (code, stdout, stderr) = run(detect(&folder).env("PATH", &path).args(["--ndjson", "-", "clip.mp4"]));
+        assert_eq!(code, 3, "{playlist}: {stderr}");
+        assert!(stdout.contains("\"error\"") && !stdout.contains("\"frame\""), "{playlist}: {stdout}");
+    }
+    // The segment itself is a video like any other.
+    let (code, stdout, _) = run(detect(&folder).env("PATH", &path).args(["--ndjson", "-", "segment.mp4"]));
+    assert_eq!((code, stdout.lines().count()), (0, 5));
+}

@@ -2,12 +2,13 @@
 //! torchvision's RetinaNet when `PEER_PYTHON` names a Python with torch 2.11 and torchvision 0.26.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::Context;
 use models::spec::NormKind;
-use models::{Anchors, BoundingBox, Matcher};
+use models::{Anchors, BoundingBox, Matcher, ModelSpec};
 use ndarray::Array4;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -46,7 +47,69 @@ fn main() -> anyhow::Result<()> {
             bench(depth, layout)?;
         }
     }
+    beside_neighbors("shapes.yaml, 8x3x96x96", shapes()?, None)?;
+    for depth in [18, 50] {
+        let peer = std::env::var("PEER_PYTHON").ok().map(|python| peer(&python, depth, Layout::ChannelsFirst));
+        let name = format!("ResNet-{depth}, 2x3x{SIDE}x{SIDE}");
+        beside_neighbors(&name, ours(depth, Layout::ChannelsFirst)?, peer.transpose()?)?;
+    }
     Ok(())
+}
+
+/// Other programs that keep a core busy each, until this is dropped.
+struct Neighbors(Vec<Child>);
+
+impl Neighbors {
+    fn start(count: usize) -> anyhow::Result<Self> {
+        let busy = || Command::new("sh").args(["-c", "while :; do :; done"]).spawn();
+        Ok(Self((0..count).map(|_| busy()).collect::<Result<_, _>>()?))
+    }
+}
+
+impl Drop for Neighbors {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Prints how fast steps are beside none, one and two busy programs. Each side makes its steps in a row, as in a training.
+fn beside_neighbors(
+    name: &str,
+    mut ours: impl FnMut() -> f64,
+    mut peer: Option<impl FnMut() -> anyhow::Result<f64>>,
+) -> anyhow::Result<()> {
+    let mut alone = None;
+    for count in 0..=2 {
+        let _neighbors = Neighbors::start(count)?;
+        let our = steady(|| Ok(ours()))?;
+        let kept = *alone.get_or_insert(our) / our;
+        print!("training step, {name}, beside {count} busy programs: {our:.3} s, {kept:.2} of its speed alone");
+        match &mut peer {
+            Some(peer) => {
+                let peer = steady(peer)?;
+                println!(", torchvision {peer:.3} s: {:.2} times as long", peer / our);
+            }
+            None => println!(),
+        }
+    }
+    Ok(())
+}
+
+/// Mean time of a step, once there have been steps for two seconds.
+fn steady(mut step: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<f64> {
+    let mut pass = |seconds: f64| {
+        let (mut steps, mut sum) = (0, 0.0);
+        while steps < 3 || sum < seconds {
+            sum += step()?;
+            steps += 1;
+        }
+        anyhow::Ok(sum / f64::from(steps))
+    };
+    pass(2.0)?;
+    pass(10.0)
 }
 
 fn bench(depth: u32, layout: Layout) -> anyhow::Result<()> {
@@ -83,23 +146,46 @@ fn ours(depth: u32, layout: Layout) -> anyhow::Result<impl FnMut() -> f64> {
     config.optimizer.kind = OptimizerKind::Sgd;
     config.optimizer.learning_rate = 1e-4;
     config.run.channels_last = layout == Layout::ChannelsLast;
+    steps(&spec, &config, 2, SIDE)
+}
+
+/// Steps of the demo's training.
+fn shapes() -> anyhow::Result<impl FnMut() -> f64> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/configs/shapes.yaml");
+    let config = TrainConfig::read(Path::new(path), None)?;
+    let classes = tests::spec("resnet18", NormKind::Group, 5).classes;
+    steps(&ModelSpec { classes, ..config.model.clone() }, &config, config.run.batch_size, 96)
+}
+
+/// Steps on `count` images of noise.
+fn steps(
+    spec: &ModelSpec,
+    config: &TrainConfig,
+    count: usize,
+    side: usize,
+) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
+    let (spec, config) = (spec.clone(), config.clone());
     let mut learner = Learner::new(&spec, &config, tch::Device::Cpu)?;
-    let anchors = Anchors::new(&spec.anchors, SIDE, SIDE);
+    let anchors = Anchors::new(&spec.anchors, side, side);
+    let scale = side as f32 / SIDE as f32;
     let corners = [[20., 30., 120., 150.], [100., 100., 300., 280.], [200., 40., 260., 90.]];
-    let objects: Vec<_> =
-        (0..).zip(corners).map(|(class, corners)| Object { class, bounding_box: BoundingBox::from(corners) }).collect();
-    let (objects, matcher) = ([objects.clone(), objects], Matcher::default());
-    let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder, Normalizer::Picture);
+    let object = |(class, corners): (usize, [f32; 4])| Object {
+        class,
+        bounding_box: BoundingBox::from(corners.map(|corner| corner * scale)),
+    };
+    let objects: Vec<_> = (0..).zip(corners).map(object).collect();
+    let (objects, matcher) = (vec![objects; count], Matcher::default());
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    let images = Array4::from_shape_simple_fn((2, 3, SIDE, SIDE), || random.random_range(-2.0..2.0));
-    let placements = vec![spec.preprocessing.place(320, 320); 2];
-    let mut batch = Batch { images, targets: Targets::default(), placements, pictures: vec![0, 1] };
+    let images = Array4::from_shape_simple_fn((count, 3, side, side), || random.random_range(-2.0..2.0));
+    let placements = vec![spec.preprocessing.place(side as u32, side as u32); count];
+    let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder, Normalizer::Picture);
+    let mut batch = Batch { images, targets: Targets::default(), placements, pictures: (0..count).collect() };
     let at = Moment { step: 500, steps: 1000, epoch: 0, patience: Patience::default() };
     Ok(move || {
         let start = Instant::now();
         // Here as in the peer, though in training threads of their own do this meanwhile.
         batch.targets = assign();
-        let step = learner.step(std::slice::from_ref(&batch), &at);
+        let step = learner.step(std::slice::from_ref(&batch), &at).expect("there is memory for two images");
         assert!(step.is_finite());
         start.elapsed().as_secs_f64()
     })

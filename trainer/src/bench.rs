@@ -14,7 +14,7 @@ use runtime::output::Publication;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
-use crate::device::Device;
+use crate::device::{Device, search_algorithms};
 use crate::journal::Seconds;
 use crate::learner::Learner;
 use crate::loader::{Loader, Order, Recipe};
@@ -108,6 +108,8 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         config.run.workers,
     )?;
 
+    search_algorithms(device, &config.run, loader.recipe());
+
     let start = Instant::now();
     let mut loaded = 0;
     for batch in loader.batches(orders(BATCHES as u64, batch_size)) {
@@ -131,7 +133,7 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         let waiting = Instant::now();
         let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>()?;
         let waited = waiting.elapsed().as_secs_f64();
-        let made = learner.step(&together, &Moment { step, steps, epoch: 0, patience: Patience::default() });
+        let made = learner.step(&together, &Moment { step, steps, epoch: 0, patience: Patience::default() })?;
         ensure!(made.is_finite(), "the loss is no longer finite; lower `optimizer.learning_rate`");
         seconds.add(waited, &made.seconds);
         learned += together.iter().map(|batch| batch.pictures.len()).sum::<usize>();

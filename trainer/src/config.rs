@@ -81,10 +81,12 @@ pub struct RunConfig {
     pub batch_size: usize,
     /// Whether the pictures of a batch are of like aspect ratio, as far as there are enough, which spares padding.
     pub group_by_aspect: bool,
-    /// Threads that read and prepare pictures.
+    /// Threads that read and prepare pictures. [default: as many as there are cores, from 2 to 32]
     pub workers: usize,
     /// Start of all random numbers. The same seed gives the same weights on the same processor with as many threads.
     pub seed: u64,
+    /// Whether cuDNN takes the same algorithms in every run. Otherwise, where all inputs have one size, it tries which are fastest.
+    pub deterministic: bool,
     /// The part up to which, itself included, nothing is learned, and batch norms use their running statistics; nothing is
     /// frozen if absent.
     pub freeze: Option<Part>,
@@ -117,8 +119,9 @@ impl Default for RunConfig {
             epochs: 50,
             batch_size: 8,
             group_by_aspect: true,
-            workers: 2,
+            workers: runtime::machine::cores().clamp(2, 32),
             seed: 0,
+            deterministic: false,
             freeze: None,
             ema: None,
             precision: Precision::Float32,

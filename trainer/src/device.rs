@@ -5,11 +5,36 @@ use std::str::FromStr;
 
 use anyhow::{bail, ensure};
 use runtime::Provider;
+use serde::{Deserialize, Serialize};
 use tch::Cuda;
 
+use crate::config::RunConfig;
+use crate::loader::Recipe;
+
 /// A device by name: `cpu`, `cuda` or `cuda:N`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub(crate) struct Device(tch::Device);
+
+impl Default for Device {
+    fn default() -> Self {
+        Self(tch::Device::Cpu)
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -17,6 +42,13 @@ impl fmt::Display for Device {
             tch::Device::Cuda(index) => write!(f, "cuda:{index}"),
             _ => f.write_str("cpu"),
         }
+    }
+}
+
+/// Lets cuDNN try which algorithms are fastest for a size of input, which pays where there is only one.
+pub(crate) fn search_algorithms(device: tch::Device, config: &RunConfig, data: &Recipe) {
+    if device.is_cuda() {
+        Cuda::cudnn_set_benchmark(!config.deterministic && data.has_one_input_size());
     }
 }
 

@@ -15,7 +15,7 @@ use runtime::data::has_picture;
 use crate::augmentation::AugmentationConfig;
 use crate::cache::Cache;
 use crate::config::{BadAnnotations, Precision, TrainConfig};
-use crate::device::Device;
+use crate::device::{Device, search_algorithms};
 use crate::learner::Learner;
 use crate::loader::{Loader, Recipe};
 use crate::machine::computes_bfloat16;
@@ -35,9 +35,9 @@ pub struct FitArgs {
     /// Folder for checkpoints and log [default: runs/NAME-N, and runs/latest points there]
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Where to train: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: Device,
+    /// Where to train: cpu, cuda or cuda:N [default: cpu; with --resume where the run was]
+    #[arg(long)]
+    device: Option<Device>,
     /// Begin with the weights of this checkpoint or trunk where they fit, rather than with random ones
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
@@ -51,16 +51,17 @@ pub struct FitArgs {
 /// # Errors
 /// When configuration, data, device or folder are not as they should be, and when the loss is no longer finite.
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
-    let device = args.device.open()?;
-    let (folder, config) = if args.resume { existing_run(args)? } else { new_run(args)? };
+    let (folder, config, device) = if args.resume { existing_run(args)? } else { new_run(args)? };
     let (train, validation) = open_data(&config)?;
+    let on = device.open()?;
     let learner = match &args.weights {
-        Some(path) => pretrained(path, &train.recipe().spec, &config, device)?,
-        None => Learner::new(&train.recipe().spec, &config, device)?,
+        Some(path) => pretrained(path, &train.recipe().spec, &config, on)?,
+        None => Learner::new(&train.recipe().spec, &config, on)?,
     };
+    search_algorithms(on, &config.run, train.recipe());
     let interrupted = watch_interrupts()?;
-    let resumption = format!("trainer fit --resume --out {} --device {}", folder.path().display(), args.device);
-    let run = Run::new(folder, config, [train, validation], learner, interrupted, resumption);
+    let resumption = format!("trainer fit --resume --out {}", folder.path().display());
+    let run = Run::new(folder, config, [train, validation], learner, device, interrupted, resumption);
     if args.resume { run.resume() } else { run.begin() }
 }
 
@@ -75,7 +76,12 @@ fn pretrained(path: &Path, spec: &ModelSpec, config: &TrainConfig, device: tch::
     Ok(learner)
 }
 
-fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
+fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
+    let device = args.device.unwrap_or_default();
+    device.open()?;
+    if args.device.is_none() && tch::Cuda::is_available() {
+        say("training on the CPU; `--device cuda` would use the GPU that is here");
+    }
     let path = args.config.as_deref().unwrap_or(Path::new("retinanet.yaml"));
     let config = TrainConfig::read(path, args.data.as_deref())?;
     if args.weights.is_none() && config.model.backbone.norm.kind == NormKind::FrozenBatch {
@@ -83,14 +89,14 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
             "warning: `frozen_batch` is for pretrained weights; from scratch, set `backbone.norm.kind` to batch or group",
         );
     }
-    if config.run.precision == Precision::Bfloat16 && args.device.is_processor() && !computes_bfloat16() {
+    if config.run.precision == Precision::Bfloat16 && device.is_processor() && !computes_bfloat16() {
         say("warning: this processor has no instructions for bfloat16; `run.precision: float32` will be faster");
     }
     let name = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
-    Ok((RunFolder::create(args.out.as_deref(), &name)?, config))
+    Ok((RunFolder::create(args.out.as_deref(), &name)?, config, device))
 }
 
-fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
+fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
     ensure!(
         args.data.is_none() || args.config.is_some(),
         "the run knows where its data is; leave --data out, or give --config too"
@@ -105,7 +111,16 @@ fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig)> {
             folder.path().display()
         );
     }
-    Ok((folder, config))
+    let before = folder.progress()?.device;
+    let device = args.device.unwrap_or(before);
+    device.open().with_context(|| match args.device {
+        Some(_) => format!("the run in {} cannot go on there", folder.path().display()),
+        None => format!("the run in {} was on {before}; --device names another", folder.path().display()),
+    })?;
+    if device != before {
+        say(&format!("the run was on {before} and goes on on {device}, where results differ in the last digits"));
+    }
+    Ok((folder, config, device))
 }
 
 /// The training and the validation data, each with its own threads.

@@ -13,6 +13,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::average::Average;
 use crate::config::{Precision, TrainConfig};
+use crate::cpu_watch::CpuWatch;
+use crate::failure::{TorchError, catch};
 use crate::loader::Batch;
 use crate::loss::Loss;
 use crate::optimizer::Optimizer;
@@ -40,6 +42,9 @@ pub struct Learner {
     list: Vec<Parameter>,
     training: RetinaNet<Training>,
     config: TrainConfig,
+    watch: CpuWatch,
+    /// Whether an update of the weights was broken off.
+    torn: bool,
 }
 
 /// What one step did.
@@ -120,15 +125,36 @@ impl Learner {
             optimizer: Optimizer::new(&config.optimizer, &parameters.learned, &parameters.segments),
             spec: spec.clone(),
             device: parameters.learned.device(),
+            watch: CpuWatch::new(parameters.learned.device()),
             parameters,
             average,
             list,
             config: config.clone(),
+            torn: false,
         })
     }
 
     /// Learns from `batches` in one step, as if they were one batch; `at` says where the run is.
-    pub fn step(&mut self, batches: &[Batch], at: &Moment) -> Step {
+    ///
+    /// # Errors
+    /// When libtorch fails, as when memory runs out. The network is then as before the step, unless it [is torn](Self::is_torn).
+    pub fn step(&mut self, batches: &[Batch], at: &Moment) -> Result<Step, TorchError> {
+        let statistics = self.parameters.kept.copy();
+        let step = catch(|| self.make_step(batches, at));
+        if step.is_err() {
+            // Norms that look at their batch have changed them.
+            catch(|| tch::no_grad(|| self.parameters.kept.copy_(&statistics)))?;
+        }
+        self.watch.look();
+        step
+    }
+
+    /// Whether a step failed while it changed the weights, so that they are those of no step.
+    pub fn is_torn(&self) -> bool {
+        self.torn
+    }
+
+    fn make_step(&mut self, batches: &[Batch], at: &Moment) -> Step {
         let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.share(at);
         let seconds = StepSeconds::default();
         let mut step = Step { classification: 0.0, regression: 0.0, gradient_norm: 0.0, learning_rate, seconds };
@@ -160,11 +186,13 @@ impl Learner {
         }
         if let Some(mut gradient) = sum {
             let start = Instant::now();
+            self.torn = true;
             step.gradient_norm = self.optimizer.step(&mut self.parameters.learned, &mut gradient, learning_rate);
             if let (Some(average), true) = (&mut self.average, step.is_finite()) {
                 average.update(&self.parameters, self.optimizer.steps);
             }
             self.synchronize();
+            self.torn = false;
             step.seconds.optimizer = start.elapsed().as_secs_f64();
         }
         step

@@ -5,6 +5,8 @@ pub mod torch;
 pub mod part;
 pub mod parameters;
 pub mod learner;
+pub mod failure;
+mod cpu_watch;
 pub mod loss;
 pub mod box_loss;
 pub mod targets;

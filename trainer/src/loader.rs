@@ -49,6 +49,27 @@ pub struct Recipe {
     pub cache: Arc<Cache>,
 }
 
+impl Recipe {
+    /// Whether all inputs of the network have one size, whatever the augmentation draws.
+    pub fn has_one_input_size(&self) -> bool {
+        let Self { dataset, spec, augmentation, .. } = self;
+        let placed = |[width, height]: [u32; 2]| {
+            let placement = spec.preprocessing.place(width.max(1), height.max(1));
+            [placement.padded_width, placement.padded_height]
+        };
+        let mut sizes = dataset.images.iter().flat_map(|image| {
+            let size = [image.width, image.height];
+            // A turned image has its sides exchanged.
+            let turned = (augmentation.rotation > 0.0).then_some([size[1], size[0]]);
+            [Some(size), turned].into_iter().flatten().map(placed)
+        });
+        let first = sizes.next();
+        // Crops keep the aspect ratio, but for rounding.
+        let varies = augmentation.scale.probability > 0.0 || augmentation.crop.probability > 0.0;
+        !varies && sizes.all(|size| Some(size) == first)
+    }
+}
+
 /// An order on its way, and where its batch is awaited.
 type Job = (Order, Sender<anyhow::Result<Batch>>);
 
@@ -252,6 +273,21 @@ mod tests {
             let epochs = (0..3).flat_map(|epoch| orders(&[0; PICTURES], batch_size, 0, epoch));
             loader.batches(epochs).map(Result::unwrap).collect()
         }
+    }
+
+    #[test]
+    fn inputs_have_one_size_unless_images_or_augmentation_vary_it() {
+        let one_size = |augmentation: &str, sizes: &[[u32; 2]]| {
+            let mut recipe = Fixture::new(augmentation).recipe;
+            let images = recipe.dataset.images.iter_mut().zip(sizes.iter().cycle());
+            images.for_each(|(image, size)| [image.width, image.height] = *size);
+            recipe.has_one_input_size()
+        };
+        assert!(one_size("{horizontal_flip: 0.5}", &[[100, 80], [200, 160]]));
+        assert!(!one_size("{}", &[[100, 80], [80, 100]]));
+        assert!(!one_size("{rotation: 0.5}", &[[100, 80]]) && one_size("{rotation: 0.5}", &[[80, 80]]));
+        assert!(!one_size("{scale: {probability: 0.5}}", &[[80, 80]]));
+        assert!(!one_size("{crop: {probability: 0.5}}", &[[80, 80]]));
     }
 
     #[test]

@@ -28,6 +28,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    runtime::library::disable_telemetry();
     memory::keep();
     let result = match Arguments::parse().command {
         Command::Init(args) => init::run(&args),

@@ -12,6 +12,8 @@ use models::{Checkpoint, Provenance};
 
 use crate::annotated::annotated;
 use crate::config::TrainConfig;
+use crate::device::Device;
+use crate::failure::{TorchError, catch};
 use crate::journal::{Journal, Learned, Seconds};
 use crate::learner::{Learner, Step};
 use crate::loader::{Batch, Loader, aspect_groups, orders};
@@ -39,17 +41,18 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// A run that writes to `folder`, with the data to learn from and to validate on. `resumption` is the command that
+    /// A run on `device` that writes to `folder`, with the data to learn from and to validate on. `resumption` is the command that
     /// goes on with it once it has stopped, which it does when `interrupted` is set.
     pub(crate) fn new(
         folder: RunFolder,
         config: TrainConfig,
         [train, validation]: [Loader; 2],
         learner: Learner,
+        device: Device,
         interrupted: Arc<AtomicBool>,
         resumption: String,
     ) -> Self {
-        let progress = Progress::default();
+        let progress = Progress { device, ..Progress::default() };
         Self { folder, config, train, validation, learner, progress, interrupted, resumption }
     }
 
@@ -69,7 +72,7 @@ impl Run {
     /// # Errors
     /// As [`Self::begin`], and when the folder's state is not that of such a run.
     pub(crate) fn resume(mut self) -> anyhow::Result<()> {
-        self.progress = self.folder.restore(&mut self.learner)?;
+        self.progress = Progress { device: self.progress.device, ..self.folder.restore(&mut self.learner)? };
         ensure!(
             self.progress.data == self.data(),
             "pictures, boxes or classes are no longer those that the run in {} was started with; start a new run",
@@ -150,6 +153,7 @@ impl Run {
             }
             let Progress { steps: step, patience, .. } = self.progress;
             let step = self.learner.step(&together, &Moment { step, steps, epoch, patience });
+            let step = step.map_err(|error| self.fail(error))?;
             if !step.is_finite() {
                 bail!(not_finite(&step, &together, &self.train.recipe().dataset));
             }
@@ -199,7 +203,7 @@ impl Run {
         for batch in validation_batches(&self.validation, self.config.run.batch_size) {
             self.stop_if_interrupted()?;
             let batch = batch.map_err(|error| self.stop(error))?;
-            scored.extend(find(predictor, &batch));
+            scored.extend(catch(|| find(predictor, &batch)).map_err(|error| self.fail(error))?);
             batch.pictures.iter().for_each(|_| count.advance());
         }
         Ok(scored)
@@ -238,10 +242,12 @@ impl Run {
             }
         }
         journal.epoch(&self.progress, learned, summary.as_ref())?;
-        if let Some(scored) = scored {
-            self.show_samples(scored, journal)?;
-        }
         self.save(summary.map(|summary| summary.ap), best)?;
+        if let Some(scored) = scored
+            && let Err(error) = self.show_samples(scored, journal)
+        {
+            say(&format!("warning: no images of epoch {} for TensorBoard: {error:#}", self.progress.epochs));
+        }
         let Learned { classification, regression, seconds, pictures_per_second, .. } = learned;
         let found = summary.map_or_else(String::new, |s| format!(", AP {:.4}, AP50 {:.4}", s.ap, s.ap50));
         say(&format!(
@@ -266,6 +272,22 @@ impl Run {
         if self.interrupted.load(Ordering::SeqCst) { Err(self.stop(anyhow!("interrupted"))) } else { Ok(()) }
     }
 
+    /// What to say of a run in which libtorch has failed.
+    fn fail(&self, error: TorchError) -> anyhow::Error {
+        let (run, model) = (&self.config.run, &self.config.model);
+        let advice = if error.is_of_memory() {
+            format!(
+                "; lower `run.batch_size` ({}), for which `optimizer.accumulation` ({}) makes up, or \
+                 `model.preprocessing.longer_side` ({}), or set `run.precision: bfloat16`, in a new run",
+                run.batch_size, self.config.optimizer.accumulation, model.preprocessing.longer_side
+            )
+        } else {
+            String::new()
+        };
+        let reason = anyhow!("libtorch failed on {}: {error}{advice}", self.progress.device);
+        if self.learner.is_torn() { self.halt(reason) } else { self.stop(reason) }
+    }
+
     /// What to say of a run whose files can't be written for `reason`.
     fn halt(&self, reason: anyhow::Error) -> anyhow::Error {
         anyhow!("{reason:#}; the run can go on from its last save: {}", self.resumption)
@@ -274,7 +296,7 @@ impl Run {
     /// What to say of a run that ends before its time for `reason`, once it is saved so that it can go on.
     fn stop(&self, reason: anyhow::Error) -> anyhow::Error {
         let steps = self.progress.steps;
-        match self.save(None, false) {
+        match catch(|| self.save(None, false)).map_err(Into::into).flatten() {
             Ok(()) => anyhow!("{reason:#}; stopped after step {steps}, all is saved; to go on: {}", self.resumption),
             Err(error) => self.halt(anyhow!("{reason:#}; and the run can't be saved: {error:#}")),
         }

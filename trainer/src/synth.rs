@@ -4,7 +4,9 @@ mod scene;
 mod shape;
 mod texture;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -22,6 +24,13 @@ pub use shape::Kind;
 
 /// The file by which a folder is known as one that this program has made.
 const MARK: &str = "synth.txt";
+
+/// How it begins; the number of images of each part follows.
+const MARK_TITLE: &str =
+    "Drawn by `trainer synth`, which replaces these images and their JSON files when it draws here again.";
+
+/// Of the drawn images' files.
+const EXTENSION: &str = "png";
 
 /// The parts of the data set: names of their folders and files.
 const SPLITS: [&str; 3] = ["train", "val", "test"];
@@ -57,7 +66,7 @@ pub struct SynthArgs {
 /// # Errors
 /// When the folder holds anything that this program has not made, or can't be written.
 pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
-    prepare(&args.out)?;
+    prepare(&args.out, [args.train, args.val, args.test])?;
     for (split, count) in [args.train, args.val, args.test].into_iter().enumerate() {
         let name = SPLITS[split];
         let dataset = draw_split(split, count, args)?;
@@ -69,26 +78,46 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a folder with nothing but the mark in it. What an earlier run has drawn goes; anything else stays, and is an
-/// error.
-fn prepare(folder: &Path) -> anyhow::Result<()> {
+/// Makes a folder with nothing but the mark in it. What an earlier run has drawn, by what its mark says, goes; anything else stays,
+/// and is an error.
+fn prepare(folder: &Path, counts: [u32; 3]) -> anyhow::Result<()> {
     let shown = folder.display();
     fs::create_dir_all(folder).with_context(|| format!("can't make {shown}"))?;
-    let entries: Vec<_> = fs::read_dir(folder)
-        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
-        .with_context(|| format!("can't read {shown}"))?;
     let mark = folder.join(MARK);
-    let drawn =
-        |path: &PathBuf| mark.exists() && SPLITS.iter().any(|name| path.with_extension("") == folder.join(name));
-    if let Some(other) = entries.iter().find(|path| **path != mark && !drawn(path)) {
-        bail!("{} is not of `trainer synth`; empty its folder, or give another --out", other.display());
+    let drawn = drawn_files(folder, &fs::read_to_string(&mark).unwrap_or_default());
+    let splits = SPLITS.map(|name| folder.join(name));
+    for place in splits.iter().map(PathBuf::as_path).filter(|split| split.is_dir()).chain([folder]) {
+        for entry in fs::read_dir(place).with_context(|| format!("can't read {}", place.display()))? {
+            let path = entry.with_context(|| format!("can't read {}", place.display()))?.path();
+            if path != mark && !splits.contains(&path) && !drawn.contains(&path) {
+                bail!("{} is not of `trainer synth`; empty its folder, or give another --out", path.display());
+            }
+        }
     }
-    for path in entries.iter().filter(|path| **path != mark) {
-        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        removed.with_context(|| format!("can't replace {}", path.display()))?;
+    let there = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    for path in &drawn {
+        fs::remove_file(path).or_else(there).with_context(|| format!("can't replace {}", path.display()))?;
     }
-    let text = "Drawn by `trainer synth`, which replaces its pictures and JSON files when it draws here again.\n";
+    for path in &splits {
+        // Only an empty one.
+        fs::remove_dir(path).or_else(there).with_context(|| format!("can't replace {}", path.display()))?;
+    }
+    let counts = SPLITS.iter().zip(counts).map(|(name, count)| format!("{name}: {count}\n")).collect::<String>();
+    let text = format!("{MARK_TITLE}\n{counts}");
     fs::write(&mark, text).with_context(|| format!("can't write {}", mark.display()))
+}
+
+/// The files that `trainer synth` has written into `folder`, by its mark.
+fn drawn_files(folder: &Path, mark: &str) -> BTreeSet<PathBuf> {
+    let Some(lines) = mark.strip_prefix(MARK_TITLE) else { return BTreeSet::new() };
+    let mut files = BTreeSet::new();
+    for (name, count) in lines.lines().filter_map(|line| line.split_once(": ")) {
+        if let (true, Ok(count)) = (SPLITS.contains(&name), count.parse::<u32>()) {
+            files.insert(folder.join(format!("{name}.json")));
+            files.extend((0..count).map(|index| folder.join(name).join(file_name(index, EXTENSION))));
+        }
+    }
+    files
 }
 
 /// Draws the `count` pictures of a part and says what is on them.
@@ -96,7 +125,7 @@ fn draw_split(split: usize, count: u32, args: &SynthArgs) -> anyhow::Result<Data
     let folder = args.out.join(SPLITS[split]);
     fs::create_dir(&folder).with_context(|| format!("can't make {}", folder.display()))?;
     let size = Size { width: args.width, height: args.height };
-    draw_pictures(&folder, "png", count, size, |index| generator(args.seed, split, index))
+    draw_pictures(&folder, EXTENSION, count, size, |index| generator(args.seed, split, index))
 }
 
 /// Draws `count` pictures into a folder, in the format of that extension, and says what is on them.
@@ -226,9 +255,20 @@ mod tests {
     fn a_folder_with_files_put_beside_drawn_ones_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path())).unwrap();
-        fs::write(folder.path().join("thesis.txt"), "years").unwrap();
-        let before = files(folder.path());
-        run(&args(folder.path())).unwrap_err();
-        assert_eq!(files(folder.path()), before);
+        // Names that look like ours among them: an archive, a table, an image beyond those drawn, one in a folder below.
+        let foreign = ["thesis.txt", "train.zip", "val.csv", "train/00006.png", "train/cat.png", "val/more/00000.png"];
+        for name in foreign {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, "years").unwrap();
+            let before = files(folder.path());
+            let error = run(&args(folder.path())).unwrap_err().to_string();
+            let shown = name.strip_suffix("/00000.png").unwrap_or(name);
+            assert!(error.contains(shown) && error.contains("--out"), "{name}: {error}");
+            assert_eq!(files(folder.path()), before, "{name}");
+            fs::remove_file(&path).unwrap();
+            let _ = fs::remove_dir(folder.path().join("val/more"));
+        }
+        run(&args(folder.path())).unwrap();
     }
 }

@@ -165,10 +165,7 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     assert!(killed.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_holds(
-        &stderr(&output),
-        &["interrupted; stopped after step", "trainer fit --resume --out broken --device cpu"],
-    );
+    assert_holds(&stderr(&output), &["interrupted; stopped after step", "trainer fit --resume --out broken"]);
 
     assert_holds(&project.refused(&["--resume", "--out", "broken", "--data", "."]), &["--data"]);
     let truth = fs::read(project.path().join("shapes/train.json")).unwrap();
@@ -437,14 +434,14 @@ fn a_full_disk_ends_the_run_and_leaves_the_checkpoint_before() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert_holds(
         &stderr(&output),
-        &[".safetensors", "File too large", "go on from its last save: trainer fit --resume --out run --device cpu"],
+        &[".safetensors", "File too large", "go on from its last save: trainer fit --resume --out run"],
     );
     let after = ["last.safetensors", "best.safetensors", "state.safetensors"]
         .map(|file| fs::read(project.path().join("run").join(file)).unwrap());
     assert!(before == after, "the checkpoints before are untouched");
     let left = fs::read_dir(project.path().join("run")).unwrap().map(|entry| entry.unwrap().file_name());
     let mut left: Vec<_> = left.map(|name| name.into_string().unwrap()).collect();
-    left.retain(|name| !name.contains("tfevents"));
+    left.retain(|name| !name.contains("tfevents") && name != ".lock");
     left.sort();
     let files =
         ["best.safetensors", "config.yaml", "last.safetensors", "log.jsonl", "report.html", "state.safetensors"];
@@ -671,6 +668,93 @@ fn folders_that_cannot_be_used_are_found_before_the_work() {
     assert_holds(&project.refused(&["--resume"]), &["runs/latest", "without --resume"]);
     assert!(project.fit(&["--out", "run"]).status.success());
     assert_holds(&project.refused(&["--out", "run"]), &["holds a run already", "--resume"]);
+}
+
+/// Four of a job array that start in the same moment, and a fifth that comes while another runs.
+#[test]
+fn runs_at_once_have_a_folder_each_and_none_shares_its_own() {
+    let project = Project::new();
+    let runs: Vec<_> = (0..4)
+        .map(|_| command(project.path(), &["fit"]).stderr(std::process::Stdio::piped()).spawn().unwrap())
+        .collect();
+    for run in runs {
+        let output = run.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    for number in 1..=4 {
+        let folder = project.path().join(format!("runs/retinanet-{number}"));
+        assert!(Checkpoint::open(&folder.join("best.safetensors")).is_ok(), "{}", folder.display());
+    }
+    assert!(!project.path().join("runs/retinanet-5").exists());
+
+    project.configure(&CONFIG.replace("epochs: 2", "epochs: 1000"));
+    let mut child =
+        command(project.path(), &["fit", "--out", "long"]).stderr(std::process::Stdio::null()).spawn().unwrap();
+    while !project.path().join("long/config.yaml").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let unfinished = project.path().join("long/.last.safetensors.1.partial");
+    fs::write(&unfinished, "of the run").unwrap();
+    let process = format!("process {}", child.id());
+    assert_holds(&project.refused(&["--out", "long"]), &["long is in use by another run", &process]);
+    assert_holds(&project.refused(&["--out", "long", "--resume"]), &["long is in use by another run", &process]);
+    assert!(unfinished.exists(), "nothing of a living run is removed");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The lock is gone with its process, however that ended.
+    assert_holds(&project.refused(&["--out", "long"]), &["holds a run already"]);
+}
+
+/// A limit on the memory of the process is to the CPU what a full GPU is to CUDA.
+#[test]
+fn memory_that_runs_out_ends_the_run_with_advice_and_all_saved() {
+    let project = Project::new();
+    let program = env!("CARGO_BIN_EXE_trainer");
+    let limited = |arguments: &str, kibibytes: u64| {
+        let script = format!("ulimit -v {kibibytes}; exec {program} fit {arguments}");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).current_dir(project.path()).env("OMP_NUM_THREADS", "1");
+        command.output().unwrap()
+    };
+    // Small batches learn for one epoch; with the run's configuration changed, the next needs more than there is.
+    project.configure(&CONFIG.replace("epochs: 2", "epochs: 1"));
+    assert!(project.fit(&["--out", "run"]).status.success());
+    let config = project.path().join("run/config.yaml");
+    let larger = fs::read_to_string(&config).unwrap().replace("epochs: 1", "epochs: 2");
+    fs::write(&config, larger.replace("_side: 64", "_side: 8192")).unwrap();
+    let output = limited("--resume --out run", 6_000_000);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_holds(
+        &text,
+        &[
+            "tried to allocate",
+            "bytes",
+            "`run.batch_size` (4)",
+            "longer_side` (8192)",
+            "stopped after step 2, all is saved",
+        ],
+    );
+    assert!(!text.contains("panicked") && !text.contains("backtrace"), "{text}");
+}
+
+#[test]
+fn a_run_goes_on_where_it_was() {
+    let project = Project::new();
+    assert!(project.fit(&["--out", "run"]).status.success());
+    // As if it had been trained on a GPU that nobody has.
+    let path = project.path().join("run/state.safetensors");
+    let state = fs::read(&path).unwrap();
+    let (length, rest) = state.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let header = String::from_utf8(header.to_vec()).unwrap();
+    assert!(header.contains(r#"\"device\":\"cpu\""#), "{header}");
+    let header = header.replace(r#"\"device\":\"cpu\""#, r#"\"device\":\"cuda:99\""#);
+    fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()).unwrap();
+    assert_holds(&project.refused(&["--resume", "--out", "run"]), &["run was on cuda:99", "--device", "CUDA"]);
+    let output = project.fit(&["--resume", "--out", "run", "--device", "cpu"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_holds(&stderr(&output), &["was on cuda:99 and goes on on cpu"]);
 }
 
 #[test]

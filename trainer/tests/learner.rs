@@ -71,7 +71,7 @@ type Tensors = BTreeMap<String, ArrayD<f32>>;
 fn train(spec: &ModelSpec, config: &TrainConfig, batches: &[Batch], count: u64) -> (Learner, Tensors, Vec<Step>) {
     let mut learner = Learner::new(spec, config, tch::Device::Cpu).unwrap();
     let before = learner.parameters.to_tensors();
-    let steps = (0..count).map(|step| learner.step(batches, &at(step))).collect();
+    let steps = (0..count).map(|step| learner.step(batches, &at(step)).unwrap()).collect();
     (learner, before, steps)
 }
 

@@ -2,9 +2,10 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
+use runtime::output::Report;
 use runtime::pipeline::{Content, Item, PipelineOptions, pipeline};
 use runtime::{Detector, machine};
 use serde::Serialize;
@@ -17,7 +18,7 @@ pub(super) struct Throughput {
     threads: usize,
     batch: usize,
     pictures_per_second: f64,
-    /// Of the time, the share in which the network ran.
+    /// Fraction of the time in which the network ran, warm-up included.
     in_network: f64,
 }
 
@@ -31,36 +32,38 @@ impl Throughput {
         batch: usize,
         threads: Option<NonZeroUsize>,
     ) -> Result<Self> {
-        let options = PipelineOptions { batch, ..PipelineOptions::default() };
+        // The workers of `detect`.
+        let options = PipelineOptions { batch, ..PipelineOptions::of(detector) };
         // Whole batches, and at least a few.
+        let warm_up = warm_up.max(batch).next_multiple_of(batch);
         let count = runs.max(4 * batch).next_multiple_of(batch);
-        go_through(detector, &options, files, warm_up.max(batch))?;
-        let started = Instant::now();
-        let inference = go_through(detector, &options, files, count)?;
-        let seconds = started.elapsed().as_secs_f64();
+        let items = files.iter().cycle().take(warm_up + count);
+        let items = items.map(|file| Item { file: file.clone(), frame: None, content: Content::File, tag: () });
+        let start = Instant::now();
+        // In one go with the warm-up, because a CUDA graph belongs to the thread that recorded it.
+        let (inference, measured) = pipeline(
+            detector,
+            &options,
+            items,
+            |finished| finished.report,
+            |reports| {
+                let mut warm = start;
+                for (number, Report { file, outcome, .. }) in (1..).zip(reports) {
+                    outcome.map_err(|reason| anyhow!("`{}`: {reason}", file.display()))?;
+                    if number == warm_up {
+                        warm = Instant::now();
+                    }
+                }
+                anyhow::Ok((start.elapsed(), warm.elapsed()))
+            },
+        );
+        let (all, measured) = measured?;
         Ok(Self {
             threads: threads.map_or_else(machine::cores, NonZeroUsize::get),
             batch,
-            pictures_per_second: count as f64 / seconds,
-            in_network: inference.as_secs_f64() / seconds,
+            pictures_per_second: count as f64 / measured.as_secs_f64(),
+            in_network: inference.as_secs_f64() / all.as_secs_f64(),
         })
-    }
-}
-
-/// Sends so many pictures through, and gives the time that the network ran.
-fn go_through(detector: &Detector, options: &PipelineOptions, files: &[PathBuf], count: usize) -> Result<Duration> {
-    let items = files.iter().cycle().take(count);
-    let items = items.map(|file| Item { file: file.clone(), frame: None, content: Content::File, tag: () });
-    let (inference, failed) = pipeline(
-        detector,
-        options,
-        items,
-        |finished| finished.report,
-        |mut reports| reports.find_map(|report| report.outcome.err().map(|reason| (report.file, reason))),
-    );
-    match failed {
-        Some((file, reason)) => Err(anyhow!("`{}`: {reason}", file.display())),
-        None => Ok(inference),
     }
 }
 

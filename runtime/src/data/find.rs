@@ -61,7 +61,7 @@ pub fn find(detector: &Detector, truth: &Dataset, mut advance: impl FnMut()) -> 
         images.map(|image| Item { file: truth.path_of(image), frame: None, content: Content::File, tag: image });
     let (_, scored) = pipeline(
         detector,
-        &PipelineOptions::default(),
+        &PipelineOptions::of(detector),
         items,
         |Finished { report, tag: image, .. }| {
             let reason = |reason| FindError::Picture { path: truth.path_of(image), reason };

@@ -66,8 +66,20 @@ impl Contract {
         Ok(Self { spec, top_k, batch, size })
     }
 
-    /// The shape of the input as the file takes it.
-    pub(super) fn shape(&self, pictures: &[ArrayView3<f32>]) -> Result<[usize; 4], EngineError> {
+    /// Why runs of the file cannot be replayed from a CUDA graph, if they cannot.
+    pub(super) fn against_graphs(&self) -> Option<&'static str> {
+        if self.top_k.is_some() {
+            return Some(
+                "the model chooses candidates by operators that a graph cannot hold; export it without --top-k",
+            );
+        }
+        (self.size.is_none() || self.batch.is_none()).then_some(
+            "the model takes inputs of any shape, and a graph has one; export it with --input-size and --batch",
+        )
+    }
+
+    /// The shape of the input as the file takes it, of no fewer than `batch` images where that is free.
+    pub(super) fn shape(&self, pictures: &[ArrayView3<f32>], batch: usize) -> Result<[usize; 4], EngineError> {
         let count = pictures.len();
         let (channels, height, width) = pictures.first().map_or((0, 0, 0), ArrayView3::dim);
         let fits = [height, width].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
@@ -79,7 +91,7 @@ impl Contract {
         }
         match self.batch {
             Some(most) if count > most => Err(EngineError::Batch { found: count, most }),
-            batch => Ok([batch.unwrap_or(count), channels, height, width]),
+            fixed => Ok([fixed.unwrap_or(count.max(batch)), channels, height, width]),
         }
     }
 }
@@ -122,4 +134,38 @@ fn check_tensors(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array3;
+
+    use super::*;
+
+    #[test]
+    fn a_graph_needs_one_shape_and_all_scores() {
+        let contract = |top_k, batch, size| Contract { spec: ModelSpec::default(), top_k, batch, size };
+        let size = Some([64, 96]);
+        assert_eq!(contract(None, Some(2), size).against_graphs(), None);
+        for (free, part) in [
+            (contract(None, None, size), "--batch"),
+            (contract(None, Some(2), None), "--input-size"),
+            (contract(Some(100), Some(2), size), "without --top-k"),
+        ] {
+            assert!(free.against_graphs().is_some_and(|reason| reason.contains(part)), "{free:?}");
+        }
+    }
+
+    #[test]
+    fn a_free_number_of_images_is_filled_up_and_a_fixed_one_is_fixed() {
+        let image = Array3::zeros((3, 64, 96));
+        let views = [image.view(), image.view()];
+        let images = |fixed, batch| {
+            let contract = Contract { spec: ModelSpec::default(), top_k: None, batch: fixed, size: None };
+            contract.shape(&views, batch).map(|shape| shape[0])
+        };
+        assert_eq!([0, 2, 8].map(|batch| images(None, batch).unwrap()), [2, 2, 8]);
+        assert_eq!(images(Some(4), 8).unwrap(), 4);
+        assert!(matches!(images(Some(1), 8), Err(EngineError::Batch { found: 2, most: 1 })));
+    }
 }

@@ -34,6 +34,14 @@ pub enum EngineError {
         /// What is missing, and what to do.
         reason: String,
     },
+    /// The GPU's provider lacks some of the model's operators, which were not to run on the CPU.
+    #[error("some operators of `{model}` are none of provider `{provider}`")]
+    Fallback {
+        /// The file.
+        model: String,
+        /// The provider.
+        provider: Provider,
+    },
     /// An option that does not fit the others.
     #[error("{option} cannot be used with provider `{provider}`: {reason}")]
     Option {
@@ -129,8 +137,15 @@ impl EngineError {
 
 /// The part of a reason that says that memory is wanting.
 fn of_memory(reason: &str) -> Option<&str> {
-    // ONNX Runtime's arena, its limit, CUDA and C++ say it differently.
-    const WORDS: [&str; 4] = ["Failed to allocate memory", "Available memory of", "out of memory", "std::bad_alloc"];
+    // ONNX Runtime's arena, its limit, CUDA, cuDNN, cuBLAS and C++ say it differently.
+    const WORDS: [&str; 6] = [
+        "Failed to allocate memory",
+        "Available memory of",
+        "out of memory",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "std::bad_alloc",
+    ];
     WORDS.iter().find_map(|words| Some(&reason[reason.find(words)?..]))
 }
 
@@ -176,6 +191,9 @@ mod tests {
         let arena = "Status Message: a.cc:360 f() Failed to allocate memory for requested buffer of size 9";
         assert_eq!(of_memory(arena), Some("Failed to allocate memory for requested buffer of size 9"));
         assert_eq!(of_memory("CUDA failure 2: out of memory"), Some("out of memory"));
+        let cudnn = "CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED";
+        assert_eq!(of_memory(cudnn), Some("CUDNN_STATUS_ALLOC_FAILED"));
+        assert_eq!(of_memory("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"), Some("CUBLAS_STATUS_ALLOC_FAILED"));
         assert_eq!(of_memory("it is broken"), None);
     }
 }

@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::engine::outputs::DenseOutputs;
-    use crate::engine::{EngineOptions, session};
+    use crate::engine::{EngineOptions, Fallback, session};
 
     /// The processor's memory in place of a card's: the same calls, and the same outputs.
     fn host() -> Place {
@@ -174,7 +174,8 @@ mod tests {
             })
             .collect();
         let model = exporter::to_onnx(&spec, tensors, &Provenance::default()).unwrap();
-        session("a test", &EngineOptions::default(), |builder| builder.commit_from_memory(&model)).unwrap()
+        session("a test", &EngineOptions::default(), Fallback::Refused, |builder| builder.commit_from_memory(&model))
+            .unwrap()
     }
 
     fn pictures(count: usize, side: usize) -> Vec<Array3<f32>> {

@@ -35,10 +35,19 @@ pub struct ShapeProfile {
     pub most: [usize; 3],
 }
 
+/// Whether operators that a GPU's provider does not have may run on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fallback {
+    Allowed,
+    /// It is [`EngineError::Fallback`] where there are some.
+    Refused,
+}
+
 /// A session of ONNX Runtime; `model` stands for what it runs in messages. The provider is not [`Provider::Auto`].
 pub(crate) fn session(
     model: &str,
     options: &EngineOptions,
+    fallback: Fallback,
     commit: impl FnOnce(&mut SessionBuilder) -> ort::Result<Session>,
 ) -> Result<Session, EngineError> {
     options.check()?;
@@ -48,14 +57,28 @@ pub(crate) fn session(
         ort::ErrorCode::InvalidProtobuf => {
             EngineError::Foreign { model: model.to_owned(), reason: "it is no ONNX file".to_owned() }
         }
+        _ if is_fallback(error.message()) => EngineError::Fallback { model: model.to_owned(), provider },
         _ => EngineError::Session { model: model.to_owned(), provider, reason: words(&error) },
     };
     let mut builder = Session::builder(&loaded.environment).map_err(session_error)?;
     if let Some(threads) = options.threads {
         builder = in_own_threads(builder, threads, &options.affinity).map_err(session_error)?;
     }
+    let is_on_gpu = provider.is_nvidia();
+    if is_on_gpu && fallback == Fallback::Refused {
+        builder = without_fallback(builder).map_err(session_error)?;
+    }
     builder = register(builder, options, &loaded.library)?;
     commit(&mut builder).map_err(session_error)
+}
+
+fn without_fallback(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
+    Ok(builder.with_config_entry("session.disable_cpu_ep_fallback", "1")?)
+}
+
+/// Whether ONNX Runtime refuses to run some of a model on the CPU.
+fn is_fallback(message: &str) -> bool {
+    message.contains("fallback to CPU EP has been explicitly disabled")
 }
 
 /// Without this, all sessions of the process share the threads that ONNX Runtime started with.
@@ -73,6 +96,16 @@ impl EngineOptions {
     /// More threads than the largest machines have cores.
     pub const MOST_THREADS: usize = 1024;
 
+    /// The options with a provider that [`Provider::Auto`] stands for: those of CUDA only where that is it.
+    pub(super) fn on(&self, provider: Provider) -> Self {
+        let options = Self { provider, ..self.clone() };
+        match (self.provider, provider) {
+            (Provider::Auto, Provider::Cuda { .. }) => options,
+            (Provider::Auto, _) => Self { cuda_memory: None, cuda_graphs: false, no_tf32: false, ..options },
+            _ => options,
+        }
+    }
+
     /// An option that the provider has no use for is a mistake to mend.
     fn check(&self) -> Result<(), EngineError> {
         let provider = self.provider;
@@ -83,6 +116,9 @@ impl EngineOptions {
         }
         if self.cuda_graphs && !matches!(provider, Provider::Cuda { .. }) {
             return Err(unfit("a CUDA graph", "only `cuda` has it"));
+        }
+        if self.no_tf32 && !matches!(provider, Provider::Cuda { .. }) {
+            return Err(unfit("full precision in place of TF32", "only `cuda` has it"));
         }
         if self.tensorrt != TensorrtOptions::default() && !tensorrt {
             return Err(unfit("an option of TensorRT", "only `tensorrt` has it"));
@@ -126,8 +162,12 @@ fn register(
             .with_device_id(device.into())
             // Doubling would take memory that a new size of input does not need.
             .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
-            // The exhaustive search costs seconds for every new size of input, and finds nothing faster.
-            .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic);
+            // cuDNN 9's heuristic B, its best one. Neither search is kept for shapes of input that come back.
+            .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+            // Tensor cores compute in this layout; otherwise each convolution is transposed there and back.
+            .with_prefer_nhwc(true)
+            .with_fuse_conv_bias(true)
+            .with_tf32(!options.no_tf32);
         let cuda = cuda.with_cuda_graph(options.cuda_graphs);
         match options.cuda_memory {
             Some(bytes) => cuda.with_memory_limit(bytes),
@@ -140,6 +180,12 @@ fn register(
             demand::<ep::CUDA>("`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH")
                 .map_err(error)?;
             library.preload_cuda();
+            // ONNX Runtime starts without it, and fails at the first convolution.
+            library::demand(
+                "libcudnn.so.9",
+                "cuDNN 9; `make setup CUDA=1` brings it, as does pip's `nvidia-cudnn-cu13` wheel",
+            )
+            .map_err(error)?;
             let cuda = cuda(device).build().error_on_failure();
             (vec![cuda], "it needs NVIDIA's driver, and CUDA 13 and cuDNN 9, which `make setup CUDA=1` brings")
         }
@@ -147,10 +193,15 @@ fn register(
             demand::<ep::TensorRT>("`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH")
                 .map_err(error)?;
             library.preload_cuda();
+            library.preload_tensorrt();
             let tensorrt = tensorrt(device, &options.tensorrt).map_err(error)?.build().error_on_failure();
             // What TensorRT does not know is CUDA's.
             let cuda = cuda(device).build().error_on_failure();
-            (vec![tensorrt, cuda], "it needs NVIDIA's driver, CUDA 13, cuDNN 9, and TensorRT 10 on the loader's path")
+            (
+                vec![tensorrt, cuda],
+                "it needs NVIDIA's driver, CUDA 13, cuDNN 9, and TensorRT 10 (libnvinfer.so.10, libnvonnxparser.so.10) on the loader's \
+                 path; pip's `tensorrt-cu13` wheel has it",
+            )
         }
         Provider::Openvino { device } => {
             demand::<ep::OpenVINO>(
@@ -226,6 +277,7 @@ mod tests {
         let cuda = EngineOptions { provider: Provider::Cuda { device: 0 }, cuda_memory, ..EngineOptions::default() };
         assert!(cuda.check().is_ok());
         assert!(refused(&EngineOptions { provider: Provider::Cpu, ..cuda }).contains("only `cuda` has it"));
+        assert!(refused(&EngineOptions { no_tf32: true, ..EngineOptions::default() }).contains("only `cuda` has it"));
         assert!(
             refused(&EngineOptions { cuda_graphs: true, ..EngineOptions::default() }).contains("only `cuda` has it")
         );
@@ -246,6 +298,26 @@ mod tests {
         assert!(refused(&options(Some(3), &[processor])).contains("one processor fewer"));
         #[cfg(target_os = "linux")]
         assert!(refused(&options(Some(2), &[123_456])).contains("processor 123456"));
+    }
+
+    #[test]
+    fn auto_has_the_options_of_cuda_only_on_cuda() {
+        let auto = EngineOptions {
+            provider: Provider::Auto,
+            cuda_memory: Some(1 << 30),
+            no_tf32: true,
+            ..EngineOptions::default()
+        };
+        assert!(auto.on(Provider::Cpu).check().is_ok());
+        assert!(auto.on(Provider::Cuda { device: 0 }).no_tf32);
+    }
+
+    #[test]
+    fn refused_fallback_is_told_from_other_failures() {
+        // onnxruntime/core/session/inference_session.cc
+        let message = "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been \
+                       explicitly disabled by the user.";
+        assert!(is_fallback(message) && !is_fallback("CUDA failure 2: out of memory"));
     }
 
     #[test]

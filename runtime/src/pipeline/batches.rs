@@ -24,7 +24,7 @@ pub(super) fn infer<T>(detector: &Detector, batch: usize, jobs: &Receiver<Job<T>
     while let Some(jobs) = waiting.next(jobs) {
         let views: Vec<_> = jobs.iter().map(|job| &job.view).collect();
         let started = Instant::now();
-        let outputs = detector.run(&views).map_err(Arc::new);
+        let outputs = detector.run_batch(&views, batch).map_err(Arc::new);
         inference += started.elapsed();
         if runs.send(Run { jobs, outputs }).is_err() {
             break;

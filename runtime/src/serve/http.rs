@@ -1,6 +1,7 @@
 //! HTTP's side: requests come in, wait for their turn, and are answered.
 
-use std::future::{IntoFuture, poll_fn};
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener;
 use std::pin::Pin;
@@ -14,8 +15,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::interrupt::Interrupt;
@@ -53,30 +58,79 @@ pub(super) struct Desk {
 /// What the last answers have to reach those who asked.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long to wait when the system gives no connection, as when this program has no file descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What clients may take.
+#[derive(Clone, Copy)]
+pub(super) struct ConnectionLimits {
+    /// Open connections; more wait in the system's queue until one closes.
+    pub(super) connections: usize,
+    /// How long the head of a request may take, and how long a connection may be idle.
+    pub(super) header_timeout: Duration,
+}
+
 /// Serves until it is over and what was under way is answered.
-pub(super) fn serve(listener: TcpListener, desk: Desk, is_over: impl Fn() -> bool) -> io::Result<()> {
+pub(super) fn serve(
+    listener: TcpListener,
+    desk: Desk,
+    limits: ConnectionLimits,
+    is_over: impl Fn() -> bool,
+) -> io::Result<()> {
     // Requests only pass through here, for which one thread is enough.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let desk = Arc::new(desk);
-        let over = Arc::new(Notify::new());
-        let told = Arc::clone(&over);
-        let server = axum::serve(listener, router(Arc::clone(&desk)))
-            .with_graceful_shutdown(async move { told.notified().await });
-        let ending = async {
+        let connections = GracefulShutdown::new();
+        let over = async {
             while !is_over() {
                 sleep(Interrupt::GLANCE).await;
             }
-            over.notify_one();
+        };
+        tokio::select! {
+            never = accept(&listener, router(Arc::clone(&desk)), limits, &connections) => match never {},
+            () = over => {}
+        }
+        drop(listener);
+        let answered = async {
             desk.until_empty().await;
             // Connections on which nothing was asked are not waited for.
             sleep(FAREWELL).await;
         };
         tokio::select! {
-            served = server.into_future() => served,
-            () = ending => Ok(()),
+            () = connections.shutdown() => {}
+            () = answered => {}
         }
+        Ok(())
     })
+}
+
+/// Takes connections, as many at a time as there may be.
+async fn accept(
+    listener: &tokio::net::TcpListener,
+    router: Router,
+    limits: ConnectionLimits,
+    connections: &GracefulShutdown,
+) -> Infallible {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await;
+        let Ok((stream, _)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // An answer is one small packet, which is not to wait for another.
+        let _ = stream.set_nodelay(true);
+        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            // Clients that break off harm nobody else.
+            let _ = connection.await;
+            drop(slot);
+        });
+    }
 }
 
 fn router(desk: Arc<Desk>) -> Router {

@@ -113,9 +113,15 @@ impl Iterator for Frames {
     }
 }
 
+/// What ffmpeg may take a file for: containers of video. A playlist, by whatever name, is none of them, because it would make ffmpeg
+/// open other files and addresses.
+const CONTAINERS: &str = "mov,matroska,avi,flv,mpegts,mpeg,mpegvideo,m4v,ogg,asf";
+
 /// ffmpeg's arguments for the first video stream of a file.
 fn input(path: &Path) -> Vec<std::ffi::OsString> {
-    vec!["-i".into(), file(path), "-map".into(), "0:v:0".into()]
+    let mut arguments = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-i"].map(Into::into).to_vec();
+    arguments.extend([file(path), "-map".into(), "0:v:0".into()]);
+    arguments
 }
 
 /// The rate of a video: that in the header of its first frame in the format of YUV4MPEG2.

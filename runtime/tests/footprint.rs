@@ -1,0 +1,79 @@
+//! What `runtime` leaves behind: nothing, however often it starts and however many names it gets.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+#![allow(dead_code, reason = "not every test uses all of the fixture")]
+
+mod fixture;
+#[path = "../../tests/src/footprint.rs"]
+mod footprint;
+
+use std::fs;
+
+use fixture::{detect, folder, json};
+use footprint::run_without_footprint;
+
+#[test]
+fn fifty_starts_leave_nothing() {
+    let folder = folder();
+    for _ in 0..50 {
+        let output = run_without_footprint(detect(&folder).args(["--json", "-", "1.png"]));
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+}
+
+/// The telemetry of ONNX Runtime 1.30 overflows the stack on command lines of 45 kB.
+#[test]
+fn two_thousand_names_are_taken() {
+    let folder = folder();
+    let png = fs::read(folder.path().join("below/4.png")).unwrap();
+    let names: Vec<_> = (0..2000).map(|number| format!("a-rather-long-name-of-an-image-{number:05}.png")).collect();
+    names.iter().for_each(|name| fs::write(folder.path().join(name), &png).unwrap());
+    let model = folder.path().join("tiny.onnx");
+    fs::write(&model, fixture::tiny_model()).unwrap();
+    let mut command = fixture::program(&folder);
+    let command = command.arg("detect").arg("--model").arg(&model).args(["--ndjson", "-"]).args(&names);
+    let output = run_without_footprint(command);
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<_> = stdout.lines().map(json).collect();
+    assert!(lines.iter().zip(&names).all(|(line, name)| line["file"] == **name && line["detections"].is_array()));
+    assert_eq!(lines.len(), names.len());
+}
+
+#[test]
+fn doctor_says_that_telemetry_is_off_unless_the_user_has_decided() {
+    let folder = folder();
+    let telemetry = |value: Option<&str>| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_runtime"));
+        // Without ONNX Runtime, so that nothing is reported while this is tested.
+        command.args(["doctor", "--json", "-", "--onnxruntime", "nowhere.so"]).current_dir(folder.path());
+        match value {
+            Some(value) => command.env("ORT_DISABLE_TELEMETRY", value),
+            None => command.env_remove("ORT_DISABLE_TELEMETRY"),
+        };
+        let output = command.output().unwrap();
+        json(&String::from_utf8(output.stdout).unwrap())["telemetry"].as_bool().unwrap()
+    };
+    assert_eq!([None, Some("1"), Some("true"), Some("0"), Some("")].map(telemetry), [false, false, false, true, true]);
+}
+
+/// Whoever can write into the folder where somebody works must not choose the code that runs.
+#[test]
+fn a_library_in_the_current_folder_is_not_loaded() {
+    let folder = folder();
+    let library = folder.path().join(".deps/onnxruntime/lib/libonnxruntime.so");
+    fs::create_dir_all(library.parent().unwrap()).unwrap();
+    fs::write(&library, "loading this would fail, and name it").unwrap();
+    let below = folder.path().join("below");
+    for current in [folder.path(), &below] {
+        // A copy with no checkout above it.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let program = elsewhere.path().join("runtime");
+        fs::copy(env!("CARGO_BIN_EXE_runtime"), &program).unwrap();
+        let mut command = std::process::Command::new(&program);
+        let output = command.arg("doctor").current_dir(current).env_remove("ORT_DYLIB_PATH").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(!text.contains(&library.display().to_string()), "{text}");
+    }
+}
