@@ -59,7 +59,8 @@ impl TorchError {
         let (_, words) = panic.downcast_ref::<String>()?.split_once("Torch(\"")?;
         let words = words.replace("\\n", "\n").replace("\\\"", "\"");
         // Behind that, libtorch says where in its source that was.
-        let words = words.split("\nException raised from").next().unwrap_or_default();
+        let end = ["\nException raised from", "\nframe #0"].iter().filter_map(|place| words.find(place)).min();
+        let words = &words[..end.unwrap_or(words.len())];
         let words = words.strip_suffix("\")").unwrap_or(words);
         // Of memory of the CPU it also says where before that.
         let words = words.rsplit_once("DefaultCPUAllocator: ").map_or(words, |(_, words)| words);
@@ -94,6 +95,7 @@ mod tests {
         let error = catch(|| Tensor::zeros([1 << 50], (tch::Kind::Float, tch::Device::Cpu))).unwrap_err();
         assert!(error.is_of_memory(), "{error}");
         assert!(error.to_string().contains("tried to allocate 4503599627370496 bytes"), "{error}");
+        assert!(!error.to_string().contains("frame #"), "{error}");
         // As CUDA's allocator says it.
         let cuda = "called `Result::unwrap()` on an `Err` value: Torch(\"CUDA out of memory. Tried to allocate 20.00 MiB. \
                     GPU 0 has a total capacity of 79.10 GiB.\\nException raised from malloc at a.cpp:1\")";

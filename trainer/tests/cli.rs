@@ -721,8 +721,8 @@ fn memory_that_runs_out_ends_the_run_with_advice_and_all_saved() {
     assert!(project.fit(&["--out", "run"]).status.success());
     let config = project.path().join("run/config.yaml");
     let larger = fs::read_to_string(&config).unwrap().replace("epochs: 1", "epochs: 2");
-    fs::write(&config, larger.replace("_side: 64", "_side: 8192")).unwrap();
-    let output = limited("--resume --out run", 6_000_000);
+    fs::write(&config, larger.replace("_side: 64", "_side: 2048")).unwrap();
+    let output = limited("--resume --out run", 4_200_000);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert_holds(
@@ -731,7 +731,7 @@ fn memory_that_runs_out_ends_the_run_with_advice_and_all_saved() {
             "tried to allocate",
             "bytes",
             "`run.batch_size` (4)",
-            "longer_side` (8192)",
+            "longer_side` (2048)",
             "stopped after step 2, all is saved",
         ],
     );
