@@ -3,6 +3,8 @@
 # 800x800, beside torchvision's in PyTorch eager on the same GPU. Most important first. Options and variables: steps.sh.
 #
 # usage: [BIN=DIR] [OUT=DIR] tests/gpu/bench.sh [--dry-run]
+# Steps call the functions.
+# shellcheck disable=SC2329
 name=bench budget=340
 # shellcheck source=tests/gpu/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
@@ -84,23 +86,26 @@ detect() {
     "$here/figures.py" detect "${1%.onnx}.json" | tee "$figures"
 }
 
+# in_order NAME IMAGE...
+in_order() {
+    "$bin/runtime" bench --model fp32.onnx --provider "$device" --score 0.99 --runs 24 --warm-up 12 --by-batch 1 \
+        --json "$1.json" "${@:2}"
+}
+
 # Images of two shapes, one by one in turns and then six by six.
 shapes() {
     needs fp32.onnx
-    "$bin/trainer" synth --out square --width "$height" --height "$height" --train 6 --val 0 --test 0
-    "$bin/trainer" synth --out wide --width "$width" --height "$height" --train 6 --val 0 --test 0
-    local number order
-    local alternating=() grouped=(square/train/*.png wide/train/*.png)
-    for number in {0..5}; do alternating+=({square,wide}/train/0000$number.png); done
-    for order in alternating grouped; do
-        local -n images=$order
-        "$bin/runtime" bench --model fp32.onnx --provider "$device" --score 0.99 --runs 24 --warm-up 12 --by-batch 1 \
-            --json "$order.json" "${images[@]}"
+    local shape number alternating=()
+    for shape in "$height" "$width"; do
+        "$bin/trainer" synth --out "$shape" --width "$shape" --height "$height" --train 6 --val 0 --test 0
     done
+    for number in {0..5}; do alternating+=("$height/train/0000$number.png" "$width/train/0000$number.png"); done
+    in_order alternating "${alternating[@]}"
+    in_order grouped {"$height","$width"}/train
     "$here/figures.py" shapes alternating.json grouped.json 6 | tee "$figures"
 }
 
-export -f machine train peer checkpoint export_as detect shapes
+export -f machine train peer checkpoint export_as detect in_order shapes
 
 with_peer=1
 if [[ $dry ]] && ! python3 -c 'import importlib.util as i; exit(not (i.find_spec("torch") and i.find_spec("torchvision")))'; then
@@ -110,9 +115,9 @@ fi
 
 step "machine" 30 machine
 for precision in bfloat16 float32; do
-    step "train, $precision" 45 train $precision
+    step "train, $precision" 45 train "$precision"
     if [[ $with_peer ]]; then
-        step "train, $precision, beside torchvision" 45 peer train $precision "${height}x$width" "$batch" "$steps" \
+        step "train, $precision, beside torchvision" 45 peer train "$precision" "${height}x$width" "$batch" "$steps" \
             "train-$precision.json"
     fi
 done

@@ -4,7 +4,7 @@
 #   --dry-run  on the CPU, with small numbers: shows that the scripts work, and nothing about CUDA
 #   BIN        folder of trainer, exporter and runtime (default: target/release of the checkout or the kit)
 #   OUT        folder for $name.jsonl, one line per step, and $name.log, all output (default: .gpu)
-
+# shellcheck shell=bash disable=SC2154
 set -u
 export LC_ALL=C PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
