@@ -11,11 +11,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 # Height x width, as in a network's input; images are width x height.
 if [[ $dry ]]; then
-    depth=18 height=128 width=160 batch=2 batches=1,2 fixed_batch=2 steps=2 runs=2
+    depth=18 height=128 width=160 batch=2 batches=1,2 fixed_batch=2 steps=2 runs=2 warm_up=1 group=2
 else
-    depth=50 height=800 width=1344 batch=8 batches=1,8,16 fixed_batch=16 steps=30 runs=96
+    depth=50 height=800 width=1344 batch=8 batches=1,8,16 fixed_batch=16 steps=30 runs=96 warm_up=16 group=6
 fi
-export depth height width batch batches fixed_batch steps runs
+export depth height width batch batches fixed_batch steps runs warm_up group
 
 machine() {
     date -u +%Y-%m-%d
@@ -82,27 +82,29 @@ export_as() {
 detect() {
     needs "$1"
     "$bin/runtime" bench --model "$1" --provider "$device" --score 0.99 --size "${height}x$height" --runs "$runs" \
-        --warm-up 10 --by-batch "$2" --json "${1%.onnx}.json" "${@:3}"
+        --warm-up "$warm_up" --by-batch "$2" --json "${1%.onnx}.json" "${@:3}"
     "$here/figures.py" detect "${1%.onnx}.json" | tee "$figures"
 }
 
 # in_order NAME IMAGE...
 in_order() {
-    "$bin/runtime" bench --model fp32.onnx --provider "$device" --score 0.99 --runs 24 --warm-up 12 --by-batch 1 \
-        --json "$1.json" "${@:2}"
+    "$bin/runtime" bench --model fp32.onnx --provider "$device" --score 0.99 --by-batch 1 \
+        --runs $((4 * group)) --warm-up $((2 * group)) --json "$1.json" "${@:2}"
 }
 
-# Images of two shapes, one by one in turns and then six by six.
+# Images of two shapes, one by one in turns and then in groups.
 shapes() {
     needs fp32.onnx
     local shape number alternating=()
     for shape in "$height" "$width"; do
-        "$bin/trainer" synth --out "$shape" --width "$shape" --height "$height" --train 6 --val 0 --test 0
+        "$bin/trainer" synth --out "$shape" --width "$shape" --height "$height" --train "$group" --val 0 --test 0
     done
-    for number in {0..5}; do alternating+=("$height/train/0000$number.png" "$width/train/0000$number.png"); done
+    for ((number = 0; number < group; number++)); do
+        alternating+=({"$height","$width"}"/train/0000$number.png")
+    done
     in_order alternating "${alternating[@]}"
     in_order grouped {"$height","$width"}/train
-    "$here/figures.py" shapes alternating.json grouped.json 6 | tee "$figures"
+    "$here/figures.py" shapes alternating.json grouped.json "$group" | tee "$figures"
 }
 
 export -f machine train peer checkpoint export_as detect in_order shapes
