@@ -50,8 +50,10 @@ fn main() -> anyhow::Result<()> {
     beside_neighbors("shapes.yaml, 8x3x96x96", shapes()?, None)?;
     for depth in [18, 50] {
         let peer = std::env::var("PEER_PYTHON").ok().map(|python| peer(&python, depth, Layout::ChannelsFirst));
+        let mut peer = peer.transpose()?;
+        let peer = peer.as_mut().map(|peer| peer as &mut dyn FnMut() -> anyhow::Result<f64>);
         let name = format!("ResNet-{depth}, 2x3x{SIDE}x{SIDE}");
-        beside_neighbors(&name, ours(depth, Layout::ChannelsFirst)?, peer.transpose()?)?;
+        beside_neighbors(&name, ours(depth, Layout::ChannelsFirst)?, peer)?;
     }
     Ok(())
 }
@@ -79,7 +81,7 @@ impl Drop for Neighbors {
 fn beside_neighbors(
     name: &str,
     mut ours: impl FnMut() -> f64,
-    mut peer: Option<impl FnMut() -> anyhow::Result<f64>>,
+    mut peer: Option<&mut dyn FnMut() -> anyhow::Result<f64>>,
 ) -> anyhow::Result<()> {
     let mut alone = None;
     for count in 0..=2 {

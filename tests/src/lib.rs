@@ -3,6 +3,7 @@
 mod peer;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use models::spec::{Class, NormKind};
 use models::{Checkpoint, ModelSpec, Parameter, Provenance, RetinaNet, parameters};
@@ -14,6 +15,20 @@ use trainer::learner::probe;
 use trainer::parameters::{Layout, Parameters};
 
 pub use peer::Peer;
+
+/// The folder of the programs that `cargo test --workspace` has built, two above that of a test.
+///
+/// # Panics
+/// When they are not there.
+pub fn programs() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a file");
+    let folder = test.ancestors().nth(2).expect("tests lie in `deps`").to_owned();
+    for name in ["trainer", "exporter", "runtime"] {
+        let place = folder.join(name);
+        assert!(place.exists(), "{} is missing; `cargo test --workspace` builds it", place.display());
+    }
+    folder
+}
 
 /// A preset with another kind of normalization and `classes` classes.
 pub fn spec(preset: &str, norm: NormKind, classes: usize) -> ModelSpec {

@@ -4,22 +4,12 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/gpu");
-
-/// What `cargo test --workspace` has built, beside the folder of this test.
-fn programs() -> PathBuf {
-    let folder = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
-    for name in ["trainer", "exporter", "runtime"] {
-        let place = folder.join(name);
-        assert!(place.exists(), "{} is missing; `cargo test --workspace` builds it", place.display());
-    }
-    folder
-}
 
 /// A dry run with the programs in `bin`: whether it succeeds, each step with its outcome, and its output.
 fn dry_run(script: &str, bin: &Path) -> (bool, Vec<(String, String)>, String) {
@@ -43,7 +33,7 @@ fn every_step_passes_in_a_dry_run() {
         ("check", &["first steps of training", "fit", "detect without TF32", "detect, fp16", "evaluate", "starts"][..]),
         ("bench", &["train, bfloat16", "detect, fp16 and top-k", "shapes in turns and in groups"]),
     ] {
-        let (succeeded, steps, output) = dry_run(script, &programs());
+        let (succeeded, steps, output) = dry_run(script, &tests::programs());
         assert!(succeeded && steps.iter().all(|(_, outcome)| outcome == "passed"), "{output}");
         for name in expected {
             assert!(steps.iter().any(|(step, _)| step == name), "{script} has no step `{name}`: {steps:?}");
@@ -54,7 +44,7 @@ fn every_step_passes_in_a_dry_run() {
 #[test]
 fn a_failing_step_is_reported_and_the_others_still_run() {
     let bin = tempfile::tempdir().unwrap();
-    let programs = programs();
+    let programs = tests::programs();
     for name in ["trainer", "exporter"] {
         symlink(programs.join(name), bin.path().join(name)).unwrap();
     }
