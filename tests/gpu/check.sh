@@ -108,11 +108,11 @@ start() {
 export -f machine draw config first_steps fit export_as detect agree agree_without_tf32 bench evaluate start
 
 step "machine" 30 machine
-step "draw shapes" 20 draw "${images[@]}"
+step "draw shapes" 40 draw "${images[@]}"
 step "first steps of training" 40 first_steps
 step "fit" 110 fit
 step "export" 20 export_as retinanet.onnx
-step "detect on the CPU" 30 detect cpu retinanet.onnx
+step "detect on the CPU" 30 detect cpu retinanet.onnx --provider cpu
 step "detect without TF32" 20 agree_without_tf32 float32 0.001 1e-4 retinanet.onnx
 step "detect" 20 agree tf32 0.01 5e-3 retinanet.onnx
 if "$bin/runtime" detect --help 2>/dev/null | grep -q -e --no-tf32; then
