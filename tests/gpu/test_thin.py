@@ -52,7 +52,7 @@ class Thin(unittest.TestCase):
 
     def test_what_is_not_known_is_refused(self):
         whole = library(container(entry(ELF, 90, b"new")))
-        wrong = {"not a little-endian": bytearray(b"text"), "no kernels": library(), "no container": library(b"wrong".ljust(16)),
+        wrong = {"not a little-endian": bytearray(b"text"), "no code for sm_90": library(container(entry(ELF, 80, b"old"))), "no container": library(b"wrong".ljust(16)),
                  "behind the end": whole[:-8], "cut off": library(container(b"short".ljust(8)))}
         for reason, data in wrong.items():
             with self.assertRaisesRegex(Unusable, reason):

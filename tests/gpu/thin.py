@@ -2,6 +2,11 @@
 """Takes the code for all but one architecture out of a library with CUDA kernels. The file keeps its size and addresses; what
 is gone becomes zeros, so that it compresses well.
 
+usage: thin.py SOURCE TARGET [--arch 90] [--drop REGEX]
+  --arch  90 for sm_90, the H100 and H200
+  --drop  also takes out code that holds a kernel with such a mangled name. For programs that never start these, with CUDA's
+          default of loading kernels when they are first started
+
 nvcc puts kernels into the sections .nv_fatbin and __nv_relfatbin, as containers one after the other at multiples of 8 bytes.
 All numbers are little-endian:
 
@@ -92,7 +97,7 @@ def machine_code(data, entry):
 
 def thin(data, arch, drop=None):
     """Thins `data` in place. Says how many bytes of entries there were, how many stay, and how many `drop` took of those."""
-    before = after = dropped = 0
+    before = after = dropped = found = 0
     for section in sections(data):
         for header, start, end in list(containers(data, *section)):
             before += end - start
@@ -100,25 +105,24 @@ def thin(data, arch, drop=None):
             if not here:
                 after += end - start
                 continue
+            found += len(here)
             kept = [entry for entry in here if not (drop and drop.search(machine_code(data, entry)))]
             dropped += sum(entry.end - entry.start for entry in set(here) - set(kept))
             code = b"".join(bytes(data[entry.start:entry.end]) for entry in kept)
             data[start:end] = code.ljust(end - start, b"\0")
             struct.pack_into("<Q", data, header + 8, len(code))
             after += len(code)
-    if before == 0:
-        raise Unusable("it has no kernels")
+    if found == 0:
+        raise Unusable(f"it has no code for sm_{arch}")
     return before, after, dropped
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Takes the code for all but one architecture out of a library with CUDA kernels.")
+    parser = argparse.ArgumentParser()
     parser.add_argument("source")
     parser.add_argument("target")
-    parser.add_argument("--arch", type=int, default=90, help="90 for sm_90, the H100 and H200")
-    parser.add_argument("--drop", type=lambda text: re.compile(text.encode()), metavar="REGEX",
-                        help="also take out code that holds a kernel with such a mangled name. For libraries whose kernels are "
-                             "loaded when they are first started, as is CUDA's default, and programs that never start these")
+    parser.add_argument("--arch", type=int, default=90)
+    parser.add_argument("--drop", type=lambda text: re.compile(text.encode()))
     arguments = parser.parse_args()
     with open(arguments.source, "rb") as file:
         data = bytearray(file.read())
