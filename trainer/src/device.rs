@@ -92,7 +92,7 @@ impl Device {
         if !Cuda::is_available() {
             bail!(
                 "`--device cuda`: libtorch finds no CUDA device; {}",
-                if tch::utils::has_cuda() {
+                if tch::utils::has_cudart() {
                     "this machine has no NVIDIA GPU, or its driver is too old for CUDA 13 (see `nvidia-smi`)"
                 } else {
                     "this build is for the CPU: run `make setup CUDA=1` and build again"
