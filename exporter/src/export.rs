@@ -16,7 +16,7 @@ use crate::form::{self, FormDifferences, FormError, FormOptions};
 use crate::graph::Graph;
 use crate::heads::HeadValues;
 use crate::model::{Encoded, FileOptions, encode};
-use crate::precision::{Comparison, Files, Lowered, Precision, PrecisionError, PrecisionOptions, check, lower};
+use crate::precision::{Comparison, Lowered, Precision, PrecisionError, PrecisionOptions, check, lower};
 use crate::proof::{Differences, ProofError, prove};
 use crate::trace::trace;
 
@@ -160,8 +160,8 @@ pub fn export(
 
     let loss = lowered.map(|lowered| {
         let model = free.as_ref().map_or(file.path(), Unnamed::path);
-        let files = Files { full: (full.path(), &heads), lowered: (model, &lowered_heads) };
-        let comparison = check(&files, &spec, &options.precision, engine)?;
+        let (full_file, file) = ((full.path(), &heads), (model, &lowered_heads));
+        let comparison = check(full_file, file, &spec, &options.precision, engine)?;
         Ok::<_, ExportError>(Loss { lowered, comparison, ap: measure(full.path())? })
     });
     let loss = loss.transpose()?;

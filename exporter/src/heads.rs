@@ -12,9 +12,9 @@ use prost::Message;
 use runtime::{CLASSIFICATION, EngineError, EngineOptions, REGRESSION, Tap};
 
 use crate::graph::{Graph, Node};
-use crate::onnx::{
-    AttributeProto, AttributeType, DataType, GraphProto, ModelProto, NodeProto, TensorType, TypeProto, ValueInfoProto,
-};
+use crate::model::float_output;
+use crate::onnx::ModelProto;
+use crate::precision::cast_node;
 
 /// Names of the layers that compute the outputs.
 const OUTPUT_LAYERS: [&str; 2] = ["classificationModel.output", "regressionModel.output"];
@@ -65,26 +65,11 @@ impl HeadValues {
             levels.iter().enumerate().map(move |(level, value)| (feature_name(head, level), value))
         });
         let values = std::iter::once((LOGITS.to_owned(), &self.logits)).chain(features);
-        let mut graph = GraphProto::default();
-        for (name, value) in values {
-            // In a file of 16 bits, they may have these.
-            let to = AttributeProto {
-                name: "to".to_owned(),
-                r#type: AttributeType::Int.into(),
-                i: Some(DataType::Float as i64),
-                ..AttributeProto::default()
-            };
-            graph.node.push(NodeProto {
-                input: vec![value.clone()],
-                output: vec![name.clone()],
-                name: name.clone(),
-                op_type: "Cast".to_owned(),
-                attribute: vec![to],
-            });
-            let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape: None });
-            let r#type = Some(TypeProto { tensor_type });
-            graph.output.push(ValueInfoProto { name, r#type, ..ValueInfoProto::default() });
-        }
+        let (names, values): (Vec<_>, Vec<_>) = values.unzip();
+        // In a file of 16 bits, they may have these.
+        let nodes = names.iter().zip(values).map(|(name, value)| cast_node(value, name, false)).collect();
+        let mut graph = Graph { nodes, ..Graph::default() }.into_proto("");
+        graph.output = names.into_iter().map(float_output).collect();
         ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
     }
 

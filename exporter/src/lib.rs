@@ -2,7 +2,7 @@
 //!
 //! The network of `models` runs on values that record what happens to them ([`trace`]); batch normalizations become part
 //! of the convolutions before them ([`fold_batch_norms`]); the graph and the spec become a file ([`encode`]); and the file
-//! answers the checkpoint's probe in ONNX Runtime ([`prove`]). [`export`] does all of it.
+//! computes the checkpoint's probe in ONNX Runtime ([`prove`]). [`export`] does all of it.
 
 mod trace;
 mod graph;

@@ -21,9 +21,9 @@ use runtime::output::print;
 /// Turns a checkpoint into an ONNX file.
 ///
 /// Batch normalization becomes part of the convolutions; batch size, height and width stay free, unless they are given. The
-/// file carries the
-/// spec, so that `runtime` needs nothing else. Before it gets its name, ONNX Runtime computes the checkpoint's probe with
-/// it and must agree with what libtorch said; otherwise nothing is written.
+/// file carries the spec, so that `runtime` needs nothing else. Before it gets its name, ONNX Runtime computes the
+/// checkpoint's probe with it: logits, offsets and what they are computed from must be as near to what libtorch computed in
+/// 64 bits as rounding allows; otherwise nothing is written. Files of fewer bits are compared with that of 32 on images.
 #[derive(Parser)]
 #[command(version)]
 struct Args {

@@ -17,8 +17,8 @@ use runtime::EngineOptions;
 use crate::form::FormDifferences;
 use crate::graph::Graph;
 use calibration::{Inputs, measure};
-pub(crate) use comparison::Files;
-use comparison::compare;
+use comparison::{File, compare};
+pub(crate) use half::cast_node;
 use quantize::Quantization;
 
 pub use calibration::{CalibrationError, pictures};
@@ -134,8 +134,10 @@ pub enum PrecisionError {
     NoPictures,
     /// The file computes something else than that of 32 bits.
     #[error(
-        "{precision} differs from fp32 too much, in {comparison}; allowed are {}; no file was written. --calibrate names other \
-         images, or more, --keep-float keeps layers in 32 bits, and --sensitivity lists those that lose most by 8", .precision.limits()
+        "{precision} differs from fp32 too much, in {comparison}; allowed are {} of the spread of logits and offsets in the worst \
+         image, and {:.0} % of the detections; no file was written. --calibrate names other images, or more, --keep-float keeps \
+         layers in 32 bits, and --sensitivity lists those that lose most by 8",
+        .precision.limits().spread, 100.0 * .precision.limits().agreement
     )]
     Differs {
         /// What was asked for.
@@ -202,14 +204,15 @@ pub(crate) fn lower(
 /// # Errors
 /// When ONNX Runtime does not take it, or it is too far off.
 pub(crate) fn check(
-    files: &Files,
+    full: File,
+    lowered: File,
     spec: &ModelSpec,
     options: &PrecisionOptions,
     engine: &EngineOptions,
 ) -> Result<Comparison, PrecisionError> {
     let few = options.calibration.len().min(COMPARED_PICTURES);
     let inputs = Inputs { files: &options.calibration[..few], drawn: DRAWN, spec };
-    let comparison = compare(files, inputs, engine)?;
+    let comparison = compare(full, lowered, inputs, engine)?;
     if options.precision.limits().allow(&comparison) {
         Ok(comparison)
     } else {

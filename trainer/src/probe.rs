@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 use crate::parameters::{Parameters, to_array};
 use crate::torch::{Inference, Torch, images};
 
-/// Asks the network of `spec` about random images. `parameters` are on the CPU.
+/// Asks the network of `spec` about random images, in 64 bits, and in 32 to see what rounding does. `parameters` are on the CPU.
 ///
 /// # Errors
 /// When they are not those of the spec.
@@ -19,7 +19,8 @@ pub fn probe(spec: &ModelSpec, parameters: &Parameters) -> Result<Probe, Weights
 
     impl Weights<Inference> for Double<'_> {
         fn tensor(&self, parameter: Parameter) -> Result<Inference, WeightsError> {
-            self.0.tensor(parameter).map(|Torch(tensor): Inference| Torch(tensor.detach().to_kind(Kind::Double)))
+            let Torch::<false>(tensor) = self.0.tensor(parameter)?;
+            Ok(Torch(tensor.detach().to_kind(Kind::Double)))
         }
     }
 
@@ -28,19 +29,28 @@ pub fn probe(spec: &ModelSpec, parameters: &Parameters) -> Result<Probe, Weights
     // The range of a normalized image, about.
     let pixels = Array4::from_shape_simple_fn((n, channels, height, width), || random.random_range(-2.0..2.0));
     let input = images(&pixels, Device::Cpu, false);
-    let outputs = |weights: &dyn Weights<Inference>, input: Tensor| {
-        let network = RetinaNet::new(spec, weights)?;
-        let (predictions, [classification, regression]) = tch::no_grad(|| network.forward_with_features(&Torch(input)));
-        let [logits, offsets, classification, regression] =
-            [predictions.logits, predictions.offsets, classification, regression].map(|rows| {
-                let rows = to_array(&rows.0.to_kind(Kind::Float));
-                rows.into_dimensionality::<Ix3>().expect("rows have three dimensions")
-            });
-        Ok::<_, WeightsError>(HeadOutputs { logits, offsets, features: [classification, regression] })
-    };
-    let exact = outputs(&Double(parameters), input.to_kind(Kind::Double))?;
-    let rounded = outputs(parameters, input)?;
-    let rounding = exact.deviations(&rounded, [height, width]);
+    let exact = head_outputs(spec, &Double(parameters), &input.to_kind(Kind::Double))?;
+    let rounding = exact.deviations(&head_outputs(spec, parameters, &input)?, [height, width]);
     let rounding = rounding.map(|deviation| [deviation.rms() as f32, deviation.systematic() as f32]);
     Ok(Probe { images: pixels, outputs: exact, rounding })
+}
+
+/// What the heads of the network of `spec` compute for `images`, `[N, 3, H, W]`, which are of the weights' precision.
+///
+/// # Errors
+/// When the weights are not those of the spec.
+pub fn head_outputs(
+    spec: &ModelSpec,
+    weights: &dyn Weights<Inference>,
+    images: &Tensor,
+) -> Result<HeadOutputs, WeightsError> {
+    let network = RetinaNet::new(spec, weights)?;
+    let input = Torch(images.shallow_clone());
+    let (predictions, [classification, regression]) = tch::no_grad(|| network.forward_with_features(&input));
+    let rows = |rows: Inference| {
+        let rows = to_array(&rows.0.to_kind(Kind::Float));
+        rows.into_dimensionality::<Ix3>().expect("rows have three dimensions")
+    };
+    let features = [rows(classification), rows(regression)];
+    Ok(HeadOutputs { logits: rows(predictions.logits), offsets: rows(predictions.offsets), features })
 }

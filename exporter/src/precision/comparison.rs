@@ -26,12 +26,8 @@ const EQUAL_IOU: f32 = 0.5;
 /// How far two files are from each other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Comparison {
-    /// Of the logits.
-    pub logits: Difference,
-    /// Of the offsets.
-    pub offsets: Difference,
-    /// Of what the last layers of the classification and of the regression read.
-    pub features: [Difference; 2],
+    /// Of logits, offsets, and what the last layers of the classification and of the regression read.
+    pub heads: [Difference; 4],
     /// Number of compared detections of both files: the best of each image whose scores are above the spec's threshold by so
     /// much that their equals must be, too.
     pub detections: usize,
@@ -55,16 +51,14 @@ impl Difference {
         self.worst = larger(self.worst, image.rms());
         self.all.add(expected.view(), found.view());
     }
+}
 
-    fn in_words(&self, f: &mut fmt::Formatter, name: &str) -> fmt::Result {
-        let spread = self.all.spread();
-        let [rms, worst, max] = [self.all.rms(), self.worst, self.all.max()];
-        if spread == 0.0 {
-            // Before training.
-            return write!(f, "{name} by {max:.1e}");
-        }
-        let [rms, worst, max] = [rms, worst, max].map(|difference| difference / spread);
-        write!(f, "{name} by {rms:.4} of their spread ({worst:.4} in the worst image, {max:.3} at most)")
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        // Before training there is none.
+        let spread = if self.all.spread() > 0.0 { self.all.spread() } else { 1.0 };
+        let [rms, worst, max] = [self.all.rms(), self.worst, self.all.max()].map(|difference| difference / spread);
+        write!(f, "{rms:.4} (worst image {worst:.4}, at most {max:.3})")
     }
 }
 
@@ -107,53 +101,37 @@ pub struct Limits {
 impl Limits {
     /// Whether a file may be so far off. What is no number never is.
     pub(crate) fn allow(self, comparison: &Comparison) -> bool {
-        let Comparison { logits, offsets, features: [classification, regression], .. } = comparison;
-        let within = |Difference { all, worst }: &Difference, factor: f64| {
+        let within = |(Difference { all, worst }, factor): (&Difference, f64)| {
             *worst <= factor * self.spread * all.spread() + self.size * all.size()
         };
-        comparison.agreement() >= self.agreement
-            && [logits, offsets].into_iter().all(|difference| within(difference, 1.0))
-            && [classification, regression].into_iter().all(|difference| within(difference, 2.0))
-    }
-}
-
-impl fmt::Display for Limits {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(
-            f,
-            "{} of the spread in the worst image, and {:.0} % of the detections",
-            self.spread,
-            100.0 * self.agreement
-        )
+        comparison.heads.iter().zip([1.0, 1.0, 2.0, 2.0]).all(within) && comparison.agreement() >= self.agreement
     }
 }
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.logits.in_words(f, "logits")?;
-        self.offsets.in_words(f, ", offsets")?;
-        let [classification, regression] = &self.features;
-        let features =
-            if classification.all.relative() > regression.all.relative() { classification } else { regression };
-        features.in_words(f, ", the features before them")?;
-        write!(f, "; {:.1} % of {} detections are in both files", 100.0 * self.agreement(), self.detections)
+        let [logits, offsets, classification, regression] = &self.heads;
+        write!(
+            f,
+            "logits by {logits} of their spread, offsets by {offsets}, the features before them by {classification} and \
+             {regression}; {:.1} % of {} detections are in both files",
+            100.0 * self.agreement(),
+            self.detections
+        )
     }
 }
 
-/// Two files, and which values of theirs are compared.
-pub(crate) struct Files<'a> {
-    /// That of 32 bits.
-    pub(crate) full: (&'a Path, &'a HeadValues),
-    /// That of fewer.
-    pub(crate) lowered: (&'a Path, &'a HeadValues),
-}
+/// A file, and what its heads compute.
+pub(crate) type File<'a> = (&'a Path, &'a HeadValues);
 
 /// Runs both files on all inputs.
-pub(crate) fn compare(files: &Files, inputs: Inputs, engine: &EngineOptions) -> Result<Comparison, CalibrationError> {
-    let [mut full, mut lowered] = {
-        let open = |(path, heads): (&Path, &HeadValues)| heads.open(path, engine);
-        [open(files.full)?, open(files.lowered)?]
-    };
+pub(crate) fn compare(
+    full: File,
+    lowered: File,
+    inputs: Inputs,
+    engine: &EngineOptions,
+) -> Result<Comparison, CalibrationError> {
+    let (mut full, mut lowered) = (full.1.open(full.0, engine)?, lowered.1.open(lowered.0, engine)?);
     let mut spec = inputs.spec.clone();
     let rules = &mut spec.postprocessing;
     // A network that is not trained may see objects everywhere.
@@ -164,11 +142,12 @@ pub(crate) fn compare(files: &Files, inputs: Inputs, engine: &EngineOptions) -> 
         let input = input?;
         let images = input.pixels.view().insert_axis(Axis(0));
         let (expected, found) = (full.read(images, &spec)?, lowered.read(images, &spec)?);
-        let Comparison { logits, offsets, features: [classification, regression], .. } = &mut comparison;
         let pairs = expected.heads.each().into_iter().zip(found.heads.each());
-        for (difference, (expected, found)) in [logits, offsets, classification, regression].into_iter().zip(pairs) {
-            difference.add(expected, found);
-        }
+        comparison
+            .heads
+            .iter_mut()
+            .zip(pairs)
+            .for_each(|(difference, (expected, found))| difference.add(expected, found));
         let [expected, found] = [expected, found].map(|answer| detections(&answer, &input, &spec));
         comparison.count(&expected, &found, spec.postprocessing.score_threshold);
         comparison.count(&found, &expected, spec.postprocessing.score_threshold);
