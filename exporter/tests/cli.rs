@@ -106,13 +106,17 @@ fn what_is_no_file_of_ours_is_not_described() {
 #[test]
 fn a_file_that_contradicts_the_probe_never_gets_its_name() {
     type Change = fn(&mut Checkpoint);
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 8] = [
         ("libtorch differ", |checkpoint| checkpoint.probe.outputs.logits[[1, 5, 1]] += 1e-3),
         ("libtorch differ", |checkpoint| checkpoint.probe.outputs.offsets[[0, 1160, 3]] -= 1e-3),
         ("libtorch differ", |checkpoint| checkpoint.probe.outputs.features[1][[1, 128, 31]] -= 1e-3),
         ("by NaN times", |checkpoint| checkpoint.probe.outputs.logits[[0, 0, 0]] = f32::NAN),
         ("by NaN times", |checkpoint| tensor(checkpoint, "conv1.weight").fill(f32::NAN)),
         ("libtorch differ", |checkpoint| *tensor(checkpoint, "regressionModel.output.bias") += 1e-5),
+        ("libtorch differ", |checkpoint| {
+            checkpoint.probe.rounding = [[f32::INFINITY; 2]; HeadOutputs::PARTS];
+            *tensor(checkpoint, "regressionModel.conv4.weight") *= 1.01;
+        }),
         ("the same for everything", |checkpoint| checkpoint.probe.outputs.features[0].fill(0.5)),
     ];
     for (expected, change) in changes {
