@@ -61,9 +61,9 @@ fn right(checkpoint: &Checkpoint) -> anyhow::Result<()> {
 
 fn damaged(checkpoint: &Checkpoint, count: usize) -> anyhow::Result<()> {
     let mut all = damage_each(checkpoint, count)?;
-    all.retain(|damaged| damaged.change > 0.0);
-    let exported: Vec<_> = all.iter().filter(|damaged| damaged.refused.is_none()).collect();
-    ensure!(exported.is_empty(), "exported: {exported:?}");
+    let missed: Vec<_> = all.iter().filter(|damaged| damaged.missed).collect();
+    ensure!(missed.is_empty(), "exported: {missed:?}");
+    all.retain(|damaged| damaged.refused.is_some());
     all.sort_by(|a, b| a.refused.unwrap_or_default().total_cmp(&b.refused.unwrap_or_default()));
     let least =
         all.iter().take(3).map(|damaged| format!("{} {:.1}", damaged.name, damaged.refused.unwrap_or_default()));
