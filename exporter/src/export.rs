@@ -12,8 +12,9 @@ use tempfile::NamedTempFile;
 use crate::accuracy::{Accuracy, AccuracyError};
 use crate::external::ExternalFile;
 use crate::fold::fold_batch_norms;
-use crate::form::{self, FormError, FormOptions};
+use crate::form::{self, FormDifferences, FormError, FormOptions};
 use crate::graph::Graph;
+use crate::heads::HeadValues;
 use crate::model::{Encoded, FileOptions, encode};
 use crate::precision::{Comparison, Lowered, Precision, PrecisionError, PrecisionOptions, check, lower};
 use crate::proof::{Differences, ProofError, prove};
@@ -54,7 +55,7 @@ pub struct Exported {
     /// What fewer bits did; none where there are 32.
     pub lowered: Option<Loss>,
     /// How far the file is from one of free form; none where it is one.
-    pub formed: Option<Differences>,
+    pub formed: Option<FormDifferences>,
     /// The AP of the file, in [0, 1], if it was measured.
     pub ap: Option<f64>,
 }
@@ -126,11 +127,12 @@ pub fn export(
     let precision = options.precision.precision;
     let spec = options.form.spec(&trained)?;
     let mut graph = folded(&trained, tensors)?;
+    let heads = HeadValues::of(&graph);
     let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
     if precision == Precision::Fp32 && options.form.is_free() {
         let encoded = encode(graph, &spec, &provenance, precision, &options.file);
         let written = Written::new(encoded, &mut file)?;
-        let differences = prove(file.path(), &probe, engine)?;
+        let differences = prove(file.path(), &heads, &spec, &probe, engine)?;
         let ap = measure(file.path())?;
         file.commit()?;
         return Ok(Exported { bytes: written.keep(), differences, lowered: None, formed: None, ap });
@@ -138,13 +140,14 @@ pub fn export(
 
     let folder = file.path().parent().unwrap_or(Path::new("."));
     let full = Unnamed::new("fp32", folder, &to_bytes(graph.clone(), &trained, &provenance))?;
-    let differences = prove(full.path(), &probe, engine)?;
+    let differences = prove(full.path(), &heads, &trained, &probe, engine)?;
 
     let lowered = match precision {
         Precision::Fp32 => None,
-        _ => Some(lower(&mut graph, &spec, &probe.images, &options.precision, engine)?),
+        _ => Some(lower(&mut graph, &spec, &options.precision, engine)?),
     };
-    // The probe and pictures of all sizes go through a file of free form; the file itself is then compared with that.
+    let lowered_heads = HeadValues::of(&graph);
+    // Images of all sizes go through a file of free form; the file itself is then compared with that.
     let free = match lowered {
         Some(_) if !options.form.is_free() => {
             Some(Unnamed::new("free", folder, &to_bytes(graph.clone(), &trained, &provenance))?)
@@ -157,7 +160,8 @@ pub fn export(
 
     let loss = lowered.map(|lowered| {
         let model = free.as_ref().map_or(file.path(), Unnamed::path);
-        let comparison = check(full.path(), model, &spec, &probe.images, &options.precision, engine)?;
+        let (full_file, file) = ((full.path(), &heads), (model, &lowered_heads));
+        let comparison = check(full_file, file, &spec, &options.precision, engine)?;
         Ok::<_, ExportError>(Loss { lowered, comparison, ap: measure(full.path())? })
     });
     let loss = loss.transpose()?;

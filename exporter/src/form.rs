@@ -13,7 +13,6 @@ use ndarray::Array4;
 use runtime::{EngineError, EngineOptions};
 
 use crate::graph::Graph;
-use crate::proof::Differences;
 
 /// What may be fixed or left out in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +61,15 @@ impl fmt::Display for InputSize {
     }
 }
 
+/// Largest absolute differences of a file from the one of free form; NaN if a number of either is NaN.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FormDifferences {
+    /// Of the scores.
+    pub scores: f64,
+    /// Of the offsets.
+    pub offsets: f64,
+}
+
 /// Why a file can't have its form.
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
@@ -76,7 +84,7 @@ pub enum FormError {
         "the file differs from the one of free form: scores by {:.1e}, offsets by {:.1e}; no file was written. This is a mistake \
          of the exporter or of ONNX Runtime: export without --input-size, --batch and --top-k", .0.scores, .0.offsets
     )]
-    Differs(Differences),
+    Differs(FormDifferences),
 }
 
 impl FormOptions {
@@ -129,9 +137,9 @@ pub(crate) fn check(
     free: &Path,
     formed: &Path,
     images: &Array4<f32>,
-    tolerance: Differences,
+    tolerance: FormDifferences,
     engine: &EngineOptions,
-) -> Result<Differences, FormError> {
+) -> Result<FormDifferences, FormError> {
     let differences = agreement::compare(free, formed, images, engine)?;
     // Comparisons with NaN are false, so that NaN is a failure.
     if differences.scores <= tolerance.scores && differences.offsets <= tolerance.offsets {

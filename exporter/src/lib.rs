@@ -2,7 +2,7 @@
 //!
 //! The network of `models` runs on values that record what happens to them ([`trace`]); batch normalizations become part
 //! of the convolutions before them ([`fold_batch_norms`]); the graph and the spec become a file ([`encode`]); and the file
-//! answers the checkpoint's probe in ONNX Runtime ([`prove`]). [`export`] does all of it.
+//! computes the checkpoint's probe in ONNX Runtime ([`prove`]). [`export`] does all of it.
 
 mod trace;
 mod graph;
@@ -13,6 +13,7 @@ mod opset;
 mod external;
 mod model;
 mod onnx;
+mod heads;
 mod proof;
 mod accuracy;
 mod export;
@@ -25,14 +26,15 @@ pub use accuracy::{Accuracy, AccuracyError};
 pub use describe::{DescribeError, describe};
 pub use export::{ExportError, ExportOptions, Exported, Loss, export, to_onnx};
 pub use fold::fold_batch_norms;
-pub use form::{FormError, FormOptions, InputSize};
+pub use form::{FormDifferences, FormError, FormOptions, InputSize};
 pub use graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
+pub use heads::{Answer, HeadReader, HeadValues};
 pub use model::FileOptions;
 pub use opset::Opset;
 pub use precision::{
-    CalibrationError, Comparison, Layers, Lowered, Precision, PrecisionError, PrecisionOptions, RangeRule, Sensitivity,
-    UnknownLayer, pictures,
+    CalibrationError, Comparison, Difference, Layers, Limits, Lowered, Precision, PrecisionError, PrecisionOptions,
+    RangeRule, Sensitivity, UnknownLayer, pictures,
 };
-pub use proof::{Differences, OFFSET_TOLERANCE, ProofError, SCORE_TOLERANCE, largest_difference, prove};
+pub use proof::{Differences, ProofError, TOLERANCE, prove};
 pub use summary::{Summary, grouped};
 pub use trace::trace;

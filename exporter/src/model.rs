@@ -102,14 +102,14 @@ pub(crate) fn encode(
 /// A file that computes `values` of a graph in place of its outputs.
 pub(crate) fn encode_tapped(graph: Graph, values: &BTreeSet<&str>) -> Vec<u8> {
     let is_input = |name: &str| graph.inputs.iter().any(|port| port.name == name);
-    let tensor_type = TensorType { elem_type: DataType::Float.into(), shape: None };
-    let output = values.iter().filter(|name| !is_input(name)).map(|name| ValueInfoProto {
-        name: (*name).to_owned(),
-        r#type: Some(TypeProto { tensor_type: Some(tensor_type.clone()) }),
-        ..ValueInfoProto::default()
-    });
-    let output = output.collect();
+    let output = values.iter().filter(|name| !is_input(name)).map(|name| float_output((*name).to_owned())).collect();
     model(GraphProto { output, ..graph.into_proto("tapped") }, Opset::default()).encode_to_vec()
+}
+
+/// A value of 32-bit floating point as an output.
+pub(crate) fn float_output(name: String) -> ValueInfoProto {
+    let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape: None });
+    ValueInfoProto { name, r#type: Some(TypeProto { tensor_type }), ..ValueInfoProto::default() }
 }
 
 fn model(graph: GraphProto, opset: Opset) -> ModelProto {

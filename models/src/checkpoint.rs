@@ -1,5 +1,6 @@
 //! Checkpoints: the weights under their names, the spec that gives them meaning, where they came from, and a probe.
 
+mod probe;
 mod tensor_file;
 mod trunk;
 
@@ -8,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array3, Array4, ArrayD};
+use ndarray::ArrayD;
 use serde::{Deserialize, Serialize};
 
 use crate::retinanet::parameters;
@@ -16,10 +17,8 @@ use crate::spec::{ModelSpec, SpecError};
 use crate::weights::{Parameter, WeightsError};
 use tensor_file::{Content, Tensors};
 
+pub use probe::{HeadOutputs, Probe, cells_of};
 pub use trunk::{Pretrained, Trunk, TrunkSpec};
-
-/// Names of the probe's tensors; no parameter's name begins so.
-const PROBE_PREFIX: &str = "probe.";
 
 /// A trained network with all that its users need.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,17 +56,6 @@ pub struct Origin {
     pub sha256: String,
     /// What it was taken for, as `trainer import --kind` calls it.
     pub kind: String,
-}
-
-/// A small input and what libtorch computed for it, so that anyone can tell whether a copy of the network is right.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Probe {
-    /// `[N, 3, H, W]`, normalized pictures.
-    pub images: Array4<f32>,
-    /// `[N, anchors, classes]`, scores.
-    pub classification: Array3<f32>,
-    /// `[N, anchors, 4]`, offsets.
-    pub regression: Array3<f32>,
 }
 
 /// What the metadata holds.
@@ -184,7 +172,7 @@ impl Checkpoint {
             .expect("spec and provenance hold only strings, numbers and lists, all of which YAML can write");
         let probe = probe.named();
         let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        let named = named.chain(probe.iter().map(|(name, tensor)| (name.as_str(), tensor)));
+        let named = named.chain(probe.iter().map(|(name, tensor)| (*name, tensor)));
         tensor_file::write(path, Content::Detector, description, named)
     }
 }
@@ -208,47 +196,11 @@ fn compare(expected: &[Parameter], tensors: &Tensors) -> TensorProblems {
     problems
 }
 
-impl Probe {
-    /// Size of the probe's pictures: large enough that every level has a cell, and not square, so that exchanged axes show.
-    pub const SIZE: [usize; 4] = [2, 3, 64, 96];
-
-    fn named(&self) -> [(String, ArrayD<f32>); 3] {
-        [
-            (format!("{PROBE_PREFIX}images"), self.images.clone().into_dyn()),
-            (format!("{PROBE_PREFIX}classification"), self.classification.clone().into_dyn()),
-            (format!("{PROBE_PREFIX}regression"), self.regression.clone().into_dyn()),
-        ]
-    }
-
-    fn take_from(tensors: &mut BTreeMap<String, ArrayD<f32>>, spec: &ModelSpec) -> Result<Self, String> {
-        let mut take = |name: &str| {
-            let name = format!("{PROBE_PREFIX}{name}");
-            tensors.remove(&name).ok_or_else(|| format!("it has no tensor `{name}`"))
-        };
-        let (images, classification, regression) = (take("images")?, take("classification")?, take("regression")?);
-        let misshapen = |error: ndarray::ShapeError| format!("its probe is misshapen: {error}");
-        let probe = Self {
-            images: images.into_dimensionality().map_err(misshapen)?,
-            classification: classification.into_dimensionality().map_err(misshapen)?,
-            regression: regression.into_dimensionality().map_err(misshapen)?,
-        };
-        let (pictures, channels, height, width) = probe.images.dim();
-        let anchors = (3..8).map(|level| height.div_ceil(1 << level) * width.div_ceil(1 << level)).sum::<usize>()
-            * spec.anchors_per_cell();
-        let fits = channels == 3
-            && height % 32 == 0
-            && width % 32 == 0
-            && probe.classification.dim() == (pictures, anchors, spec.class_count())
-            && probe.regression.dim() == (pictures, anchors, 4);
-        fits.then_some(probe).ok_or_else(|| "its probe does not fit its spec".to_owned())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use ndarray::IxDyn;
+    use ndarray::{Array3, Array4, IxDyn};
 
     use super::tensor_file::Values;
     use super::*;
@@ -263,10 +215,15 @@ mod tests {
             let values = ArrayD::from_elem(IxDyn(&parameter.shape), parameter.len() as f32);
             (parameter.name, values)
         });
+        let cells = 32 + 8 + 2 + 1 + 1;
         let probe = Probe {
             images: Array4::from_elem((1, 3, 32, 64), 0.5),
-            classification: Array3::from_elem((1, (32 + 8 + 2 + 1 + 1) * 9, 1), 0.25),
-            regression: Array3::zeros((1, (32 + 8 + 2 + 1 + 1) * 9, 4)),
+            outputs: HeadOutputs {
+                logits: Array3::from_elem((1, cells * 9, 1), -4.5),
+                offsets: Array3::zeros((1, cells * 9, 4)),
+                features: [Array3::zeros((1, cells, 8)), Array3::ones((1, cells, 8))],
+            },
+            rounding: [[1e-6, 1e-7]; HeadOutputs::PARTS],
         };
         let provenance = Provenance { program: "trainer".to_owned(), epoch: Some(3), ap: Some(0.5), origin: None };
         Checkpoint { tensors: tensors.collect(), spec, provenance, probe }
@@ -325,9 +282,38 @@ mod tests {
     fn a_probe_that_does_not_fit_the_spec_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
-        let mut wrong = checkpoint();
-        wrong.probe.regression = Array3::zeros((1, 5, 4));
-        wrong.write(&path).unwrap();
-        assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Foreign { .. })));
+        let changes: [fn(&mut Probe); 3] = [
+            |probe| probe.outputs.offsets = Array3::zeros((1, 5, 4)),
+            |probe| probe.outputs.logits = Array3::zeros((2, 44 * 9, 1)),
+            |probe| probe.outputs.features[1] = Array3::zeros((1, 43, 8)),
+        ];
+        for change in changes {
+            let mut wrong = checkpoint();
+            change(&mut wrong.probe);
+            wrong.write(&path).unwrap();
+            assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Foreign { .. })));
+        }
+    }
+
+    #[test]
+    fn a_probe_of_scores_becomes_one_of_logits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("best.safetensors");
+        let Checkpoint { spec, mut tensors, probe, .. } = checkpoint();
+        let scores = probe.outputs.logits.mapv(|logit: f32| (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32);
+        for (name, tensor) in [
+            ("images", probe.images.clone().into_dyn()),
+            ("classification", scores.into_dyn()),
+            ("regression", probe.outputs.offsets.clone().into_dyn()),
+        ] {
+            tensors.insert(format!("probe.{name}"), tensor);
+        }
+        let description = Description { spec, provenance: Provenance::default() };
+        let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        tensor_file::write(&path, Content::Detector, serde_yaml::to_string(&description).unwrap(), named).unwrap();
+        let read = Checkpoint::open(&path).unwrap().probe;
+        assert_eq!((&read.images, &read.outputs.offsets), (&probe.images, &probe.outputs.offsets));
+        assert!(read.outputs.features.iter().all(|rows| rows.is_empty()));
+        assert!((&read.outputs.logits - &probe.outputs.logits).iter().all(|difference| difference.abs() < 1e-6));
     }
 }

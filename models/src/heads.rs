@@ -11,6 +11,8 @@ pub(crate) struct Head<T> {
     output: Conv2d<T>,
     /// Numbers per anchor.
     width: usize,
+    /// Channels that `output` reads.
+    feature_width: usize,
 }
 
 struct TowerLayer<T> {
@@ -44,18 +46,26 @@ impl<T: Tensor> Head<T> {
         let tower = tower.collect::<Result<_, WeightsError>>()?;
         let size = Conv2dConfig::same(inputs(spec.depth), config.anchors * config.width, 3);
         let output = Conv2d::with_bias(&scope.at("output"), size, ConvInitial::Prior { bias: config.prior })?;
-        Ok(Self { tower, output, width: config.width })
+        Ok(Self { tower, output, width: config.width, feature_width: inputs(spec.depth) })
+    }
+
+    /// What the last convolution reads, a row per cell: `[N, channels, H, W]` to `[N, H * W, feature width]`.
+    pub(crate) fn feature_rows(&self, x: &T) -> T {
+        self.features(x).per_anchor(self.feature_width)
+    }
+
+    fn features(&self, x: &T) -> T {
+        self.tower.iter().fold(x.clone(), |x, layer| {
+            let x = x.apply(&layer.conv);
+            let x = layer.norm.as_ref().map_or_else(|| x.clone(), |norm| x.apply(norm));
+            x.relu()
+        })
     }
 }
 
 impl<T: Tensor> Layer<T> for Head<T> {
     /// `[N, channels, H, W]` to `[N, H * W * anchors, width]`.
     fn forward(&self, x: &T) -> T {
-        let x = self.tower.iter().fold(x.clone(), |x, layer| {
-            let x = x.apply(&layer.conv);
-            let x = layer.norm.as_ref().map_or_else(|| x.clone(), |norm| x.apply(norm));
-            x.relu()
-        });
-        x.apply(&self.output).per_anchor(self.width)
+        self.features(x).apply(&self.output).per_anchor(self.width)
     }
 }

@@ -13,6 +13,7 @@ mod retinanet;
 mod shape;
 
 pub mod spec;
+mod deviation;
 mod checkpoint;
 mod atomic_file;
 pub mod foreign;
@@ -32,9 +33,11 @@ pub use anchors::{Anchors, Grid};
 pub use atomic_file::{AtomicFile, is_device, write_atomically};
 pub use boxes::BoundingBox;
 pub use checkpoint::{
-    Checkpoint, CheckpointError, Origin, Pretrained, Probe, Provenance, TensorProblems, Trunk, TrunkSpec,
+    Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe, Provenance, TensorProblems, Trunk, TrunkSpec,
+    cells_of,
 };
 pub use dataset::coco;
+pub use deviation::{Deviation, larger};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
 pub use preprocessing::{CommonScale, Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};

@@ -61,10 +61,25 @@ impl<T: Tensor> RetinaNet<T> {
 
     /// Runs the network on `images`, `[N, 3, H, W]` with H and W multiples of 32.
     pub fn forward(&self, images: &T) -> Predictions<T> {
-        let features = self.trunk.forward(images);
-        let levels = self.fpn.forward(&features);
+        self.predict(&self.levels(images))
+    }
+
+    /// As [`forward`](Self::forward), and what the `output` convolutions of the classification and of the regression read,
+    /// `[N, cells, channels]` each; rows are ordered by level P3 to P7, y and x.
+    pub fn forward_with_features(&self, images: &T) -> (Predictions<T>, [T; 2]) {
+        let levels = self.levels(images);
+        let rows = |head: &Head<T>| T::concat(&levels.each_ref().map(|level| head.feature_rows(level)));
+        (self.predict(&levels), [rows(&self.classification), rows(&self.regression)])
+    }
+
+    fn predict(&self, levels: &[T; 5]) -> Predictions<T> {
         let rows = |head: &Head<T>| T::concat(&levels.each_ref().map(|level| head.forward(level)));
         Predictions { logits: rows(&self.classification), offsets: rows(&self.regression) }
+    }
+
+    /// P3 to P7.
+    fn levels(&self, images: &T) -> [T; 5] {
+        self.fpn.forward(&self.trunk.forward(images))
     }
 }
 

@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use image::{Rgb, RgbImage};
 use runtime::drivers::Drivers;
 use runtime::output::{Publication, aligned};
 use runtime::pipeline::PipelineOptions;
 use runtime::progress::say;
-use runtime::{Provider, inputs, library, machine, picture};
+use runtime::{Provider, drawn, inputs, library, machine, picture};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -168,19 +167,12 @@ fn drivers(model: &ModelArgs, provider: Provider) -> Result<Option<Drivers>> {
     }
 }
 
-/// Draws pictures with details of many sizes, so that decoding takes as long as with photographs.
+/// Files of drawn images.
 fn draw(folder: &Path, (width, height): (u32, u32)) -> Result<Vec<PathBuf>> {
-    let files = (0..4u8).map(|number| {
-        let drawn = RgbImage::from_fn(width, height, |x, y| {
-            let (x, y) = (x as f32 + 50.0 * f32::from(number), y as f32);
-            let wave = |period: f32, tilt: f32| ((x + tilt * y) / period).sin() + ((y - tilt * x) / period).cos();
-            Rgb([0.0, 0.2, 0.4].map(|shift| {
-                let sum = wave(90.0, 0.3 + shift) + 0.5 * wave(17.0, 0.7 - shift) + 0.3 * wave(3.0, shift);
-                (128.0 + 30.0 * sum).clamp(0.0, 255.0) as u8
-            }))
-        });
+    let files = (0..4).map(|number| {
         let path = folder.join(format!("{number}.jpg"));
-        picture::write(&path, &drawn).with_context(|| format!("cannot write {}", path.display()))?;
+        let image = drawn::image(number, width, height);
+        picture::write(&path, &image).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     });
     files.collect()

@@ -60,6 +60,7 @@ mod postprocess;
 
 pub mod data;
 pub mod draw;
+pub mod drawn;
 pub mod drivers;
 pub mod evaluation_report;
 pub mod inputs;

@@ -1,5 +1,7 @@
 //! The tap: reads values inside of a network, on which calibration depends.
 
+use std::path::Path;
+
 use ndarray::ArrayView4;
 use ort::session::Session;
 use ort::value::TensorRef;
@@ -13,6 +15,15 @@ pub struct Tap {
 }
 
 impl Tap {
+    /// Opens an ONNX file that reads [`IMAGES`] and computes 32-bit floating point only.
+    ///
+    /// # Errors
+    /// When ONNX Runtime is not found, or does not take the file.
+    pub fn open(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
+        let session = session(&path.display().to_string(), options, |builder| builder.commit_from_file(path))?;
+        Ok(Self { session })
+    }
+
     /// Opens an ONNX file in memory that reads [`IMAGES`] and computes 32-bit floating point only; `name` stands for it in
     /// messages.
     ///

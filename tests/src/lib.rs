@@ -1,18 +1,19 @@
 //! Detectors for tests: any spec, with random weights that give every part of the network something to say.
 
+pub mod damage;
 mod peer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use models::spec::{Class, NormKind};
-use models::{Checkpoint, ModelSpec, Parameter, Provenance, RetinaNet, parameters};
+use models::{Checkpoint, ModelSpec, Parameter, Provenance, parameters};
 use ndarray::{ArrayD, IxDyn};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::Device;
-use trainer::learner::probe;
 use trainer::parameters::{Layout, Parameters};
+use trainer::probe::probe;
 
 pub use peer::Peer;
 
@@ -53,8 +54,8 @@ pub fn tensors(spec: &ModelSpec, seed: u64) -> BTreeMap<String, ArrayD<f32>> {
 /// A network with these weights and its probe, from libtorch.
 pub fn checkpoint_of(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Checkpoint {
     let list = parameters(spec).expect("tests make valid specs");
-    let network = RetinaNet::new(spec, &Parameters::of_tensors(&list, Layout::default(), Device::Cpu, &tensors));
-    let probe = probe(&network.expect("the tensors were made from the spec"));
+    let parameters = Parameters::of_tensors(&list, Layout::default(), Device::Cpu, &tensors);
+    let probe = probe(spec, &parameters).expect("the tensors were made from the spec");
     let provenance = Provenance { program: "tests".to_owned(), epoch: None, ap: None, origin: None };
     Checkpoint { spec: spec.clone(), provenance, tensors, probe }
 }

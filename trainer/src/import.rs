@@ -73,7 +73,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         Network::Detector(spec) => {
             let checkpoint = checkpoint(&spec, provenance, tensors).with_context(place)?;
             let probe = &checkpoint.probe;
-            let finite = probe.classification.iter().chain(&probe.regression).all(|value| value.is_finite());
+            let finite = probe.outputs.each().into_iter().flatten().all(|value| value.is_finite());
             ensure!(finite, "can't import {}: its network says numbers that are not finite", args.file.display());
             checkpoint.write(&args.out)?;
         }

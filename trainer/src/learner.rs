@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::ensure;
-use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Probe, Provenance, RetinaNet, parameters};
-use ndarray::{Array4, ArrayD, Ix3};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Provenance, RetinaNet, parameters};
+use ndarray::ArrayD;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
@@ -18,11 +16,12 @@ use crate::failure::{TorchError, catch};
 use crate::loader::Batch;
 use crate::loss::Loss;
 use crate::optimizer::Optimizer;
-use crate::parameters::{Layout, Parameters, to_array};
+use crate::parameters::{Layout, Parameters};
 use crate::predictor::Predictor;
+use crate::probe::probe;
 use crate::schedule::Moment;
 use crate::targets::Normalizer;
-use crate::torch::{Inference, Torch, Training, images};
+use crate::torch::{Torch, Training, images};
 use crate::transfer::Transfer;
 
 /// A network in training.
@@ -238,22 +237,8 @@ pub fn checkpoint(
     for (name, tensor) in &tensors {
         ensure!(tensor.iter().all(|value| value.is_finite()), "tensor `{name}` holds a number that is not finite");
     }
-    // On the processor wherever the training is, because a GPU's convolutions may round to fewer bits.
+    // On the CPU wherever the training is, because a GPU's convolutions may round to fewer bits.
     let parameters = Parameters::of_tensors(&parameters(spec)?, Layout::default(), Device::Cpu, &tensors);
-    let probe = probe(&RetinaNet::new(spec, &parameters)?);
+    let probe = probe(spec, &parameters)?;
     Ok(Checkpoint { spec: spec.clone(), provenance, tensors, probe })
-}
-
-/// Asks `network`, which is on the processor, about random pictures.
-pub fn probe(network: &RetinaNet<Inference>) -> Probe {
-    let mut random = ChaCha8Rng::seed_from_u64(0);
-    let [n, channels, height, width] = Probe::SIZE;
-    // The range of a normalized picture, about.
-    let images = Array4::from_shape_simple_fn((n, channels, height, width), || random.random_range(-2.0..2.0));
-    let [classification, regression] = tch::no_grad(|| {
-        let predictions = network.forward(&Torch(crate::torch::images(&images, Device::Cpu, false)));
-        [predictions.scores().0, predictions.offsets.0]
-            .map(|tensor| to_array(&tensor).into_dimensionality::<Ix3>().expect("predictions have three dimensions"))
-    });
-    Probe { images, classification, regression }
 }

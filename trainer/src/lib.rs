@@ -4,6 +4,7 @@ mod device;
 pub mod torch;
 pub mod part;
 pub mod parameters;
+pub mod probe;
 pub mod learner;
 pub mod failure;
 mod cpu_watch;

@@ -131,8 +131,8 @@ fn differing(pretrained: &Pretrained, ours: &ModelSpec) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::{Checkpoint, Probe, Provenance, TrunkSpec, parameters};
-    use ndarray::{Array3, Array4, IxDyn};
+    use models::{Checkpoint, HeadOutputs, Probe, Provenance, TrunkSpec, parameters};
+    use ndarray::{Array4, IxDyn};
 
     fn spec(classes: &[&str]) -> ModelSpec {
         let classes = (1..).zip(classes).map(|(id, name)| Class { id, name: (*name).to_owned() }).collect();
@@ -156,8 +156,8 @@ mod tests {
     fn checkpoint(spec: &ModelSpec) -> Pretrained {
         let probe = Probe {
             images: Array4::zeros((1, 3, 1, 1)),
-            classification: Array3::zeros((1, 1, 1)),
-            regression: Array3::zeros((1, 1, 4)),
+            outputs: HeadOutputs::default(),
+            rounding: [[0.0; 2]; HeadOutputs::PARTS],
         };
         let provenance = Provenance::default();
         let tensors = tensors(spec, 0.0);

@@ -105,7 +105,7 @@ fn a_run_leaves_checkpoints_log_and_configuration_and_repeats_to_the_bit() {
 
     let first = project.checkpoint("runs/latest/last.safetensors");
     assert_eq!(first.provenance.epoch, Some(2));
-    assert_eq!(first.spec.classes.len(), first.probe.classification.dim().2);
+    assert_eq!(first.spec.classes.len(), first.probe.outputs.logits.dim().2);
     project.checkpoint("runs/latest/best.safetensors");
     let report = fs::read_to_string(project.path().join("runs/latest/report.html")).unwrap();
     assert_holds(&report, &["<!DOCTYPE html>", "Average precision", "epochs: 2", "data:image/jpeg;base64,"]);

@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 
-use models::{Anchors, ModelSpec};
+use models::{Anchors, ModelSpec, larger};
 use ndarray::{Array4, ArrayView2, Axis};
 use runtime::{Candidates, Engine, EngineError, EngineOptions, Outputs};
 
-use crate::proof::Differences;
+use super::FormDifferences;
 
 /// Most pictures that are compared. What more of them would show, two do.
 const PICTURES: usize = 2;
@@ -18,7 +18,7 @@ pub(super) fn compare(
     formed: &Path,
     images: &Array4<f32>,
     engine: &EngineOptions,
-) -> Result<Differences, EngineError> {
+) -> Result<FormDifferences, EngineError> {
     let formed = Engine::open(formed, engine)?;
     let images = suitable(images, &formed);
     let found = formed.run(images.view())?;
@@ -35,7 +35,7 @@ pub(super) fn compare(
             let shapes =
                 [expected.scores().dim() == found.scores().dim(), expected.offsets().dim() == found.offsets().dim()];
             if shapes != [true; 2] {
-                return Ok(Differences { scores: f32::NAN, offsets: f32::NAN });
+                return Ok(FormDifferences { scores: f64::NAN, offsets: f64::NAN });
             }
         }
         Outputs::Candidates(found) => {
@@ -62,21 +62,21 @@ fn suitable(images: &Array4<f32>, engine: &Engine) -> Array4<f32> {
 
 /// The largest differences so far; NaN once something is no number or not there.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Largest(Differences);
+struct Largest(FormDifferences);
 
 impl Default for Largest {
     fn default() -> Self {
-        Self(Differences { scores: 0.0, offsets: 0.0 })
+        Self(FormDifferences { scores: 0.0, offsets: 0.0 })
     }
 }
 
 impl Largest {
     fn scores<'a>(&mut self, pairs: impl Iterator<Item = (&'a f32, &'a f32)>) {
-        pairs.for_each(|(a, b)| grow(&mut self.0.scores, a - b));
+        pairs.for_each(|(a, b)| self.0.scores = larger(self.0.scores, f64::from(a - b)));
     }
 
     fn offsets<'a>(&mut self, pairs: impl Iterator<Item = (&'a f32, &'a f32)>) {
-        pairs.for_each(|(a, b)| grow(&mut self.0.offsets, a - b));
+        pairs.for_each(|(a, b)| self.0.offsets = larger(self.0.offsets, f64::from(a - b)));
     }
 
     /// Compares the candidates of one picture with all scores `[anchors, classes]` and offsets `[anchors, 4]`: each must be what
@@ -115,15 +115,7 @@ impl Largest {
     }
 
     fn fail(&mut self) {
-        self.0 = Differences { scores: f32::NAN, offsets: f32::NAN };
-    }
-}
-
-/// Replaces the largest difference by a larger one; `f32::max` would lose a NaN.
-fn grow(largest: &mut f32, difference: f32) {
-    let difference = difference.abs();
-    if difference > *largest || difference.is_nan() {
-        *largest = difference;
+        self.0 = FormDifferences { scores: f64::NAN, offsets: f64::NAN };
     }
 }
 
@@ -136,7 +128,7 @@ mod tests {
 
     /// The differences of candidates (score, anchor, class, offset) from two classes at three anchors, whose offsets are
     /// their numbers.
-    fn differences(candidates: &[(f32, i64, i64, f32)]) -> Differences {
+    fn differences(candidates: &[(f32, i64, i64, f32)]) -> FormDifferences {
         let scores = array![[0.9, 0.2], [0.5, 0.6], [0.01, 0.7]];
         let offsets = Array2::from_shape_fn((3, 4), |(anchor, _)| anchor as f32);
         let mut spec = ModelSpec::default();
@@ -155,9 +147,9 @@ mod tests {
     #[test]
     fn the_best_of_each_level_agree_and_all_else_differs() {
         let right = [(0.9, 0, 0, 0.0), (0.6, 1, 1, 1.0), (0.7, 2, 1, 2.0)];
-        assert_eq!(differences(&right), Differences { scores: 0.0, offsets: 0.0 });
+        assert_eq!(differences(&right), FormDifferences { scores: 0.0, offsets: 0.0 });
         let with_none = [&right[..], &[(0.0, 9, 9, f32::NAN)]].concat();
-        assert_eq!(differences(&with_none), Differences { scores: 0.0, offsets: 0.0 });
+        assert_eq!(differences(&with_none), FormDifferences { scores: 0.0, offsets: 0.0 });
 
         let mut offset = right;
         offset[1].3 = 1.5;

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use models::dataset::{OnProblem, Source};
-use models::{ModelSpec, RgbView, preprocess};
-use ndarray::{Array4, Axis};
+use models::spec::PreprocessingSpec;
+use models::{ModelSpec, Preprocessed, RgbView, preprocess};
+use ndarray::Axis;
 use runtime::inputs::{InputError, expand};
 use runtime::progress::Progress;
-use runtime::{EngineError, EngineOptions, IMAGES, Tap, data, picture};
+use runtime::{EngineError, EngineOptions, IMAGES, Tap, data, drawn, picture};
 
 use super::range::Histogram;
 use crate::graph::Graph;
@@ -74,36 +75,47 @@ pub fn pictures(data: &Path, pictures: Option<&Path>, most: usize) -> Result<Vec
     Ok((0..count.min(most)).map(|index| files[index * count / count.min(most)].clone()).collect())
 }
 
+/// Size of a drawn image: a network computes as large numbers for small images as for large ones.
+const DRAWN_WIDTH: u32 = 256;
+const DRAWN_HEIGHT: u32 = 192;
+
 /// What the network looks at.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a> {
-    /// The checkpoint's probe, if it counts.
-    pub(crate) probe: Option<&'a Array4<f32>>,
-    /// Pictures, as the spec prepares them.
-    pub(crate) pictures: &'a [PathBuf],
-    /// How it prepares them.
+    /// Images, as the spec prepares them.
+    pub(crate) files: &'a [PathBuf],
+    /// Number of drawn images after them.
+    pub(crate) drawn: u32,
+    /// How both are prepared.
     pub(crate) spec: &'a ModelSpec,
 }
 
 impl<'a> Inputs<'a> {
-    /// One after another, `[N, 3, H, W]`.
-    pub(crate) fn each(self) -> impl Iterator<Item = Result<Array4<f32>, CalibrationError>> + 'a {
-        let probe = self.probe.map(|images| Ok(images.clone()));
-        probe.into_iter().chain(self.pictures.iter().map(move |path| input(path, self.spec)))
+    /// One after another.
+    pub(crate) fn each(self) -> impl Iterator<Item = Result<Preprocessed, CalibrationError>> + 'a {
+        let spec = &self.spec.preprocessing;
+        self.files.iter().map(|path| input(path, spec)).chain((0..self.drawn).map(|number| drawn_input(number, spec)))
     }
 
     /// How many there are.
     pub(crate) fn count(self) -> usize {
-        usize::from(self.probe.is_some()) + self.pictures.len()
+        self.files.len() + self.drawn as usize
     }
 }
 
-fn input(path: &Path, spec: &ModelSpec) -> Result<Array4<f32>, CalibrationError> {
+fn input(path: &Path, spec: &PreprocessingSpec) -> Result<Preprocessed, CalibrationError> {
     let error = |reason: String| CalibrationError::Picture { path: path.to_owned(), reason };
-    let picture = picture::read(path).map_err(|problem| error(problem.reason.to_string()))?;
-    let view = RgbView::new(picture.width(), picture.height(), picture.as_raw());
-    let view = view.map_err(|problem| error(problem.to_string()))?;
-    Ok(preprocess(view, &spec.preprocessing).pixels.insert_axis(Axis(0)))
+    let image = picture::read(path).map_err(|problem| error(problem.reason.to_string()))?;
+    let view = RgbView::new(image.width(), image.height(), image.as_raw());
+    Ok(preprocess(view.map_err(|problem| error(problem.to_string()))?, spec))
+}
+
+fn drawn_input(number: u32, spec: &PreprocessingSpec) -> Result<Preprocessed, CalibrationError> {
+    let image = drawn::image(number, DRAWN_WIDTH, DRAWN_HEIGHT);
+    let view = RgbView::new(DRAWN_WIDTH, DRAWN_HEIGHT, image.as_raw()).expect("a drawn image has all of its pixels");
+    let (shorter_side, longer_side) = (spec.shorter_side.min(DRAWN_HEIGHT), spec.longer_side.min(DRAWN_WIDTH));
+    let small = PreprocessingSpec { shorter_side, longer_side, fixed_size: None, ..spec.clone() };
+    Ok(preprocess(view, &small))
 }
 
 /// Counts the numbers of `values` while the network looks at `inputs`.
@@ -116,8 +128,8 @@ pub(super) fn measure(
     let mut tap = Tap::from_bytes("the network", &encode_tapped(graph.clone(), values), engine)?;
     let mut histograms: BTreeMap<String, Histogram> = BTreeMap::new();
     let mut progress = Progress::new(Some(inputs.count()), false);
-    for images in inputs.each() {
-        let images = images?;
+    for input in inputs.each() {
+        let images = input?.pixels.insert_axis(Axis(0));
         let mut add = |name: &str, numbers: &[f32]| histograms.entry(name.to_owned()).or_default().add(numbers);
         if values.contains(IMAGES) {
             add(IMAGES, images.as_slice().unwrap_or_default());

@@ -117,7 +117,8 @@ fn data_inputs(node: &mut Node) -> impl Iterator<Item = &mut String> {
     node.inputs.iter_mut().take(count)
 }
 
-fn cast_node(input: &str, output: &str, to_half: bool) -> Node {
+/// A node that puts a value into 16 bits or into 32.
+pub(crate) fn cast_node(input: &str, output: &str, to_half: bool) -> Node {
     let data_type = if to_half { DataType::Float16 } else { DataType::Float };
     Node {
         name: format!("{output}.cast"),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ndarray::Axis;
 use runtime::progress::Progress;
 use runtime::{CLASSIFICATION, EngineOptions, REGRESSION, Tap};
 
@@ -57,8 +58,9 @@ fn answers(
     let outputs = BTreeSet::from([CLASSIFICATION, REGRESSION]);
     let mut tap = Tap::from_bytes("the network", &encode_tapped(graph, &outputs), engine)?;
     let mut answers: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-    for images in inputs.each() {
-        tap.read(images?.view(), |name, values| answers.entry(name.to_owned()).or_default().extend(values))?;
+    for input in inputs.each() {
+        let images = input?.pixels.insert_axis(Axis(0));
+        tap.read(images.view(), |name, values| answers.entry(name.to_owned()).or_default().extend(values))?;
     }
     Ok(answers)
 }

@@ -1,0 +1,56 @@
+//! The probe of a checkpoint: what libtorch computes for random images.
+
+use models::{HeadOutputs, ModelSpec, Parameter, Probe, RetinaNet, Weights, WeightsError};
+use ndarray::{Array4, Ix3};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tch::{Device, Kind, Tensor};
+
+use crate::parameters::{Parameters, to_array};
+use crate::torch::{Inference, Torch, images};
+
+/// Asks the network of `spec` about random images, in 64 bits, and in 32 to see what rounding does. `parameters` are on the CPU.
+///
+/// # Errors
+/// When they are not those of the spec.
+pub fn probe(spec: &ModelSpec, parameters: &Parameters) -> Result<Probe, WeightsError> {
+    /// The same numbers in 64 bits.
+    struct Double<'a>(&'a Parameters);
+
+    impl Weights<Inference> for Double<'_> {
+        fn tensor(&self, parameter: Parameter) -> Result<Inference, WeightsError> {
+            let Torch::<false>(tensor) = self.0.tensor(parameter)?;
+            Ok(Torch(tensor.detach().to_kind(Kind::Double)))
+        }
+    }
+
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    let [n, channels, height, width] = Probe::SIZE;
+    // The range of a normalized image, about.
+    let pixels = Array4::from_shape_simple_fn((n, channels, height, width), || random.random_range(-2.0..2.0));
+    let input = images(&pixels, Device::Cpu, false);
+    let exact = head_outputs(spec, &Double(parameters), &input.to_kind(Kind::Double))?;
+    let rounding = exact.deviations(&head_outputs(spec, parameters, &input)?, [height, width]);
+    let rounding = rounding.map(|deviation| [deviation.rms() as f32, deviation.systematic() as f32]);
+    Ok(Probe { images: pixels, outputs: exact, rounding })
+}
+
+/// What the heads of the network of `spec` compute for `images`, `[N, 3, H, W]`, which are of the weights' precision.
+///
+/// # Errors
+/// When the weights are not those of the spec.
+pub fn head_outputs(
+    spec: &ModelSpec,
+    weights: &dyn Weights<Inference>,
+    images: &Tensor,
+) -> Result<HeadOutputs, WeightsError> {
+    let network = RetinaNet::new(spec, weights)?;
+    let input = Torch(images.shallow_clone());
+    let (predictions, [classification, regression]) = tch::no_grad(|| network.forward_with_features(&input));
+    let rows = |rows: Inference| {
+        let rows = to_array(&rows.0.to_kind(Kind::Float));
+        rows.into_dimensionality::<Ix3>().expect("rows have three dimensions")
+    };
+    let features = [rows(classification), rows(regression)];
+    Ok(HeadOutputs { logits: rows(predictions.logits), offsets: rows(predictions.offsets), features })
+}
