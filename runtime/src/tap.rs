@@ -20,7 +20,8 @@ impl Tap {
     /// # Errors
     /// When ONNX Runtime is not found, or does not take the file.
     pub fn open(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
-        let session = session(&path.display().to_string(), options, |builder| builder.commit_from_file(path))?;
+        let session =
+            session(&path.display().to_string(), options, Fallback::Allowed, |builder| builder.commit_from_file(path))?;
         Ok(Self { session })
     }
 
