@@ -1,5 +1,5 @@
-//! One training step, forward to optimizer: ResNet-18 and ResNet-50, 2 pictures of 320x320, 80 classes, next to
-//! torchvision's RetinaNet when `PEER_PYTHON` names a Python with torch 2.11 and torchvision 0.26.
+//! One training step, forward to optimizer: ResNet-18 and ResNet-50, 80 classes, alone and beside other programs, next
+//! to torchvision's RetinaNet when `PEER_PYTHON` names a Python with torch 2.11 and torchvision 0.26.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -21,6 +21,7 @@ use trainer::targets::{Normalizer, Object, Targets};
 
 const WARM_UP: usize = 2;
 const STEPS: usize = 10;
+const COUNT: usize = 2;
 const SIDE: usize = 320;
 
 /// How pictures and kernels lie in memory, on both sides.
@@ -48,12 +49,13 @@ fn main() -> anyhow::Result<()> {
         }
     }
     beside_neighbors("shapes.yaml, 8x3x96x96", shapes()?, None)?;
-    for depth in [18, 50] {
-        let peer = std::env::var("PEER_PYTHON").ok().map(|python| peer(&python, depth, Layout::ChannelsFirst));
+    for (depth, count, side) in [(18, 8, 96), (18, COUNT, SIDE), (50, COUNT, SIDE)] {
+        let peer =
+            std::env::var("PEER_PYTHON").ok().map(|python| peer(&python, depth, Layout::ChannelsFirst, count, side));
         let mut peer = peer.transpose()?;
         let peer = peer.as_mut().map(|peer| peer as &mut dyn FnMut() -> anyhow::Result<f64>);
-        let name = format!("ResNet-{depth}, 2x3x{SIDE}x{SIDE}");
-        beside_neighbors(&name, ours(depth, Layout::ChannelsFirst)?, peer)?;
+        let name = format!("ResNet-{depth}, {count}x3x{side}x{side}");
+        beside_neighbors(&name, ours(depth, Layout::ChannelsFirst, count, side)?, peer)?;
     }
     Ok(())
 }
@@ -115,9 +117,9 @@ fn steady(mut step: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<f64> 
 }
 
 fn bench(depth: u32, layout: Layout) -> anyhow::Result<()> {
-    let mut ours = ours(depth, layout)?;
+    let mut ours = ours(depth, layout, COUNT, SIDE)?;
     let mut peer = match std::env::var("PEER_PYTHON") {
-        Ok(python) => Some(peer(&python, depth, layout)?),
+        Ok(python) => Some(peer(&python, depth, layout, COUNT, SIDE)?),
         Err(_) => None,
     };
     let (mut our_times, mut peer_times) = (Vec::new(), Vec::new());
@@ -141,14 +143,14 @@ fn bench(depth: u32, layout: Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ours(depth: u32, layout: Layout) -> anyhow::Result<impl FnMut() -> f64> {
+fn ours(depth: u32, layout: Layout, count: usize, side: usize) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
     let spec = tests::spec(&format!("resnet{depth}"), NormKind::FrozenBatch, 80);
     let nowhere = "{annotations: unused, pictures: unused}";
     let mut config: TrainConfig = serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}"))?;
     config.optimizer.kind = OptimizerKind::Sgd;
     config.optimizer.learning_rate = 1e-4;
     config.run.channels_last = layout == Layout::ChannelsLast;
-    steps(&spec, &config, 2, SIDE)
+    steps(&spec, &config, count, side)
 }
 
 /// Steps of the demo's training.
@@ -193,11 +195,17 @@ fn steps(
     })
 }
 
-fn peer(python: &str, depth: u32, layout: Layout) -> anyhow::Result<impl FnMut() -> anyhow::Result<f64> + use<>> {
+fn peer(
+    python: &str,
+    depth: u32,
+    layout: Layout,
+    count: usize,
+    side: usize,
+) -> anyhow::Result<impl FnMut() -> anyhow::Result<f64> + use<>> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peer/train_step.py");
     let threads = tch::get_num_threads().to_string();
     let mut process = Command::new(python)
-        .args([script, &depth.to_string(), &threads, layout.name()])
+        .args([script, &depth.to_string(), &threads, layout.name(), &count.to_string(), &side.to_string()])
         .env_remove("GLIBC_TUNABLES")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
