@@ -26,15 +26,15 @@ test: setup ## Check formatting, lints and every test; RETINANET_DATA names the 
 	cargo clippy --manifest-path $(fuzzers) --target-dir $(built) --locked -- -D warnings
 	cargo test --workspace
 
-demo: build ## Draw shapes, train on them, export, detect; prints AP and where the pictures are
+demo: build ## Draw shapes, train on them, export, detect; prints AP and where the images are
 	rm -rf $(demo)
 	$(programs)/trainer synth --out $(demo)/shapes
 	$(programs)/trainer fit --config trainer/configs/shapes.yaml --data $(demo)/shapes --out $(demo)/run
 	$(programs)/exporter --checkpoint $(demo)/run/best.safetensors --out $(demo)/retinanet.onnx
 	$(programs)/runtime detect --model $(demo)/retinanet.onnx --score 0.5 --json $(demo)/detections.json \
 		--draw $(demo)/annotated $(demo)/shapes/test
-	$(programs)/runtime eval --model $(demo)/retinanet.onnx --data $(demo)/shapes/test.json --pictures $(demo)/shapes/test
-	@echo "Annotated pictures, none of them seen in training: $(demo)/annotated"
+	$(programs)/runtime eval --model $(demo)/retinanet.onnx --data $(demo)/shapes/test.json --images $(demo)/shapes/test
+	@echo "Annotated images, none of them seen in training: $(demo)/annotated"
 
 bench: setup ## Measure: time of detection, of post-processing, of evaluation, of loading, of a training step
 	cargo bench --package models --package tests --bench '*'

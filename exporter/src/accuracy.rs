@@ -44,7 +44,7 @@ impl Accuracy {
     /// The AP of the file `model`, in [0, 1].
     ///
     /// # Errors
-    /// When the file does not run, a picture can't be read, or there is nothing to find.
+    /// When the file does not run, an image can't be read, or there is nothing to find.
     pub fn of(&self, model: &Path, engine: &EngineOptions) -> Result<f64, AccuracyError> {
         let options = DetectorOptions { engine: engine.clone(), ..DetectorOptions::default() };
         let detector = Detector::open(model, options)?;

@@ -102,7 +102,7 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
         Resampling::Torch => "as torch.nn.functional.interpolate with align_corners=False",
         Resampling::ScikitImage => "as skimage.transform.resize from 0.19 on",
     };
-    writeln!(text, "  1. Turn the picture upright (EXIF), as RGB, 8 bits per channel.")?;
+    writeln!(text, "  1. Turn the image upright (EXIF), as RGB, 8 bits per channel.")?;
     match spec.fixed_size {
         Some([height, width]) => {
             writeln!(text, "  2. Stretch to {height} rows of {width} pixels, whatever its shape;")?
@@ -156,7 +156,7 @@ fn rows(text: &mut String, spec: &ModelSpec, hands_over_candidates: bool) -> fmt
     let belongs = if hands_over_candidates {
         writeln!(
             text,
-            "  Candidate j of a picture is scores[j] of class classes[j] at anchor anchors[j] with offsets regression[j]; one\n  \
+            "  Candidate j of an image is scores[j] of class classes[j] at anchor anchors[j] with offsets regression[j]; one\n  \
              whose score is 0 is none. They are the best of each level, as under Thresholds."
         )?;
         "Anchors have numbers"
@@ -208,7 +208,7 @@ fn boxes(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     }
     let clip = match spec.postprocessing.clip {
         Clip::Padded => "the padded input",
-        Clip::Image => "the part of the input that shows the picture",
+        Clip::Image => "the part of the input that shows the image",
     };
     let scale = match spec.preprocessing.box_scale {
         BoxScale::PerAxis => "x by resized width / original width, y by resized height / original height",
@@ -239,7 +239,7 @@ fn postprocessing(text: &mut String, spec: &ModelSpec) -> fmt::Result {
             spec.score_threshold
         )?,
     }
-    writeln!(text, "  Keep per picture {}.", limit(spec.max_detections))
+    writeln!(text, "  Keep per image {}.", limit(spec.max_detections))
 }
 
 #[cfg(test)]
@@ -271,7 +271,7 @@ mod tests {
                     "center x = ax + 1 * dx * aw",
                     "exp(min(1 * dw, 4.1351666))",
                     "per level at most 1000",
-                    "Keep per picture at most 300",
+                    "Keep per image at most 300",
                     "x by resized width / original width",
                 ],
             ),

@@ -19,7 +19,7 @@ use crate::graph::Graph;
 pub struct FormOptions {
     /// Height and width of every input; free if absent.
     pub input_size: Option<InputSize>,
-    /// Number of pictures that are computed at a time; free if absent.
+    /// Number of images that are computed at a time; free if absent.
     pub batch: Option<usize>,
     /// Most candidates of each level that the file hands over, those above the spec's threshold; scores and offsets of all
     /// anchors if absent.
@@ -96,7 +96,7 @@ impl FormOptions {
     /// The spec of a file of this form.
     ///
     /// # Errors
-    /// When the input size contradicts what the spec stretches pictures to.
+    /// When the input size contradicts what the spec stretches images to.
     pub fn spec(&self, spec: &ModelSpec) -> Result<ModelSpec, FormError> {
         let mut spec = spec.clone();
         if let Some(InputSize(sides)) = self.input_size {

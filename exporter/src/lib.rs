@@ -33,7 +33,7 @@ pub use model::FileOptions;
 pub use opset::Opset;
 pub use precision::{
     CalibrationError, Comparison, Difference, Layers, Limits, Lowered, Precision, PrecisionError, PrecisionOptions,
-    RangeRule, Sensitivity, UnknownLayer, pictures,
+    RangeRule, Sensitivity, UnknownLayer, images,
 };
 pub use proof::{Differences, ProofError, TOLERANCE, prove};
 pub use summary::{Summary, grouped};

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Parser;
 use exporter::{
     Accuracy, ExportError, ExportOptions, Exported, FileOptions, FormDifferences, FormOptions, InputSize, Loss, Opset,
-    Precision, PrecisionOptions, RangeRule, Sensitivity, Summary, describe, export, grouped, pictures,
+    Precision, PrecisionOptions, RangeRule, Sensitivity, Summary, describe, export, grouped, images,
 };
 use models::dataset::Source;
 use models::{AtomicFile, Checkpoint, CheckpointError};
@@ -62,11 +62,11 @@ struct Args {
 #[command(next_help_heading = "Form")]
 struct FormArgs {
     /// Height and width of every input, multiples of 32, for engines that want fixed ones; `runtime` then shrinks and pads
-    /// pictures to it. [default: free]
+    /// images to it. [default: free]
     #[arg(long, value_name = "HxW")]
     input_size: Option<InputSize>,
 
-    /// Pictures that are computed at a time, for engines that want a fixed number. [default: free]
+    /// Images that are computed at a time, for engines that want a fixed number. [default: free]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
 
@@ -112,13 +112,13 @@ struct PrecisionArgs {
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
 
-    /// Pictures that say which numbers occur, without which there is no int8: a folder of pictures, or a data set.
+    /// Images that say which numbers occur, without which there is no int8: a folder of images, or a data set.
     #[arg(long, value_name = "DATA", required_if_eq("precision", "int8"))]
     calibrate: Option<PathBuf>,
 
     /// How many of them are looked at, evenly taken.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    calibration_pictures: u32,
+    calibration_images: u32,
 
     /// Which of the numbers that occur int8 covers: `minmax` all, `percentile:P` P % at each end, `entropy` those with which
     /// the distribution changes least.
@@ -139,7 +139,7 @@ struct PrecisionArgs {
 
     /// Folder that file names in both data sets start from [default: as in `runtime eval`].
     #[arg(long, value_name = "DIR")]
-    pictures: Option<PathBuf>,
+    images: Option<PathBuf>,
 
     /// How much smaller than in 32 bits the AP may be. If it is, no file is written, and the exit code is 3.
     #[arg(long, value_name = "AP", requires = "eval", allow_negative_numbers = true, value_parser = difference)]
@@ -161,13 +161,13 @@ impl FileArgs {
 
 impl PrecisionArgs {
     fn options(&self, form: FormOptions, file: FileOptions) -> anyhow::Result<ExportOptions> {
-        let pictures_folder = self.pictures.as_deref();
+        let images_folder = self.images.as_deref();
         let calibration = match &self.calibrate {
-            Some(data) => pictures(data, pictures_folder, self.calibration_pictures as usize)?,
+            Some(data) => images(data, images_folder, self.calibration_images as usize)?,
             None => Vec::new(),
         };
         let accuracy = self.eval.as_ref().map(|data| {
-            let source = Source { pictures: self.pictures.clone(), ..Source::new(data) };
+            let source = Source { images: self.images.clone(), ..Source::new(data) };
             Accuracy::new(&source).with_context(|| format!("cannot measure the AP on `{}`", data.display()))
         });
         Ok(ExportOptions {

@@ -69,7 +69,7 @@ pub(crate) fn encode(
     let said = if hands_over_candidates { "of its best candidates" } else { "of all anchors" };
     let about = || {
         format!(
-            "{network} for {} classes. It says scores and box offsets {said}; what the pictures, rows and offsets are is in the \
+            "{network} for {} classes. It says scores and box offsets {said}; what the images, rows and offsets are is in the \
              metadata, under `{SPEC_KEY}`.",
             spec.class_count()
         )

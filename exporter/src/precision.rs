@@ -21,7 +21,7 @@ use comparison::{File, compare};
 pub(crate) use half::cast_node;
 use quantize::Quantization;
 
-pub use calibration::{CalibrationError, pictures};
+pub use calibration::{CalibrationError, images};
 pub use comparison::{Comparison, Difference, Limits};
 pub use layers::{Layers, UnknownLayer};
 pub use range::RangeRule;
@@ -33,11 +33,11 @@ const FLOAT_LAYERS: [&str; 3] = ["conv1", "classificationModel.output", "regress
 /// Drawn images: for the ranges of fp16 where no others are given, and for every comparison.
 const DRAWN: u32 = 4;
 
-/// Pictures on which a file of fewer bits is compared with that of 32.
-const COMPARED_PICTURES: usize = 8;
+/// Images on which a file of fewer bits is compared with that of 32.
+const COMPARED_IMAGES: usize = 8;
 
-/// Pictures on which the sensitivity of every single layer is measured.
-const SENSITIVITY_PICTURES: usize = 4;
+/// Images on which the sensitivity of every single layer is measured.
+const SENSITIVITY_IMAGES: usize = 4;
 
 /// How far fp16 may be off. A product of 16 bits is off by up to 2^-11, in some seventy layers by 0.0024 if at random. Measured:
 /// the demo after 1, 3 and 7 epochs 0.0020, 0.0016 and 0.0011, and all detections; random weights 0.0008 in ResNet-50 (of its
@@ -98,7 +98,7 @@ impl fmt::Display for Precision {
 pub struct PrecisionOptions {
     /// What its numbers shall be.
     pub precision: Precision,
-    /// Pictures whose numbers say what the ranges are; int8 needs some.
+    /// Images whose numbers say what the ranges are; int8 needs some.
     pub calibration: Vec<PathBuf>,
     /// How ranges follow from these numbers; for int8.
     pub ranges: RangeRule,
@@ -129,9 +129,9 @@ pub enum PrecisionError {
     /// A layer to keep is not there.
     #[error(transparent)]
     Layer(#[from] UnknownLayer),
-    /// There are no pictures to measure on.
-    #[error("int8 takes its ranges from pictures; name some with --calibrate")]
-    NoPictures,
+    /// There are no images to measure on.
+    #[error("int8 takes its ranges from images; name some with --calibrate")]
+    NoImages,
     /// The file computes something else than that of 32 bits.
     #[error(
         "{precision} differs from fp32 too much, in {comparison}; allowed are {} of the spread of logits and offsets in the worst \
@@ -176,7 +176,7 @@ pub(crate) fn lower(
         }
         Precision::Int8 => {
             if files.is_empty() {
-                return Err(PrecisionError::NoPictures);
+                return Err(PrecisionError::NoImages);
             }
             let kept: Layers = FLOAT_LAYERS.into_iter().chain(options.keep_float.names()).collect();
             let chosen = Quantization::new(graph, &kept);
@@ -186,7 +186,7 @@ pub(crate) fn lower(
             let seen = measure(graph, &values, inputs, engine)?;
             let ranges = seen.iter().map(|(name, histogram)| (name.clone(), histogram.range(options.ranges))).collect();
             let sensitivity = if options.sensitivity {
-                let few = files.len().min(SENSITIVITY_PICTURES);
+                let few = files.len().min(SENSITIVITY_IMAGES);
                 sensitivity::measure(graph, &ranges, Inputs { files: &files[..few], ..inputs }, engine)?
             } else {
                 Vec::new()
@@ -210,7 +210,7 @@ pub(crate) fn check(
     options: &PrecisionOptions,
     engine: &EngineOptions,
 ) -> Result<Comparison, PrecisionError> {
-    let few = options.calibration.len().min(COMPARED_PICTURES);
+    let few = options.calibration.len().min(COMPARED_IMAGES);
     let inputs = Inputs { files: &options.calibration[..few], drawn: DRAWN, spec };
     let comparison = compare(full, lowered, inputs, engine)?;
     if options.precision.limits().allow(&comparison) {

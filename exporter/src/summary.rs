@@ -4,7 +4,7 @@ use std::fmt;
 
 use models::{LayerCost, ModelSpec, WeightsError, summarize};
 
-/// The layers of a spec's network, at the size of input that the spec makes of a landscape picture.
+/// The layers of a spec's network, at the size of input that the spec makes of a landscape image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     /// Height of the input in pixels.
@@ -16,7 +16,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary for one picture that is `longer_side` wide and `shorter_side` high.
+    /// The summary for one image that is `longer_side` wide and `shorter_side` high.
     ///
     /// # Errors
     /// When the spec has no classes or an unknown depth.

@@ -39,7 +39,7 @@ pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result
         name: IMAGES,
         elements: ElementType::Float,
         shape: vec![Side::Dynamic("N"), Side::Fixed(3), Side::Dynamic("H"), Side::Dynamic("W")],
-        meaning: "normalized RGB pictures; H and W are multiples of 32".to_owned(),
+        meaning: "normalized RGB images; H and W are multiples of 32".to_owned(),
     }];
     graph.outputs = vec![
         rows(CLASSIFICATION, spec.class_count(), "scores of the classes, in (0, 1)"),
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn group_norm_leaves_batch_and_picture_size_open() {
+    fn group_norm_leaves_batch_and_image_size_open() {
         let graph = traced(18, NormKind::Group);
         assert_eq!(node(&graph, "bn1.groups").inputs, ["conv1", "shape.same.32.rest.same"]);
         assert_eq!(node(&graph, "bn1.channels").inputs, ["bn1.normalize", "shape.same.64.rest.same"]);

@@ -32,13 +32,13 @@ fn an_exported_file_runs_at_every_size_and_carries_its_spec() {
 
     let engine = Engine::open(folder.path("model.onnx"), &EngineOptions::default()).unwrap();
     assert_eq!(*engine.spec(), checkpoint().spec);
-    for (pictures, height, width) in [(1, 32, 32), (3, 64, 96), (2, 160, 32)] {
-        let images = noise(&mut Random(7), &[pictures, 3, height, width], 1.0);
+    for (count, height, width) in [(1, 32, 32), (3, 64, 96), (2, 160, 32)] {
+        let images = noise(&mut Random(7), &[count, 3, height, width], 1.0);
         let outputs = engine.run(images.into_dimensionality().unwrap().view()).unwrap().into_dense().unwrap();
         let (scores, offsets) = (outputs.scores(), outputs.offsets());
         let cells: usize = (3..8).map(|level| height.div_ceil(1 << level) * width.div_ceil(1 << level)).sum();
-        assert_eq!(scores.dim(), (pictures, cells * 9, 2));
-        assert_eq!(offsets.dim(), (pictures, cells * 9, 4));
+        assert_eq!(scores.dim(), (count, cells * 9, 2));
+        assert_eq!(offsets.dim(), (count, cells * 9, 4));
         assert!(scores.iter().all(|score| *score > 0.0 && *score < 1.0));
     }
 }
@@ -68,7 +68,7 @@ fn a_description_says_all_that_a_stranger_needs() {
     let printed = success(folder.exporter(&["--describe", "retinanet.onnx"]));
     for line in [
         "RetinaNet with ResNet-18",
-        "  images [N, 3, H, W] float32: normalized RGB pictures; H and W are multiples of 32",
+        "  images [N, 3, H, W] float32: normalized RGB images; H and W are multiples of 32",
         "shorter side is 608, or, where the longer side would exceed 1024",
         "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]",
         "  classification [N, A, 2] float32",
@@ -180,10 +180,10 @@ fn a_missing_onnx_runtime_is_an_error_and_leaves_no_file() {
 
 #[test]
 fn every_operator_set_says_the_same() {
-    let folder = Folder::with(&checkpoint_for_small_pictures());
-    folder.add_pictures(1);
+    let folder = Folder::with(&checkpoint_for_small_images());
+    folder.add_images(1);
     for opset in ["13", "18", "21"] {
-        for precision in [&["--precision", "fp32"][..], &["--precision", "int8", "--calibrate", "pictures"]] {
+        for precision in [&["--precision", "fp32"][..], &["--precision", "int8", "--calibrate", "images"]] {
             success(folder.exporter(&[&["--opset", opset, "--out", "model.onnx"], precision].concat()));
             let described = success(folder.exporter(&["--describe", "model.onnx"]));
             assert!(described.contains(&format!("ONNX operator set {opset}")), "{described}");
@@ -237,9 +237,9 @@ fn open(folder: &Folder, name: &str) -> Engine {
     Engine::open(folder.path(name), &EngineOptions::default()).unwrap()
 }
 
-/// Noise in place of preprocessed pictures.
-fn images([pictures, height, width]: [usize; 3]) -> Array4<f32> {
-    noise(&mut Random(7), &[pictures, 3, height, width], 1.0).into_dimensionality().unwrap()
+/// Noise in place of preprocessed images.
+fn images([count, height, width]: [usize; 3]) -> Array4<f32> {
+    noise(&mut Random(7), &[count, 3, height, width], 1.0).into_dimensionality().unwrap()
 }
 
 /// A checkpoint most of whose scores are equal to many others, and half of them above the threshold.
@@ -278,20 +278,20 @@ fn candidates_give_the_detections_of_all_scores() {
                 let images = images(shape);
                 let all = dense.run(images.view()).unwrap().into_dense().unwrap();
                 let Outputs::Candidates(best) = selecting.run(images.view()).unwrap() else { panic!() };
-                assert_eq!(best.pictures(), shape[0]);
+                assert_eq!(best.images(), shape[0]);
                 let anchors = Anchors::new(&spec.anchors, shape[1], shape[2]);
                 let mut placement = spec.preprocessing.place(shape[2] as u32, shape[1] as u32);
                 (placement.resized_height, placement.resized_width) = (shape[1] as u32, shape[2] as u32);
-                for picture in 0..shape[0] {
+                for image in 0..shape[0] {
                     let (scores, offsets) = (all.scores(), all.offsets());
-                    let (scores, offsets) = (scores.index_axis(Axis(0), picture), offsets.index_axis(Axis(0), picture));
+                    let (scores, offsets) = (scores.index_axis(Axis(0), image), offsets.index_axis(Axis(0), image));
                     let expected = postprocess(scores, offsets, &anchors, &placement, spec);
-                    let found = postprocess_candidates(&best.of(picture), &anchors, &placement, spec);
+                    let found = postprocess_candidates(&best.of(image), &anchors, &placement, spec);
                     assert!(found == expected, "top_k {top_k}, {shape:?}");
                     assert!(!found.is_empty());
                     let levels = anchors.levels().each_ref().map(|level| level.len() * spec.class_count());
                     let expected: usize = levels.into_iter().map(|scores| scores.min(top_k)).sum();
-                    assert_eq!(best.of(picture).scores.len(), expected);
+                    assert_eq!(best.of(image).scores.len(), expected);
                 }
             }
         }
@@ -320,8 +320,8 @@ fn fixed_sizes_are_in_the_file_and_say_the_same() {
         let fixed = open(&folder, "retinanet.onnx");
         assert_eq!((fixed.size(), fixed.batch()), (size, batch), "{arguments:?}");
         assert_eq!(fixed.spec().preprocessing.input_size, size.map(|sides| sides.map(|side| side as u32)));
-        for pictures in 1..=3 {
-            let images = images([pictures, 96, 64]);
+        for count in 1..=3 {
+            let images = images([count, 96, 64]);
             let expected = free.run(images.view()).unwrap().into_dense().unwrap();
             match fixed.run(images.view()).unwrap() {
                 Outputs::Dense(found) => {
@@ -329,11 +329,11 @@ fn fixed_sizes_are_in_the_file_and_say_the_same() {
                     assert!(near(found.scores(), expected.scores()) && near(found.offsets(), expected.offsets()));
                 }
                 Outputs::Candidates(found) => {
-                    assert_eq!(found.pictures(), pictures);
-                    for picture in 0..pictures {
-                        let Candidates { scores, anchors, classes, .. } = found.of(picture);
+                    assert_eq!(found.images(), count);
+                    for image in 0..count {
+                        let Candidates { scores, anchors, classes, .. } = found.of(image);
                         for ((score, anchor), class) in scores.iter().zip(anchors).zip(classes) {
-                            let expected = expected.scores()[[picture, *anchor as usize, *class as usize]];
+                            let expected = expected.scores()[[image, *anchor as usize, *class as usize]];
                             assert!((*score - expected).abs() < 1e-6 || *score == 0.0 && expected <= 0.5);
                         }
                     }
@@ -342,7 +342,7 @@ fn fixed_sizes_are_in_the_file_and_say_the_same() {
         }
         let too_many = fixed.run(images([4, 96, 64]).view());
         match batch {
-            Some(_) => assert!(too_many.unwrap_err().to_string().contains("4 pictures are more than the 3")),
+            Some(_) => assert!(too_many.unwrap_err().to_string().contains("4 images are more than the 3")),
             None => assert!(too_many.is_ok()),
         }
         let other = fixed.run(images([1, 64, 96]).view());
@@ -359,14 +359,14 @@ fn a_detector_needs_no_flag_for_any_form() {
     (checkpoint.spec.preprocessing.shorter_side, checkpoint.spec.preprocessing.longer_side) = (96, 160);
     let folder = Folder::with(&checkpoint);
     // 96 pixels high and up to 160 wide: a size that both spec and file would choose.
-    let picture = RgbImage::from_fn(160, 96, |x, y| Rgb([x as u8, y as u8, (x * y) as u8]));
+    let image = RgbImage::from_fn(160, 96, |x, y| Rgb([x as u8, y as u8, (x * y) as u8]));
     let detect = |arguments: &[&str], threshold: Option<f32>| {
         success(folder.exporter(arguments));
         let options = DetectorOptions {
             rules: Rules { score_threshold: threshold, ..Rules::default() },
             ..DetectorOptions::default()
         };
-        Detector::open(folder.path("retinanet.onnx"), options).map(|detector| detector.detect(&picture).unwrap())
+        Detector::open(folder.path("retinanet.onnx"), options).map(|detector| detector.detect(&image).unwrap())
     };
     let expected = detect(&[], None).unwrap();
     assert!(expected.len() > 20);
@@ -383,7 +383,7 @@ fn a_detector_needs_no_flag_for_any_form() {
             assert!(corners[0].iter().zip(corners[1]).all(|(a, b)| (a - b).abs() < 1e-3), "{found:?} {expected:?}");
         }
     }
-    // The smaller file has other detections, all of them in the picture.
+    // The smaller file has other detections, all of them in the image.
     let smaller = detect(&["--input-size", "64x64"], None).unwrap();
     assert!(!smaller.is_empty() && smaller.iter().all(|found| found.bounding_box.x2 <= 160.0));
 
@@ -397,13 +397,13 @@ fn a_detector_needs_no_flag_for_any_form() {
 
 #[test]
 fn fewer_bits_and_a_form_go_together() {
-    let folder = Folder::with(&checkpoint_for_small_pictures());
-    folder.add_pictures(2);
-    for precision in [&["--precision", "fp16"][..], &["--precision", "int8", "--calibrate", "pictures"]] {
+    let folder = Folder::with(&checkpoint_for_small_images());
+    folder.add_images(2);
+    for precision in [&["--precision", "fp16"][..], &["--precision", "int8", "--calibrate", "images"]] {
         let form = ["--top-k", "40", "--input-size", "96x128", "--batch", "2"];
         let printed = success(folder.exporter(&[precision, &form[..]].concat()));
         assert!(printed.contains("differs from fp32") && printed.contains("file of free form"), "{printed}");
-        assert_eq!(folder.files(), ["pictures", "retinanet.onnx", "runs"]);
+        assert_eq!(folder.files(), ["images", "retinanet.onnx", "runs"]);
         let engine = open(&folder, "retinanet.onnx");
         assert_eq!((engine.size(), engine.batch(), engine.top_k()), (Some([96, 128]), Some(2), Some(40)));
     }
@@ -415,7 +415,7 @@ fn the_form_of_a_file_is_described() {
     success(folder.exporter(&["--input-size", "96x128", "--batch", "2", "--top-k", "40"]));
     let printed = success(folder.exporter(&["--describe", "retinanet.onnx"]));
     for line in [
-        "  images [2, 3, 96, 128] float32: normalized RGB pictures",
+        "  images [2, 3, 96, 128] float32: normalized RGB images",
         "height 96 or its width 128",
         "until it is 96 pixels high and 128 wide",
         // 40 of each level, the coarsest of which has one cell with 9 anchors and 2 classes.
@@ -503,7 +503,7 @@ fn add_gray(folder: &Folder) {
 
 #[test]
 fn an_overflow_that_the_images_did_not_show_is_refused() {
-    let mut checkpoint = checkpoint_for_small_pictures();
+    let mut checkpoint = checkpoint_for_small_images();
     for (name, factor) in
         [("bn1.bias", 0.0), ("bn1.running_mean", 0.0), ("layer1.0.bn1.bias", 0.0), ("layer1.0.bn1.running_mean", 0.0)]
     {
@@ -520,13 +520,13 @@ fn an_overflow_that_the_images_did_not_show_is_refused() {
 
 #[test]
 fn eight_bits_with_ranges_of_an_image_that_shows_nothing_are_refused_before_training_too() {
-    let mut untrained = checkpoint_for_small_pictures();
+    let mut untrained = checkpoint_for_small_images();
     for head in ["classificationModel", "regressionModel"] {
         tensor(&mut untrained, &format!("{head}.output.weight")).fill(0.0);
     }
-    for checkpoint in [checkpoint_for_small_pictures(), answered(untrained)] {
+    for checkpoint in [checkpoint_for_small_images(), answered(untrained)] {
         let folder = Folder::with(&checkpoint);
-        folder.add_pictures(2);
+        folder.add_images(2);
         add_gray(&folder);
         let int8 = |data: &str| folder.exporter(&["--precision", "int8", "--calibrate", data]);
         let message = failure(int8("gray.png"));
@@ -534,17 +534,17 @@ fn eight_bits_with_ranges_of_an_image_that_shows_nothing_are_refused_before_trai
             message.contains("int8 differs from fp32 too much") && message.contains("allowed are 0.1 of"),
             "{message}"
         );
-        assert_eq!(folder.files(), ["gray.png", "pictures", "runs"]);
-        success(int8("pictures"));
+        assert_eq!(folder.files(), ["gray.png", "images", "runs"]);
+        success(int8("images"));
         success(folder.exporter(&["--precision", "fp16"]));
     }
 }
 
 #[test]
 fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
-    let folder = Folder::with(&checkpoint_for_small_pictures());
-    folder.add_pictures(3);
-    let int8 = ["--precision", "int8", "--calibrate", "pictures"];
+    let folder = Folder::with(&checkpoint_for_small_images());
+    folder.add_images(3);
+    let int8 = ["--precision", "int8", "--calibrate", "images"];
     success(folder.exporter(&["--out", "full.onnx"]));
     let printed = success(folder.exporter(&int8));
     let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
@@ -558,8 +558,8 @@ fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
 
     let [full, int8] =
         ["full.onnx", "retinanet.onnx"].map(|name| Engine::open(folder.path(name), &EngineOptions::default()).unwrap());
-    let picture = runtime::picture::read(folder.path("pictures/0.png")).unwrap();
-    let view = RgbView::new(picture.width(), picture.height(), picture.as_raw()).unwrap();
+    let image = runtime::image_file::read(folder.path("images/0.png")).unwrap();
+    let view = RgbView::new(image.width(), image.height(), image.as_raw()).unwrap();
     let images = preprocess(view, &full.spec().preprocessing).pixels.insert_axis(Axis(0));
     let [expected, found] = [full, int8].map(|engine| engine.run(images.view()).unwrap().into_dense().unwrap());
     let norm = |values: &Array3<f32>| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
@@ -570,21 +570,21 @@ fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
 
 #[test]
 fn every_option_of_precision_does_something() {
-    let folder = Folder::with(&checkpoint_for_small_pictures());
-    folder.add_pictures(2);
+    let folder = Folder::with(&checkpoint_for_small_images());
+    folder.add_images(2);
     let int8 = |more: &[&str]| {
-        success(folder.exporter(&[&["--precision", "int8", "--calibrate", "pictures"], more].concat()));
+        success(folder.exporter(&[&["--precision", "int8", "--calibrate", "images"], more].concat()));
         fs::read(folder.path("retinanet.onnx")).unwrap()
     };
     let plain = int8(&[]);
-    for more in [["--ranges", "percentile:99.9"], ["--ranges", "entropy"], ["--calibration-pictures", "1"]] {
+    for more in [["--ranges", "percentile:99.9"], ["--ranges", "entropy"], ["--calibration-images", "1"]] {
         let changed = int8(&more);
         assert!(changed != plain && changed.len() == plain.len(), "{more:?}");
     }
     assert!(int8(&["--keep-float", "layer4"]).len() > plain.len() + 20_000_000);
 
     // It takes so long that it may report progress.
-    let output = folder.exporter(&["--precision", "int8", "--calibrate", "pictures", "--sensitivity"]);
+    let output = folder.exporter(&["--precision", "int8", "--calibrate", "images", "--sensitivity"]);
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(plain == fs::read(folder.path("retinanet.onnx")).unwrap());
     let listed: Vec<_> = printed.lines().filter(|line| line.starts_with("    ")).collect();
@@ -594,11 +594,11 @@ fn every_option_of_precision_does_something() {
 
 #[test]
 fn an_ap_that_falls_too_far_is_another_exit_code_and_no_file() {
-    let folder = Folder::with(&checkpoint_for_small_pictures());
-    folder.add_pictures(2);
+    let folder = Folder::with(&checkpoint_for_small_images());
+    folder.add_images(2);
     fs::write(folder.path("boxes.csv"), "0.png,1,2,30,40,cell\n1.png,5,5,20,20,platelet\n").unwrap();
     fs::write(folder.path("retinanet.onnx"), "the earlier file").unwrap();
-    let fp16 = ["--precision", "fp16", "--pictures", "pictures", "--eval", "boxes.csv", "--max-ap-drop"];
+    let fp16 = ["--precision", "fp16", "--images", "images", "--eval", "boxes.csv", "--max-ap-drop"];
     // No AP is below zero, so that it can't fall by -1.
     let output = folder.exporter(&[&fp16[..], &["-1"]].concat());
     assert_eq!(output.status.code(), Some(3));
@@ -607,15 +607,15 @@ fn an_ap_that_falls_too_far_is_another_exit_code_and_no_file() {
     assert_eq!(fs::read(folder.path("retinanet.onnx")).unwrap(), b"the earlier file");
     let printed = success(folder.exporter(&[&fp16[..], &["1"]].concat()));
     assert!(printed.contains("  AP           0."), "{printed}");
-    assert_eq!(folder.files(), ["boxes.csv", "pictures", "retinanet.onnx", "runs"]);
+    assert_eq!(folder.files(), ["boxes.csv", "images", "retinanet.onnx", "runs"]);
 }
 
 #[test]
 fn what_precision_cannot_work_with_is_named_and_the_earlier_file_stays() {
-    let folder = Folder::with(&checkpoint_for_small_pictures());
-    folder.add_pictures(2);
+    let folder = Folder::with(&checkpoint_for_small_images());
+    folder.add_images(2);
     fs::create_dir(folder.path("broken")).unwrap();
-    fs::write(folder.path("broken/0.png"), "no picture").unwrap();
+    fs::write(folder.path("broken/0.png"), "no image").unwrap();
     fs::create_dir(folder.path("empty")).unwrap();
     fs::write(folder.path("retinanet.onnx"), "the earlier file").unwrap();
     for (arguments, expected) in [
@@ -624,9 +624,9 @@ fn what_precision_cannot_work_with_is_named_and_the_earlier_file_stays() {
         ("--precision int8 --calibrate nowhere", "`nowhere`"),
         ("--precision int8 --calibrate empty", "cannot calibrate with `empty`"),
         ("--precision int8 --calibrate broken", "cannot calibrate with `broken/0.png`"),
-        ("--precision int8 --calibrate pictures --keep-float layer9", "no convolution `layer9`"),
-        ("--precision int8 --calibrate pictures --ranges most", "percentile:P"),
-        ("--precision int8 --calibrate pictures --calibration-pictures 0", "--calibration-pictures"),
+        ("--precision int8 --calibrate images --keep-float layer9", "no convolution `layer9`"),
+        ("--precision int8 --calibrate images --ranges most", "percentile:P"),
+        ("--precision int8 --calibrate images --calibration-images 0", "--calibration-images"),
         ("--precision fp16 --eval nowhere.json", "nowhere.json"),
         ("--precision fp16 --max-ap-drop 0.1", "--eval <DATA>"),
         ("--precision fp16 --eval nowhere.json --max-ap-drop nan", "from -1 to 1"),
@@ -636,7 +636,7 @@ fn what_precision_cannot_work_with_is_named_and_the_earlier_file_stays() {
         assert!(message.contains(expected), "{arguments}: {message}");
         assert_eq!(fs::read(folder.path("retinanet.onnx")).unwrap(), b"the earlier file", "{arguments}");
     }
-    assert_eq!(folder.files(), ["broken", "empty", "pictures", "retinanet.onnx", "runs"]);
+    assert_eq!(folder.files(), ["broken", "empty", "images", "retinanet.onnx", "runs"]);
 }
 
 fn tensor<'a>(checkpoint: &'a mut Checkpoint, name: &str) -> &'a mut ArrayD<f32> {
@@ -663,15 +663,15 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Puts pictures into the folder `pictures`, each of another color with a bright square.
-    fn add_pictures(&self, count: u8) {
-        fs::create_dir(self.path("pictures")).unwrap();
+    /// Puts images into the folder `images`, each of another color with a bright square.
+    fn add_images(&self, count: u8) {
+        fs::create_dir(self.path("images")).unwrap();
         for index in 0..count {
-            let picture = RgbImage::from_fn(96, 64, |x, y| {
+            let image = RgbImage::from_fn(96, 64, |x, y| {
                 let inside = (20..50).contains(&x) && (10..40).contains(&y);
                 Rgb([50 * index + x as u8, 200 - y as u8, if inside { 250 } else { 30 + 60 * index }])
             });
-            picture.save(self.path(&format!("pictures/{index}.png"))).unwrap();
+            image.save(self.path(&format!("images/{index}.png"))).unwrap();
         }
     }
 
@@ -747,8 +747,8 @@ fn answered(mut checkpoint: Checkpoint) -> Checkpoint {
     checkpoint
 }
 
-/// The same for pictures of 96 pixels, which take a fiftieth of the time.
-fn checkpoint_for_small_pictures() -> Checkpoint {
+/// The same for images of 96 pixels, which take a fiftieth of the time.
+fn checkpoint_for_small_images() -> Checkpoint {
     let mut checkpoint = checkpoint().clone();
     (checkpoint.spec.preprocessing.shorter_side, checkpoint.spec.preprocessing.longer_side) = (96, 160);
     checkpoint

@@ -2,7 +2,7 @@
 //! `PEER_PYTHON`, a Python with pycocotools 2.0.11 and perhaps faster-coco-eval 1.8.0, these evaluate the same files in
 //! turns with us, and have to come to the same numbers.
 //!
-//! The set is like COCO's validation set with 100 detections per picture: 5,000 pictures, 80 classes of which few are
+//! The set is like COCO's validation set with 100 detections per image: 5,000 images, 80 classes of which few are
 //! frequent, boxes of all sizes, one in a hundred a crowd.
 
 use std::collections::BTreeMap;
@@ -20,9 +20,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
-const PICTURES: usize = 5000;
+const IMAGES: usize = 5000;
 const CLASSES: usize = 80;
-const DETECTIONS_PER_PICTURE: usize = 100;
+const DETECTIONS_PER_IMAGE: usize = 100;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 480.0;
 
@@ -37,7 +37,7 @@ const TOLERANCE: f64 = 1e-9;
 fn main() -> anyhow::Result<()> {
     let (truth, results) = Generator(ChaCha8Rng::seed_from_u64(0)).set();
     let detections = truth.locate(&results).boxes;
-    println!("{PICTURES} pictures, {CLASSES} classes, {} boxes, {} detections", truth.annotations.len(), results.len());
+    println!("{IMAGES} images, {CLASSES} classes, {} boxes, {} detections", truth.annotations.len(), results.len());
     let folder = tempfile::tempdir()?;
     let mut peers = match std::env::var("PEER_PYTHON") {
         Ok(python) => peers(&python, folder.path(), &truth, &results)?,
@@ -124,12 +124,12 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// Makes pictures, objects and detections.
+/// Makes images, objects and detections.
 struct Generator(ChaCha8Rng);
 
 impl Generator {
     fn set(mut self) -> (Dataset, Vec<CocoResult>) {
-        let images = (0..PICTURES).map(|place| Image {
+        let images = (0..IMAGES).map(|place| Image {
             id: place as i64,
             file_name: format!("{place}.jpg"),
             width: WIDTH as u32,
@@ -138,7 +138,7 @@ impl Generator {
         let classes = (0..CLASSES).map(|place| Class { id: place as i64, name: format!("class {place}") }).collect();
         let mut truth = Dataset { images: images.collect(), annotations: Vec::new(), classes, ..Dataset::default() };
         let mut results = Vec::new();
-        for image in 0..PICTURES {
+        for image in 0..IMAGES {
             let first = truth.annotations.len();
             self.objects(image, &mut truth.annotations);
             self.detections(&truth.annotations[first..], image, &mut results);
@@ -146,7 +146,7 @@ impl Generator {
         (truth, results)
     }
 
-    /// One to five classes in a picture, each with few objects or many.
+    /// One to five classes in an image, each with few objects or many.
     fn objects(&mut self, image: usize, annotations: &mut Vec<Annotation>) {
         for _ in 0..self.count(0.55, 5) {
             let class = self.class();
@@ -167,9 +167,9 @@ impl Generator {
     }
 
     /// Most objects are found, some twice, some as another class; the rest is noise, half of
-    /// it of the picture's classes.
+    /// it of the image's classes.
     fn detections(&mut self, objects: &[Annotation], image: usize, results: &mut Vec<CocoResult>) {
-        let end = results.len() + DETECTIONS_PER_PICTURE;
+        let end = results.len() + DETECTIONS_PER_IMAGE;
         let mut push = |class: usize, score: f64, rectangle: Rectangle| {
             let Rectangle { x, y, width, height } = rectangle;
             let bbox = [x, y, width, height].map(|number| (number * 100.0).round() / 100.0);
@@ -189,7 +189,7 @@ impl Generator {
                 push(self.class(), 0.5 * confidence * self.0.random::<f64>(), self.near(&object.rectangle, 0.1));
             }
         }
-        for _ in 0..DETECTIONS_PER_PICTURE {
+        for _ in 0..DETECTIONS_PER_IMAGE {
             let object = objects.get(self.0.random_range(0..objects.len().max(1)));
             let class = object.map(|object| object.class).filter(|_| self.0.random_bool(0.5));
             let class = class.unwrap_or_else(|| self.class());
@@ -211,7 +211,7 @@ impl Generator {
         if self.0.random_bool(0.28) { 0 } else { (self.0.random::<f64>().powf(1.8) * CLASSES as f64) as usize }
     }
 
-    /// From a few pixels to most of the picture, each doubling as likely as the next, so that two fifths are small.
+    /// From a few pixels to most of the image, each doubling as likely as the next, so that two fifths are small.
     fn rectangle(&mut self) -> Rectangle {
         let side = 2_f64.powf(self.0.random_range(3.0..8.5));
         let shape = 2_f64.powf(self.0.random_range(-0.8..0.8));

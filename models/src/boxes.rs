@@ -46,9 +46,9 @@ impl BoundingBox {
         if union > 0.0 { intersection / union } else { 0.0 }
     }
 
-    /// The part inside a picture of `width` by `height`, by the seed's rule: the near corner is raised to zero and the
+    /// The part inside an image of `width` by `height`, by the seed's rule: the near corner is raised to zero and the
     /// far corner lowered to the size, so that a box entirely outside ends up with a negative side. What is not a number
-    /// stays so; `f32::max` and `f32::min` would make it an edge of the picture.
+    /// stays so; `f32::max` and `f32::min` would make it an edge of the image.
     pub fn clip(&self, width: f32, height: f32) -> Self {
         let raise = |near: f32| if near < 0.0 { 0.0 } else { near };
         let lower = |far: f32, limit: f32| if far > limit { limit } else { far };
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn clipping_cuts_at_the_picture() {
+    fn clipping_cuts_at_the_image() {
         let clipped = BoundingBox::new(-5.0, 10.0, 90.0, f32::INFINITY).clip(80.0, 60.0);
         assert_eq!(clipped, BoundingBox::new(0.0, 10.0, 80.0, 60.0));
         assert_eq!(clipped.clip(80.0, 60.0), clipped);

@@ -25,27 +25,27 @@ pub struct Reach {
     pub anchors: usize,
 }
 
-/// How well each object of `pictures`, places in the data set, is reached by the anchors of `spec` at the size of
-/// training. Crowds are left out, and what is on pictures of unknown size, since nobody knows at which size the network
+/// How well each object of `images`, places in the data set, is reached by the anchors of `spec` at the size of
+/// training. Crowds are left out, and what is on images of unknown size, since nobody knows at which size the network
 /// would see it.
-pub fn reach(dataset: &Dataset, pictures: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Vec<Reach> {
+pub fn reach(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Vec<Reach> {
     let mut sizes = HashMap::new();
-    let placements: Vec<_> = pictures
+    let placements: Vec<_> = images
         .iter()
-        .filter_map(|&picture| {
-            let image = &dataset.images[picture];
+        .filter_map(|&index| {
+            let image = &dataset.images[index];
             let known = image.width > 0 && image.height > 0;
             let placement = known.then(|| spec.preprocessing.place(image.width, image.height))?;
             let size = (placement.padded_height as usize, placement.padded_width as usize);
             sizes.entry(size).or_insert_with(|| Anchors::new(&spec.anchors, size.0, size.1));
-            Some((picture, placement, size))
+            Some((index, placement, size))
         })
         .collect();
     let reached =
-        placements.par_iter().flat_map_iter(|(picture, placement, size)| {
+        placements.par_iter().flat_map_iter(|(index, placement, size)| {
             let anchors = sizes[size].boxes();
-            let first = dataset.annotations.partition_point(|annotation| annotation.image < *picture);
-            let places = (first..).zip(dataset.annotations_of(*picture)).filter(|(_, annotation)| !annotation.crowd);
+            let first = dataset.annotations.partition_point(|annotation| annotation.image < *index);
+            let places = (first..).zip(dataset.annotations_of(*index)).filter(|(_, annotation)| !annotation.crowd);
             let objects: Vec<_> = places
                 .map(|(place, annotation)| (place, placement.to_input(&annotation.rectangle.bounding_box())))
                 .collect();
@@ -81,18 +81,18 @@ pub struct Suggestion {
     pub share: [f64; 2],
 }
 
-/// Looks for sizes and ratios with which more objects of `pictures` are reached, by this rule: sizes are the spec's times
+/// Looks for sizes and ratios with which more objects of `images` are reached, by this rule: sizes are the spec's times
 /// one factor, of the powers of 2^(1/3) from 1/8 to 8; ratios are the spec's, or as many centers of the objects' height
 /// over width, between which their logarithms are divided evenly. Scales stay. Of the pairs that reach nearly as much as
 /// the best, the one nearest to the spec is taken: with its own ratios if possible, then with the factor nearest to 1.
 /// None when that is the spec itself.
-pub fn suggest(dataset: &Dataset, pictures: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Option<Suggestion> {
+pub fn suggest(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Option<Suggestion> {
     const STEPS: i32 = 9;
     /// Shares that differ by less are as good as equal: anchors of odd shapes for a few odd boxes cost all others.
     const NEARLY: f64 = 0.005;
     // With low-quality matches every object is reached, well or not.
     let matcher = Matcher { low_quality: false, ..matcher.clone() };
-    let own = reach(dataset, pictures, spec, &matcher);
+    let own = reach(dataset, images, spec, &matcher);
     let found = quantile_ratios(&own, spec.anchors.ratios.len());
     let mut steps: Vec<_> = (-STEPS..=STEPS).collect();
     steps.sort_by_key(|step| step.abs());
@@ -108,7 +108,7 @@ pub fn suggest(dataset: &Dataset, pictures: &[usize], spec: &ModelSpec, matcher:
             };
             let anchors = AnchorSpec { sizes, ratios: ratios.clone(), ..spec.anchors.clone() };
             let spec = ModelSpec { anchors, ..spec.clone() };
-            tried.push((share_reached(&reach(dataset, pictures, &spec, &matcher)), spec.anchors));
+            tried.push((share_reached(&reach(dataset, images, &spec, &matcher)), spec.anchors));
         }
     }
     let best = tried.iter().map(|(share, _)| *share).fold(0.0, f64::max);
@@ -139,7 +139,7 @@ mod tests {
     use crate::dataset::{Annotation, Image, Rectangle};
     use crate::spec::{Class, PreprocessingSpec};
 
-    /// One picture of 256x256 pixels that the network sees as it is, with objects of these sides, each in the middle of a
+    /// One image of 256x256 pixels that the network sees as it is, with objects of these sides, each in the middle of a
     /// cell of the finest level.
     fn dataset(sides: &[(f64, f64)]) -> (Dataset, ModelSpec) {
         let annotation = |index: usize, &(width, height): &(f64, f64)| {
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_on_pictures_of_unknown_size_are_left_out() {
+    fn objects_on_images_of_unknown_size_are_left_out() {
         let (mut dataset, spec) = dataset(&[(32.0, 32.0)]);
         let image = Image { id: 2, ..dataset.images[0].clone() };
         dataset.images.push(image);

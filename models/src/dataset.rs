@@ -1,4 +1,4 @@
-//! A data set: pictures, the boxes on them and their classes, whatever form of file they came from.
+//! A data set: images, the boxes on them and their classes, whatever form of file they came from.
 
 mod source;
 mod form;
@@ -8,7 +8,7 @@ mod csv;
 mod yolo;
 mod classes;
 mod list;
-mod pictures;
+mod images;
 mod labeled;
 mod files;
 mod draft;
@@ -23,8 +23,8 @@ use crate::{BoundingBox, spec::Class};
 
 pub use error::DataError;
 pub use form::{Form, ParseFormError};
-pub use labeled::PictureSize;
-pub use pictures::PICTURE_EXTENSIONS;
+pub use images::IMAGE_EXTENSIONS;
+pub use labeled::ImageSize;
 pub use report::{OnProblem, Problem, ProblemKind, Report, named};
 pub use source::Source;
 
@@ -36,20 +36,20 @@ pub fn read_classes(path: &Path) -> Result<Vec<Class>, DataError> {
     classes::read(path)
 }
 
-/// Pictures with their boxes.
+/// Images with their boxes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
-    /// Folder that the file names of the pictures start from.
+    /// Folder that the file names of the images start from.
     pub folder: PathBuf,
-    /// The pictures, by ascending id.
+    /// The images, by ascending id.
     pub images: Vec<Image>,
-    /// The boxes: those of the first picture, then those of the second; within a picture in the order of the file.
+    /// The boxes: those of the first image, then those of the second; within an image in the order of the file.
     pub annotations: Vec<Annotation>,
     /// The classes, by ascending id. Their places in this list are the network's outputs.
     pub classes: Vec<Class>,
 }
 
-/// One picture.
+/// One image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Image {
     /// Id in the data set.
@@ -71,7 +71,7 @@ pub struct Annotation {
     pub image: usize,
     /// Place in [`Dataset::classes`].
     pub class: usize,
-    /// Where it is, in pixels of the picture.
+    /// Where it is, in pixels of the image.
     pub rectangle: Rectangle,
     /// Area of the object in square pixels, which makes it small, medium or large in evaluation. Often that of its mask.
     pub area: f64,
@@ -95,23 +95,23 @@ pub struct Rectangle {
 }
 
 impl Dataset {
-    /// Where the picture at place `image` of [`Dataset::images`] is.
+    /// Where the image at place `image` of [`Dataset::images`] is.
     pub fn path_of(&self, image: usize) -> PathBuf {
         self.folder.join(&self.images[image].file_name)
     }
 
-    /// The boxes of the picture at place `image` of [`Dataset::images`].
+    /// The boxes of the image at place `image` of [`Dataset::images`].
     pub fn annotations_of(&self, image: usize) -> &[Annotation] {
         let start = self.annotations.partition_point(|annotation| annotation.image < image);
         let end = self.annotations.partition_point(|annotation| annotation.image <= image);
         &self.annotations[start..end]
     }
 
-    /// Leaves out the pictures that `keep` has `false` for, by their places, and the boxes on them. Returns these pictures.
-    pub fn drop_pictures(&mut self, keep: &[bool]) -> Vec<Image> {
+    /// Leaves out the images that `keep` has `false` for, by their places, and the boxes on them. Returns these images.
+    pub fn drop_images(&mut self, keep: &[bool]) -> Vec<Image> {
         let mut dropped = Vec::new();
         let mut kept = Vec::new();
-        // Where each picture is afterwards.
+        // Where each image is afterwards.
         let mut places = Vec::new();
         for (image, &keep) in self.images.drain(..).zip(keep) {
             places.push(keep.then_some(kept.len()));
@@ -163,14 +163,14 @@ impl Rectangle {
         BoundingBox { x1: self.x as f32, y1: self.y as f32, x2: x2 as f32, y2: y2 as f32 }
     }
 
-    /// The part inside a picture; a side is zero or negative where nothing is.
+    /// The part inside an image; a side is zero or negative where nothing is.
     fn clip(&self, width: f64, height: f64) -> Self {
         let (x, y) = (self.x.max(0.0), self.y.max(0.0));
         let (x2, y2) = ((self.x + self.width).min(width), (self.y + self.height).min(height));
         Self { x, y, width: x2 - x, height: y2 - y }
     }
 
-    /// By how many pixels the box exceeds a picture; not positive when it is inside.
+    /// By how many pixels the box exceeds an image; not positive when it is inside.
     fn overshoot(&self, width: f64, height: f64) -> f64 {
         let right = self.x + self.width - width;
         let bottom = self.y + self.height - height;
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_found_by_picture() {
+    fn boxes_are_found_by_image() {
         let annotations = [(7, 0), (3, 2), (4, 2)].map(|(id, image)| annotation(id, image)).to_vec();
         let dataset = Dataset { annotations, ..Dataset::default() };
         let ids = |image| dataset.annotations_of(image).iter().map(|annotation| annotation.id).collect::<Vec<_>>();
@@ -205,11 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn dropped_pictures_go_with_their_boxes() {
+    fn dropped_images_go_with_their_boxes() {
         let images = vec![image(1, "gone.png"), image(2, "here.png"), image(3, "lost.png")];
         let annotations = [(7, 0), (8, 1), (9, 2)].map(|(id, image)| annotation(id, image)).to_vec();
         let mut dataset = Dataset { folder: "folder".into(), images, annotations, ..Dataset::default() };
-        assert_eq!(dataset.drop_pictures(&[false, true, false]), [image(1, "gone.png"), image(3, "lost.png")]);
+        assert_eq!(dataset.drop_images(&[false, true, false]), [image(1, "gone.png"), image(3, "lost.png")]);
         assert_eq!(dataset.images, [image(2, "here.png")]);
         assert_eq!(dataset.annotations, [annotation(8, 0)]);
         assert_eq!(dataset.path_of(0), PathBuf::from("folder/here.png"));

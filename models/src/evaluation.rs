@@ -29,13 +29,13 @@ pub use voc::{VocEvaluation, VocSummary, voc_average_precision};
 /// One detection, to be judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoredBox {
-    /// Place of the picture in the data set.
+    /// Place of the image in the data set.
     pub image: usize,
     /// Place of the class in the data set.
     pub class: usize,
     /// Higher is surer; what is not a number comes last.
     pub score: f64,
-    /// Where it is, in pixels of the picture.
+    /// Where it is, in pixels of the image.
     pub rectangle: Rectangle,
 }
 
@@ -77,11 +77,11 @@ const SMALL: usize = 1;
 const MEDIUM: usize = 2;
 const LARGE: usize = 3;
 
-/// Detections of one picture and class, best first, up to which recall is measured; those after the last don't count.
+/// Detections of one image and class, best first, up to which recall is measured; those after the last don't count.
 const DETECTIONS: [usize; 3] = [1, 10, 100];
 
 /// Judges `detections`, in any order, against `truth`, in the order of [`Dataset::annotations`]. Boxes whose class is not
-/// below `classes` don't count, and of each picture and class only the best 100 detections do.
+/// below `classes` don't count, and of each image and class only the best 100 detections do.
 ///
 /// [`Dataset::annotations`]: crate::dataset::Dataset::annotations
 pub fn evaluate(truth: &[Annotation], detections: &[ScoredBox], classes: usize) -> Evaluation {
@@ -96,7 +96,7 @@ pub fn evaluate(truth: &[Annotation], detections: &[ScoredBox], classes: usize) 
 fn evaluate_class(boxes: &ClassBoxes) -> ClassScores {
     let mut objects: Vec<_> = boxes.objects.iter().map(|object| Object::new(object)).collect();
     let mut tally = Tally::new(&objects);
-    // Detections of each picture so far.
+    // Detections of each image so far.
     let mut counts = Vec::new();
     let mut rivals = Vec::new();
     for detection in &boxes.detections {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_best_hundred_of_a_picture_and_class_count() {
+    fn only_the_best_hundred_of_an_image_and_class_count() {
         let wrong = |count| (0..count).map(|_| found(0, 0, 0.9, shifted(100.0)));
         let recall = |count| {
             let detections: Vec<_> = wrong(count).chain([found(0, 0, 0.1, UNIT)]).collect();

@@ -22,7 +22,7 @@ pub struct Conv2dConfig {
 }
 
 impl Conv2dConfig {
-    /// A convolution that keeps the picture's size: stride 1, padding of half the kernel.
+    /// A convolution that keeps the image's size: stride 1, padding of half the kernel.
     pub fn same(inputs: usize, outputs: usize, kernel: usize) -> Self {
         Self { inputs, outputs, kernel, stride: 1, padding: kernel / 2, groups: 1 }
     }

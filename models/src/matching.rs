@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::boxes::BoundingBox;
 
-/// Assigns anchors by their IoU with the objects of a picture. Without `low_quality`, no object is guaranteed an anchor: one
+/// Assigns anchors by their IoU with the objects of an image. Without `low_quality`, no object is guaranteed an anchor: one
 /// that is too small or too thin for every anchor gets none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -205,7 +205,7 @@ mod tests {
         anchors.iter().map(judge).collect()
     }
 
-    /// Boxes of all sizes and shapes in a picture of `side` pixels, a few beyond its edges.
+    /// Boxes of all sizes and shapes in an image of `side` pixels, a few beyond its edges.
     fn scattered(count: u32, side: f32) -> Vec<BoundingBox> {
         let mut state = 7u32;
         let mut uniform = || {

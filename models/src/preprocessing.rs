@@ -1,4 +1,4 @@
-//! Preprocessing: from a picture's pixels to the network's input, and the way back for boxes.
+//! Preprocessing: from an image's pixels to the network's input, and the way back for boxes.
 
 use ndarray::Array3;
 use pulp::{Arch, NullaryFnOnce};
@@ -7,7 +7,7 @@ use crate::boxes::BoundingBox;
 use crate::resize::{Window, windows};
 use crate::spec::{BoxScale, PadRule, PreprocessingSpec, ResizeFilter, SideRounding};
 
-/// A picture in memory: red, green, blue, row by row, without gaps.
+/// An image in memory: red, green, blue, row by row, without gaps.
 #[derive(Clone, Copy, Debug)]
 pub struct RgbView<'a> {
     width: u32,
@@ -15,11 +15,11 @@ pub struct RgbView<'a> {
     pixels: &'a [u8],
 }
 
-/// Why some bytes are no picture.
+/// Why some bytes are no image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RgbViewError {
     /// A side is zero.
-    #[error("picture of {width}x{height} pixels is empty")]
+    #[error("image of {width}x{height} pixels is empty")]
     Empty {
         /// Pixels per row.
         width: u32,
@@ -27,7 +27,7 @@ pub enum RgbViewError {
         height: u32,
     },
     /// There are not three bytes per pixel.
-    #[error("picture of {width}x{height} pixels has {found} bytes, expected 3 per pixel")]
+    #[error("image of {width}x{height} pixels has {found} bytes, expected 3 per pixel")]
     Length {
         /// Pixels per row.
         width: u32,
@@ -39,7 +39,7 @@ pub enum RgbViewError {
 }
 
 impl<'a> RgbView<'a> {
-    /// A picture of `width` by `height` pixels, three bytes each.
+    /// An image of `width` by `height` pixels, three bytes each.
     ///
     /// # Errors
     /// When a side is zero, or when `pixels` has another length than `3 · width · height`.
@@ -64,16 +64,16 @@ impl<'a> RgbView<'a> {
     }
 }
 
-/// Where a picture lies in the network's input: resized in the upper left corner, zeros right of it and below.
+/// Where an image lies in the network's input: resized in the upper left corner, zeros right of it and below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Width of the picture, in its own pixels.
+    /// Width of the image, in its own pixels.
     pub original_width: u32,
-    /// Height of the picture, in its own pixels.
+    /// Height of the image, in its own pixels.
     pub original_height: u32,
-    /// Width of the picture in the input.
+    /// Width of the image in the input.
     pub resized_width: u32,
-    /// Height of the picture in the input.
+    /// Height of the image in the input.
     pub resized_height: u32,
     /// Width of the input.
     pub padded_width: u32,
@@ -83,30 +83,30 @@ pub struct Placement {
     pub common_scale: Option<CommonScale>,
 }
 
-/// A factor between picture and input, before sides are whole pixels.
+/// A factor between image and input, before sides are whole pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommonScale {
     /// So many pixels of the input ...
     pub input: u32,
-    /// ... show so many pixels of the picture.
+    /// ... show so many pixels of the image.
     pub original: u32,
 }
 
 impl CommonScale {
-    /// How much larger the input shows the picture.
+    /// How much larger the input shows the image.
     fn factor(self) -> f64 {
         f64::from(self.input) / f64::from(self.original)
     }
 }
 
 impl Placement {
-    /// A box from pixels of the input to pixels of the picture.
+    /// A box from pixels of the input to pixels of the image.
     pub fn to_original_image(&self, input: &BoundingBox) -> BoundingBox {
         let (x, y) = self.factors();
         input.scale(x.recip() as f32, y.recip() as f32)
     }
 
-    /// A box from pixels of the picture to pixels of the input.
+    /// A box from pixels of the image to pixels of the input.
     pub fn to_input(&self, original: &BoundingBox) -> BoundingBox {
         let (x, y) = self.factors();
         original.scale(x as f32, y as f32)
@@ -125,7 +125,7 @@ impl Placement {
 }
 
 impl PreprocessingSpec {
-    /// Where a picture of `width` by `height` pixels, both at least 1, goes. No side is rounded to zero.
+    /// Where an image of `width` by `height` pixels, both at least 1, goes. No side is rounded to zero.
     pub fn place(&self, width: u32, height: u32) -> Placement {
         let scale = self.scale(width, height);
         let resized = |side: u32| {
@@ -139,7 +139,7 @@ impl PreprocessingSpec {
         let [resized_height, resized_width] = self.fixed_size.unwrap_or_else(|| [resized(height), resized(width)]);
         let [padded_height, padded_width] =
             self.input_size.unwrap_or_else(|| [self.pad(resized_height), self.pad(resized_width)]);
-        // Only a stretched picture whose size was varied could be larger.
+        // Only a stretched image whose size was varied could be larger.
         let (resized_height, resized_width) = (resized_height.min(padded_height), resized_width.min(padded_width));
         Placement {
             original_width: width,
@@ -164,7 +164,7 @@ impl PreprocessingSpec {
         fitting.into_iter().flatten().fold(smaller(shorter, longer), smaller)
     }
 
-    /// A side of the input that shows a picture of this resized `side`, where inputs have no size of their own.
+    /// A side of the input that shows an image of this resized `side`, where inputs have no size of their own.
     pub(crate) fn pad(&self, side: u32) -> u32 {
         match self.pad_rule {
             PadRule::Minimal => side.next_multiple_of(self.pad_multiple),
@@ -173,16 +173,16 @@ impl PreprocessingSpec {
     }
 }
 
-/// A picture as the network takes it.
+/// An image as the network takes it.
 #[derive(Clone, Debug)]
 pub struct Preprocessed {
     /// `[3, padded_height, padded_width]`, normalized.
     pub pixels: Array3<f32>,
-    /// Where in it the picture is.
+    /// Where in it the image is.
     pub placement: Placement,
 }
 
-/// Resizes, normalizes and pads a picture. One row at a time, so that a huge picture needs no more memory than its
+/// Resizes, normalizes and pads an image. One row at a time, so that a huge image needs no more memory than its
 /// result.
 pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     let placement = spec.place(view.width, view.height);
@@ -231,7 +231,7 @@ impl NullaryFnOnce for Blend<'_> {
     }
 }
 
-/// A picture in another size, both sides at least 1: bilinear, smoothed where it shrinks.
+/// An image in another size, both sides at least 1: bilinear, smoothed where it shrinks.
 pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
     let spec = PreprocessingSpec { filter: ResizeFilter::Bilinear, antialias: true, ..Default::default() };
     let columns = windows(view.width as usize, width as usize, &spec);
@@ -248,7 +248,7 @@ pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
     pixels
 }
 
-/// The weighted sum of a few rows of a picture.
+/// The weighted sum of a few rows of an image.
 #[inline(always)]
 fn blend_rows(view: &RgbView, window: &Window, blended: &mut [f32]) {
     let length = 3 * view.width as usize;
@@ -285,7 +285,7 @@ mod tests {
         PreprocessingSpec { mean: [0.0; 3], std: [1.0 / 255.0; 3], ..Default::default() }
     }
 
-    /// A picture of 7x5 pixels whose red, green and blue differ by one.
+    /// An image of 7x5 pixels whose red, green and blue differ by one.
     fn pattern() -> Vec<u8> {
         let pixel = |x, y, channel| ((x * 37 + y * 61) % 256 + channel) as u8;
         (0..5).flat_map(|y| (0..7).flat_map(move |x| (0..3).map(move |channel| pixel(x, y, channel)))).collect()
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn boxes_come_back_from_the_input() {
-        // 640 * 608 / 480 is 810.67, and the picture's sides in the input are 811 and 608.
+        // 640 * 608 / 480 is 810.67, and the image's sides in the input are 811 and 608.
         for (box_scale, right) in [(BoxScale::PerAxis, 811.0), (BoxScale::Common, 810.666_7)] {
             let placement = PreprocessingSpec { box_scale, ..PreprocessingSpec::default() }.place(640, 480);
             assert_eq!((placement.resized_width, placement.resized_height), (811, 608));
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_size_stretches_every_picture_and_its_boxes() {
+    fn a_fixed_size_stretches_every_image_and_its_boxes() {
         let spec = PreprocessingSpec { fixed_size: Some([96, 200]), ..plain() };
         for (width, height) in [(640, 480), (3, 500), (1, 1)] {
             let placement = spec.place(width, height);
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn no_shape_of_picture_leaves_an_input_size() {
+    fn no_shape_of_image_leaves_an_input_size() {
         for side_rounding in [SideRounding::HalfEven, SideRounding::Down] {
             for input_size in [[32, 32], [96, 416], [608, 1024]] {
                 let spec = PreprocessingSpec { input_size: Some(input_size), side_rounding, ..Default::default() };
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_the_right_size_is_only_normalized() {
+    fn an_image_of_the_right_size_is_only_normalized() {
         let bytes = pattern();
         let spec = PreprocessingSpec { shorter_side: 5, longer_side: 7, ..Default::default() };
         let pixels = preprocess(RgbView::new(7, 5, &bytes).unwrap(), &spec).pixels;
@@ -508,10 +508,10 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_picture_are_refused() {
+    fn bytes_that_are_no_image_are_refused() {
         assert_eq!(RgbView::new(0, 4, &[]).unwrap_err(), RgbViewError::Empty { width: 0, height: 4 });
         let error = RgbView::new(2, 2, &[0; 11]).unwrap_err();
-        assert_eq!(error.to_string(), "picture of 2x2 pixels has 11 bytes, expected 3 per pixel");
+        assert_eq!(error.to_string(), "image of 2x2 pixels has 11 bytes, expected 3 per pixel");
         assert!(RgbView::new(u32::MAX, u32::MAX, &[0; 3]).is_err());
     }
 }

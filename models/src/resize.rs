@@ -1,4 +1,4 @@
-//! Resizing: along one axis, which pixels of a picture make one pixel of the resized picture, and how much of each.
+//! Resizing: along one axis, which pixels of an image make one pixel of the resized image, and how much of each.
 //!
 //! The results are those of PyTorch's `interpolate` with `align_corners=False`, on which training pipelines agree, or those of
 //! scikit-image's `resize`.
@@ -47,7 +47,7 @@ fn nearest(center: f64, input: usize) -> Window {
     Window { start: (center as usize).min(input - 1), weights: vec![1.0] }
 }
 
-/// The kernel at its own size. Beyond the edge the picture goes on with its last pixel.
+/// The kernel at its own size. Beyond the edge the image goes on with its last pixel.
 fn interpolated(center: f64, input: usize, kernel: &Kernel) -> Window {
     let last = input - 1;
     let (first, end) = reach(center, kernel.radius);
@@ -60,7 +60,7 @@ fn interpolated(center: f64, input: usize, kernel: &Kernel) -> Window {
     Window::normalized(start, &weights)
 }
 
-/// The kernel widened `wider` times, so that a picture that shrinks loses what it can no longer show. Beyond the edge
+/// The kernel widened `wider` times, so that an image that shrinks loses what it can no longer show. Beyond the edge
 /// there is nothing.
 fn smoothed(center: f64, input: usize, wider: f64, kernel: &Kernel) -> Window {
     let (first, end) = reach(center, kernel.radius * wider);
@@ -69,8 +69,8 @@ fn smoothed(center: f64, input: usize, wider: f64, kernel: &Kernel) -> Window {
     Window::normalized(first, &(first..end).map(weight).collect::<Vec<_>>())
 }
 
-/// Linear between two pixels of a picture to which the weights of `blur`, an odd number of them, were applied before. Beyond
-/// the edge the picture goes on as its mirror image about the center of its last pixel.
+/// Linear between two pixels of an image to which the weights of `blur`, an odd number of them, were applied before. Beyond
+/// the edge the image goes on as its mirror image about the center of its last pixel.
 fn blurred(center: f64, input: usize, blur: &[f64]) -> Window {
     let first = (center - 0.5).floor();
     let share = center - 0.5 - first;
@@ -87,7 +87,7 @@ fn blurred(center: f64, input: usize, blur: &[f64]) -> Window {
     Window::normalized(start, &weights)
 }
 
-/// The pixel of a picture that is seen at `pixel` in mirrors through the centers of its first and last one.
+/// The pixel of an image that is seen at `pixel` in mirrors through the centers of its first and last one.
 fn mirrored(pixel: i64, input: usize) -> usize {
     let period = (2 * (input as i64 - 1)).max(1);
     let pixel = pixel.rem_euclid(period);
@@ -118,7 +118,7 @@ fn cubic(x: f64, a: f64) -> f64 {
 }
 
 impl Window {
-    /// Without the zeros at both ends, so that a picture that keeps its size is copied.
+    /// Without the zeros at both ends, so that an image that keeps its size is copied.
     fn normalized(start: usize, weights: &[f64]) -> Self {
         let sum: f64 = weights.iter().sum();
         let zeros = weights.iter().take_while(|w| **w == 0.0).count();

@@ -125,7 +125,7 @@ impl Weights<Shape> for Shapes {
     }
 }
 
-/// The layers that a forward pass over one picture of `height` by `width` pixels uses, in order; both are multiples of 32.
+/// The layers that a forward pass over one image of `height` by `width` pixels uses, in order; both are multiples of 32.
 ///
 /// # Errors
 /// When the spec has no classes or an unknown depth.
@@ -147,7 +147,7 @@ mod tests {
         ModelSpec { classes, ..ModelSpec::preset(preset).unwrap() }
     }
 
-    /// REFERENCE 1.0: a batch of two pictures of 640x832, ResNet-50, 20 classes.
+    /// REFERENCE 1.0: a batch of two images of 640x832, ResNet-50, 20 classes.
     #[test]
     fn every_shape_of_the_seed_network_is_reproduced() {
         let images = Shape::of(&[2, 3, 640, 832]);

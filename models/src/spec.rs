@@ -1,8 +1,8 @@
 //! The spec: everything that gives weights their meaning. It starts as YAML and travels in every checkpoint and every ONNX
 //! file.
 //!
-//! Where nothing is said it has the values of yhenon/pytorch-retinanet, save four: boxes are clipped to the picture, not to
-//! its padding (`clip`); a side that is a multiple of 32 gets no padding rather than 32 pixels (`pad_rule`); pictures are
+//! Where nothing is said it has the values of yhenon/pytorch-retinanet, save four: boxes are clipped to the image, not to
+//! its padding (`clip`); a side that is a multiple of 32 gets no padding rather than 32 pixels (`pad_rule`); images are
 //! resized as PyTorch does, not scikit-image (`resampling`); and boxes by the sides in whole pixels (`box_scale`).
 
 mod preprocessing;
@@ -35,7 +35,7 @@ pub struct ModelSpec {
     pub anchors: AnchorSpec,
     /// How offsets and boxes translate into each other.
     pub box_coder: BoxCoderSpec,
-    /// How a picture becomes the network's input.
+    /// How an image becomes the network's input.
     pub preprocessing: PreprocessingSpec,
     /// How the network's outputs become detections.
     pub postprocessing: PostprocessingSpec,
@@ -211,7 +211,7 @@ pub struct PostprocessingSpec {
     pub suppression: Suppression,
     /// Best candidates kept per level before suppression; all if absent.
     pub top_k: Option<usize>,
-    /// Best detections kept per picture; all if absent.
+    /// Best detections kept per image; all if absent.
     pub max_detections: Option<usize>,
     /// What boxes are clipped to.
     pub clip: Clip,
@@ -233,7 +233,7 @@ pub enum Suppression {
 pub enum Clip {
     /// The network's input, padding included.
     Padded,
-    /// The part of it that shows the picture.
+    /// The part of it that shows the image.
     Image,
 }
 

@@ -189,7 +189,7 @@ fn real_annotations_are_read_and_their_two_empty_boxes_named() {
         return;
     };
     let folder = Path::new(&data).join("bccd");
-    // Pictures and boxes with area of each split, and what is reported.
+    // Images and boxes with area of each split, and what is reported.
     let splits = [
         ("train", 205, 2804, "1 box of zero area dropped: BloodImage_00343.jpg annotation 2288"),
         ("val", 87, 1137, "1 box of zero area dropped: BloodImage_00338.jpg annotation 887"),

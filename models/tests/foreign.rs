@@ -203,7 +203,7 @@ fn a_residual_network_is_a_trunk_without_its_classifier() {
         assert_eq!((plan.kind, spec.backbone.depth), (Kind::TorchvisionTrunk, 50));
         assert_eq!((spec.backbone.groups, spec.backbone.width_per_group), (groups, width));
         assert_eq!(spec.mean, [0.485, 0.456, 0.406]);
-        assert!(plan.lines().contains(&"dropped 2 (the classifier of whole pictures): fc.bias, fc.weight".to_owned()));
+        assert!(plan.lines().contains(&"dropped 2 (the classifier of whole images): fc.bias, fc.weight".to_owned()));
     }
     // That of a detector, when it is asked for.
     let kind = Some(Kind::TorchvisionTrunk);

@@ -9,7 +9,7 @@ use models::dataset::{Dataset, OnProblem, ProblemKind, Report, Source};
 /// YOLO's shares have eight decimals: half of the last one, of center and half a side, in 640 pixels.
 const YOLO_TOLERANCE: f64 = 1.5 * 0.5e-8 * 640.0;
 
-/// The pictures of the set are all of this size, which only their files and half of the forms say.
+/// The images of the set are all of this size, which only their files and half of the forms say.
 fn size_of(path: &Path) -> Result<(u32, u32), String> {
     if path.is_file() { Ok((640, 480)) } else { Err("it is not there".to_owned()) }
 }
@@ -26,12 +26,12 @@ fn file_name(path: &str) -> &str {
 }
 
 fn assert_same_data(one: &Dataset, other: &Dataset, tolerance: f64) {
-    let pictures = |dataset: &Dataset| {
-        let pictures =
+    let images = |dataset: &Dataset| {
+        let images =
             dataset.images.iter().map(|image| (file_name(&image.file_name).to_owned(), image.width, image.height));
-        pictures.collect::<Vec<_>>()
+        images.collect::<Vec<_>>()
     };
-    assert_eq!(pictures(one), pictures(other));
+    assert_eq!(images(one), images(other));
     assert_eq!(one.annotations.len(), other.annotations.len());
     for (a, b) in one.annotations.iter().zip(&other.annotations) {
         assert_eq!((a.image, a.crowd), (b.image, b.crowd));
@@ -42,7 +42,7 @@ fn assert_same_data(one: &Dataset, other: &Dataset, tolerance: f64) {
     }
 }
 
-/// What is wrong with which picture.
+/// What is wrong with which image.
 fn problems(report: &Report) -> Vec<(ProblemKind, String)> {
     report.problems.iter().map(|problem| (problem.kind, file_name(&problem.place).to_owned())).collect()
 }
@@ -59,13 +59,13 @@ fn all_forms_of_real_data_give_the_same() {
     let empty = |name: &str| vec![(ProblemKind::NoArea, format!("{name}.jpg"))];
     let splits = [("train", empty("BloodImage_00343")), ("val", empty("BloodImage_00338")), ("test", vec![])];
     for (split, expected) in splits {
-        let pictures = Some(at("JPEGImages"));
-        let coco = Source { pictures: pictures.clone(), ..Source::new(at(&format!("derived/instances_{split}.json"))) };
+        let images = Some(at("JPEGImages"));
+        let coco = Source { images: images.clone(), ..Source::new(at(&format!("derived/instances_{split}.json"))) };
         let csv = Source { classes: classes.clone(), ..Source::new(at(&format!("derived/{split}.csv"))) };
         let list = Some(at(&format!("ImageSets/Main/{split}.txt")));
         let voc = Source { list: list.clone(), ..Source::new(at("Annotations")) };
         let labels = Source::new(at(&format!("derived/yolo/labels/{split}")));
-        let yolo = Source { pictures: pictures.clone(), classes: classes.clone(), ..labels };
+        let yolo = Source { images: images.clone(), classes: classes.clone(), ..labels };
         let all_labels = Source { annotations: at("derived/yolo/labels"), ..yolo.clone() };
         for on_problem in [OnProblem::Drop, OnProblem::Keep] {
             let (truth, report) = read(&coco, on_problem);
@@ -76,9 +76,9 @@ fn all_forms_of_real_data_give_the_same() {
                 assert_eq!(problems(&report), expected);
             }
         }
-        // The labels of all splits are in folders of their own, which the pictures are not in.
+        // The labels of all splits are in folders of their own, which the images are not in.
         let error = all_labels.read(OnProblem::Refuse, &size_of).unwrap_err().to_string();
-        assert!(error.contains("364 pictures that cannot be read: test/BloodImage_00007 (there are labels"), "{error}");
+        assert!(error.contains("364 images that cannot be read: test/BloodImage_00007 (there are labels"), "{error}");
         // A list takes the same part from COCO as from VOC, and nothing from a file of another part.
         let coco = Source { list: list.clone(), ..coco };
         assert_same_data(&read(&coco, OnProblem::Drop).0, &read(&voc, OnProblem::Drop).0, 0.0);

@@ -1,4 +1,4 @@
-//! What the relatives make of pictures: the numbers of `tests/golden/inputs.json`, found with the specs of the sources.
+//! What the relatives make of images: the numbers of `tests/golden/inputs.json`, found with the specs of the sources.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -14,25 +14,25 @@ struct Cases {
     anchors: Vec<AnchorCase>,
 }
 
-/// Where a picture and two boxes go. Sizes are width and height.
+/// Where an image and two boxes go. Sizes are width and height.
 #[derive(Deserialize)]
 struct SizeCase {
     source: String,
-    picture: [u32; 2],
+    image: [u32; 2],
     resized: [u32; 2],
     padded: [u32; 2],
     #[serde(rename = "box")]
     bounding_box: BoundingBox,
     box_in_input: BoundingBox,
     found: BoundingBox,
-    found_in_picture: BoundingBox,
+    found_in_image: BoundingBox,
 }
 
-/// What a picture of a known pattern looks like in the input. Sizes are width and height.
+/// What an image of a known pattern looks like in the input. Sizes are width and height.
 #[derive(Deserialize)]
 struct PixelCase {
     source: String,
-    picture: [u32; 2],
+    image: [u32; 2],
     resized: [u32; 2],
     antialias: bool,
     /// Row by row, normalized.
@@ -53,7 +53,7 @@ struct AnchorCase {
     sums: [f64; 4],
 }
 
-/// Pixels of the input or the picture. Theirs are single precision too, and 1334 has eleven bits before the point.
+/// Pixels of the input or the image. Theirs are single precision too, and 1334 has eleven bits before the point.
 const BOX_TOLERANCE: f32 = 5e-4;
 
 /// Of normalized pixels, up to 2.7. torch computes weights in single precision; ours have 24 bits likewise.
@@ -75,16 +75,16 @@ fn assert_near(found: BoundingBox, expected: BoundingBox, case: &str) {
 }
 
 #[test]
-fn pictures_and_boxes_are_placed_as_the_source_does() {
+fn images_and_boxes_are_placed_as_the_source_does() {
     let cases = cases().sizes;
     assert!(cases.len() > 150);
-    for SizeCase { source, picture, resized, padded, bounding_box, box_in_input, found, found_in_picture } in cases {
-        let placement = spec(&source).preprocessing.place(picture[0], picture[1]);
-        let case = format!("{source}, {picture:?}");
+    for SizeCase { source, image, resized, padded, bounding_box, box_in_input, found, found_in_image } in cases {
+        let placement = spec(&source).preprocessing.place(image[0], image[1]);
+        let case = format!("{source}, {image:?}");
         assert_eq!([placement.resized_width, placement.resized_height], resized, "{case}");
         assert_eq!([placement.padded_width, placement.padded_height], padded, "{case}");
         assert_near(placement.to_input(&bounding_box), box_in_input, &case);
-        assert_near(placement.to_original_image(&found), found_in_picture, &case);
+        assert_near(placement.to_original_image(&found), found_in_image, &case);
     }
 }
 
@@ -98,7 +98,7 @@ fn a_side_that_would_be_cut_to_nothing_keeps_a_pixel() {
 
 #[test]
 fn pixels_are_those_of_the_source() {
-    for PixelCase { source, picture: [width, height], resized, antialias, green } in cases().pixels {
+    for PixelCase { source, image: [width, height], resized, antialias, green } in cases().pixels {
         let value = |x: u32, y: u32, channel: u32| ((x * 37 + y * 61 + channel * 101) % 256) as u8;
         let pixel = |x, y| [0, 1, 2].map(|channel| value(x, y, channel));
         let bytes: Vec<_> = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();

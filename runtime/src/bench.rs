@@ -1,4 +1,4 @@
-//! `runtime bench`: where the time of a detection goes, and how many pictures a second are to be had.
+//! `runtime bench`: where the time of a detection goes, and how many images a second are to be had.
 
 mod stages;
 mod throughput;
@@ -13,7 +13,7 @@ use runtime::drivers::Drivers;
 use runtime::output::{Publication, aligned};
 use runtime::pipeline::PipelineOptions;
 use runtime::progress::say;
-use runtime::{Provider, drawn, inputs, library, machine, picture};
+use runtime::{Provider, drawn, image_file, inputs, library, machine};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -25,11 +25,11 @@ use throughput::Throughput;
 
 /// Measure where the time of a detection goes.
 ///
-/// First from the start to the first detection, then each stage of single pictures, then pictures per second of the whole
+/// First from the start to the first detection, then each stage of single images, then images per second of the whole
 /// pipeline, as `runtime detect` has it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Pictures, folders and patterns, which are taken in turns. [default: four drawn JPEG files]
+    /// Images, folders and patterns, which are taken in turns. [default: four drawn JPEG files]
     #[arg(value_name = "PATHS")]
     paths: Vec<PathBuf>,
 
@@ -39,23 +39,23 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     rules: RuleArgs,
 
-    /// Size of the drawn pictures, in pixels.
+    /// Size of the drawn images, in pixels.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1280x960", value_parser = parse_size)]
     size: (u32, u32),
 
-    /// Pictures of each measurement.
+    /// Images of each measurement.
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN.saturating_add(19))]
     runs: NonZeroUsize,
 
-    /// Pictures before each measurement that do not count.
+    /// Images before each measurement that do not count.
     #[arg(long, value_name = "N", default_value_t = 3)]
     warm_up: usize,
 
-    /// Measure pictures per second with each of these numbers of pictures at a time.
+    /// Measure images per second with each of these numbers of images at a time.
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,4", value_parser = up_to(PipelineOptions::MOST_BATCH))]
     by_batch: Vec<usize>,
 
-    /// Measure pictures per second with each of these numbers of threads. [default: as --threads says]
+    /// Measure images per second with each of these numbers of threads. [default: as --threads says]
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     by_threads: Vec<NonZeroUsize>,
 
@@ -94,11 +94,11 @@ struct Setup {
     model: PathBuf,
     model_bytes: u64,
     model_sha256: String,
-    /// Of the first picture: height, width.
+    /// Of the first image: height, width.
     input: [usize; 2],
     classes: usize,
     score_threshold: f32,
-    pictures: usize,
+    images: usize,
     /// Whether they were drawn, and how large: width, height.
     drawn: Option<(u32, u32)>,
     runs: usize,
@@ -108,7 +108,7 @@ struct Setup {
 /// Measures, and prints.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let publication = Publication::open(args.json.as_deref())?;
-    let folder = tempfile::tempdir().context("cannot make a folder for drawn pictures")?;
+    let folder = tempfile::tempdir().context("cannot make a folder for drawn images")?;
     let files =
         if args.paths.is_empty() { draw(folder.path(), args.size)? } else { inputs::expand(&args.paths, false)? };
     let runs = args.runs.get();
@@ -131,7 +131,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         input,
         classes: detector.spec().class_count(),
         score_threshold: detector.spec().postprocessing.score_threshold,
-        pictures: files.len(),
+        images: files.len(),
         drawn: args.paths.is_empty().then_some(args.size),
         runs,
         warm_up: args.warm_up,
@@ -172,7 +172,7 @@ fn draw(folder: &Path, (width, height): (u32, u32)) -> Result<Vec<PathBuf>> {
     let files = (0..4).map(|number| {
         let path = folder.join(format!("{number}.jpg"));
         let image = drawn::image(number, width, height);
-        picture::write(&path, &image).with_context(|| format!("cannot write {}", path.display()))?;
+        image_file::write(&path, &image).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     });
     files.collect()
@@ -184,9 +184,9 @@ impl Measured {
         let Setup { runtime, onnxruntime, provider, processor, cores, .. } = &self.setup;
         let processor = processor.as_deref().unwrap_or("unknown processor");
         let Setup { model, model_bytes, model_sha256, input: [height, width], classes, .. } = &self.setup;
-        let pictures = match self.setup.drawn {
+        let images = match self.setup.drawn {
             Some((width, height)) => format!("drawn JPEG files of {width}x{height}"),
-            None => format!("{} files in turns", self.setup.pictures),
+            None => format!("{} files in turns", self.setup.images),
         };
         let known = |version: &Option<String>| version.clone().unwrap_or_else(|| "unknown".to_owned());
         let card = self.setup.drivers.as_ref().map_or_else(String::new, |drivers| {
@@ -196,7 +196,7 @@ impl Measured {
         });
         let mut text = format!(
             "runtime {runtime}, ONNX Runtime {onnxruntime} on {provider}; {processor}, {cores} cores{card}\n\
-             {}: {:.1} MB, SHA-256 {}, {classes} classes; input {height}x{width} of {pictures}\n\n{}\n\n{}\n\n{}",
+             {}: {:.1} MB, SHA-256 {}, {classes} classes; input {height}x{width} of {images}\n\n{}\n\n{}\n\n{}",
             model.display(),
             *model_bytes as f64 / 1e6,
             &model_sha256[..12],

@@ -1,4 +1,4 @@
-//! Data sets: which one a command is about, and how its pictures are measured.
+//! Data sets: which one a command is about, and how its images are measured.
 
 mod find;
 
@@ -7,26 +7,26 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use models::dataset::{DataError, Dataset, Form, Image, OnProblem, Report, Source};
 
-use crate::picture;
+use crate::image_file;
 pub use find::{FindError, class_places, find};
 
 /// Which data set, and which part of it. Programs flatten this into their own arguments.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DataArgs {
-    /// Pictures with boxes: a COCO JSON file, a CSV file, a folder of Pascal VOC XML files, or a folder of YOLO text files.
+    /// Images with boxes: a COCO JSON file, a CSV file, a folder of Pascal VOC XML files, or a folder of YOLO text files.
     #[arg(long, value_name = "FILE|DIR")]
     pub data: PathBuf,
 
     /// Folder that file names in it start from. [default: COCO and CSV: the folder of the file; VOC: `JPEGImages` beside
     /// --data; YOLO: `images` in place of `labels`; both else --data]
     #[arg(long, value_name = "DIR")]
-    pub pictures: Option<PathBuf>,
+    pub images: Option<PathBuf>,
 
     /// What --data is. [default: found by looking]
     #[arg(long, value_parser = form_parser())]
     pub form: Option<Form>,
 
-    /// Names of the pictures that count, one per line, as VOC's ImageSets/Main/test.txt. [default: all]
+    /// Names of the images that count, one per line, as VOC's ImageSets/Main/test.txt. [default: all]
     #[arg(long, value_name = "FILE")]
     pub list: Option<PathBuf>,
 
@@ -39,24 +39,24 @@ pub struct DataArgs {
 impl DataArgs {
     /// The same as a [`Source`].
     pub fn source(&self) -> Source {
-        let Self { data, pictures, form, list, classes } = self.clone();
-        Source { annotations: data, pictures, form, list, classes }
+        let Self { data, images, form, list, classes } = self.clone();
+        Source { annotations: data, images, form, list, classes }
     }
 }
 
-/// Reads a data set. Sizes that its files do not say are those of its pictures.
+/// Reads a data set. Sizes that its files do not say are those of its images.
 ///
 /// # Errors
 /// Those of [`Source::read`].
 pub fn read(source: &Source, on_problem: OnProblem) -> Result<(Dataset, Report), DataError> {
-    source.read(on_problem, &|path| picture::size(path).map_err(|error| error.reason.to_string()))
+    source.read(on_problem, &|path| image_file::size(path).map_err(|error| error.reason.to_string()))
 }
 
-/// Whether the picture at place `image` of a data set is there and is a picture, as far as its first bytes say, and has a
+/// Whether the image at place `image` of a data set is there and is an image, as far as its first bytes say, and has a
 /// size in the data set.
-pub fn has_picture(dataset: &Dataset, image: usize) -> bool {
+pub fn has_image(dataset: &Dataset, image: usize) -> bool {
     let Image { width, height, .. } = dataset.images[image];
-    width > 0 && height > 0 && picture::size(dataset.path_of(image)).is_ok()
+    width > 0 && height > 0 && image_file::size(dataset.path_of(image)).is_ok()
 }
 
 fn form_parser() -> impl TypedValueParser<Value = Form> {
@@ -82,28 +82,28 @@ mod tests {
         assert_eq!(source("test --data a").unwrap(), Source::new("a"));
         let expected = Source {
             annotations: "a".into(),
-            pictures: Some("b".into()),
+            images: Some("b".into()),
             form: Some(Form::Yolo),
             list: Some("c".into()),
             classes: Some("d".into()),
         };
-        assert_eq!(source("test --data a --pictures b --form yolo --list c --classes d").unwrap(), expected);
+        assert_eq!(source("test --data a --images b --form yolo --list c --classes d").unwrap(), expected);
         let error = source("test --data a --form xml").unwrap_err().to_string();
         assert!(error.contains("[possible values: coco, voc, csv, yolo]"), "{error}");
     }
 
     #[test]
-    fn sizes_come_from_the_pictures() {
+    fn sizes_come_from_the_images() {
         let folder = tempfile::tempdir().unwrap();
         RgbImage::new(30, 20).save(folder.path().join("a.png")).unwrap();
-        std::fs::write(folder.path().join("b.png"), "no picture").unwrap();
+        std::fs::write(folder.path().join("b.png"), "no image").unwrap();
         std::fs::write(folder.path().join("boxes.csv"), "a.png,1,2,3,4,dog\nb.png,1,2,3,4,dog\nc.png,,,,,\n").unwrap();
         let (dataset, report) = read(&Source::new(folder.path().join("boxes.csv")), OnProblem::Drop).unwrap();
         assert_eq!((dataset.images.len(), dataset.images[0].width, dataset.images[0].height), (1, 30, 20));
         let report = report.to_string();
         let (dataset, _) = read(&Source::new(folder.path().join("boxes.csv")), OnProblem::Keep).unwrap();
-        assert_eq!([0, 1, 2].map(|image| has_picture(&dataset, image)), [true, false, false]);
-        for part in ["2 pictures that cannot be read dropped: b.png (its content is none of", "c.png (No such file"] {
+        assert_eq!([0, 1, 2].map(|image| has_image(&dataset, image)), [true, false, false]);
+        for part in ["2 images that cannot be read dropped: b.png (its content is none of", "c.png (No such file"] {
             assert!(report.contains(part), "{report}");
         }
     }

@@ -1,4 +1,4 @@
-//! `runtime detect`: pictures in, boxes out.
+//! `runtime detect`: images in, boxes out.
 
 mod ids;
 mod made;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use runtime::picture::Limits;
+use runtime::image_file::Limits;
 use runtime::pipeline::{PipelineOptions, pipeline};
 use runtime::progress::say;
 
@@ -20,11 +20,11 @@ use made::{Made, MadeArgs, make};
 use source::{Source, SourceArgs, VideoOptions};
 use writer::{Ending, ListArgs, Writer};
 
-/// Find objects in pictures.
+/// Find objects in images.
 ///
-/// Results come in the order of the pictures. Without any of the options that say where they go, they are printed for people, or with
-/// --stdin as NDJSON. Pictures that cannot be read are named on stderr and in JSON, the others go on, and the exit code is 3.
-/// Ctrl-C ends after the pictures under way; what was printed stands, files of results are not written.
+/// Results come in the order of the images. Without any of the options that say where they go, they are printed for people, or with
+/// --stdin as NDJSON. Images that cannot be read are named on stderr and in JSON, the others go on, and the exit code is 3.
+/// Ctrl-C ends after the images under way; what was printed stands, files of results are not written.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DetectArgs {
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub(crate) struct DetectArgs {
     #[command(flatten)]
     made: MadeArgs,
 
-    /// Refuse pictures with more pixels.
+    /// Refuse images with more pixels.
     #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.pixels)]
     max_pixels: u64,
 
@@ -55,9 +55,9 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let mut made = Made::open(&args.made, ids.clone(), &source)?;
     let writer = Writer::open(&args.lists, ids, args.source.stdin, made.is_nothing())?;
     let detector = args.detector.open()?;
-    let interrupt = Interrupt::watch("pictures under way are finished, files of results are not written")?;
+    let interrupt = Interrupt::watch("images under way are finished, files of results are not written")?;
     let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
-    let options = PipelineOptions { keep: made.needs_pictures(), ..args.detector.pipeline(&detector, limits)? };
+    let options = PipelineOptions { keep: made.needs_images(), ..args.detector.pipeline(&detector, limits)? };
 
     let started = Instant::now();
     let total = source.total();
@@ -79,8 +79,8 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     );
     let Ending { tally, interrupted } = written?;
     say(format_args!(
-        "pictures: {}, failed: {}, detections: {}; {:.3} s, {:.3} s of it in ONNX Runtime on {}",
-        tally.pictures,
+        "images: {}, failed: {}, detections: {}; {:.3} s, {:.3} s of it in ONNX Runtime on {}",
+        tally.images,
         tally.failed,
         tally.detections,
         started.elapsed().as_secs_f64(),

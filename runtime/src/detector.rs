@@ -1,4 +1,4 @@
-//! The detector: pictures in, boxes out.
+//! The detector: images in, boxes out.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -20,7 +20,7 @@ pub struct DetectorOptions {
     pub engine: EngineOptions,
     /// What replaces the spec's rules.
     pub rules: Rules,
-    /// In which views the network sees a picture.
+    /// In which views the network sees an image.
     pub views: ViewOptions,
 }
 
@@ -33,12 +33,12 @@ pub enum DetectorError {
     /// A rule cannot be followed.
     #[error(transparent)]
     Rule(#[from] RuleError),
-    /// Pictures cannot be cut into such tiles.
+    /// Images cannot be cut into such tiles.
     #[error(transparent)]
     Tiling(#[from] TilingError),
-    /// The picture has no pixels.
+    /// The image has no pixels.
     #[error(transparent)]
-    Picture(#[from] RgbViewError),
+    Image(#[from] RgbViewError),
     /// The network has another number of anchors than its spec says.
     #[error("the model has {found} anchors for an input of {width}x{height}, its spec {expected}; export it again")]
     Anchors {
@@ -71,11 +71,11 @@ pub enum DetectorError {
         height: usize,
     },
     /// The network has more scores than are counted.
-    #[error("{0} scores for one picture are too many; use a smaller input or fewer classes")]
+    #[error("{0} scores for one image are too many; use a smaller input or fewer classes")]
     Scores(usize),
 }
 
-/// A RetinaNet that is ready to detect. It may be shared between threads: each prepares its pictures and reads the outputs by
+/// A RetinaNet that is ready to detect. It may be shared between threads: each prepares its images and reads the outputs by
 /// itself, and the runs of the network take turns.
 #[derive(Debug)]
 pub struct Detector {
@@ -114,33 +114,33 @@ impl Detector {
         &self.engine
     }
 
-    /// The objects in an upright picture, the best first, in the picture's pixels.
+    /// The objects in an upright image, the best first, in the image's pixels.
     ///
     /// # Errors
-    /// When the picture has no pixels, and when ONNX Runtime fails.
-    pub fn detect(&self, picture: &RgbImage) -> Result<Vec<Detection>, DetectorError> {
+    /// When the image has no pixels, and when ONNX Runtime fails.
+    pub fn detect(&self, image: &RgbImage) -> Result<Vec<Detection>, DetectorError> {
         let mut seen = Vec::new();
-        for look in self.looks(picture) {
-            let view = self.prepare(picture, look)?;
+        for look in self.looks(image) {
+            let view = self.prepare(image, look)?;
             let outputs = self.run(&[&view])?;
             seen.push((look, self.postprocess(&view, &outputs, 0)?));
         }
-        Ok(self.merge(picture.dimensions(), seen))
+        Ok(self.merge(image.dimensions(), seen))
     }
 
-    /// The objects in each of several pictures, as [`Detector::detect`] finds them; inputs of one size run together, `batch` at a
+    /// The objects in each of several images, as [`Detector::detect`] finds them; inputs of one size run together, `batch` at a
     /// time.
     ///
     /// # Errors
-    /// When a picture has no pixels, and when ONNX Runtime fails.
-    pub fn detect_batch(&self, pictures: &[RgbImage], batch: usize) -> Result<Vec<Vec<Detection>>, DetectorError> {
+    /// When an image has no pixels, and when ONNX Runtime fails.
+    pub fn detect_batch(&self, images: &[RgbImage], batch: usize) -> Result<Vec<Vec<Detection>>, DetectorError> {
         let mut views = Vec::new();
-        for (place, picture) in pictures.iter().enumerate() {
-            for look in self.looks(picture) {
-                views.push((place, self.prepare(picture, look)?));
+        for (place, image) in images.iter().enumerate() {
+            for look in self.looks(image) {
+                views.push((place, self.prepare(image, look)?));
             }
         }
-        // Stable, so that the views of a picture stay in order.
+        // Stable, so that the views of an image stay in order.
         let mut order: Vec<_> = (0..views.len()).collect();
         order.sort_by_key(|at| views[*at].1.size());
         let mut seen: Vec<_> = views.iter().map(|(_, view)| (view.look, Vec::new())).collect();
@@ -153,28 +153,28 @@ impl Detector {
                 }
             }
         }
-        let mut of_pictures = vec![Vec::new(); pictures.len()];
+        let mut of_images = vec![Vec::new(); images.len()];
         for ((place, _), seen) in views.iter().zip(seen) {
-            of_pictures[*place].push(seen);
+            of_images[*place].push(seen);
         }
-        let merged = pictures.iter().zip(of_pictures).map(|(picture, seen)| self.merge(picture.dimensions(), seen));
+        let merged = images.iter().zip(of_images).map(|(image, seen)| self.merge(image.dimensions(), seen));
         Ok(merged.collect())
     }
 
-    /// What the network looks at in a picture: all of it, and what the options add.
-    pub fn looks(&self, picture: &RgbImage) -> Vec<Look> {
-        self.views.looks(picture.width(), picture.height())
+    /// What the network looks at in an image: all of it, and what the options add.
+    pub fn looks(&self, image: &RgbImage) -> Vec<Look> {
+        self.views.looks(image.width(), image.height())
     }
 
-    /// The first stage of [`Detector::detect`]: what of the picture is looked at becomes the network's input. Needs nothing of
-    /// ONNX Runtime, so that the next picture can be prepared while the network runs.
+    /// The first stage of [`Detector::detect`]: what of the image is looked at becomes the network's input. Needs nothing of
+    /// ONNX Runtime, so that the next image can be prepared while the network runs.
     ///
     /// # Errors
-    /// When the picture has no pixels.
-    pub fn prepare(&self, picture: &RgbImage, look: Look) -> Result<View, DetectorError> {
+    /// When the image has no pixels.
+    pub fn prepare(&self, image: &RgbImage, look: Look) -> Result<View, DetectorError> {
         let _span = tracing::debug_span!("prepare").entered();
-        let part = look.cut(picture);
-        let seen = part.as_ref().unwrap_or(picture);
+        let part = look.cut(image);
+        let seen = part.as_ref().unwrap_or(image);
         let pixels = RgbView::new(seen.width(), seen.height(), seen.as_raw())?;
         Ok(View { look, input: preprocess(pixels, &self.spec.preprocessing) })
     }
@@ -198,13 +198,13 @@ impl Detector {
     /// # Panics
     /// As [`Detector::run`].
     pub fn run_batch(&self, views: &[&View], batch: usize) -> Result<Outputs, DetectorError> {
-        let _span = tracing::debug_span!("run", pictures = views.len(), size = ?views[0].size()).entered();
+        let _span = tracing::debug_span!("run", images = views.len(), size = ?views[0].size()).entered();
         let inputs: Vec<_> = views.iter().map(|view| view.input.pixels.view()).collect();
         let batch = if self.engine.provider().is_nvidia() { batch } else { 0 };
         Ok(self.engine.run_padded(&inputs, batch)?)
     }
 
-    /// The third stage: the network's outputs for the view at place `row` of a run become detections, in pixels of the picture,
+    /// The third stage: the network's outputs for the view at place `row` of a run become detections, in pixels of the image,
     /// the best first.
     ///
     /// # Errors
@@ -262,7 +262,7 @@ struct AnchorCache {
 }
 
 impl AnchorCache {
-    /// Pictures of any proportions, resized within 608 and 1024 and padded to multiples of 32, have 28 sizes. One size
+    /// Images of any proportions, resized within 608 and 1024 and padded to multiples of 32, have 28 sizes. One size
     /// takes about 2 MB.
     const CAPACITY: usize = 32;
 

@@ -1,7 +1,7 @@
-//! The arguments of what detects in picture after picture.
+//! The arguments of what detects in image after image.
 
 use anyhow::{Result, bail};
-use runtime::picture::Limits;
+use runtime::image_file::Limits;
 use runtime::pipeline::PipelineOptions;
 use runtime::{Detector, DetectorError};
 
@@ -9,7 +9,7 @@ use crate::model_args::ModelArgs;
 use crate::rule_args::RuleArgs;
 use crate::up_to;
 
-/// What detects, by which rules, and in how many pictures at a time.
+/// What detects, by which rules, and in how many images at a time.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DetectorArgs {
     #[command(flatten)]
@@ -22,11 +22,11 @@ pub(crate) struct DetectorArgs {
     #[arg(long, value_name = "NAMES")]
     classes: Option<Vec<String>>,
 
-    /// Pictures of like size that the network computes at a time, as far as they are ready. [default: what the model fixes, else 1]
+    /// Images of like size that the network computes at a time, as far as they are ready. [default: what the model fixes, else 1]
     #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_BATCH))]
     batch: Option<usize>,
 
-    /// Threads that read pictures, and as many that finish them. [default: 2, with a GPU as many as there are cores]
+    /// Threads that read images, and as many that finish them. [default: 2, with a GPU as many as there are cores]
     #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_WORKERS))]
     workers: Option<usize>,
 }
@@ -37,7 +37,7 @@ impl DetectorArgs {
         self.model.open(self.rules.rules(self.classes.as_deref()), self.rules.views())
     }
 
-    /// How pictures within these limits go through the detector.
+    /// How images within these limits go through the detector.
     pub(crate) fn pipeline(&self, detector: &Detector, limits: Limits) -> Result<PipelineOptions> {
         let suited = PipelineOptions::of(detector);
         if let (Some(asked), Some(most)) = (self.batch, detector.engine().batch())

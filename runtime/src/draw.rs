@@ -1,4 +1,4 @@
-//! Annotated pictures: a box and a tag for every detection, readable on any background.
+//! Annotated images: a box and a tag for every detection, readable on any background.
 
 use std::sync::LazyLock;
 
@@ -20,7 +20,7 @@ static FONT: LazyLock<FontRef<'static>> = LazyLock::new(|| {
 /// A box to draw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
-    /// Where, in pixels of the picture.
+    /// Where, in pixels of the image.
     pub bounding_box: BoundingBox,
     /// Color of its frame and tag.
     pub color: Rgb<u8>,
@@ -28,50 +28,50 @@ pub struct Mark {
     pub tag: Option<String>,
 }
 
-/// Draws the detections over the picture, the best on top. `classes` are those of the spec.
-pub fn draw(picture: &mut RgbImage, detections: &[Detection], classes: &[Class]) {
-    draw_with_truth(picture, detections, classes, &[]);
+/// Draws the detections over the image, the best on top. `classes` are those of the spec.
+pub fn draw(image: &mut RgbImage, detections: &[Detection], classes: &[Class]) {
+    draw_with_truth(image, detections, classes, &[]);
 }
 
 /// Draws the detections as [`draw`] does, and what there is to find as dashes, black and white in turns, which show on any
 /// background and on frames.
-pub fn draw_with_truth(picture: &mut RgbImage, detections: &[Detection], classes: &[Class], truth: &[BoundingBox]) {
+pub fn draw_with_truth(image: &mut RgbImage, detections: &[Detection], classes: &[Class], truth: &[BoundingBox]) {
     let mark = |detection: &Detection| {
         let name = classes.get(detection.label).map_or("?", |class| class.name.as_str());
         let tag = Some(format!("{name} {:.2}", detection.score));
         Mark { bounding_box: detection.bounding_box, color: color(detection.label), tag }
     };
-    paint(picture, &detections.iter().map(mark).collect::<Vec<_>>(), truth);
+    paint(image, &detections.iter().map(mark).collect::<Vec<_>>(), truth);
 }
 
-/// Draws boxes over the picture, the first on top.
-pub fn draw_marks(picture: &mut RgbImage, marks: &[Mark]) {
-    paint(picture, marks, &[]);
+/// Draws boxes over the image, the first on top.
+pub fn draw_marks(image: &mut RgbImage, marks: &[Mark]) {
+    paint(image, marks, &[]);
 }
 
-fn paint(picture: &mut RgbImage, marks: &[Mark], dashed: &[BoundingBox]) {
-    let pen = Pen::new(picture);
-    let areas = marks.iter().rev().filter_map(|mark| Some((mark, Area::of(&mark.bounding_box, picture)?)));
+fn paint(image: &mut RgbImage, marks: &[Mark], dashed: &[BoundingBox]) {
+    let pen = Pen::new(image);
+    let areas = marks.iter().rev().filter_map(|mark| Some((mark, Area::of(&mark.bounding_box, image)?)));
     let areas: Vec<_> = areas.collect();
-    let dashed: Vec<_> = dashed.iter().filter_map(|bounding_box| Area::of(bounding_box, picture)).collect();
+    let dashed: Vec<_> = dashed.iter().filter_map(|bounding_box| Area::of(bounding_box, image)).collect();
     // All boxes come before all tags, so that no line crosses a tag.
     for (mark, area) in &areas {
         match mark.tag {
-            Some(_) => pen.outline(picture, *area, mark.color),
-            None => area.fill_around(area.grow(-1), picture, mark.color),
+            Some(_) => pen.outline(image, *area, mark.color),
+            None => area.fill_around(area.grow(-1), image, mark.color),
         }
     }
     for area in dashed {
-        pen.dashes(picture, area);
+        pen.dashes(image, area);
     }
     for (mark, area) in &areas {
         if let Some(tag) = &mark.tag {
-            pen.tag(picture, *area, mark.color, tag);
+            pen.tag(image, *area, mark.color, tag);
         }
     }
 }
 
-/// The color of a class, the same in every picture and program. Hues follow each other by the golden angle, which keeps
+/// The color of a class, the same in every image and program. Hues follow each other by the golden angle, which keeps
 /// any number of first classes well apart; brightness and saturation alternate.
 pub fn color(label: usize) -> Rgb<u8> {
     const GOLDEN_ANGLE: f32 = 137.507_77;
@@ -94,7 +94,7 @@ fn contrast(color: Rgb<u8>) -> Rgb<u8> {
     if luminance > 0.179 { BLACK } else { WHITE }
 }
 
-/// Whole pixels; right and bottom are exclusive. Parts outside a picture are not painted.
+/// Whole pixels; right and bottom are exclusive. Parts outside an image are not painted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Area {
     left: i64,
@@ -105,8 +105,8 @@ struct Area {
 
 impl Area {
     /// The pixels of a box; none when it is empty, not a number, or outside.
-    fn of(b: &BoundingBox, picture: &RgbImage) -> Option<Self> {
-        let (width, height) = (picture.width() as f32, picture.height() as f32);
+    fn of(b: &BoundingBox, image: &RgbImage) -> Option<Self> {
+        let (width, height) = (image.width() as f32, image.height() as f32);
         let visible = b.x1 < b.x2 && b.y1 < b.y2 && b.x2 > 0.0 && b.y2 > 0.0 && b.x1 < width && b.y1 < height;
         visible.then(|| Self {
             left: b.x1.max(0.0).round() as i64,
@@ -121,78 +121,78 @@ impl Area {
         Self { left: self.left - by, top: self.top - by, right: self.right + by, bottom: self.bottom + by }
     }
 
-    fn fill(self, picture: &mut RgbImage, color: Rgb<u8>) {
-        for y in self.top.max(0)..self.bottom.min(picture.height().into()) {
-            for x in self.left.max(0)..self.right.min(picture.width().into()) {
-                picture.put_pixel(x as u32, y as u32, color);
+    fn fill(self, image: &mut RgbImage, color: Rgb<u8>) {
+        for y in self.top.max(0)..self.bottom.min(image.height().into()) {
+            for x in self.left.max(0)..self.right.min(image.width().into()) {
+                image.put_pixel(x as u32, y as u32, color);
             }
         }
     }
 
     /// Fills what lies within this area and outside `hole`, which it contains.
-    fn fill_around(self, hole: Self, picture: &mut RgbImage, color: Rgb<u8>) {
-        Self { bottom: hole.top, ..self }.fill(picture, color);
-        Self { top: hole.bottom, ..self }.fill(picture, color);
-        Self { top: hole.top, bottom: hole.bottom, right: hole.left, ..self }.fill(picture, color);
-        Self { top: hole.top, bottom: hole.bottom, left: hole.right, ..self }.fill(picture, color);
+    fn fill_around(self, hole: Self, image: &mut RgbImage, color: Rgb<u8>) {
+        Self { bottom: hole.top, ..self }.fill(image, color);
+        Self { top: hole.bottom, ..self }.fill(image, color);
+        Self { top: hole.top, bottom: hole.bottom, right: hole.left, ..self }.fill(image, color);
+        Self { top: hole.top, bottom: hole.bottom, left: hole.right, ..self }.fill(image, color);
     }
 }
 
-/// Line width and letter size, by the size of the picture.
+/// Line width and letter size, by the size of the image.
 struct Pen {
     width: i64,
     font: PxScaleFont<&'static FontRef<'static>>,
 }
 
 impl Pen {
-    fn new(picture: &RgbImage) -> Self {
-        let side = picture.width().min(picture.height()) as f32;
+    fn new(image: &RgbImage) -> Self {
+        let side = image.width().min(image.height()) as f32;
         let letters = (side / 32.0).clamp(14.0, 64.0);
         Self { width: (side / 240.0).round().max(2.0) as i64, font: FONT.as_scaled(letters.round()) }
     }
 
     /// A frame inside the box's edge, with a thin rim on both sides that stands out where the background has its color.
-    fn outline(&self, picture: &mut RgbImage, area: Area, color: Rgb<u8>) {
+    fn outline(&self, image: &mut RgbImage, area: Area, color: Rgb<u8>) {
         let inner = area.grow(-self.width.min((area.right - area.left) / 2).min((area.bottom - area.top) / 2));
-        area.grow(1).fill_around(area, picture, contrast(color));
-        area.fill_around(inner, picture, color);
-        inner.fill_around(inner.grow(-1), picture, contrast(color));
+        area.grow(1).fill_around(area, image, contrast(color));
+        area.fill_around(inner, image, color);
+        inner.fill_around(inner.grow(-1), image, contrast(color));
     }
 
     /// Dashes inside the box's edge.
-    fn dashes(&self, picture: &mut RgbImage, area: Area) {
+    fn dashes(&self, image: &mut RgbImage, area: Area) {
         let length = 4 * self.width;
         let color = |start: i64, from: i64| if (start - from) / length % 2 == 0 { WHITE } else { BLACK };
         for left in (area.left..area.right).step_by(length as usize) {
             let right = (left + length).min(area.right);
             for top in [area.top, area.bottom - self.width] {
-                Area { left, top, right, bottom: top + self.width }.fill(picture, color(left, area.left));
+                Area { left, top, right, bottom: top + self.width }.fill(image, color(left, area.left));
             }
         }
         for top in (area.top..area.bottom).step_by(length as usize) {
             let bottom = (top + length).min(area.bottom);
             for left in [area.left, area.right - self.width] {
-                Area { left, top, right: left + self.width, bottom }.fill(picture, color(top, area.top));
+                Area { left, top, right: left + self.width, bottom }.fill(image, color(top, area.top));
             }
         }
     }
 
-    /// A filled tag on top of the box, or within it where there is no room above, moved to lie inside the picture.
-    fn tag(&self, picture: &mut RgbImage, area: Area, color: Rgb<u8>, text: &str) {
+    /// A filled tag on top of the box, or within it where there is no room above, moved to lie inside the image.
+    fn tag(&self, image: &mut RgbImage, area: Area, color: Rgb<u8>, text: &str) {
         let margin = (self.font.height() / 6.0).ceil();
         let (glyphs, length) = self.lay_out(text);
         let width = (length + 2.0 * margin).ceil() as i64;
         let height = (self.font.height() + margin).ceil() as i64;
         let above = area.top - height;
         let top = if above >= 0 { above } else { area.top };
-        let left = area.left.min(i64::from(picture.width()) - width).max(0);
-        let top = top.min(i64::from(picture.height()) - height).max(0);
-        Area { left, top, right: left + width, bottom: top + height }.fill(picture, color);
+        let left = area.left.min(i64::from(image.width()) - width).max(0);
+        let top = top.min(i64::from(image.height()) - height).max(0);
+        Area { left, top, right: left + width, bottom: top + height }.fill(image, color);
 
         let start = point(left as f32 + margin, top as f32 + margin / 2.0 + self.font.ascent());
         for mut glyph in glyphs {
             glyph.position += start;
-            self.print(picture, glyph, contrast(color));
+            self.print(image, glyph, contrast(color));
         }
     }
 
@@ -208,13 +208,13 @@ impl Pen {
         (glyphs.collect(), length)
     }
 
-    fn print(&self, picture: &mut RgbImage, glyph: Glyph, color: Rgb<u8>) {
+    fn print(&self, image: &mut RgbImage, glyph: Glyph, color: Rgb<u8>) {
         let Some(outline) = self.font.outline_glyph(glyph) else { return };
         let bounds = outline.px_bounds();
         outline.draw(|x, y, coverage| {
             let (x, y) = (bounds.min.x as i64 + i64::from(x), bounds.min.y as i64 + i64::from(y));
             let (Ok(x), Ok(y)) = (u32::try_from(x), u32::try_from(y)) else { return };
-            let Some(pixel) = picture.get_pixel_mut_checked(x, y) else { return };
+            let Some(pixel) = image.get_pixel_mut_checked(x, y) else { return };
             for (below, ink) in pixel.0.iter_mut().zip(color.0) {
                 let blended = f32::from(*below) + (f32::from(ink) - f32::from(*below)) * coverage.clamp(0.0, 1.0);
                 *below = blended.round() as u8;
@@ -232,7 +232,7 @@ mod tests {
     }
 
     fn classes() -> Vec<Class> {
-        ["circle", "a class with a name that is wider than the picture", "дерево"]
+        ["circle", "a class with a name that is wider than the image", "дерево"]
             .into_iter()
             .zip(1..)
             .map(|(name, id)| Class { id, name: name.to_owned() })
@@ -262,69 +262,68 @@ mod tests {
 
     #[test]
     fn a_box_shows_on_a_background_of_its_color() {
-        let mut picture = RgbImage::from_pixel(200, 200, color(0));
-        draw(&mut picture, &[detection(0, 50.0, 80.0, 150.0, 180.0)], &classes());
+        let mut image = RgbImage::from_pixel(200, 200, color(0));
+        draw(&mut image, &[detection(0, 50.0, 80.0, 150.0, 180.0)], &classes());
         for x in 60..140 {
-            assert_ne!(picture.get_pixel(x, 180), &color(0), "rim below the box at {x}");
+            assert_ne!(image.get_pixel(x, 180), &color(0), "rim below the box at {x}");
         }
     }
 
     #[test]
     fn a_frame_lies_on_the_edge_and_leaves_the_middle_alone() {
-        let mut picture = RgbImage::new(200, 200);
-        draw(&mut picture, &[detection(0, 50.0, 80.0, 150.0, 180.0)], &classes());
+        let mut image = RgbImage::new(200, 200);
+        draw(&mut image, &[detection(0, 50.0, 80.0, 150.0, 180.0)], &classes());
         for (x, y) in [(50, 130), (51, 130), (149, 130), (100, 178), (100, 179)] {
-            assert_eq!(picture.get_pixel(x, y), &color(0), "({x}, {y})");
+            assert_eq!(image.get_pixel(x, y), &color(0), "({x}, {y})");
         }
-        assert_eq!(picture.get_pixel(100, 130), &BLACK);
+        assert_eq!(image.get_pixel(100, 130), &BLACK);
     }
 
     #[test]
     fn a_box_without_a_tag_is_a_hairline() {
-        let mut picture = RgbImage::new(200, 200);
+        let mut image = RgbImage::new(200, 200);
         let bounding_box = BoundingBox::new(50.0, 80.0, 150.0, 180.0);
-        draw_marks(&mut picture, &[Mark { bounding_box, color: WHITE, tag: None }]);
-        assert_eq!((picture.get_pixel(50, 130), picture.get_pixel(51, 130)), (&WHITE, &BLACK));
-        assert_eq!(picture.pixels().filter(|pixel| **pixel == WHITE).count(), 4 * 99);
+        draw_marks(&mut image, &[Mark { bounding_box, color: WHITE, tag: None }]);
+        assert_eq!((image.get_pixel(50, 130), image.get_pixel(51, 130)), (&WHITE, &BLACK));
+        assert_eq!(image.pixels().filter(|pixel| **pixel == WHITE).count(), 4 * 99);
     }
 
     #[test]
     fn dashes_show_on_any_background_and_leave_the_middle_alone() {
         for background in [BLACK, WHITE, color(0)] {
-            let mut picture = RgbImage::from_pixel(200, 200, background);
-            draw_with_truth(&mut picture, &[], &classes(), &[BoundingBox::new(50.0, 80.0, 150.0, 180.0)]);
+            let mut image = RgbImage::from_pixel(200, 200, background);
+            draw_with_truth(&mut image, &[], &classes(), &[BoundingBox::new(50.0, 80.0, 150.0, 180.0)]);
             for half in [0..100, 100..200] {
                 let line = half.flat_map(|y| (50..150).map(move |x| (x, y)));
-                let shown = line.map(|(x, y)| picture.get_pixel(x, y)).filter(|pixel| **pixel != background).count();
+                let shown = line.map(|(x, y)| image.get_pixel(x, y)).filter(|pixel| **pixel != background).count();
                 assert!(shown > 60, "{shown} pixels on {background:?}");
             }
-            assert_eq!(picture.get_pixel(100, 130), &background);
-            assert_eq!(picture.get_pixel(49, 130), &background);
+            assert_eq!(image.get_pixel(100, 130), &background);
+            assert_eq!(image.get_pixel(49, 130), &background);
         }
     }
 
     #[test]
-    fn tags_stay_inside_the_picture() {
+    fn tags_stay_inside_the_image() {
         // A tag that lies inside has rows of nothing but its color above and below the letters.
         for (x1, y1, x2, y2) in [(0.0, 0.0, 30.0, 30.0), (170.0, 0.0, 200.0, 20.0), (180.0, 90.0, 200.0, 100.0)] {
-            let mut picture = RgbImage::new(200, 100);
-            draw(&mut picture, &[detection(0, x1, y1, x2, y2)], &classes());
-            let rows =
-                picture.rows().filter(|row| row.clone().filter(|pixel| **pixel == color(0)).count() > 60).count();
+            let mut image = RgbImage::new(200, 100);
+            draw(&mut image, &[detection(0, x1, y1, x2, y2)], &classes());
+            let rows = image.rows().filter(|row| row.clone().filter(|pixel| **pixel == color(0)).count() > 60).count();
             assert!(rows >= 2, "{rows} rows for {x1} {y1} {x2} {y2}");
         }
     }
 
     #[test]
-    fn no_box_and_no_picture_is_too_odd_to_draw() {
+    fn no_box_and_no_image_is_too_odd_to_draw() {
         let odd = [f32::NAN, f32::NEG_INFINITY, -1e30, -5.0, 0.0, 0.4, 3.0, 1e30, f32::INFINITY];
         for (width, height) in [(1, 1), (3, 200), (200, 3), (64, 64)] {
-            let mut picture = RgbImage::new(width, height);
+            let mut image = RgbImage::new(width, height);
             for x in odd {
                 for y in odd {
                     let detections = [detection(0, x, y, y, x), detection(1, x, x, y, y), detection(9, y, x, 2.0, 2.0)];
                     let boxes = detections.map(|detection| detection.bounding_box);
-                    draw_with_truth(&mut picture, &detections, &classes(), &boxes);
+                    draw_with_truth(&mut image, &detections, &classes(), &boxes);
                 }
             }
         }

@@ -193,7 +193,7 @@ impl Engine {
         self.contract.top_k
     }
 
-    /// The number of pictures that the file computes at a time; any if absent.
+    /// The number of images that the file computes at a time; any if absent.
     pub fn batch(&self) -> Option<usize> {
         self.contract.batch
     }
@@ -228,22 +228,22 @@ impl Engine {
         self.library_time
     }
 
-    /// Runs the network on a batch of preprocessed pictures, `[N, 3, H, W]` with H and W multiples of 32. Where the file fixes
-    /// the number of pictures, fewer are filled up with zeros, of which the outputs say nothing.
+    /// Runs the network on a batch of preprocessed images, `[N, 3, H, W]` with H and W multiples of 32. Where the file fixes
+    /// the number of images, fewer are filled up with zeros, of which the outputs say nothing.
     ///
     /// # Errors
     /// When the input has another shape than the file takes, and when ONNX Runtime fails.
     pub fn run(&self, images: ArrayView4<f32>) -> Result<Outputs, EngineError> {
-        let pictures: Vec<_> = images.outer_iter().collect();
-        self.run_each(&pictures)
+        let each: Vec<_> = images.outer_iter().collect();
+        self.run_each(&each)
     }
 
-    /// As [`Engine::run`], on pictures `[3, H, W]` of one size that lie apart.
+    /// As [`Engine::run`], on images `[3, H, W]` of one size that lie apart.
     ///
     /// # Errors
     /// As [`Engine::run`].
-    pub fn run_each(&self, pictures: &[ArrayView3<f32>]) -> Result<Outputs, EngineError> {
-        self.run_padded(pictures, 0)
+    pub fn run_each(&self, images: &[ArrayView3<f32>]) -> Result<Outputs, EngineError> {
+        self.run_padded(images, 0)
     }
 
     /// As [`Engine::run_each`], with zeros in place of the images that are missing to `batch` of them. For a GPU, on which every
@@ -251,13 +251,13 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::run`].
-    pub fn run_padded(&self, pictures: &[ArrayView3<f32>], batch: usize) -> Result<Outputs, EngineError> {
+    pub fn run_padded(&self, images: &[ArrayView3<f32>], batch: usize) -> Result<Outputs, EngineError> {
         let Contract { spec, top_k, .. } = &self.contract;
-        let shape = self.contract.shape(pictures, batch)?;
+        let shape = self.contract.shape(images, batch)?;
         let run_error = |error: ort::Error| EngineError::run(&shape, &error);
         let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut run = |names: &[&'static str]| runner.run(pictures, shape, names).map_err(run_error);
-        let (batch, count) = (shape[0], pictures.len());
+        let mut run = |names: &[&'static str]| runner.run(images, shape, names).map_err(run_error);
+        let (batch, count) = (shape[0], images.len());
         match top_k {
             None => DenseOutputs::take(run(&DenseOutputs::NAMES)?, batch, count, spec, run_error).map(Outputs::Dense),
             Some(_) => {
@@ -269,28 +269,28 @@ impl Engine {
 }
 
 impl Runner {
-    /// Runs on pictures that make an input of this shape, with zeros for those that are missing, and gives the outputs of these names.
+    /// Runs on images that make an input of this shape, with zeros for those that are missing, and gives the outputs of these names.
     fn run(
         &mut self,
-        pictures: &[ArrayView3<f32>],
+        images: &[ArrayView3<f32>],
         shape: [usize; 4],
         outputs: &[&'static str],
     ) -> ort::Result<Vec<DynValue>> {
         let Self { session, memory } = self;
         if let Some(memory) = memory {
-            return memory.run(session, pictures, shape, outputs);
+            return memory.run(session, images, shape, outputs);
         }
         let filled;
-        let images = match pictures {
-            [picture] if shape[0] == 1 && picture.is_standard_layout() => picture.view().insert_axis(Axis(0)),
-            pictures => {
-                let mut images = Array4::zeros(shape);
-                images.outer_iter_mut().zip(pictures).for_each(|(mut image, picture)| image.assign(picture));
-                filled = images;
+        let input = match images {
+            [image] if shape[0] == 1 && image.is_standard_layout() => image.view().insert_axis(Axis(0)),
+            images => {
+                let mut input = Array4::zeros(shape);
+                input.outer_iter_mut().zip(images).for_each(|(mut slot, image)| slot.assign(image));
+                filled = input;
                 filled.view()
             }
         };
-        let mut values = session.run(ort::inputs![IMAGES => TensorRef::from_array_view(images)?])?;
+        let mut values = session.run(ort::inputs![IMAGES => TensorRef::from_array_view(input)?])?;
         Ok(outputs.iter().filter_map(|name| values.remove(*name)).collect())
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct EvalArgs {
 /// Runs the model over the data set and prints the numbers.
 ///
 /// # Errors
-/// When a picture can't be read or is not of the size that the ground truth says: an average precision without it would
+/// When an image can't be read or is not of the size that the ground truth says: an average precision without it would
 /// not be that of the data set.
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let publication = Publication::open(args.json.as_deref())?;

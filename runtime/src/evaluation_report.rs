@@ -21,7 +21,7 @@ pub struct Details {
 
     /// Also count which class is taken for which, by detections of this score or a higher one.
     ///
-    /// In each picture, objects and detections that overlap by an IoU of 0.5 are paired whatever their classes, the closest
+    /// In each image, objects and detections that overlap by an IoU of 0.5 are paired whatever their classes, the closest
     /// first.
     #[arg(long, value_name = "SCORE", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score)]
     pub confusion: Option<f64>,
@@ -133,7 +133,7 @@ mod samples {
 
     pub(super) const DETAILS: Details = Details { voc_iou: Some(0.5), confusion: Some(0.5) };
 
-    /// One picture; of each class but the last an object, found, taken for the next class, and so on in turns.
+    /// One image; of each class but the last an object, found, taken for the next class, and so on in turns.
     pub(super) fn report(classes: &[&str], details: &Details) -> EvaluationReport {
         let rectangle = |place: usize| Rectangle { x: 50.0 * place as f64, y: 0.0, width: 40.0, height: 40.0 };
         let objects = (0..classes.len() - 1).map(|class| Annotation {

@@ -34,7 +34,7 @@ struct Info<'a> {
     sha256: String,
     /// Trained numbers.
     parameters: usize,
-    /// Pictures that it computes at a time; any number if absent.
+    /// Images that it computes at a time; any number if absent.
     batch: Option<usize>,
     /// Height and width of its input; any multiples of 32 if absent.
     size: Option<[usize; 2]>,
@@ -79,7 +79,7 @@ impl Info<'_> {
             about.graph,
             about.producer,
         );
-        let batch = self.batch.map_or("any number of pictures".to_owned(), |batch| format!("{batch} pictures"));
+        let batch = self.batch.map_or("any number of images".to_owned(), |batch| format!("{batch} images"));
         let size = self.size.map_or("sides that are multiples of 32".to_owned(), |[height, width]| {
             format!("height {height}, width {width}")
         });

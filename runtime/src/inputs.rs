@@ -1,4 +1,4 @@
-//! Inputs: from what a user names to the pictures that are meant.
+//! Inputs: from what a user names to the images that are meant.
 
 mod lines;
 
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
-use crate::picture;
+use crate::image_file;
 pub use lines::{BadLine, Lines};
 
-/// Why a name stands for no pictures.
+/// Why a name stands for no images.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// A folder cannot be listed.
@@ -21,9 +21,9 @@ pub enum InputError {
         /// What the system says.
         reason: io::Error,
     },
-    /// A folder holds no pictures.
-    #[error("folder `{}` has no pictures; files that end in {} count, those in folders below {}",
-        .folder.display(), picture::EXTENSIONS.join(", "), if *.recursive { "too" } else { "only with --recursive" })]
+    /// A folder holds no images.
+    #[error("folder `{}` has no images; files that end in {} count, those in folders below {}",
+        .folder.display(), image_file::EXTENSIONS.join(", "), if *.recursive { "too" } else { "only with --recursive" })]
     Empty {
         /// The folder.
         folder: PathBuf,
@@ -46,13 +46,13 @@ pub enum InputError {
     },
 }
 
-/// The pictures that `names` stand for, in the order of the names. A folder stands for the pictures in it, told by their
+/// The images that `names` stand for, in the order of the names. A folder stands for the images in it, told by their
 /// extension and sorted by name, hidden ones excepted, and with `recursive` those in folders below; a pattern with `*`, `?` or `[`
-/// for the files that fit it, sorted; anything else for itself, whether there is such a file or not, so that one missing picture
+/// for the files that fit it, sorted; anything else for itself, whether there is such a file or not, so that one missing image
 /// fails by itself. What is named twice comes twice.
 ///
 /// # Errors
-/// When a folder cannot be listed or has no pictures, and when a pattern is malformed or fits no file.
+/// When a folder cannot be listed or has no images, and when a pattern is malformed or fits no file.
 pub fn expand<P: AsRef<Path>>(names: &[P], recursive: bool) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     for name in names {
@@ -75,14 +75,14 @@ fn in_folder(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, InputError>
     let mut files = Vec::new();
     for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry)) {
         match entry {
-            Ok(entry) if !entry.file_type().is_dir() && is_picture(entry.path()) => files.push(entry.into_path()),
+            Ok(entry) if !entry.file_type().is_dir() && is_image(entry.path()) => files.push(entry.into_path()),
             Ok(_) => {}
             Err(error) if error.loop_ancestor().is_some() => {}
             Err(error) => {
                 let path = error.path().unwrap_or(folder).to_owned();
-                // A link that leads nowhere is a picture that is missing, if its name says that it is one.
+                // A link that leads nowhere is an image that is missing, if its name says that it is one.
                 if path.is_symlink() {
-                    files.extend(Some(path).filter(|path| is_picture(path)));
+                    files.extend(Some(path).filter(|path| is_image(path)));
                     continue;
                 }
                 let reason = error.into_io_error().unwrap_or_else(|| io::ErrorKind::Other.into());
@@ -100,10 +100,10 @@ fn is_hidden(entry: &DirEntry) -> bool {
     entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
-/// Told by the name, so that a folder of pictures may hold their annotations too.
-fn is_picture(path: &Path) -> bool {
+/// Told by the name, so that a folder of images may hold their annotations too.
+fn is_image(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-    picture::EXTENSIONS.iter().any(|known| extension == *known)
+    image_file::EXTENSIONS.iter().any(|known| extension == *known)
 }
 
 /// The name as a pattern, unless it has no wildcards or a file bears that very name.
@@ -149,13 +149,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_gives_its_pictures_sorted() {
+    fn a_folder_gives_its_images_sorted() {
         let folder = folder(&["b.PNG", "a.jpg", "labels.json", ".hidden.jpg", "below/c.jpg", "d.tif"]);
         assert_eq!(names(&folder, &expand(&[folder.path()], false).unwrap()), ["a.jpg", "b.PNG", "d.tif"]);
     }
 
     #[test]
-    fn a_folder_without_pictures_is_an_error_that_names_it() {
+    fn a_folder_without_images_is_an_error_that_names_it() {
         let folder = folder(&["labels.json", "below/c.jpg"]);
         let error = expand(&[folder.path()], false).unwrap_err();
         assert!(matches!(error, InputError::Empty { .. }));

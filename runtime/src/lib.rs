@@ -1,12 +1,12 @@
-//! Pictures in, boxes out: runs a RetinaNet that `exporter` wrote to an ONNX file, with ONNX Runtime.
+//! Images in, boxes out: runs a RetinaNet that `exporter` wrote to an ONNX file, with ONNX Runtime.
 //!
 //! ```no_run
-//! use runtime::{Detector, DetectorOptions, picture};
+//! use runtime::{Detector, DetectorOptions, image_file};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let detector = Detector::open("retinanet.onnx", DetectorOptions::default())?;
-//!     let picture = picture::read("street.jpg")?;
-//!     for detection in detector.detect(&picture)? {
+//!     let image = image_file::read("street.jpg")?;
+//!     for detection in detector.detect(&image)? {
 //!         let class = &detector.spec().classes[detection.label];
 //!         println!("{} {:.2} {:?}", class.name, detection.score, detection.bounding_box);
 //!     }
@@ -14,7 +14,7 @@
 //! }
 //! ```
 //!
-//! Any number of pictures go through a [`pipeline`](pipeline::pipeline), which reads, computes and finishes beside each other, and gives
+//! Any number of images go through a [`pipeline`](pipeline::pipeline), which reads, computes and finishes beside each other, and gives
 //! results in order:
 //!
 //! ```no_run
@@ -66,7 +66,7 @@ pub mod evaluation_report;
 pub mod inputs;
 pub mod machine;
 pub mod output;
-pub mod picture;
+pub mod image_file;
 pub mod pipeline;
 pub mod progress;
 pub mod video;

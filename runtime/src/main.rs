@@ -1,4 +1,4 @@
-//! `runtime`: finds objects in pictures, and says how well.
+//! `runtime`: finds objects in images, and says how well.
 
 mod bench;
 mod detect;
@@ -20,10 +20,10 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 use runtime::output::Target;
 
-/// Find objects in pictures with a RetinaNet from an ONNX file.
+/// Find objects in images with a RetinaNet from an ONNX file.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 all done, 1 stopped by an error, 2 wrong usage, 3 done but some pictures failed")]
+#[command(after_help = "Exit codes: 0 all done, 1 stopped by an error, 2 wrong usage, 3 done but some images failed")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -40,7 +40,7 @@ enum Command {
     Score(score::ScoreArgs),
 }
 
-/// The exit code of a run in which some pictures failed and the others went on.
+/// The exit code of a run in which some images failed and the others went on.
 const SOME_FAILED: u8 = 3;
 
 /// What could not be done; `-` is stdout.

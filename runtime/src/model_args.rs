@@ -50,7 +50,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     tensorrt_cache: Option<PathBuf>,
 
-    /// Smallest, usual and largest input for `tensorrt`: pictures, height and width of each, as 1x608x608,1x640x832,4x1024x1024.
+    /// Smallest, usual and largest input for `tensorrt`: images, height and width of each, as 1x608x608,1x640x832,4x1024x1024.
     /// For models that do not fix them.
     #[arg(long, value_name = "LEAST,USUAL,MOST", value_parser = parse_profile)]
     tensorrt_profile: Option<ShapeProfile>,
@@ -130,14 +130,14 @@ impl ModelArgs {
 fn parse_profile(text: &str) -> Result<ShapeProfile, String> {
     let shape = |text: &str| {
         let numbers: Vec<usize> = text.split('x').map(|number| number.parse().ok()).collect::<Option<_>>()?;
-        let [pictures, height, width] = numbers.try_into().ok()?;
-        let fits = pictures > 0 && [height, width].iter().all(|side: &usize| *side > 0 && side.is_multiple_of(32));
-        fits.then_some([pictures, height, width])
+        let [images, height, width] = numbers.try_into().ok()?;
+        let fits = images > 0 && [height, width].iter().all(|side: &usize| *side > 0 && side.is_multiple_of(32));
+        fits.then_some([images, height, width])
     };
     let shapes: Option<Vec<_>> = text.split(',').map(shape).collect();
     let [least, usual, most] = shapes
         .and_then(|shapes| shapes.try_into().ok())
-        .ok_or("expected three of PICTURESxHEIGHTxWIDTH, with sides that are multiples of 32")?;
+        .ok_or("expected three of IMAGESxHEIGHTxWIDTH, with sides that are multiples of 32")?;
     let ascends = |low: [usize; 3], high: [usize; 3]| low.iter().zip(high).all(|(low, high)| *low <= high);
     match ascends(least, usual) && ascends(usual, most) {
         true => Ok(ShapeProfile { least, usual, most }),

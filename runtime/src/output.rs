@@ -1,4 +1,4 @@
-//! Results: what became of every picture, in the formats that people and programs read.
+//! Results: what became of every image, in the formats that people and programs read.
 
 mod coco;
 mod csv;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use models::spec::Class;
 
-use crate::picture::DecodeError;
+use crate::image_file::DecodeError;
 use crate::video::Frame;
 use crate::{Detection, DetectorError};
 pub use coco::{ImageIds, ImageIdsError, NoImageId};
@@ -28,10 +28,10 @@ pub use table::aligned;
 pub use target::{Target, print};
 pub use yolo::yolo;
 
-/// What became of one picture.
+/// What became of one image.
 #[derive(Debug)]
 pub struct Report {
-    /// The picture, as the user named it.
+    /// The image, as the user named it.
     pub file: PathBuf,
     /// Which frame of it this is about, if it is a video.
     pub frame: Option<Frame>,
@@ -40,7 +40,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What messages call the picture.
+    /// What messages call the image.
     pub fn name(&self) -> String {
         match self.frame {
             None => self.file.display().to_string(),
@@ -49,13 +49,13 @@ impl Report {
     }
 }
 
-/// Why nothing could be found in a picture.
+/// Why nothing could be found in an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// It could not be read.
     #[error(transparent)]
-    Picture(#[from] DecodeError),
-    /// The detector failed, which pictures of one run share.
+    Image(#[from] DecodeError),
+    /// The detector failed, which images of one run share.
     #[error(transparent)]
     Detector(#[from] Arc<DetectorError>),
     /// There is none, for this reason.
@@ -63,12 +63,12 @@ pub enum Failure {
     Missing(String),
 }
 
-/// What was found in a picture.
+/// What was found in an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// Pixels of the upright picture.
+    /// Pixels of the upright image.
     pub width: u32,
-    /// Pixels of the upright picture.
+    /// Pixels of the upright image.
     pub height: u32,
     /// The best first.
     pub detections: Vec<Detection>,
@@ -77,7 +77,7 @@ pub struct Found {
 /// Formats of results.
 #[derive(Clone, Debug)]
 pub enum Format {
-    /// A list with one object per picture, failed ones included.
+    /// A list with one object per image, failed ones included.
     Json,
     /// The same objects, one per line.
     Ndjson,
@@ -111,7 +111,7 @@ impl Output {
     /// anymore, this and later reports go nowhere, which is no error.
     ///
     /// # Errors
-    /// Those of the file system, and for COCO's results when the picture has no id.
+    /// Those of the file system, and for COCO's results when the image has no id.
     pub fn write(&mut self, report: &Report, classes: &[Class]) -> io::Result<()> {
         let written = match &self.format {
             Format::Coco(ids) => {
@@ -157,7 +157,7 @@ mod samples {
         vec![Class { id: 7, name: "cat".to_owned() }, Class { id: 90, name: "a \"b\", c".to_owned() }]
     }
 
-    /// A picture with two detections, one with none, one that failed, and a frame of a video.
+    /// An image with two detections, one with none, one that failed, and a frame of a video.
     pub(super) fn reports() -> Vec<Report> {
         let detections = vec![
             Detection { label: 1, score: 0.875, bounding_box: BoundingBox::new(1.0, 2.5, 30.25, 40.0) },

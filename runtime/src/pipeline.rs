@@ -1,8 +1,8 @@
-//! The pipeline: many pictures through one detector, every stage beside the next, with results in the order of the pictures.
+//! The pipeline: many images through one detector, every stage beside the next, with results in the order of the images.
 //!
-//! Some threads read, decode and prepare pictures, one runs the network on batches of inputs of one size, some
-//! post-process and do what the caller wants done to each picture, and the caller's thread gets the results in order. As many
-//! pictures as there are permits are under way at a time: that bounds memory whatever the number of pictures and however slow one
+//! Some threads read, decode and prepare images, one runs the network on batches of inputs of one size, some
+//! post-process and do what the caller wants done to each image, and the caller's thread gets the results in order. As many
+//! images as there are permits are under way at a time: that bounds memory whatever the number of images and however slow one
 //! of them or their receiver is.
 
 mod batches;
@@ -21,21 +21,22 @@ use crate::postprocess::Detection;
 use crate::video::Frame;
 use crate::views::{Look, View};
 use crate::{
-    Detector, machine,
-    picture::{self, Limits},
+    Detector,
+    image_file::{self, Limits},
+    machine,
 };
 use batches::{Run, infer};
 
-/// How pictures go through.
+/// How images go through.
 #[derive(Clone, Debug)]
 pub struct PipelineOptions {
     /// Inputs of one size that the network runs on at a time, from 1 to [`PipelineOptions::MOST_BATCH`], which is taken for more. When
     /// fewer are ready, it does not wait.
     pub batch: usize,
-    /// Threads that read and prepare pictures, and as many that post-process, from 1 to [`PipelineOptions::MOST_WORKERS`], which is
-    /// taken for more. With two, a picture that takes long does not hold up the next.
+    /// Threads that read and prepare images, and as many that post-process, from 1 to [`PipelineOptions::MOST_WORKERS`], which is
+    /// taken for more. With two, an image that takes long does not hold up the next.
     pub workers: usize,
-    /// Whether pictures are handed on with their results, to be drawn on.
+    /// Whether images are handed on with their results, to be drawn on.
     pub keep: bool,
     /// Of the files.
     pub limits: Limits,
@@ -63,7 +64,7 @@ impl Default for PipelineOptions {
     }
 }
 
-/// A picture that is to go through.
+/// An image that is to go through.
 #[derive(Clone, Debug)]
 pub struct Item<T> {
     /// What it is called in its report.
@@ -76,7 +77,7 @@ pub struct Item<T> {
     pub tag: T,
 }
 
-/// Where the pixels of a picture are.
+/// Where the pixels of an image are.
 #[derive(Clone, Debug)]
 pub enum Content {
     /// In the file.
@@ -84,24 +85,24 @@ pub enum Content {
     /// In these bytes of a file.
     Bytes(Vec<u8>),
     /// Here.
-    Picture(RgbImage),
+    Image(RgbImage),
     /// Nowhere, for this reason.
     Missing(String),
 }
 
-/// A picture that has gone through.
+/// An image that has gone through.
 #[derive(Debug)]
 pub struct Finished<T> {
     /// What was found, or why nothing could be.
     pub report: Report,
-    /// The picture, if pictures are kept and it could be read.
-    pub picture: Option<RgbImage>,
+    /// The image, if images are kept and it could be read.
+    pub image: Option<RgbImage>,
     /// What came with the item.
     pub tag: T,
 }
 
 /// Sends `items` through the detector. `finish` is called for each, in several threads and in any order; `sink` gets what it
-/// returns, in the order of the items. When the sink returns, no more pictures are begun.
+/// returns, in the order of the items. When the sink returns, no more images are begun.
 ///
 /// Returns the time that the network ran, and what the sink returned.
 pub fn pipeline<T: Send, F: Send, R>(
@@ -145,14 +146,14 @@ pub fn pipeline<T: Send, F: Send, R>(
     })
 }
 
-/// Where the pictures come from, each with its place among them.
+/// Where the images come from, each with its place among them.
 struct Source<I> {
     items: Mutex<I>,
     permits: Receiver<()>,
 }
 
 impl<T, I: Iterator<Item = (usize, Item<T>)>> Source<I> {
-    /// The next picture, when it may begin; none when all have, or when nobody wants results anymore.
+    /// The next image, when it may begin; none when all have, or when nobody wants results anymore.
     fn next(&self) -> Option<(usize, Item<T>)> {
         let mut items = lock(&self.items);
         self.permits.recv().ok()?;
@@ -160,16 +161,16 @@ impl<T, I: Iterator<Item = (usize, Item<T>)>> Source<I> {
     }
 }
 
-/// A view of a picture, on its way to the network.
+/// A view of an image, on its way to the network.
 struct Job<T> {
-    picture: Arc<Picture<T>>,
-    /// Place among the views of the picture.
+    image: Arc<Image<T>>,
+    /// Place among the views of the image.
     place: usize,
     view: View,
 }
 
-/// A picture whose views are under way.
-struct Picture<T> {
+/// An image whose views are under way.
+struct Image<T> {
     index: usize,
     size: (u32, u32),
     state: Mutex<State<T>>,
@@ -186,13 +187,13 @@ struct State<T> {
     failure: Option<Failure>,
 }
 
-impl<T> Picture<T> {
+impl<T> Image<T> {
     fn new(index: usize, size: (u32, u32), item: (PathBuf, Option<Frame>, T), views: usize) -> Self {
         let state = State { item: Some(item), kept: None, seen: vec![None; views], left: views, failure: None };
         Self { index, size, state: Mutex::new(state) }
     }
 
-    /// Adds what was found in a view. After the last one the picture is finished.
+    /// Adds what was found in a view. After the last one the image is finished.
     fn add(
         &self,
         place: usize,
@@ -217,11 +218,11 @@ impl<T> Picture<T> {
                 Ok(Found { width, height, detections: detector.merge(self.size, seen) })
             }
         };
-        Some(Finished { report: Report { file, frame, outcome }, picture: state.kept.take(), tag })
+        Some(Finished { report: Report { file, frame, outcome }, image: state.kept.take(), tag })
     }
 }
 
-/// The first stage: reads pictures and prepares their views.
+/// The first stage: reads images and prepares their views.
 fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T>) -> F>(
     source: &Source<I>,
     detector: &Detector,
@@ -230,34 +231,34 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
     exit: &Exit<F, G>,
 ) {
     while let Some((index, Item { file, frame, content, tag })) = source.next() {
-        let picture = match content {
-            Content::File => picture::read_within(&file, &options.limits).map_err(|error| error.reason.into()),
-            Content::Bytes(bytes) => picture::decode_within(&bytes, &options.limits).map_err(Failure::from),
-            Content::Picture(picture) => Ok(picture),
+        let image = match content {
+            Content::File => image_file::read_within(&file, &options.limits).map_err(|error| error.reason.into()),
+            Content::Bytes(bytes) => image_file::decode_within(&bytes, &options.limits).map_err(Failure::from),
+            Content::Image(image) => Ok(image),
             Content::Missing(reason) => Err(Failure::Missing(reason)),
         };
-        let picture = match picture {
-            Ok(picture) => picture,
+        let image = match image {
+            Ok(image) => image,
             Err(failure) => {
                 let report = Report { file, frame, outcome: Err(failure) };
-                if exit.send(index, Finished { report, picture: None, tag }).is_none() {
+                if exit.send(index, Finished { report, image: None, tag }).is_none() {
                     return;
                 }
                 continue;
             }
         };
-        let looks = detector.looks(&picture);
-        let shared = Arc::new(Picture::new(index, picture.dimensions(), (file, frame, tag), looks.len()));
+        let looks = detector.looks(&image);
+        let shared = Arc::new(Image::new(index, image.dimensions(), (file, frame, tag), looks.len()));
         let last = looks.len() - 1;
-        let mut picture = Some(picture);
+        let mut image = Some(image);
         for (place, look) in looks.into_iter().enumerate() {
-            let view = picture.as_ref().map(|picture| detector.prepare(picture, look));
+            let view = image.as_ref().map(|image| detector.prepare(image, look));
             if place == last {
                 // Whoever adds to the last view must find it.
-                lock(&shared.state).kept = picture.take().filter(|_| options.keep);
+                lock(&shared.state).kept = image.take().filter(|_| options.keep);
             }
             let sent = match view {
-                Some(Ok(view)) => jobs.send(Job { picture: Arc::clone(&shared), place, view }).ok(),
+                Some(Ok(view)) => jobs.send(Job { image: Arc::clone(&shared), place, view }).ok(),
                 Some(Err(error)) => exit.add(&shared, place, Err(Arc::new(error).into()), detector),
                 None => Some(()),
             };
@@ -268,19 +269,19 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
     }
 }
 
-/// The third stage: reads what the network said, and finishes pictures of which all views are there.
+/// The third stage: reads what the network said, and finishes images of which all views are there.
 fn conclude<T: Send, F: Send, G: Fn(Finished<T>) -> F>(
     detector: &Detector,
     runs: &Receiver<Run<T>>,
     exit: &Exit<F, G>,
 ) {
     for Run { jobs, outputs } in runs {
-        for (row, Job { picture, place, view }) in jobs.into_iter().enumerate() {
+        for (row, Job { image, place, view }) in jobs.into_iter().enumerate() {
             let found = match &outputs {
                 Ok(outputs) => detector.postprocess(&view, outputs, row).map_err(|error| Arc::new(error).into()),
                 Err(error) => Err(Arc::clone(error).into()),
             };
-            if exit.add(&picture, place, found.map(|found| (view.look, found)), detector).is_none() {
+            if exit.add(&image, place, found.map(|found| (view.look, found)), detector).is_none() {
                 return;
             }
         }
@@ -296,14 +297,14 @@ struct Exit<'a, F, G> {
 /// What comes out.
 #[derive(Debug)]
 enum Message<F> {
-    /// A finished picture, by its place among all.
+    /// A finished image, by its place among all.
     Finished(usize, F),
-    /// A thread has panicked, and with it its picture is lost.
+    /// A thread has panicked, and with it its image is lost.
     Panicked,
 }
 
 impl<F, G> Exit<'_, F, G> {
-    /// Finishes a picture; nothing when nobody wants it.
+    /// Finishes an image; nothing when nobody wants it.
     fn send<T>(&self, index: usize, finished: Finished<T>) -> Option<()>
     where
         G: Fn(Finished<T>) -> F,
@@ -313,7 +314,7 @@ impl<F, G> Exit<'_, F, G> {
 
     fn add<T>(
         &self,
-        picture: &Picture<T>,
+        image: &Image<T>,
         place: usize,
         found: Result<(Look, Vec<Detection>), Failure>,
         detector: &Detector,
@@ -321,15 +322,15 @@ impl<F, G> Exit<'_, F, G> {
     where
         G: Fn(Finished<T>) -> F,
     {
-        match picture.add(place, found, detector) {
-            Some(finished) => self.send(picture.index, finished),
+        match image.add(place, found, detector) {
+            Some(finished) => self.send(image.index, finished),
             None => Some(()),
         }
     }
 }
 
 impl<F, G> Drop for Exit<'_, F, G> {
-    /// Nobody must wait for a picture that was lost in a panic, which goes on when the threads are joined.
+    /// Nobody must wait for an image that was lost in a panic, which goes on when the threads are joined.
     fn drop(&mut self) {
         if thread::panicking() {
             let _ = self.sender.send(Message::Panicked);
@@ -337,7 +338,7 @@ impl<F, G> Drop for Exit<'_, F, G> {
     }
 }
 
-/// The results, in the order of the items. It ends after the last; when it is dropped earlier, so do the pictures.
+/// The results, in the order of the items. It ends after the last; when it is dropped earlier, so do the images.
 #[derive(Debug)]
 pub struct Ordered<F> {
     finished: Receiver<Message<F>>,
@@ -354,7 +355,7 @@ impl<F> Iterator for Ordered<F> {
         loop {
             if let Some(finished) = self.early.remove(&self.next) {
                 self.next += 1;
-                // Fails only when no picture is left to begin.
+                // Fails only when no image is left to begin.
                 let _ = self.permits.send(());
                 return Some(finished);
             }

@@ -14,11 +14,11 @@ pub struct Detection {
     pub label: usize,
     /// How certain the network is, in [0, 1].
     pub score: f32,
-    /// Where it is, in pixels of the upright original picture.
+    /// Where it is, in pixels of the upright original image.
     pub bounding_box: BoundingBox,
 }
 
-/// The detections of one picture, best score first and, among equal scores, in the order of anchors and then classes.
+/// The detections of one image, best score first and, among equal scores, in the order of anchors and then classes.
 ///
 /// * `scores`: `[anchors, classes]`. Only what exceeds the threshold is looked at; what is not a number never does.
 /// * `offsets`: `[anchors, 4]`. Only those of candidates are decoded, and with a cap on detections no more than it takes.
@@ -40,7 +40,7 @@ pub fn postprocess(
     Selection { anchors, placement, spec, wanted: None }.of_all(scores, offsets)
 }
 
-/// What a network hands over of one picture that has selected its candidates itself. Their order means nothing, and a score
+/// What a network hands over of one image that has selected its candidates itself. Their order means nothing, and a score
 /// of 0 is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates<'a> {
@@ -261,7 +261,7 @@ mod tests {
     const SIDE: usize = 64;
     const CLASSES: usize = 3;
 
-    /// A picture of 96x192 pixels, shown in the upper left 48x48 pixels of an input of 64x64.
+    /// An image of 96x192 pixels, shown in the upper left 48x48 pixels of an input of 64x64.
     const PLACEMENT: Placement = Placement {
         original_width: 96,
         original_height: 192,
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_in_pixels_of_the_picture() {
+    fn boxes_are_in_pixels_of_the_image() {
         let (anchors, mut scores, mut offsets) = silence();
         scores[[5, 2]] = 0.75;
         say(&mut offsets, &anchors, 5, [8.0, 12.0, 30.0, 60.0]);

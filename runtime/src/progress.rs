@@ -15,7 +15,7 @@ pub fn say(line: fmt::Arguments) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// How far a run over many pictures has come.
+/// How far a run over many images has come.
 pub struct Progress {
     /// How many there are, if that is known.
     total: Option<usize>,
@@ -34,7 +34,7 @@ impl Progress {
         Self { total, done: 0, started: now, shown: now, changing }
     }
 
-    /// One more picture is done.
+    /// One more image is done.
     pub fn advance(&mut self) {
         self.done += 1;
         let interval = if self.changing { FRAME } else { INTERVAL };
@@ -72,9 +72,9 @@ impl Drop for Progress {
 
 fn line(done: usize, total: Option<usize>, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64();
-    let Some(total) = total else { return format!("{done} pictures, {rate:.1} per second") };
+    let Some(total) = total else { return format!("{done} images, {rate:.1} per second") };
     let left = ((total - done) as f64 / rate).round() as u64;
-    format!("{done} of {total} pictures, {rate:.1} per second, {}:{:02} left", left / 60, left % 60)
+    format!("{done} of {total} images, {rate:.1} per second, {}:{:02} left", left / 60, left % 60)
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_line_tells_rate_and_time_left() {
         let elapsed = Duration::from_secs(25);
-        assert_eq!(line(50, Some(200), elapsed), "50 of 200 pictures, 2.0 per second, 1:15 left");
-        assert_eq!(line(50, None, elapsed), "50 pictures, 2.0 per second");
+        assert_eq!(line(50, Some(200), elapsed), "50 of 200 images, 2.0 per second, 1:15 left");
+        assert_eq!(line(50, None, elapsed), "50 images, 2.0 per second");
     }
 }

@@ -1,11 +1,11 @@
-//! The arguments that say what counts as a detection, and how pictures are looked at.
+//! The arguments that say what counts as a detection, and how images are looked at.
 
 use std::num::NonZeroUsize;
 
 use models::spec::Suppression;
 use runtime::{Rules, Tiling, ViewOptions};
 
-/// What counts as a detection, and how pictures are looked at.
+/// What counts as a detection, and how images are looked at.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RuleArgs {
     /// Report detections with a score above X, from 0 to 1. [default: what the model says, as for the following]
@@ -25,7 +25,7 @@ pub(crate) struct RuleArgs {
     #[arg(long, value_name = "N", value_parser = parse_cap)]
     top_k: Option<usize>,
 
-    /// Report the best N detections of each picture, or `all`.
+    /// Report the best N detections of each image, or `all`.
     #[arg(long, value_name = "N", value_parser = parse_cap)]
     max_detections: Option<usize>,
 
@@ -33,8 +33,8 @@ pub(crate) struct RuleArgs {
     #[arg(long)]
     class_agnostic: bool,
 
-    /// Also look at larger pictures in overlapping tiles of so many of their pixels, and merge what was found. For small
-    /// objects in pictures much larger than the network's input; takes as many times as long as there are tiles.
+    /// Also look at larger images in overlapping tiles of so many of their pixels, and merge what was found. For small
+    /// objects in images much larger than the network's input; takes as many times as long as there are tiles.
     #[arg(long, value_name = "SIDE|WIDTHxHEIGHT", value_parser = parse_tile)]
     tile: Option<(u32, u32)>,
 
@@ -61,7 +61,7 @@ impl RuleArgs {
         }
     }
 
-    /// The views of a picture.
+    /// The views of an image.
     pub(crate) fn views(&self) -> ViewOptions {
         let tiling = self.tile.map(|(width, height)| Tiling { width, height, overlap: self.tile_overlap });
         ViewOptions { tiling, flip: self.flip }

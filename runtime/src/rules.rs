@@ -17,7 +17,7 @@ pub struct Rules {
     pub soft_nms: Option<f32>,
     /// Best candidates kept per level before suppression, at least 1; `usize::MAX` keeps all.
     pub top_k: Option<usize>,
-    /// Best detections kept per picture, at least 1; `usize::MAX` keeps all.
+    /// Best detections kept per image, at least 1; `usize::MAX` keeps all.
     pub max_detections: Option<usize>,
     /// Which boxes suppress each other.
     pub suppression: Option<Suppression>,

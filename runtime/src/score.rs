@@ -13,7 +13,7 @@ use runtime::progress::say;
 
 /// Score detections against ground truth, with the numbers that pycocotools would give.
 ///
-/// All pictures of the ground truth count, those without detections too. Detections on other pictures are an error;
+/// All images of the ground truth count, those without detections too. Detections on other images are an error;
 /// detections of other categories are left out with a warning.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ScoreArgs {
@@ -34,7 +34,7 @@ pub(crate) struct ScoreArgs {
 /// Prints the numbers to stdout, and to stderr what is odd about the files.
 ///
 /// # Errors
-/// When a file cannot be read or written, or detections are on pictures that the ground truth does not have.
+/// When a file cannot be read or written, or detections are on images that the ground truth does not have.
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
     let publication = Publication::open(args.json.as_deref())?;
     let truth = with_notes(&args.truth, Dataset::read_coco(&args.truth, OnProblem::Keep)?);
@@ -60,7 +60,7 @@ fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
     let LocatedResults { boxes, unknown_images, unknown_classes } = truth.locate(&results);
     if let Some(first) = unknown_images.first() {
         bail!(
-            "{} of the {} detections in `{}` are on pictures that the ground truth does not have, the first on image_id {}; \
+            "{} of the {} detections in `{}` are on images that the ground truth does not have, the first on image_id {}; \
              give the ground truth that these results were made for",
             unknown_images.len(),
             results.len(),
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs on one picture with one object and these results; gives the JSON that was written.
+    /// Runs on one image with one object and these results; gives the JSON that was written.
     fn score(results: &str) -> Result<String> {
         let folder = tempfile::tempdir().unwrap();
         let [truth, detections, json] = ["truth", "detections", "json"].map(|name| folder.path().join(name));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn detections_on_other_pictures_are_refused() {
+    fn detections_on_other_images_are_refused() {
         let results = r#"[{"image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.9},
             {"image_id": 77, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.9}]"#;
         let error = format!("{:#}", score(results).unwrap_err());

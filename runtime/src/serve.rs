@@ -1,4 +1,4 @@
-//! `runtime serve`: pictures in and boxes out, over HTTP.
+//! `runtime serve`: images in and boxes out, over HTTP.
 
 mod http;
 
@@ -13,8 +13,8 @@ use axum::http::StatusCode;
 use models::ModelSpec;
 use models::spec::Class;
 use runtime::Detector;
+use runtime::image_file::{DecodeError, Limits};
 use runtime::output::{Failure, outcome_json};
-use runtime::picture::{DecodeError, Limits};
 use runtime::pipeline::{Content, Finished, Item, pipeline};
 use runtime::progress::say;
 use serde::Serialize;
@@ -26,13 +26,13 @@ use crate::model_args::ModelArgs;
 use crate::up_to;
 use http::{Answer, ConnectionLimits, Desk, Request};
 
-/// Find objects in pictures that come over HTTP.
+/// Find objects in images that come over HTTP.
 ///
-/// `POST /detect`, with a picture's file as the body, is answered with the JSON that `detect` writes, without `file`. Try it:
+/// `POST /detect`, with an image's file as the body, is answered with the JSON that `detect` writes, without `file`. Try it:
 /// `curl --data-binary @street.jpg http://127.0.0.1:8080/detect`. `GET /model` describes the model, `GET /health` says `ok`.
 ///
 /// Requests that come at once share batches (--batch). Where there is no answer, JSON says why as `error`, and so does the status: 408
-/// came too slowly, 413 too large, 422 no picture, 503 too many under way, to be tried again. Ctrl-C and SIGTERM end it after the
+/// came too slowly, 413 too large, 422 no image, 503 too many under way, to be tried again. Ctrl-C and SIGTERM end it after the
 /// requests under way. It knows neither encryption nor passwords: put what does in front before strangers can reach it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
@@ -59,7 +59,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = up_to(65_536))]
     max_connections: usize,
 
-    /// Refuse pictures with more pixels.
+    /// Refuse images with more pixels.
     #[arg(long, value_name = "N", default_value_t = 1 << 26)]
     max_pixels: u64,
 
@@ -108,8 +108,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
         (served, inference, tally)
     });
     say(format_args!(
-        "pictures: {}, failed: {}; {:.3} s in ONNX Runtime on {}",
-        tally.pictures,
+        "images: {}, failed: {}; {:.3} s in ONNX Runtime on {}",
+        tally.images,
         tally.failed,
         inference.as_secs_f64(),
         detector.engine().provider(),
@@ -151,18 +151,18 @@ fn describe(model: &ModelArgs, detector: &Detector) -> Result<String> {
 /// What waits for an answer.
 type Asker = oneshot::Sender<Answer>;
 
-/// The picture of a request; none when nobody waits for it anymore.
+/// The image of a request; none when nobody waits for it anymore.
 fn item(Request { bytes, asker }: Request) -> Option<Item<Asker>> {
     let content = Content::Bytes(bytes);
     (!asker.is_closed()).then(|| Item { file: PathBuf::new(), frame: None, content, tag: asker })
 }
 
-/// Tells the asker what became of a picture, and its status the caller.
+/// Tells the asker what became of an image, and its status the caller.
 fn answer(finished: Finished<Asker>, classes: &[Class]) -> StatusCode {
     let outcome = finished.report.outcome;
     let status = outcome.as_ref().map_or_else(status, |_| StatusCode::OK);
     if let (Err(failure), true) = (&outcome, status.is_server_error()) {
-        // Of pictures that are none the asker knows; this is for who runs the server.
+        // Of images that are none the asker knows; this is for who runs the server.
         say(format_args!("error: {failure}"));
     }
     // It may have gone meanwhile.
@@ -172,8 +172,8 @@ fn answer(finished: Finished<Asker>, classes: &[Class]) -> StatusCode {
 
 fn status(failure: &Failure) -> StatusCode {
     match failure {
-        Failure::Picture(DecodeError::Large { .. } | DecodeError::Long { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-        Failure::Picture(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Failure::Image(DecodeError::Large { .. } | DecodeError::Long { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        Failure::Image(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Failure::Detector(_) | Failure::Missing(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -181,12 +181,12 @@ fn status(failure: &Failure) -> StatusCode {
 /// What was done.
 #[derive(Default)]
 struct Tally {
-    pictures: u64,
+    images: u64,
     failed: u64,
 }
 
 impl Tally {
     fn add(self, status: StatusCode) -> Self {
-        Self { pictures: self.pictures + 1, failed: self.failed + u64::from(status != StatusCode::OK) }
+        Self { images: self.images + 1, failed: self.failed + u64::from(status != StatusCode::OK) }
     }
 }

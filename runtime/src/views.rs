@@ -1,4 +1,4 @@
-//! Views: a picture as the network sees it, at once or in several parts, and how what was found in each becomes one result.
+//! Views: an image as the network sees it, at once or in several parts, and how what was found in each becomes one result.
 
 use image::{RgbImage, imageops};
 use models::spec::{PostprocessingSpec, Suppression};
@@ -6,28 +6,28 @@ use models::{BoundingBox, Preprocessed};
 
 use crate::postprocess::Detection;
 
-/// In which views the network sees a picture.
+/// In which views the network sees an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ViewOptions {
-    /// Larger pictures are also seen in tiles.
+    /// Larger images are also seen in tiles.
     pub tiling: Option<Tiling>,
     /// Everything is also seen mirrored, left to right.
     pub flip: bool,
 }
 
-/// How a picture that is much larger than the network's input is cut, so that small objects are seen large. What is larger
-/// than a tile is found in the whole picture, which is a view too.
+/// How an image that is much larger than the network's input is cut, so that small objects are seen large. What is larger
+/// than a tile is found in the whole image, which is a view too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tiling {
-    /// Width of a tile, in pixels of the picture.
+    /// Width of a tile, in pixels of the image.
     pub width: u32,
-    /// Height of a tile, in pixels of the picture.
+    /// Height of a tile, in pixels of the image.
     pub height: u32,
     /// The least share of a tile that the next one shows too. An object not larger than that is whole in one of them.
     pub overlap: f32,
 }
 
-/// Why a picture cannot be cut.
+/// Why an image cannot be cut.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum TilingError {
     /// Tiles would be tiny.
@@ -63,7 +63,7 @@ impl Tiling {
         }
     }
 
-    /// The tiles of a picture, row by row; none where one would show all of it.
+    /// The tiles of an image, row by row; none where one would show all of it.
     fn areas(&self, width: u32, height: u32) -> Vec<Area> {
         let columns = starts(width, self.width, self.overlap);
         let rows = starts(height, self.height, self.overlap);
@@ -87,7 +87,7 @@ fn starts(length: u32, side: u32, overlap: f32) -> Vec<u32> {
     (0..=steps).map(|place| (u64::from(last) * u64::from(place) / u64::from(steps)) as u32).collect()
 }
 
-/// A part of a picture, in its pixels.
+/// A part of an image, in its pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Area {
     /// The first column.
@@ -107,7 +107,7 @@ impl Area {
     }
 }
 
-/// What the network is to look at: all of a picture or a part, as it is or mirrored.
+/// What the network is to look at: all of an image or a part, as it is or mirrored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
     /// The part.
@@ -117,7 +117,7 @@ pub struct Look {
 }
 
 impl ViewOptions {
-    /// What the network looks at in a picture of `width` by `height` pixels; the whole comes first.
+    /// What the network looks at in an image of `width` by `height` pixels; the whole comes first.
     pub fn looks(&self, width: u32, height: u32) -> Vec<Look> {
         let whole = Area { left: 0, top: 0, width, height };
         let tiles = self.tiling.map(|tiling| tiling.areas(width, height)).unwrap_or_default();
@@ -128,29 +128,29 @@ impl ViewOptions {
 }
 
 impl Look {
-    /// What is to be seen; nothing if that is the picture as it is.
-    pub(crate) fn cut(&self, picture: &RgbImage) -> Option<RgbImage> {
+    /// What is to be seen; nothing if that is the image as it is.
+    pub(crate) fn cut(&self, image: &RgbImage) -> Option<RgbImage> {
         let Area { left, top, width, height } = self.area;
-        let part = ((width, height) != picture.dimensions())
-            .then(|| imageops::crop_imm(picture, left, top, width, height).to_image());
+        let part = ((width, height) != image.dimensions())
+            .then(|| imageops::crop_imm(image, left, top, width, height).to_image());
         match (self.mirrored, part) {
             (false, part) => part,
             (true, Some(mut part)) => {
                 imageops::flip_horizontal_in_place(&mut part);
                 Some(part)
             }
-            (true, None) => Some(imageops::flip_horizontal(picture)),
+            (true, None) => Some(imageops::flip_horizontal(image)),
         }
     }
 
-    /// A box from pixels of what was seen to pixels of the picture.
+    /// A box from pixels of what was seen to pixels of the image.
     fn to_original_image(self, seen: &BoundingBox) -> BoundingBox {
         let (left, top, width) = (self.area.left as f32, self.area.top as f32, self.area.width as f32);
         let (x1, x2) = if self.mirrored { (width - seen.x2, width - seen.x1) } else { (seen.x1, seen.x2) };
         BoundingBox::new(x1 + left, seen.y1 + top, x2 + left, seen.y2 + top)
     }
 
-    /// Whether a box, in pixels of the picture, ends where the view does and the picture does not.
+    /// Whether a box, in pixels of the image, ends where the view does and the image does not.
     fn cuts(&self, found: &BoundingBox, width: u32, height: u32) -> bool {
         /// Boxes of objects that go on beyond an edge end near it, by this share of the side.
         const NEAR: f32 = 0.02;
@@ -163,10 +163,10 @@ impl Look {
     }
 }
 
-/// A view of a picture, ready for the network.
+/// A view of an image, ready for the network.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// What of the picture it shows.
+    /// What of the image it shows.
     pub look: Look,
     /// The network's input.
     pub input: Preprocessed,
@@ -179,7 +179,7 @@ impl View {
         [height, width]
     }
 
-    /// Detections from pixels of the view to pixels of the picture.
+    /// Detections from pixels of the view to pixels of the image.
     pub(crate) fn to_original_image(&self, mut detections: Vec<Detection>) -> Vec<Detection> {
         for detection in &mut detections {
             detection.bounding_box = self.look.to_original_image(&detection.bounding_box);
@@ -188,12 +188,12 @@ impl View {
     }
 }
 
-/// What was found in the views of one picture, in pixels of the picture, as one result; the best first. Each view's are without
+/// What was found in the views of one image, in pixels of the image, as one result; the best first. Each view's are without
 /// duplicates among themselves.
 ///
 /// Of boxes in different views, one goes when its IoU with a better one exceeds the spec's threshold. Where a tile cuts an
 /// object, its box there goes when another box covers more than that share of it; whole objects come first, so that no part
-/// stands for one. Views that share no pixels are not compared: a large picture has hundreds of tiles, each with a few neighbors.
+/// stands for one. Views that share no pixels are not compared: a large image has hundreds of tiles, each with a few neighbors.
 pub(crate) fn merge(
     mut seen: Vec<(Look, Vec<Detection>)>,
     [width, height]: [u32; 2],
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn tiles_cover_the_picture_and_overlap_enough() {
+    fn tiles_cover_the_image_and_overlap_enough() {
         for (width, height) in [(101, 80), (250, 333), (1000, 81), (99, 1000), (175, 140)] {
             let areas = TILING.areas(width, height);
             assert!(areas.iter().all(|area| area.left + area.width <= width && area.top + area.height <= height));
@@ -281,12 +281,12 @@ mod tests {
             assert_eq!((columns[0], columns[columns.len() - 1] + 100.min(width)), (0, width));
             assert!(columns.windows(2).all(|pair| pair[1] - pair[0] <= 75), "{columns:?}");
         }
-        // 75 pixels further on, the second tile ends where the picture does.
+        // 75 pixels further on, the second tile ends where the image does.
         assert_eq!(starts(175, 100, 0.25), [0, 75]);
     }
 
     #[test]
-    fn a_picture_that_one_tile_shows_is_seen_once() {
+    fn an_image_that_one_tile_shows_is_seen_once() {
         let options = ViewOptions { tiling: Some(TILING), flip: false };
         assert_eq!(looks(100, 80, options).len(), 1);
         assert_eq!(looks(101, 80, options).len(), 3);
@@ -304,23 +304,23 @@ mod tests {
 
     #[test]
     fn a_look_shows_its_part_and_boxes_come_back() {
-        let picture = RgbImage::from_fn(30, 20, |x, y| Rgb([x as u8, y as u8, 0]));
+        let image = RgbImage::from_fn(30, 20, |x, y| Rgb([x as u8, y as u8, 0]));
         let area = Area { left: 4, top: 5, width: 10, height: 8 };
-        let part = Look { area, mirrored: false }.cut(&picture).unwrap();
+        let part = Look { area, mirrored: false }.cut(&image).unwrap();
         assert_eq!((part.dimensions(), part.get_pixel(1, 2)), ((10, 8), &Rgb([5, 7, 0])));
         let mirrored = Look { area, mirrored: true };
-        assert_eq!(mirrored.cut(&picture).unwrap().get_pixel(0, 2), &Rgb([13, 7, 0]));
+        assert_eq!(mirrored.cut(&image).unwrap().get_pixel(0, 2), &Rgb([13, 7, 0]));
         let found = mirrored.to_original_image(&BoundingBox::new(0.0, 2.0, 3.0, 4.0));
         assert_eq!(found, BoundingBox::new(11.0, 7.0, 14.0, 9.0));
         let whole = Look { area: Area { left: 0, top: 0, width: 30, height: 20 }, mirrored: false };
-        assert_eq!(whole.cut(&picture), None);
+        assert_eq!(whole.cut(&image), None);
     }
 
     fn detection(score: f32, corners: [f32; 4]) -> Detection {
         Detection { label: 0, score, bounding_box: corners.into() }
     }
 
-    /// Two tiles of a picture of 175 by 80, and the whole.
+    /// Two tiles of an image of 175 by 80, and the whole.
     fn views(whole: Vec<Detection>, left: Vec<Detection>, right: Vec<Detection>) -> Vec<(Look, Vec<Detection>)> {
         let looks = ViewOptions { tiling: Some(TILING), flip: false }.looks(175, 80);
         let [a, b, c] = looks[..] else { panic!("{looks:?}") };

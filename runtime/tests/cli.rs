@@ -37,7 +37,7 @@ fn expect_error(command: &mut Command, code: i32, parts: &[&str]) {
     }
 }
 
-/// A folder with one picture, `a.png`, and a file that is no model, `garbage.onnx`.
+/// A folder with one image, `a.png`, and a file that is no model, `garbage.onnx`.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     RgbImage::new(40, 30).save(folder.path().join("a.png")).unwrap();
@@ -161,10 +161,10 @@ fn a_file_of_other_making_is_no_model() {
 }
 
 #[test]
-fn a_folder_without_pictures_and_a_pattern_without_files_are_errors() {
+fn a_folder_without_images_and_a_pattern_without_files_are_errors() {
     let folder = folder();
     fs::create_dir(folder.path().join("empty")).unwrap();
-    expect_error(runtime(&folder).args(["detect", "empty"]), 1, &["folder `empty` has no pictures"]);
+    expect_error(runtime(&folder).args(["detect", "empty"]), 1, &["folder `empty` has no images"]);
     expect_error(runtime(&folder).args(["detect", "*.jpg"]), 1, &["pattern `*.jpg` fits no file"]);
 }
 
@@ -235,7 +235,7 @@ fn doctor_says_what_works_and_what_is_missing() {
 }
 
 #[test]
-fn a_picture_is_not_drawn_over_itself() {
+fn an_image_is_not_drawn_over_itself() {
     let folder = folder();
     expect_error(runtime(&folder).args(["detect", "--draw", ".", "a.png"]), 1, &["a.png", "draw into another folder"]);
 }
@@ -287,7 +287,7 @@ fn eval_reads_every_form_of_data() {
     }
     // What is wrong is the model, which comes after the data.
     for data in ["boxes.csv", "voc", "yolo"] {
-        let arguments = ["eval", "--pictures", ".", "--list", "list", "--data", data];
+        let arguments = ["eval", "--images", ".", "--list", "list", "--data", data];
         expect_error(runtime(&folder).args(arguments), 1, &["`retinanet.onnx`", "exporter --out"]);
     }
     let parts = ["boxes.csv` is not a COCO data set"];

@@ -22,12 +22,12 @@ fn all_forms_of_results_say_the_same() {
     assert_eq!((code, stdout.as_str()), (3, ""), "{stderr}");
     assert!(stderr.contains("`2.png`: its content is none of JPEG") && stderr.contains("failed: 1, detections: 14"));
 
-    let pictures = json(&read(&folder, "a.json"));
-    assert_eq!(pictures.as_array().unwrap().len(), 3);
+    let images = json(&read(&folder, "a.json"));
+    assert_eq!(images.as_array().unwrap().len(), 3);
     let lines: Vec<_> = read(&folder, "a.ndjson").lines().map(json).collect();
-    assert_eq!(Value::from(lines), pictures);
-    let found = pictures[2]["detections"].as_array().unwrap();
-    assert_eq!((found.len(), &pictures[2]["width"]), (7, &Value::from(60)));
+    assert_eq!(Value::from(lines), images);
+    let found = images[2]["detections"].as_array().unwrap();
+    assert_eq!((found.len(), &images[2]["width"]), (7, &Value::from(60)));
     let csv = read(&folder, "a.csv");
     assert_eq!(csv.lines().filter(|line| line.starts_with("3.jpg,")).count(), 7);
     let coco = json(&read(&folder, "a.coco"));
@@ -53,9 +53,8 @@ fn the_batch_changes_nothing_but_rounding() {
         let (code, stdout, stderr) =
             run(detect(&folder).args(["--json", "-", "1.png", "3.jpg", "1.png"]).args(arguments));
         assert_eq!(code, 0, "{stderr}");
-        let pictures = json(&stdout);
-        let detections =
-            pictures.as_array().unwrap().iter().flat_map(|picture| picture["detections"].as_array().unwrap());
+        let images = json(&stdout);
+        let detections = images.as_array().unwrap().iter().flat_map(|image| image["detections"].as_array().unwrap());
         detections.flat_map(|detection| detection["box"].as_array().unwrap()).map(|x| x.as_f64().unwrap()).collect()
     };
     let (one, three) = (boxes(&["--batch", "1"]), boxes(&["--batch", "3", "--workers", "1"]));
@@ -69,8 +68,8 @@ fn rules_are_followed() {
     let labels = |arguments: &[&str]| -> Vec<String> {
         let (code, stdout, stderr) = run(detect(&folder).args(["--json", "-", "1.png"]).args(arguments));
         assert_eq!(code, 0, "{stderr}");
-        let pictures = json(&stdout);
-        let found = pictures[0]["detections"].as_array().unwrap();
+        let images = json(&stdout);
+        let found = images[0]["detections"].as_array().unwrap();
         found.iter().map(|detection| detection["label"].as_str().unwrap().to_owned()).collect()
     };
     let all = labels(&[]);
@@ -110,12 +109,12 @@ fn folders_below_and_limits_count_on_request() {
 }
 
 #[test]
-fn pictures_without_an_id_are_found_before_the_work_and_of_a_filter_fail_alone() {
+fn images_without_an_id_are_found_before_the_work_and_of_a_filter_fail_alone() {
     let folder = folder();
     std::fs::copy(folder.path().join("1.png"), folder.path().join("cat.png")).unwrap();
     for (files, reason) in [
         (["1.png", "cat.png"], "`cat.png`: its name is no number"),
-        (["1.png", "01.png"], "`01.png`: its image id, 1, is that of an earlier picture"),
+        (["1.png", "01.png"], "`01.png`: its image id, 1, is that of an earlier image"),
     ] {
         let (code, _, stderr) = run(detect(&folder).args(["--coco", "a.coco"]).args(files));
         assert!(code == 1 && stderr.contains(reason), "{stderr}");
@@ -223,10 +222,10 @@ fn bench_measures_every_stage_and_says_on_what() {
     }
     let speeds = numbers["throughput"].as_array().unwrap();
     assert_eq!(speeds.len(), 2);
-    assert!(speeds.iter().all(|speed| speed["pictures_per_second"].as_f64().unwrap() > 0.0));
+    assert!(speeds.iter().all(|speed| speed["images_per_second"].as_f64().unwrap() > 0.0));
     assert!(numbers["start"]["total_ms"].as_f64() > numbers["start"]["session_ms"].as_f64());
     let (_, table, _) = run(runtime(&folder, "bench").args(["--runs", "1", "--size", "64x48"]));
-    for part in ["first detection after", "postprocess", "pictures/s", "SHA-256"] {
+    for part in ["first detection after", "postprocess", "images/s", "SHA-256"] {
         assert!(table.contains(part), "{table}");
     }
 }
@@ -239,7 +238,7 @@ fn info_says_what_a_file_is() {
     for part in [
         "SHA-256",
         "RetinaNet with ResNet-18",
-        "any number of pictures",
+        "any number of images",
         "shorter_side: 64",
         "retinanet.program: a test",
         "a/b",

@@ -8,7 +8,7 @@ mod fixture;
 use std::sync::{Arc, Mutex};
 
 use ndarray::Array3;
-use runtime::{Detector, DetectorOptions, Engine, EngineOptions, Rules, picture};
+use runtime::{Detector, DetectorOptions, Engine, EngineOptions, Rules, image_file};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
@@ -42,8 +42,8 @@ fn the_stages_are_spans() {
     let detector = Detector::open(&MODEL.1, DetectorOptions::default()).unwrap();
     let names = Names::default();
     tracing::subscriber::with_default(names.clone(), || {
-        let picture = picture::read(folder.path().join("1.png")).unwrap();
-        detector.detect(&picture).unwrap();
+        let image = image_file::read(folder.path().join("1.png")).unwrap();
+        detector.detect(&image).unwrap();
     });
     let names = names.0.lock().unwrap();
     let ours: Vec<_> = names.iter().filter(|name| ["read", "prepare", "run", "postprocess"].contains(name)).collect();

@@ -45,13 +45,13 @@ impl Server {
         stream
     }
 
-    /// A request to detect of which only so many bytes of the picture have come.
-    fn begin_slowly(&self, picture: &[u8], come: usize) -> TcpStream {
-        self.begin("POST /detect", &format!("Content-Length: {}", picture.len()), &picture[..come])
+    /// A request to detect of which only so many bytes of the image have come.
+    fn begin_slowly(&self, image: &[u8], come: usize) -> TcpStream {
+        self.begin("POST /detect", &format!("Content-Length: {}", image.len()), &image[..come])
     }
 
-    fn detect(&self, picture: &[u8]) -> (u16, Value) {
-        answer(self.begin_slowly(picture, picture.len()))
+    fn detect(&self, image: &[u8]) -> (u16, Value) {
+        answer(self.begin_slowly(image, image.len()))
     }
 
     fn get(&self, path: &str) -> (u16, String) {
@@ -83,32 +83,32 @@ fn answer(stream: TcpStream) -> (u16, Value) {
     (status, json(&body))
 }
 
-fn picture(folder: &TempDir, name: &str) -> Vec<u8> {
+fn image(folder: &TempDir, name: &str) -> Vec<u8> {
     std::fs::read(folder.path().join(name)).unwrap()
 }
 
 #[test]
-fn pictures_are_answered_as_detect_does_and_each_of_many_askers_gets_its_own() {
+fn images_are_answered_as_detect_does_and_each_of_many_askers_gets_its_own() {
     let folder = folder();
     let (_, expected, _) = run(detect(&folder).args(["--json", "-", "1.png", "3.jpg"]));
     let mut expected = json(&expected);
-    for picture in expected.as_array_mut().unwrap() {
-        picture.as_object_mut().unwrap().remove("file");
+    for image in expected.as_array_mut().unwrap() {
+        image.as_object_mut().unwrap().remove("file");
     }
     let server = Server::start(&folder, &["--workers", "3"]);
-    let pictures = ["1.png", "3.jpg"].map(|name| picture(&folder, name));
+    let images = ["1.png", "3.jpg"].map(|name| image(&folder, name));
     thread::scope(|scope| {
         for asker in 0..8 {
-            let (server, pictures, expected) = (&server, &pictures, &expected);
+            let (server, images, expected) = (&server, &images, &expected);
             scope.spawn(move || {
                 for turn in asker..asker + 4 {
-                    assert_eq!(server.detect(&pictures[turn % 2]), (200, expected[turn % 2].clone()));
+                    assert_eq!(server.detect(&images[turn % 2]), (200, expected[turn % 2].clone()));
                 }
             });
         }
     });
     server.tell_to_end();
-    server.expect_end("pictures: 32, failed: 0");
+    server.expect_end("images: 32, failed: 0");
 }
 
 #[test]
@@ -120,23 +120,23 @@ fn the_model_is_described_and_rules_are_followed() {
     let model = json(&model);
     assert_eq!((status, &model["provider"], &model["spec"]["classes"][1]["name"]), (200, &"cpu".into(), &"a/b".into()));
     assert_eq!(model["spec"]["postprocessing"]["max_detections"], 3);
-    let (_, found) = server.detect(&picture(&folder, "1.png"));
+    let (_, found) = server.detect(&image(&folder, "1.png"));
     let labels: Vec<_> = found["detections"].as_array().unwrap().iter().map(|found| found["label"].clone()).collect();
     assert_eq!(labels, ["a/b", "a/b", "a/b"]);
 }
 
 #[test]
-fn what_cannot_be_answered_says_why_and_the_next_picture_goes_on() {
+fn what_cannot_be_answered_says_why_and_the_next_image_goes_on() {
     let folder = folder();
     let server = Server::start(&folder, &["--max-pixels", "5000", "--max-bytes", "100000"]);
     let large = vec![0; 100_001];
-    for (picture, status, reason) in [
-        (b"no picture".to_vec(), 422, "its content is none of JPEG"),
+    for (image, status, reason) in [
+        (b"no image".to_vec(), 422, "its content is none of JPEG"),
         (Vec::new(), 422, "the file is empty"),
-        (picture(&folder, "1.png"), 413, "90 x 60 pixels are more than the limit of 5000"),
+        (image(&folder, "1.png"), 413, "90 x 60 pixels are more than the limit of 5000"),
         (large.clone(), 413, "the file is longer than 100000 bytes"),
     ] {
-        let (found, answer) = server.detect(&picture);
+        let (found, answer) = server.detect(&image);
         assert!(found == status && answer["error"].as_str().unwrap().contains(reason), "{found} {answer}");
     }
     // How much comes is not said before.
@@ -147,47 +147,47 @@ fn what_cannot_be_answered_says_why_and_the_next_picture_goes_on() {
     assert!(status == 404 && json(&lost)["error"].as_str().unwrap().contains("POST /detect"), "{lost}");
     assert_eq!(answer_text(server.begin("nonsense", "Accept: */*", b"")).0, 400);
 
-    assert_eq!(server.detect(&picture(&folder, "3.jpg")).0, 200);
+    assert_eq!(server.detect(&image(&folder, "3.jpg")).0, 200);
     server.tell_to_end();
-    server.expect_end("pictures: 4, failed: 3");
+    server.expect_end("images: 4, failed: 3");
 }
 
 #[test]
 fn who_finds_no_place_is_told_to_come_again() {
     let folder = folder();
     let server = Server::start(&folder, &["--requests", "1"]);
-    let picture = picture(&folder, "1.png");
-    let mut slow = server.begin_slowly(&picture, 10);
+    let image = image(&folder, "1.png");
+    let mut slow = server.begin_slowly(&image, 10);
     // It has the place when its head has come.
     let began = Instant::now();
-    while server.detect(&picture).0 != 503 {
+    while server.detect(&image).0 != 503 {
         assert!(began.elapsed() < Duration::from_secs(20));
     }
-    assert_eq!(server.detect(&picture), (503, json!({"error": "too many requests are under way; try again"})));
+    assert_eq!(server.detect(&image), (503, json!({"error": "too many requests are under way; try again"})));
     assert_eq!(server.get("/health").0, 200);
-    slow.write_all(&picture[10..]).unwrap();
+    slow.write_all(&image[10..]).unwrap();
     assert_eq!(answer(slow).0, 200);
     // Who goes away leaves its place.
-    drop(server.begin_slowly(&picture, 10));
+    drop(server.begin_slowly(&image, 10));
     let began = Instant::now();
-    while server.detect(&picture).0 != 200 {
+    while server.detect(&image).0 != 200 {
         assert!(began.elapsed() < Duration::from_secs(20));
     }
 }
 
 #[test]
-fn a_picture_that_does_not_come_is_not_waited_for() {
+fn an_image_that_does_not_come_is_not_waited_for() {
     let folder = folder();
     let server = Server::start(&folder, &["--patience", "1"]);
-    let (status, reason) = answer(server.begin_slowly(&picture(&folder, "1.png"), 10));
-    assert_eq!((status, reason), (408, json!({"error": "the picture has not come within 1 s"})));
+    let (status, reason) = answer(server.begin_slowly(&image(&folder, "1.png"), 10));
+    assert_eq!((status, reason), (408, json!({"error": "the image has not come within 1 s"})));
 }
 
 #[test]
 fn connections_that_ask_nothing_are_closed_and_give_their_places_to_others() {
     let folder = folder();
     let server = Server::start(&folder, &["--header-timeout", "1", "--max-connections", "4"]);
-    let picture = picture(&folder, "1.png");
+    let image = image(&folder, "1.png");
     // Two send nothing, one a head without end, byte by byte, and one stays after its answer.
     let mut silent: Vec<_> = (0..2).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     let mut slow = TcpStream::connect(server.address).unwrap();
@@ -210,7 +210,7 @@ fn connections_that_ask_nothing_are_closed_and_give_their_places_to_others() {
             began.elapsed()
         });
         // All places are taken; they are free again soon.
-        assert_eq!(server.detect(&picture).0, 200);
+        assert_eq!(server.detect(&image).0, 200);
         assert!((0.5..10.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
         assert!(sending.join().unwrap() < Duration::from_secs(4), "the slow one was cut off");
     });
@@ -226,18 +226,18 @@ fn connections_that_ask_nothing_are_closed_and_give_their_places_to_others() {
 fn told_to_end_it_answers_what_is_under_way_and_waits_for_nobody_else() {
     let folder = folder();
     let server = Server::start(&folder, &[]);
-    let picture = picture(&folder, "1.png");
+    let image = image(&folder, "1.png");
     let idle = TcpStream::connect(server.address).unwrap();
-    let mut slow = server.begin_slowly(&picture, 10);
-    assert_eq!(server.detect(&picture).0, 200);
+    let mut slow = server.begin_slowly(&image, 10);
+    assert_eq!(server.detect(&image).0, 200);
     server.tell_to_end();
     let began = Instant::now();
     while TcpStream::connect(server.address).is_ok() {
         assert!(began.elapsed() < Duration::from_secs(20));
     }
-    slow.write_all(&picture[10..]).unwrap();
+    slow.write_all(&image[10..]).unwrap();
     assert_eq!(answer(slow).0, 200);
-    server.expect_end("pictures: 2, failed: 0");
+    server.expect_end("images: 2, failed: 0");
     drop(idle);
 }
 

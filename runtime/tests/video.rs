@@ -33,11 +33,11 @@ fn ffmpeg(folder: &TempDir, path: &OsString, arguments: &str) {
     assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Frames of a moving test picture, kept without loss.
+/// Frames of a moving test image, kept without loss.
 const CLIP: &str = "-f lavfi -i testsrc=size=65x49:rate=5 -frames:v 7 -c:v ffv1 -pix_fmt bgr0 clip.mkv";
 
 #[test]
-fn every_frame_is_a_picture_and_the_annotated_ones_a_video() {
+fn every_frame_is_an_image_and_the_annotated_ones_a_video() {
     let Some(path) = path() else { return };
     let folder = folder();
     ffmpeg(&folder, &path, CLIP);
@@ -47,7 +47,7 @@ fn every_frame_is_a_picture_and_the_annotated_ones_a_video() {
     command.env("PATH", &path).args(made).args(["--max-detections", "2", "1.png", "clip.mkv", "frame.png"]);
     let (code, _, stderr) = run(&mut command);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("pictures: 9, failed: 0, detections: 18"), "{stderr}");
+    assert!(stderr.contains("images: 9, failed: 0, detections: 18"), "{stderr}");
 
     let lines: Vec<Value> = read(&folder, "a.ndjson").lines().map(json).collect();
     for (number, line) in lines[1..8].iter().enumerate() {
@@ -55,7 +55,7 @@ fn every_frame_is_a_picture_and_the_annotated_ones_a_video() {
         assert_eq!((line["time"].as_f64(), &line["width"]), (Some(number as f64 / 5.0), &65.into()));
     }
     assert!(lines[8].get("frame").is_none());
-    // A frame is detected in as the same picture in a file is.
+    // A frame is detected in as the same image in a file is.
     assert_eq!(lines[4]["detections"], lines[8]["detections"]);
     assert_ne!(lines[4]["detections"], lines[1]["detections"]);
     assert_eq!(read(&folder, "a.csv").lines().filter(|line| line.ends_with(",6")).count(), 2);
@@ -119,10 +119,10 @@ fn what_is_no_video_fails_by_itself_and_leaves_no_file() {
     command.env("PATH", &path).args(["--draw", "drawn", "--json", "-", "bad.mp4", "missing.mp4", "1.png"]);
     let (code, stdout, stderr) = run(&mut command);
     assert_eq!(code, 3, "{stderr}");
-    let pictures = json(&stdout);
-    assert!(pictures[0]["error"].as_str().unwrap().contains("ffmpeg: "), "{stdout}");
-    assert!(pictures[1]["error"].as_str().unwrap().contains("No such file"), "{stdout}");
-    assert_eq!(pictures[2]["width"], 90);
+    let images = json(&stdout);
+    assert!(images[0]["error"].as_str().unwrap().contains("ffmpeg: "), "{stdout}");
+    assert!(images[1]["error"].as_str().unwrap().contains("No such file"), "{stdout}");
+    assert_eq!(images[2]["width"], 90);
     assert_eq!(list(&folder.path().join("drawn")), ["1.png"]);
 
     ffmpeg(&folder, &path, CLIP);

@@ -16,12 +16,12 @@ use runtime::EngineOptions;
 use serde::Deserialize;
 use tests::Peer;
 
-/// Sizes of the pictures, which take turns.
+/// Sizes of the images, which take turns.
 const SIZES: [(u32, u32); 5] = [(640, 480), (1280, 960), (960, 1280), (2048, 1536), (800, 600)];
 
-const PICTURES: usize = 100;
+const IMAGES: usize = 100;
 
-/// Pictures that one takes before it is another's turn.
+/// Images that one takes before it is another's turn.
 const TURN: usize = 25;
 
 /// Torchvision's transform for 4:3 gives 624x832, which is padded.
@@ -30,8 +30,8 @@ const SHORTER_SIDE: u32 = 624;
 fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
-    let pictures = draw(folder)?;
-    std::fs::copy(&pictures[1], folder.join("picture.jpg"))?;
+    let images = draw(folder)?;
+    std::fs::copy(&images[1], folder.join("image.jpg"))?;
     let python = std::env::var("PEER_PYTHON").ok();
     let checkpoint = match &python {
         Some(python) => import(python, folder)?,
@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
     };
     let mut spec = checkpoint.spec;
     spec.preprocessing.shorter_side = SHORTER_SIDE;
-    // The probe is of the network, whatever the size of pictures.
+    // The probe is of the network, whatever the size of images.
     let checkpoint = Checkpoint { spec, ..checkpoint };
     let options = ExportOptions::default();
     export(checkpoint, AtomicFile::create(&folder.join("model.onnx"))?, &options, &EngineOptions::default())?;
@@ -48,21 +48,21 @@ fn main() -> anyhow::Result<()> {
     for name in ["onnxruntime", "torchvision"] {
         if let Some(python) = &python {
             let mut peer = Peer::start(python, "detect.py", &[Path::new(name), folder])?;
-            detects(&mut peer, &pictures[..2])?;
+            detects(&mut peer, &images[..2])?;
             peers.push((name, peer, Times::default()));
         }
     }
     let program = program()?;
     let mut ours = Times::default();
-    ours_detects(&program, folder, &pictures[..2])?;
-    for turn in pictures.chunks(TURN) {
+    ours_detects(&program, folder, &images[..2])?;
+    for turn in images.chunks(TURN) {
         ours.add(ours_detects(&program, folder, turn)?);
         for (_, peer, times) in &mut peers {
             times.add(detects(peer, turn)?);
         }
     }
     println!(
-        "ResNet-50, 640x832 and 832x640, {PICTURES} JPEG files, in turns of {TURN}; s in all, of which network; ratio"
+        "ResNet-50, 640x832 and 832x640, {IMAGES} JPEG files, in turns of {TURN}; s in all, of which network; ratio"
     );
     println!(
         "  runtime detect      {:>7.2} {:>7.2}  {:.3} times the network",
@@ -83,21 +83,21 @@ fn main() -> anyhow::Result<()> {
             times.seconds / ours.seconds
         );
         let differing = times.detections.iter().zip(&ours.detections).filter(|(a, b)| a != b).count();
-        println!("    {differing} of {PICTURES} pictures have another number of detections than with us");
+        println!("    {differing} of {IMAGES} images have another number of detections than with us");
     }
     let count: usize = ours.detections.iter().sum();
-    println!("  detections in a picture: {}", count / PICTURES);
+    println!("  detections in an image: {}", count / IMAGES);
     Ok(())
 }
 
-/// What pictures took, in seconds.
+/// What images took, in seconds.
 #[derive(Default, Deserialize)]
 struct Times {
     /// Reading to detections.
     seconds: f64,
     /// Of it in the network; of torchvision in the model, which does all but read.
     network: f64,
-    /// Numbers of detections of the pictures.
+    /// Numbers of detections of the images.
     detections: Vec<usize>,
     /// From the start of the program to its end.
     #[serde(default)]
@@ -123,11 +123,11 @@ fn program() -> anyhow::Result<PathBuf> {
     Ok(folder.join("runtime"))
 }
 
-fn ours_detects(program: &Path, folder: &Path, pictures: &[PathBuf]) -> anyhow::Result<Times> {
+fn ours_detects(program: &Path, folder: &Path, images: &[PathBuf]) -> anyhow::Result<Times> {
     let json = folder.join("ours.json");
     let started = Instant::now();
     let mut command = Command::new(program);
-    command.arg("detect").arg("--model").arg(folder.join("model.onnx")).arg("--json").arg(&json).args(pictures);
+    command.arg("detect").arg("--model").arg(folder.join("model.onnx")).arg("--json").arg(&json).args(images);
     if std::env::var_os("ORT_DYLIB_PATH").is_none() {
         let library = "../.deps/onnxruntime/lib/libonnxruntime.so";
         command.env("ORT_DYLIB_PATH", Path::new(env!("CARGO_MANIFEST_DIR")).join(library));
@@ -141,12 +141,12 @@ fn ours_detects(program: &Path, folder: &Path, pictures: &[PathBuf]) -> anyhow::
     let numbers: Vec<f64> = numbers.filter_map(|text| text.parse().ok()).collect();
     let [seconds, network] = numbers[..] else { anyhow::bail!("no times in: {said}") };
     let found: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(json)?)?;
-    let detections = found.iter().map(|picture| picture["detections"].as_array().map_or(0, Vec::len)).collect();
+    let detections = found.iter().map(|image| image["detections"].as_array().map_or(0, Vec::len)).collect();
     Ok(Times { seconds, network, detections, program: elapsed })
 }
 
-fn detects(peer: &mut Peer, pictures: &[PathBuf]) -> anyhow::Result<Times> {
-    Ok(serde_json::from_value(peer.ask(&serde_json::json!(pictures))?)?)
+fn detects(peer: &mut Peer, images: &[PathBuf]) -> anyhow::Result<Times> {
+    Ok(serde_json::from_value(peer.ask(&serde_json::json!(images))?)?)
 }
 
 /// Torchvision's network, with weights that the peer makes.
@@ -164,10 +164,10 @@ fn import(python: &str, folder: &Path) -> anyhow::Result<Checkpoint> {
     Ok(Checkpoint::open(&checkpoint)?)
 }
 
-/// Pictures with details of many sizes.
+/// Images with details of many sizes.
 fn draw(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    for (number, (width, height)) in SIZES.into_iter().cycle().take(PICTURES).enumerate() {
+    for (number, (width, height)) in SIZES.into_iter().cycle().take(IMAGES).enumerate() {
         let drawn = RgbImage::from_fn(width, height, |x, y| {
             let (x, y) = (x as f32 + 37.0 * number as f32, y as f32);
             let wave = |period: f32, tilt: f32| ((x + tilt * y) / period).sin() + ((y - tilt * x) / period).cos();

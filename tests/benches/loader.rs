@@ -19,9 +19,9 @@ use trainer::loader::{Loader, Recipe, aspect_groups, orders};
 use trainer::synth::{Size, draw};
 use trainer::targets::Normalizer;
 
-const PICTURES: usize = 128;
+const IMAGES: usize = 128;
 const BATCH: usize = 8;
-/// Passes over the pictures that are measured, after one that is not.
+/// Passes over the images that are measured, after one that is not.
 const EPOCHS: u32 = 4;
 const LONG_RUN: usize = 1000;
 
@@ -40,7 +40,7 @@ const VARIATIONS: [(&str, &str); 12] = [
     ("all", ALL),
 ];
 
-/// Everything at every picture.
+/// Everything at every image.
 const ALL: &str = "{horizontal_flip: 1, vertical_flip: 1, rotation: 1, scale: {probability: 1}, crop: {probability: 1},
     brightness: {probability: 1}, contrast: {probability: 1}, saturation: {probability: 1}, hue: {probability: 1},
     mosaic: {probability: 1}}";
@@ -61,7 +61,7 @@ fn main() -> anyhow::Result<()> {
     data.loader(ALL, CacheKind::Memory, 2)?.long_run()
 }
 
-/// Pictures in a temporary folder.
+/// Images in a temporary folder.
 struct Data {
     folder: tempfile::TempDir,
     dataset: Dataset,
@@ -72,11 +72,11 @@ impl Data {
         let folder = tempfile::tempdir()?;
         let mut dataset = Dataset::default();
         let mut classes = BTreeSet::new();
-        for index in 0..PICTURES {
+        for index in 0..IMAGES {
             let mut random = ChaCha8Rng::seed_from_u64(index as u64);
             let scene = draw(Size { width: 640, height: 480 }, &mut random);
             let file_name = format!("{index}.jpg");
-            runtime::picture::write(&folder.path().join(&file_name), &scene.picture)?;
+            runtime::image_file::write(&folder.path().join(&file_name), &scene.image)?;
             dataset.images.push(Image { id: index as i64, file_name, width: 640, height: 480 });
             for object in scene.objects {
                 let class = object.kind as usize;
@@ -86,7 +86,7 @@ impl Data {
                 dataset.annotations.push(Annotation { id, image: index, class, rectangle, area, crowd: false });
             }
         }
-        let last = classes.last().context("some picture shows something")?;
+        let last = classes.last().context("some image shows something")?;
         dataset.classes = (0..=*last).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
         Ok(Self { folder, dataset })
     }
@@ -122,16 +122,16 @@ impl Running {
     fn measure(&mut self) -> anyhow::Result<Measure> {
         self.run(1, |_| Ok(()))?;
         let (start, processor) = (Instant::now(), processor_seconds()?);
-        let pictures = self.run(EPOCHS, |_| Ok(()))? as f64;
+        let images = self.run(EPOCHS, |_| Ok(()))? as f64;
         Ok(Measure {
-            pictures_per_second: pictures / start.elapsed().as_secs_f64(),
-            processor_milliseconds: 1e3 * (processor_seconds()? - processor) / pictures,
+            images_per_second: images / start.elapsed().as_secs_f64(),
+            processor_milliseconds: 1e3 * (processor_seconds()? - processor) / images,
         })
     }
 
     /// Says how much memory the program has as batches go by.
     fn long_run(&mut self) -> anyhow::Result<()> {
-        let epochs = LONG_RUN / (PICTURES / BATCH);
+        let epochs = LONG_RUN / (IMAGES / BATCH);
         self.run(epochs as u32 + 1, |batch| {
             if batch % 100 == 0 && batch <= LONG_RUN {
                 println!("after {batch} batches with all variations: {:.0} MB in memory", resident()? / 1e6);
@@ -141,32 +141,32 @@ impl Running {
         Ok(())
     }
 
-    /// Takes all batches of some epochs, and returns how many pictures they had. `watch` is told how many batches there were.
+    /// Takes all batches of some epochs, and returns how many images they had. `watch` is told how many batches there were.
     fn run(&mut self, epochs: u32, watch: impl Fn(usize) -> anyhow::Result<()>) -> anyhow::Result<usize> {
         let groups = aspect_groups(&self.loader.recipe().dataset.images);
-        let (mut pictures, mut batches) = (0, 0);
+        let (mut images, mut batches) = (0, 0);
         for _ in 0..epochs {
             for batch in self.loader.batches(orders(&groups, BATCH, 0, self.epoch).into_iter()) {
-                pictures += batch?.pictures.len();
+                images += batch?.images.len();
                 batches += 1;
                 watch(batches)?;
             }
             self.epoch += 1;
         }
-        Ok(pictures)
+        Ok(images)
     }
 }
 
 /// How fast a loader was. On a machine that others use too, the time of the processor says more.
 struct Measure {
-    pictures_per_second: f64,
-    /// For one picture, over all threads.
+    images_per_second: f64,
+    /// For one image, over all threads.
     processor_milliseconds: f64,
 }
 
 impl Display for Measure {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        write!(f, "{:.0} pictures/s ({:.2} ms of a core each)", self.pictures_per_second, self.processor_milliseconds)
+        write!(f, "{:.0} images/s ({:.2} ms of a core each)", self.images_per_second, self.processor_milliseconds)
     }
 }
 

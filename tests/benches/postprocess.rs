@@ -19,7 +19,7 @@ use tests::Peer;
 
 const HEIGHT: usize = 640;
 const WIDTH: usize = 832;
-/// The part of the input that shows the picture.
+/// The part of the input that shows the image.
 const SHOWN: [u32; 2] = [624, 832];
 const CLASSES: usize = 80;
 const OBJECTS_PER_CLASS: usize = 3;

@@ -25,14 +25,14 @@ fn main() -> anyhow::Result<()> {
     spec.pyramid.p6_from = P6From::P5;
     spec.preprocessing.shorter_side = 624;
     let checkpoint = tests::checkpoint(&spec, 0);
-    let picture = folder.path().join("picture.png");
+    let image = folder.path().join("image.png");
     let level = |x: u32, y: u32| (128.0 + 60.0 * (x as f32 / 17.0).sin() + 60.0 * (y as f32 / 23.0).cos()) as u8;
-    RgbImage::from_fn(1280, 960, |x, y| Rgb([level(x, y), level(y, x), level(x + y, x)])).save(&picture)?;
+    RgbImage::from_fn(1280, 960, |x, y| Rgb([level(x, y), level(y, x), level(x + y, x)])).save(&image)?;
 
     let mut files = Vec::new();
     for precision in [Precision::Fp32, Precision::Int8, Precision::Fp16] {
         let path = folder.path().join(format!("{precision}.onnx"));
-        write(checkpoint.clone(), &path, precision, &picture)?;
+        write(checkpoint.clone(), &path, precision, &image)?;
         files.push((precision.to_string(), path));
     }
     if let Ok(python) = std::env::var("PEER_PYTHON") {
@@ -48,9 +48,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, picture: &Path) -> anyhow::Result<()> {
-    let precision =
-        PrecisionOptions { precision, calibration: vec![picture.to_owned()], ..PrecisionOptions::default() };
+fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, image: &Path) -> anyhow::Result<()> {
+    let precision = PrecisionOptions { precision, calibration: vec![image.to_owned()], ..PrecisionOptions::default() };
     let options = ExportOptions { precision, ..ExportOptions::default() };
     export(checkpoint, AtomicFile::create(path)?, &options, &EngineOptions::default())?;
     Ok(())

@@ -24,7 +24,7 @@ const STEPS: usize = 10;
 const COUNT: usize = 2;
 const SIDE: usize = 320;
 
-/// How pictures and kernels lie in memory, on both sides.
+/// How images and kernels lie in memory, on both sides.
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
     ChannelsFirst,
@@ -145,7 +145,7 @@ fn bench(depth: u32, layout: Layout) -> anyhow::Result<()> {
 
 fn ours(depth: u32, layout: Layout, count: usize, side: usize) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
     let spec = tests::spec(&format!("resnet{depth}"), NormKind::FrozenBatch, 80);
-    let nowhere = "{annotations: unused, pictures: unused}";
+    let nowhere = "{annotations: unused, images: unused}";
     let mut config: TrainConfig = serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}"))?;
     config.optimizer.kind = OptimizerKind::Sgd;
     config.optimizer.learning_rate = 1e-4;
@@ -182,8 +182,8 @@ fn steps(
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let images = Array4::from_shape_simple_fn((count, 3, side, side), || random.random_range(-2.0..2.0));
     let placements = vec![spec.preprocessing.place(side as u32, side as u32); count];
-    let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder, Normalizer::Picture);
-    let mut batch = Batch { images, targets: Targets::default(), placements, pictures: (0..count).collect() };
+    let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder, Normalizer::Image);
+    let mut batch = Batch { images, targets: Targets::default(), placements, indices: (0..count).collect() };
     let at = Moment { step: 500, steps: 1000, epoch: 0, patience: Patience::default() };
     Ok(move || {
         let start = Instant::now();

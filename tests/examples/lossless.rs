@@ -1,13 +1,13 @@
-//! Pictures as this project decodes them, in PNG files: decoders of JPEG differ by a level or two, which is more than
+//! Images as this project decodes them, in PNG files: decoders of JPEG differ by a level or two, which is more than
 //! `tests/golden/import.py` may err.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use runtime::picture;
+use runtime::image_file;
 
-/// The pictures that the script reads.
-const PICTURES: [&str; 3] =
+/// The images that the script reads.
+const IMAGES: [&str; 3] =
     ["bccd/JPEGImages/BloodImage_00007.jpg", "pictures/pillow__hopper.bmp", "pictures/exif__Landscape_1.jpg"];
 
 fn main() -> Result<()> {
@@ -15,9 +15,12 @@ fn main() -> Result<()> {
     let [folder, data] = [(); 2].map(|()| arguments.next());
     let (folder, data) = folder.zip(data).context("give a folder to write to, and the folder of the data")?;
     std::fs::create_dir_all(&folder)?;
-    for name in PICTURES {
+    for name in IMAGES {
         let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem).replace('/', "-");
-        picture::write(&Path::new(&folder).join(format!("{stem}.png")), &picture::read(Path::new(&data).join(name))?)?;
+        image_file::write(
+            &Path::new(&folder).join(format!("{stem}.png")),
+            &image_file::read(Path::new(&data).join(name))?,
+        )?;
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
 #!/bin/bash
 # What programs of other makers say of files that `exporter` wrote, in every form that it has:
 #
-#     tests/exchange/check.sh CHECKPOINT PICTURES
+#     tests/exchange/check.sh CHECKPOINT IMAGES
 #
-# CHECKPOINT is any of ours, PICTURES a folder to calibrate int8 with. Needs `make build`, and Python with pip, which brings
+# CHECKPOINT is any of ours, IMAGES a folder to calibrate int8 with. Needs `make build`, and Python with pip, which brings
 # ONNX and ONNX Runtime into a temporary folder. Builds tract in its own folder (two minutes).
 set -euo pipefail
-checkpoint=$(realpath "$1") pictures=$(realpath "$2")
+checkpoint=$(realpath "$1") images=$(realpath "$2")
 here=$(dirname "$(realpath "$0")") root=$(dirname "$(dirname "$(dirname "$(realpath "$0")")")")
 exporter=${EXPORTER:-$root/target/release/exporter}
 work=$(mktemp -d)
@@ -19,7 +19,7 @@ export_as() { # NAME FLAGS...
     "$exporter" --checkpoint "$checkpoint" --out "$work/$name.onnx" "$@" > "$work/log" 2>&1 || { cat "$work/log"; exit 1; }
     files+=("$work/$name.onnx")
 }
-int8=(--precision int8 --calibrate "$pictures" --calibration-pictures 2)
+int8=(--precision int8 --calibrate "$images" --calibration-images 2)
 files=()
 export_as fp32
 for opset in 13 14 15 16 17 18 19 20 21; do

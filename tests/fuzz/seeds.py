@@ -1,13 +1,13 @@
-"""Makes the pictures that fuzzing begins with, one of every kind that the decoders have code for.
+"""Makes the images that fuzzing begins with, one of every kind that the decoders have code for.
 
-    python tests/fuzz/seeds.py      # Pillow 13; they are committed, in tests/fuzz/seeds/picture
+    python tests/fuzz/seeds.py      # Pillow 13; they are committed, in tests/fuzz/seeds/image_file
 """
 
 from pathlib import Path
 
 from PIL import Image
 
-folder = Path(__file__).parent / "seeds" / "picture"
+folder = Path(__file__).parent / "seeds" / "image_file"
 folder.mkdir(parents=True, exist_ok=True)
 rgb = Image.new("RGB", (24, 17))
 rgb.putdata([(x * 10, y * 15, (x * y) % 256) for y in range(17) for x in range(24)])

@@ -41,7 +41,7 @@ def make(seed, images=6, classes=3, objects=4, detections=8, crowd=0.1, side=(8,
         "categories": [{"id": i, "name": f"class {i}"} for i in class_ids],
         "annotations": [],
     }
-    # The last class has no object and the first picture has neither object nor detection.
+    # The last class has no object and the first image has neither object nor detection.
     for _ in range(objects * images):
         width, height = number(*side), number(*side)
         truth["annotations"].append({
@@ -89,11 +89,11 @@ def of_class(evaluation, k):
     # Of all sizes come first within each class.
     params = evaluation.params
     start = k * len(params.areaRng) * len(params.imgIds)
-    pictures = [picture for picture in evaluation.evalImgs[start : start + len(params.imgIds)] if picture]
+    images = [image for image in evaluation.evalImgs[start : start + len(params.imgIds)] if image]
     found = {
         "id": int(params.catIds[k]),
-        "objects": int(sum((picture["gtIgnore"] == 0).sum() for picture in pictures)),
-        "detections": sum(len(picture["dtIds"]) for picture in pictures),
+        "objects": int(sum((image["gtIgnore"] == 0).sum() for image in images)),
+        "detections": sum(len(image["dtIds"]) for image in images),
         "AP": mean(precision),
         "AP50": mean(precision[0]),
         "AP75": mean(precision[5]),

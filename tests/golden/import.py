@@ -1,8 +1,8 @@
 """What the projects that `trainer import` reads from detect, with weights that follow from their names.
 
     pip install torch==2.11.0 torchvision==0.26.0 numpy==2.4.6 scikit-image==0.26.0 pillow
-    cargo run --package tests --example lossless -- PICTURES ../shared/data     # our decoder's pixels, as PNG
-    python import.py PICTURES YHENON      # YHENON: a checkout of yhenon/pytorch-retinanet
+    cargo run --package tests --example lossless -- IMAGES ../shared/data     # our decoder's pixels, as PNG
+    python import.py IMAGES YHENON      # YHENON: a checkout of yhenon/pytorch-retinanet
 
 Writes import.json, which tests/import.rs reads, and names-*.txt, which models/tests/foreign.rs reads too: the best
 detections, and how many there are. torchvision and yhenon's network (model.py and utils.py of 3eea11e, anchors.py of
@@ -28,13 +28,13 @@ from torchvision.models.detection.retinanet import _default_anchorgen
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-PICTURES, YHENON = sys.argv[1:]
+IMAGES, YHENON = sys.argv[1:]
 sys.path.insert(0, YHENON)
 from retinanet import model as yhenon  # noqa: E402
 
 HERE = Path(__file__).parent
 BLOOD = "bccd/JPEGImages/BloodImage_00007.jpg"
-# Detections of a picture that are written, of all that there are.
+# Detections of an image that are written, of all that there are.
 KEPT = 120
 # 0 is the background, the others no class of COCO.
 UNUSED = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
@@ -105,10 +105,10 @@ def mlperf():
     return RetinaNet(extractor, 264, anchor_generator=_default_anchorgen(), fixed_size=(800, 800))
 
 
-def pixels(picture):
+def pixels(image):
     """[H, W, 3], in [0, 255]."""
-    file, box = picture
-    image = Image.open(Path(PICTURES) / f"{file.rsplit('.', 1)[0].replace('/', '-')}.png").convert("RGB")
+    file, box = image
+    image = Image.open(Path(IMAGES) / f"{file.rsplit('.', 1)[0].replace('/', '-')}.png").convert("RGB")
     return np.array(image.crop(box) if box else image)
 
 
@@ -132,7 +132,7 @@ def yhenon_detects(model, image):
     return labels, scores, boxes / scale
 
 
-# The scales of the outputs' weights and the bias of the scores make some hundred detections; a part of a picture is left,
+# The scales of the outputs' weights and the bias of the scores make some hundred detections; a part of an image is left,
 # top, right, bottom.
 CASES = [
     (dict(kind="torchvision-v1-coco", scores=0.07, boxes=0.02, bias=-7.75), v1,
@@ -148,13 +148,13 @@ CASES = [
 def main():
     torch.set_num_threads(1)
     cases = []
-    for case, build, pictures in CASES:
+    for case, build, images in CASES:
         model = fill(build(), case)
         lines = [f"{name} {list(tensor.shape)}" for name, tensor in model.state_dict().items()]
         (HERE / f"names-{case['kind']}.txt").write_text("\n".join(lines) + "\n")
         detect = yhenon_detects if case["kind"] == "yhenon" else torchvision_detects
-        case["pictures"] = []
-        for file, part in pictures:
+        case["images"] = []
+        for file, part in images:
             with torch.no_grad():
                 labels, scores, boxes = detect(model, pixels((file, part)))
             print(case["kind"], file, part, len(scores), scores.max().item(), file=sys.stderr)
@@ -162,7 +162,7 @@ def main():
             order = scores[extent].argsort(descending=True, stable=True)[:KEPT]
             rows = zip(*[values[extent][order].tolist() for values in (labels, scores, boxes)])
             detections = [[label, round(score, 5), *(round(edge, 3) for edge in box)] for label, score, box in rows]
-            case["pictures"].append(dict(file=file, part=part, count=int(extent.sum()), detections=detections))
+            case["images"].append(dict(file=file, part=part, count=int(extent.sum()), detections=detections))
         cases.append(case)
     (HERE / "import.json").write_text(json.dumps(cases).replace("], [", "],\n[") + "\n")
 

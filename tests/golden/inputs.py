@@ -1,4 +1,4 @@
-"""What the relatives make of pictures: sizes, boxes, pixels and anchors.
+"""What the relatives make of images: sizes, boxes, pixels and anchors.
 
     pip install torch==2.11.0 torchvision==0.26.0 numpy==2.4.6 scikit-image==0.26.0
     python inputs.py     # writes inputs.json, which models/tests/inputs.rs reads
@@ -53,13 +53,13 @@ def torchvision_size(source, width, height, fixed=None):
     results = rules.postprocess([dict(boxes=torch.tensor([found]))], images.image_sizes, [(height, width)])
     return dict(
         source=source,
-        picture=[width, height],
+        image=[width, height],
         resized=[resized_width, resized_height],
         padded=list(images.tensors.shape[:1:-1]),
         box=box,
         box_in_input=targets[0]["boxes"][0].tolist(),
         found=found,
-        found_in_picture=results[0]["boxes"][0].tolist(),
+        found_in_image=results[0]["boxes"][0].tolist(),
     )
 
 
@@ -72,28 +72,28 @@ def yhenon_size(width, height):
     found = [0.1 * resized[0], 0.3 * resized[1], 1.0 * resized[0], 1.0 * resized[1]]
     return dict(
         source="yhenon",
-        picture=[width, height],
+        image=[width, height],
         resized=resized,
         padded=[side + 32 - side % 32 for side in resized],
         box=box,
         box_in_input=[side * scale for side in box],
         found=found,
-        found_in_picture=[side / scale for side in found],
+        found_in_image=[side / scale for side in found],
     )
 
 
 def pixels(source, width, height, resized, antialias):
     """The input's green pixels, row by row, without padding."""
-    picture = pattern(width, height).astype(np.float32) / 255.0
+    image = pattern(width, height).astype(np.float32) / 255.0
     if source == "yhenon":
-        normalized = (picture - np.array([[MEAN]])) / np.array([[STD]])
+        normalized = (image - np.array([[MEAN]])) / np.array([[STD]])
         image = resize(normalized, resized, anti_aliasing=None if antialias else False)
     else:
-        images, _ = transform(fixed=resized)([torch.tensor(picture.transpose(2, 0, 1))])
+        images, _ = transform(fixed=resized)([torch.tensor(image.transpose(2, 0, 1))])
         image = images.tensors[0, :, : resized[0], : resized[1]].numpy().transpose(1, 2, 0)
     assert image.shape == (*resized, 3)
     green = [round(float(value), 6) for value in image[:, :, 1].ravel()]
-    return dict(source=source, picture=[width, height], resized=resized[::-1], antialias=antialias, green=green)
+    return dict(source=source, image=[width, height], resized=resized[::-1], antialias=antialias, green=green)
 
 
 def anchors(height, width):

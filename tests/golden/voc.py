@@ -25,21 +25,21 @@ def iou(box, boxes):
 
 def average_precisions(annotations, results, threshold):
     """Of one class: by area, and by eleven points; -1 where no object is to be found."""
-    pictures = {}
+    images = {}
     for annotation in annotations:
-        pictures.setdefault(annotation["image_id"], []).append(annotation)
-    boxes = {image: np.array([object["bbox"] for object in objects], float) for image, objects in pictures.items()}
+        images.setdefault(annotation["image_id"], []).append(annotation)
+    boxes = {image: np.array([object["bbox"] for object in objects], float) for image, objects in images.items()}
     positives = sum(not annotation["iscrowd"] for annotation in annotations)
     if positives == 0:
         return -1.0, -1.0
     taken, right, wrong = set(), [], []
-    # Of equal scores those of the earlier picture come first.
+    # Of equal scores those of the earlier image come first.
     for result in sorted(results, key=lambda result: (-result["score"], result["image_id"])):
         image = result["image_id"]
         overlaps = iou(np.array(result["bbox"], float), boxes[image]) if image in boxes else np.zeros(1)
         best = int(overlaps.argmax())
         found = overlaps[best] >= threshold
-        if found and pictures[image][best]["iscrowd"]:
+        if found and images[image][best]["iscrowd"]:
             continue
         new = found and (image, best) not in taken
         if new:

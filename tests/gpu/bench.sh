@@ -26,7 +26,7 @@ machine() {
 # config PRECISION: the configuration of both sides.
 config() {
     cat <<YAML
-data: {train: {annotations: train.json, pictures: train}, validation: {annotations: val.json, pictures: val}}
+data: {train: {annotations: train.json, images: train}, validation: {annotations: val.json, images: val}}
 optimizer: {kind: sgd, learning_rate: 0.00001, weight_decay: 0.0001}
 run: {epochs: 1, batch_size: $batch, workers: $(nproc), precision: $1, channels_last: true}
 model:

@@ -86,9 +86,9 @@ evaluate() {
     local side
     for side in "$device" cpu; do
         "$bin/trainer" eval --checkpoint run/best.safetensors --device "$side" --json "trainer-$side.json" \
-            --data shapes/test.json --pictures shapes/test
+            --data shapes/test.json --images shapes/test
         "$bin/runtime" eval --model retinanet.onnx --provider "$side" --json "runtime-$side.json" \
-            --data shapes/test.json --pictures shapes/test
+            --data shapes/test.json --images shapes/test
     done
     "$here/figures.py" eval {trainer,runtime}-*.json | tee "$figures"
 }

@@ -46,7 +46,7 @@ def fit(path, min_ap50):
     first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
     epoch = [line for line in read(path) if "validation" in line][-1]
     ap50 = epoch["validation"]["AP50"]
-    found = {"steps": len(losses), "loss": [first, last], "images_per_second": epoch["pictures_per_second"], "AP50": ap50}
+    found = {"steps": len(losses), "loss": [first, last], "images_per_second": epoch["images_per_second"], "AP50": ap50}
     check(last < first and ap50 >= float(min_ap50), f"it has not learned: {found}")
     return found
 
@@ -62,7 +62,7 @@ def train(path):
     """Milliseconds of a step, and of its stages as they are named."""
     found = read(path)
     stages = {stage: round(1e3 * seconds, 2) for stage, seconds in found["seconds"].items()}
-    step = 1e3 * found["batch_size"] / found["pictures_per_second"]
+    step = 1e3 * found["batch_size"] / found["images_per_second"]
     return {"input": found["input"], "batch": found["batch_size"], "ms_per_step": round(step, 2), **stages}
 
 
@@ -71,7 +71,7 @@ def detect(path):
     found = read(path)
     network = {}
     for each in found["throughput"]:
-        speed = each["pictures_per_second"]
+        speed = each["images_per_second"]
         network[each["batch"]] = {"images_per_second": round(speed, 1), "network_ms": round(1e3 * each["in_network"] / speed, 3)}
     start = {"session_ms": found["start"]["session_ms"], "first_run_ms": found["start"]["first"]["run"]}
     return {"input": found["setup"]["input"], **start, "detections": found["stages"]["detections"], "by_batch": network}

@@ -1,7 +1,7 @@
 """Detection as it is deployed with Python, for benches/detect.rs: torchvision's RetinaNet, and our export of its weights run by
 onnxruntime with Pillow, NumPy and torchvision's suppression.
 
-    detect.py make FOLDER           # writes FOLDER/weights.pth, so that FOLDER/picture.jpg has some detections
+    detect.py make FOLDER           # writes FOLDER/weights.pth, so that FOLDER/image.jpg has some detections
     detect.py torchvision FOLDER    # answers every line of stdin, a JSON list of files, with a JSON object
     detect.py onnxruntime FOLDER    # the same, with FOLDER/model.onnx
 """
@@ -24,7 +24,7 @@ SHORTER, LONGER = 624, 1333
 THRESHOLD, NMS, TOP_K, DETECTIONS = 0.05, 0.5, 1000, 300
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
-# Scores of the picture that exceed the threshold.
+# Scores of the image that exceed the threshold.
 CANDIDATES = 2000
 
 command, folder = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -51,7 +51,7 @@ def make():
         torch.nn.init.normal_(model.head.classification_head.cls_logits.weight, std=0.05)
         bias = model.head.classification_head.cls_logits.bias
         bias.fill_(0)
-        images, _ = model.transform([pil_to_tensor(upright(folder / "picture.jpg")) / 255])
+        images, _ = model.transform([pil_to_tensor(upright(folder / "image.jpg")) / 255])
         logits = model.head(list(model.backbone(images.tensors).values()))["cls_logits"]
         last = torch.topk(logits.flatten(), CANDIDATES).values[-1]
         bias.fill_(float(np.log(THRESHOLD / (1 - THRESHOLD))) - last.item())

@@ -29,7 +29,7 @@ class Network(torch.nn.Module):
         return torch.sigmoid(outputs["cls_logits"]), outputs["bbox_regression"]
 
 
-class Pictures(CalibrationDataReader):
+class Images(CalibrationDataReader):
     def __init__(self):
         noise = np.random.default_rng(0).normal(size=(1, 3, 640, 832)).astype(np.float32)
         self.rest = iter([{"images": noise}])
@@ -59,7 +59,7 @@ kept = [name for name in nodes if name == "conv1" or ".output" in name]
 quantize_static(
     prepared,
     str(folder / "quantizer.onnx"),
-    Pictures(),
+    Images(),
     quant_format=QuantFormat.QDQ,
     activation_type=QuantType.QUInt8,
     weight_type=QuantType.QInt8,

@@ -1,7 +1,7 @@
 """Times torchvision's RetinaNet at one training step, forward to optimizer, with 80 classes.
 
 Started by tests/benches/train_step.rs as `python train_step.py DEPTH THREADS LAYOUT COUNT SIDE`, with the layout first
-or last, for COUNT pictures of SIDE x SIDE; it answers every line on stdin with the seconds of one step, so that the two
+or last, for COUNT images of SIDE x SIDE; it answers every line on stdin with the seconds of one step, so that the two
 sides can take turns.
 """
 import sys

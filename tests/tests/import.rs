@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use exporter::{ExportOptions, export};
 use image::RgbImage;
 use models::{AtomicFile, BoundingBox, Checkpoint, ModelSpec};
-use runtime::{Detection, Detector, DetectorOptions, EngineOptions, picture};
+use runtime::{Detection, Detector, DetectorOptions, EngineOptions, image_file};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
@@ -22,7 +22,7 @@ const OVERLAP: f32 = 0.99;
 /// Outputs that torchvision has and that are no class of COCO, background first.
 const UNUSED: [usize; 11] = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83];
 
-/// A network of another project, and what it finds in pictures: an entry of `golden/import.json`.
+/// A network of another project, and what it finds in images: an entry of `golden/import.json`.
 #[derive(Deserialize)]
 struct Case {
     kind: String,
@@ -32,11 +32,11 @@ struct Case {
     boxes: f64,
     /// Middle of the scores' biases.
     bias: f32,
-    pictures: Vec<Picture>,
+    images: Vec<Image>,
 }
 
 #[derive(Deserialize)]
-struct Picture {
+struct Image {
     file: String,
     /// Left, top, right, bottom; all of it if absent.
     part: Option<[u32; 4]>,
@@ -146,9 +146,9 @@ fn import(file: &Path, out: &Path) {
     trainer::import::run(&args).unwrap();
 }
 
-fn read(data: &Path, picture: &Picture) -> RgbImage {
-    let whole = picture::read(data.join(&picture.file)).unwrap();
-    match picture.part {
+fn read(data: &Path, image: &Image) -> RgbImage {
+    let whole = image_file::read(data.join(&image.file)).unwrap();
+    match image.part {
         Some([left, top, right, bottom]) => {
             image::imageops::crop_imm(&whole, left, top, right - left, bottom - top).to_image()
         }
@@ -176,13 +176,13 @@ fn finds_what_the_original_finds(kind: &str, file_name: &str, rename: impl Fn(&s
         .unwrap();
     let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
 
-    for picture in &case.pictures {
-        let found = detector.detect(&read(&data, picture)).unwrap();
-        compare(kind, picture, &found, detector.spec());
+    for image in &case.images {
+        let found = detector.detect(&read(&data, image)).unwrap();
+        compare(kind, image, &found, detector.spec());
     }
 }
 
-fn compare(kind: &str, picture: &Picture, found: &[Detection], spec: &ModelSpec) {
+fn compare(kind: &str, image: &Image, found: &[Detection], spec: &ModelSpec) {
     let label = |detection: &Detection| match kind.starts_with("torchvision") {
         true => spec.classes[detection.label].id as usize,
         false => detection.label,
@@ -193,9 +193,9 @@ fn compare(kind: &str, picture: &Picture, found: &[Detection], spec: &ModelSpec)
             && (detection.score - score).abs() <= SCORE
             && detection.bounding_box.iou(&bounding_box) >= OVERLAP
     };
-    let lost = picture.detections.iter().filter(|original| !found.iter().any(|detection| same(original, detection)));
+    let lost = image.detections.iter().filter(|original| !found.iter().any(|detection| same(original, detection)));
     let lost: Vec<_> = lost.map(|Original(label, score, ..)| (label, score)).collect();
-    let Picture { file, part, count, detections } = picture;
+    let Image { file, part, count, detections } = image;
     println!("{kind} {file} {part:?}: {count} detections, here {}", found.len());
     assert!(detections.len() >= 40, "{kind} {file}: so few detections prove little");
     assert!(lost.is_empty(), "{kind} {file} {part:?}: lost {lost:?}");

@@ -1,4 +1,4 @@
-//! Many pictures through one detector: order, broken pictures, batches, views, and ends before the end.
+//! Many images through one detector: order, broken images, batches, views, and ends before the end.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -11,13 +11,13 @@ use std::time::Duration;
 use image::{Rgb, RgbImage, imageops};
 use models::ModelSpec;
 use models::spec::NormKind;
+use runtime::image_file::DecodeError;
 use runtime::output::{Failure, Report};
-use runtime::picture::DecodeError;
 use runtime::pipeline::{Content, Finished, Item, Ordered, PipelineOptions, pipeline};
 use runtime::{Detection, Detector, DetectorOptions, Tiling, ViewOptions};
 use tempfile::TempDir;
 
-/// Of a side of a picture: sums in another order move a box by no more.
+/// Of a side of an image: sums in another order move a box by no more.
 const CORNER: f32 = 1e-3;
 
 /// The same, for scores.
@@ -32,8 +32,8 @@ fn spec() -> ModelSpec {
     spec
 }
 
-/// A folder with a model, and pictures of three sizes in turns.
-fn folder(pictures: usize) -> (TempDir, Vec<PathBuf>) {
+/// A folder with a model, and images of three sizes in turns.
+fn folder(images: usize) -> (TempDir, Vec<PathBuf>) {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tests::checkpoint(&spec(), 3);
     let onnx = exporter::to_onnx(&checkpoint.spec, checkpoint.tensors, &checkpoint.provenance).unwrap();
@@ -41,14 +41,14 @@ fn folder(pictures: usize) -> (TempDir, Vec<PathBuf>) {
     let save = |number: usize| {
         let (width, height) = [(64, 64), (96, 64), (60, 90)][number % 3];
         let path = folder.path().join(format!("{number}.png"));
-        picture(width, height, number as u32).save(&path).unwrap();
+        image(width, height, number as u32).save(&path).unwrap();
         path
     };
-    let files = (0..pictures).map(save).collect();
+    let files = (0..images).map(save).collect();
     (folder, files)
 }
 
-fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
+fn image(width: u32, height: u32, seed: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let inside = (10 + seed..40 + seed).contains(&x) && (15..45).contains(&y);
         if inside { Rgb([220, 40, 30]) } else { Rgb([(5 * x % 256) as u8, (3 * y % 256) as u8, seed as u8]) }
@@ -91,11 +91,11 @@ fn assert_same(found: &[Detection], expected: &[Detection]) {
 }
 
 #[test]
-fn results_are_in_order_and_those_of_single_pictures_whatever_the_batch() {
+fn results_are_in_order_and_those_of_single_images_whatever_the_batch() {
     let (folder, files) = folder(13);
     let detector = open(folder.path(), ViewOptions::default());
-    let pictures: Vec<_> = files.iter().map(|file| runtime::picture::read(file).unwrap()).collect();
-    let expected: Vec<_> = pictures.iter().map(|picture| detector.detect(picture).unwrap()).collect();
+    let images: Vec<_> = files.iter().map(|file| runtime::image_file::read(file).unwrap()).collect();
+    let expected: Vec<_> = images.iter().map(|image| detector.detect(image).unwrap()).collect();
     for (batch, workers) in [(1, 1), (1, 3), (4, 2), (50, 2)] {
         let found = reports(&detector, &PipelineOptions { batch, workers, ..PipelineOptions::default() }, &files);
         assert!(found.iter().map(|report| &report.file).eq(&files));
@@ -103,7 +103,7 @@ fn results_are_in_order_and_those_of_single_pictures_whatever_the_batch() {
             assert_same(detections(report), expected);
         }
     }
-    for (found, expected) in detector.detect_batch(&pictures, 4).unwrap().iter().zip(&expected) {
+    for (found, expected) in detector.detect_batch(&images, 4).unwrap().iter().zip(&expected) {
         assert_same(found, expected);
     }
 }
@@ -112,30 +112,30 @@ fn results_are_in_order_and_those_of_single_pictures_whatever_the_batch() {
 fn what_is_broken_keeps_its_place_and_the_others_go_on() {
     let (folder, mut files) = folder(6);
     let detector = open(folder.path(), ViewOptions::default());
-    std::fs::write(&files[2], "no picture").unwrap();
+    std::fs::write(&files[2], "no image").unwrap();
     files.insert(4, folder.path().join("missing.png"));
     let found = reports(&detector, &PipelineOptions { batch: 2, ..PipelineOptions::default() }, &files);
     let failed: Vec<_> = (0..7).filter(|place| found[*place].outcome.is_err()).collect();
     assert_eq!(failed, [2, 4]);
-    assert!(matches!(found[2].outcome, Err(Failure::Picture(DecodeError::Unknown))));
-    assert!(matches!(found[4].outcome, Err(Failure::Picture(DecodeError::Io(_)))));
+    assert!(matches!(found[2].outcome, Err(Failure::Image(DecodeError::Unknown))));
+    assert!(matches!(found[4].outcome, Err(Failure::Image(DecodeError::Io(_)))));
 }
 
 #[test]
-fn pictures_in_memory_and_reasons_go_through_too_and_are_handed_back_when_kept() {
+fn images_in_memory_and_reasons_go_through_too_and_are_handed_back_when_kept() {
     let (folder, _) = folder(0);
     let detector = open(folder.path(), ViewOptions::default());
     let item = |tag: u32, content| Item { file: "frame".into(), frame: None, content, tag };
     let items = vec![
-        item(7, Content::Picture(picture(70, 50, 3))),
+        item(7, Content::Image(image(70, 50, 3))),
         item(8, Content::Missing("it is gone".to_owned())),
-        item(9, Content::Picture(RgbImage::new(0, 0))),
+        item(9, Content::Image(RgbImage::new(0, 0))),
     ];
     let options = PipelineOptions { keep: true, ..PipelineOptions::default() };
     let (_, finished) =
         pipeline(&detector, &options, items.into_iter(), |finished| finished, |all| all.collect::<Vec<_>>());
     assert_eq!(finished.iter().map(|finished| finished.tag).collect::<Vec<_>>(), [7, 8, 9]);
-    assert_eq!(finished[0].picture, Some(picture(70, 50, 3)));
+    assert_eq!(finished[0].image, Some(image(70, 50, 3)));
     assert!(matches!(&finished[1].report.outcome, Err(Failure::Missing(reason)) if reason == "it is gone"));
     assert!(
         matches!(&finished[2].report.outcome, Err(Failure::Detector(error)) if error.to_string().contains("empty"))
@@ -191,16 +191,16 @@ fn a_panic_while_finishing_ends_the_pipeline() {
 }
 
 #[test]
-fn a_mirrored_picture_has_mirrored_detections_when_both_are_looked_at() {
+fn a_mirrored_image_has_mirrored_detections_when_both_are_looked_at() {
     let (folder, _) = folder(0);
     let detector = open(folder.path(), ViewOptions { tiling: None, flip: true });
-    let picture = picture(96, 64, 9);
-    let mut expected = detector.detect(&picture).unwrap();
+    let image = image(96, 64, 9);
+    let mut expected = detector.detect(&image).unwrap();
     for detection in &mut expected {
         let corners = &mut detection.bounding_box;
         (corners.x1, corners.x2) = (96.0 - corners.x2, 96.0 - corners.x1);
     }
-    assert_same(&detector.detect(&imageops::flip_horizontal(&picture)).unwrap(), &expected);
+    assert_same(&detector.detect(&imageops::flip_horizontal(&image)).unwrap(), &expected);
 }
 
 #[test]
@@ -210,10 +210,10 @@ fn tiles_add_what_the_whole_does_not_show_and_keep_what_it_does() {
     let [plain, tiled] =
         [ViewOptions::default(), ViewOptions { tiling, flip: false }].map(|views| open(folder.path(), views));
     // One tile shows all of it: nothing changes.
-    let small = picture(96, 64, 5);
+    let small = image(96, 64, 5);
     assert_eq!(tiled.detect(&small).unwrap(), plain.detect(&small).unwrap());
 
-    let large = picture(400, 300, 5);
+    let large = image(400, 300, 5);
     let found = tiled.detect(&large).unwrap();
     let least = |found: &[Detection]| found.iter().map(|d| d.bounding_box.area()).fold(f32::INFINITY, f32::min);
     assert!(least(&found) < least(&plain.detect(&large).unwrap()) / 2.0);

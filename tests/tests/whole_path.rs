@@ -1,4 +1,4 @@
-//! From a checkpoint to boxes on a picture: the exported file finds what libtorch finds.
+//! From a checkpoint to boxes on an image: the exported file finds what libtorch finds.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -33,7 +33,7 @@ fn spec() -> ModelSpec {
     spec
 }
 
-fn picture(width: u32, height: u32) -> RgbImage {
+fn image(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let inside =
             |left: u32, top: u32, side: u32| (left..left + side).contains(&x) && (top..top + side).contains(&y);
@@ -47,8 +47,8 @@ fn picture(width: u32, height: u32) -> RgbImage {
     })
 }
 
-fn libtorch_detects(network: &RetinaNet<Inference>, picture: &RgbImage, spec: &ModelSpec) -> Vec<Detection> {
-    let view = RgbView::new(picture.width(), picture.height(), picture.as_raw()).unwrap();
+fn libtorch_detects(network: &RetinaNet<Inference>, image: &RgbImage, spec: &ModelSpec) -> Vec<Detection> {
+    let view = RgbView::new(image.width(), image.height(), image.as_raw()).unwrap();
     let input = preprocess(view, &spec.preprocessing);
     let (_, height, width) = input.pixels.dim();
     let pixels = Tensor::from_slice(input.pixels.as_slice().unwrap()).view([1, 3, height as i64, width as i64]);
@@ -74,9 +74,9 @@ fn the_exported_file_finds_what_libtorch_finds() {
     assert_eq!(detector.spec(), &spec, "the spec travels");
 
     for (width, height) in [(200, 130), (120, 333), (96, 96)] {
-        let picture = picture(width, height);
-        let expected = libtorch_detects(&network, &picture, &spec);
-        let found = detector.detect(&picture).unwrap();
+        let image = image(width, height);
+        let expected = libtorch_detects(&network, &image, &spec);
+        let found = detector.detect(&image).unwrap();
         assert!(expected.len() > 5, "{width}x{height}: only {} detections", expected.len());
         // A score that is nearly the threshold, or nearly a rival's, may fall on either side.
         assert!(found.len().abs_diff(expected.len()) <= expected.len() / 50, "{} and {}", found.len(), expected.len());
@@ -133,16 +133,16 @@ fn a_checkpoint_is_worth_what_its_exported_file_is_worth() {
     let classes: Vec<_> = classes.map(|(class, id)| Class { id, ..class.clone() }).collect();
     let mut truth = Dataset { classes, ..Dataset::default() };
     // Of several sizes, which must not pad each other.
-    for (image, (width, height)) in [(200, 130), (120, 333), (96, 96), (208, 130), (120, 300)].into_iter().enumerate() {
-        let picture = picture(width, height);
-        let file_name = format!("{image}.png");
-        picture.save(folder.path().join(&file_name)).unwrap();
-        truth.images.push(Image { id: image as i64, file_name, width, height });
-        for detection in detector.detect(&picture).unwrap().iter().step_by(3).take(4) {
+    for (index, (width, height)) in [(200, 130), (120, 333), (96, 96), (208, 130), (120, 300)].into_iter().enumerate() {
+        let image = image(width, height);
+        let file_name = format!("{index}.png");
+        image.save(folder.path().join(&file_name)).unwrap();
+        truth.images.push(Image { id: index as i64, file_name, width, height });
+        for detection in detector.detect(&image).unwrap().iter().step_by(3).take(4) {
             let class = truth.classes.iter().position(|c| c.name == spec.classes[detection.label].name).unwrap();
             let rectangle = Rectangle::from(detection.bounding_box);
             let (id, area) = (1 + truth.annotations.len() as i64, rectangle.area());
-            truth.annotations.push(Annotation { id, image, class, rectangle, area, crowd: false });
+            truth.annotations.push(Annotation { id, image: index, class, rectangle, area, crowd: false });
         }
     }
     truth.write_coco(&folder.path().join("truth.json")).unwrap();

@@ -1,4 +1,4 @@
-//! Pictures of the validation data with what was found in them.
+//! Images of the validation data with what was found in them.
 
 use image::RgbImage;
 use models::evaluation::ScoredBox;
@@ -9,25 +9,25 @@ use crate::loader::Recipe;
 /// Detections that are surer than this are drawn.
 const DRAWN_FROM: f64 = 0.3;
 
-/// Longest side of a drawn picture, in pixels.
+/// Longest side of a drawn image, in pixels.
 const DRAWN_SIDE: u32 = 1024;
 
-/// The picture at place `index` of the data set with what was found in it, no larger than a screen shows.
+/// The image at place `index` of the data set with what was found in it, no larger than a screen shows.
 pub(crate) fn annotated(recipe: &Recipe, index: usize, scored: &[ScoredBox]) -> anyhow::Result<RgbImage> {
-    let mut picture = runtime::picture::read(recipe.dataset.path_of(index))?;
-    let factor = f64::from(DRAWN_SIDE) / f64::from(picture.width().max(picture.height()));
+    let mut image = runtime::image_file::read(recipe.dataset.path_of(index))?;
+    let factor = f64::from(DRAWN_SIDE) / f64::from(image.width().max(image.height()));
     let mut scale = 1.0;
     if factor < 1.0 {
         let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
-        picture = image::imageops::thumbnail(&picture, side(picture.width()), side(picture.height()));
+        image = image::imageops::thumbnail(&image, side(image.width()), side(image.height()));
         scale = factor as f32;
     }
     let detections = sure_detections(scored, index, DRAWN_FROM, scale);
-    runtime::draw::draw(&mut picture, &detections, &recipe.spec.classes);
-    Ok(picture)
+    runtime::draw::draw(&mut image, &detections, &recipe.spec.classes);
+    Ok(image)
 }
 
-/// What was found in the picture at place `index` with at least this `score`, surest first, in pixels of the picture made
+/// What was found in the image at place `index` with at least this `score`, surest first, in pixels of the image made
 /// larger by `scale`.
 pub(crate) fn sure_detections(scored: &[ScoredBox], index: usize, score: f64, scale: f32) -> Vec<Detection> {
     let sure = scored.iter().filter(|scored| scored.image == index && scored.score >= score);

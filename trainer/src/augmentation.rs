@@ -1,7 +1,7 @@
-//! Variations of a picture together with its boxes.
+//! Variations of an image together with its boxes.
 //!
-//! On the picture's own pixels and in this order: mosaic, crop, rotation, flips, colors. Then comes preprocessing, whose size
-//! `scale` varies, so that no picture is resized twice for it.
+//! On the image's own pixels and in this order: mosaic, crop, rotation, flips, colors. Then comes preprocessing, whose size
+//! `scale` varies, so that no image is resized twice for it.
 
 mod sample;
 mod draws;
@@ -37,22 +37,22 @@ pub struct AugmentationConfig {
     pub horizontal_flip: f64,
     /// Probability that top and bottom are exchanged.
     pub vertical_flip: f64,
-    /// Probability of a turn by 90, 180 or 270 degrees, each as likely. Turned pictures and others in one batch are padded
+    /// Probability of a turn by 90, 180 or 270 degrees, each as likely. Turned images and others in one batch are padded
     /// to a square.
     pub rotation: f64,
-    /// The network sees pictures larger or smaller.
+    /// The network sees images larger or smaller.
     pub scale: ScaleConfig,
-    /// Only a part of the picture is seen.
+    /// Only a part of the image is seen.
     pub crop: CropConfig,
     /// Every channel is multiplied.
     pub brightness: ColorConfig,
-    /// Every channel moves away from the picture's mean gray, or to it.
+    /// Every channel moves away from the image's mean gray, or to it.
     pub contrast: ColorConfig,
     /// Every channel moves away from the pixel's gray, or to it.
     pub saturation: ColorConfig,
     /// Colors turn around gray.
     pub hue: HueConfig,
-    /// Four pictures in one.
+    /// Four images in one.
     pub mosaic: MosaicConfig,
 }
 
@@ -125,7 +125,7 @@ impl AugmentationConfig {
         Ok(())
     }
 
-    /// Varies a picture, by numbers from `draws` alone. `another` gives some picture of the data set, which it chooses with
+    /// Varies an image, by numbers from `draws` alone. `another` gives some image of the data set, which it chooses with
     /// the numbers that it is handed.
     ///
     /// # Errors
@@ -208,7 +208,7 @@ mod tests {
         }
     }
 
-    /// The picture with the rectangles of colors 0 and 1, varied; in a mosaic with three that have two other colors each,
+    /// The image with the rectangles of colors 0 and 1, varied; in a mosaic with three that have two other colors each,
     /// the last only one.
     fn vary(config: &AugmentationConfig, seed: u64) -> Sample {
         let mut colors = [2..4, 4..6, 6..7].into_iter();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn recolor(config: &AugmentationConfig, seed: u64) -> Sample {
-        let another = |_: &mut ChaCha8Rng| unreachable!("colors need no other picture");
+        let another = |_: &mut ChaCha8Rng| unreachable!("colors need no other image");
         let Ok(varied) = config.apply::<Infallible>(colorful(), &Draws::new(seed, 7), another);
         varied
     }
@@ -250,7 +250,7 @@ mod tests {
         }
         for (name, config) in colors() {
             let changed = (0..20).filter(|&seed| recolor(&config, seed).pixels != colorful().pixels).count();
-            assert!(changed >= 18, "{name} changed {changed} of 20 pictures; a few factors are nearly 1");
+            assert!(changed >= 18, "{name} changed {changed} of 20 images; a few factors are nearly 1");
         }
     }
 
@@ -267,9 +267,9 @@ mod tests {
     fn the_same_numbers_repeat_and_others_do_not() {
         assert_eq!(vary(&all(), 3), vary(&all(), 3));
         assert_ne!(vary(&all(), 3), vary(&all(), 4));
-        let apply = |picture| {
+        let apply = |image| {
             let another = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(marked(1));
-            let Ok(varied) = all().apply(marked(0), &Draws::new(0, picture), another);
+            let Ok(varied) = all().apply(marked(0), &Draws::new(0, image), another);
             varied
         };
         assert_ne!(apply(0), apply(1));
@@ -279,17 +279,17 @@ mod tests {
     fn a_variation_does_not_change_the_chance_of_another() {
         let half = AugmentationConfig { horizontal_flip: 0.5, ..AugmentationConfig::none() };
         let both = AugmentationConfig { rotation: 0.5, brightness: ALWAYS, ..half.clone() };
-        let flips = |config: &AugmentationConfig, picture| {
-            let draws = Draws::new(0, picture);
+        let flips = |config: &AugmentationConfig, image| {
+            let draws = Draws::new(0, image);
             draws.chance(Variation::HorizontalFlip, config.horizontal_flip).is_some()
         };
-        let flipped: Vec<_> = (0..100).map(|picture| flips(&half, picture)).collect();
-        assert_eq!(flipped, (0..100).map(|picture| flips(&both, picture)).collect::<Vec<_>>());
+        let flipped: Vec<_> = (0..100).map(|image| flips(&half, image)).collect();
+        assert_eq!(flipped, (0..100).map(|image| flips(&both, image)).collect::<Vec<_>>());
         assert!((30..70).contains(&flipped.iter().filter(|flipped| **flipped).count()));
     }
 
     #[test]
-    fn the_smallest_and_the_longest_pictures_are_varied() {
+    fn the_smallest_and_the_longest_images_are_varied() {
         for (width, height) in [(1, 1), (1, 2), (2, 1), (2, 2), (4000, 2), (2, 4000), (17, 16)] {
             for (name, config) in geometric().into_iter().chain(colors()).chain([("all", all())]) {
                 for seed in 0..10 {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_others_hold_too_is_not_changed_under_them() {
+    fn an_image_that_others_hold_too_is_not_changed_under_them() {
         let sample = marked(0);
         let held = sample.pixels.clone();
         let before: RgbImage = (*held).clone();
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_another_picture_is_passed_on() {
+    fn an_error_of_another_image_is_passed_on() {
         let [.., (_, mosaic)] = geometric();
         let result = mosaic.apply(marked(0), &Draws::new(0, 0), |_| Err("unreadable"));
         assert_eq!(result.unwrap_err(), "unreadable");

@@ -21,7 +21,7 @@ use crate::loader::{Loader, Order, Recipe};
 use crate::machine::Machine;
 use crate::progress::say;
 use crate::schedule::{Moment, Patience};
-use crate::synth::{Size, draw_pictures};
+use crate::synth::{Size, draw_images};
 
 /// Steps whose time does not count: libtorch chooses algorithms and takes its memory in them.
 const WARM_UP: u64 = 2;
@@ -29,7 +29,7 @@ const WARM_UP: u64 = 2;
 /// Batches that are drawn; the steps take them in turns.
 const BATCHES: usize = 4;
 
-/// Measure where the time of a training step goes, on drawn pictures.
+/// Measure where the time of a training step goes, on drawn images.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
     /// Configuration whose model, augmentation, optimizer and run are measured; its data need not be there
@@ -41,10 +41,10 @@ pub struct BenchArgs {
     /// Steps that are measured, after two that are not
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Pixels per row of the drawn pictures, which are JPEG files
+    /// Pixels per row of the drawn images, which are JPEG files
     #[arg(long, default_value_t = 640, value_parser = clap::value_parser!(u32).range(40..=2048))]
     width: u32,
-    /// Rows of the drawn pictures
+    /// Rows of the drawn images
     #[arg(long, default_value_t = 480, value_parser = clap::value_parser!(u32).range(40..=2048))]
     height: u32,
     /// Also write the numbers as JSON to this file; `-` writes them to stdout, in place of the table
@@ -64,9 +64,9 @@ struct Measured {
     /// Mean of a step.
     seconds: Seconds,
     /// Of the steps.
-    pictures_per_second: f64,
+    images_per_second: f64,
     /// Of the loader alone, while nothing else runs.
-    loader_pictures_per_second: f64,
+    loader_images_per_second: f64,
     /// Memory of the program after a tenth of the steps and after all of them, in MiB.
     memory_mib: [Option<u64>; 2],
 }
@@ -78,7 +78,7 @@ struct Measured {
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let config = TrainConfig::read(&args.config, None)?;
     let device = args.device.open()?;
-    let folder = tempfile::tempdir().context("can't make a folder for the drawn pictures")?;
+    let folder = tempfile::tempdir().context("can't make a folder for the drawn images")?;
     let publication = Publication::open(args.json.as_deref())?;
     let measured = measure(args, &config, device, folder.path())?;
     Ok(publication.publish(&measured, &table(&measured))?)
@@ -86,11 +86,11 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 
 fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: &Path) -> anyhow::Result<Measured> {
     let batch_size = config.run.batch_size;
-    let pictures = u32::try_from(BATCHES * batch_size).context("`run.batch_size` is too large")?;
+    let images = u32::try_from(BATCHES * batch_size).context("`run.batch_size` is too large")?;
     let size = Size { width: args.width, height: args.height };
-    say(&format!("drawing {pictures} pictures of {}x{}", args.width, args.height));
+    say(&format!("drawing {images} images of {}x{}", args.width, args.height));
     let generator = |index: u32| ChaCha8Rng::seed_from_u64(index.into());
-    let dataset = draw_pictures(folder, "jpg", pictures, size, generator)?;
+    let dataset = draw_images(folder, "jpg", images, size, generator)?;
     let mut spec = ModelSpec { classes: config.model.classes.clone(), ..config.model.clone() };
     if spec.classes.len() < dataset.classes.len() {
         spec.classes.clone_from(&dataset.classes);
@@ -113,9 +113,9 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     let start = Instant::now();
     let mut loaded = 0;
     for batch in loader.batches(orders(BATCHES as u64, batch_size)) {
-        loaded += batch?.pictures.len();
+        loaded += batch?.images.len();
     }
-    let loader_pictures_per_second = loaded as f64 / start.elapsed().as_secs_f64();
+    let loader_images_per_second = loaded as f64 / start.elapsed().as_secs_f64();
 
     let per_step = config.optimizer.accumulation;
     let steps = WARM_UP + args.steps;
@@ -136,11 +136,11 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         let made = learner.step(&together, &Moment { step, steps, epoch: 0, patience: Patience::default() })?;
         ensure!(made.is_finite(), "the loss is no longer finite; lower `optimizer.learning_rate`");
         seconds.add(waited, &made.seconds);
-        learned += together.iter().map(|batch| batch.pictures.len()).sum::<usize>();
+        learned += together.iter().map(|batch| batch.indices.len()).sum::<usize>();
         let (_, _, height, width) = together[0].images.dim();
         input = [height, width];
     }
-    let pictures_per_second = learned as f64 / start.elapsed().as_secs_f64();
+    let images_per_second = learned as f64 / start.elapsed().as_secs_f64();
     Ok(Measured {
         machine: Machine::new(),
         device: args.device.to_string(),
@@ -148,17 +148,17 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         input,
         steps: args.steps,
         seconds: seconds.over(args.steps),
-        pictures_per_second,
-        loader_pictures_per_second,
+        images_per_second,
+        loader_images_per_second,
         memory_mib: [early, memory()],
     })
 }
 
-/// `count` batches, over the drawn pictures in turns.
+/// `count` batches, over the drawn images in turns.
 fn orders(count: u64, batch_size: usize) -> impl Iterator<Item = Order> {
     (0..count).map(move |batch| {
         let first = (batch as usize % BATCHES) * batch_size;
-        Order { pictures: (first..first + batch_size).collect(), seed: batch }
+        Order { indices: (first..first + batch_size).collect(), seed: batch }
     })
 }
 
@@ -173,14 +173,14 @@ fn table(measured: &Measured) -> String {
     ];
     let whole: f64 = stages.iter().map(|(_, seconds)| seconds).sum();
     let mut table = format!(
-        "{machine}\n{} pictures a step, {height}x{width}, on {}, mean of {} steps\n",
+        "{machine}\n{} images a step, {height}x{width}, on {}, mean of {} steps\n",
         batch_size, measured.device, measured.steps
     );
     for (name, seconds) in stages.into_iter().chain([("step", whole)]) {
         table += &format!("\n{name:<10}{:>10.1} ms{:>8.1} %", 1e3 * seconds, 100.0 * seconds / whole);
     }
-    table += &format!("\n\n{:.2} pictures/s; the loader alone: ", measured.pictures_per_second);
-    table += &format!("{:.1} pictures/s", measured.loader_pictures_per_second);
+    table += &format!("\n\n{:.2} images/s; the loader alone: ", measured.images_per_second);
+    table += &format!("{:.1} images/s", measured.loader_images_per_second);
     if let [Some(early), Some(late)] = measured.memory_mib {
         table += &format!("\nmemory: {early} MiB after a tenth of the steps, {late} MiB after all");
     }

@@ -1,7 +1,7 @@
-//! Decoded pictures, kept from one epoch to the next.
+//! Decoded images, kept from one epoch to the next.
 //!
-//! What is kept is never thrown out for another picture. Every epoch reads every picture once, so whatever had to go would be
-//! read again before what took its place: a cache that forgets the oldest would forget each picture just before its turn.
+//! What is kept is never thrown out for another image. Every epoch reads every image once, so whatever had to go would be
+//! read again before what took its place: a cache that forgets the oldest would forget each image just before its turn.
 
 mod disk;
 mod memory;
@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use image::RgbImage;
-use runtime::picture::PictureError;
+use runtime::image_file::ImageFileError;
 use serde::{Deserialize, Serialize};
 
 use disk::DiskCache;
 use memory::MemoryCache;
 
-/// Whether decoded pictures are kept, where, and how many. Training and validation share them.
+/// Whether decoded images are kept, where, and how many. Training and validation share them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
@@ -29,22 +29,22 @@ pub struct CacheConfig {
     pub folder: PathBuf,
 }
 
-/// Where decoded pictures are kept.
+/// Where decoded images are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheKind {
     /// Nowhere: they are decoded every time.
     #[default]
     None,
-    /// In memory, as long as the run lasts. A picture that changes meanwhile stays what it was.
+    /// In memory, as long as the run lasts. An image that changes meanwhile stays what it was.
     Memory,
-    /// In files. A picture that has changed is decoded anew.
+    /// In files. An image that has changed is decoded anew.
     Disk,
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { kind: CacheKind::None, gigabytes: 4.0, folder: PathBuf::from("picture-cache") }
+        Self { kind: CacheKind::None, gigabytes: 4.0, folder: PathBuf::from("image-cache") }
     }
 }
 
@@ -63,7 +63,7 @@ impl CacheConfig {
     }
 }
 
-/// Reads pictures, and remembers some. Threads share it.
+/// Reads images, and remembers some. Threads share it.
 #[derive(Debug, Default)]
 pub struct Cache(Store);
 
@@ -92,13 +92,13 @@ impl Cache {
         }))
     }
 
-    /// The picture in a file, upright.
+    /// The image in a file, upright.
     ///
     /// # Errors
     /// When it has to be decoded and can't be.
-    pub fn read(&self, path: &Path) -> Result<Arc<RgbImage>, PictureError> {
+    pub fn read(&self, path: &Path) -> Result<Arc<RgbImage>, ImageFileError> {
         match &self.0 {
-            Store::None => Ok(Arc::new(runtime::picture::read(path)?)),
+            Store::None => Ok(Arc::new(runtime::image_file::read(path)?)),
             Store::Memory(cache) => cache.read(path),
             Store::Disk(cache) => Ok(Arc::new(cache.read(path)?)),
         }
@@ -112,14 +112,14 @@ mod tests {
     #[test]
     fn every_kind_reads_the_same() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("picture.png");
-        let picture = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 9]));
-        picture.save(&path).unwrap();
+        let path = folder.path().join("image.png");
+        let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 9]));
+        image.save(&path).unwrap();
         for kind in [CacheKind::None, CacheKind::Memory, CacheKind::Disk] {
             let config = CacheConfig { kind, folder: folder.path().join("cache"), ..Default::default() };
             let cache = Cache::open(&config).unwrap();
             for _ in 0..2 {
-                assert_eq!(*cache.read(&path).unwrap(), picture, "{kind:?}");
+                assert_eq!(*cache.read(&path).unwrap(), image, "{kind:?}");
             }
             let error = cache.read(&folder.path().join("gone.png")).unwrap_err();
             assert!(error.to_string().contains("gone.png"), "{error}");
@@ -127,9 +127,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cache_a_picture_is_decoded_every_time() {
+    fn without_a_cache_an_image_is_decoded_every_time() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("picture.png");
+        let path = folder.path().join("image.png");
         let cache = Cache::default();
         for shade in [10, 20] {
             RgbImage::from_pixel(2, 2, image::Rgb([shade; 3])).save(&path).unwrap();

@@ -19,10 +19,10 @@ use crate::config::TrainConfig;
 use crate::loader::Recipe;
 use survey::Survey;
 
-/// Pictures that anchors are tried on.
+/// Images that anchors are tried on.
 const TRIED: usize = 500;
 
-/// Read all of the data and report on it. Ends with 3 when training would refuse it, or stop at a picture.
+/// Read all of the data and report on it. Ends with 3 when training would refuse it, or stop at an image.
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// Configuration that says where the data is, and the detector that it is for
@@ -38,13 +38,13 @@ pub struct CheckArgs {
     /// configured ratios or those by which the boxes divide evenly
     #[arg(long)]
     suggest_anchors: bool,
-    /// Draw training pictures into this folder, with their boxes and the five best of the anchors that stand for each
+    /// Draw training images into this folder, with their boxes and the five best of the anchors that stand for each
     #[arg(long, value_name = "DIR")]
-    pictures: Option<PathBuf>,
-    /// Draw what the network will see of training pictures, augmented and resized, into this folder
+    images: Option<PathBuf>,
+    /// Draw what the network will see of training images, augmented and resized, into this folder
     #[arg(long, value_name = "DIR")]
     augmented: Option<PathBuf>,
-    /// Pictures to draw, evenly spread over the data
+    /// Images to draw, evenly spread over the data
     #[arg(long, default_value_t = 20, value_name = "N")]
     count: usize,
 }
@@ -54,7 +54,7 @@ pub struct CheckArgs {
 struct Checked<'a> {
     train: &'a Survey,
     validation: &'a Survey,
-    /// Pairs of pictures, one of the training and one of the validation data, that have the same pixels.
+    /// Pairs of images, one of the training and one of the validation data, that have the same pixels.
     in_both: Vec<[String; 2]>,
     suggestion: Option<&'a Suggestion>,
 }
@@ -74,9 +74,9 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
 
     let survey = |title, dataset, report| Survey::new(title, dataset, report, &spec, &config.matching);
-    let train_survey = survey("training pictures", &train, &train_report);
-    let validation_survey = survey("validation pictures", &validation, &validation_report);
-    let in_both = train_survey.shared_pictures(&validation_survey);
+    let train_survey = survey("training images", &train, &train_report);
+    let validation_survey = survey("validation images", &validation, &validation_report);
+    let in_both = train_survey.shared_images(&validation_survey);
     let tried = spread(train.images.len(), TRIED);
     let suggestion = args.suggest_anchors.then(|| suggest(&train, &tried, &spec, &config.matching));
 
@@ -104,7 +104,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
         augmentation: config.augmentation.clone(),
         cache: Arc::default(),
     };
-    if let Some(folder) = &args.pictures {
+    if let Some(folder) = &args.images {
         gallery::draw_truth(&recipe, &drawn, folder)?;
     }
     if let Some(folder) = &args.augmented {

@@ -21,9 +21,9 @@ pub struct TrainConfig {
     /// The detector. Its classes are those of the training data unless they are listed.
     #[serde(default)]
     pub model: ModelSpec,
-    /// Where the pictures and boxes are.
+    /// Where the images and boxes are.
     pub data: DataConfig,
-    /// How pictures are varied.
+    /// How images are varied.
     #[serde(default)]
     pub augmentation: AugmentationConfig,
     /// Which anchors stand for which boxes.
@@ -43,7 +43,7 @@ pub struct TrainConfig {
     pub run: RunConfig,
 }
 
-/// Where the pictures and boxes are. Relative paths start from the folder of the configuration, or from `--data`.
+/// Where the images and boxes are. Relative paths start from the folder of the configuration, or from `--data`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
@@ -54,13 +54,13 @@ pub struct DataConfig {
     /// What happens to annotations that make no sense.
     #[serde(default)]
     pub bad_annotations: BadAnnotations,
-    /// Whether decoded pictures are kept.
+    /// Whether decoded images are kept.
     #[serde(default)]
     pub cache: CacheConfig,
 }
 
-/// What happens to annotations that make no sense: boxes without area or outside their picture, unknown classes or
-/// pictures.
+/// What happens to annotations that make no sense: boxes without area or outside their image, unknown classes or
+/// images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadAnnotations {
@@ -77,11 +77,11 @@ pub enum BadAnnotations {
 pub struct RunConfig {
     /// Passes over the training data.
     pub epochs: u32,
-    /// Pictures per step.
+    /// Images per step.
     pub batch_size: usize,
-    /// Whether the pictures of a batch are of like aspect ratio, as far as there are enough, which spares padding.
+    /// Whether the images of a batch are of like aspect ratio, as far as there are enough, which spares padding.
     pub group_by_aspect: bool,
-    /// Threads that read and prepare pictures. [default: as many as there are cores, from 2 to 32]
+    /// Threads that read and prepare images. [default: as many as there are cores, from 2 to 32]
     pub workers: usize,
     /// Start of all random numbers. The same seed gives the same weights on the same processor with as many threads.
     pub seed: u64,
@@ -95,7 +95,7 @@ pub struct RunConfig {
     pub ema: Option<f64>,
     /// What convolutions compute in while training. Weights and validation are float32 in any case.
     pub precision: Precision,
-    /// Whether pictures and kernels lie in memory with their channels last.
+    /// Whether images and kernels lie in memory with their channels last.
     pub channels_last: bool,
     /// Epochs from one validation to the next; the last epoch has one in any case.
     pub validate_every: u32,

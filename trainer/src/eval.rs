@@ -36,10 +36,10 @@ pub struct EvalArgs {
     /// Where to compute: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Pictures that the network of a checkpoint sees at once; only those of one size share a batch
+    /// Images that the network of a checkpoint sees at once; only those of one size share a batch
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     batch_size: u16,
-    /// Threads that read and prepare pictures for the network of a checkpoint
+    /// Threads that read and prepare images for the network of a checkpoint
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
     /// Also write all numbers and the precision-recall curves as JSON to this file; `-` writes them to stdout, in place of
@@ -51,7 +51,7 @@ pub struct EvalArgs {
 /// Runs the network over the data set and prints the numbers.
 ///
 /// # Errors
-/// When network, data or device are not as they should be, when a picture can't be read, and when the numbers can't be
+/// When network, data or device are not as they should be, when an image can't be read, and when the numbers can't be
 /// written.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let publication = Publication::open(args.json.as_deref())?;
@@ -97,7 +97,7 @@ fn of_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<ScoredB
         let batch = batch.with_context(|| args.data.data.display().to_string())?;
         let found = predictor.find(&batch).into_iter();
         scored.extend(found.map(|found| ScoredBox { class: places[found.class], ..found }));
-        batch.pictures.iter().for_each(|_| count.advance());
+        batch.indices.iter().for_each(|_| count.advance());
     }
     Ok(scored)
 }

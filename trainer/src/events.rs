@@ -54,11 +54,11 @@ impl Events {
         self.write(step, What::Summary(Summary { value: scalars.iter().map(value).collect() }))
     }
 
-    /// A picture after `step` steps: a PNG or JPEG file of `width` by `height` pixels.
+    /// An image after `step` steps: a PNG or JPEG file of `width` by `height` pixels.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn picture(&mut self, step: u64, tag: &str, [width, height]: [u32; 2], file: Vec<u8>) -> io::Result<()> {
+    pub(crate) fn image(&mut self, step: u64, tag: &str, [width, height]: [u32; 2], file: Vec<u8>) -> io::Result<()> {
         const RGB: i32 = 3;
         let image = Image { height: height as i32, width: width as i32, colorspace: RGB, encoded: file };
         let value = Value { tag: tag.to_owned(), kind: Some(ValueKind::Image(image)) };
@@ -186,7 +186,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Events::create(folder.path(), 0).unwrap();
         first.scalars(7, &[("loss/boxes", 0.25), ("AP", 0.5)]).unwrap();
-        first.picture(8, "found/a.png", [4, 2], vec![1, 2, 3]).unwrap();
+        first.image(8, "found/a.png", [4, 2], vec![1, 2, 3]).unwrap();
         let mut second = Events::create(folder.path(), 7).unwrap();
         second.scalars(8, &[("AP", 0.75)]).unwrap();
         Events::create(folder.path(), 0).unwrap();

@@ -10,7 +10,7 @@ use models::dataset::{Dataset, OnProblem, Source, named};
 use models::spec::NormKind;
 use models::{ModelSpec, Pretrained};
 use rayon::prelude::*;
-use runtime::data::has_picture;
+use runtime::data::has_image;
 
 use crate::augmentation::AugmentationConfig;
 use crate::cache::Cache;
@@ -162,17 +162,17 @@ fn read_split(source: &Source, bad: BadAnnotations, dropping: OnProblem) -> anyh
         say(&format!("warning: {path}: {line}"));
     }
     let all = dataset.images.len();
-    let there: Vec<_> = (0..all).into_par_iter().map(|image| has_picture(&dataset, image)).collect();
-    let missing: Vec<_> = dataset.drop_pictures(&there).into_iter().map(|image| image.file_name).collect();
+    let there: Vec<_> = (0..all).into_par_iter().map(|image| has_image(&dataset, image)).collect();
+    let missing: Vec<_> = dataset.drop_images(&there).into_iter().map(|image| image.file_name).collect();
     if !missing.is_empty() {
         let count = missing.len();
         let folder = dataset.folder.display();
-        let text = format!("{path}: {count} of {all} are no pictures in {folder}: {}", named(&missing));
-        // Without any picture it is the folder that is wrong.
+        let text = format!("{path}: {count} of {all} are no images in {folder}: {}", named(&missing));
+        // Without any image it is the folder that is wrong.
         ensure!(bad == BadAnnotations::Drop && count < all, "{text}; {MEND}");
         say(&format!("warning: {text}; dropped"));
     }
-    ensure!(!dataset.images.is_empty(), "{path}: there are no pictures");
+    ensure!(!dataset.images.is_empty(), "{path}: there are no images");
     Ok(dataset)
 }
 

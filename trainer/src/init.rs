@@ -41,7 +41,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<()> {
     };
     write_atomically::<io::Error>(&args.out, |file| file.write_all(text.as_bytes()))
         .with_context(|| format!("can't write {path}"))?;
-    print(&format!("wrote {path}: say under `data` where your pictures and boxes are, then run `trainer fit{weights}`"))
+    print(&format!("wrote {path}: say under `data` where your images and boxes are, then run `trainer fit{weights}`"))
 }
 
 /// The configuration with `preset` as its model, save that it normalizes by batch, because training starts from scratch.
@@ -88,7 +88,7 @@ mod tests {
             let mut model = ModelSpec::preset(preset).unwrap();
             model.backbone.norm.kind = NormKind::Batch;
             assert_eq!(config.model, model);
-            let cache = CacheConfig { folder: folder.path().join("picture-cache"), ..Default::default() };
+            let cache = CacheConfig { folder: folder.path().join("image-cache"), ..Default::default() };
             assert_eq!(config.data.cache, cache);
             let data = serde_yaml::to_string(&config.data).unwrap();
             let bare: TrainConfig = serde_yaml::from_str(&format!("data:\n{}", indent(&data))).unwrap();

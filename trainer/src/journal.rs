@@ -31,7 +31,7 @@ pub(crate) struct Learned {
     pub(crate) regression: f64,
     /// Since the epoch began, or went on.
     pub(crate) seconds: f64,
-    pub(crate) pictures_per_second: f64,
+    pub(crate) images_per_second: f64,
     pub(crate) spent: Seconds,
 }
 
@@ -115,7 +115,7 @@ impl Journal {
         let mut scalars = vec![
             ("epoch/classification", learned.classification),
             ("epoch/boxes", learned.regression),
-            ("speed/pictures_per_second", learned.pictures_per_second),
+            ("speed/images_per_second", learned.images_per_second),
             ("speed/seconds_data", data),
             ("speed/seconds_forward", forward),
             ("speed/seconds_backward", backward),
@@ -132,13 +132,13 @@ impl Journal {
         self.write(progress.steps, &line, &scalars)
     }
 
-    /// Shows a picture, with what the network found in it, to those who watch.
+    /// Shows an image, with what the network found in it, to those who watch.
     ///
     /// # Errors
     /// When it can't be written.
-    pub(crate) fn picture(&mut self, progress: &Progress, name: &str, picture: &RgbImage) -> anyhow::Result<()> {
-        let file = runtime::picture::to_jpeg(picture).context("can't encode a picture")?;
-        let written = self.events.picture(progress.steps, &format!("found/{name}"), picture.dimensions().into(), file);
+    pub(crate) fn image(&mut self, progress: &Progress, name: &str, image: &RgbImage) -> anyhow::Result<()> {
+        let file = runtime::image_file::to_jpeg(image).context("can't encode an image")?;
+        let written = self.events.image(progress.steps, &format!("found/{name}"), image.dimensions().into(), file);
         written.with_context(|| format!("can't write beside {}", self.path.display()))
     }
 

@@ -64,7 +64,7 @@ pub struct Step {
 /// Seconds of the stages of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct StepSeconds {
-    /// From pictures to losses.
+    /// From images to losses.
     pub forward: f64,
     /// From losses to gradients.
     pub backward: f64,
@@ -159,7 +159,7 @@ impl Learner {
         let mut step = Step { classification: 0.0, regression: 0.0, gradient_norm: 0.0, learning_rate, seconds };
         // What the losses of a batch are divided by, so that the shares make one batch of all.
         let divisor = |batch: &Batch| match self.config.loss.normalizer {
-            Normalizer::Picture => batch.pictures.len(),
+            Normalizer::Image => batch.indices.len(),
             Normalizer::Batch => batch.targets.rows.len(),
         };
         let divisors: usize = batches.iter().map(divisor).sum();
@@ -202,8 +202,8 @@ impl Learner {
             Precision::Float32 => Kind::Float,
             Precision::Bfloat16 => Kind::BFloat16,
         };
-        let pictures = images(&batch.images, self.device, self.config.run.channels_last);
-        let predictions = self.training.forward(&Torch(pictures.to_kind(kind)));
+        let input = images(&batch.images, self.device, self.config.run.channels_last);
+        let predictions = self.training.forward(&Torch(input.to_kind(kind)));
         let [logits, offsets] = [predictions.logits.0, predictions.offsets.0].map(|t| t.to_kind(Kind::Float));
         Loss::new(&logits, &offsets, &batch.targets, &self.config.loss, &self.spec.box_coder)
     }

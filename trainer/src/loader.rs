@@ -21,21 +21,21 @@ use crate::targets::{Normalizer, Object, Targets};
 
 pub use orders::{Order, aspect_groups, orders};
 
-/// Pictures as the network takes them, and what it should say of them.
+/// Images as the network takes them, and what it should say of them.
 pub struct Batch {
     /// `[N, 3, H, W]`.
     pub images: Array4<f32>,
     /// The truth, anchor by anchor.
     pub targets: Targets,
-    /// Where each picture lies in `images`.
+    /// Where each image lies in `images`.
     pub placements: Vec<Placement>,
-    /// Which pictures these are: places in the data set.
-    pub pictures: Vec<usize>,
+    /// Which images these are: places in the data set.
+    pub indices: Vec<usize>,
 }
 
 /// How a data set becomes batches.
 pub struct Recipe {
-    /// The pictures and boxes.
+    /// The images and boxes.
     pub dataset: Dataset,
     /// Says size, normalization and anchors.
     pub spec: ModelSpec,
@@ -43,9 +43,9 @@ pub struct Recipe {
     pub matcher: Matcher,
     /// What losses are divided by.
     pub normalizer: Normalizer,
-    /// Varies pictures.
+    /// Varies images.
     pub augmentation: AugmentationConfig,
-    /// Keeps decoded pictures; several recipes may share it.
+    /// Keeps decoded images; several recipes may share it.
     pub cache: Arc<Cache>,
 }
 
@@ -137,12 +137,12 @@ impl Drop for Loader {
 
 impl Recipe {
     fn prepare(&self, order: &Order) -> anyhow::Result<Batch> {
-        let first = order.pictures.first().copied().unwrap_or_default();
+        let first = order.indices.first().copied().unwrap_or_default();
         let preprocessing = self.preprocessing(first, order.seed);
         let mut prepared = Vec::new();
         let mut objects = Vec::new();
-        for &picture in &order.pictures {
-            let (pixels, on_it) = self.picture(picture, order.seed, &preprocessing)?;
+        for &index in &order.indices {
+            let (pixels, on_it) = self.image(index, order.seed, &preprocessing)?;
             prepared.push(pixels);
             objects.push(on_it);
         }
@@ -150,28 +150,28 @@ impl Recipe {
             |side: fn(&Placement) -> u32| prepared.iter().map(|p| side(&p.placement)).max().unwrap_or(0) as usize;
         let (height, width) = (side(|placement| placement.padded_height), side(|placement| placement.padded_width));
         let mut images = Array4::zeros((prepared.len(), 3, height, width));
-        for (index, picture) in prepared.iter().enumerate() {
-            let (_, height, width) = picture.pixels.dim();
-            images.slice_mut(s![index, .., ..height, ..width]).assign(&picture.pixels);
+        for (index, image) in prepared.iter().enumerate() {
+            let (_, height, width) = image.pixels.dim();
+            images.slice_mut(s![index, .., ..height, ..width]).assign(&image.pixels);
         }
         let anchors = Anchors::new(&self.spec.anchors, height, width);
         let targets = Targets::new(&objects, &anchors, &self.matcher, &self.spec.box_coder, self.normalizer);
-        let placements = prepared.iter().map(|picture| picture.placement).collect();
-        Ok(Batch { images, targets, placements, pictures: order.pictures.clone() })
+        let placements = prepared.iter().map(|image| image.placement).collect();
+        Ok(Batch { images, targets, placements, indices: order.indices.clone() })
     }
 
-    /// What the network sees of a picture in a batch of its own, and the objects on it in pixels of the input.
+    /// What the network sees of an image in a batch of its own, and the objects on it in pixels of the input.
     pub(crate) fn input(&self, index: usize, seed: u64) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
-        self.picture(index, seed, &self.preprocessing(index, seed))
+        self.image(index, seed, &self.preprocessing(index, seed))
     }
 
-    /// The size of the batch that begins with the picture at place `first`.
+    /// The size of the batch that begins with the image at place `first`.
     fn preprocessing(&self, first: usize, seed: u64) -> PreprocessingSpec {
         self.augmentation.scale.vary(&self.spec.preprocessing, &Draws::new(seed, first))
     }
 
-    /// One picture, varied and prepared, and the objects on it in pixels of the input.
-    fn picture(
+    /// One image, varied and prepared, and the objects on it in pixels of the input.
+    fn image(
         &self,
         index: usize,
         seed: u64,
@@ -188,7 +188,7 @@ impl Recipe {
         Ok((prepared, objects))
     }
 
-    /// One picture as it is in the data set, and the objects on it save crowds.
+    /// One image as it is in the data set, and the objects on it save crowds.
     fn sample(&self, index: usize) -> anyhow::Result<Sample> {
         let image = &self.dataset.images[index];
         let path = self.dataset.path_of(index);
@@ -220,13 +220,13 @@ mod tests {
     use crate::augmentation::testing::{COLORS, assert_boxes_are_on_their_rectangles, marked};
     use crate::cache::{CacheConfig, CacheKind};
 
-    const PICTURES: usize = 6;
+    const IMAGES: usize = 6;
 
     /// Every variation of positions, and no colors, so that objects are found by theirs.
     const VARIATIONS: &str = "horizontal_flip: 0.5, vertical_flip: 0.5, rotation: 0.5, crop: {probability: 0.5}, \
                               scale: {probability: 0.8}";
 
-    /// A folder with marked pictures, and how they become batches.
+    /// A folder with marked images, and how they become batches.
     struct Fixture {
         folder: TempDir,
         recipe: Recipe,
@@ -237,7 +237,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let classes = (0..COLORS).map(|id| Class { id: id as i64, name: format!("color {id}") }).collect();
             let mut dataset = Dataset { folder: folder.path().to_owned(), classes, ..Dataset::default() };
-            for image in 0..PICTURES {
+            for image in 0..IMAGES {
                 let sample = marked(image as u64);
                 let (width, height) = sample.pixels.dimensions();
                 let file_name = format!("{image}.png");
@@ -270,7 +270,7 @@ mod tests {
 
         fn batches(self, workers: usize, batch_size: usize) -> Vec<Batch> {
             let loader = Loader::new(self.recipe, workers).unwrap();
-            let epochs = (0..3).flat_map(|epoch| orders(&[0; PICTURES], batch_size, 0, epoch));
+            let epochs = (0..3).flat_map(|epoch| orders(&[0; IMAGES], batch_size, 0, epoch));
             loader.batches(epochs).map(Result::unwrap).collect()
         }
     }
@@ -301,7 +301,7 @@ mod tests {
             for (found, expected) in fixture.batches(workers, 4).iter().zip(&expected) {
                 assert_eq!(found.images, expected.images, "{kind:?}");
                 assert_eq!(found.targets, expected.targets, "{kind:?}");
-                assert_eq!(found.pictures, expected.pictures, "{kind:?}");
+                assert_eq!(found.images, expected.images, "{kind:?}");
             }
         }
     }
@@ -310,22 +310,21 @@ mod tests {
     fn boxes_are_on_their_objects_in_the_input() {
         let Fixture { recipe, folder: _folder } = Fixture::new(&format!("{{{VARIATIONS}}}"));
         for seed in 0..20 {
-            for index in 0..PICTURES {
+            for index in 0..IMAGES {
                 let draws = Draws::new(seed, index);
                 let preprocessing = recipe.augmentation.scale.vary(&recipe.spec.preprocessing, &draws);
-                let (Preprocessed { pixels, placement }, objects) =
-                    recipe.picture(index, seed, &preprocessing).unwrap();
+                let (Preprocessed { pixels, placement }, objects) = recipe.image(index, seed, &preprocessing).unwrap();
                 let (width, height) = (placement.resized_width, placement.resized_height);
                 let value = |x: u32, y: u32, channel| pixels[[channel, y as usize, x as usize]] as u8;
                 let shown = RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|channel| value(x, y, channel))));
                 let sample = Sample { pixels: Arc::new(shown), objects };
-                assert_boxes_are_on_their_rectangles(&sample, 1.5, &format!("seed {seed}, picture {index}"));
+                assert_boxes_are_on_their_rectangles(&sample, 1.5, &format!("seed {seed}, image {index}"));
             }
         }
     }
 
     #[test]
-    fn the_pictures_of_a_batch_have_one_scale_and_batches_have_several() {
+    fn the_images_of_a_batch_have_one_scale_and_batches_have_several() {
         let scale = "{scale: {probability: 1, smallest: 0.5, largest: 2}}";
         let mut shorter_sides = Vec::new();
         for batch in Fixture::new(scale).batches(2, 3) {
@@ -357,11 +356,11 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_a_mosaic_needs_and_that_cannot_be_read_is_named() {
+    fn an_image_that_a_mosaic_needs_and_that_cannot_be_read_is_named() {
         let fixture = Fixture::new("{mosaic: {probability: 1}}");
-        std::fs::write(fixture.folder.path().join("5.png"), "no picture").unwrap();
+        std::fs::write(fixture.folder.path().join("5.png"), "no image").unwrap();
         let loader = Loader::new(fixture.recipe, 1).unwrap();
-        let order = |seed| Order { pictures: vec![0], seed };
+        let order = |seed| Order { indices: vec![0], seed };
         let failures: Vec<_> = loader.batches((0..10).map(order)).filter_map(Result::err).collect();
         assert!(!failures.is_empty());
         assert!(failures.iter().all(|error| format!("{error:#}").contains("5.png")), "{failures:?}");

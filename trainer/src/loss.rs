@@ -24,7 +24,7 @@ pub struct LossConfig {
     pub beta: f64,
     /// Factor on the box loss. Where others sum over the four offsets, this is four times theirs.
     pub box_weight: f64,
-    /// What the losses of a picture's anchors are divided by.
+    /// What the losses of an image's anchors are divided by.
     pub normalizer: Normalizer,
 }
 
@@ -36,12 +36,12 @@ impl Default for LossConfig {
             boxes: BoxLoss::SmoothL1,
             beta: 1.0 / 9.0,
             box_weight: 1.0,
-            normalizer: Normalizer::Picture,
+            normalizer: Normalizer::Image,
         }
     }
 }
 
-/// The two parts of the loss, each a scalar: means over the pictures of the batch.
+/// The two parts of the loss, each a scalar: means over the images of the batch.
 pub struct Loss {
     /// Focal loss of all scores, over the [`Normalizer`].
     pub classification: Tensor,

@@ -1,4 +1,4 @@
-//! A network in use: what it says of batches, and what it finds in the pictures of a data set.
+//! A network in use: what it says of batches, and what it finds in the images of a data set.
 
 use models::evaluation::ScoredBox;
 use models::{Anchors, Checkpoint, ModelSpec, RetinaNet, WeightsError, parameters};
@@ -11,7 +11,7 @@ use crate::loader::{Batch, Loader, Order};
 use crate::parameters::{Layout, Parameters};
 use crate::torch::{Inference, Torch, images};
 
-/// Detections of a picture, for every class that there is, that are looked at during training. COCO's evaluation counts as
+/// Detections of an image, for every class that there is, that are looked at during training. COCO's evaluation counts as
 /// many of each class.
 const ENOUGH: usize = 100;
 
@@ -53,12 +53,12 @@ impl Predictor {
         })
     }
 
-    /// What the network finds in the pictures of a batch, as evaluation takes it, with the post-processing that ships.
+    /// What the network finds in the images of a batch, as evaluation takes it, with the post-processing that ships.
     pub(crate) fn find(&self, batch: &Batch) -> Vec<ScoredBox> {
         self.find_with(batch, &self.spec)
     }
 
-    /// The same with an end to the detections of a picture. A network at the start of its training may believe in all anchors
+    /// The same with an end to the detections of an image. A network at the start of its training may believe in all anchors
     /// at once, and suppressing millions of boxes would take minutes.
     pub(crate) fn find_enough(&self, batch: &Batch) -> Vec<ScoredBox> {
         let mut spec = self.spec.clone();
@@ -70,9 +70,9 @@ impl Predictor {
     fn find_with(&self, batch: &Batch, spec: &ModelSpec) -> Vec<ScoredBox> {
         let [scores, offsets] = self.predict(batch);
         let found = detections(batch, &scores, &offsets, spec);
-        let scored = batch.pictures.iter().zip(found).flat_map(|(picture, detections)| {
+        let scored = batch.indices.iter().zip(found).flat_map(|(index, detections)| {
             detections.into_iter().map(|detection| ScoredBox {
-                image: *picture,
+                image: *index,
                 class: detection.label,
                 score: detection.score.into(),
                 rectangle: detection.bounding_box.into(),
@@ -82,7 +82,7 @@ impl Predictor {
     }
 }
 
-/// Every picture of the loader's data set once. Only those of one size share a batch, since padding of another size would
+/// Every image of the loader's data set once. Only those of one size share a batch, since padding of another size would
 /// change what the network says near the edges.
 pub(crate) fn validation_batches(
     loader: &Loader,
@@ -90,15 +90,15 @@ pub(crate) fn validation_batches(
 ) -> impl Iterator<Item = anyhow::Result<Batch>> + use<'_> {
     let images = &loader.recipe().dataset.images;
     let preprocessing = &loader.recipe().spec.preprocessing;
-    let size = |picture: &usize| {
-        let placement = preprocessing.place(images[*picture].width.max(1), images[*picture].height.max(1));
+    let size = |index: &usize| {
+        let placement = preprocessing.place(images[*index].width.max(1), images[*index].height.max(1));
         (placement.padded_height, placement.padded_width)
     };
-    let mut pictures: Vec<_> = (0..images.len()).collect();
-    pictures.sort_by_key(size);
-    let alike = pictures.chunk_by(|a, b| size(a) == size(b));
-    let batches = alike.flat_map(|pictures| pictures.chunks(batch_size));
-    let orders: Vec<_> = batches.map(|pictures| Order { pictures: pictures.to_vec(), seed: 0 }).collect();
+    let mut indices: Vec<_> = (0..images.len()).collect();
+    indices.sort_by_key(size);
+    let alike = indices.chunk_by(|a, b| size(a) == size(b));
+    let batches = alike.flat_map(|indices| indices.chunks(batch_size));
+    let orders: Vec<_> = batches.map(|indices| Order { indices: indices.to_vec(), seed: 0 }).collect();
     loader.batches(orders.into_iter())
 }
 
@@ -117,10 +117,10 @@ fn detections(batch: &Batch, scores: &Tensor, offsets: &Tensor, spec: &ModelSpec
     let offsets = ArrayView3::from_shape(shape(offsets), &offset_values).expect("values fill the shape they came in");
     let (_, _, height, width) = batch.images.dim();
     let anchors = Anchors::new(&spec.anchors, height, width);
-    let pictures = batch.placements.par_iter().enumerate().map(|(index, placement)| {
+    let images = batch.placements.par_iter().enumerate().map(|(index, placement)| {
         let (scores, offsets) =
             (scores.index_axis(ndarray::Axis(0), index), offsets.index_axis(ndarray::Axis(0), index));
         postprocess(scores, offsets, &anchors, placement, spec)
     });
-    pictures.collect()
+    images.collect()
 }

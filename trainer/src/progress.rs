@@ -13,12 +13,12 @@ use crate::learner::Step;
 /// Time between two plain lines.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Progress through the pictures of one epoch.
+/// Progress through the images of one epoch.
 pub(crate) struct EpochProgress {
     title: String,
-    pictures: u64,
+    images: u64,
     done: u64,
-    /// Steps of the whole run that come after this epoch, in pictures.
+    /// Steps of the whole run that come after this epoch, in images.
     later: u64,
     start: Instant,
     spoke: Instant,
@@ -26,21 +26,21 @@ pub(crate) struct EpochProgress {
 }
 
 impl EpochProgress {
-    /// Progress through `pictures`, after which the run has `later` pictures to go.
-    pub(crate) fn new(title: String, pictures: u64, later: u64) -> Self {
-        let bar = bar("{prefix} {bar:24} {pos}/{len} {wide_msg}", &title, pictures);
+    /// Progress through `images`, after which the run has `later` images to go.
+    pub(crate) fn new(title: String, images: u64, later: u64) -> Self {
+        let bar = bar("{prefix} {bar:24} {pos}/{len} {wide_msg}", &title, images);
         let now = Instant::now();
-        Self { title, pictures, done: 0, later, start: now, spoke: now, bar }
+        Self { title, images, done: 0, later, start: now, spoke: now, bar }
     }
 
-    /// Notes a step over `pictures`.
-    pub(crate) fn step(&mut self, pictures: usize, step: &Step) {
+    /// Notes a step over `images`.
+    pub(crate) fn step(&mut self, images: usize, step: &Step) {
         let Step { classification, regression, .. } = step;
-        self.done += pictures as u64;
-        let remaining = (self.pictures.saturating_sub(self.done) + self.later) as f64 / self.pictures_per_second();
+        self.done += images as u64;
+        let remaining = (self.images.saturating_sub(self.done) + self.later) as f64 / self.images_per_second();
         let message = format!(
-            "classification {classification:.4}, boxes {regression:.4}, {:.1} pictures/s, {} to go",
-            self.pictures_per_second(),
+            "classification {classification:.4}, boxes {regression:.4}, {:.1} images/s, {} to go",
+            self.images_per_second(),
             duration(remaining)
         );
         match &self.bar {
@@ -50,14 +50,14 @@ impl EpochProgress {
             }
             None if self.spoke.elapsed() >= EVERY => {
                 self.spoke = Instant::now();
-                say(&format!("{} {}/{} {message}", self.title, self.done, self.pictures));
+                say(&format!("{} {}/{} {message}", self.title, self.done, self.images));
             }
             None => {}
         }
     }
 
     /// Mean over the epoch so far.
-    pub(crate) fn pictures_per_second(&self) -> f64 {
+    pub(crate) fn images_per_second(&self) -> f64 {
         self.done as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
     }
 

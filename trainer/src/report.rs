@@ -35,7 +35,7 @@ pub(crate) struct Material<'a> {
     pub folder: &'a Path,
     /// The validation data and the classes.
     pub recipe: &'a Recipe,
-    /// What the best checkpoint finds in the validation pictures.
+    /// What the best checkpoint finds in the validation images.
     pub scored: &'a [ScoredBox],
     /// The epoch of that checkpoint, from 1; none before the first.
     pub best_epoch: Option<u32>,
@@ -43,7 +43,7 @@ pub(crate) struct Material<'a> {
     pub command: &'a str,
 }
 
-/// Writes `report.html` into the run folder, whole or not at all, and says where it is. A picture that can't be read is
+/// Writes `report.html` into the run folder, whole or not at all, and says where it is. An image that can't be read is
 /// missing from it, and so is what the log does not say.
 ///
 /// # Errors
@@ -81,7 +81,7 @@ fn document(material: &Material, log: &Log) -> String {
     if let Some(confusion) = &report.confusion {
         page.section("confusions", "Confusions", |markup| confusion::draw(confusion, markup));
     }
-    page.section("pictures", "Pictures", |markup| showcase::draw(recipe, scored, rule, markup));
+    page.section("images", "Images", |markup| showcase::draw(recipe, scored, rule, markup));
     page.section("origin", "Configuration and machine", |markup| origin::draw(material, log, &times, markup));
     page.into_document(
         "Training report of a RetinaNet detector. Numbers are of the best checkpoint, on the validation data.",
@@ -115,7 +115,7 @@ fn facts(
         ),
         (
             "Validated on",
-            counted(dataset.images.len(), "picture", "pictures"),
+            counted(dataset.images.len(), "image", "images"),
             format!(
                 "{} of {}",
                 counted(objects, "object", "objects"),
@@ -143,7 +143,7 @@ mod tests {
     use super::sample::Sample;
     use super::*;
 
-    /// A report of twelve pictures should pass through any mailbox.
+    /// A report of twelve images should pass through any mailbox.
     const LARGEST: usize = 3 << 20;
 
     const ODD: &str = "<script>alert('\"&\"')</script>";
@@ -173,8 +173,8 @@ mod tests {
         report.matches(part).count()
     }
 
-    /// A data set of these classes and no file: of each class an object on each picture.
-    fn unreadable(names: &[String], pictures: usize) -> Dataset {
+    /// A data set of these classes and no file: of each class an object on each image.
+    fn unreadable(names: &[String], images: usize) -> Dataset {
         let image = |id| Image { id, file_name: format!("{ODD}-{id}.png"), width: 100, height: 100 };
         let place =
             |class: usize| Rectangle { x: 7.0 * class as f64, y: 7.0 * (class % 9) as f64, width: 6.0, height: 6.0 };
@@ -182,8 +182,8 @@ mod tests {
             |image, class| Annotation { id: 1, image, class, rectangle: place(class), area: 36.0, crowd: false };
         Dataset {
             folder: "/nowhere".into(),
-            images: (0..pictures as i64).map(image).collect(),
-            annotations: (0..pictures)
+            images: (0..images as i64).map(image).collect(),
+            annotations: (0..images)
                 .flat_map(|image| (0..names.len()).map(move |class| object(image, class)))
                 .collect(),
             classes: (0..).zip(names).map(|(id, name)| Class { id, name: name.clone() }).collect(),
@@ -204,7 +204,7 @@ mod tests {
             "Box loss",
             "Learning rate",
             "Gradient norm",
-            "Pictures per second",
+            "Images per second",
             "Seconds of an epoch",
             "waiting for data",
             "AP50",
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(count(&report, "<script"), 0);
         let text = texts(&report);
         assert!(text.contains(ODD) && text.contains(&names[1]), "{text}");
-        // Pictures that are not there don't stop a report.
+        // Images that are not there don't stop a report.
         assert!(text.contains("Not drawn") && count(&report, "<img ") == 0);
     }
 
@@ -243,7 +243,7 @@ mod tests {
         let mut sample = Sample::new(2);
         sample.scored.clear();
         let text = texts(&sample.report("empty", None));
-        for part in ["The log has no steps", "The log has no epochs", "No configuration", "On no picture", "0.0000"] {
+        for part in ["The log has no steps", "The log has no epochs", "No configuration", "On no image", "0.0000"] {
             assert!(text.contains(part), "{part} is missing from {text}");
         }
         let nothing = Sample::of(tempfile::tempdir().unwrap(), Dataset::default());
@@ -260,7 +260,7 @@ mod tests {
         }
         texts(&sample.report("one", Some(1)));
         let log = r#"{"step":1,"epoch":1,"classification":null,"regression":1e300,"gradient_norm":0,"learning_rate":0}
-            {"epoch":1,"seconds":null,"pictures_per_second":null,"spent":{"data":-1}}
+            {"epoch":1,"seconds":null,"images_per_second":null,"spent":{"data":-1}}
             {"step":2,"ep"#;
         texts(&Sample::new(1).with_file("log.jsonl", log).report("cut", None));
     }
@@ -280,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn real_pictures_make_a_small_file_too() {
+    fn real_images_make_a_small_file_too() {
         let Some(data) = std::env::var_os("RETINANET_DATA") else {
             eprintln!("skipped: RETINANET_DATA is not set");
             return;
         };
         let data = PathBuf::from(data).join("bccd");
         let annotations = Source::new(data.join("derived/instances_val.json"));
-        let source = Source { pictures: Some(data.join("JPEGImages")), ..annotations };
+        let source = Source { images: Some(data.join("JPEGImages")), ..annotations };
         let (dataset, _) = runtime::data::read(&source, OnProblem::Drop).unwrap();
         let report = Sample::of(tempfile::tempdir().unwrap(), dataset).logged(40, 25).report("real", Some(37));
         texts(&report);

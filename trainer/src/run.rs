@@ -23,7 +23,7 @@ use crate::report::{self, Material};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::Moment;
 
-/// Validation pictures that are shown after each epoch.
+/// Validation images that are shown after each epoch.
 const SAMPLES: usize = 4;
 
 /// One run.
@@ -59,7 +59,7 @@ impl Run {
     /// Does all of it.
     ///
     /// # Errors
-    /// When the folder can't be written, a picture can't be read, the loss is no longer finite, or somebody interrupts.
+    /// When the folder can't be written, an image can't be read, the loss is no longer finite, or somebody interrupts.
     pub(crate) fn begin(mut self) -> anyhow::Result<()> {
         self.progress.data = self.data();
         self.save(None, false)?;
@@ -75,7 +75,7 @@ impl Run {
         self.progress = Progress { device: self.progress.device, ..self.folder.restore(&mut self.learner)? };
         ensure!(
             self.progress.data == self.data(),
-            "pictures, boxes or classes are no longer those that the run in {} was started with; start a new run",
+            "images, boxes or classes are no longer those that the run in {} was started with; start a new run",
             self.folder.path().display()
         );
         self.finish()
@@ -87,13 +87,12 @@ impl Run {
     }
 
     fn finish(mut self) -> anyhow::Result<()> {
-        let pictures = self.train.recipe().dataset.images.len();
-        let steps_per_epoch =
-            pictures.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.accumulation);
+        let images = self.train.recipe().dataset.images.len();
+        let steps_per_epoch = images.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.accumulation);
         let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
         say(&format!(
-            "{} pictures to learn from, {} to validate on, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
-            pictures,
+            "{} images to learn from, {} to validate on, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
+            images,
             self.validation.recipe().dataset.images.len(),
             self.learner.spec.class_count(),
             self.config.run.epochs,
@@ -136,9 +135,9 @@ impl Run {
         })?;
         // The last step of an epoch may have fewer batches than the others.
         let orders = &orders[orders.len().min(made as usize * per_step)..];
-        let pictures = orders.iter().map(|order| order.pictures.len() as u64).sum();
+        let count = orders.iter().map(|order| order.indices.len() as u64).sum();
         let later = u64::from(epochs - epoch - 1) * all as u64;
-        let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), pictures, later);
+        let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), count, later);
         let mut spent = Seconds::default();
         let mut saved = Instant::now();
         let mut batches = self.train.batches(orders.iter().cloned());
@@ -157,7 +156,7 @@ impl Run {
             if !step.is_finite() {
                 bail!(not_finite(&step, &together, &self.train.recipe().dataset));
             }
-            let count: usize = together.iter().map(|batch| batch.pictures.len()).sum();
+            let count: usize = together.iter().map(|batch| batch.indices.len()).sum();
             self.progress.steps += 1;
             journal.step(&self.progress, &step).map_err(|error| self.halt(error))?;
             for (sum, loss) in self.progress.losses.iter_mut().zip([step.classification, step.regression]) {
@@ -171,8 +170,8 @@ impl Run {
             }
         }
         let [classification, regression] = self.progress.losses.map(|sum| sum / all.max(1) as f64);
-        let (seconds, pictures_per_second) = (shown.elapsed().as_secs_f64(), shown.pictures_per_second());
-        Ok(Learned { classification, regression, seconds, pictures_per_second, spent })
+        let (seconds, images_per_second) = (shown.elapsed().as_secs_f64(), shown.images_per_second());
+        Ok(Learned { classification, regression, seconds, images_per_second, spent })
     }
 
     /// Writes the report on the best checkpoint.
@@ -191,7 +190,7 @@ impl Run {
         Ok(())
     }
 
-    /// What a network finds in the validation pictures by `find`.
+    /// What a network finds in the validation images by `find`.
     fn validate(
         &self,
         predictor: &Predictor,
@@ -204,23 +203,23 @@ impl Run {
             self.stop_if_interrupted()?;
             let batch = batch.map_err(|error| self.stop(error))?;
             scored.extend(catch(|| find(predictor, &batch)).map_err(|error| self.fail(error))?);
-            batch.pictures.iter().for_each(|_| count.advance());
+            batch.indices.iter().for_each(|_| count.advance());
         }
         Ok(scored)
     }
 
-    /// Shows a few pictures, the same after every epoch.
+    /// Shows a few images, the same after every epoch.
     fn show_samples(&self, scored: &[ScoredBox], journal: &mut Journal) -> anyhow::Result<()> {
         let recipe = self.validation.recipe();
-        let pictures = recipe.dataset.images.len();
-        for index in (0..pictures).step_by(pictures.div_ceil(SAMPLES).max(1)) {
-            let picture = annotated(recipe, index, scored)?;
-            journal.picture(&self.progress, &recipe.dataset.images[index].file_name, &picture)?;
+        let images = recipe.dataset.images.len();
+        for index in (0..images).step_by(images.div_ceil(SAMPLES).max(1)) {
+            let image = annotated(recipe, index, scored)?;
+            journal.image(&self.progress, &recipe.dataset.images[index].file_name, &image)?;
         }
         Ok(())
     }
 
-    /// Ends an epoch, with what was found in the validation pictures if there was a validation.
+    /// Ends an epoch, with what was found in the validation images if there was a validation.
     fn finish_epoch(
         &mut self,
         learned: &Learned,
@@ -248,11 +247,11 @@ impl Run {
         {
             say(&format!("warning: no images of epoch {} for TensorBoard: {error:#}", self.progress.epochs));
         }
-        let Learned { classification, regression, seconds, pictures_per_second, .. } = learned;
+        let Learned { classification, regression, seconds, images_per_second, .. } = learned;
         let found = summary.map_or_else(String::new, |s| format!(", AP {:.4}, AP50 {:.4}", s.ap, s.ap50));
         say(&format!(
             "epoch {}/{}: classification {classification:.4}, boxes {regression:.4}{found}{}; \
-             {seconds:.1} s, {pictures_per_second:.1} pictures/s{}",
+             {seconds:.1} s, {images_per_second:.1} images/s{}",
             self.progress.epochs,
             self.config.run.epochs,
             if best { ", the best so far" } else { "" },
@@ -303,7 +302,7 @@ impl Run {
     }
 }
 
-/// A number that changes with the data set's pictures, boxes and classes, and not with its folder.
+/// A number that changes with the data set's images, boxes and classes, and not with its folder.
 fn checksum(dataset: &Dataset) -> u32 {
     struct Sum(u32);
     impl fmt::Write for Sum {
@@ -325,13 +324,13 @@ fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
          lower `optimizer.learning_rate`, lengthen the warm-up, or look at the boxes of this batch:",
         step.classification, step.regression, step.gradient_norm, step.learning_rate
     );
-    for &picture in batches.iter().flat_map(|batch| &batch.pictures) {
-        let boxes = dataset.annotations_of(picture).iter().map(|annotation| {
+    for &image in batches.iter().flat_map(|batch| &batch.indices) {
+        let boxes = dataset.annotations_of(image).iter().map(|annotation| {
             let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
             format!("{} {corners:?}", dataset.classes[annotation.class].name)
         });
         let boxes = boxes.collect::<Vec<_>>().join(", ");
-        let _ = write!(text, "\n  {}: {boxes}", dataset.images[picture].file_name);
+        let _ = write!(text, "\n  {}: {boxes}", dataset.images[image].file_name);
     }
     text
 }
@@ -344,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_is_that_of_pictures_boxes_and_classes() {
+    fn the_checksum_is_that_of_images_boxes_and_classes() {
         let image = Image { id: 1, file_name: "a.png".to_owned(), width: 8, height: 8 };
         let rectangle = Rectangle { x: 0.5, y: 1.0, width: 2.0, height: 3.0 };
         let annotation = Annotation { id: 1, image: 0, class: 0, rectangle, area: 6.0, crowd: false };

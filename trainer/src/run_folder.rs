@@ -58,7 +58,7 @@ pub(crate) struct Progress {
     pub(crate) last_ap: Option<f64>,
     /// What the validations have brought.
     pub(crate) patience: Patience,
-    /// Sums over the pictures of the epoch under way: classification loss, box loss.
+    /// Sums over the images of the epoch under way: classification loss, box loss.
     pub(crate) losses: [f64; 2],
 }
 

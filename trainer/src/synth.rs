@@ -35,22 +35,22 @@ const EXTENSION: &str = "png";
 /// The parts of the data set: names of their folders and files.
 const SPLITS: [&str; 3] = ["train", "val", "test"];
 
-/// Draw a data set of shapes: pictures, and their boxes as COCO JSON.
+/// Draw a data set of shapes: images, and their boxes as COCO JSON.
 #[derive(Args, Clone, Debug)]
 pub struct SynthArgs {
     /// Folder to make; one that an earlier run has made is replaced
     #[arg(long)]
     out: PathBuf,
-    /// Pictures to train on
+    /// Images to train on
     #[arg(long, default_value_t = 1000)]
     train: u32,
-    /// Pictures for validation while training
+    /// Images for validation while training
     #[arg(long, default_value_t = 50)]
     val: u32,
-    /// Pictures for a test afterwards
+    /// Images for a test afterwards
     #[arg(long, default_value_t = 50)]
     test: u32,
-    /// The same seed draws the same pictures
+    /// The same seed draws the same images
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Pixels per row
@@ -72,8 +72,8 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
         let dataset = draw_split(split, count, args)?;
         let path = args.out.join(format!("{name}.json"));
         dataset.write_coco(&path).with_context(|| format!("can't write {}", path.display()))?;
-        let (pictures, shapes) = (dataset.images.len(), dataset.annotations.len());
-        print(&format!("{}: {pictures} pictures with {shapes} shapes", path.display()))?;
+        let (images, shapes) = (dataset.images.len(), dataset.annotations.len());
+        print(&format!("{}: {images} images with {shapes} shapes", path.display()))?;
     }
     Ok(())
 }
@@ -120,36 +120,36 @@ fn drawn_files(folder: &Path, mark: &str) -> BTreeSet<PathBuf> {
     files
 }
 
-/// Draws the `count` pictures of a part and says what is on them.
+/// Draws the `count` images of a part and says what is on them.
 fn draw_split(split: usize, count: u32, args: &SynthArgs) -> anyhow::Result<Dataset> {
     let folder = args.out.join(SPLITS[split]);
     fs::create_dir(&folder).with_context(|| format!("can't make {}", folder.display()))?;
     let size = Size { width: args.width, height: args.height };
-    draw_pictures(&folder, EXTENSION, count, size, |index| generator(args.seed, split, index))
+    draw_images(&folder, EXTENSION, count, size, |index| generator(args.seed, split, index))
 }
 
-/// Draws `count` pictures into a folder, in the format of that extension, and says what is on them.
-pub(crate) fn draw_pictures(
+/// Draws `count` images into a folder, in the format of that extension, and says what is on them.
+pub(crate) fn draw_images(
     folder: &Path,
     extension: &str,
     count: u32,
     size: Size,
     generator: impl Fn(u32) -> ChaCha8Rng + Sync,
 ) -> anyhow::Result<Dataset> {
-    let draw_picture = |index| {
+    let draw_image = |index| {
         let scene = draw(size, &mut generator(index));
         let path = folder.join(file_name(index, extension));
-        scene.picture.save(&path).with_context(|| format!("can't write {}", path.display()))?;
+        scene.image.save(&path).with_context(|| format!("can't write {}", path.display()))?;
         Ok(scene.objects)
     };
-    let objects: Vec<_> = (0..count).into_par_iter().map(draw_picture).collect::<anyhow::Result<_>>()?;
+    let objects: Vec<_> = (0..count).into_par_iter().map(draw_image).collect::<anyhow::Result<_>>()?;
     Ok(Dataset { folder: folder.to_owned(), ..dataset(&objects, extension, size) })
 }
 
-/// Random numbers that no other picture of the same seed gets.
-fn generator(seed: u64, split: usize, picture: u32) -> ChaCha8Rng {
+/// Random numbers that no other image of the same seed gets.
+fn generator(seed: u64, split: usize, image: u32) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream((split as u64) << 32 | u64::from(picture));
+    rng.set_stream((split as u64) << 32 | u64::from(image));
     rng
 }
 
@@ -157,7 +157,7 @@ fn file_name(index: u32, extension: &str) -> String {
     format!("{index:05}.{extension}")
 }
 
-/// The data set of these objects, which are listed by picture, but for its folder.
+/// The data set of these objects, which are listed by image, but for its folder.
 fn dataset(objects: &[Vec<Object>], extension: &str, Size { width, height }: Size) -> Dataset {
     let images = (0..).zip(objects).map(|(index, _)| Image {
         id: i64::from(index) + 1,
@@ -220,15 +220,15 @@ mod tests {
     }
 
     #[test]
-    fn no_picture_is_drawn_twice() {
+    fn no_image_is_drawn_twice() {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path())).unwrap();
-        let pictures = files(folder.path()).into_values().filter(|bytes| bytes.starts_with(b"\x89PNG"));
-        assert_eq!(pictures.collect::<BTreeSet<_>>().len(), 10);
+        let images = files(folder.path()).into_values().filter(|bytes| bytes.starts_with(b"\x89PNG"));
+        assert_eq!(images.collect::<BTreeSet<_>>().len(), 10);
     }
 
     #[test]
-    fn the_annotations_are_sound_and_belong_to_the_pictures() {
+    fn the_annotations_are_sound_and_belong_to_the_images() {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path())).unwrap();
         for (name, count) in [("train", 6), ("val", 4), ("test", 0)] {
@@ -236,7 +236,7 @@ mod tests {
                 Dataset::read_coco(&folder.path().join(format!("{name}.json")), OnProblem::Refuse).unwrap();
             assert_eq!(dataset.images.len(), count);
             dataset.folder = folder.path().join(name);
-            assert!((0..count).all(|image| runtime::data::has_picture(&dataset, image)));
+            assert!((0..count).all(|image| runtime::data::has_image(&dataset, image)));
             let classes: Vec<_> = dataset.classes.iter().map(|class| class.name.as_str()).collect();
             assert_eq!(classes, Kind::ALL.map(Kind::name));
         }

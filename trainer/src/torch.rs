@@ -8,7 +8,7 @@ use tch::{Device, Kind};
 const MOMENTUM: f64 = 0.1;
 
 /// A libtorch tensor. The network computes in the precision of its input: convolutions cast their weights to it, so that
-/// bfloat16 pictures make a mixed-precision network of float weights.
+/// bfloat16 images make a mixed-precision network of float weights.
 ///
 /// Whether a live batch normalization looks at its batch is a matter of the type, so that a network is
 /// built for training or for use, and its forward pass needs no mode.
@@ -21,7 +21,7 @@ pub type Training = Torch<true>;
 /// A value in use.
 pub type Inference = Torch<false>;
 
-/// Pictures `[N, 3, H, W]` on a device, with their channels last in memory if wanted.
+/// Images `[N, 3, H, W]` on a device, with their channels last in memory if wanted.
 ///
 /// # Panics
 /// When `images` is not in standard layout.
@@ -43,7 +43,7 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
     fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
         let config = &layer.config;
         let (stride, padding) = ([config.stride as i64; 2], [config.padding as i64; 2]);
-        // On the processor, libtorch 2.11 leaves parts of a kernel's gradient unset for bfloat16 pictures one pixel wide.
+        // On the processor, libtorch 2.11 leaves parts of a kernel's gradient unset for bfloat16 images one pixel wide.
         let narrow = self.0.kind() == Kind::BFloat16 && self.0.size()[3] == 1;
         let x = if narrow { self.0.to_kind(Kind::Float) } else { self.0.shallow_clone() };
         let weight = layer.weight.0.to_kind(x.kind());
@@ -91,8 +91,8 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
     }
 
     fn per_anchor(&self, width: usize) -> Self {
-        let pictures = self.0.size()[0];
-        Self(self.0.permute([0, 2, 3, 1]).reshape([pictures, -1, width as i64]))
+        let images = self.0.size()[0];
+        Self(self.0.permute([0, 2, 3, 1]).reshape([images, -1, width as i64]))
     }
 
     fn concat(parts: &[Self]) -> Self {

@@ -112,8 +112,8 @@ fn differing(pretrained: &Pretrained, ours: &ModelSpec) -> Vec<&'static str> {
     let theirs = match pretrained {
         Pretrained::Detector(checkpoint) => &checkpoint.spec,
         Pretrained::Trunk(Trunk { spec, .. }) => {
-            let pictures = (spec.mean, spec.std) == (ours.preprocessing.mean, ours.preprocessing.std);
-            let sections = [("backbone", spec.backbone == ours.backbone), ("preprocessing", pictures)];
+            let images = (spec.mean, spec.std) == (ours.preprocessing.mean, ours.preprocessing.std);
+            let sections = [("backbone", spec.backbone == ours.backbone), ("preprocessing", images)];
             return sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
         }
     };

@@ -80,8 +80,8 @@ impl Project {
 
 const CONFIG: &str = "
 data:
-  train: {annotations: shapes/train.json, pictures: shapes/train}
-  validation: {annotations: shapes/val.json, pictures: shapes/val}
+  train: {annotations: shapes/train.json, images: shapes/train}
+  validation: {annotations: shapes/val.json, images: shapes/val}
 run: {epochs: 2, batch_size: 4, workers: 2}
 model:
   backbone: {depth: 18, norm: {kind: batch}}
@@ -144,8 +144,8 @@ fn variations_repeat_to_the_bit_with_any_cache_and_number_of_workers() {
         let weights = |run: &str| project.checkpoint(&format!("{run}/last.safetensors"));
         assert_eq!(weights(out), weights("none"), "{cache}");
     }
-    let kept = fs::read_dir(project.path().join("picture-cache")).unwrap().count();
-    assert_eq!(kept, 9, "six pictures to learn from, three to validate on");
+    let kept = fs::read_dir(project.path().join("image-cache")).unwrap().count();
+    assert_eq!(kept, 9, "six images to learn from, three to validate on");
 }
 
 /// Ctrl-C in the middle of an epoch, then `--resume`: the same weights as without.
@@ -185,18 +185,18 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
 #[test]
 fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
     let project = Project::new();
-    let sound = trainer(project.path(), &["check", "--pictures", "drawn", "--augmented", "seen", "--count", "2"]);
+    let sound = trainer(project.path(), &["check", "--images", "drawn", "--augmented", "seen", "--count", "2"]);
     assert!(sound.status.success(), "{}", stderr(&sound));
     let table = String::from_utf8(sound.stdout).unwrap();
-    assert_holds(&table, &["6 pictures", "3 pictures", "with anchor", "disk", "64 x 64"]);
+    assert_holds(&table, &["6 images", "3 images", "with anchor", "disk", "64 x 64"]);
     assert!(!table.contains("anchors: "), "{table}");
     for folder in ["drawn", "seen"] {
         let mut drawn = fs::read_dir(project.path().join(folder)).unwrap().map(|entry| entry.unwrap().path());
-        let picture = runtime::picture::read(drawn.next().unwrap()).unwrap();
-        assert_eq!((picture.dimensions(), drawn.count()), ((64, 64), 1));
+        let image = runtime::image_file::read(drawn.next().unwrap()).unwrap();
+        assert_eq!((image.dimensions(), drawn.count()), ((64, 64), 1));
     }
 
-    // A box without area, one twice, one that is tiny; one picture unreadable, one twice, one in both parts.
+    // A box without area, one twice, one that is tiny; one image unreadable, one twice, one in both parts.
     project.edit_truth(|truth| {
         truth["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]);
         let mut again = truth["annotations"][1].clone();
@@ -205,10 +205,10 @@ fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
         (tiny["id"], tiny["bbox"]) = (10_000.into(), serde_json::json!([7, 7, 3, 3]));
         truth["annotations"].as_array_mut().unwrap().extend([again, tiny]);
     });
-    let picture = |path: &str| project.path().join("shapes").join(path);
-    fs::write(picture("train/00005.png"), b"no picture").unwrap();
-    fs::copy(picture("train/00001.png"), picture("train/00004.png")).unwrap();
-    fs::copy(picture("train/00000.png"), picture("val/00002.png")).unwrap();
+    let image = |path: &str| project.path().join("shapes").join(path);
+    fs::write(image("train/00005.png"), b"no image").unwrap();
+    fs::copy(image("train/00001.png"), image("train/00004.png")).unwrap();
+    fs::copy(image("train/00000.png"), image("val/00002.png")).unwrap();
     let output = trainer(project.path(), &["check", "--json", "check.json"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert_holds(
@@ -218,7 +218,7 @@ fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(project.path().join("check.json")).unwrap()).unwrap();
     let train = &report["train"];
-    assert_eq!(train["bad_pictures"][0]["file"], "00005.png");
+    assert_eq!(train["bad_images"][0]["file"], "00005.png");
     assert_eq!(train["duplicate_boxes"][0]["annotation"], 9999);
     assert_eq!(report["in_both"][0][0], "00000.png");
     assert!(report["suggestion"].is_null(), "nobody has asked for one");
@@ -232,13 +232,13 @@ fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
 #[test]
 fn check_suggests_anchors_that_reach_more_boxes() {
     let project = Project::new();
-    // Larger than the pictures.
+    // Larger than the images.
     project.configure(&format!("{CONFIG}  anchors: {{sizes: [160, 320, 640, 1280, 2560]}}\n"));
     let output = trainer(project.path(), &["check", "--suggest-anchors", "--json", "check.json"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_holds(
         &String::from_utf8(output.stdout).unwrap(),
-        &["anchors: these reach ", " instead of 0.00 % (on 6 pictures)", "\n    sizes: [", "\n    ratios: ["],
+        &["anchors: these reach ", " instead of 0.00 % (on 6 images)", "\n    sizes: [", "\n    ratios: ["],
     );
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(project.path().join("check.json")).unwrap()).unwrap();
@@ -267,19 +267,19 @@ fn check_finds_classes_that_training_would_refuse() {
 }
 
 #[test]
-fn check_finds_that_no_picture_is_left() {
+fn check_finds_that_no_image_is_left() {
     let project = Project::new();
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     for left in (0..6).rev() {
         fs::remove_file(project.path().join(format!("shapes/train/{left:05}.png"))).unwrap();
         let code = if left > 0 { 0 } else { 3 };
-        assert_eq!(trainer(project.path(), &["check"]).status.code(), Some(code), "{left} pictures are left");
+        assert_eq!(trainer(project.path(), &["check"]).status.code(), Some(code), "{left} images are left");
     }
     assert_holds(&project.refused(&[]), &["6 of 6", "00000.png"]);
 }
 
 #[test]
-fn tensorboard_gets_every_number_and_picture() {
+fn tensorboard_gets_every_number_and_image() {
     let project = Project::new();
     let output = project.fit(&["--out", "run"]);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -299,7 +299,7 @@ fn tensorboard_gets_every_number_and_picture() {
     for tag in [
         "epoch/classification",
         "epoch/boxes",
-        "speed/pictures_per_second",
+        "speed/images_per_second",
         "speed/seconds_data",
         "speed/seconds_forward",
         "speed/seconds_backward",
@@ -350,15 +350,15 @@ fn every_form_of_data_trains_the_same_weights() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(project.checkpoint("csv/last.safetensors") == project.checkpoint("coco/last.safetensors"));
 
-    // A picture whose size nobody says can be neither learned from nor validated on.
+    // An image whose size nobody says can be neither learned from nor validated on.
     for broken in ["train/00001.png", "val/00001.png"] {
-        fs::write(project.path().join("shapes").join(broken), b"no picture").unwrap();
+        fs::write(project.path().join("shapes").join(broken), b"no image").unwrap();
     }
     assert_holds(&project.refused(&["--out", "refused"]), &["00001.png", "bad_annotations: drop"]);
     project.configure(&config.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     let output = project.fit(&["--out", "dropped"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&stderr(&output), &["5 pictures to learn from, 2 to validate on"]);
+    assert_holds(&stderr(&output), &["5 images to learn from, 2 to validate on"]);
     assert!(trainer(project.path(), &["check"]).status.success());
 }
 
@@ -513,7 +513,7 @@ fn bench_says_where_the_time_goes_without_any_data() {
     let output = trainer(project.path(), &small);
     assert!(output.status.success(), "{}", stderr(&output));
     let table = String::from_utf8(output.stdout).unwrap();
-    assert_holds(&table, &["8 pictures a step, 64x64", "data ", "forward ", "backward ", "optimizer ", "pictures/s"]);
+    assert_holds(&table, &["8 images a step, 64x64", "data ", "forward ", "backward ", "optimizer ", "images/s"]);
 
     let output = trainer(project.path(), &[&small[..], &["--json", "-"]].concat());
     let numbers: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -521,7 +521,7 @@ fn bench_says_where_the_time_goes_without_any_data() {
     for stage in ["data", "forward", "backward", "optimizer"] {
         assert!(seconds[stage].as_f64().unwrap() > 0.0, "{seconds}");
     }
-    assert!(numbers["loader_pictures_per_second"].as_f64().unwrap() > 0.0);
+    assert!(numbers["loader_images_per_second"].as_f64().unwrap() > 0.0);
     assert!(numbers["machine"]["processor"].is_string() && numbers["memory_mib"][1].as_u64().unwrap() > 0);
 }
 
@@ -619,40 +619,40 @@ fn annotations_that_make_no_sense_are_refused_or_dropped() {
 }
 
 #[test]
-fn missing_misdescribed_and_unreadable_pictures_are_named() {
+fn missing_misdescribed_and_unreadable_images_are_named() {
     let project = Project::new();
     project.edit_truth(|truth| truth["images"][2]["file_name"] = "gone.png".into());
     assert_holds(&project.refused(&[]), &["gone.png", "train.json", "bad_annotations: drop"]);
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     let output = project.fit(&[]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&stderr(&output), &["warning", "1 of 6", "gone.png", "5 pictures to learn from"]);
+    assert_holds(&stderr(&output), &["warning", "1 of 6", "gone.png", "5 images to learn from"]);
 
     let project = Project::new();
     project.edit_truth(|truth| truth["images"][2]["width"] = 640.into());
     assert_holds(&project.refused(&[]), &["64x64", "640x64"]);
 
     let project = Project::new();
-    fs::write(project.path().join("shapes/val/00001.png"), b"no picture").unwrap();
+    fs::write(project.path().join("shapes/val/00001.png"), b"no image").unwrap();
     assert_holds(&project.refused(&[]), &["1 of 3", "00001.png", "val.json", "bad_annotations: drop"]);
 }
 
-/// A truncated picture looks like a picture until it is its turn. A validation begins when an epoch's last step is made,
+/// A truncated image looks like an image until it is its turn. A validation begins when an epoch's last step is made,
 /// which here has fewer batches than the others.
 #[test]
-fn a_picture_that_breaks_off_stops_the_run_which_then_goes_on() {
+fn an_image_that_breaks_off_stops_the_run_which_then_goes_on() {
     for part in ["train", "val"] {
         let project = Project::new();
         project.configure(&format!(
             "{}\noptimizer: {{accumulation: 4}}\n",
             CONFIG.replace("epochs: 2, batch_size: 4", "epochs: 2, batch_size: 1")
         ));
-        let picture = project.path().join("shapes").join(part).join("00002.png");
-        let sound = fs::read(&picture).unwrap();
-        fs::write(&picture, &sound[..sound.len() / 2]).unwrap();
+        let image = project.path().join("shapes").join(part).join("00002.png");
+        let sound = fs::read(&image).unwrap();
+        fs::write(&image, &sound[..sound.len() / 2]).unwrap();
         let resumption = "trainer fit --resume --out run";
         assert_holds(&project.refused(&["--out", "run"]), &["00002.png", "truncated", "all is saved", resumption]);
-        fs::write(&picture, sound).unwrap();
+        fs::write(&image, sound).unwrap();
         let resumed = project.fit(&["--resume", "--out", "run"]);
         assert!(resumed.status.success(), "{}", stderr(&resumed));
         assert!(project.fit(&["--out", "whole"]).status.success());
@@ -786,10 +786,10 @@ fn a_loss_that_is_not_finite_stops_the_run_with_the_names_of_the_batch() {
 #[test]
 fn every_option_of_learning_changes_what_is_learned() {
     let project = Project::new();
-    // Two wide pictures, so that grouping by aspect ratio has something to do.
+    // Two wide images, so that grouping by aspect ratio has something to do.
     for name in ["00000.png", "00003.png"] {
         let path = project.path().join("shapes/train").join(name);
-        let narrow = runtime::picture::read(&path).unwrap();
+        let narrow = runtime::image_file::read(&path).unwrap();
         let mut wide = image::RgbImage::new(128, 64);
         image::imageops::replace(&mut wide, &narrow, 0, 0);
         wide.save(&path).unwrap();

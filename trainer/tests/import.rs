@@ -137,8 +137,8 @@ fn a_trunk_begins_a_training_and_is_nothing_else() {
     assert!(trainer(folder.path(), &drawn).status.success());
     let config = "
 data:
-  train: {annotations: shapes/train.json, pictures: shapes/train}
-  validation: {annotations: shapes/val.json, pictures: shapes/val}
+  train: {annotations: shapes/train.json, images: shapes/train}
+  validation: {annotations: shapes/val.json, images: shapes/val}
 optimizer: {learning_rate: 0}
 run: {epochs: 1, batch_size: 2}
 model:

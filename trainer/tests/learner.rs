@@ -32,33 +32,33 @@ fn spec(norm: NormKind) -> ModelSpec {
 }
 
 fn config() -> TrainConfig {
-    let nowhere = "{annotations: unused, pictures: unused}";
+    let nowhere = "{annotations: unused, images: unused}";
     let mut config: TrainConfig =
         serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}")).unwrap();
     (config.schedule.warmup_steps, config.optimizer.clip_norm) = (0, None);
     config
 }
 
-/// A batch of these pictures; each number stands for another one.
-fn batch(pictures: &[u64]) -> Batch {
-    normalized(pictures, Normalizer::Picture)
+/// A batch of these images; each number stands for another one.
+fn batch(images: &[u64]) -> Batch {
+    normalized(images, Normalizer::Image)
 }
 
-fn normalized(pictures: &[u64], normalizer: Normalizer) -> Batch {
+fn normalized(seeds: &[u64], normalizer: Normalizer) -> Batch {
     let spec = spec(NormKind::Batch);
     let (mut images, mut objects) = (Vec::new(), Vec::new());
-    for picture in pictures {
-        let mut random = ChaCha8Rng::seed_from_u64(*picture);
+    for seed in seeds {
+        let mut random = ChaCha8Rng::seed_from_u64(*seed);
         images.extend((0..3 * SIDE * SIDE).map(|_| random.random_range(-2.0f32..2.0)));
         let (x, y) = (random.random_range(0.0..20.0), random.random_range(0.0..20.0));
         let bounding_box = BoundingBox::new(x, y, x + 33.0, y + 30.0);
-        objects.push(vec![Object { class: *picture as usize % 2, bounding_box }]);
+        objects.push(vec![Object { class: *seed as usize % 2, bounding_box }]);
     }
-    let images = Array4::from_shape_vec((pictures.len(), 3, SIDE, SIDE), images).unwrap();
+    let images = Array4::from_shape_vec((seeds.len(), 3, SIDE, SIDE), images).unwrap();
     let anchors = Anchors::new(&spec.anchors, SIDE, SIDE);
     let targets = Targets::new(&objects, &anchors, &Matcher::default(), &spec.box_coder, normalizer);
-    let placements = vec![spec.preprocessing.place(SIDE as u32, SIDE as u32); pictures.len()];
-    Batch { images, targets, placements, pictures: pictures.iter().map(|picture| *picture as usize).collect() }
+    let placements = vec![spec.preprocessing.place(SIDE as u32, SIDE as u32); seeds.len()];
+    Batch { images, targets, placements, indices: seeds.iter().map(|seed| *seed as usize).collect() }
 }
 
 fn at(step: u64) -> Moment {
@@ -106,9 +106,9 @@ fn accumulated_batches_are_as_one() {
     let spec = spec(NormKind::Group);
     let mut config = config();
     config.optimizer.kind = trainer::optimizer::OptimizerKind::Sgd;
-    for normalizer in [Normalizer::Picture, Normalizer::Batch] {
+    for normalizer in [Normalizer::Image, Normalizer::Batch] {
         config.loss.normalizer = normalizer;
-        let batch = |pictures: &[u64]| normalized(pictures, normalizer);
+        let batch = |images: &[u64]| normalized(images, normalizer);
         let (whole, before, _) = train(&spec, &config, &[batch(&[1, 2, 3])], 1);
         let (parts, _, _) = train(&spec, &config, &[batch(&[1, 2]), batch(&[3])], 1);
         let (part, _, _) = train(&spec, &config, &[batch(&[1, 2])], 1);

@@ -24,10 +24,10 @@ fn object(class: usize, corners: [f32; 4]) -> Object {
     Object { class, bounding_box: BoundingBox::from(corners) }
 }
 
-/// What the product takes for the truth of these pictures.
-fn targets(pictures: &[Vec<Object>], normalizer: Normalizer) -> Targets {
+/// What the product takes for the truth of these images.
+fn targets(images: &[Vec<Object>], normalizer: Normalizer) -> Targets {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
-    Targets::new(pictures, &anchors, &Matcher::default(), &BoxCoderSpec::default(), normalizer)
+    Targets::new(images, &anchors, &Matcher::default(), &BoxCoderSpec::default(), normalizer)
 }
 
 fn loss(logits: &Tensor, offsets: &Tensor, targets: &Targets, config: &LossConfig) -> Loss {
@@ -48,7 +48,7 @@ enum Truth {
     Object { class: usize, offsets: [f64; 4] },
 }
 
-/// What the formulas say of the anchors of one picture.
+/// What the formulas say of the anchors of one image.
 fn truth(anchors: &[[f64; 4]], objects: &[Object]) -> Vec<Truth> {
     let boxes: Vec<_> = objects.iter().map(|object| <[f32; 4]>::from(object.bounding_box).map(f64::from)).collect();
     let of_anchor = |anchor: &[f64; 4]| {
@@ -93,17 +93,17 @@ fn slope(f: impl Fn(f64) -> f64, x: f64) -> f64 {
     (f(x + step) - f(x - step)) / (2.0 * step)
 }
 
-/// Compares loss and gradient for a batch, and says how many anchors were foreground in each picture.
-fn check(pictures: &[Vec<Object>]) -> Vec<usize> {
-    check_with(pictures, &LossConfig::default())
+/// Compares loss and gradient for a batch, and says how many anchors were foreground in each image.
+fn check(images: &[Vec<Object>]) -> Vec<usize> {
+    check_with(images, &LossConfig::default())
 }
 
-fn check_with(pictures: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
+fn check_with(images: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
     let precise: Vec<_> = anchors.boxes().iter().map(|anchor| <[f32; 4]>::from(*anchor).map(f64::from)).collect();
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let mut values = |width: usize| -> Vec<f32> {
-        (0..pictures.len() * precise.len() * width).map(|_| random.random_range(-6.0..6.0)).collect()
+        (0..images.len() * precise.len() * width).map(|_| random.random_range(-6.0..6.0)).collect()
     };
     let (logit_values, offset_values) = (values(CLASSES), values(4));
 
@@ -112,19 +112,19 @@ fn check_with(pictures: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
     let mut logit_slopes = Vec::new();
     let mut offset_slopes = Vec::new();
     let mut foreground_counts = Vec::new();
-    let truths: Vec<_> = pictures.iter().map(|objects| truth(&precise, objects)).collect();
+    let truths: Vec<_> = images.iter().map(|objects| truth(&precise, objects)).collect();
     for truth in &truths {
         foreground_counts.push(truth.iter().filter(|anchor| matches!(anchor, Truth::Object { .. })).count());
     }
-    for (picture, truth) in truths.iter().enumerate() {
+    for (image, truth) in truths.iter().enumerate() {
         let per_score = match config.normalizer {
-            Normalizer::Picture => 1.0 / (foreground_counts[picture].max(1) * pictures.len()) as f64,
+            Normalizer::Image => 1.0 / (foreground_counts[image].max(1) * images.len()) as f64,
             Normalizer::Batch => 1.0 / foreground_counts.iter().sum::<usize>().max(1) as f64,
         };
         let per_offset = config.box_weight * per_score / 4.0;
         let box_term = if config.boxes == BoxLoss::L1 { f64::abs } else { smooth_l1 };
         for (index, anchor) in truth.iter().enumerate() {
-            let row = picture * precise.len() + index;
+            let row = image * precise.len() + index;
             for class in 0..CLASSES {
                 let logit = f64::from(logit_values[row * CLASSES + class]);
                 if let Truth::Ignored = anchor {
@@ -150,10 +150,10 @@ fn check_with(pictures: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
     }
 
     // The program.
-    let shape = |width: usize| [pictures.len() as i64, precise.len() as i64, width as i64];
+    let shape = |width: usize| [images.len() as i64, precise.len() as i64, width as i64];
     let leaf = |values: &[f32], width| Tensor::from_slice(values).view(shape(width)).set_requires_grad(true);
     let (logits, offsets) = (leaf(&logit_values, CLASSES), leaf(&offset_values, 4));
-    let targets = targets(pictures, config.normalizer);
+    let targets = targets(images, config.normalizer);
     let loss = loss(&logits, &offsets, &targets, config);
     for (found, expected) in loss.values().into_iter().zip(expected) {
         assert!((found - expected).abs() <= LOSS_TOLERANCE * expected.max(1.0), "{found} instead of {expected}");
@@ -207,10 +207,10 @@ fn a_batch_of_all_these() {
 
 #[test]
 fn other_losses_and_normalizers() {
-    let pictures = [several(), vec![], overlapping()];
-    for normalizer in [Normalizer::Picture, Normalizer::Batch] {
+    let images = [several(), vec![], overlapping()];
+    for normalizer in [Normalizer::Image, Normalizer::Batch] {
         for (boxes, box_weight) in [(BoxLoss::SmoothL1, 1.0), (BoxLoss::L1, 4.0)] {
-            check_with(&pictures, &LossConfig { boxes, box_weight, normalizer, ..LossConfig::default() });
+            check_with(&images, &LossConfig { boxes, box_weight, normalizer, ..LossConfig::default() });
         }
     }
     check_with(&[vec![], too_small()], &LossConfig { normalizer: Normalizer::Batch, ..LossConfig::default() });
@@ -220,7 +220,7 @@ fn other_losses_and_normalizers() {
 fn scores_beyond_single_precision_have_a_finite_loss_and_gradient() {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
     let rows = anchors.boxes().len() as i64;
-    let targets = targets(&[several()], Normalizer::Picture);
+    let targets = targets(&[several()], Normalizer::Image);
     for logit in [-1e4, -200.0, 200.0, 1e4] {
         let logits = Tensor::full([1, rows, CLASSES as i64], logit, tch::kind::FLOAT_CPU).set_requires_grad(true);
         let offsets = Tensor::zeros([1, rows, 4], tch::kind::FLOAT_CPU).set_requires_grad(true);

@@ -9,8 +9,8 @@ use runtime::{Candidates, Engine, EngineError, EngineOptions, Outputs};
 
 use super::FormDifferences;
 
-/// Most pictures that are compared. What more of them would show, two do.
-const PICTURES: usize = 2;
+/// Most images that are compared. What more of them would show, two do.
+const IMAGES: usize = 2;
 
 /// The largest differences between the file `free` and the file `formed`.
 pub(super) fn compare(
@@ -40,11 +40,11 @@ pub(super) fn compare(
         }
         Outputs::Candidates(found) => {
             let anchors = Anchors::new(&spec.anchors, images.dim().2, images.dim().3);
-            for picture in 0..found.pictures() {
+            for image in 0..found.images() {
                 let (scores, offsets) = (expected.scores(), expected.offsets());
-                let scores = scores.index_axis(Axis(0), picture);
-                let offsets = offsets.index_axis(Axis(0), picture);
-                differences.candidates(scores, offsets, &found.of(picture), anchors.levels(), &spec);
+                let scores = scores.index_axis(Axis(0), image);
+                let offsets = offsets.index_axis(Axis(0), image);
+                differences.candidates(scores, offsets, &found.of(image), anchors.levels(), &spec);
             }
         }
     }
@@ -53,10 +53,10 @@ pub(super) fn compare(
 
 /// Images of a size that the engine takes, made of the pixels of others.
 fn suitable(images: &Array4<f32>, engine: &Engine) -> Array4<f32> {
-    let (pictures, channels, height, width) = images.dim();
+    let (count, channels, height, width) = images.dim();
     let [rows, columns] = engine.size().unwrap_or([height, width]);
-    let count = engine.batch().unwrap_or(pictures).min(PICTURES);
-    let pixel = |(n, c, y, x)| images[[n % pictures, c, y % height, x % width]];
+    let wanted = engine.batch().unwrap_or(count).min(IMAGES);
+    let pixel = |(n, c, y, x)| images[[n % count, c, y % height, x % width]];
     Array4::from_shape_fn((count, channels, rows, columns), pixel)
 }
 
@@ -79,7 +79,7 @@ impl Largest {
         pairs.for_each(|(a, b)| self.0.offsets = larger(self.0.offsets, f64::from(a - b)));
     }
 
-    /// Compares the candidates of one picture with all scores `[anchors, classes]` and offsets `[anchors, 4]`: each must be what
+    /// Compares the candidates of one image with all scores `[anchors, classes]` and offsets `[anchors, 4]`: each must be what
     /// these say at its place, and each level must have its best.
     fn candidates(
         &mut self,

@@ -4,7 +4,7 @@ use runtime::IMAGES;
 
 use crate::graph::{Graph, Side};
 
-/// Fixes the number of pictures, height and width of the input, and the rows of the outputs that follow from these.
+/// Fixes the number of images, height and width of the input, and the rows of the outputs that follow from these.
 pub(super) fn fix_sizes(graph: &mut Graph, batch: Option<usize>, size: Option<[usize; 2]>, rows: Option<usize>) {
     let [height, width] = size.map_or([None; 2], |sides| sides.map(Some));
     for port in graph.inputs.iter_mut().chain(&mut graph.outputs) {
@@ -23,6 +23,6 @@ pub(super) fn fix_sizes(graph: &mut Graph, batch: Option<usize>, size: Option<[u
     }
     if size.is_some() {
         let images = graph.inputs.iter_mut().filter(|port| port.name == IMAGES);
-        images.for_each(|port| port.meaning = "normalized RGB pictures".to_owned());
+        images.for_each(|port| port.meaning = "normalized RGB images".to_owned());
     }
 }

@@ -209,7 +209,7 @@ impl Selection<'_> {
         (found, places)
     }
 
-    /// Some rows of `[N, rows, width]`, for every picture others: `[N, k, width]`.
+    /// Some rows of `[N, rows, width]`, for every image others: `[N, k, width]`.
     fn rows(&mut self, name: &str, values: &str, rows: &str) -> String {
         let axes = self.constant("axis.2", Constant::ints(&[2]));
         let indices = self.node("Unsqueeze", &format!("{name}.indices"), &[rows, &axes], &[]);

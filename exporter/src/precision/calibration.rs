@@ -1,4 +1,4 @@
-//! Calibration: which numbers flow through the network when it looks at pictures.
+//! Calibration: which numbers flow through the network when it looks at images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,26 +9,26 @@ use models::{ModelSpec, Preprocessed, RgbView, preprocess};
 use ndarray::Axis;
 use runtime::inputs::{InputError, expand};
 use runtime::progress::Progress;
-use runtime::{EngineError, EngineOptions, IMAGES, Tap, data, drawn, picture};
+use runtime::{EngineError, EngineOptions, IMAGES, Tap, data, drawn, image_file};
 
 use super::range::Histogram;
 use crate::graph::Graph;
 use crate::model::encode_tapped;
 
-/// Why pictures can't be looked at.
+/// Why images can't be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrationError {
-    /// No pictures are named by `--calibrate`.
-    #[error("cannot calibrate with `{}`: {reason}; name a folder of pictures or a data set", path.display())]
+    /// No images are named by `--calibrate`.
+    #[error("cannot calibrate with `{}`: {reason}; name a folder of images or a data set", path.display())]
     Data {
         /// What was named.
         path: PathBuf,
-        /// Why it stands for no pictures.
+        /// Why it stands for no images.
         reason: String,
     },
-    /// A picture can't be read.
-    #[error("cannot calibrate with `{}`: {reason}; take it away, or name other pictures", path.display())]
-    Picture {
+    /// An image can't be read.
+    #[error("cannot calibrate with `{}`: {reason}; take it away, or name other images", path.display())]
+    Image {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -45,18 +45,18 @@ pub enum CalibrationError {
     },
 }
 
-/// The pictures to look at, evenly taken from `data`: a folder of pictures, a picture, or a data set, whose file names
-/// start from `pictures`. At most `most` of them.
+/// The images to look at, evenly taken from `data`: a folder of images, an image, or a data set, whose file names
+/// start from `images`. At most `most` of them.
 ///
 /// # Errors
-/// When `data` stands for no pictures.
-pub fn pictures(data: &Path, pictures: Option<&Path>, most: usize) -> Result<Vec<PathBuf>, CalibrationError> {
+/// When `data` stands for no images.
+pub fn images(data: &Path, images: Option<&Path>, most: usize) -> Result<Vec<PathBuf>, CalibrationError> {
     let error = |reason: String| CalibrationError::Data { path: data.to_owned(), reason };
-    let is_picture = |path: &Path| {
+    let is_image = |path: &Path| {
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-        picture::EXTENSIONS.iter().any(|known| extension == *known)
+        image_file::EXTENSIONS.iter().any(|known| extension == *known)
     };
-    let listed = if data.is_dir() || is_picture(data) { expand(&[data], false) } else { Ok(Vec::new()) };
+    let listed = if data.is_dir() || is_image(data) { expand(&[data], false) } else { Ok(Vec::new()) };
     let mut files = match listed {
         Ok(files) => files,
         // A folder of annotations.
@@ -64,12 +64,12 @@ pub fn pictures(data: &Path, pictures: Option<&Path>, most: usize) -> Result<Vec
         Err(reason) => return Err(error(reason.to_string())),
     };
     if files.is_empty() {
-        let source = Source { pictures: pictures.map(Path::to_owned), ..Source::new(data) };
+        let source = Source { images: images.map(Path::to_owned), ..Source::new(data) };
         let (dataset, _) = data::read(&source, OnProblem::Keep).map_err(|reason| error(reason.to_string()))?;
         files = (0..dataset.images.len()).map(|image| dataset.path_of(image)).collect();
     }
     if files.is_empty() {
-        return Err(error("it has no pictures".to_owned()));
+        return Err(error("it has no images".to_owned()));
     }
     let count = files.len();
     Ok((0..count.min(most)).map(|index| files[index * count / count.min(most)].clone()).collect())
@@ -104,8 +104,8 @@ impl<'a> Inputs<'a> {
 }
 
 fn input(path: &Path, spec: &PreprocessingSpec) -> Result<Preprocessed, CalibrationError> {
-    let error = |reason: String| CalibrationError::Picture { path: path.to_owned(), reason };
-    let image = picture::read(path).map_err(|problem| error(problem.reason.to_string()))?;
+    let error = |reason: String| CalibrationError::Image { path: path.to_owned(), reason };
+    let image = image_file::read(path).map_err(|problem| error(problem.reason.to_string()))?;
     let view = RgbView::new(image.width(), image.height(), image.as_raw());
     Ok(preprocess(view.map_err(|problem| error(problem.to_string()))?, spec))
 }

@@ -13,7 +13,7 @@ use crate::onnx::DataType;
 /// sigmoid in 16 bits tells high scores no more apart.
 const OPERATORS: [&str; 9] = ["Add", "Concat", "Conv", "MaxPool", "Mul", "Relu", "Reshape", "Resize", "Transpose"];
 
-/// What a value may reach where it was measured. Other pictures reach more, so this is an eighth of what 16 bits hold.
+/// What a value may reach where it was measured. Other images reach more, so this is an eighth of what 16 bits hold.
 const LIMIT: f32 = 65504.0 / 8.0;
 
 /// The values that are to be measured, to know what would overflow.
@@ -73,7 +73,7 @@ fn is_half(graph: &Graph, node: &Node, ranges: &BTreeMap<String, Range>, kept: &
             constant.as_floats().is_none_or(|values| values.iter().all(|value| value.abs() <= LIMIT))
         }
         (_, Some(range)) => range.reach() <= LIMIT,
-        // The pictures, which are a few units in size, and absent inputs.
+        // The images, which are a few units in size, and absent inputs.
         (None, None) => true,
     };
     OPERATORS.contains(&node.operator)

@@ -26,7 +26,7 @@ pub struct Trunk {
 pub struct TrunkSpec {
     /// The trunk.
     pub backbone: BackboneSpec,
-    /// Mean of red, green and blue in [0, 1], which is subtracted from its pictures.
+    /// Mean of red, green and blue in [0, 1], which is subtracted from its images.
     pub mean: [f32; 3],
     /// What they are then divided by.
     pub std: [f32; 3],

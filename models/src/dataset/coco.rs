@@ -17,11 +17,11 @@ use crate::{spec::Class, write_atomically};
 /// One detection in a COCO result file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CocoResult {
-    /// Id of the picture in the data set.
+    /// Id of the image in the data set.
     pub image_id: i64,
     /// Id of the class in the data set.
     pub category_id: i64,
-    /// Left, top, width and height in pixels of the picture.
+    /// Left, top, width and height in pixels of the image.
     pub bbox: [f64; 4],
     /// Higher is surer.
     pub score: f64,
@@ -30,16 +30,16 @@ pub struct CocoResult {
 /// A result file matched with the data set that it is about.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LocatedResults {
-    /// The detections on pictures and of classes of the data set, in the order of the file.
+    /// The detections on images and of classes of the data set, in the order of the file.
     pub boxes: Vec<ScoredBox>,
-    /// Places in the file of detections on other pictures.
+    /// Places in the file of detections on other images.
     pub unknown_images: Vec<usize>,
-    /// Places in the file of detections on the data set's pictures, of other classes.
+    /// Places in the file of detections on the data set's images, of other classes.
     pub unknown_classes: Vec<usize>,
 }
 
 impl Dataset {
-    /// Reads COCO ground truth, of which file names start from the folder of the file. It may have no pictures. A box
+    /// Reads COCO ground truth, of which file names start from the folder of the file. It may have no images. A box
     /// without `area` has its own, one without `iscrowd` is no crowd; segmentations and whatever else there is are passed
     /// over.
     ///
@@ -94,7 +94,7 @@ impl Dataset {
     }
 }
 
-/// The pictures and boxes of a file. Without list they are those of [`Dataset::read_coco`].
+/// The images and boxes of a file. Without list they are those of [`Dataset::read_coco`].
 pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
     let mut draft = read_truth(part.annotations)?;
     let all: HashSet<_> = draft.images.iter().map(|image| image.id).collect();
@@ -222,7 +222,7 @@ mod tests {
         Dataset::read_coco(&path, on_problem)
     }
 
-    /// Ground truth of two pictures, with these annotations.
+    /// Ground truth of two images, with these annotations.
     fn truth(annotations: &str) -> String {
         let images = r#"[{"id": 8, "file_name": "b.png", "width": 64, "height": 32},
                          {"id": 2, "file_name": "a.png", "width": 64, "height": 32, "license": 3}]"#;
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn results_find_their_pictures_and_classes() {
+    fn results_find_their_images_and_classes() {
         let (dataset, _) = read(&truth(""), OnProblem::Refuse).unwrap();
         let result =
             |image_id, category_id| CocoResult { image_id, category_id, bbox: [1.0, 2.0, 3.0, 4.0], score: 0.5 };

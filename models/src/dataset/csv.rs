@@ -1,8 +1,8 @@
 //! CSV, as keras-retinanet and yhenon/pytorch-retinanet have it: a line `path,x1,y1,x2,y2,class` per box, in any order, and
-//! `path,,,,,` for a picture without boxes. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
+//! `path,,,,,` for an image without boxes. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
 //!
 //! The numbers are the edges of the box in pixels: it is `x2 - x1` wide. They need not be whole. There is no header. Paths
-//! start from the picture folder as they are written.
+//! start from the image folder as they are written.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,26 +10,26 @@ use std::path::Path;
 use ::csv::{Position, ReaderBuilder, StringRecord, Trim};
 
 use super::draft::{ClassKey, Draft};
-use super::labeled::{LabeledBox, LabeledPicture, measure};
+use super::labeled::{LabeledBox, LabeledImage, measure};
 use super::source::Part;
 use super::{DataError, Rectangle, classes, files};
 
-/// The pictures and boxes of a file. Without class file, the classes are those of the whole file.
+/// The images and boxes of a file. Without class file, the classes are those of the whole file.
 pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
     let text = files::read_text(part.annotations)?;
-    let mut pictures: BTreeMap<String, LabeledPicture> = BTreeMap::new();
+    let mut images: BTreeMap<String, LabeledImage> = BTreeMap::new();
     for row in rows(part.annotations, &text) {
         let (line, row) = row?;
         let at_line = |reason| DataError::line(part.annotations, line, reason);
         let (file_name, labeled) = read(&row).map_err(|reason| at_line(with_hint(line, &row, reason)))?;
-        let picture = pictures.entry(file_name.to_owned()).or_insert_with_key(|name| LabeledPicture::new(name.clone()));
-        picture.boxes.extend(labeled);
+        let image = images.entry(file_name.to_owned()).or_insert_with_key(|name| LabeledImage::new(name.clone()));
+        image.boxes.extend(labeled);
     }
-    let classes = part.classes.clone().unwrap_or_else(|| classes::named(pictures.values().flat_map(class_names)));
-    let pictures = pictures.into_values().collect();
-    let (mut pictures, problems) = part.select(pictures, |picture| &picture.file_name)?;
-    measure(&mut pictures, &part.folder, part.size_of);
-    Ok(Draft::number(pictures, classes, problems))
+    let classes = part.classes.clone().unwrap_or_else(|| classes::named(images.values().flat_map(class_names)));
+    let images = images.into_values().collect();
+    let (mut images, problems) = part.select(images, |image| &image.file_name)?;
+    measure(&mut images, &part.folder, part.size_of);
+    Ok(Draft::number(images, classes, problems))
 }
 
 /// The rows of a CSV text without header, each with the line it begins on. Rows may differ in length.
@@ -49,7 +49,7 @@ fn line(text: &str, position: &Position) -> u64 {
     position.line() + before.filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// The picture of a row, and the box on it if there is one.
+/// The image of a row, and the box on it if there is one.
 fn read(row: &StringRecord) -> Result<(&str, Option<LabeledBox>), String> {
     let fields: Vec<_> = row.iter().collect();
     let Ok([file_name, corners @ .., class]) = <[&str; 6]>::try_from(fields) else {
@@ -75,8 +75,8 @@ fn with_hint(line: u64, row: &StringRecord, reason: String) -> String {
     if header { format!("{reason}; if this is a header, remove it") } else { reason }
 }
 
-fn class_names(picture: &LabeledPicture) -> impl Iterator<Item = &str> {
-    picture.boxes.iter().filter_map(|labeled| match &labeled.class {
+fn class_names(image: &LabeledImage) -> impl Iterator<Item = &str> {
+    image.boxes.iter().filter_map(|labeled| match &labeled.class {
         ClassKey::Name(name) => Some(name.as_str()),
         ClassKey::Id(_) => None,
     })
@@ -87,7 +87,7 @@ mod tests {
     use super::super::testing::{folder, lines, read, read_sound};
     use super::super::{OnProblem, ProblemKind, Source};
 
-    /// Where this CSV is, beside empty pictures `a.jpg`, `b, c.jpg` and `d.jpg`.
+    /// Where this CSV is, beside empty images `a.jpg`, `b, c.jpg` and `d.jpg`.
     fn source(text: &str) -> (tempfile::TempDir, Source) {
         let folder = folder(&[("boxes.csv", text), ("a.jpg", ""), ("b, c.jpg", ""), ("d.jpg", "")]);
         let source = Source::new(folder.path().join("boxes.csv"));
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_a_picture_need_not_be_adjacent_and_a_picture_may_be_without_boxes() {
+    fn rows_of_an_image_need_not_be_adjacent_and_an_image_may_be_without_boxes() {
         let text = "d.jpg,1,2,11,22,dog\na.jpg,0,0,1.5,1,cat\n\"b, c.jpg\",,,,,\nd.jpg, 5 ,5,6,6, cat\n";
         let expected =
             ["a.jpg 200x100: cat 0 0 1.5 1", "b, c.jpg 200x100:", "d.jpg 200x100: dog 1 2 10 20, cat 5 5 1 1"];
@@ -151,10 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_are_not_there_are_reported_and_boxes_on_them_dropped() {
+    fn images_that_are_not_there_are_reported_and_boxes_on_them_dropped() {
         let (_folder, source) = source("a.jpg,1,2,3,4,dog\ngone.jpg,1,2,3,4,dog\n");
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 picture that cannot be read: gone.jpg (it is not there)"), "{error}");
+        assert!(error.contains("1 image that cannot be read: gone.jpg (it is not there)"), "{error}");
         let (dataset, report) = read(&source, OnProblem::Drop).unwrap();
         assert_eq!(lines(&dataset), ["a.jpg 200x100: dog 1 2 2 2"]);
         assert_eq!([ProblemKind::Unreadable, ProblemKind::DroppedImage].map(|kind| report.count(kind)), [1, 1]);

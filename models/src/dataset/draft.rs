@@ -6,10 +6,10 @@ use std::fmt::{self, Display};
 use super::{Annotation, Dataset, Image, OnProblem, Problem, ProblemKind, Rectangle, Report};
 use crate::spec::Class;
 
-/// By how many pixels a box may exceed its picture before that is a problem.
+/// By how many pixels a box may exceed its image before that is a problem.
 const TOLERANCE: f64 = 1.0;
 
-/// By how many pixels `x + width` may exceed the picture without mention: sums of decimal fractions do that.
+/// By how many pixels `x + width` may exceed the image without mention: sums of decimal fractions do that.
 const ROUNDING: f64 = 1e-3;
 
 /// What a file says.
@@ -25,14 +25,14 @@ pub(crate) struct Draft {
     pub(crate) problems: Vec<Problem>,
 }
 
-/// What a file says about a picture.
+/// What a file says about an image.
 #[derive(Debug, Default)]
 pub(crate) struct DraftImage {
     pub(crate) id: i64,
     pub(crate) file_name: Option<String>,
     pub(crate) width: Option<u32>,
     pub(crate) height: Option<u32>,
-    /// Why the size is not known, where the picture's own file had to say it.
+    /// Why the size is not known, where the image's own file had to say it.
     pub(crate) unreadable: Option<String>,
 }
 
@@ -84,7 +84,7 @@ impl Draft {
     }
 }
 
-/// Where the picture of an id is in the data set; none for a dropped one.
+/// Where the image of an id is in the data set; none for a dropped one.
 type Places = HashMap<i64, Option<usize>>;
 
 struct Check {
@@ -149,7 +149,7 @@ impl Check {
             Some(Some(image)) => *image,
             found => {
                 let kind = if found.is_some() { ProblemKind::DroppedImage } else { ProblemKind::UnknownImage };
-                self.report(kind, format!("picture {image_id}"), Some(id), String::new());
+                self.report(kind, format!("image {image_id}"), Some(id), String::new());
                 return None;
             }
         };
@@ -207,9 +207,9 @@ impl Display for ClassKey {
     }
 }
 
-/// How messages name a picture.
+/// How messages name an image.
 fn place(image: &Image) -> String {
-    if image.file_name.is_empty() { format!("picture {}", image.id) } else { image.file_name.clone() }
+    if image.file_name.is_empty() { format!("image {}", image.id) } else { image.file_name.clone() }
 }
 
 #[cfg(test)]
@@ -327,7 +327,7 @@ mod tests {
         let classes_and_images = [RepeatedClass, RepeatedImage, RepeatedFileName, NoFileName, NoSize, Unreadable];
         assert_eq!(kinds(&report)[..6], classes_and_images);
         assert_eq!(kinds(&report)[6..], [DroppedImage, UnknownImage, UnknownClass, DroppedImage, UnknownClass]);
-        assert_eq!(report.problems[7].to_string(), "picture 9 annotation 2");
+        assert_eq!(report.problems[7].to_string(), "image 9 annotation 2");
         assert_eq!(report.problems[8].to_string(), "a annotation 3 (category 9)");
         assert_eq!((dataset.images.len(), dataset.annotations.len()), (1, 0));
 

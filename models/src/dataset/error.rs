@@ -52,12 +52,12 @@ pub enum DataError {
         /// What is wrong.
         report: Report,
     },
-    /// There are no pictures, or none that can be used.
-    #[error("`{}` gives no pictures{}; file names start from `{}`", .path.display(), because(.report), .folder.display())]
-    NoPictures {
+    /// There are no images, or none that can be used.
+    #[error("`{}` gives no images{}; file names start from `{}`", .path.display(), because(.report), .folder.display())]
+    NoImages {
         /// The file or folder of annotations.
         path: PathBuf,
-        /// The folder of the pictures.
+        /// The folder of the images.
         folder: PathBuf,
         /// What became of them.
         report: Report,

@@ -16,13 +16,13 @@ use super::{DataError, files, voc, yolo};
 pub enum Form {
     /// A JSON file. <https://cocodataset.org/#format-data>
     Coco,
-    /// A folder of XML files, one per picture. The numbers are taken as edges, as in the other forms; nothing is shifted,
+    /// A folder of XML files, one per image. The numbers are taken as edges, as in the other forms; nothing is shifted,
     /// although VOC itself counts from 1. <http://host.robots.ox.ac.uk/pascal/VOC/>
     Voc,
     /// Lines `path,x1,y1,x2,y2,class`. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
     Csv,
-    /// A folder of text files, one per picture. The pictures are those of the list; without list, those with labels, and
-    /// in the default picture folder all others too, which then have no boxes.
+    /// A folder of text files, one per image. The images are those of the list; without list, those with labels, and
+    /// in the default image folder all others too, which then have no boxes.
     /// <https://docs.ultralytics.com/datasets/detect/>
     Yolo,
 }
@@ -87,12 +87,12 @@ impl Form {
         Err(DataError::unfit(path, found))
     }
 
-    /// Where the pictures are, unless that is said.
+    /// Where the images are, unless that is said.
     pub(super) fn folder(self, annotations: &Path) -> PathBuf {
         let found = match self {
             Self::Coco | Self::Csv => Some(folder_of(annotations)),
-            Self::Voc => voc::pictures(annotations),
-            Self::Yolo => yolo::pictures(annotations),
+            Self::Voc => voc::images(annotations),
+            Self::Yolo => yolo::images(annotations),
         };
         found.unwrap_or_else(|| annotations.to_owned())
     }

@@ -1,13 +1,13 @@
-//! The list of a part: which pictures belong to it, one name per line, as in VOC's `ImageSets/Main/train.txt`.
+//! The list of a part: which images belong to it, one name per line, as in VOC's `ImageSets/Main/train.txt`.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::pictures::split_extension;
+use super::images::split_extension;
 use super::{DataError, Problem, ProblemKind, files};
 
-/// Names of pictures, with or without extension and folders.
+/// Names of images, with or without extension and folders.
 pub(super) struct List {
     path: PathBuf,
     names: Vec<String>,
@@ -105,12 +105,12 @@ mod tests {
 
     #[test]
     fn names_fit_with_or_without_extension_and_folders() {
-        let items = ["../pictures/a.jpg", "../pictures/b.v1.jpg", "c.PNG"];
+        let items = ["../photos/a.jpg", "../photos/b.v1.jpg", "c.PNG"];
         for lines in [
             "a\nb.v1\n",
             "b.v1.jpg\r\n\r\na.jpg\r\n",
-            "\u{feff}/home/me/pictures/a.jpg\npictures/b.v1.png",
-            "./pictures/a\n.\\pictures\\b.v1",
+            "\u{feff}/home/me/photos/a.jpg\nphotos/b.v1.png",
+            "./photos/a\n.\\photos\\b.v1",
             "a\na\nb.v1.jpg",
         ] {
             let (chosen, unknown) = select(lines, &items).unwrap();

@@ -7,7 +7,7 @@ use std::fmt::{self, Display};
 pub enum OnProblem {
     /// Read nothing.
     Refuse,
-    /// Leave them out, clip boxes to their picture, and report it. For training.
+    /// Leave them out, clip boxes to their image, and report it. For training.
     Drop,
     /// Take what can be taken, unchanged, and report it. For evaluation: COCO's own program counts such boxes, and results
     /// are comparable only if all count the same.
@@ -19,7 +19,7 @@ pub enum OnProblem {
 pub struct Problem {
     /// What is wrong.
     pub kind: ProblemKind,
-    /// File name of the picture, or its id, or that of the class.
+    /// File name of the image, or its id, or that of the class.
     pub place: String,
     /// Id of the annotation, when it is about one.
     pub annotation: Option<i64>,
@@ -32,21 +32,21 @@ pub struct Problem {
 pub enum ProblemKind {
     /// A class has the id of an earlier one.
     RepeatedClass,
-    /// A picture has the id of an earlier one.
+    /// An image has the id of an earlier one.
     RepeatedImage,
-    /// A picture has the file of an earlier one.
+    /// An image has the file of an earlier one.
     RepeatedFileName,
-    /// A picture has no file name.
+    /// An image has no file name.
     NoFileName,
-    /// A picture has no width or height, or one of zero.
+    /// An image has no width or height, or one of zero.
     NoSize,
-    /// A picture's size is in its file only, and that is not there or no picture.
+    /// An image's size is in its file only, and that is not there or no image.
     Unreadable,
-    /// The list of the part names a picture that the data set does not have.
+    /// The list of the part names an image that the data set does not have.
     UnknownName,
-    /// A box is on a picture that the data set does not list.
+    /// A box is on an image that the data set does not list.
     UnknownImage,
-    /// A box is on a picture that was dropped.
+    /// A box is on an image that was dropped.
     DroppedImage,
     /// A box is of a class that the data set does not list.
     UnknownClass,
@@ -54,11 +54,11 @@ pub enum ProblemKind {
     NotFinite,
     /// A box has a width or height of zero or less.
     NoArea,
-    /// No part of a box is inside its picture.
+    /// No part of a box is inside its image.
     Outside,
-    /// A box exceeds its picture by more than a pixel.
+    /// A box exceeds its image by more than a pixel.
     PartlyOutside,
-    /// A box exceeds its picture by up to a pixel, as boxes with 1-based or rounded coordinates do. Never refused.
+    /// A box exceeds its image by up to a pixel, as boxes with 1-based or rounded coordinates do. Never refused.
     Overshoot,
 }
 
@@ -134,19 +134,19 @@ impl ProblemKind {
     fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::RepeatedClass => ("class", "classes", "with an id already used"),
-            Self::RepeatedImage => ("picture", "pictures", "with an id already used"),
-            Self::RepeatedFileName => ("picture", "pictures", "with a file name already used"),
-            Self::NoFileName => ("picture", "pictures", "without file name"),
-            Self::NoSize => ("picture", "pictures", "without width and height"),
-            Self::Unreadable => ("picture", "pictures", "that cannot be read"),
-            Self::UnknownName => ("name", "names", "in the list without a picture"),
-            Self::UnknownImage => ("box", "boxes", "on unknown pictures"),
-            Self::DroppedImage => ("box", "boxes", "on dropped pictures"),
+            Self::RepeatedImage => ("image", "images", "with an id already used"),
+            Self::RepeatedFileName => ("image", "images", "with a file name already used"),
+            Self::NoFileName => ("image", "images", "without file name"),
+            Self::NoSize => ("image", "images", "without width and height"),
+            Self::Unreadable => ("image", "images", "that cannot be read"),
+            Self::UnknownName => ("name", "names", "in the list without an image"),
+            Self::UnknownImage => ("box", "boxes", "on unknown images"),
+            Self::DroppedImage => ("box", "boxes", "on dropped images"),
             Self::UnknownClass => ("box", "boxes", "of unknown category"),
             Self::NotFinite => ("box", "boxes", "with infinite coordinates"),
             Self::NoArea => ("box", "boxes", "of zero area"),
-            Self::Outside => ("box", "boxes", "outside the picture"),
-            Self::PartlyOutside => ("box", "boxes", "partly outside the picture"),
+            Self::Outside => ("box", "boxes", "outside the image"),
+            Self::PartlyOutside => ("box", "boxes", "partly outside the image"),
             Self::Overshoot => ("box", "boxes", "up to a pixel over the edge"),
         }
     }
@@ -157,7 +157,7 @@ impl ProblemKind {
             (OnProblem::Refuse, _) => "",
             (OnProblem::Drop, Self::PartlyOutside | Self::Overshoot) => " clipped",
             (OnProblem::Drop, _) => " dropped",
-            // There is no picture or class to keep these for.
+            // There is no image or class to keep these for.
             (OnProblem::Keep, Self::RepeatedClass | Self::RepeatedImage | Self::UnknownName) => " dropped",
             (OnProblem::Keep, Self::UnknownImage | Self::DroppedImage | Self::UnknownClass) => " dropped",
             (OnProblem::Keep, _) => " kept",
@@ -183,7 +183,7 @@ mod tests {
         let report = |on_problem| Report { on_problem, problems: problems.clone() }.to_string();
         assert_eq!(
             report(OnProblem::Drop),
-            "1 picture with a file name already used dropped: a.jpg; \
+            "1 image with a file name already used dropped: a.jpg; \
              2 boxes of zero area dropped: BloodImage_00343.jpg annotation 2288, BloodImage_00338.jpg annotation 887"
         );
         assert!(report(OnProblem::Keep).contains("2 boxes of zero area kept: BloodImage_00343.jpg annotation 2288, "));

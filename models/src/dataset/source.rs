@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::list::List;
-use super::{DataError, Dataset, Form, OnProblem, PictureSize, Problem, Report, classes, coco, csv, voc, yolo};
+use super::{DataError, Dataset, Form, ImageSize, OnProblem, Problem, Report, classes, coco, csv, voc, yolo};
 use crate::spec::Class;
 
 /// Where a data set is.
@@ -17,10 +17,10 @@ pub struct Source {
     /// Folder that file names start from. If absent, for COCO and CSV the folder of the file; for VOC the folder
     /// `JPEGImages` beside the annotations; for YOLO that whose path has `images` for the last `labels`; and for these two
     /// the folder of annotations where there is no such folder.
-    pub pictures: Option<PathBuf>,
+    pub images: Option<PathBuf>,
     /// What `annotations` is. If absent, it is found by looking.
     pub form: Option<Form>,
-    /// Text file with the names of the pictures that are meant, one per line, as VOC's `ImageSets/Main/train.txt`, with or
+    /// Text file with the names of the images that are meant, one per line, as VOC's `ImageSets/Main/train.txt`, with or
     /// without extension and folders. If absent, all are meant.
     pub list: Option<PathBuf>,
     /// File of class names, for all forms but COCO: CSV `name,id`; text with one name per line, the first of id 0; or
@@ -38,7 +38,7 @@ pub(super) struct Part<'a> {
     pub(super) list: Option<List>,
     /// Those of the class file.
     pub(super) classes: Option<Vec<Class>>,
-    pub(super) size_of: &'a PictureSize<'a>,
+    pub(super) size_of: &'a ImageSize<'a>,
 }
 
 impl Source {
@@ -49,16 +49,16 @@ impl Source {
 
     /// Every path of it that is given.
     pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let Self { annotations, pictures, form: _, list, classes } = self;
-        std::iter::once(annotations).chain(pictures).chain(list).chain(classes)
+        let Self { annotations, images, form: _, list, classes } = self;
+        std::iter::once(annotations).chain(images).chain(list).chain(classes)
     }
 
     /// Reads it. `size_of` is asked for the sizes that the form does not say.
     ///
     /// # Errors
     /// When a file or folder cannot be read or is not what it should be, when there are entries that `on_problem` refuses,
-    /// and when there are no pictures.
-    pub fn read(&self, on_problem: OnProblem, size_of: &PictureSize) -> Result<(Dataset, Report), DataError> {
+    /// and when there are no images.
+    pub fn read(&self, on_problem: OnProblem, size_of: &ImageSize) -> Result<(Dataset, Report), DataError> {
         let form = self.form.map_or_else(|| Form::find(&self.annotations), Ok)?;
         let part = self.part(form, size_of)?;
         let draft = match form {
@@ -73,18 +73,18 @@ impl Source {
             Err(report) => return Err(DataError::Refused { path, report }),
         };
         if dataset.images.is_empty() {
-            return Err(DataError::NoPictures { path, folder: part.folder, report });
+            return Err(DataError::NoImages { path, folder: part.folder, report });
         }
         dataset.folder = part.folder;
         Ok((dataset, report))
     }
 
-    fn part<'a>(&'a self, form: Form, size_of: &'a PictureSize) -> Result<Part<'a>, DataError> {
+    fn part<'a>(&'a self, form: Form, size_of: &'a ImageSize) -> Result<Part<'a>, DataError> {
         if let (Form::Coco, Some(path)) = (form, &self.classes) {
             return Err(DataError::unfit(path, "is not needed: COCO JSON has its own classes; leave `classes` out"));
         }
         let own = form.folder(&self.annotations);
-        let folder = self.pictures.clone().unwrap_or_else(|| own.clone());
+        let folder = self.images.clone().unwrap_or_else(|| own.clone());
         let own_folder =
             folder == own || folder.canonicalize().ok().is_some_and(|folder| own.canonicalize().ok() == Some(folder));
         Ok(Part {
@@ -125,7 +125,7 @@ mod tests {
     const VOC: &str = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax>\
         <ymax>22</ymax></bndbox></object></annotation>";
 
-    /// A folder with a picture and its box in all forms.
+    /// A folder with an image and its box in all forms.
     fn all_forms() -> tempfile::TempDir {
         folder(&[
             ("coco.json", COCO),
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_where_the_form_has_them_unless_that_is_said() {
+    fn images_are_where_the_form_has_them_unless_that_is_said() {
         let folder = all_forms();
         let cases = [
             ("coco.json", ""),
@@ -167,7 +167,7 @@ mod tests {
         for (annotations, expected) in cases {
             let source = Source::new(folder.path().join(annotations));
             assert_eq!(read(&source, OnProblem::Refuse).unwrap().0.folder, folder.path().join(expected));
-            let source = Source { pictures: Some(folder.path().to_owned()), ..source };
+            let source = Source { images: Some(folder.path().to_owned()), ..source };
             assert_eq!(read(&source, OnProblem::Refuse).unwrap().0.folder, folder.path());
         }
     }
@@ -192,22 +192,22 @@ mod tests {
     }
 
     #[test]
-    fn no_pictures_are_an_error_that_says_why() {
+    fn no_images_are_an_error_that_says_why() {
         let folder = folder(&[("a.csv", "gone.jpg,1,2,3,4,dog\n"), ("empty.csv", "\n"), ("list.txt", "")]);
         let read = |source: &Source| read(source, OnProblem::Drop).unwrap_err().to_string();
         let error = read(&Source::new(folder.path().join("a.csv")));
-        assert!(error.contains("a.csv` gives no pictures: 1 picture that cannot be read dropped: gone.jpg"), "{error}");
+        assert!(error.contains("a.csv` gives no images: 1 image that cannot be read dropped: gone.jpg"), "{error}");
         assert!(error.contains(&format!("start from `{}`", folder.path().display())), "{error}");
         for (annotations, list) in [("empty.csv", None), ("a.csv", Some(folder.path().join("list.txt")))] {
             let error = read(&Source { list, ..Source::new(folder.path().join(annotations)) });
-            assert!(error.contains("gives no pictures; file names start from"), "{error}");
+            assert!(error.contains("gives no images; file names start from"), "{error}");
         }
     }
 
     #[test]
     fn all_paths_of_sources_can_be_changed() {
         let mut sources = [Source::new("a"), Source::new("b")];
-        sources[1].pictures = Some("c".into());
+        sources[1].images = Some("c".into());
         sources[1].list = Some("d".into());
         sources[1].classes = Some("e".into());
         for path in sources.iter_mut().flat_map(Source::paths_mut) {
@@ -215,7 +215,7 @@ mod tests {
         }
         let path = |name: &str| Some(Path::new("base").join(name));
         let expected =
-            Source { pictures: path("c"), form: None, list: path("d"), classes: path("e"), ..Source::new("base/b") };
+            Source { images: path("c"), form: None, list: path("d"), classes: path("e"), ..Source::new("base/b") };
         assert_eq!(sources, [Source::new("base/a"), expected]);
     }
 

@@ -18,12 +18,12 @@ pub(super) fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// Reads with pictures that are files of 200 x 100 pixels, whatever is in them.
+/// Reads with images that are files of 200 x 100 pixels, whatever is in them.
 pub(super) fn read(source: &Source, on_problem: OnProblem) -> Result<(Dataset, Report), DataError> {
     source.read(on_problem, &size)
 }
 
-/// The pictures and boxes of a source that is sound.
+/// The images and boxes of a source that is sound.
 pub(super) fn read_sound(source: &Source) -> Vec<String> {
     let (dataset, report) = read(source, OnProblem::Refuse).unwrap();
     assert_eq!(report.problems, []);
@@ -34,7 +34,7 @@ fn size(path: &Path) -> Result<(u32, u32), String> {
     if path.is_file() { Ok((200, 100)) } else { Err("it is not there".to_owned()) }
 }
 
-/// A line per picture: `a.jpg 200x100: dog 1 2 10 20, cat ..` with left, top, width and height.
+/// A line per image: `a.jpg 200x100: dog 1 2 10 20, cat ..` with left, top, width and height.
 pub(super) fn lines(dataset: &Dataset) -> Vec<String> {
     let lines = dataset.images.iter().enumerate().map(|(place, image)| {
         let boxes = dataset.annotations_of(place).iter().map(|annotation| {

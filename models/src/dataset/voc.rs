@@ -1,7 +1,7 @@
-//! Pascal VOC: a folder with one XML file per picture. <http://host.robots.ox.ac.uk/pascal/VOC/>
+//! Pascal VOC: a folder with one XML file per image. <http://host.robots.ox.ac.uk/pascal/VOC/>
 //!
 //! The numbers are taken as the edges of the box: it is `xmax - xmin` wide, and nothing is shifted, as in the other forms.
-//! VOC's own pictures count from 1 and include the last pixel, but most tools write edges counted from 0, and a file does
+//! VOC's own images count from 1 and include the last pixel, but most tools write edges counted from 0, and a file does
 //! not say which it has; read this way, boxes of the former are off by up to a pixel. Objects that are marked `difficult`
 //! are boxes like any other. Folders below are not looked into.
 
@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use roxmltree::{Document, Node};
 
 use super::draft::{ClassKey, Draft};
-use super::labeled::{LabeledBox, LabeledPicture, measure};
-use super::pictures::{Pictures, split_extension};
+use super::images::{Images, split_extension};
+use super::labeled::{LabeledBox, LabeledImage, measure};
 use super::source::Part;
-use super::{DataError, PICTURE_EXTENSIONS, Rectangle, classes, files};
+use super::{DataError, IMAGE_EXTENSIONS, Rectangle, classes, files};
 
 /// The files of annotations in a folder.
 pub(super) fn annotation_files(folder: &Path) -> Result<Vec<String>, DataError> {
     files::inside(folder, &["xml"])
 }
 
-/// The folder of pictures that goes with a folder of annotations.
-pub(super) fn pictures(annotations: &Path) -> Option<PathBuf> {
+/// The folder of images that goes with a folder of annotations.
+pub(super) fn images(annotations: &Path) -> Option<PathBuf> {
     let beside = match annotations.file_name() {
         Some(_) => annotations.with_file_name("JPEGImages"),
         // `.` or `..`, whose names only the system knows.
@@ -30,7 +30,7 @@ pub(super) fn pictures(annotations: &Path) -> Option<PathBuf> {
     beside.is_dir().then_some(beside)
 }
 
-/// The pictures and boxes of a folder. The list names files of annotations. Without class file, the classes are those of
+/// The images and boxes of a folder. The list names files of annotations. Without class file, the classes are those of
 /// all files, also of those that are not in the list, so that all parts of a data set have the same.
 pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
     let files = annotation_files(part.annotations)?;
@@ -39,18 +39,18 @@ pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
     let classes = part.classes.clone().unwrap_or_else(|| classes::named(names));
     let (chosen, problems) = part.select(read, |annotated| &annotated.stem)?;
 
-    let found = Pictures::new(&part.folder, files::inside(&part.folder, &PICTURE_EXTENSIONS)?);
-    let pictures = chosen.into_iter().map(|annotated| annotated.labeled(&found, &part.folder));
-    let mut pictures = pictures.collect::<Result<Vec<_>, _>>()?;
-    measure(&mut pictures, &part.folder, part.size_of);
-    Ok(Draft::number(pictures, classes, problems))
+    let found = Images::new(&part.folder, files::inside(&part.folder, &IMAGE_EXTENSIONS)?);
+    let images = chosen.into_iter().map(|annotated| annotated.labeled(&found, &part.folder));
+    let mut images = images.collect::<Result<Vec<_>, _>>()?;
+    measure(&mut images, &part.folder, part.size_of);
+    Ok(Draft::number(images, classes, problems))
 }
 
 /// What a file says.
 struct Annotated {
     /// Its own name, without extension.
     stem: String,
-    /// That of the picture.
+    /// That of the image.
     file_name: Option<String>,
     size: Option<(u32, u32)>,
     /// Classes and boxes.
@@ -91,15 +91,15 @@ impl Annotated {
         Ok(Self { stem, file_name: file_name.map(str::to_owned), size, objects: objects.collect::<Result<_, _>>()? })
     }
 
-    /// With its picture: the file that it names, or what that becomes with an extension; if there is none, the picture of
+    /// With its image: the file that it names, or what that becomes with an extension; if there is none, the image of
     /// its own name, since names inside go out of date when files are renamed.
-    fn labeled(self, pictures: &Pictures, folder: &Path) -> Result<LabeledPicture, DataError> {
+    fn labeled(self, images: &Images, folder: &Path) -> Result<LabeledImage, DataError> {
         let Self { stem, file_name, size, objects } = self;
         let file_name = match file_name {
             Some(name) if folder.join(&name).is_file() => name,
             name => {
-                let named = name.as_deref().map(|name| pictures.find(split_extension(name).0)).transpose()?.flatten();
-                let found = if named.is_some() { named } else { pictures.find(&stem)? };
+                let named = name.as_deref().map(|name| images.find(split_extension(name).0)).transpose()?.flatten();
+                let found = if named.is_some() { named } else { images.find(&stem)? };
                 found.map(str::to_owned).or(name).unwrap_or(stem)
             }
         };
@@ -107,7 +107,7 @@ impl Annotated {
             .into_iter()
             .map(|(name, rectangle)| LabeledBox { class: ClassKey::Name(name), rectangle })
             .collect();
-        Ok(LabeledPicture { size, boxes, ..LabeledPicture::new(file_name) })
+        Ok(LabeledImage { size, boxes, ..LabeledImage::new(file_name) })
     }
 }
 
@@ -136,7 +136,7 @@ fn content<'a>(node: Node<'a, '_>) -> &'a str {
     node.text().unwrap_or_default().trim()
 }
 
-/// A side of the picture; none where it is missing or zero, as some tools leave it.
+/// A side of the image; none where it is missing or zero, as some tools leave it.
 fn side(size: Node, name: &str) -> Result<Option<u32>, Fault> {
     let Some(side) = child(size, name) else { return Ok(None) };
     let pixels = files::whole_number(content(side)).map_err(|reason| Fault::new(side, reason))?;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_is_the_one_that_is_named_or_has_the_same_name() {
+    fn the_image_is_the_one_that_is_named_or_has_the_same_name() {
         let cases = [
             ("<filename>b.png</filename>", "b.png"),
             ("<filename> b </filename>", "b.png"),
@@ -206,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn the_list_restricts_the_pictures_and_not_the_classes() {
+    fn the_list_restricts_the_images_and_not_the_classes() {
         let [a, b, c] = ["dog", "cat", "cow"].map(|name| annotation(&OBJECT.replace("dog", name)));
         let files = [("x/c.xml", c.as_str()), ("x/a.xml", &a), ("x/b.xml", &b), ("list.txt", "c\na\nd\n")];
         let folder = folder(&[&files[..], &[("x/a.jpg", ""), ("x/b.jpg", ""), ("x/c.jpg", "")]].concat());
         let mut source = Source::new(folder.path().join("x"));
         source.list = Some(folder.path().join("list.txt"));
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 name in the list without a picture: d"), "{error}");
+        assert!(error.contains("1 name in the list without an image: d"), "{error}");
         std::fs::write(folder.path().join("list.txt"), "c.jpg\na.jpg").unwrap();
         assert_eq!(read_sound(&source), ["a.jpg 200x100: dog 1 2 10 20.5", "c.jpg 200x100: cow 1 2 10 20.5"]);
         let (dataset, _) = read(&source, OnProblem::Refuse).unwrap();

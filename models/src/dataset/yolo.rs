@@ -1,9 +1,9 @@
-//! YOLO: a folder with one text file per picture, of the same name, a line `class x y width height` per box: the number of
-//! its class, its center and its sides, in shares of the picture's. <https://docs.ultralytics.com/datasets/detect/>
+//! YOLO: a folder with one text file per image, of the same name, a line `class x y width height` per box: the number of
+//! its class, its center and its sides, in shares of the image's. <https://docs.ultralytics.com/datasets/detect/>
 //!
-//! The pictures are those that the list names. Without list they are those that have a file of labels, which may be empty,
-//! and where the picture folder belongs to these labels alone (`images/train` for `labels/train`, or the folder of labels
-//! itself) all others in it too; a folder elsewhere may hold the pictures of other parts. A picture without labels has no
+//! The images are those that the list names. Without list they are those that have a file of labels, which may be empty,
+//! and where the image folder belongs to these labels alone (`images/train` for `labels/train`, or the folder of labels
+//! itself) all others in it too; a folder elsewhere may hold the images of other parts. An image without labels has no
 //! boxes. Folders below are looked into.
 //!
 //! Without class file, `classes.txt` among the labels names the classes, as LabelImg writes it; without that, they are
@@ -13,10 +13,10 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf, absolute};
 
 use super::draft::{ClassKey, Draft};
-use super::labeled::{LabeledBox, LabeledPicture, measure};
-use super::pictures::{Pictures, split_extension};
+use super::images::{Images, split_extension};
+use super::labeled::{LabeledBox, LabeledImage, measure};
 use super::source::Part;
-use super::{DataError, PICTURE_EXTENSIONS, Problem, Rectangle, classes, files};
+use super::{DataError, IMAGE_EXTENSIONS, Problem, Rectangle, classes, files};
 use crate::spec::Class;
 
 /// Class names among the labels.
@@ -32,8 +32,8 @@ pub(super) fn label_files(folder: &Path) -> Result<Vec<String>, DataError> {
     Ok(files)
 }
 
-/// The folder of pictures that goes with a folder of labels: `images/train` with `labels/train`.
-pub(super) fn pictures(annotations: &Path) -> Option<PathBuf> {
+/// The folder of images that goes with a folder of labels: `images/train` with `labels/train`.
+pub(super) fn images(annotations: &Path) -> Option<PathBuf> {
     let path = absolute(annotations).ok()?;
     let parts: Vec<_> = path.components().collect();
     let place = parts.iter().rposition(|part| part.as_os_str() == "labels")?;
@@ -42,7 +42,7 @@ pub(super) fn pictures(annotations: &Path) -> Option<PathBuf> {
     Some(renamed.collect::<PathBuf>()).filter(|folder| folder.is_dir())
 }
 
-/// The pictures and boxes of a folder.
+/// The images and boxes of a folder.
 pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
     let files = label_files(part.annotations)?;
     let read = files::in_parallel(&files, |file| labels(&part.annotations.join(file)))?;
@@ -50,49 +50,49 @@ pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
     let stems = files.iter().map(|file| file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem));
     let labels: HashMap<_, _> = stems.clone().zip(read).collect();
 
-    let (mut pictures, problems) = chosen(part, stems)?;
-    measure(&mut pictures, &part.folder, part.size_of);
-    for picture in &mut pictures {
-        let labels = labels.get(split_extension(&picture.file_name).0).map_or(&[][..], Vec::as_slice);
-        // Without a size they stay shares of it; the picture is reported.
-        let size = picture.size.unwrap_or((1, 1));
-        picture.boxes = labels.iter().map(|label| label.labeled_box(size)).collect();
+    let (mut images, problems) = chosen(part, stems)?;
+    measure(&mut images, &part.folder, part.size_of);
+    for image in &mut images {
+        let labels = labels.get(split_extension(&image.file_name).0).map_or(&[][..], Vec::as_slice);
+        // Without a size they stay shares of it; the image is reported.
+        let size = image.size.unwrap_or((1, 1));
+        image.boxes = labels.iter().map(|label| label.labeled_box(size)).collect();
     }
-    Ok(Draft::number(pictures, classes, problems))
+    Ok(Draft::number(images, classes, problems))
 }
 
-/// The pictures that are meant, of which the labels have the names in `stems`.
+/// The images that are meant, of which the labels have the names in `stems`.
 fn chosen<'a>(
     part: &Part,
     stems: impl Iterator<Item = &'a str>,
-) -> Result<(Vec<LabeledPicture>, Vec<Problem>), DataError> {
-    let found = Pictures::new(&part.folder, files::below(&part.folder, &PICTURE_EXTENSIONS)?);
-    let all = found.names().map(|name| LabeledPicture::new(name.to_owned()));
+) -> Result<(Vec<LabeledImage>, Vec<Problem>), DataError> {
+    let found = Images::new(&part.folder, files::below(&part.folder, &IMAGE_EXTENSIONS)?);
+    let all = found.names().map(|name| LabeledImage::new(name.to_owned()));
     if part.list.is_some() {
-        return part.select(all.collect(), |picture| &picture.file_name);
+        return part.select(all.collect(), |image| &image.file_name);
     }
-    let mut pictures = Vec::new();
+    let mut images = Vec::new();
     for stem in stems {
-        let picture = found.find(stem)?.map(|name| LabeledPicture::new(name.to_owned()));
-        match picture {
+        let image = found.find(stem)?.map(|name| LabeledImage::new(name.to_owned()));
+        match image {
             Some(_) if part.own_folder => {}
-            Some(picture) => pictures.push(picture),
+            Some(image) => images.push(image),
             None => {
                 let reason = format!("there are labels for it, but it is not in `{}`", part.folder.display());
-                pictures.push(LabeledPicture { unreadable: Some(reason), ..LabeledPicture::new(stem.to_owned()) });
+                images.push(LabeledImage { unreadable: Some(reason), ..LabeledImage::new(stem.to_owned()) });
             }
         }
     }
     if part.own_folder {
-        pictures.extend(all);
+        images.extend(all);
     }
-    Ok((pictures, Vec::new()))
+    Ok((images, Vec::new()))
 }
 
 /// One line.
 struct Label {
     class: u32,
-    /// Center and sides, in shares of the picture's.
+    /// Center and sides, in shares of the image's.
     shares: [f64; 4],
 }
 
@@ -112,7 +112,7 @@ impl Label {
         Ok(Self { class, shares: [x?, y?, width?, height?] })
     }
 
-    /// In pixels of a picture. All is scaled before it is added: then what is whole in pixels is so but for the rounding of
+    /// In pixels of an image. All is scaled before it is added: then what is whole in pixels is so but for the rounding of
     /// the file.
     fn labeled_box(&self, (width, height): (u32, u32)) -> LabeledBox {
         let [center_x, center_y, share_x, share_y] = self.shares;
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_shares_of_the_picture() {
+    fn labels_are_shares_of_the_image() {
         let text = "\u{feff}1 0.5 0.5 0.1 0.2\r\n\r\n0.0 5.0e-1 0.25 1 0.5\r\n";
         let folder = folder(&[("labels/a.txt", text), ("images/a.jpg", "")]);
         let source = Source::new(folder.path().join("labels"));
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn whole_pixels_stay_whole_but_for_the_rounding_of_the_file() {
-        /// Half of the eighth decimal, of center and of half a side, in a picture 10,000 pixels wide; and of doubles.
+        /// Half of the eighth decimal, of center and of half a side, in an image 10,000 pixels wide; and of doubles.
         const ROUNDING: f64 = (0.5e-8 + 0.25e-8) * 1e4 + 1e-9;
         for (left, right) in [(0u32, 10_000), (0, 1), (1, 2), (33, 9_999), (7_777, 7_778), (123, 4_567)] {
             let [center, side] = [f64::from(left + right) / 2e4, f64::from(right - left) / 1e4];
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pictures_are_those_with_labels_and_in_their_own_folder_all() {
+    fn the_images_are_those_with_labels_and_in_their_own_folder_all() {
         let box_in_middle = "0 0.5 0.5 0.5 0.5";
         let files = [
             ("labels/train/a.txt", box_in_middle),
@@ -187,23 +187,23 @@ mod tests {
         assert_eq!(read_sound(&source), all);
         assert_eq!(read(&source, OnProblem::Drop).unwrap().0.folder, folder.path().join("images/train"));
         // Said or found, it is the same folder.
-        source.pictures = Some(folder.path().join("images/../images/train"));
+        source.images = Some(folder.path().join("images/../images/train"));
         assert_eq!(read_sound(&source), all);
 
-        std::fs::rename(folder.path().join("images/train"), folder.path().join("pictures")).unwrap();
-        source.pictures = Some(folder.path().join("pictures"));
+        std::fs::rename(folder.path().join("images/train"), folder.path().join("photos")).unwrap();
+        source.images = Some(folder.path().join("photos"));
         assert_eq!(read_sound(&source), labeled);
 
         std::fs::write(folder.path().join("list.txt"), "gone\nother/a\n").unwrap();
         source.list = Some(folder.path().join("list.txt"));
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 name in the list without a picture: gone;"), "{error}");
-        std::fs::write(folder.path().join("list.txt"), "pictures/negative.jpg\na\n").unwrap();
+        assert!(error.contains("1 name in the list without an image: gone;"), "{error}");
+        std::fs::write(folder.path().join("list.txt"), "photos/negative.jpg\na\n").unwrap();
         assert_eq!(read_sound(&source), [labeled[0], "negative.jpg 200x100:"]);
     }
 
     #[test]
-    fn pictures_may_lie_beside_their_labels() {
+    fn images_may_lie_beside_their_labels() {
         let folder = folder(&[("a.txt", ""), ("a.jpg", ""), ("b.jpg", ""), ("classes.txt", "dog\ncat\n")]);
         let source = Source::new(folder.path());
         assert_eq!(read_sound(&source), ["a.jpg 200x100:", "b.jpg 200x100:"]);
@@ -212,18 +212,18 @@ mod tests {
     }
 
     #[test]
-    fn labels_without_picture_are_a_problem() {
+    fn labels_without_image_are_a_problem() {
         let label = "0 0.5 0.5 0.5 0.5";
         let folder = folder(&[("labels/a.txt", label), ("labels/b.txt", label), ("images/b.jpg", "")]);
         let source = Source::new(folder.path().join("labels"));
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
         assert!(
-            error.contains("1 picture that cannot be read: a (there are labels for it, but it is not in `"),
+            error.contains("1 image that cannot be read: a (there are labels for it, but it is not in `"),
             "{error}"
         );
         let (dataset, report) = read(&source, OnProblem::Drop).unwrap();
         assert_eq!(lines(&dataset), ["b.jpg 200x100: 0 50 25 100 50"]);
-        assert!(report.to_string().contains("1 box on dropped pictures dropped"), "{report}");
+        assert!(report.to_string().contains("1 box on dropped images dropped"), "{report}");
     }
 
     #[test]

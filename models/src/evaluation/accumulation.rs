@@ -1,4 +1,4 @@
-//! Precision and recall of one class over all pictures, from what became of its detections.
+//! Precision and recall of one class over all images, from what became of its detections.
 
 use super::curves::{Curve, Curves, RECALLS, recalls};
 use super::matching::{Object, Verdict};
@@ -29,17 +29,17 @@ impl AreaScores {
         average(self.precision)
     }
 
-    /// The average over thresholds, with the best detection per picture.
+    /// The average over thresholds, with the best detection per image.
     pub(super) fn recall_of_1(&self) -> f64 {
         average(self.recall[0])
     }
 
-    /// The average over thresholds, with the best 10 detections per picture.
+    /// The average over thresholds, with the best 10 detections per image.
     pub(super) fn recall_of_10(&self) -> f64 {
         average(self.recall[1])
     }
 
-    /// The average over thresholds, with the best 100 detections per picture.
+    /// The average over thresholds, with the best 100 detections per image.
     pub(super) fn recall_of_100(&self) -> f64 {
         average(self.recall[2])
     }
@@ -91,7 +91,7 @@ impl Tally {
         Self { areas, detections: 0, scores: None, best_f1: None }
     }
 
-    /// Counts the next detection; `rank` is its place among those of its picture.
+    /// Counts the next detection; `rank` is its place among those of its image.
     pub(super) fn add(&mut self, score: f64, rank: usize, verdict: Verdict) {
         const EVERY: u32 = (1 << THRESHOLDS.len()) - 1;
         if self.scores.is_some_and(|[_, latest]| score < latest) {

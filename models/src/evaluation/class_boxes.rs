@@ -9,11 +9,11 @@ use crate::dataset::Annotation;
 
 /// What is to be found of one class, and what was found.
 pub(super) struct ClassBoxes<'a> {
-    /// By picture; those of one picture in the order given.
+    /// By image; those of one image in the order given.
     pub(super) objects: Vec<&'a Annotation>,
-    /// Where the objects of each picture begin in `objects`, and where the last ones end.
+    /// Where the objects of each image begin in `objects`, and where the last ones end.
     starts: Vec<usize>,
-    /// The best first; of equally sure ones those of the earlier picture, then in the order given.
+    /// The best first; of equally sure ones those of the earlier image, then in the order given.
     pub(super) detections: Vec<ScoredBox>,
 }
 
@@ -43,23 +43,23 @@ fn by_class<T>(classes: usize, boxes: impl Iterator<Item = (usize, T)>) -> Vec<V
 
 impl<'a> ClassBoxes<'a> {
     fn new(mut objects: Vec<&'a Annotation>, mut ranks: Vec<Rank>, detections: &[ScoredBox]) -> Self {
-        // Stable, so that those of one picture stay in order.
+        // Stable, so that those of one image stay in order.
         objects.sort_by_key(|object| object.image);
         ranks.sort_unstable();
         // Fetched all at once, since boxes that lie apart in memory cost more than what is done with them.
         let detections = ranks.iter().map(|rank| detections[rank.place()]).collect();
-        let pictures = objects.last().map_or(0, |object| object.image + 1);
-        let mut starts = vec![0; pictures + 1];
+        let images = objects.last().map_or(0, |object| object.image + 1);
+        let mut starts = vec![0; images + 1];
         for object in &objects {
             starts[object.image + 1] += 1;
         }
-        for picture in 0..pictures {
-            starts[picture + 1] += starts[picture];
+        for image in 0..images {
+            starts[image + 1] += starts[image];
         }
         Self { objects, starts, detections }
     }
 
-    /// The places in `objects` of those of a picture.
+    /// The places in `objects` of those of an image.
     pub(super) fn objects_of(&self, image: usize) -> Range<usize> {
         match self.starts.get(image..image + 2) {
             Some(&[start, end]) => start..end,
@@ -68,14 +68,14 @@ impl<'a> ClassBoxes<'a> {
     }
 }
 
-/// What a detection is sorted by: its score, the greatest first, then its picture, then its place among all.
+/// What a detection is sorted by: its score, the greatest first, then its image, then its place among all.
 /// One number, because that is sorted several times as fast as three.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank(u128);
 
 impl Rank {
     fn new(detection: &ScoredBox, place: usize) -> Self {
-        // No memory holds so many pictures or detections that 32 bits would not do.
+        // No memory holds so many images or detections that 32 bits would not do.
         Self(u128::from(!ascending(detection.sureness())) << 64 | (detection.image as u128) << 32 | place as u128)
     }
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_surest_come_first_then_those_of_earlier_pictures_then_as_given() {
+    fn the_surest_come_first_then_those_of_earlier_images_then_as_given() {
         let scores = [(3, 0.5), (1, f64::NAN), (2, -0.0), (1, 0.5), (0, 0.0), (0, 0.9), (3, 0.5)];
         let detections: Vec<_> = (0..)
             .map(f64::from)
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_found_by_picture() {
+    fn objects_are_found_by_image() {
         let object =
             |id, image| Annotation { id, image, class: 0, rectangle: Rectangle::default(), area: 0.0, crowd: false };
         let truth = [(1, 4), (2, 1), (3, 4), (4, 0)].map(|(id, image)| object(id, image));

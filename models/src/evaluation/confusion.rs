@@ -47,7 +47,7 @@ pub struct Confusion {
 
 /// Compares `detections` with `truth`, in any order.
 ///
-/// In each picture, objects and detections whose score and IoU suffice are paired whatever their classes, those of the
+/// In each image, objects and detections whose score and IoU suffice are paired whatever their classes, those of the
 /// greatest IoU first, each at most once; of equal IoUs the pair with the surer detection, then the one given first. A
 /// detection left over that has a share of at least the rule's IoU in a crowd of its own class does not count, nor do the
 /// crowds themselves, nor boxes whose class is not below `classes`.
@@ -97,7 +97,7 @@ impl ConfusionMatrix {
         self.counts.len() - 1
     }
 
-    /// Counts what one picture has; the surest detection comes first.
+    /// Counts what one image has; the surest detection comes first.
     fn compare(&mut self, objects: &[&Annotation], detections: &[&ScoredBox]) {
         let (crowds, objects): (Vec<&Annotation>, Vec<_>) = objects.iter().partition(|object| object.crowd);
         let mut pairs = Vec::new();
@@ -135,7 +135,7 @@ impl ConfusionMatrix {
     }
 }
 
-/// An object and a detection of one picture that may belong together.
+/// An object and a detection of one image that may belong together.
 struct Pair {
     object: usize,
     detection: usize,
@@ -174,8 +174,8 @@ mod tests {
         counts
     }
 
-    /// Many objects and detections on few pictures, all IoUs and scores distinct.
-    fn crowded_pictures() -> (Vec<Annotation>, Vec<ScoredBox>) {
+    /// Many objects and detections on few images, all IoUs and scores distinct.
+    fn crowded_images() -> (Vec<Annotation>, Vec<ScoredBox>) {
         let x = |i: usize, step: f64| (i as f64 * step).rem_euclid(97.0);
         let truth = (0..60).map(|i| object(i % 4, i % 3, x(i, 5.7123))).collect();
         let detections = (0..90).map(|i| found(i % 5, i % 3, x(i, 7.3331), x(i, 13.117) / 97.0)).collect();
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn rows_count_objects_and_columns_detections() {
-        let (truth, detections) = crowded_pictures();
+        let (truth, detections) = crowded_images();
         let rule = ConfusionRule { iou: 0.3, score: 0.4 };
         let ConfusionMatrix { counts, .. } = confusion_matrix(&truth, &detections, 3, rule);
         assert!(counts.iter().enumerate().all(|(i, row)| row[i] > 0 || i == 3), "{counts:?}");
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_order_of_boxes_with_distinct_overlaps_does_not_matter() {
-        let (mut truth, mut detections) = crowded_pictures();
+        let (mut truth, mut detections) = crowded_images();
         let rule = ConfusionRule { iou: 0.1, score: 0.2 };
         let expected = confusion_matrix(&truth, &detections, 3, rule);
         truth.reverse();
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn trading_objects_for_detections_transposes_the_matrix() {
-        let (truth, detections) = crowded_pictures();
+        let (truth, detections) = crowded_images();
         let traded_truth: Vec<_> = detections.iter().map(|d| object(d.image, d.class, d.rectangle.x)).collect();
         let traded: Vec<_> = truth.iter().map(|o| found(o.image, o.class, o.rectangle.x, 1.0)).collect();
         let rule = ConfusionRule { iou: 0.2, score: 0.0 };
@@ -227,7 +227,7 @@ mod tests {
             ("another class", vec![found(0, DOG, 1.0, 0.9)], matrix(&[(CAT, DOG, 1)])),
             ("not sure", vec![found(0, CAT, 1.0, 0.49)], matrix(&[(CAT, BACKGROUND, 1)])),
             ("elsewhere", vec![found(0, DOG, 6.0, 0.9)], matrix(&[(CAT, BACKGROUND, 1), (BACKGROUND, DOG, 1)])),
-            ("another picture", vec![found(1, CAT, 0.0, 0.9)], matrix(&[(CAT, BACKGROUND, 1), (BACKGROUND, CAT, 1)])),
+            ("another image", vec![found(1, CAT, 0.0, 0.9)], matrix(&[(CAT, BACKGROUND, 1), (BACKGROUND, CAT, 1)])),
             (
                 "two on one",
                 vec![found(0, CAT, 2.0, 0.9), found(0, DOG, 1.0, 0.6)],

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub(super) const RECALLS: usize = 101;
 
 /// Precision of one class over the recalls 0, 0.01, ... 1, one number for each. It is the best at that recall or a higher
-/// one, and 0 where that recall is not reached. Objects of all sizes count, and the best 100 detections per picture.
+/// one, and 0 where that recall is not reached. Objects of all sizes count, and the best 100 detections per image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curves {
     /// The average over the IoU thresholds; its average is AP.

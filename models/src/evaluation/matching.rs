@@ -73,7 +73,7 @@ pub(super) struct Verdict {
 /// Place of an object that a detection overlaps by at least the lowest threshold, and by how much.
 pub(super) type Rival = (usize, f64);
 
-/// Judges a detection among the objects of its picture, after all better detections: it takes the object that it overlaps
+/// Judges a detection among the objects of its image, after all better detections: it takes the object that it overlaps
 /// most among those still free. `rivals` is room that this needs, to be kept from detection to detection.
 pub(super) fn judge(detection: &Rectangle, objects: &mut [Object], rivals: &mut Vec<Rival>) -> Verdict {
     let overlaps = objects.iter().map(|object| overlap(detection, object)).enumerate();

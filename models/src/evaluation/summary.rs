@@ -29,13 +29,13 @@ pub struct Summary {
     /// Average precision on large objects: from 96² square pixels.
     #[serde(rename = "APl")]
     pub ap_large: f64,
-    /// Recall with the best detection per picture and class.
+    /// Recall with the best detection per image and class.
     #[serde(rename = "AR1")]
     pub ar1: f64,
-    /// Recall with the best 10 detections per picture and class.
+    /// Recall with the best 10 detections per image and class.
     #[serde(rename = "AR10")]
     pub ar10: f64,
-    /// Recall with the best 100 detections per picture and class.
+    /// Recall with the best 100 detections per image and class.
     #[serde(rename = "AR100")]
     pub ar100: f64,
     /// Recall on small objects.
@@ -54,7 +54,7 @@ pub struct Summary {
 pub struct ClassSummary {
     /// Objects to be found, crowds apart.
     pub objects: usize,
-    /// Detections that were judged, those in crowds included: of each picture the best 100.
+    /// Detections that were judged, those in crowds included: of each image the best 100.
     pub detections: usize,
     /// Average precision.
     #[serde(rename = "AP")]
@@ -74,7 +74,7 @@ pub struct ClassSummary {
     /// Average precision on large objects.
     #[serde(rename = "APl")]
     pub ap_large: f64,
-    /// Recall with the best 100 detections per picture.
+    /// Recall with the best 100 detections per image.
     #[serde(rename = "AR100")]
     pub ar100: f64,
     /// From which score on detections are best taken; none if no object is found.

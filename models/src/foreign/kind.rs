@@ -11,7 +11,7 @@ use crate::spec::Source;
 /// A form of weights that can be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A residual network of torchvision, without the layer that classifies pictures.
+    /// A residual network of torchvision, without the layer that classifies images.
     TorchvisionTrunk,
     /// torchvision's `retinanet_resnet50_fpn`, or one with another residual network.
     TorchvisionV1,

@@ -55,8 +55,8 @@ pub(super) const TORCHVISION: &[Rename] = &[
 /// Ends of names here that stand for no tensor of the network, and what they are.
 pub(super) const NEEDLESS: &[(&str, &str)] = &[
     (".num_batches_tracked", "counters of training steps"),
-    ("fc.weight", "the classifier of whole pictures"),
-    ("fc.bias", "the classifier of whole pictures"),
+    ("fc.weight", "the classifier of whole images"),
+    ("fc.bias", "the classifier of whole images"),
 ];
 
 /// Our name for `name`; none where no row fits.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// From a picture to the network's input.
+/// From an image to the network's input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PreprocessingSpec {
@@ -12,12 +12,12 @@ pub struct PreprocessingSpec {
     pub longer_side: u32,
     /// How a resized side becomes a whole number of pixels.
     pub side_rounding: SideRounding,
-    /// Height and width that every picture is stretched to, whatever its shape; if absent, pictures keep their shape and the
+    /// Height and width that every image is stretched to, whatever its shape; if absent, images keep their shape and the
     /// fields above say their size.
     pub fixed_size: Option<[u32; 2]>,
     /// Interpolation.
     pub filter: ResizeFilter,
-    /// Whether the filter widens when the picture shrinks.
+    /// Whether the filter widens when the image shrinks.
     pub antialias: bool,
     /// Whose interpolation it is.
     pub resampling: Resampling,
@@ -29,10 +29,10 @@ pub struct PreprocessingSpec {
     pub pad_multiple: u32,
     /// What happens to a side that is a multiple already.
     pub pad_rule: PadRule,
-    /// Height and width of every input, multiples of 32: no picture is resized beyond it, and all are padded to it, whatever
-    /// the two fields above say. Written by `exporter --input-size`; if absent, the size of an input follows from its picture.
+    /// Height and width of every input, multiples of 32: no image is resized beyond it, and all are padded to it, whatever
+    /// the two fields above say. Written by `exporter --input-size`; if absent, the size of an input follows from its image.
     pub input_size: Option<[u32; 2]>,
-    /// What boxes are multiplied by on their way between picture and input.
+    /// What boxes are multiplied by on their way between image and input.
     pub box_scale: BoxScale,
 }
 
@@ -47,7 +47,7 @@ pub enum SideRounding {
     Down,
 }
 
-/// Interpolation of a resized picture.
+/// Interpolation of a resized image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeFilter {
@@ -63,9 +63,9 @@ pub enum ResizeFilter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resampling {
-    /// PyTorch's: beyond its edge a picture goes on with its last pixel, and antialiasing widens the filter.
+    /// PyTorch's: beyond its edge an image goes on with its last pixel, and antialiasing widens the filter.
     Torch,
-    /// `resize` of scikit-image from 0.19 on: beyond its edge a picture goes on mirrored, and antialiasing is a Gaussian
+    /// `resize` of scikit-image from 0.19 on: beyond its edge an image goes on mirrored, and antialiasing is a Gaussian
     /// before. Bilinear only.
     ScikitImage,
 }
@@ -80,12 +80,12 @@ pub enum PadRule {
     Always,
 }
 
-/// From boxes in a picture to boxes in the input, and back.
+/// From boxes in an image to boxes in the input, and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BoxScale {
-    /// The resized over the original side, for each axis by itself, so that the picture's edges meet those of the input's
-    /// picture.
+    /// The resized over the original side, for each axis by itself, so that the image's edges meet those of the input's
+    /// image.
     PerAxis,
     /// The factor before sides are rounded, for both, as yhenon/pytorch-retinanet does: less than a pixel beside the other.
     Common,

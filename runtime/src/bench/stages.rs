@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use runtime::{Detector, DetectorError, picture};
+use runtime::{Detector, DetectorError, image_file};
 use serde::Serialize;
 
 use super::{tabulate, timed};
@@ -15,7 +15,7 @@ pub(super) struct Start {
     pub(super) library_ms: f64,
     /// Reading and optimizing the model.
     pub(super) session_ms: f64,
-    /// The first picture.
+    /// The first image.
     pub(super) first: Times<f64>,
     pub(super) total_ms: f64,
 }
@@ -62,12 +62,12 @@ impl Start {
     }
 }
 
-/// Times of single pictures, in milliseconds.
+/// Times of single images, in milliseconds.
 #[derive(Serialize)]
 pub(super) struct Stages {
     stages: Times<Distribution>,
     all: Distribution,
-    /// Of a picture, in the mean.
+    /// Of an image, in the mean.
     detections: f64,
 }
 
@@ -94,7 +94,7 @@ impl Distribution {
 }
 
 impl Stages {
-    /// Also gives height and width of the first picture's input.
+    /// Also gives height and width of the first image's input.
     pub(super) fn measure(
         detector: &Detector,
         files: &[PathBuf],
@@ -129,8 +129,8 @@ impl Stages {
             let [mean, p50, p90, p99] = [times.mean, times.p50, times.p90, times.p99].map(|ms| format!("{ms:.2}"));
             [name.to_owned(), mean, p50, p90, p99, format!("{share:.1} %")]
         });
-        let head = ["one picture at a time", "mean ms", "p50", "p90", "p99", "of all"];
-        format!("{}\n{:.0} detections in a picture", tabulate(head, rows), self.detections)
+        let head = ["one image at a time", "mean ms", "p50", "p90", "p99", "of all"];
+        format!("{}\n{:.0} detections in an image", tabulate(head, rows), self.detections)
     }
 }
 
@@ -138,12 +138,12 @@ impl Stages {
 /// after the other.
 fn detect(detector: &Detector, file: &Path) -> Result<(Times<f64>, usize, [usize; 2])> {
     let mut times = Times::default();
-    let (ms, picture) = timed(|| picture::read(file));
-    let picture = picture?;
+    let (ms, image) = timed(|| image_file::read(file));
+    let image = image?;
     times.read = ms;
     let (mut seen, mut size) = (Vec::new(), None);
-    for look in detector.looks(&picture) {
-        let (ms, view) = timed(|| detector.prepare(&picture, look));
+    for look in detector.looks(&image) {
+        let (ms, view) = timed(|| detector.prepare(&image, look));
         let view = view?;
         times.prepare += ms;
         let (ms, outputs) = timed(|| detector.run(&[&view]));
@@ -154,7 +154,7 @@ fn detect(detector: &Detector, file: &Path) -> Result<(Times<f64>, usize, [usize
         seen.push((look, found?));
         size.get_or_insert(view.size());
     }
-    let (ms, detections) = timed(|| detector.merge(picture.dimensions(), seen));
+    let (ms, detections) = timed(|| detector.merge(image.dimensions(), seen));
     times.postprocess += ms;
     Ok((times, detections.len(), size.unwrap_or_default()))
 }

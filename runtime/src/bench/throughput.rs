@@ -1,4 +1,4 @@
-//! Pictures per second of the whole pipeline.
+//! Images per second of the whole pipeline.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use serde::Serialize;
 
 use super::tabulate;
 
-/// Pictures per second with so many threads and pictures at a time.
+/// Images per second with so many threads and images at a time.
 #[derive(Serialize)]
 pub(super) struct Throughput {
     threads: usize,
     batch: usize,
-    pictures_per_second: f64,
+    images_per_second: f64,
     /// Fraction of the time in which the network ran, warm-up included.
     in_network: f64,
 }
@@ -61,16 +61,16 @@ impl Throughput {
         Ok(Self {
             threads: threads.map_or_else(machine::cores, NonZeroUsize::get),
             batch,
-            pictures_per_second: count as f64 / measured.as_secs_f64(),
+            images_per_second: count as f64 / measured.as_secs_f64(),
             in_network: inference.as_secs_f64() / all.as_secs_f64(),
         })
     }
 }
 
 pub(super) fn table(measured: &[Throughput]) -> String {
-    let rows = measured.iter().map(|Throughput { threads, batch, pictures_per_second: speed, in_network }| {
+    let rows = measured.iter().map(|Throughput { threads, batch, images_per_second: speed, in_network }| {
         let [threads, batch] = [threads, batch].map(usize::to_string);
         [threads, batch, format!("{speed:.2}"), format!("{:.1}", 1e3 / speed), format!("{:.1} %", 100.0 * in_network)]
     });
-    tabulate(["threads", "at a time", "pictures/s", "ms per picture", "of it in the network"], rows)
+    tabulate(["threads", "at a time", "images/s", "ms per image", "of it in the network"], rows)
 }

@@ -1,4 +1,4 @@
-//! What a detector finds in the pictures of a data set, as evaluation takes it.
+//! What a detector finds in the images of a data set, as evaluation takes it.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::Detector;
 use crate::output::{Failure, Found};
 use crate::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
 
-/// Why a data set can't be evaluated on. An average precision without some picture would not be that of the data set.
+/// Why a data set can't be evaluated on. An average precision without some image would not be that of the data set.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
     /// A class of the model is none of the data set's.
@@ -26,15 +26,15 @@ pub enum FindError {
         /// The data set's, in part.
         known: String,
     },
-    /// A picture could not be read, or the network failed on it.
+    /// An image could not be read, or the network failed on it.
     #[error("{}: {reason}", .path.display())]
-    Picture {
+    Image {
         /// The file.
         path: PathBuf,
         /// Why.
         reason: Failure,
     },
-    /// A picture has another size than the ground truth says, so that boxes would not fit it.
+    /// An image has another size than the ground truth says, so that boxes would not fit it.
     #[error(
         "{} is {}x{} upright, but the ground truth says {}x{}",
         .path.display(), .found[0], .found[1], .expected[0], .expected[1]
@@ -49,10 +49,10 @@ pub enum FindError {
     },
 }
 
-/// What `detector` finds in every picture of `truth`. `advance` is called after each.
+/// What `detector` finds in every image of `truth`. `advance` is called after each.
 ///
 /// # Errors
-/// When a class is unknown, a picture can't be read or is not of the size that the ground truth says, or ONNX Runtime
+/// When a class is unknown, an image can't be read or is not of the size that the ground truth says, or ONNX Runtime
 /// fails.
 pub fn find(detector: &Detector, truth: &Dataset, mut advance: impl FnMut()) -> Result<Vec<ScoredBox>, FindError> {
     let places = class_places(detector.spec(), truth)?;
@@ -64,7 +64,7 @@ pub fn find(detector: &Detector, truth: &Dataset, mut advance: impl FnMut()) -> 
         &PipelineOptions::of(detector),
         items,
         |Finished { report, tag: image, .. }| {
-            let reason = |reason| FindError::Picture { path: truth.path_of(image), reason };
+            let reason = |reason| FindError::Image { path: truth.path_of(image), reason };
             boxes(truth, image, &places, &report.outcome.map_err(reason)?)
         },
         |finished| {
@@ -96,7 +96,7 @@ pub fn class_places(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<usize>, Fin
     places.collect()
 }
 
-/// What was found in a picture, as evaluation takes it.
+/// What was found in an image, as evaluation takes it.
 fn boxes(truth: &Dataset, image: usize, places: &[usize], found: &Found) -> Result<Vec<ScoredBox>, FindError> {
     let expected = &truth.images[image];
     if (found.width, found.height) != (expected.width, expected.height) {

@@ -1,4 +1,4 @@
-//! The image ids of COCO's results, found before a picture is worked on.
+//! The image ids of COCO's results, found before an image is worked on.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use runtime::video;
 pub(super) struct Ids {
     /// None if there are no such results.
     known: Option<ImageIds>,
-    /// Those of pictures so far.
+    /// Those of images so far.
     taken: HashSet<i64>,
 }
 
@@ -20,7 +20,7 @@ impl Ids {
         Self { known, taken: HashSet::new() }
     }
 
-    /// Takes that of a picture; why results can have none.
+    /// Takes that of an image; why results can have none.
     pub(super) fn take(&mut self, file: &Path) -> Result<(), String> {
         let Some(known) = &self.known else { return Ok(()) };
         if video::is_video(file) {
@@ -30,7 +30,7 @@ impl Ids {
         match self.taken.insert(id) {
             true => Ok(()),
             false => Err(format!(
-                "its image id, {id}, is that of an earlier picture, and COCO's results cannot tell the two apart"
+                "its image id, {id}, is that of an earlier image, and COCO's results cannot tell the two apart"
             )),
         }
     }

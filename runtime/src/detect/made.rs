@@ -1,4 +1,4 @@
-//! What is made of each picture besides lists: annotated pictures, YOLO's text, crops.
+//! What is made of each image besides lists: annotated images, YOLO's text, crops.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,33 +10,33 @@ use models::{BoundingBox, write_atomically};
 use runtime::output::{self, Found, ImageIds, Report};
 use runtime::pipeline::Finished;
 use runtime::video::{Frame, Rate};
-use runtime::{draw, picture};
+use runtime::{draw, image_file};
 
 use super::ids::Ids;
 use super::source::Source;
 use crate::cannot_write;
 
-/// What is made of each picture.
+/// What is made of each image.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MadeArgs {
-    /// Draw the detections over the pictures, into this folder.
+    /// Draw the detections over the images, into this folder.
     ///
-    /// An annotated picture has its picture's name; where several have the same, the later ones are numbered: a.jpg,
+    /// An annotated image has its image's name; where several have the same, the later ones are numbered: a.jpg,
     /// a-2.jpg. JPEG stays JPEG, all else becomes PNG; a video becomes MP4 without sound.
     #[arg(long, value_name = "DIR")]
     draw: Option<PathBuf>,
 
-    /// Write YOLO's text into this folder: for each picture a file with a line per detection, `class x y width height score`,
-    /// the class counted from 0, center and sides in shares of the picture.
+    /// Write YOLO's text into this folder: for each image a file with a line per detection, `class x y width height score`,
+    /// the class counted from 0, center and sides in shares of the image.
     #[arg(long, value_name = "DIR")]
     yolo: Option<PathBuf>,
 
-    /// Cut the detections out, as JPEG files `CLASS/PICTURE-NUMBER.jpg` in this folder, the best first.
+    /// Cut the detections out, as JPEG files `CLASS/IMAGE-NUMBER.jpg` in this folder, the best first.
     #[arg(long, value_name = "DIR")]
     crops: Option<PathBuf>,
 }
 
-/// The files of one picture.
+/// The files of one image.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Targets {
     drawn: Option<Drawn>,
@@ -52,11 +52,11 @@ impl Targets {
     }
 }
 
-/// Where a picture is drawn.
+/// Where an image is drawn.
 #[derive(Clone, Debug)]
 enum Drawn {
     /// Into a file of its own.
-    Picture(PathBuf),
+    Image(PathBuf),
     /// Into the annotated video.
     Frame(Part),
 }
@@ -76,7 +76,7 @@ pub(super) struct Annotated {
     pub(super) rate: Rate,
 }
 
-/// What has become of a picture.
+/// What has become of an image.
 pub(super) struct Done {
     pub(super) report: Report,
     /// For an annotated video, and the frame unless it failed.
@@ -86,11 +86,11 @@ pub(super) struct Done {
 /// Who makes them.
 pub(super) struct Made {
     names: Names,
-    pictures: bool,
+    images: bool,
     nothing: bool,
 }
 
-/// Their names, for one picture after the other.
+/// Their names, for one image after the other.
 #[derive(Default)]
 pub(super) struct Names {
     drawn: Option<output::Names>,
@@ -114,8 +114,8 @@ impl Made {
                 bail!("`{}`: {reason}", file.display());
             }
         }
-        let pictures = args.draw.is_some() || args.crops.is_some();
-        Ok(Self { names, pictures, nothing: !pictures && args.yolo.is_none() })
+        let images = args.draw.is_some() || args.crops.is_some();
+        Ok(Self { names, images, nothing: !images && args.yolo.is_none() })
     }
 
     /// Whether nothing is.
@@ -123,9 +123,9 @@ impl Made {
         self.nothing
     }
 
-    /// Whether pictures are needed for it, once detected in.
-    pub(super) fn needs_pictures(&self) -> bool {
-        self.pictures
+    /// Whether images are needed for it, once detected in.
+    pub(super) fn needs_images(&self) -> bool {
+        self.images
     }
 
     /// The names, to be taken once.
@@ -135,13 +135,13 @@ impl Made {
 }
 
 impl Names {
-    /// The files of a picture; why there can be none.
+    /// The files of an image; why there can be none.
     pub(super) fn next(&mut self, file: &Path) -> Result<Targets, String> {
         self.check(file)?;
         self.ids.take(file)?;
-        let extension = file.extension().filter(|_| picture::is_jpeg(file)).and_then(|extension| extension.to_str());
+        let extension = file.extension().filter(|_| image_file::is_jpeg(file)).and_then(|extension| extension.to_str());
         let drawn = self.drawn.as_mut().map(|names| names.next(file, Some(extension.unwrap_or("png"))));
-        Ok(Targets { drawn: drawn.map(Drawn::Picture), ..self.beside(file) })
+        Ok(Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file) })
     }
 
     /// The annotated video of a video, if there is to be one; why there can be none.
@@ -155,12 +155,12 @@ impl Names {
     /// The files of a frame.
     pub(super) fn frame(&mut self, file: &Path, frame: Frame, part: Option<Part>) -> Targets {
         let mut name = file.file_stem().unwrap_or_default().to_owned();
-        // Its extension is passed over, as that of any picture.
+        // Its extension is passed over, as that of any image.
         name.push(format!("-{:06}.frame", frame.number));
         Targets { drawn: part.map(Drawn::Frame), ..self.beside(Path::new(&name)) }
     }
 
-    /// What is made of a picture besides drawing it.
+    /// What is made of an image besides drawing it.
     fn beside(&mut self, file: &Path) -> Targets {
         let yolo = self.yolo.as_mut().map(|names| names.next(file, Some("txt")));
         let crops = self.crops.as_mut().and_then(|names| {
@@ -181,19 +181,19 @@ impl Names {
     }
 }
 
-/// Makes what is to be made of a picture, and hands on its report.
+/// Makes what is to be made of an image, and hands on its report.
 pub(super) fn make(finished: Finished<Targets>, classes: &[Class]) -> Result<Done> {
-    let Finished { report, mut picture, tag: Targets { drawn, yolo, crops } } = finished;
+    let Finished { report, mut image, tag: Targets { drawn, yolo, crops } } = finished;
     if let Ok(found) = &report.outcome {
-        make_beside(found, picture.as_ref(), yolo, crops, classes)?;
-        if let (Some(_), Some(picture)) = (&drawn, &mut picture) {
-            draw::draw(picture, &found.detections, classes);
+        make_beside(found, image.as_ref(), yolo, crops, classes)?;
+        if let (Some(_), Some(image)) = (&drawn, &mut image) {
+            draw::draw(image, &found.detections, classes);
         }
     }
-    let drawn = match (drawn, picture) {
-        (Some(Drawn::Frame(part)), picture) => Some((part, picture)),
-        (Some(Drawn::Picture(path)), Some(picture)) if report.outcome.is_ok() => {
-            picture::write(&path, &picture).with_context(|| cannot_write(&path))?;
+    let drawn = match (drawn, image) {
+        (Some(Drawn::Frame(part)), image) => Some((part, image)),
+        (Some(Drawn::Image(path)), Some(image)) if report.outcome.is_ok() => {
+            image_file::write(&path, &image).with_context(|| cannot_write(&path))?;
             None
         }
         _ => None,
@@ -203,7 +203,7 @@ pub(super) fn make(finished: Finished<Targets>, classes: &[Class]) -> Result<Don
 
 fn make_beside(
     found: &Found,
-    picture: Option<&RgbImage>,
+    image: Option<&RgbImage>,
     yolo: Option<PathBuf>,
     crops: Option<(PathBuf, String)>,
     classes: &[Class],
@@ -212,33 +212,33 @@ fn make_beside(
         let text = output::yolo(found);
         write_atomically(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
     }
-    match (crops, picture) {
-        (Some((folder, name)), Some(picture)) => crop(picture, found, classes, &folder, &name),
+    match (crops, image) {
+        (Some((folder, name)), Some(image)) => crop(image, found, classes, &folder, &name),
         _ => Ok(()),
     }
 }
 
-fn crop(picture: &RgbImage, found: &Found, classes: &[Class], folder: &Path, name: &str) -> Result<()> {
+fn crop(image: &RgbImage, found: &Found, classes: &[Class], folder: &Path, name: &str) -> Result<()> {
     for (number, detection) in (1..).zip(&found.detections) {
-        let Some([left, top, width, height]) = pixels(&detection.bounding_box, picture) else { continue };
+        let Some([left, top, width, height]) = pixels(&detection.bounding_box, image) else { continue };
         let folder = folder.join(output::folder_name(&classes[detection.label].name));
         std::fs::create_dir_all(&folder).with_context(|| cannot_write(&folder))?;
         let path = folder.join(format!("{name}-{number}.jpg"));
-        let part = imageops::crop_imm(picture, left, top, width, height).to_image();
-        picture::write(&path, &part).with_context(|| cannot_write(&path))?;
+        let part = imageops::crop_imm(image, left, top, width, height).to_image();
+        image_file::write(&path, &part).with_context(|| cannot_write(&path))?;
     }
     Ok(())
 }
 
 /// Left, top, width and height of the whole pixels that a box touches; none where it touches none.
-fn pixels(b: &BoundingBox, picture: &RgbImage) -> Option<[u32; 4]> {
+fn pixels(b: &BoundingBox, image: &RgbImage) -> Option<[u32; 4]> {
     let reach = |near: f32, far: f32, side: u32| {
         let first = near.max(0.0).floor() as u32;
         let end = (far.ceil() as u32).min(side);
         (first < end).then_some((first, end - first))
     };
-    let (left, width) = reach(b.x1, b.x2, picture.width())?;
-    let (top, height) = reach(b.y1, b.y2, picture.height())?;
+    let (left, width) = reach(b.x1, b.x2, image.width())?;
+    let (top, height) = reach(b.y1, b.y2, image.height())?;
     Some([left, top, width, height])
 }
 
@@ -248,8 +248,8 @@ mod tests {
 
     #[test]
     fn a_crop_has_all_pixels_that_its_box_touches() {
-        let picture = RgbImage::new(100, 50);
-        let area = |corners: [f32; 4]| pixels(&corners.into(), &picture);
+        let image = RgbImage::new(100, 50);
+        let area = |corners: [f32; 4]| pixels(&corners.into(), &image);
         assert_eq!(area([10.2, 5.9, 20.1, 30.0]), Some([10, 5, 11, 25]));
         assert_eq!(area([-5.0, -5.0, 200.0, 200.0]), Some([0, 0, 100, 50]));
         assert_eq!(area([99.9, 49.9, 100.0, 50.0]), Some([99, 49, 1, 1]));

@@ -1,4 +1,4 @@
-//! Where the pictures come from: names on the command line, or lines of stdin.
+//! Where the images come from: names on the command line, or lines of stdin.
 
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -17,14 +17,14 @@ use runtime::video::{self, Frame, Frames, Rate, VideoError};
 use super::made::{Annotated, Names, Part, Targets};
 use crate::interrupt::Interrupt;
 
-/// Which pictures.
+/// Which images.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SourceArgs {
-    /// Pictures, folders, patterns such as 'photos/*.jpg', and videos.
+    /// Images, folders, patterns such as 'photos/*.jpg', and videos.
     ///
-    /// Of a folder, the pictures in it count, in the order of their names. Formats: JPEG, PNG, WebP, BMP, GIF (the first frame), TIFF;
+    /// Of a folder, the images in it count, in the order of their names. Formats: JPEG, PNG, WebP, BMP, GIF (the first frame), TIFF;
     /// which one is told from the content, and EXIF's orientation is followed. A video is told from its name, such as clip.mp4, and
-    /// needs the program ffmpeg on the PATH; every frame counts as a picture.
+    /// needs the program ffmpeg on the PATH; every frame counts as an image.
     #[arg(value_name = "PATHS", required_unless_present = "stdin", conflicts_with = "stdin")]
     paths: Vec<PathBuf>,
 
@@ -32,7 +32,7 @@ pub(crate) struct SourceArgs {
     #[arg(long)]
     recursive: bool,
 
-    /// Read names of pictures from stdin, one per line, and answer each when it comes, by default as NDJSON on stdout.
+    /// Read names of images from stdin, one per line, and answer each when it comes, by default as NDJSON on stdout.
     #[arg(long)]
     pub(super) stdin: bool,
 
@@ -41,7 +41,7 @@ pub(crate) struct SourceArgs {
     pub(super) fps: Option<Rate>,
 }
 
-/// The pictures that were named.
+/// The images that were named.
 pub(super) enum Source {
     Files(Vec<PathBuf>),
     Stdin,
@@ -90,7 +90,7 @@ impl Source {
         }
     }
 
-    /// The pictures, one after the other, each with the names of what is made of it; none after an interrupt.
+    /// The images, one after the other, each with the names of what is made of it; none after an interrupt.
     pub(super) fn items(self, videos: VideoOptions, interrupt: &Interrupt, names: Names) -> Items {
         let waiting = match self {
             Self::Files(files) => Waiting::Files(files.into_iter()),
@@ -121,7 +121,7 @@ fn read_stdin() -> Receiver<Line> {
     receiver
 }
 
-/// Says that no more pictures are wanted.
+/// Says that no more images are wanted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stop(Arc<AtomicBool>);
 
@@ -136,7 +136,7 @@ enum Waiting {
     Lines(Receiver<Line>),
 }
 
-/// The pictures, one after the other.
+/// The images, one after the other.
 pub(super) struct Items {
     waiting: Waiting,
     videos: VideoOptions,
@@ -156,7 +156,7 @@ impl Items {
         self.interrupt.is_raised() || self.stop.0.load(Ordering::SeqCst)
     }
 
-    /// The picture in a file; none of a video, which then plays.
+    /// The image in a file; none of a video, which then plays.
     fn item(&mut self, file: PathBuf) -> Option<Named> {
         if !video::is_video(&file) {
             return Some(match self.names.next(&file) {
@@ -174,7 +174,7 @@ impl Items {
     }
 }
 
-/// What stands in for a picture that there is none of.
+/// What stands in for an image that there is none of.
 fn missing(file: PathBuf, reason: String) -> Named {
     Item { file, frame: None, content: Content::Missing(reason), tag: Targets::default() }
 }
@@ -207,9 +207,9 @@ impl Playing {
         }
         let file = self.file.clone();
         Some(match now {
-            Ok((frame, picture)) => {
+            Ok((frame, image)) => {
                 let tag = names.frame(&file, frame, part);
-                Item { file, frame: Some(frame), content: Content::Picture(picture), tag }
+                Item { file, frame: Some(frame), content: Content::Image(image), tag }
             }
             Err(error) => Item { tag: Targets::end(part), ..missing(file, error.to_string()) },
         })

@@ -18,7 +18,7 @@ use crate::interrupt::Interrupt;
 /// Which lists.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
-    /// Write a JSON list with an object per picture; `-` is stdout, as for the following.
+    /// Write a JSON list with an object per image; `-` is stdout, as for the following.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
@@ -30,7 +30,7 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 
-    /// Write COCO's results, as `runtime score` and pycocotools read them. A picture's id is the number that its name is.
+    /// Write COCO's results, as `runtime score` and pycocotools read them. An image's id is the number that its name is.
     #[arg(long, value_name = "FILE")]
     coco: Option<PathBuf>,
 
@@ -42,7 +42,7 @@ pub(crate) struct ListArgs {
 /// What a run amounts to.
 #[derive(Default)]
 pub(super) struct Tally {
-    pub(super) pictures: usize,
+    pub(super) images: usize,
     pub(super) failed: usize,
     pub(super) detections: usize,
 }
@@ -61,7 +61,7 @@ pub(super) struct Writer {
 }
 
 impl ListArgs {
-    /// The ids of pictures, if a list needs them.
+    /// The ids of images, if a list needs them.
     pub(super) fn image_ids(&self) -> Result<Option<ImageIds>> {
         match (&self.coco, &self.image_ids) {
             (None, _) => Ok(None),
@@ -98,7 +98,7 @@ impl Writer {
     /// Writes all reports. Interrupted, it leaves files as they were.
     pub(super) fn run(
         mut self,
-        pictures: Ordered<Result<Done>>,
+        images: Ordered<Result<Done>>,
         total: Option<usize>,
         classes: &[Class],
         interrupt: &Interrupt,
@@ -106,7 +106,7 @@ impl Writer {
         let mut tally = Tally::default();
         let mut progress = Progress::new(total, self.outputs.iter().any(|(path, _)| path == Path::new("-")));
         let mut screen = Screen::default();
-        for done in pictures {
+        for done in images {
             let Done { report, drawn } = done?;
             screen.show(drawn)?;
             for (path, output) in &mut self.outputs {
@@ -119,8 +119,8 @@ impl Writer {
                 break;
             }
         }
-        // The last picture may have been done before the interrupt was noticed.
-        let interrupted = interrupt.is_raised() && Some(tally.pictures) != total;
+        // The last image may have been done before the interrupt was noticed.
+        let interrupted = interrupt.is_raised() && Some(tally.images) != total;
         for (path, output) in self.outputs.drain(..).filter(|_| !interrupted) {
             output.finish().with_context(|| cannot_write(&path))?;
         }
@@ -153,7 +153,7 @@ impl Screen {
 
 impl Tally {
     fn count(&mut self, report: &Report, progress: &Progress) {
-        self.pictures += 1;
+        self.images += 1;
         match &report.outcome {
             Ok(found) => self.detections += found.detections.len(),
             Err(reason) => {

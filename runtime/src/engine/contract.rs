@@ -17,7 +17,7 @@ pub(super) struct Contract {
     pub(super) spec: ModelSpec,
     /// Candidates of each level that the file hands over; a score of everything if absent.
     pub(super) top_k: Option<usize>,
-    /// Number of pictures that the file fixes.
+    /// Number of images that the file fixes.
     pub(super) batch: Option<usize>,
     /// Height and width that the file fixes.
     pub(super) size: Option<[usize; 2]>,
@@ -79,11 +79,11 @@ impl Contract {
     }
 
     /// The shape of the input as the file takes it, of no fewer than `batch` images where that is free.
-    pub(super) fn shape(&self, pictures: &[ArrayView3<f32>], batch: usize) -> Result<[usize; 4], EngineError> {
-        let count = pictures.len();
-        let (channels, height, width) = pictures.first().map_or((0, 0, 0), ArrayView3::dim);
+    pub(super) fn shape(&self, images: &[ArrayView3<f32>], batch: usize) -> Result<[usize; 4], EngineError> {
+        let count = images.len();
+        let (channels, height, width) = images.first().map_or((0, 0, 0), ArrayView3::dim);
         let fits = [height, width].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
-        if channels != 3 || !fits || pictures.iter().any(|picture| picture.dim() != (channels, height, width)) {
+        if channels != 3 || !fits || images.iter().any(|image| image.dim() != (channels, height, width)) {
             return Err(EngineError::Input { found: vec![count, channels, height, width] });
         }
         if let Some(expected) = self.size.filter(|size| *size != [height, width]) {
@@ -96,7 +96,7 @@ impl Contract {
     }
 }
 
-/// The number of pictures, the height and the width that an input fixes.
+/// The number of images, the height and the width that an input fixes.
 fn fixed_sides(input: &Outlet) -> [Option<usize>; 3] {
     let ValueType::Tensor { shape, .. } = input.dtype() else { return [None; 3] };
     [0, 2, 3].map(|axis| shape.get(axis).and_then(|size| usize::try_from(*size).ok()))

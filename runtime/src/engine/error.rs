@@ -79,14 +79,14 @@ pub enum EngineError {
         /// Height and width that the file fixes.
         expected: [usize; 2],
     },
-    /// The file was exported for fewer pictures at a time.
+    /// The file was exported for fewer images at a time.
     #[error(
-        "{found} pictures are more than the {most} that the model takes at a time; run fewer, or export it with another --batch"
+        "{found} images are more than the {most} that the model takes at a time; run fewer, or export it with another --batch"
     )]
     Batch {
-        /// Pictures of the input.
+        /// Images of the input.
         found: usize,
-        /// Pictures that the file fixes.
+        /// Images that the file fixes.
         most: usize,
     },
     /// Scores of all anchors were asked of a file that does not have them.
@@ -95,9 +95,7 @@ pub enum EngineError {
     )]
     OnlyCandidates,
     /// The network needs more memory than there is.
-    #[error(
-        "not enough memory for an input of shape {shape:?}: {reason}; run fewer pictures at a time, or smaller ones"
-    )]
+    #[error("not enough memory for an input of shape {shape:?}: {reason}; run fewer images at a time, or smaller ones")]
     Memory {
         /// The input's shape.
         shape: Vec<usize>,

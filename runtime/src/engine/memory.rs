@@ -65,27 +65,27 @@ impl Memory {
         Self { place, images: None, replayed: None, replay }
     }
 
-    /// Runs on pictures that make an input of this shape, with zeros for those that are missing. Gives the outputs of these names, in the
+    /// Runs on images that make an input of this shape, with zeros for those that are missing. Gives the outputs of these names, in the
     /// host's memory.
     pub(super) fn run(
         &mut self,
         session: &mut Session,
-        pictures: &[ArrayView3<f32>],
+        images: &[ArrayView3<f32>],
         shape: [usize; 4],
         outputs: &[&'static str],
     ) -> ort::Result<Vec<DynValue>> {
-        self.fill(session, pictures, shape)?;
-        let Some(images) = &self.images else { return Ok(Vec::new()) };
+        self.fill(session, images, shape)?;
+        let Some(input) = &self.images else { return Ok(Vec::new()) };
         if self.replay {
             let replayed = match self.replayed.take() {
                 Some(replayed) => replayed,
                 None => Replayed::new(session, &self.place, shape, outputs)?,
             };
-            return self.replayed.insert(replayed).run(session, images, &self.place, outputs);
+            return self.replayed.insert(replayed).run(session, input, &self.place, outputs);
         }
         // A binding keeps the memory of its outputs, which belong to the caller here.
         let mut binding = session.create_binding()?;
-        binding.bind_input(IMAGES, images)?;
+        binding.bind_input(IMAGES, input)?;
         let host = self.place.host(self.place.kinds[1])?;
         for name in outputs {
             binding.bind_output_to_device(*name, &host)?;
@@ -94,19 +94,19 @@ impl Memory {
         Ok(outputs.iter().filter_map(|name| values.remove(*name)).collect())
     }
 
-    /// Puts the pictures where the device fetches them.
-    fn fill(&mut self, session: &Session, pictures: &[ArrayView3<f32>], shape: [usize; 4]) -> ort::Result<()> {
-        let fits = |images: &Tensor<f32>| images.shape().iter().copied().eq(shape.map(|side| side as i64));
-        let images = match self.images.take().filter(fits) {
-            Some(images) => images,
+    /// Puts the images where the device fetches them.
+    fn fill(&mut self, session: &Session, images: &[ArrayView3<f32>], shape: [usize; 4]) -> ort::Result<()> {
+        let fits = |input: &Tensor<f32>| input.shape().iter().copied().eq(shape.map(|side| side as i64));
+        let input = match self.images.take().filter(fits) {
+            Some(input) => input,
             None => Tensor::new(&Allocator::new(session, self.place.host(self.place.kinds[0])?)?, shape)?,
         };
-        let images = self.images.insert(images);
-        let mut images = images.extract_array_mut().into_dimensionality::<Ix4>().map_err(ort::Error::wrap)?;
-        for (mut image, picture) in images.outer_iter_mut().zip(pictures) {
-            image.assign(picture);
+        let input = self.images.insert(input);
+        let mut input = input.extract_array_mut().into_dimensionality::<Ix4>().map_err(ort::Error::wrap)?;
+        for (mut slot, image) in input.outer_iter_mut().zip(images) {
+            slot.assign(image);
         }
-        images.slice_mut(s![pictures.len().., .., .., ..]).fill(0.0);
+        input.slice_mut(s![images.len().., .., .., ..]).fill(0.0);
         Ok(())
     }
 }
@@ -178,24 +178,24 @@ mod tests {
             .unwrap()
     }
 
-    fn pictures(count: usize, side: usize) -> Vec<Array3<f32>> {
+    fn images(count: usize, side: usize) -> Vec<Array3<f32>> {
         (0..count)
             .map(|n| Array3::from_shape_fn((3, side, side), |(c, y, x)| ((n + 3 * c + y * x) % 7) as f32 - 3.0))
             .collect()
     }
 
     /// What the session computes without memory of its own: the outputs, one after the other.
-    fn expected(session: &mut Session, pictures: &[Array3<f32>], batch: usize) -> Vec<Vec<f32>> {
-        let (_, height, width) = pictures[0].dim();
-        let mut images = Array4::zeros((batch, 3, height, width));
-        images.axis_iter_mut(Axis(0)).zip(pictures).for_each(|(mut image, picture)| image.assign(picture));
-        let outputs = session.run(ort::inputs![IMAGES => TensorRef::from_array_view(&images).unwrap()]).unwrap();
+    fn expected(session: &mut Session, images: &[Array3<f32>], batch: usize) -> Vec<Vec<f32>> {
+        let (_, height, width) = images[0].dim();
+        let mut input = Array4::zeros((batch, 3, height, width));
+        input.axis_iter_mut(Axis(0)).zip(images).for_each(|(mut slot, image)| slot.assign(image));
+        let outputs = session.run(ort::inputs![IMAGES => TensorRef::from_array_view(&input).unwrap()]).unwrap();
         DenseOutputs::NAMES.map(|name| outputs[name].try_extract_tensor::<f32>().unwrap().1.to_vec()).to_vec()
     }
 
-    fn found(memory: &mut Memory, session: &mut Session, pictures: &[Array3<f32>], batch: usize) -> Vec<DynValue> {
-        let (channels, height, width) = pictures[0].dim();
-        let views: Vec<_> = pictures.iter().map(|picture| picture.view()).collect();
+    fn found(memory: &mut Memory, session: &mut Session, images: &[Array3<f32>], batch: usize) -> Vec<DynValue> {
+        let (channels, height, width) = images[0].dim();
+        let views: Vec<_> = images.iter().map(|image| image.view()).collect();
         memory.run(session, &views, [batch, channels, height, width], &DenseOutputs::NAMES).unwrap()
     }
 
@@ -209,9 +209,9 @@ mod tests {
         let mut memory = Memory::new(host(), false);
         let mut earlier: Option<(Vec<DynValue>, Vec<Vec<f32>>)> = None;
         for (count, batch, side) in [(2, 2, 64), (1, 2, 64), (1, 1, 96), (3, 3, 32)] {
-            let pictures = pictures(count, side);
-            let expected = expected(&mut session, &pictures, batch);
-            let found = found(&mut memory, &mut session, &pictures, batch);
+            let images = images(count, side);
+            let expected = expected(&mut session, &images, batch);
+            let found = found(&mut memory, &mut session, &images, batch);
             assert_eq!(values(&found), expected, "{count} of {batch}, {side}");
             // The outputs of the run before are still what they were.
             if let Some((outputs, expected)) = earlier.replace((found, expected)) {
@@ -226,10 +226,10 @@ mod tests {
         let mut memory = Memory::new(host(), true);
         let mut outputs = Vec::new();
         for count in [2, 1, 2] {
-            let mut pictures = pictures(count, 64);
-            pictures[0] *= count as f32;
-            let expected = expected(&mut session, &pictures, 2);
-            outputs.push((found(&mut memory, &mut session, &pictures, 2), expected));
+            let mut images = images(count, 64);
+            images[0] *= count as f32;
+            let expected = expected(&mut session, &images, 2);
+            outputs.push((found(&mut memory, &mut session, &images, 2), expected));
         }
         for (found, expected) in outputs {
             assert_eq!(values(&found), expected);

@@ -9,7 +9,7 @@ use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorValueType};
 use super::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, EngineError, REGRESSION};
 use crate::postprocess::Candidates;
 
-/// What the network says about a batch of pictures.
+/// What the network says about a batch of images.
 #[derive(Debug)]
 pub enum Outputs {
     /// A score for every class at every anchor.
@@ -34,7 +34,7 @@ impl Outputs {
 /// What the network says of every anchor.
 #[derive(Debug)]
 pub struct DenseOutputs {
-    pictures: usize,
+    images: usize,
     scores: Tensor<f32>,
     offsets: Tensor<f32>,
 }
@@ -43,23 +43,23 @@ impl DenseOutputs {
     /// The scores: `[N, anchors, classes]`, in [0, 1].
     pub fn scores(&self) -> ArrayView3<'_, f32> {
         let scores = self.scores.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
-        scores.slice_move(s![..self.pictures, .., ..])
+        scores.slice_move(s![..self.images, .., ..])
     }
 
     /// The offsets: `[N, anchors, 4]`.
     pub fn offsets(&self) -> ArrayView3<'_, f32> {
         let offsets = self.offsets.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
-        offsets.slice_move(s![..self.pictures, .., ..])
+        offsets.slice_move(s![..self.images, .., ..])
     }
 
     /// The names of its tensors, in the order in which they are taken.
     pub(super) const NAMES: [&str; 2] = [CLASSIFICATION, REGRESSION];
 
-    /// Takes the outputs of `batch` pictures, of which the first `pictures` mean something.
+    /// Takes the outputs of `batch` images, of which the first `images` mean something.
     pub(super) fn take(
         outputs: Vec<DynValue>,
         batch: usize,
-        pictures: usize,
+        images: usize,
         spec: &ModelSpec,
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
@@ -68,14 +68,14 @@ impl DenseOutputs {
         let anchors = sizes(&scores).get(1).copied().unwrap_or(0);
         check(CLASSIFICATION, sizes(&scores), [batch, anchors, spec.class_count()])?;
         check(REGRESSION, sizes(&offsets), [batch, anchors, 4])?;
-        Ok(Self { pictures, scores, offsets })
+        Ok(Self { images, scores, offsets })
     }
 }
 
-/// The best candidates of every picture of a batch.
+/// The best candidates of every image of a batch.
 #[derive(Debug)]
 pub struct CandidateOutputs {
-    pictures: usize,
+    images: usize,
     scores: Tensor<f32>,
     anchors: Tensor<i64>,
     classes: Tensor<i64>,
@@ -83,23 +83,23 @@ pub struct CandidateOutputs {
 }
 
 impl CandidateOutputs {
-    /// Number of pictures.
-    pub fn pictures(&self) -> usize {
-        self.pictures
+    /// Number of images.
+    pub fn images(&self) -> usize {
+        self.images
     }
 
-    /// The candidates of one picture of the batch.
+    /// The candidates of one image of the batch.
     ///
     /// # Panics
-    /// When there are not so many pictures.
-    pub fn of(&self, picture: usize) -> Candidates<'_> {
-        assert!(picture < self.pictures, "picture {picture} of {}", self.pictures);
+    /// When there are not so many images.
+    pub fn of(&self, image: usize) -> Candidates<'_> {
+        assert!(image < self.images, "image {image} of {}", self.images);
         let offsets: ArrayView3<f32> = self.offsets.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
         Candidates {
-            scores: row(&self.scores, picture),
-            anchors: row(&self.anchors, picture),
-            classes: row(&self.classes, picture),
-            offsets: offsets.index_axis_move(Axis(0), picture),
+            scores: row(&self.scores, image),
+            anchors: row(&self.anchors, image),
+            classes: row(&self.classes, image),
+            offsets: offsets.index_axis_move(Axis(0), image),
         }
     }
 
@@ -110,7 +110,7 @@ impl CandidateOutputs {
     pub(super) fn take(
         outputs: Vec<DynValue>,
         batch: usize,
-        pictures: usize,
+        images: usize,
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
         let [scores, anchors, classes, offsets] = exactly(outputs);
@@ -123,16 +123,16 @@ impl CandidateOutputs {
         check(CANDIDATE_ANCHORS, sizes(&anchors), [batch, count])?;
         check(CANDIDATE_CLASSES, sizes(&classes), [batch, count])?;
         check(REGRESSION, sizes(&offsets), [batch, count, 4])?;
-        Ok(Self { pictures, scores, anchors, classes, offsets })
+        Ok(Self { images, scores, anchors, classes, offsets })
     }
 }
 
 /// Why outputs have their rank.
 const CHECKED: &str = "the shape was checked when the outputs were taken";
 
-fn row<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>, picture: usize) -> ArrayView1<'_, T> {
+fn row<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>, image: usize) -> ArrayView1<'_, T> {
     let rows: ArrayView2<T> = tensor.extract_array().into_dimensionality::<Ix2>().expect(CHECKED);
-    rows.index_axis_move(Axis(0), picture)
+    rows.index_axis_move(Axis(0), image)
 }
 
 fn exactly<const COUNT: usize>(outputs: Vec<DynValue>) -> [DynValue; COUNT] {

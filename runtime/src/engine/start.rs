@@ -24,7 +24,7 @@ pub struct TensorrtOptions {
     pub fp16: bool,
 }
 
-/// The smallest, the usual and the largest input: pictures, height and width.
+/// The smallest, the usual and the largest input: images, height and width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShapeProfile {
     /// No side is smaller.
@@ -250,7 +250,7 @@ fn tensorrt(device: u16, options: &TensorrtOptions) -> Result<ep::TensorRT, Stri
         .with_timing_cache(true)
         .with_timing_cache_path(cache.display());
     let Some(ShapeProfile { least, usual, most }) = options.profile else { return Ok(tensorrt) };
-    let shape = |[pictures, height, width]: [usize; 3]| format!("{IMAGES}:{pictures}x3x{height}x{width}");
+    let shape = |[images, height, width]: [usize; 3]| format!("{IMAGES}:{images}x3x{height}x{width}");
     Ok(tensorrt
         .with_profile_min_shapes(shape(least))
         .with_profile_opt_shapes(shape(usual))

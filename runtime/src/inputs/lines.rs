@@ -1,4 +1,4 @@
-//! Names of pictures, one per line, from a stream that may have no end.
+//! Names of images, one per line, from a stream that may have no end.
 
 use std::io::{self, BufRead};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ const MOST_BYTES: usize = 32 << 10;
 /// So much of a line that is too long stands in its place.
 const SHOWN_BYTES: usize = 64;
 
-/// A line that names no picture.
+/// A line that names no image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {number} is longer than {MOST_BYTES} bytes, and no name of a file")]
 pub struct BadLine {

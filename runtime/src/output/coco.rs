@@ -12,17 +12,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Report;
 
-/// The ids of pictures, which COCO has in place of names.
+/// The ids of images, which COCO has in place of names.
 #[derive(Clone, Debug, Default)]
 pub struct ImageIds {
-    /// Those that a file says; if absent, a picture's name is its id.
+    /// Those that a file says; if absent, an image's name is its id.
     listed: Option<Arc<Listed>>,
 }
 
 /// Names and ids by the last part of the name.
 type Listed = HashMap<String, Vec<(PathBuf, i64)>>;
 
-/// Why pictures have no ids.
+/// Why images have no ids.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read image ids from `{}`: {reason}; name a COCO file whose `images` have `id` and `file_name`", .path.display())]
 pub struct ImageIdsError {
@@ -32,7 +32,7 @@ pub struct ImageIdsError {
     pub reason: String,
 }
 
-/// Why a picture has no id.
+/// Why an image has no id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoImageId {
     /// There is no list, and the name is no number.
@@ -74,8 +74,8 @@ impl ImageIds {
         Ok(Self { listed: Some(Arc::new(listed)) })
     }
 
-    /// The id of a picture: that of the listed name with which its path ends, or which is its last part, if there is one such; without
-    /// a list the number that its name is, as of COCO's own pictures.
+    /// The id of an image: that of the listed name with which its path ends, or which is its last part, if there is one such; without
+    /// a list the number that its name is, as of COCO's own images.
     ///
     /// # Errors
     /// When there is none, or more than one.
@@ -106,7 +106,7 @@ struct Entry {
     score: f32,
 }
 
-/// `earlier` is the number of detections before this picture's; gives that after it.
+/// `earlier` is the number of detections before this image's; gives that after it.
 pub(super) fn write(
     out: &mut impl Write,
     report: &Report,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn every_detection_is_an_entry_and_failed_pictures_have_none() {
+    fn every_detection_is_an_entry_and_failed_images_have_none() {
         let ids = ids(&json!([{"id": 5, "file_name": "a.jpg"}, {"id": 6, "file_name": "b, c.jpg"}]));
         let mut out = Vec::new();
         let mut count = 0;

@@ -1,4 +1,4 @@
-//! CSV, <https://www.rfc-editor.org/rfc/rfc4180>: one line per detection. Pictures without detections have no line.
+//! CSV, <https://www.rfc-editor.org/rfc/rfc4180>: one line per detection. Images without detections have no line.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,4 @@
-//! Folders of files that are made of pictures: each picture's name there.
+//! Folders of files that are made of images: each image's name there.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -7,12 +7,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Names in a folder, for one picture after the other: each has its own, with a number where pictures from several folders share
+/// Names in a folder, for one image after the other: each has its own, with a number where images from several folders share
 /// one (`a.jpg`, `a-2.jpg`).
 #[derive(Debug)]
 pub struct Names {
     folder: PathBuf,
-    /// Hashes of the names, so that the names of endless pictures take little memory.
+    /// Hashes of the names, so that the names of endless images take little memory.
     taken: HashSet<u64>,
     hasher: RandomState,
 }
@@ -33,9 +33,9 @@ impl Names {
         Ok(Self { folder: folder.canonicalize()?, taken: HashSet::new(), hasher: RandomState::new() })
     }
 
-    /// The path for what is made of `picture`, with this extension or with none.
-    pub fn next(&mut self, picture: &Path, extension: Option<&str>) -> PathBuf {
-        let stem = picture.file_stem().unwrap_or("picture".as_ref());
+    /// The path for what is made of `image`, with this extension or with none.
+    pub fn next(&mut self, image: &Path, extension: Option<&str>) -> PathBuf {
+        let stem = image.file_stem().unwrap_or("image".as_ref());
         let numbered = |number: usize| {
             let mut name = OsString::from(stem);
             if number > 1 {
@@ -48,13 +48,13 @@ impl Names {
             name
         };
         let free = |name: &OsString| self.taken.insert(self.hasher.hash_one(name));
-        let name = (1..).map(numbered).find(free).expect("there are more numbers than pictures");
+        let name = (1..).map(numbered).find(free).expect("there are more numbers than images");
         self.folder.join(name)
     }
 
-    /// Whether the picture lies in the folder itself, where it could be overwritten.
-    pub fn holds(&self, picture: &Path) -> bool {
-        picture.canonicalize().is_ok_and(|picture| picture.parent() == Some(&self.folder))
+    /// Whether the image lies in the folder itself, where it could be overwritten.
+    pub fn holds(&self, image: &Path) -> bool {
+        image.canonicalize().is_ok_and(|image| image.parent() == Some(&self.folder))
     }
 }
 
@@ -72,17 +72,17 @@ pub fn folder_name(class: &str) -> String {
 mod tests {
     use super::*;
 
-    fn names(pictures: &[&str], extension: Option<&str>) -> Vec<String> {
+    fn names(images: &[&str], extension: Option<&str>) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let mut names = Names::open(folder.path()).unwrap();
         let file = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-        pictures.iter().map(|picture| file(names.next(Path::new(picture), extension))).collect()
+        images.iter().map(|image| file(names.next(Path::new(image), extension))).collect()
     }
 
     #[test]
-    fn no_two_pictures_share_a_file() {
-        let pictures = ["x/a.jpg", "y/a.jpg", "x/a-2.jpg", "x/a.png", "x/.."];
-        assert_eq!(names(&pictures, Some("txt")), ["a.txt", "a-2.txt", "a-2-2.txt", "a-3.txt", "picture.txt"]);
+    fn no_two_images_share_a_file() {
+        let images = ["x/a.jpg", "y/a.jpg", "x/a-2.jpg", "x/a.png", "x/.."];
+        assert_eq!(names(&images, Some("txt")), ["a.txt", "a-2.txt", "a-2-2.txt", "a-3.txt", "image.txt"]);
         assert_eq!(names(&["x/a.b.jpg", "y/a.b.jpg"], None), ["a.b", "a.b-2"]);
     }
 
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_in_the_folder_is_known_however_it_is_named() {
+    fn an_image_in_the_folder_is_known_however_it_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("below")).unwrap();
         for name in ["a.jpg", "below/b.jpg"] {

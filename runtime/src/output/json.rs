@@ -1,4 +1,4 @@
-//! JSON: a list with one object per picture, one line each.
+//! JSON: a list with one object per image, one line each.
 
 use std::io::{self, Write};
 
@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::{Failure, Found, Report};
 use crate::video::Frame;
 
-/// One picture.
+/// One image.
 #[derive(Serialize)]
-struct Picture<'a> {
+struct Image<'a> {
     file: String,
     #[serde(flatten)]
     place: Option<Place>,
@@ -18,7 +18,7 @@ struct Picture<'a> {
     outcome: Outcome<'a>,
 }
 
-/// `error` stands in place of the other fields when the picture failed.
+/// `error` stands in place of the other fields when the image failed.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Outcome<'a> {
@@ -57,11 +57,11 @@ pub(super) fn write_line(out: &mut impl Write, report: &Report, classes: &[Class
 fn write_object(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
     let file = report.file.to_string_lossy().into_owned();
     let place = report.frame.map(|Frame { number, time }| Place { frame: number, time });
-    let picture = Picture { file, place, outcome: Outcome::new(&report.outcome, classes) };
-    serde_json::to_writer(out, &picture).map_err(io::Error::from)
+    let image = Image { file, place, outcome: Outcome::new(&report.outcome, classes) };
+    serde_json::to_writer(out, &image).map_err(io::Error::from)
 }
 
-/// The object of a picture without a file: what was found in it, or `error`. `classes` are those of the spec.
+/// The object of an image without a file: what was found in it, or `error`. `classes` are those of the spec.
 pub fn outcome_json(outcome: &Result<Found, Failure>, classes: &[Class]) -> String {
     serde_json::to_string(&Outcome::new(outcome, classes)).expect("names and numbers are JSON")
 }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn every_picture_is_an_object_in_the_list() {
+    fn every_image_is_an_object_in_the_list() {
         let expected = json!([
             {"file": "a.jpg", "width": 64, "height": 48, "detections": [
                 {"label": "a \"b\", c", "category_id": 90, "score": 0.875, "box": [1.0, 2.5, 30.25, 40.0]},
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pictures_are_an_empty_list() {
+    fn no_images_are_an_empty_list() {
         assert_eq!(serde_json::from_str::<Value>(&text(&[])).unwrap(), json!([]));
     }
 }

@@ -1,10 +1,10 @@
-//! YOLO's text: a file per picture, a line per detection.
+//! YOLO's text: a file per image, a line per detection.
 
 use std::fmt::Write;
 
 use super::Found;
 
-/// A line per detection, the best first: the index of the class, the center, width and height of the box in shares of the picture,
+/// A line per detection, the best first: the index of the class, the center, width and height of the box in shares of the image,
 /// and the score.
 pub fn yolo(found: &Found) -> String {
     let (width, height) = (found.width as f32, found.height as f32);

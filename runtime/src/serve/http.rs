@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::interrupt::Interrupt;
 
-/// A picture that is to be looked at.
+/// An image that is to be looked at.
 pub(super) struct Request {
     /// Those of its file.
     pub(super) bytes: Vec<u8>,
@@ -42,14 +42,14 @@ pub(super) struct Answer {
 
 /// Where requests are taken.
 pub(super) struct Desk {
-    /// To those who look at the pictures; it has room for as many as there are places.
+    /// To those who look at the images; it has room for as many as there are places.
     requests: Sender<Request>,
     /// One for each request under way.
     places: Semaphore,
     place_count: u32,
-    /// Most bytes of a picture.
+    /// Most bytes of an image.
     most_bytes: u64,
-    /// How long a picture may take to come.
+    /// How long an image may take to come.
     patience: Duration,
     /// What the model is, as JSON.
     description: String,
@@ -171,14 +171,14 @@ impl Desk {
         (Self { requests, places, place_count, most_bytes, patience, description }, asked)
     }
 
-    /// Gets a picture, and the answer to it.
+    /// Gets an image, and the answer to it.
     async fn ask(&self, body: &mut Body) -> Response {
         let Ok(_place) = self.places.try_acquire() else { return busy() };
         let bytes = match timeout(self.patience, self.receive(body)).await {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(refused)) => return refused,
             Err(_) => {
-                let reason = format!("the picture has not come within {} s", self.patience.as_secs());
+                let reason = format!("the image has not come within {} s", self.patience.as_secs());
                 return error(StatusCode::REQUEST_TIMEOUT, &reason);
             }
         };
@@ -187,7 +187,7 @@ impl Desk {
         let Ok(()) = self.requests.try_send(Request { bytes, asker }) else { return busy() };
         match answer.await {
             Ok(Answer { status, body }) => json_response(status, body),
-            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the server has lost the picture"),
+            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the server has lost the image"),
         }
     }
 

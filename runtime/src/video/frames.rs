@@ -42,7 +42,7 @@ impl Frames {
         };
         let mut arguments = input(path);
         let regular = format!("fps={rate}");
-        // Eight bits whatever the video has; a picture with a size of its own for every frame.
+        // Eight bits whatever the video has; an image with a size of its own for every frame.
         let output = ["-vf", &regular, "-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"];
         arguments.extend(output.map(Into::into));
         let mut process = Process::start(arguments, Stdio::null(), Stdio::piped())?;
@@ -70,15 +70,15 @@ impl Frames {
         if u64::from(width) * u64::from(height) > self.most {
             return Err(VideoError::Large { width, height, limit: self.most });
         }
-        let mut picture = RgbImage::new(width, height);
-        if self.output.read_exact(&mut picture).is_ok() {
-            return Ok(Some(picture));
+        let mut image = RgbImage::new(width, height);
+        if self.output.read_exact(&mut image).is_ok() {
+            return Ok(Some(image));
         }
         self.process.finish()?;
         Err(VideoError::Failed { words: "it ended within a frame".to_owned() })
     }
 
-    /// Width and height, from the header of a picture; none at the end. <https://netpbm.sourceforge.net/doc/ppm.html>
+    /// Width and height, from the header of an image; none at the end. <https://netpbm.sourceforge.net/doc/ppm.html>
     fn header(&mut self) -> Option<(u32, u32)> {
         let mut header = [(); 3].map(|()| line(&mut self.output));
         let [magic, sides, depth] = &mut header;
@@ -96,10 +96,10 @@ impl Iterator for Frames {
             return None;
         }
         match self.read() {
-            Ok(Some(picture)) => {
+            Ok(Some(image)) => {
                 let number = self.number;
                 self.number += 1;
-                Some(Ok((Frame { number, time: self.rate.time(number) }, picture)))
+                Some(Ok((Frame { number, time: self.rate.time(number) }, image)))
             }
             Ok(None) => {
                 self.ended = true;

@@ -12,12 +12,12 @@ use models::dataset::{Dataset, Form, OnProblem, Report, Source};
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
     let scratch = Scratch::new();
     for folder in ["coco", "csv", "voc/JPEGImages", "yolo/images"] {
-        scratch.file(&format!("{folder}/a.jpg"), b"a picture");
+        scratch.file(&format!("{folder}/a.jpg"), b"an image");
     }
     scratch
 });
 
-/// Every file is a picture of this size.
+/// Every file is an image of this size.
 fn size_of(path: &Path) -> Result<(u32, u32), String> {
     if path.is_file() { Ok((200, 100)) } else { Err("it is not there".to_owned()) }
 }

@@ -13,12 +13,12 @@ fuzz_target!(|text: &str| {
     let again = ModelSpec::from_yaml(&spec.to_yaml()).expect("what a spec writes is a spec");
     assert_eq!(spec, again);
     let _ = models::parameters(&spec);
-    let picture = RgbView::new(8, 6, &[9; 8 * 6 * 3]).expect("a picture of 8 by 6 pixels has these bytes");
+    let image = RgbView::new(8, 6, &[9; 8 * 6 * 3]).expect("an image of 8 by 6 pixels has these bytes");
     let placement = spec.preprocessing.place(8, 6);
     if u64::from(placement.padded_width) * u64::from(placement.padded_height) > MOST_PIXELS {
         return;
     }
-    let input = preprocess(picture, &spec.preprocessing);
+    let input = preprocess(image, &spec.preprocessing);
     let (_, height, width) = input.pixels.dim();
     let anchors = Anchors::new(&spec.anchors, height, width);
     assert!(anchors.boxes().iter().all(|anchor| anchor.x1 <= anchor.x2 && anchor.y1 <= anchor.y2));

@@ -2,7 +2,7 @@
 //!
 //! Brightness, contrast and saturation are those of torchvision's `adjust_brightness`, `adjust_contrast` and
 //! `adjust_saturation`; hue turns as the CSS filter `hue-rotate` does. <https://www.w3.org/TR/filter-effects-1/#feColorMatrixElement>
-//! All four are linear, so a picture's changes are one matrix, and values are rounded and limited to 0..=255 once, at the end.
+//! All four are linear, so an image's changes are one matrix, and values are rounded and limited to 0..=255 once, at the end.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ const GRAY: [f32; 3] = [0.299, 0.587, 0.114];
 pub(super) struct ColorChange([[f32; 4]; 3]);
 
 impl ColorChange {
-    /// The changes that `draws` has for a picture, if any.
+    /// The changes that `draws` has for an image, if any.
     pub(super) fn draw(config: &AugmentationConfig, draws: &Draws, pixels: &RgbImage) -> Option<Self> {
         let factor = |variation, config: &ColorConfig| {
             let mut random = draws.chance(variation, config.probability)?;
@@ -76,7 +76,7 @@ impl ColorChange {
         Self([[factor, 0.0, 0.0, 0.0], [0.0, factor, 0.0, 0.0], [0.0, 0.0, factor, 0.0]])
     }
 
-    /// `factor · value + (1 - factor) · mean`, where the mean is that of the picture's gray.
+    /// `factor · value + (1 - factor) · mean`, where the mean is that of the image's gray.
     fn contrast(factor: f32, mean: f32) -> Self {
         let Self(rows) = Self::brightness(factor);
         Self(rows.map(|[r, g, b, _]| [r, g, b, (1.0 - factor) * mean]))
@@ -199,8 +199,8 @@ mod tests {
     }
 
     // Pillow 13:
-    // picture = Image.frombytes("RGB", (2, 2), bytes(PIXELS))
-    // list(ImageEnhance.Brightness(picture).enhance(1.3).tobytes()), and so on; Color is saturation
+    // image = Image.frombytes("RGB", (2, 2), bytes(PIXELS))
+    // list(ImageEnhance.Brightness(image).enhance(1.3).tobytes()), and so on; Color is saturation
     #[test]
     fn brightness_contrast_and_saturation_are_those_of_torchvision() {
         let gray = gray(mean_color(&sample().pixels));
@@ -268,8 +268,8 @@ mod tests {
         let bright = AugmentationConfig { brightness: always.clone(), ..AugmentationConfig::none() };
         let both = AugmentationConfig { contrast: always, ..bright.clone() };
         let pixels = RgbImage::from_fn(8, 8, |x, y| image::Rgb([90 + x as u8, 90 + y as u8, 100]));
-        for picture in 0..20 {
-            let draws = Draws::new(0, picture);
+        for image in 0..20 {
+            let draws = Draws::new(0, image);
             let mean = |config| {
                 let change = ColorChange::draw(config, &draws, &pixels).unwrap();
                 gray(change.of(mean_color(&pixels)))

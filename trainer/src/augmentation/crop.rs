@@ -1,4 +1,4 @@
-//! Crops: a part of a picture in its place.
+//! Crops: a part of an image in its place.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use super::Sample;
 use super::window::Window;
 use crate::targets::Object;
 
-/// How pictures are cropped. A crop has the picture's aspect ratio, so that batches of like pictures stay so.
+/// How images are cropped. A crop has the image's aspect ratio, so that batches of like images stay so.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CropConfig {
     /// Probability of a crop.
     pub probability: f64,
-    /// Sides of the smallest crop, as a share of the picture's; every share from there to 1 is as likely.
+    /// Sides of the smallest crop, as a share of the image's; every share from there to 1 is as likely.
     pub smallest: f64,
     /// An object stays one if at least this share of its area is inside. What is seen of the others becomes background.
     pub keep: f64,
@@ -30,10 +30,10 @@ impl Default for CropConfig {
 /// Sides of a crop are not made shorter than this, in pixels.
 const SHORTEST: u32 = 16;
 
-/// Windows that are tried before the picture is left whole, because none keeps an object.
+/// Windows that are tried before the image is left whole, because none keeps an object.
 const TRIES: usize = 10;
 
-/// A part of the picture, on which at least one of its objects stays, if it has any.
+/// A part of the image, on which at least one of its objects stays, if it has any.
 pub(super) fn crop(sample: Sample, config: &CropConfig, random: &mut impl Rng) -> Sample {
     let (width, height) = sample.pixels.dimensions();
     for _ in 0..TRIES {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crop_keeps_an_object_or_the_picture_stays_whole() {
+    fn a_crop_keeps_an_object_or_the_image_stays_whole() {
         for seed in 0..200 {
             let mut before = marked(seed);
             before.objects.truncate(1);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_without_objects_is_cropped_too() {
+    fn an_image_without_objects_is_cropped_too() {
         let mut empty = marked(0);
         empty.objects.clear();
         let after = crop(empty.clone(), &config(0.3, 0.3), &mut ChaCha8Rng::seed_from_u64(0));

@@ -1,9 +1,9 @@
-//! The random numbers of one picture in one epoch.
+//! The random numbers of one image in one epoch.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Where the numbers come from: a seed and a picture, so that they do not depend on the thread that meets the picture. Every
+/// Where the numbers come from: a seed and an image, so that they do not depend on the thread that meets the image. Every
 /// variation has a sequence of its own, so that none disturbs another.
 #[derive(Clone, Debug)]
 pub struct Draws(ChaCha8Rng);
@@ -24,10 +24,10 @@ pub(super) enum Variation {
 }
 
 impl Draws {
-    /// The numbers of the picture at place `picture` of its data set.
-    pub fn new(seed: u64, picture: usize) -> Self {
+    /// The numbers of the image at place `image` of its data set.
+    pub fn new(seed: u64, image: usize) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        random.set_stream(picture as u64);
+        random.set_stream(image as u64);
         Self(random)
     }
 

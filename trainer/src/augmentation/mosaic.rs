@@ -1,4 +1,4 @@
-//! Mosaics: four pictures in one. <https://arxiv.org/abs/2004.10934>, section 3.3
+//! Mosaics: four images in one. <https://arxiv.org/abs/2004.10934>, section 3.3
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use super::Sample;
 use super::window::{THINNEST, Window};
 use crate::targets::Object;
 
-/// How pictures are joined.
+/// How images are joined.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MosaicConfig {
-    /// Probability that a picture shares its place with three others.
+    /// Probability that an image shares its place with three others.
     pub probability: f64,
     /// An object stays one if at least this share of its area is inside. What is seen of the others becomes background.
     pub keep: f64,
@@ -27,8 +27,8 @@ impl Default for MosaicConfig {
     }
 }
 
-/// This picture and three others around a point near the middle, in as many pixels as this one has. Each fills its quarter:
-/// it is resized until it just covers that, and what sticks out on one side or the other is cut. A picture of a single row
+/// This image and three others around a point near the middle, in as many pixels as this one has. Each fills its quarter:
+/// it is resized until it just covers that, and what sticks out on one side or the other is cut. An image of a single row
 /// or column has no quarters and stays.
 pub(super) fn mosaic<R: Rng, E>(
     sample: Sample,
@@ -46,7 +46,7 @@ pub(super) fn mosaic<R: Rng, E>(
     let mut objects = Vec::new();
     let mut first = Some(sample);
     for quarter in &quarters {
-        // One at a time, so that no more than two pictures and the result are in memory.
+        // One at a time, so that no more than two images and the result are in memory.
         let part = first.take().map_or_else(|| another(random), Ok)?;
         let window = covering(quarter, part.pixels.dimensions(), random);
         show(&part.pixels, &window, quarter, &mut pixels);
@@ -65,7 +65,7 @@ fn quarters(width: u32, height: u32, x: u32, y: u32) -> [Window; 4] {
     ]
 }
 
-/// The largest window of a picture that has the shape of `quarter`, anywhere.
+/// The largest window of an image that has the shape of `quarter`, anywhere.
 fn covering(quarter: &Window, (width, height): (u32, u32), random: &mut impl Rng) -> Window {
     let shrink = (f64::from(width) / f64::from(quarter.width)).min(f64::from(height) / f64::from(quarter.height));
     let side = |side: u32, whole: u32| ((f64::from(side) * shrink).round() as u32).clamp(1, whole);
@@ -78,9 +78,9 @@ fn covering(quarter: &Window, (width, height): (u32, u32), random: &mut impl Rng
     }
 }
 
-/// Resizes a window of a picture into a quarter of the mosaic.
-fn show(picture: &RgbImage, window: &Window, quarter: &Window, mosaic: &mut RgbImage) {
-    let part = window.copy(picture);
+/// Resizes a window of an image into a quarter of the mosaic.
+fn show(image: &RgbImage, window: &Window, quarter: &Window, mosaic: &mut RgbImage) {
+    let part = window.copy(image);
     let view = RgbView::new(part.width(), part.height(), &part).expect("a window has pixels, three bytes each");
     let resized = resize(view, quarter.width, quarter.height);
     for (row, resized) in quarter.rows_mut(mosaic).zip(resized.chunks_exact(3 * quarter.width as usize)) {
@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    /// A picture of one color with an object all over it, whose class tells the color.
+    /// An image of one color with an object all over it, whose class tells the color.
     fn uniform(class: usize, width: u32, height: u32) -> Sample {
         let bounding_box = BoundingBox::new(0.0, 0.0, width as f32, height as f32);
         let pixels = RgbImage::from_pixel(width, height, Rgb([50 * class as u8; 3]));
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn four_pictures_fill_the_size_of_the_first_without_gaps() {
+    fn four_images_fill_the_size_of_the_first_without_gaps() {
         for seed in 0..50 {
             let Sample { pixels, objects } = joined(seed, 0.0);
             assert_eq!(pixels.dimensions(), (64, 48));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_moves_and_every_picture_has_room() {
+    fn the_middle_moves_and_every_image_has_room() {
         let corners: Vec<_> = (0..200).map(|seed| joined(seed, 0.0).objects[0].bounding_box).collect();
         assert!(corners.iter().all(|b| (16.0..=48.0).contains(&b.x2) && (12.0..=36.0).contains(&b.y2)));
         assert!(corners.iter().any(|b| b.x2 < 20.0) && corners.iter().any(|b| b.x2 > 44.0));
@@ -157,13 +157,13 @@ mod tests {
     fn an_object_goes_when_less_than_its_share_is_seen() {
         for seed in 0..50 {
             let classes: Vec<_> = joined(seed, 0.6).objects.iter().map(|object| object.class).collect();
-            // Of the wide and of the tall picture a quarter shows 160 of 300 pixels at most.
+            // Of the wide and of the tall image a quarter shows 160 of 300 pixels at most.
             assert!(!classes.contains(&1) && !classes.contains(&2), "seed {seed}: {classes:?}");
         }
     }
 
     #[test]
-    fn a_picture_shows_as_much_of_itself_as_its_quarter_allows() {
+    fn an_image_shows_as_much_of_itself_as_its_quarter_allows() {
         let quarter = Window { x: 10, y: 5, width: 30, height: 20 };
         let mut random = ChaCha8Rng::seed_from_u64(0);
         for (size, shown) in [((60, 40), (60, 40)), ((90, 40), (60, 40)), ((60, 90), (60, 40)), ((3, 1), (2, 1))] {

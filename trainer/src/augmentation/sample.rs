@@ -1,4 +1,4 @@
-//! A picture in the making.
+//! An image in the making.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use image::RgbImage;
 
 use crate::targets::Object;
 
-/// A picture and the objects on it, whose boxes are in the picture's pixels.
+/// An image and the objects on it, whose boxes are in the image's pixels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// The picture, which a cache may hold too: it is copied before it is changed in place.
+    /// The image, which a cache may hold too: it is copied before it is changed in place.
     pub pixels: Arc<RgbImage>,
     /// The objects.
     pub objects: Vec<Object>,

@@ -1,4 +1,4 @@
-//! Scale jitter: the network sees its pictures at several sizes.
+//! Scale jitter: the network sees its images at several sizes.
 
 use models::spec::PreprocessingSpec;
 use rand::RngExt;
@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::draws::{Draws, Variation};
 
-/// How sizes vary. One factor holds for a whole batch, so that its pictures need no more padding than without; the factor
-/// multiplies the sides that preprocessing resizes to, a fixed size included, so that pictures are resized once, and a batch
+/// How sizes vary. One factor holds for a whole batch, so that its images need no more padding than without; the factor
+/// multiplies the sides that preprocessing resizes to, a fixed size included, so that images are resized once, and a batch
 /// needs up to `largest` squared times the memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -32,7 +32,7 @@ impl ScaleConfig {
     /// The largest value of `largest`: sixteen times the memory.
     pub(super) const MOST: f64 = 4.0;
 
-    /// The preprocessing of a batch, by the numbers of its first picture.
+    /// The preprocessing of a batch, by the numbers of its first image.
     pub fn vary(&self, spec: &PreprocessingSpec, first: &Draws) -> PreprocessingSpec {
         let Some(mut random) = first.chance(Variation::Scale, self.probability) else { return spec.clone() };
         let factor = self.smallest * (self.largest / self.smallest).powf(random.random());
@@ -60,8 +60,8 @@ mod tests {
     fn sizes_vary_within_their_limits_and_the_rest_of_the_spec_stays() {
         let spec = PreprocessingSpec::default();
         let sides: Vec<_> = (0..200)
-            .map(|picture| {
-                let varied = scale(0.5, 2.0).vary(&spec, &Draws::new(0, picture));
+            .map(|image| {
+                let varied = scale(0.5, 2.0).vary(&spec, &Draws::new(0, image));
                 let (shorter_side, longer_side) = (spec.shorter_side, spec.longer_side);
                 assert_eq!(PreprocessingSpec { shorter_side, longer_side, ..varied.clone() }, spec);
                 let factors = [(varied.shorter_side, shorter_side), (varied.longer_side, longer_side)]
@@ -76,10 +76,10 @@ mod tests {
     }
 
     #[test]
-    fn no_picture_is_resized_to_more_than_the_largest_factor() {
+    fn no_image_is_resized_to_more_than_the_largest_factor() {
         let spec = PreprocessingSpec::default();
-        for picture in 0..100 {
-            let varied = scale(0.5, 1.25).vary(&spec, &Draws::new(0, picture));
+        for image in 0..100 {
+            let varied = scale(0.5, 1.25).vary(&spec, &Draws::new(0, image));
             for (width, height) in SIZES {
                 let placement = varied.place(width, height);
                 let longer = placement.resized_width.max(placement.resized_height);
@@ -94,8 +94,8 @@ mod tests {
     fn a_fixed_size_varies_likewise() {
         let spec = PreprocessingSpec { fixed_size: Some([800, 400]), ..Default::default() };
         let mut heights: Vec<_> = (0..20)
-            .map(|picture| {
-                let varied = scale(0.5, 2.0).vary(&spec, &Draws::new(0, picture));
+            .map(|image| {
+                let varied = scale(0.5, 2.0).vary(&spec, &Draws::new(0, image));
                 let [height, width] = varied.fixed_size.unwrap();
                 assert!((400..=1600).contains(&height) && height.abs_diff(2 * width) <= 1, "{height}x{width}");
                 let placement = varied.place(640, 480);
@@ -112,8 +112,8 @@ mod tests {
     #[test]
     fn a_probability_of_zero_changes_nothing() {
         let spec = PreprocessingSpec::default();
-        for picture in 0..20 {
-            assert_eq!(ScaleConfig::default().vary(&spec, &Draws::new(0, picture)), spec);
+        for image in 0..20 {
+            assert_eq!(ScaleConfig::default().vary(&spec, &Draws::new(0, image)), spec);
         }
     }
 

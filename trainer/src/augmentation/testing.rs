@@ -1,4 +1,4 @@
-//! Pictures on which objects can be found again.
+//! Images on which objects can be found again.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use crate::targets::Object;
 /// Colors whose channels are full or empty, so that blurred edges can't be taken for another color.
 pub(crate) const COLORS: usize = 7;
 
-/// A black picture with a rectangle of every color, none over another. The class is the color.
+/// A black image with a rectangle of every color, none over another. The class is the color.
 pub(crate) fn marked(seed: u64) -> Sample {
     marked_among(seed, 0..COLORS)
 }
 
-/// A picture with rectangles of these colors alone.
+/// An image with rectangles of these colors alone.
 pub(crate) fn marked_among(seed: u64, colors: Range<usize>) -> Sample {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(colors.start as u64);
@@ -55,14 +55,14 @@ pub(crate) fn marked_among(seed: u64, colors: Range<usize>) -> Sample {
     Sample { pixels: Arc::new(pixels), objects }
 }
 
-/// A gray picture with an object all over it.
+/// A gray image with an object all over it.
 pub(crate) fn plain(width: u32, height: u32) -> Sample {
     let bounding_box = BoundingBox::new(0.0, 0.0, width as f32, height as f32);
     let pixels = RgbImage::from_pixel(width, height, Rgb([100; 3]));
     Sample { pixels: Arc::new(pixels), objects: vec![Object { class: 0, bounding_box }] }
 }
 
-/// A picture in many dull colors.
+/// An image in many dull colors.
 pub(crate) fn colorful() -> Sample {
     let pixels = RgbImage::from_fn(20, 10, |x, y| Rgb([50 + 5 * x as u8, 70 + 7 * y as u8, 140 - 3 * x as u8]));
     Sample { pixels: Arc::new(pixels), objects: plain(20, 10).objects }

@@ -1,4 +1,4 @@
-//! A part of a picture, and what it shows of objects.
+//! A part of an image, and what it shows of objects.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use models::BoundingBox;
 /// Sides of a cut box below this, in pixels, are nothing to learn from.
 pub(super) const THINNEST: f32 = 1.0;
 
-/// Whole pixels of a picture.
+/// Whole pixels of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     /// Left.
@@ -23,7 +23,7 @@ pub(super) struct Window {
 
 impl Window {
     /// What is left of a box, in pixels of the window; nothing if less than the share `keep` of its area is inside, or too
-    /// thin a strip. What the window shows of such an object stays in the picture, as background.
+    /// thin a strip. What the window shows of such an object stays in the image, as background.
     pub(super) fn cut(&self, whole: &BoundingBox, keep: f64) -> Option<BoundingBox> {
         let (x, y) = (self.x as f32, self.y as f32);
         let whole = BoundingBox { x1: whole.x1 - x, y1: whole.y1 - y, x2: whole.x2 - x, y2: whole.y2 - y };
@@ -36,31 +36,31 @@ impl Window {
         (seen && (inside == whole || enough())).then_some(inside)
     }
 
-    /// A copy of the window's pixels. The window must lie in the picture.
-    pub(super) fn copy(&self, picture: &RgbImage) -> RgbImage {
+    /// A copy of the window's pixels. The window must lie in the image.
+    pub(super) fn copy(&self, image: &RgbImage) -> RgbImage {
         let mut pixels = Vec::with_capacity(3 * self.width as usize * self.height as usize);
-        for row in self.rows(picture) {
+        for row in self.rows(image) {
             pixels.extend_from_slice(row);
         }
         RgbImage::from_raw(self.width, self.height, pixels).expect("every row has the window's width")
     }
 
     /// The window's pixels, row by row.
-    fn rows<'a>(&self, picture: &'a RgbImage) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    fn rows<'a>(&self, image: &'a RgbImage) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let (columns, rows) = self.ranges();
-        let all = picture.as_raw().chunks_exact(3 * picture.width() as usize);
+        let all = image.as_raw().chunks_exact(3 * image.width() as usize);
         all.skip(rows.start).take(rows.len()).map(move |row| &row[columns.clone()])
     }
 
     /// As [`rows`](Self::rows), to be written.
-    pub(super) fn rows_mut<'a>(&self, picture: &'a mut RgbImage) -> impl Iterator<Item = &'a mut [u8]> + use<'a> {
+    pub(super) fn rows_mut<'a>(&self, image: &'a mut RgbImage) -> impl Iterator<Item = &'a mut [u8]> + use<'a> {
         let (columns, rows) = self.ranges();
-        let length = 3 * picture.width() as usize;
-        let all = picture.chunks_exact_mut(length);
+        let length = 3 * image.width() as usize;
+        let all = image.chunks_exact_mut(length);
         all.skip(rows.start).take(rows.len()).map(move |row| &mut row[columns.clone()])
     }
 
-    /// Where its bytes are in a row, and its rows in the picture.
+    /// Where its bytes are in a row, and its rows in the image.
     fn ranges(&self) -> (Range<usize>, Range<usize>) {
         let (x, y) = (self.x as usize, self.y as usize);
         (3 * x..3 * (x + self.width as usize), y..y + self.height as usize)
@@ -95,8 +95,8 @@ mod tests {
 
     #[test]
     fn a_copy_has_the_pixels_of_the_window() {
-        let picture = RgbImage::from_fn(50, 70, |x, y| Rgb([x as u8, y as u8, 0]));
-        let copy = WINDOW.copy(&picture);
+        let image = RgbImage::from_fn(50, 70, |x, y| Rgb([x as u8, y as u8, 0]));
+        let copy = WINDOW.copy(&image);
         assert_eq!(copy, RgbImage::from_fn(30, 40, |x, y| Rgb([x as u8 + 10, y as u8 + 20, 0])));
     }
 }

@@ -1,4 +1,4 @@
-//! Decoded pictures in files.
+//! Decoded images in files.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use image::RgbImage;
-use runtime::picture::{self, PictureError};
+use runtime::image_file::{self, ImageFileError};
 
 use crate::progress::say;
 
@@ -23,7 +23,7 @@ const MARK: &str = concat!("decoded by trainer ", env!("CARGO_PKG_VERSION"));
 /// machine's, and a run that loses a file while it writes it keeps no more.
 const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A folder with a file for every picture, as many as fit. Runs that use it at the same time each count what was there when
+/// A folder with a file for every image, as many as fit. Runs that use it at the same time each count what was there when
 /// they began, and what they add.
 #[derive(Debug)]
 pub(super) struct DiskCache {
@@ -32,7 +32,7 @@ pub(super) struct DiskCache {
     limit: u64,
     /// Bytes that they have.
     used: AtomicU64,
-    /// Whether it was said that a picture did not fit.
+    /// Whether it was said that an image did not fit.
     full: AtomicBool,
     /// Whether writing has failed, after which it is not tried again.
     broken: AtomicBool,
@@ -76,29 +76,29 @@ impl DiskCache {
         Ok(Self { folder: folder.to_owned(), limit, used: used.into(), full, broken })
     }
 
-    pub(super) fn read(&self, path: &Path) -> Result<RgbImage, PictureError> {
+    pub(super) fn read(&self, path: &Path) -> Result<RgbImage, ImageFileError> {
         // Looked at before it is decoded: if it changes in between, the next reader sees that it has.
-        let Ok(original) = Original::of(path) else { return picture::read(path) };
+        let Ok(original) = Original::of(path) else { return image_file::read(path) };
         let kept = self.folder.join(original.file_name());
-        if let Some(picture) = load(&kept, &original.key) {
-            return Ok(picture);
+        if let Some(image) = load(&kept, &original.key) {
+            return Ok(image);
         }
-        let picture = picture::read(path)?;
-        if !self.broken.load(Ordering::Relaxed) && self.reserve(&kept, &original.key, &picture) {
-            self.store(&kept, &original.key, &picture);
+        let image = image_file::read(path)?;
+        if !self.broken.load(Ordering::Relaxed) && self.reserve(&kept, &original.key, &image) {
+            self.store(&kept, &original.key, &image);
         }
-        Ok(picture)
+        Ok(image)
     }
 
-    /// Whether there is room for a picture. If so, it is taken.
-    fn reserve(&self, kept: &Path, key: &[u8], picture: &RgbImage) -> bool {
-        let more = (key.len() + Header::LENGTH + picture.as_raw().len()) as u64;
+    /// Whether there is room for an image. If so, it is taken.
+    fn reserve(&self, kept: &Path, key: &[u8], image: &RgbImage) -> bool {
+        let more = (key.len() + Header::LENGTH + image.as_raw().len()) as u64;
         let less = fs::metadata(kept).map_or(0, |replaced| replaced.len());
         let with = |used: u64| Some(used.saturating_sub(less) + more).filter(|used| *used <= self.limit);
         let fits = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with).is_ok();
         if !fits && !self.full.swap(true, Ordering::Relaxed) {
             say(&format!(
-                "the cache of decoded pictures in {} is full; the others are decoded every time, unless you raise \
+                "the cache of decoded images in {} is full; the others are decoded every time, unless you raise \
                  `data.cache.gigabytes`, or remove the folder if it is of other data",
                 self.folder.display()
             ));
@@ -106,14 +106,11 @@ impl DiskCache {
         fits
     }
 
-    fn store(&self, kept: &Path, key: &[u8], picture: &RgbImage) {
-        if let Err(error) = save(kept, key, picture)
+    fn store(&self, kept: &Path, key: &[u8], image: &RgbImage) {
+        if let Err(error) = save(kept, key, image)
             && !self.broken.swap(true, Ordering::Relaxed)
         {
-            say(&format!(
-                "warning: can't keep decoded pictures in {}: {error}; no more are kept",
-                self.folder.display()
-            ));
+            say(&format!("warning: can't keep decoded images in {}: {error}; no more are kept", self.folder.display()));
         }
     }
 }
@@ -140,7 +137,7 @@ impl State {
     }
 }
 
-/// A picture file as it is now.
+/// An image file as it is now.
 struct Original {
     path: PathBuf,
     /// Says which file it is, of what length and of when: what it is decoded to is another if this is.
@@ -157,7 +154,7 @@ impl Original {
         Ok(Self { path, key })
     }
 
-    /// A name for its path alone, so that a changed picture replaces what it was. By FNV-1a, which stays the same from one
+    /// A name for its path alone, so that a changed image replaces what it was. By FNV-1a, which stays the same from one
     /// version of the program to the next. <https://www.rfc-editor.org/rfc/rfc9923>
     fn file_name(&self) -> String {
         let bytes = self.path.as_os_str().as_bytes();
@@ -179,8 +176,8 @@ struct Header {
 impl Header {
     const LENGTH: usize = 12;
 
-    fn of(picture: &RgbImage) -> Self {
-        Self { width: picture.width(), height: picture.height(), checksum: crc32c::crc32c(picture.as_raw()) }
+    fn of(image: &RgbImage) -> Self {
+        Self { width: image.width(), height: image.height(), checksum: crc32c::crc32c(image.as_raw()) }
     }
 
     fn to_bytes(&self) -> [u8; Self::LENGTH] {
@@ -198,7 +195,7 @@ impl Header {
     }
 }
 
-/// The picture in a file of this cache; nothing if there is none, or it is of another original, short or damaged.
+/// The image in a file of this cache; nothing if there is none, or it is of another original, short or damaged.
 fn load(kept: &Path, key: &[u8]) -> Option<RgbImage> {
     let mut file = File::open(kept).ok()?;
     let length = file.metadata().ok()?.len();
@@ -220,8 +217,8 @@ fn load(kept: &Path, key: &[u8]) -> Option<RgbImage> {
     if crc32c::crc32c(&pixels) == checksum { RgbImage::from_raw(width, height, pixels) } else { None }
 }
 
-/// Writes a picture, whole or not at all. Without waiting for the disk: after a crash the checksum tells what is lost.
-fn save(kept: &Path, key: &[u8], picture: &RgbImage) -> io::Result<()> {
+/// Writes an image, whole or not at all. Without waiting for the disk: after a crash the checksum tells what is lost.
+fn save(kept: &Path, key: &[u8], image: &RgbImage) -> io::Result<()> {
     let name = kept.file_name().unwrap_or_default().to_string_lossy();
     let folder = kept.parent().unwrap_or(Path::new("."));
     let file = tempfile::Builder::new()
@@ -234,8 +231,8 @@ fn save(kept: &Path, key: &[u8], picture: &RgbImage) -> io::Result<()> {
         .map_err(|error| io::Error::from(error.kind()))?;
     let mut content = file.as_file();
     content.write_all(key)?;
-    content.write_all(&Header::of(picture).to_bytes())?;
-    content.write_all(picture.as_raw())?;
+    content.write_all(&Header::of(image).to_bytes())?;
+    content.write_all(image.as_raw())?;
     file.persist(kept)?;
     Ok(())
 }
@@ -250,7 +247,7 @@ mod tests {
     /// Room for everything.
     const ROOMY: u64 = 1 << 20;
 
-    /// A folder with pictures, and one for the cache.
+    /// A folder with images, and one for the cache.
     struct Fixture(TempDir);
 
     impl Fixture {
@@ -266,8 +263,8 @@ mod tests {
             self.0.path().join("cache")
         }
 
-        /// A picture of 8x8 pixels of one shade; as BMP, whose files have one length whatever they show.
-        fn picture(&self, name: &str, shade: u8) -> PathBuf {
+        /// An image of 8x8 pixels of one shade; as BMP, whose files have one length whatever they show.
+        fn image(&self, name: &str, shade: u8) -> PathBuf {
             let path = self.0.path().join(name).with_extension("bmp");
             RgbImage::from_pixel(8, 8, Rgb([shade; 3])).save(&path).unwrap();
             path
@@ -286,9 +283,9 @@ mod tests {
         }
     }
 
-    fn shade(picture: RgbImage) -> u8 {
-        assert_eq!(picture.dimensions(), (8, 8));
-        picture.get_pixel(7, 7).0[0]
+    fn shade(image: RgbImage) -> u8 {
+        assert_eq!(image.dimensions(), (8, 8));
+        image.get_pixel(7, 7).0[0]
     }
 
     fn touch(path: &Path, modified: SystemTime) {
@@ -296,32 +293,32 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_picture_is_not_decoded_again_in_this_run_or_the_next() {
+    fn a_kept_image_is_not_decoded_again_in_this_run_or_the_next() {
         let fixture = Fixture::new();
-        let path = fixture.picture("a", 10);
+        let path = fixture.image("a", 10);
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
         let cache = fixture.cache(ROOMY);
         assert_eq!(shade(cache.read(&path).unwrap()), 10);
         // To path, length and date it is still the same.
-        fixture.picture("a", 20);
+        fixture.image("a", 20);
         touch(&path, modified);
         assert_eq!(shade(cache.read(&path).unwrap()), 10);
         assert_eq!(shade(fixture.cache(ROOMY).read(&path).unwrap()), 10);
     }
 
     #[test]
-    fn a_changed_picture_is_decoded_again_and_takes_the_place_of_what_it_was() {
+    fn a_changed_image_is_decoded_again_and_takes_the_place_of_what_it_was() {
         let fixture = Fixture::new();
-        let path = fixture.picture("a", 10);
+        let path = fixture.image("a", 10);
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
         let cache = fixture.cache(ROOMY);
         assert_eq!(shade(cache.read(&path).unwrap()), 10);
-        fixture.picture("a", 20);
+        fixture.image("a", 20);
         touch(&path, modified + Duration::from_nanos(1));
         for _ in 0..2 {
             assert_eq!(shade(cache.read(&path).unwrap()), 20);
         }
-        let mut longer = fs::read(fixture.picture("a", 30)).unwrap();
+        let mut longer = fs::read(fixture.image("a", 30)).unwrap();
         longer.push(0);
         fs::write(&path, longer).unwrap();
         touch(&path, modified + Duration::from_nanos(1));
@@ -331,12 +328,12 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_one_name_in_two_folders_are_two() {
+    fn images_of_one_name_in_two_folders_are_two() {
         let fixture = Fixture::new();
         for folder in ["x", "y"] {
             fs::create_dir(fixture.0.path().join(folder)).unwrap();
         }
-        let paths = [fixture.picture("x/a", 10), fixture.picture("y/a", 20)];
+        let paths = [fixture.image("x/a", 10), fixture.image("y/a", 20)];
         let cache = fixture.cache(ROOMY);
         for _ in 0..2 {
             assert_eq!(paths.each_ref().map(|path| shade(cache.read(path).unwrap())), [10, 20]);
@@ -347,7 +344,7 @@ mod tests {
     #[test]
     fn a_damaged_or_short_file_is_ignored_and_written_again() {
         let fixture = Fixture::new();
-        let path = fixture.picture("a", 10);
+        let path = fixture.image("a", 10);
         let cache = fixture.cache(ROOMY);
         cache.read(&path).unwrap();
         let [kept] = fixture.kept().try_into().unwrap();
@@ -369,7 +366,7 @@ mod tests {
     #[test]
     fn the_limit_holds_from_run_to_run() {
         let fixture = Fixture::new();
-        let paths = [("a", 10), ("b", 20), ("c", 30)].map(|(name, shade)| fixture.picture(name, shade));
+        let paths = [("a", 10), ("b", 20), ("c", 30)].map(|(name, shade)| fixture.image(name, shade));
         fixture.cache(ROOMY).read(&paths[0]).unwrap();
         let limit = 2 * fixture.length() + 1;
         for _ in 0..3 {
@@ -389,7 +386,7 @@ mod tests {
         let cache = fixture.cache(ROOMY);
         let mut kept = Vec::new();
         for (name, minutes) in [("a", 10), ("b", 30), ("c", 20)] {
-            let path = fixture.picture(name, 10);
+            let path = fixture.image(name, 10);
             cache.read(&path).unwrap();
             let file = fixture.folder().join(Original::of(&path).unwrap().file_name());
             touch(&file, now - Duration::from_secs(60 * minutes));
@@ -429,7 +426,7 @@ mod tests {
     #[test]
     fn when_writing_fails_reading_goes_on() {
         let fixture = Fixture::new();
-        let paths = [fixture.picture("a", 10), fixture.picture("b", 20)];
+        let paths = [fixture.image("a", 10), fixture.image("b", 20)];
         let cache = fixture.cache(ROOMY);
         fs::remove_dir(fixture.folder()).unwrap();
         for _ in 0..2 {
@@ -441,7 +438,7 @@ mod tests {
     #[test]
     fn threads_that_share_the_folder_read_what_is_right() {
         let fixture = Fixture::new();
-        let paths: Vec<_> = (0..8).map(|index| fixture.picture(&index.to_string(), index)).collect();
+        let paths: Vec<_> = (0..8).map(|index| fixture.image(&index.to_string(), index)).collect();
         let caches = [fixture.cache(ROOMY), fixture.cache(ROOMY)];
         std::thread::scope(|scope| {
             for cache in caches.iter().cycle().take(4) {

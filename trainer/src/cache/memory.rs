@@ -1,15 +1,15 @@
-//! Decoded pictures in memory.
+//! Decoded images in memory.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use image::RgbImage;
-use runtime::picture::{self, PictureError};
+use runtime::image_file::{self, ImageFileError};
 
 use crate::progress::say;
 
-/// Pictures by path, as many as fit.
+/// Images by path, as many as fit.
 #[derive(Debug)]
 pub(super) struct MemoryCache {
     /// Bytes of pixels that are kept at most.
@@ -19,9 +19,9 @@ pub(super) struct MemoryCache {
 
 #[derive(Debug, Default)]
 struct Kept {
-    pictures: HashMap<PathBuf, Arc<RgbImage>>,
+    images: HashMap<PathBuf, Arc<RgbImage>>,
     bytes: u64,
-    /// Whether it was said that a picture did not fit.
+    /// Whether it was said that an image did not fit.
     said: bool,
 }
 
@@ -30,31 +30,31 @@ impl MemoryCache {
         Self { limit, kept: Mutex::default() }
     }
 
-    pub(super) fn read(&self, path: &Path) -> Result<Arc<RgbImage>, PictureError> {
+    pub(super) fn read(&self, path: &Path) -> Result<Arc<RgbImage>, ImageFileError> {
         const WHOLE: &str = "no thread panics while it has the lock";
-        if let Some(picture) = self.kept.lock().expect(WHOLE).pictures.get(path) {
-            return Ok(picture.clone());
+        if let Some(image) = self.kept.lock().expect(WHOLE).images.get(path) {
+            return Ok(image.clone());
         }
-        // Without the lock, so that threads decode side by side; rarely two of them the same picture.
-        let picture = Arc::new(picture::read(path)?);
-        self.kept.lock().expect(WHOLE).keep(path, &picture, self.limit);
-        Ok(picture)
+        // Without the lock, so that threads decode side by side; rarely two of them the same image.
+        let image = Arc::new(image_file::read(path)?);
+        self.kept.lock().expect(WHOLE).keep(path, &image, self.limit);
+        Ok(image)
     }
 }
 
 impl Kept {
-    fn keep(&mut self, path: &Path, picture: &Arc<RgbImage>, limit: u64) {
-        let bytes = picture.as_raw().len() as u64;
+    fn keep(&mut self, path: &Path, image: &Arc<RgbImage>, limit: u64) {
+        let bytes = image.as_raw().len() as u64;
         if self.bytes + bytes <= limit {
-            if self.pictures.insert(path.to_owned(), picture.clone()).is_none() {
+            if self.images.insert(path.to_owned(), image.clone()).is_none() {
                 self.bytes += bytes;
             }
         } else if !self.said {
             self.said = true;
             say(&format!(
-                "{} decoded pictures fill the cache in memory; the others are decoded every time, unless you raise \
+                "{} decoded images fill the cache in memory; the others are decoded every time, unless you raise \
                  `data.cache.gigabytes`",
-                self.pictures.len()
+                self.images.len()
             ));
         }
     }
@@ -66,8 +66,8 @@ mod tests {
 
     use super::*;
 
-    /// Paths of pictures of 2x2 pixels in shades of their own.
-    fn pictures(folder: &Path, shades: &[u8]) -> Vec<PathBuf> {
+    /// Paths of images of 2x2 pixels in shades of their own.
+    fn images(folder: &Path, shades: &[u8]) -> Vec<PathBuf> {
         let write = |shade: &u8| {
             let path = folder.join(format!("{shade}.png"));
             RgbImage::from_pixel(2, 2, Rgb([*shade; 3])).save(&path).unwrap();
@@ -77,9 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_picture_is_shared_and_needs_no_file() {
+    fn a_kept_image_is_shared_and_needs_no_file() {
         let folder = tempfile::tempdir().unwrap();
-        let paths = pictures(folder.path(), &[1, 2]);
+        let paths = images(folder.path(), &[1, 2]);
         let cache = MemoryCache::new(1000);
         let first = cache.read(&paths[0]).unwrap();
         assert_eq!(cache.read(&paths[1]).unwrap().get_pixel(0, 0).0, [2; 3]);
@@ -90,8 +90,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_read_and_not_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let paths = pictures(folder.path(), &[1, 2, 3]);
-        // Two pictures of 12 bytes.
+        let paths = images(folder.path(), &[1, 2, 3]);
+        // Two images of 12 bytes.
         let cache = MemoryCache::new(35);
         for _ in 0..2 {
             for (path, shade) in paths.iter().zip(1..) {
@@ -99,14 +99,14 @@ mod tests {
             }
         }
         let kept = cache.kept.lock().unwrap();
-        assert_eq!((kept.bytes, kept.pictures.len(), kept.said), (24, 2, true));
-        assert!(kept.pictures.contains_key(&paths[0]) && kept.pictures.contains_key(&paths[1]));
+        assert_eq!((kept.bytes, kept.images.len(), kept.said), (24, 2, true));
+        assert!(kept.images.contains_key(&paths[0]) && kept.images.contains_key(&paths[1]));
     }
 
     #[test]
-    fn threads_that_read_the_same_pictures_keep_each_once() {
+    fn threads_that_read_the_same_images_keep_each_once() {
         let folder = tempfile::tempdir().unwrap();
-        let paths = pictures(folder.path(), &[1, 2, 3, 4]);
+        let paths = images(folder.path(), &[1, 2, 3, 4]);
         let cache = MemoryCache::new(1000);
         std::thread::scope(|scope| {
             for _ in 0..4 {

@@ -1,4 +1,4 @@
-//! Pictures to look at: the truth with its anchors, and what the network sees.
+//! Images to look at: the truth with its anchors, and what the network sees.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use crate::targets::Object;
 /// Anchors that are drawn for an object; its tag counts all of them.
 const HAIRLINES: usize = 5;
 
-/// Draws the boxes of pictures, and as hairlines the best of the anchors that stand for them.
-pub(super) fn draw_truth(recipe: &Recipe, pictures: &[usize], folder: &Path) -> anyhow::Result<()> {
-    draw_each(recipe, pictures, folder, |index| {
-        let mut picture = runtime::picture::read(recipe.dataset.path_of(index))?;
-        let placement = recipe.spec.preprocessing.place(picture.width(), picture.height());
+/// Draws the boxes of images, and as hairlines the best of the anchors that stand for them.
+pub(super) fn draw_truth(recipe: &Recipe, images: &[usize], folder: &Path) -> anyhow::Result<()> {
+    draw_each(recipe, images, folder, |index| {
+        let mut image = runtime::image_file::read(recipe.dataset.path_of(index))?;
+        let placement = recipe.spec.preprocessing.place(image.width(), image.height());
         let annotations = recipe.dataset.annotations_of(index).iter().filter(|annotation| !annotation.crowd);
         let objects: Vec<_> = annotations
             .map(|annotation| Object {
@@ -33,37 +33,37 @@ pub(super) fn draw_truth(recipe: &Recipe, pictures: &[usize], folder: &Path) -> 
         let marks = marks(recipe, &objects, size)
             .into_iter()
             .map(|mark| Mark { bounding_box: placement.to_original_image(&mark.bounding_box), ..mark });
-        draw_marks(&mut picture, &marks.collect::<Vec<_>>());
-        Ok(picture)
+        draw_marks(&mut image, &marks.collect::<Vec<_>>());
+        Ok(image)
     })
 }
 
-/// Draws what the network will see of pictures, with boxes and anchors, as the epoch of random number `seed` varies them.
-pub(super) fn draw_inputs(recipe: &Recipe, pictures: &[usize], seed: u64, folder: &Path) -> anyhow::Result<()> {
-    draw_each(recipe, pictures, folder, |index| {
+/// Draws what the network will see of images, with boxes and anchors, as the epoch of random number `seed` varies them.
+pub(super) fn draw_inputs(recipe: &Recipe, images: &[usize], seed: u64, folder: &Path) -> anyhow::Result<()> {
+    draw_each(recipe, images, folder, |index| {
         let (prepared, objects) = recipe.input(index, seed)?;
         let (_, height, width) = prepared.pixels.dim();
-        let mut picture = visible(&prepared, &recipe.spec.preprocessing);
-        draw_marks(&mut picture, &marks(recipe, &objects, [height, width]));
-        Ok(picture)
+        let mut image = visible(&prepared, &recipe.spec.preprocessing);
+        draw_marks(&mut image, &marks(recipe, &objects, [height, width]));
+        Ok(image)
     })
 }
 
 fn draw_each(
     recipe: &Recipe,
-    pictures: &[usize],
+    images: &[usize],
     folder: &Path,
     draw: impl Fn(usize) -> anyhow::Result<RgbImage> + Sync,
 ) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
-    let count = Count::new("drawing", pictures.len() as u64);
+    let count = Count::new("drawing", images.len() as u64);
     let draw_one = |&index: &usize| {
         let path = folder.join(file_name(index, &recipe.dataset.images[index].file_name));
         let drawn = draw(index);
         count.advance();
         match drawn {
-            Ok(picture) => {
-                runtime::picture::write(&path, &picture).with_context(|| format!("can't write {}", path.display()))
+            Ok(image) => {
+                runtime::image_file::write(&path, &image).with_context(|| format!("can't write {}", path.display()))
             }
             // The tables have named it already.
             Err(error) => {
@@ -72,12 +72,12 @@ fn draw_each(
             }
         }
     };
-    pictures.par_iter().try_for_each(draw_one)
+    images.par_iter().try_for_each(draw_one)
 }
 
-/// A name that no other picture of the data set gets.
+/// A name that no other image of the data set gets.
 fn file_name(index: usize, name: &str) -> PathBuf {
-    let stem = Path::new(name).file_stem().map_or_else(|| "picture".into(), |stem| stem.to_string_lossy());
+    let stem = Path::new(name).file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy());
     format!("{index:06}-{stem}.jpg").into()
 }
 
@@ -110,7 +110,7 @@ fn marks(recipe: &Recipe, objects: &[Object], [height, width]: [usize; 2]) -> Ve
     tagged
 }
 
-/// The network's input as a picture.
+/// The network's input as an image.
 fn visible(prepared: &Preprocessed, spec: &PreprocessingSpec) -> RgbImage {
     let (_, height, width) = prepared.pixels.dim();
     RgbImage::from_fn(width as u32, height as u32, |x, y| {

@@ -1,4 +1,4 @@
-//! What there is to know of one part of a data set: every picture read, every box held against the anchors.
+//! What there is to know of one part of a data set: every image read, every box held against the anchors.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,7 +7,7 @@ use models::coverage::{Reach, reach};
 use models::dataset::{Annotation, Dataset, Report};
 use models::{Matcher, ModelSpec};
 use rayon::prelude::*;
-use runtime::data::has_picture;
+use runtime::data::has_image;
 use serde::Serialize;
 
 use crate::config::BadAnnotations;
@@ -16,44 +16,44 @@ use crate::progress::Count;
 /// One part of a data set.
 #[derive(Debug, Serialize)]
 pub(super) struct Survey {
-    /// Pictures that training would use if all could be read.
-    pub(super) pictures: usize,
+    /// Images that training would use if all could be read.
+    pub(super) images: usize,
     /// Boxes, crowds apart.
     pub(super) boxes: usize,
     /// Boxes of crowds, which are not trained on.
     pub(super) crowds: usize,
-    /// Pictures without boxes, from which only background is learned.
-    pub(super) pictures_without_boxes: usize,
+    /// Images without boxes, from which only background is learned.
+    pub(super) images_without_boxes: usize,
     /// By class, in the order of the data set.
     pub(super) classes: Vec<ClassSurvey>,
     /// What is wrong with the annotations, a line for each kind.
     pub(super) problems: Vec<String>,
     /// Whether training refuses these annotations unless it may drop some.
     pub(super) refused: bool,
-    /// Pictures that training would refuse or stop at.
-    pub(super) bad_pictures: Vec<BadPicture>,
-    /// Groups of pictures that have the same pixels.
-    pub(super) duplicate_pictures: Vec<Vec<String>>,
+    /// Images that training would refuse or stop at.
+    pub(super) bad_images: Vec<BadImage>,
+    /// Groups of images that have the same pixels.
+    pub(super) duplicate_images: Vec<Vec<String>>,
     /// Boxes that another box of the same class and place precedes.
     pub(super) duplicate_boxes: Vec<BoxPlace>,
-    /// Boxes by the square root of their area in pixels of the picture, in steps of a factor of two.
+    /// Boxes by the square root of their area in pixels of the image, in steps of a factor of two.
     pub(super) sides: Vec<SideBin>,
-    /// Pictures by width and height, the most frequent first.
-    pub(super) picture_sizes: Vec<PictureSize>,
+    /// Images by width and height, the most frequent first.
+    pub(super) image_sizes: Vec<ImageSize>,
     /// Boxes that no anchor stands for.
     pub(super) unreached: Vec<Unreached>,
-    /// Of the pixels of each picture that could be read.
+    /// Of the pixels of each image that could be read.
     #[serde(skip)]
     pub(super) hashes: HashMap<u64, String>,
 }
 
-/// One class of one part. Pictures whose size nobody says are left out.
+/// One class of one part. Images whose size nobody says are left out.
 #[derive(Debug, Serialize)]
 pub(super) struct ClassSurvey {
     pub(super) id: i64,
     pub(super) name: String,
-    /// Pictures that show it.
-    pub(super) pictures: usize,
+    /// Images that show it.
+    pub(super) images: usize,
     /// Boxes, crowds apart, and those of them that an anchor stands for.
     pub(super) all: Reached,
     /// The same of boxes of less than 32² pixels of the network's input.
@@ -71,9 +71,9 @@ pub(super) struct Reached {
     pub(super) reached: usize,
 }
 
-/// A picture that can't be used.
+/// An image that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct BadPicture {
+pub(super) struct BadImage {
     pub(super) file: String,
     pub(super) reason: String,
     /// Whether that shows without decoding it, so that training could leave it out.
@@ -98,12 +98,12 @@ pub(super) struct SideBin {
     pub(super) boxes: usize,
 }
 
-/// Pictures of one size.
+/// Images of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct PictureSize {
+pub(super) struct ImageSize {
     pub(super) width: u32,
     pub(super) height: u32,
-    pub(super) pictures: usize,
+    pub(super) images: usize,
 }
 
 /// A box that no anchor stands for.
@@ -122,30 +122,30 @@ pub(super) struct Unreached {
 impl Survey {
     /// Reads everything, in parallel.
     pub(super) fn new(title: &str, dataset: &Dataset, report: &Report, spec: &ModelSpec, matcher: &Matcher) -> Self {
-        let (hashes, bad_pictures) = read_pictures(title, dataset);
-        let pictures: Vec<_> = (0..dataset.images.len()).collect();
-        let reached = reach(dataset, &pictures, spec, matcher);
+        let (hashes, bad_images) = read_images(title, dataset);
+        let images: Vec<_> = (0..dataset.images.len()).collect();
+        let reached = reach(dataset, &images, spec, matcher);
         let boxes = || dataset.annotations.iter().filter(|annotation| !annotation.crowd);
         let with_boxes: HashSet<_> = boxes().map(|annotation| annotation.image).collect();
         let mut same: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-        for (picture, hash) in &hashes {
-            same.entry(*hash).or_default().push(dataset.images[*picture].file_name.clone());
+        for (index, hash) in &hashes {
+            same.entry(*hash).or_default().push(dataset.images[*index].file_name.clone());
         }
-        let mut duplicate_pictures: Vec<_> = same.into_values().filter(|files| files.len() > 1).collect();
-        duplicate_pictures.sort();
+        let mut duplicate_images: Vec<_> = same.into_values().filter(|files| files.len() > 1).collect();
+        duplicate_images.sort();
         Self {
-            pictures: dataset.images.len(),
+            images: dataset.images.len(),
             boxes: boxes().count(),
             crowds: dataset.annotations.len() - boxes().count(),
-            pictures_without_boxes: dataset.images.len() - with_boxes.len(),
+            images_without_boxes: dataset.images.len() - with_boxes.len(),
             classes: classes(dataset, &reached),
             problems: report.lines(),
             refused: report.is_serious(),
-            bad_pictures,
-            duplicate_pictures,
+            bad_images,
+            duplicate_images,
             duplicate_boxes: duplicate_boxes(dataset),
             sides: sides(boxes()),
-            picture_sizes: picture_sizes(dataset),
+            image_sizes: image_sizes(dataset),
             unreached: reached.iter().filter(|object| object.anchors == 0).map(|o| unreached(dataset, o)).collect(),
             hashes: hashes.into_iter().map(|(image, hash)| (hash, dataset.images[image].file_name.clone())).collect(),
         }
@@ -155,12 +155,12 @@ impl Survey {
     pub(super) fn is_sound(&self, bad: BadAnnotations) -> bool {
         let drops = bad == BadAnnotations::Drop;
         // Where all are missing it is the folder that is wrong, which dropping does not mend.
-        let some_are_left = self.bad_pictures.len() < self.pictures;
-        (drops || !self.refused) && some_are_left && self.bad_pictures.iter().all(|picture| drops && picture.missing)
+        let some_are_left = self.bad_images.len() < self.images;
+        (drops || !self.refused) && some_are_left && self.bad_images.iter().all(|image| drops && image.missing)
     }
 
-    /// Pairs of pictures, one of this part and one of the other, that have the same pixels.
-    pub(super) fn shared_pictures(&self, other: &Self) -> Vec<[String; 2]> {
+    /// Pairs of images, one of this part and one of the other, that have the same pixels.
+    pub(super) fn shared_images(&self, other: &Self) -> Vec<[String; 2]> {
         let shared =
             self.hashes.iter().filter_map(|(hash, file)| Some([file.clone(), other.hashes.get(hash)?.clone()]));
         let mut shared: Vec<_> = shared.collect();
@@ -169,13 +169,13 @@ impl Survey {
     }
 }
 
-/// The hash of each picture's pixels, by its place; and the pictures that have none.
-fn read_pictures(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadPicture>) {
+/// The hash of each image's pixels, by its place; and the images that have none.
+fn read_images(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadImage>) {
     let count = Count::new(title, dataset.images.len() as u64);
     let read = dataset.images.par_iter().enumerate().map(|(index, image)| {
-        let read = runtime::picture::read(dataset.path_of(index));
+        let read = runtime::image_file::read(dataset.path_of(index));
         count.advance();
-        let bad = |reason| BadPicture { file: image.file_name.clone(), reason, missing: !has_picture(dataset, index) };
+        let bad = |reason| BadImage { file: image.file_name.clone(), reason, missing: !has_image(dataset, index) };
         let pixels = read.map_err(|error| bad(error.reason.to_string()))?;
         let (width, height) = pixels.dimensions();
         if (width, height) != (image.width, image.height) {
@@ -187,24 +187,24 @@ fn read_pictures(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadP
         (width, height, pixels.as_raw()).hash(&mut hasher);
         Ok(hasher.finish())
     });
-    let read: Vec<Result<u64, BadPicture>> = read.collect();
+    let read: Vec<Result<u64, BadImage>> = read.collect();
     let (mut hashes, mut bad) = (Vec::new(), Vec::new());
-    for (picture, read) in read.into_iter().enumerate() {
+    for (index, read) in read.into_iter().enumerate() {
         match read {
-            Ok(hash) => hashes.push((picture, hash)),
-            Err(picture) => bad.push(picture),
+            Ok(hash) => hashes.push((index, hash)),
+            Err(image) => bad.push(image),
         }
     }
     (hashes, bad)
 }
 
 fn classes(dataset: &Dataset, reached: &[Reach]) -> Vec<ClassSurvey> {
-    let mut pictures = vec![HashSet::new(); dataset.classes.len()];
+    let mut images = vec![HashSet::new(); dataset.classes.len()];
     // By class: all, small, medium, large.
     let mut counts = vec![[Reached::default(); 4]; dataset.classes.len()];
     for object in reached {
         let Annotation { class, image, .. } = dataset.annotations[object.annotation];
-        pictures[class].insert(image);
+        images[class].insert(image);
         let size = match object.bounding_box.area() {
             area if area < 32.0 * 32.0 => 1,
             area if area < 96.0 * 96.0 => 2,
@@ -215,11 +215,11 @@ fn classes(dataset: &Dataset, reached: &[Reach]) -> Vec<ClassSurvey> {
             counts[class][place].reached += usize::from(object.anchors > 0);
         }
     }
-    let of_class = dataset.classes.iter().zip(pictures).zip(counts);
-    let of_class = of_class.map(|((class, pictures), [all, small, medium, large])| ClassSurvey {
+    let of_class = dataset.classes.iter().zip(images).zip(counts);
+    let of_class = of_class.map(|((class, images), [all, small, medium, large])| ClassSurvey {
         id: class.id,
         name: class.name.clone(),
-        pictures: pictures.len(),
+        images: images.len(),
         all,
         small,
         medium,
@@ -259,19 +259,19 @@ fn sides<'a>(boxes: impl Iterator<Item = &'a Annotation>) -> Vec<SideBin> {
     let mut bins: BTreeMap<u32, usize> = BTreeMap::new();
     for annotation in boxes {
         let side = annotation.rectangle.area().max(0.0).sqrt();
-        // Sides below 1 and beyond any picture go with their neighbors.
+        // Sides below 1 and beyond any image go with their neighbors.
         *bins.entry(side.clamp(1.0, 1e6).log2() as u32).or_default() += 1;
     }
     bins.into_iter().map(|(power, boxes)| SideBin { from: 1 << power, to: 2 << power, boxes }).collect()
 }
 
-fn picture_sizes(dataset: &Dataset) -> Vec<PictureSize> {
+fn image_sizes(dataset: &Dataset) -> Vec<ImageSize> {
     let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
     for image in &dataset.images {
         *counts.entry((image.width, image.height)).or_default() += 1;
     }
     let mut sizes: Vec<_> =
-        counts.into_iter().map(|((width, height), pictures)| PictureSize { width, height, pictures }).collect();
-    sizes.sort_by_key(|size| std::cmp::Reverse(size.pictures));
+        counts.into_iter().map(|((width, height), images)| ImageSize { width, height, images }).collect();
+    sizes.sort_by_key(|size| std::cmp::Reverse(size.images));
     sizes
 }

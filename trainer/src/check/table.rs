@@ -14,24 +14,24 @@ const NAMED: usize = 10;
 /// One part of the data, without the last line's end.
 pub(super) fn part(title: &str, survey: &Survey) -> String {
     let mut text = format!(
-        "{title}: {} pictures, {} boxes of {} classes, {} crowds, {} pictures without boxes\n",
-        survey.pictures,
+        "{title}: {} images, {} boxes of {} classes, {} crowds, {} images without boxes\n",
+        survey.images,
         survey.boxes,
         survey.classes.len(),
         survey.crowds,
-        survey.pictures_without_boxes
+        survey.images_without_boxes
     );
     let width = survey.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0).max(5);
     let _ = writeln!(
         text,
         "\n{:<width$}{:>10}{:>10}{:>12}{:>18}{:>18}{:>18}",
-        "class", "pictures", "boxes", "with anchor", "small", "medium", "large"
+        "class", "images", "boxes", "with anchor", "small", "medium", "large"
     );
     for class in &survey.classes {
-        let ClassSurvey { name, pictures, all, small, medium, large, .. } = class;
+        let ClassSurvey { name, images, all, small, medium, large, .. } = class;
         let _ = writeln!(
             text,
-            "{name:<width$}{pictures:>10}{:>10}{:>12}{:>18}{:>18}{:>18}",
+            "{name:<width$}{images:>10}{:>10}{:>12}{:>18}{:>18}{:>18}",
             all.boxes,
             share(*all),
             of(*small),
@@ -40,24 +40,24 @@ pub(super) fn part(title: &str, survey: &Survey) -> String {
         );
     }
     let _ = writeln!(text, "(small, medium, large: below 32², below 96² and from 96² pixels of the network's input)");
-    let _ = writeln!(text, "\nside of boxes in pixels of the picture");
+    let _ = writeln!(text, "\nside of boxes in pixels of the image");
     let most = survey.sides.iter().map(|bin| bin.boxes).max().unwrap_or(1);
     for bin in &survey.sides {
         let bar = "#".repeat((40 * bin.boxes).div_ceil(most));
         let _ = writeln!(text, "{:>6} to {:<6}{:>8}  {bar}", bin.from, bin.to, bin.boxes);
     }
-    let _ = writeln!(text, "\npictures by size");
-    for size in survey.picture_sizes.iter().take(NAMED) {
-        let _ = writeln!(text, "{:>6} x {:<6}{:>8}", size.width, size.height, size.pictures);
+    let _ = writeln!(text, "\nimages by size");
+    for size in survey.image_sizes.iter().take(NAMED) {
+        let _ = writeln!(text, "{:>6} x {:<6}{:>8}", size.width, size.height, size.images);
     }
-    more(&mut text, survey.picture_sizes.len());
+    more(&mut text, survey.image_sizes.len());
 
     for problem in &survey.problems {
         let _ = writeln!(text, "\nannotations: {problem}");
     }
-    let bad = survey.bad_pictures.iter().map(|bad| format!("{}: {}", bad.file, bad.reason));
-    list(&mut text, "pictures that can't be used", bad);
-    list(&mut text, "pictures with the same pixels", survey.duplicate_pictures.iter().map(|files| files.join(", ")));
+    let bad = survey.bad_images.iter().map(|bad| format!("{}: {}", bad.file, bad.reason));
+    list(&mut text, "images that can't be used", bad);
+    list(&mut text, "images with the same pixels", survey.duplicate_images.iter().map(|files| files.join(", ")));
     let boxes = survey.duplicate_boxes.iter();
     let boxes = boxes.map(|place| format!("{} annotation {} ({})", place.file, place.annotation, place.class));
     list(&mut text, "boxes that repeat another one", boxes);
@@ -102,17 +102,17 @@ pub(super) fn differences(
         );
     }
     let pairs = in_both.iter().map(|[train, validation]| format!("{train} and {validation}"));
-    list(&mut text, "pictures are in both parts, so validation says too much", pairs);
+    list(&mut text, "images are in both parts, so validation says too much", pairs);
     (!text.is_empty()).then(|| text.trim().to_owned())
 }
 
 /// What anchors would be better, as the lines of the configuration.
-pub(super) fn suggestion(suggestion: Option<&Suggestion>, pictures: usize) -> String {
+pub(super) fn suggestion(suggestion: Option<&Suggestion>, images: usize) -> String {
     let Some(Suggestion { anchors, share: [own, share] }) = suggestion else {
-        return format!("anchors: none tried reach more boxes than the configured ones (on {pictures} pictures)");
+        return format!("anchors: none tried reach more boxes than the configured ones (on {images} images)");
     };
     format!(
-        "anchors: these reach {:.2} % of the boxes instead of {:.2} % (on {pictures} pictures)\nmodel:\n  anchors:\n    \
+        "anchors: these reach {:.2} % of the boxes instead of {:.2} % (on {images} images)\nmodel:\n  anchors:\n    \
          sizes: {:?}\n    ratios: {:?}\n    scales: {:?}",
         100.0 * share,
         100.0 * own,

@@ -1,4 +1,4 @@
-//! Orders: which pictures make a batch.
+//! Orders: which images make a batch.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use rand_chacha::ChaCha8Rng;
 /// One batch to make.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Order {
-    /// Which pictures: places in the data set.
-    pub pictures: Vec<usize>,
-    /// Start of the random numbers; each picture has its own, whatever thread it meets.
+    /// Which images: places in the data set.
+    pub indices: Vec<usize>,
+    /// Start of the random numbers; each image has its own, whatever thread it meets.
     pub seed: u64,
 }
 
-/// The group of every picture by its aspect ratio. Ratios of one group differ by up to a fifth; the usual ones, from 1:1 over
+/// The group of every image by its aspect ratio. Ratios of one group differ by up to a fifth; the usual ones, from 1:1 over
 /// 4:3 and 3:2 to 16:9 and upright as well as lying, are not near the border of two groups.
 pub fn aspect_groups(images: &[Image]) -> Vec<i32> {
     /// Groups until the ratio has doubled.
@@ -28,14 +28,14 @@ pub fn aspect_groups(images: &[Image]) -> Vec<i32> {
     images.iter().map(group).collect()
 }
 
-/// The batches of an epoch: every picture once, in an order that depends on seed and epoch alone.
+/// The batches of an epoch: every image once, in an order that depends on seed and epoch alone.
 ///
-/// `groups` has the group of every picture. Pictures are shuffled and wait for others of their group until they are a batch.
+/// `groups` has the group of every image. Images are shuffled and wait for others of their group until they are a batch.
 /// Those for whom there are not enough come last, next to those of neighboring groups. So the number of batches is that of
 /// full ones and one for the rest, whatever the groups, and with one group the order is the shuffled one.
 pub fn orders(groups: &[i32], batch_size: usize, seed: u64, epoch: u32) -> Vec<Order> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    // Far from the streams of the pictures.
+    // Far from the streams of the images.
     random.set_stream(u64::MAX - u64::from(epoch));
     let mut shuffled: Vec<_> = (0..groups.len()).collect();
     shuffled.shuffle(&mut random);
@@ -43,16 +43,16 @@ pub fn orders(groups: &[i32], batch_size: usize, seed: u64, epoch: u32) -> Vec<O
 
     let mut batches = Vec::new();
     let mut waiting: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
-    for picture in shuffled {
-        let group = waiting.entry(groups[picture]).or_default();
-        group.push(picture);
+    for image in shuffled {
+        let group = waiting.entry(groups[image]).or_default();
+        group.push(image);
         if group.len() == batch_size {
             batches.push(std::mem::take(group));
         }
     }
     let left: Vec<_> = waiting.into_values().flatten().collect();
     batches.extend(left.chunks(batch_size).map(<[_]>::to_vec));
-    batches.into_iter().map(|pictures| Order { pictures, seed }).collect()
+    batches.into_iter().map(|indices| Order { indices, seed }).collect()
 }
 
 #[cfg(test)]
@@ -70,26 +70,26 @@ mod tests {
         images(&sizes.into_iter().cycle().take(count).collect::<Vec<_>>())
     }
 
-    fn pictures(orders: &[Order]) -> Vec<usize> {
-        orders.iter().flat_map(|order| order.pictures.clone()).collect()
+    fn indices_of(orders: &[Order]) -> Vec<usize> {
+        orders.iter().flat_map(|order| order.indices.clone()).collect()
     }
 
     #[test]
-    fn an_epoch_has_every_picture_once_and_no_epoch_is_like_another() {
+    fn an_epoch_has_every_image_once_and_no_epoch_is_like_another() {
         for images in [mixed(1), mixed(10), mixed(203)] {
             for groups in [vec![0; images.len()], aspect_groups(&images)] {
                 let epoch = |seed, epoch| orders(&groups, 4, seed, epoch);
-                let lengths: Vec<_> = epoch(0, 0).iter().map(|order| order.pictures.len()).collect();
+                let lengths: Vec<_> = epoch(0, 0).iter().map(|order| order.indices.len()).collect();
                 let (last, full) = lengths.split_last().unwrap();
                 assert!(full.iter().all(|length| *length == 4) && *last <= 4, "{lengths:?}");
                 assert_eq!(lengths.len(), images.len().div_ceil(4));
-                let mut seen = pictures(&epoch(0, 0));
+                let mut seen = indices_of(&epoch(0, 0));
                 seen.sort_unstable();
                 assert_eq!(seen, (0..images.len()).collect::<Vec<_>>());
                 assert_eq!(epoch(0, 0), epoch(0, 0));
                 if images.len() > 1 {
-                    assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(0, 1)));
-                    assert_ne!(pictures(&epoch(0, 0)), pictures(&epoch(1, 0)));
+                    assert_ne!(indices_of(&epoch(0, 0)), indices_of(&epoch(0, 1)));
+                    assert_ne!(indices_of(&epoch(0, 0)), indices_of(&epoch(1, 0)));
                 }
             }
         }
@@ -97,24 +97,24 @@ mod tests {
     }
 
     #[test]
-    fn pictures_of_one_ratio_come_as_shuffled() {
+    fn images_of_one_ratio_come_as_shuffled() {
         let groups = aspect_groups(&images(&[(640, 480); 50]));
         let mut shuffled: Vec<_> = (0..50).collect();
         let mut random = ChaCha8Rng::seed_from_u64(3);
         random.set_stream(u64::MAX - 5);
         shuffled.shuffle(&mut random);
-        assert_eq!(pictures(&orders(&groups, 8, 3, 5)), shuffled);
+        assert_eq!(indices_of(&orders(&groups, 8, 3, 5)), shuffled);
     }
 
     #[test]
-    fn batches_of_like_pictures_need_less_padding() {
+    fn batches_of_like_images_need_less_padding() {
         let (images, spec) = (mixed(1000), models::spec::PreprocessingSpec::default());
-        // Pixels of all batches per pixel of pictures.
+        // Pixels of all batches per pixel of images.
         let padded = |groups: &[i32]| {
             let (mut batches, mut own) = (0, 0);
             for order in orders(groups, 8, 0, 0) {
                 let places: Vec<_> =
-                    order.pictures.iter().map(|&p| spec.place(images[p].width, images[p].height)).collect();
+                    order.indices.iter().map(|&p| spec.place(images[p].width, images[p].height)).collect();
                 let width = places.iter().map(|place| place.padded_width).max().unwrap();
                 let height = places.iter().map(|place| place.padded_height).max().unwrap();
                 batches += places.len() as u32 * width * height;

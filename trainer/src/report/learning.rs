@@ -126,14 +126,14 @@ fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool,
 }
 
 fn speed(markup: &mut Markup, epochs: &[EpochLine]) {
-    let points: Vec<_> = epochs.iter().map(|line| [f64::from(line.epoch), line.pictures_per_second]).collect();
+    let points: Vec<_> = epochs.iter().map(|line| [f64::from(line.epoch), line.images_per_second]).collect();
     let high = points.iter().map(|point| point[1]).filter(|y| y.is_finite()).fold(0.0, f64::max);
     let notes = parts(epochs).map(|part| {
-        let speed = mean(part.iter().map(|line| line.pictures_per_second));
-        epoch_note(part, format!("{} pictures per second", exact(speed)))
+        let speed = mean(part.iter().map(|line| line.images_per_second));
+        epoch_note(part, format!("{} images per second", exact(speed)))
     });
     let chart = Chart {
-        title: "Pictures per second, while learning",
+        title: "Images per second, while learning",
         across: Some("epoch"),
         size: Size::LARGE,
         x: epoch_axis(epochs),
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn what_no_stage_took_is_the_rest() {
         let spent = Spent { data: 1.0, forward: 2.0, backward: 3.0, optimizer: 0.5 };
-        let line = EpochLine { epoch: 1, seconds: 10.0, pictures_per_second: 1.0, spent, validation: None };
+        let line = EpochLine { epoch: 1, seconds: 10.0, images_per_second: 1.0, spent, validation: None };
         assert_eq!(stages(std::slice::from_ref(&line)), [1.0, 2.0, 3.0, 0.5, 3.5]);
         assert_eq!(time_in_words(&[EpochLine { seconds: f64::NAN, spent: Spent::default(), ..line }]), None);
     }
@@ -258,7 +258,7 @@ mod tests {
         let line = |epoch: u32| EpochLine {
             epoch,
             seconds: 1.0,
-            pictures_per_second: 1.0,
+            images_per_second: 1.0,
             spent: Spent::default(),
             validation: epoch.is_multiple_of(2).then_some(Summary { ap: 0.5, ap50: 0.9, ap75: 0.6, ..nothing }),
         };

@@ -37,7 +37,7 @@ pub(super) struct EpochLine {
     #[serde(default, deserialize_with = "number")]
     pub(super) seconds: f64,
     #[serde(default, deserialize_with = "number")]
-    pub(super) pictures_per_second: f64,
+    pub(super) images_per_second: f64,
     #[serde(default)]
     pub(super) spent: Spent,
     pub(super) validation: Option<Summary>,
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn steps_and_epochs_are_told_apart_and_broken_lines_passed_over() {
         let text = r#"{"step":1,"epoch":1,"classification":1.5,"regression":0.5,"gradient_norm":null,"learning_rate":0.1}
-            {"epoch":1,"steps":1,"seconds":2.5,"pictures_per_second":8.0,"spent":{"data":1.0,"forward":0.5}}
+            {"epoch":1,"steps":1,"seconds":2.5,"images_per_second":8.0,"spent":{"data":1.0,"forward":0.5}}
             {"comment":"from a later version"}
             {"step":2,"epo"#;
         let Log { steps, epochs } = Log::parse(text);

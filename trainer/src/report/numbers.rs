@@ -27,7 +27,7 @@ pub(super) fn summary(s: &Summary, markup: &mut Markup) {
         ("APl", "large objects", s.ap_large),
     ];
     let recall = [
-        ("AR1", "1 detection per picture and class", s.ar1),
+        ("AR1", "1 detection per image and class", s.ar1),
         ("AR10", "10 detections", s.ar10),
         ("AR100", "100 detections", s.ar100),
         ("ARs", "small objects", s.ar_small),

@@ -1,4 +1,4 @@
-//! A run that never was: drawn pictures, a log of invented numbers, and detections that are the truth with errors.
+//! A run that never was: drawn images, a log of invented numbers, and detections that are the truth with errors.
 
 use std::f64::consts::PI;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::Material;
 use crate::augmentation::AugmentationConfig;
 use crate::loader::Recipe;
-use crate::synth::{Size, draw_pictures};
+use crate::synth::{Size, draw_images};
 use crate::targets::Normalizer;
 
 /// A run and its folder, which goes with it.
@@ -29,14 +29,14 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    /// Of so many drawn pictures.
-    pub(super) fn new(pictures: u32) -> Self {
+    /// Of so many drawn images.
+    pub(super) fn new(images: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let drawn = folder.path().join("val");
         fs::create_dir(&drawn).unwrap();
         let size = Size { width: 240, height: 180 };
         let generator = |index| ChaCha8Rng::seed_from_u64(u64::from(index));
-        let dataset = draw_pictures(&drawn, "jpg", pictures, size, generator).unwrap();
+        let dataset = draw_images(&drawn, "jpg", images, size, generator).unwrap();
         Self::of(folder, dataset)
     }
 
@@ -83,7 +83,7 @@ impl Sample {
             let line = json!({
                 "epoch": epoch, "steps": u64::from(epoch) * steps_per_epoch, "classification": 0.1, "regression": 0.1,
                 "seconds": spent.iter().sum::<f64>() + 0.4,
-                "pictures_per_second": 1000.0 / spent.iter().sum::<f64>(),
+                "images_per_second": 1000.0 / spent.iter().sum::<f64>(),
                 "spent": {"data": spent[0], "forward": spent[1], "backward": spent[2], "optimizer": spent[3]},
                 "validation": summary,
             });

@@ -1,4 +1,4 @@
-//! The pictures that went best and worst, with what was found on them and what is there.
+//! The images that went best and worst, with what was found on them and what is there.
 
 use anyhow::Context;
 use base64::Engine;
@@ -15,25 +15,25 @@ use super::threshold::Counts;
 use crate::annotated::sure_detections;
 use crate::loader::Recipe;
 
-/// Pictures of each kind.
+/// Images of each kind.
 const SHOWN: usize = 6;
 
-/// Longest side of a picture, in pixels.
+/// Longest side of an image, in pixels.
 const LONGEST_SIDE: u32 = 512;
 
-/// Pictures with a longest side of less pixels are enlarged, so that letters don't hide them.
+/// Images with a longest side of less pixels are enlarged, so that letters don't hide them.
 const SMALL_SIDE: u32 = 256;
 
 /// How far they are.
 const ENLARGED: f64 = 3.0;
 
-/// Quality of the pictures, of 100: half the bytes of the one that shows no loss.
+/// Quality of the images, of 100: half the bytes of the one that shows no loss.
 const JPEG_QUALITY: u8 = 80;
 
-/// Kinds of errors that are named below a picture.
+/// Kinds of errors that are named below an image.
 const NAMED: usize = 4;
 
-/// What became of the objects and detections of one picture.
+/// What became of the objects and detections of one image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Judged {
     image: usize,
@@ -44,7 +44,7 @@ pub(super) fn draw(recipe: &Recipe, scored: &[ScoredBox], rule: ConfusionRule, m
     let detections = by_image(&recipe.dataset, scored);
     let [best, worst] = best_and_worst(&judge(&recipe.dataset, &detections, rule));
     let text = format!(
-        "Each picture by its F1 at IoU {}, with detections from the score {:.2} on; of equally good ones first those with more \
+        "Each image by its F1 at IoU {}, with detections from the score {:.2} on; of equally good ones first those with more \
          objects found, of equally bad ones those with more errors.",
         rule.iou, rule.score
     );
@@ -53,15 +53,15 @@ pub(super) fn draw(recipe: &Recipe, scored: &[ScoredBox], rule: ConfusionRule, m
         markup.phrase("span", &[("class", &"key truth")], "the truth: black and white dashes");
         markup.phrase("span", &[("class", &"key frame")], "found: a frame with class and score");
     });
-    let kinds = [("Worst", worst, "No picture has an error."), ("Best", best, "On no picture an object was found.")];
+    let kinds = [("Worst", worst, "No image has an error."), ("Best", best, "On no image an object was found.")];
     for (title, chosen, none) in kinds {
         markup.phrase("h3", &[], title);
         if chosen.is_empty() {
             markup.phrase("p", &[("class", &"empty")], none);
         }
-        markup.element("div", &[("class", &"pictures")], |markup| {
+        markup.element("div", &[("class", &"images")], |markup| {
             for judged in chosen {
-                picture(recipe, judged, &detections[judged.image], rule, markup);
+                image(recipe, judged, &detections[judged.image], rule, markup);
             }
         });
     }
@@ -77,7 +77,7 @@ fn by_image(dataset: &Dataset, scored: &[ScoredBox]) -> Vec<Vec<ScoredBox>> {
     detections
 }
 
-/// `detections` are by picture.
+/// `detections` are by image.
 fn judge(dataset: &Dataset, detections: &[Vec<ScoredBox>], rule: ConfusionRule) -> Vec<Judged> {
     let judge = |(image, found): (usize, &Vec<ScoredBox>)| {
         let (_, matrix) = compare(dataset, image, found, rule);
@@ -86,7 +86,7 @@ fn judge(dataset: &Dataset, detections: &[Vec<ScoredBox>], rule: ConfusionRule) 
     detections.iter().enumerate().map(judge).collect()
 }
 
-/// The matrix of one picture, and the classes of its rows: only those that are on it or found on it, because the whole
+/// The matrix of one image, and the classes of its rows: only those that are on it or found on it, because the whole
 /// matrix of a thousand classes would be large.
 fn compare(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionRule) -> (Vec<usize>, ConfusionMatrix) {
     let mut objects = dataset.annotations_of(image).to_vec();
@@ -102,7 +102,7 @@ fn compare(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: Confusion
     (classes, matrix)
 }
 
-/// No picture is both.
+/// No image is both.
 fn best_and_worst(judged: &[Judged]) -> [Vec<Judged>; 2] {
     let mut order = judged.to_vec();
     order.sort_by(|a, b| b.counts.f1().total_cmp(&a.counts.f1()).then(b.counts.right.cmp(&a.counts.right)));
@@ -115,10 +115,10 @@ fn best_and_worst(judged: &[Judged]) -> [Vec<Judged>; 2] {
     [best, worst]
 }
 
-fn picture(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: ConfusionRule, markup: &mut Markup) {
+fn image(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: ConfusionRule, markup: &mut Markup) {
     let dataset = &recipe.dataset;
     let name = &dataset.images[judged.image].file_name;
-    markup.element("figure", &[("class", &"picture")], |markup| {
+    markup.element("figure", &[("class", &"image")], |markup| {
         match drawn(recipe, judged.image, found, rule) {
             Ok((jpeg, [width, height])) => {
                 let address = format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg));
@@ -146,41 +146,41 @@ fn picture(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: Confusion
     });
 }
 
-/// The picture as JPEG, with its width and height.
+/// The image as JPEG, with its width and height.
 fn drawn(
     recipe: &Recipe,
-    image: usize,
+    index: usize,
     found: &[ScoredBox],
     rule: ConfusionRule,
 ) -> anyhow::Result<(Vec<u8>, [u32; 2])> {
-    let picture = runtime::picture::read(recipe.dataset.path_of(image))?;
-    let (mut picture, scale) = sized(picture);
-    let detections = sure_detections(found, image, rule.score, scale);
-    let objects = recipe.dataset.annotations_of(image).iter();
+    let image = runtime::image_file::read(recipe.dataset.path_of(index))?;
+    let (mut image, scale) = sized(image);
+    let detections = sure_detections(found, index, rule.score, scale);
+    let objects = recipe.dataset.annotations_of(index).iter();
     let objects: Vec<_> = objects.map(|object| object.rectangle.bounding_box().scale(scale, scale)).collect();
-    runtime::draw::draw_with_truth(&mut picture, &detections, &recipe.spec.classes, &objects);
+    runtime::draw::draw_with_truth(&mut image, &detections, &recipe.spec.classes, &objects);
     let mut jpeg = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY);
-    picture.write_with_encoder(encoder).context("can't encode the picture")?;
-    Ok((jpeg, picture.dimensions().into()))
+    image.write_with_encoder(encoder).context("can't encode the image")?;
+    Ok((jpeg, image.dimensions().into()))
 }
 
-/// The picture as large as it is shown, and how much larger than before.
-fn sized(picture: RgbImage) -> (RgbImage, f32) {
-    let longest = picture.width().max(picture.height()).max(1);
+/// The image as large as it is shown, and how much larger than before.
+fn sized(image: RgbImage) -> (RgbImage, f32) {
+    let longest = image.width().max(image.height()).max(1);
     let factor = f64::from(LONGEST_SIDE) / f64::from(longest);
     let factor = if longest < SMALL_SIDE { factor.min(ENLARGED) } else { factor.min(1.0) };
     let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
-    let (width, height) = (side(picture.width()), side(picture.height()));
+    let (width, height) = (side(image.width()), side(image.height()));
     let sized = match factor {
-        ..1.0 => thumbnail(&picture, width, height),
-        1.0 => picture,
-        _ => resize(&picture, width, height, FilterType::Triangle),
+        ..1.0 => thumbnail(&image, width, height),
+        1.0 => image,
+        _ => resize(&image, width, height, FilterType::Triangle),
     };
     (sized, factor as f32)
 }
 
-/// What is wrong on a picture, the most frequent first.
+/// What is wrong on an image, the most frequent first.
 fn errors(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionRule) -> String {
     let (classes, matrix) = compare(dataset, image, found, rule);
     let background = matrix.background();
@@ -215,7 +215,7 @@ mod tests {
         Rectangle { x, y: 0.0, width: 10.0, height: 10.0 }
     }
 
-    /// Two objects of the last classes on each of the pictures.
+    /// Two objects of the last classes on each of the images.
     fn dataset(images: usize) -> Dataset {
         let image = |id| Image { id, file_name: format!("{id}.png"), width: 100, height: 50 };
         let object =
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn small_pictures_are_enlarged_and_large_ones_reduced() {
+    fn small_images_are_enlarged_and_large_ones_reduced() {
         for ([width, height], expected) in
             [([150, 96], [450, 288]), ([250, 10], [512, 20]), ([400, 300], [400, 300]), ([5120, 3], [512, 1])]
         {

@@ -42,7 +42,7 @@ pub(super) fn count(value: usize) -> String {
     text
 }
 
-/// "1 picture", "2 pictures".
+/// "1 image", "2 images".
 pub(super) fn counted(value: usize, one: &str, many: &str) -> String {
     format!("{} {}", count(value), if value == 1 { one } else { many })
 }

@@ -9,23 +9,23 @@ use rand::{Rng, RngExt};
 use super::shape::{Kind, Mask, Pixel, Shape};
 use super::texture::{Color, Texture, color_near, contrast, mix, random_color};
 
-/// Share of a shape's pixels that must stay in sight: on the picture, and not under other shapes. A place where a new
-/// shape would break this for itself or another is not taken, so every shape on a picture has a box.
+/// Share of a shape's pixels that must stay in sight: on the image, and not under other shapes. A place where a new
+/// shape would break this for itself or another is not taken, so every shape on an image has a box.
 pub const VISIBLE: f32 = 0.8;
 
-/// Share of the pictures that show no shape.
+/// Share of the images that show no shape.
 const EMPTY: f64 = 0.1;
 
-/// Most shapes on a picture.
+/// Most shapes on an image.
 const MOST: usize = 6;
 
-/// Diameter of the smallest shapes, as a share of the picture's shorter side.
+/// Diameter of the smallest shapes, as a share of the image's shorter side.
 const SMALLEST: f32 = 0.2;
 
 /// Diameter of the largest.
 const LARGEST: f32 = 0.6;
 
-/// Pixels that a shape needs at least to look like what it is; smaller pictures are left empty.
+/// Pixels that a shape needs at least to look like what it is; smaller images are left empty.
 const RECOGNIZABLE: f32 = 8.0;
 
 /// How far the hue of a shape may be from that of its kind, in turns of the color wheel. So color helps to tell kinds
@@ -35,7 +35,7 @@ const HUES: f32 = 0.05;
 /// Places that are tried before a shape is given up.
 const TRIES: usize = 20;
 
-/// Width and height of a picture, in pixels.
+/// Width and height of an image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
     /// Pixels per row.
@@ -44,11 +44,11 @@ pub struct Size {
     pub height: u32,
 }
 
-/// A drawn picture and what is on it.
+/// A drawn image and what is on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
-    /// The picture.
-    pub picture: RgbImage,
+    /// The image.
+    pub image: RgbImage,
     /// The shapes, from back to front.
     pub objects: Vec<Object>,
 }
@@ -79,7 +79,7 @@ pub fn draw(size: Size, rng: &mut impl Rng) -> Scene {
             canvas.paint(kind, mask, rng);
         }
     }
-    Scene { objects: canvas.objects(), picture: canvas.develop(rng) }
+    Scene { objects: canvas.objects(), image: canvas.develop(rng) }
 }
 
 fn random_shape(size: Size, rng: &mut impl Rng) -> Shape {
@@ -121,7 +121,7 @@ impl Canvas {
         Self { size, owners: vec![None; colors.len()], colors, shapes: Vec::new() }
     }
 
-    /// The place of a pixel in `colors` and `owners`, if it is on the picture.
+    /// The place of a pixel in `colors` and `owners`, if it is on the image.
     fn index(&self, pixel: &Pixel) -> Option<usize> {
         let (column, row) = (u32::try_from(pixel.column).ok()?, u32::try_from(pixel.row).ok()?);
         let inside = column < self.size.width && row < self.size.height;
@@ -194,7 +194,7 @@ impl Canvas {
         objects
     }
 
-    /// The picture that a camera takes of the canvas: a little soft and noisy.
+    /// The image that a camera takes of the canvas: a little soft and noisy.
     fn develop(&self, rng: &mut impl Rng) -> RgbImage {
         let softness = rng.random_range(0.0..1.0);
         let noise = rng.random_range(0.0..0.08);
@@ -230,22 +230,22 @@ mod tests {
     fn the_same_seed_draws_the_same_and_another_does_not() {
         assert!(scenes().eq(scenes()));
         let first = scenes().next().unwrap();
-        assert!(scenes().skip(1).all(|scene| scene.picture != first.picture));
+        assert!(scenes().skip(1).all(|scene| scene.image != first.image));
     }
 
     #[test]
-    fn pictures_without_room_are_drawn_empty() {
+    fn images_without_room_are_drawn_empty() {
         for (width, height) in [(0, 0), (0, 9), (1, 1), (12, 3)] {
             for seed in 0..20 {
                 let scene = draw(Size { width, height }, &mut ChaCha8Rng::seed_from_u64(seed));
-                assert_eq!(scene.picture.dimensions(), (width, height));
+                assert_eq!(scene.image.dimensions(), (width, height));
                 assert_eq!(scene.objects, []);
             }
         }
     }
 
     #[test]
-    fn boxes_are_inside_the_picture_and_of_the_sizes_asked_for() {
+    fn boxes_are_inside_the_image_and_of_the_sizes_asked_for() {
         for object in scenes().flat_map(|scene| scene.objects) {
             let b = object.bounding_box;
             assert_eq!(b, b.clip(SIZE.width as f32, SIZE.height as f32));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn some_pictures_show_nothing_and_some_show_all_that_there_is_room_for() {
+    fn some_images_show_nothing_and_some_show_all_that_there_is_room_for() {
         let counts: Vec<_> = scenes().map(|scene| scene.objects.len()).collect();
         assert!((2..25).contains(&counts.iter().filter(|&&count| count == 0).count()), "{counts:?}");
         assert!(counts.contains(&MOST) && counts.iter().all(|&count| count <= MOST), "{counts:?}");

@@ -38,7 +38,7 @@ impl Kind {
     }
 }
 
-/// A shape on a picture.
+/// A shape on an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Shape {
     /// What it is.
@@ -54,7 +54,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// The pixels that the shape covers, also those outside of any picture.
+    /// The pixels that the shape covers, also those outside of any image.
     pub(super) fn mask(&self) -> Mask {
         // Half a pixel of soft edge stays outside of the radius.
         let reach = self.radius.ceil() as i32 + 1;
@@ -91,7 +91,7 @@ pub(super) struct Mask {
     pub pixels: Vec<Pixel>,
 }
 
-/// One pixel of a mask. Column and row are negative left of and above the picture.
+/// One pixel of a mask. Column and row are negative left of and above the image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pixel {
     /// Its column.

@@ -1,4 +1,4 @@
-//! Pictures: from a file in any usual format to upright red, green and blue, and back to a file.
+//! Images: from a file in any usual format to upright red, green and blue, and back to a file.
 
 mod size;
 mod tiff;
@@ -14,13 +14,13 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
-pub use models::dataset::PICTURE_EXTENSIONS as EXTENSIONS;
+pub use models::dataset::IMAGE_EXTENSIONS as EXTENSIONS;
 pub use size::size;
 
 /// What is refused before memory is taken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Pictures with more pixels.
+    /// Images with more pixels.
     pub pixels: u64,
     /// Files with more bytes.
     pub bytes: u64,
@@ -30,7 +30,7 @@ impl Limits {
     /// 16384 by 16384 pixels, and 1 GiB.
     pub const DEFAULT: Self = Self { pixels: 1 << 28, bytes: 1 << 30 };
 
-    /// Memory that one decoder may take: the largest picture with four channels of 16 bits, and what it needs besides.
+    /// Memory that one decoder may take: the largest image with four channels of 16 bits, and what it needs besides.
     fn memory(&self) -> u64 {
         const BESIDES: u64 = 1 << 24;
         self.pixels.saturating_mul(8).saturating_add(BESIDES)
@@ -46,17 +46,17 @@ impl Default for Limits {
 /// Quality of written JPEG files, of 100: no visible loss on lines and letters.
 const JPEG_QUALITY: u8 = 90;
 
-/// A file that is no picture, or cannot be read.
+/// A file that is no image, or cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read picture `{}`: {reason}", .path.display())]
-pub struct PictureError {
+#[error("cannot read image `{}`: {reason}", .path.display())]
+pub struct ImageFileError {
     /// The file.
     pub path: PathBuf,
     /// Why.
     pub reason: DecodeError,
 }
 
-/// Why bytes do not become a picture.
+/// Why bytes do not become an image.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The file cannot be read.
@@ -74,7 +74,7 @@ pub enum DecodeError {
     /// The bytes begin as no known format does.
     #[error("its content is none of JPEG, PNG, WebP, BMP, GIF and TIFF")]
     Unknown,
-    /// The picture is too large.
+    /// The image is too large.
     #[error("{width} x {height} pixels are more than the limit of {limit}")]
     Large {
         /// Pixels that there may be.
@@ -84,24 +84,24 @@ pub enum DecodeError {
         /// Pixels.
         height: u32,
     },
-    /// The file ends before the picture does.
+    /// The file ends before the image does.
     #[error("the file is truncated")]
     Truncated,
     /// The decoder's words.
     #[error("{0}")]
     Decoder(ImageError),
     /// The decoder has a fault.
-    #[error("its decoder stopped at a fault of its own; please report it, with the picture")]
+    #[error("its decoder stopped at a fault of its own; please report it, with the image")]
     Panicked,
 }
 
-/// Reads a picture. The format is told from the content, whatever the file is called. The picture is turned upright as
+/// Reads an image. The format is told from the content, whatever the file is called. The image is turned upright as
 /// its EXIF orientation says; of an animation it is the first frame; transparency is dropped, not blended; 16 bits are
 /// scaled to 8, and gray, palettes and CMYK become red, green and blue.
 ///
 /// # Errors
-/// When the file cannot be read, is no picture in a known format, is truncated, or exceeds [`Limits::DEFAULT`].
-pub fn read(path: impl AsRef<Path>) -> Result<RgbImage, PictureError> {
+/// When the file cannot be read, is no image in a known format, is truncated, or exceeds [`Limits::DEFAULT`].
+pub fn read(path: impl AsRef<Path>) -> Result<RgbImage, ImageFileError> {
     read_within(path, &Limits::DEFAULT)
 }
 
@@ -109,11 +109,11 @@ pub fn read(path: impl AsRef<Path>) -> Result<RgbImage, PictureError> {
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_within(path: impl AsRef<Path>, limits: &Limits) -> Result<RgbImage, PictureError> {
+pub fn read_within(path: impl AsRef<Path>, limits: &Limits) -> Result<RgbImage, ImageFileError> {
     let _span = tracing::debug_span!("read").entered();
     let path = path.as_ref();
-    let picture = read_bytes(path, limits).and_then(|bytes| decode_within(&bytes, limits));
-    picture.map_err(|reason| PictureError { path: path.to_owned(), reason })
+    let image = read_bytes(path, limits).and_then(|bytes| decode_within(&bytes, limits));
+    image.map_err(|reason| ImageFileError { path: path.to_owned(), reason })
 }
 
 fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
@@ -168,13 +168,13 @@ pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     }
     sheltered(|| {
         let (decoder, orientation) = open(reader, limits)?;
-        let mut picture = DynamicImage::from_decoder(decoder)?;
-        picture.apply_orientation(orientation);
-        Ok(picture.into_rgb8())
+        let mut image = DynamicImage::from_decoder(decoder)?;
+        image.apply_orientation(orientation);
+        Ok(image.into_rgb8())
     })
 }
 
-/// Makes a decoder's panic an error of its picture: decoders are many lines of others, and pictures come from anyone.
+/// Makes a decoder's panic an error of its image: decoders are many lines of others, and images come from anyone.
 fn sheltered<T>(decode: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
     // What a panic leaves half done goes away with it.
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Err(DecodeError::Panicked))
@@ -190,7 +190,7 @@ fn recognize<R: BufRead + Seek>(content: R, limits: &Limits) -> Result<ImageRead
     if reader.format().is_some() { Ok(reader) } else { Err(DecodeError::Unknown) }
 }
 
-/// Reads the header of a picture that is not too large. Gives its decoder, and how to turn what that gives.
+/// Reads the header of an image that is not too large. Gives its decoder, and how to turn what that gives.
 fn open<'a, R: BufRead + Seek + 'a>(
     reader: ImageReader<R>,
     limits: &Limits,
@@ -200,7 +200,7 @@ fn open<'a, R: BufRead + Seek + 'a>(
     if u64::from(width) * u64::from(height) > limits.pixels || decoder.total_bytes() > limits.memory() {
         return Err(DecodeError::Large { width, height, limit: limits.pixels });
     }
-    // Broken metadata around a sound picture turn nothing.
+    // Broken metadata around a sound image turn nothing.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     Ok((decoder, orientation))
 }
@@ -219,7 +219,7 @@ impl From<ImageError> for DecodeError {
 }
 
 /// Whether a JPEG stream has its end marker. The decoder paints what is missing gray, which would be detected on as if it
-/// were a picture.
+/// were an image.
 fn ends_properly(bytes: &[u8]) -> bool {
     const START: u8 = 0xD8;
     const END: u8 = 0xD9;
@@ -243,16 +243,16 @@ fn ends_properly(bytes: &[u8]) -> bool {
     false
 }
 
-/// Writes a picture as JPEG where the extension says so, otherwise as PNG; whole or not at all.
+/// Writes an image as JPEG where the extension says so, otherwise as PNG; whole or not at all.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn write(path: &Path, picture: &RgbImage) -> io::Result<()> {
+pub fn write(path: &Path, image: &RgbImage) -> io::Result<()> {
     let written = models::write_atomically(path, |file| {
         if is_jpeg(path) {
-            picture.write_with_encoder(JpegEncoder::new_with_quality(file, JPEG_QUALITY))
+            image.write_with_encoder(JpegEncoder::new_with_quality(file, JPEG_QUALITY))
         } else {
-            picture.write_with_encoder(PngEncoder::new(file))
+            image.write_with_encoder(PngEncoder::new(file))
         }
     });
     written.map_err(|error| match error {
@@ -261,13 +261,13 @@ pub fn write(path: &Path, picture: &RgbImage) -> io::Result<()> {
     })
 }
 
-/// A picture as the bytes of a JPEG file.
+/// An image as the bytes of a JPEG file.
 ///
 /// # Errors
 /// When a side is longer than JPEG allows, 65,535 pixels.
-pub fn to_jpeg(picture: &RgbImage) -> Result<Vec<u8>, ImageError> {
+pub fn to_jpeg(image: &RgbImage) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
-    picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY))?;
+    image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY))?;
     Ok(bytes)
 }
 
@@ -287,7 +287,7 @@ mod tests {
 
     use super::*;
 
-    /// A picture of smooth areas in which every corner has a color of its own, so that turning shows and JPEG keeps it.
+    /// An image of smooth areas in which every corner has a color of its own, so that turning shows and JPEG keeps it.
     pub(super) fn sample() -> RgbImage {
         RgbImage::from_fn(48, 32, |x, y| match (x < 24, y < 16) {
             (true, true) => Rgb([220, 30, 30]),
@@ -297,9 +297,9 @@ mod tests {
         })
     }
 
-    pub(super) fn encode(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
+    pub(super) fn encode(image: &RgbImage, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
-        picture.write_to(&mut bytes, format).unwrap();
+        image.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
     }
 
@@ -319,7 +319,7 @@ mod tests {
     fn every_format_is_read_whatever_the_file_is_called() {
         let folder = tempfile::tempdir().unwrap();
         for format in FORMATS {
-            let path = folder.path().join("picture.txt");
+            let path = folder.path().join("image.txt");
             fs::write(&path, encode(&sample(), format)).unwrap();
             let loss = if format == ImageFormat::Jpeg { JPEG_LOSS } else { 0 };
             assert!(difference(&read(&path).unwrap(), &sample()) <= loss, "{format:?}");
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_cut_short_anywhere_is_an_error() {
+    fn an_image_cut_short_anywhere_is_an_error() {
         for format in FORMATS {
             let bytes = encode(&sample(), format);
             // The last bytes of a PNG, GIF and TIFF file say nothing about its pixels.
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_of_a_decoder_is_an_error_of_the_picture() {
+    fn a_fault_of_a_decoder_is_an_error_of_the_image() {
         assert!(matches!(sheltered::<()>(|| panic!("of a test")), Err(DecodeError::Panicked)));
         assert!(matches!(sheltered(|| Ok(1)), Ok(1)));
     }
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_turned_upright() {
+    fn images_are_turned_upright() {
         // <https://www.cipa.jp/std/documents/e/DC-008-2012_E.pdf>, section 4.6.4, Orientation
         let upright = sample();
         for value in 1..=8 {
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn real_pictures_are_what_pillow_makes_of_them() {
+    fn real_images_are_what_pillow_makes_of_them() {
         /// Decoders of JPEG differ in the rounding of colors: by less than a third of a level in the mean.
         const MEAN_TOLERANCE: f64 = 0.35;
         let Some(data) = std::env::var_os("RETINANET_DATA") else {
@@ -481,14 +481,14 @@ mod tests {
                 assert!(text.contains(name), "{text}");
                 continue;
             }
-            let picture = result.unwrap();
-            assert_eq!(serde_json::json!([picture.width(), picture.height()]), expected["upright_size"], "{name}");
+            let image = result.unwrap();
+            assert_eq!(serde_json::json!([image.width(), image.height()]), expected["upright_size"], "{name}");
             let tolerance = unlike_pillow.get(name).copied().unwrap_or(MEAN_TOLERANCE);
             // Pillow has none for 16 bits of gray, which it clips.
             let Some(means) = expected["rgb_mean"].as_array() else { continue };
             for (channel, mean) in means.iter().enumerate() {
-                let sum: u64 = picture.pixels().map(|pixel| u64::from(pixel.0[channel])).sum();
-                let found = sum as f64 / f64::from(picture.width() * picture.height());
+                let sum: u64 = image.pixels().map(|pixel| u64::from(pixel.0[channel])).sum();
+                let found = sum as f64 / f64::from(image.width() * image.height());
                 let mean = mean.as_f64().unwrap();
                 assert!(
                     (found - mean).abs() <= tolerance,

@@ -1,4 +1,4 @@
-//! The size of a picture, from the beginning of its file.
+//! The size of an image, from the beginning of its file.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
@@ -7,21 +7,21 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
 
-use super::{DecodeError, Limits, PictureError, open, recognize, sheltered};
+use super::{DecodeError, ImageFileError, Limits, open, recognize, sheltered};
 
 const LIMITS: Limits = Limits::DEFAULT;
 
 /// Of a JPEG file so much is read first: nearly always all that stands before its pixels.
 const JPEG_HEADER: u64 = 1 << 16;
 
-/// Width and height of the picture that [`read`](super::read) would give, without decoding it. What is wrong behind the
+/// Width and height of the image that [`read`](super::read) would give, without decoding it. What is wrong behind the
 /// header is not noticed.
 ///
 /// # Errors
 /// As those of [`read`](super::read), and when `path` is something other than a file.
-pub fn size(path: impl AsRef<Path>) -> Result<(u32, u32), PictureError> {
+pub fn size(path: impl AsRef<Path>) -> Result<(u32, u32), ImageFileError> {
     let path = path.as_ref();
-    of_file(path).map_err(|reason| PictureError { path: path.to_owned(), reason })
+    of_file(path).map_err(|reason| ImageFileError { path: path.to_owned(), reason })
 }
 
 fn of_file(path: &Path) -> Result<(u32, u32), DecodeError> {
@@ -75,7 +75,7 @@ mod tests {
     /// The size of a file with this content.
     fn size_of(bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("picture.txt");
+        let path = folder.path().join("image.txt");
         fs::write(&path, bytes).unwrap();
         size(path).map_err(|error| error.reason)
     }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_those_of_the_upright_picture() {
+    fn sizes_are_those_of_the_upright_image() {
         for orientation in 0..=9 {
             let mut files = [Vec::new(), Vec::new(), Vec::new()];
             let [jpeg, png, webp] = &mut files;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_picture_is_an_error() {
+    fn what_is_no_image_is_an_error() {
         assert!(matches!(size_of(b""), Err(DecodeError::Empty)));
         assert!(matches!(size_of(b"GIMP"), Err(DecodeError::Unknown)));
         assert!(size_of(&[0xFF, 0xD8, 0xFF, 0xE0].repeat(100_000)).is_err());
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn real_pictures_have_the_sizes_that_they_are_read_with() {
+    fn real_images_have_the_sizes_that_they_are_read_with() {
         let Some(data) = std::env::var_os("RETINANET_DATA") else {
             eprintln!("skipped: RETINANET_DATA is not set");
             return;
@@ -152,12 +152,12 @@ mod tests {
             for entry in fs::read_dir(Path::new(&data).join(folder)).unwrap().take(40) {
                 let path = entry.unwrap().path();
                 let size = size(&path);
-                if let Ok(picture) = read(&path) {
-                    assert_eq!(size.unwrap(), picture.dimensions(), "{}", path.display());
+                if let Ok(image) = read(&path) {
+                    assert_eq!(size.unwrap(), image.dimensions(), "{}", path.display());
                     compared += 1;
                 }
             }
         }
-        assert!(compared > 40, "{compared} pictures");
+        assert!(compared > 40, "{compared} images");
     }
 }

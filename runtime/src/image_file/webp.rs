@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     /// 24 by 17 pixels, from `tests/fuzz/seeds.py`.
-    const LOSSY: &[u8] = include_bytes!("../../../tests/fuzz/seeds/picture/lossy.webp");
+    const LOSSY: &[u8] = include_bytes!("../../../tests/fuzz/seeds/image_file/lossy.webp");
 
     #[test]
     fn a_frame_larger_than_its_container_is_refused_by_its_header() {
