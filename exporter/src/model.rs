@@ -63,7 +63,7 @@ pub(crate) fn encode(
     options: &FileOptions,
 ) -> Encoded {
     options.opset.adapt(&mut graph);
-    let network = format!("RetinaNet with {}", trunk(&spec.backbone));
+    let network = format!("RetinaNet with {}", backbone(&spec.backbone));
     let hands_over_candidates = graph.outputs.iter().any(|port| port.name == CANDIDATE_SCORES);
     let top_k = spec.postprocessing.top_k.filter(|_| hands_over_candidates);
     let said = if hands_over_candidates { "of its best candidates" } else { "of all anchors" };
@@ -121,8 +121,8 @@ fn model(graph: GraphProto, opset: Opset) -> ModelProto {
     }
 }
 
-/// The trunk's name as its paper and torchvision write it: `ResNet-50`, `ResNeXt-50 32x4d`.
-fn trunk(spec: &BackboneSpec) -> String {
+/// The backbone's name as its paper and torchvision write it: `ResNet-50`, `ResNeXt-50 32x4d`.
+fn backbone(spec: &BackboneSpec) -> String {
     let BackboneSpec { depth, groups, width_per_group, .. } = spec;
     match (groups, width_per_group) {
         (1, 64) => format!("ResNet-{depth}"),
@@ -182,12 +182,12 @@ mod tests {
     }
 
     #[test]
-    fn a_trunk_with_groups_is_a_resnext() {
+    fn a_backbone_with_groups_is_a_resnext() {
         for (groups, width_per_group, name) in
             [(1, 64, "ResNet-50"), (32, 4, "ResNeXt-50 32x4d"), (1, 128, "ResNet-50 of width 128")]
         {
             let spec = BackboneSpec { groups, width_per_group, ..BackboneSpec::default() };
-            assert_eq!(trunk(&spec), name);
+            assert_eq!(backbone(&spec), name);
         }
     }
 }

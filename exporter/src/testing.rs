@@ -6,7 +6,7 @@ use models::spec::{NormKind, NormSpec};
 use models::{ModelSpec, parameters};
 use ndarray::{ArrayD, IxDyn};
 
-/// A spec with a real trunk, and pyramid and heads of 32 channels.
+/// A spec with a real backbone, and pyramid and heads of 32 channels.
 pub(crate) fn spec(depth: u32, kind: NormKind) -> ModelSpec {
     let yaml = "{pyramid: {width: 32}, heads: {width: 32}, classes: [{id: 1, name: cell}, {id: 5, name: platelet}]}";
     let mut spec = ModelSpec::from_yaml(yaml).unwrap();

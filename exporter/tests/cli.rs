@@ -24,7 +24,7 @@ use runtime::{
 fn an_exported_file_runs_at_every_size_and_carries_its_spec() {
     let folder = Folder::with(checkpoint());
     let printed = success(folder.exporter(&["--out", "model.onnx"]));
-    // 11,176,512 of the trunk (torchvision resnet18 less its 513,000 of `fc`), 213,248 of the pyramid, 89,590 of the heads.
+    // 11,176,512 of the backbone (torchvision resnet18 less its 513,000 of `fc`), 213,248 of the pyramid, 89,590 of the heads.
     for line in ["model.onnx", "parameters   11,479,350", "GFLOPs at 608x1024", "MB", "(3 times are allowed)"] {
         assert!(printed.contains(line), "no `{line}` in {printed}");
     }

@@ -2,7 +2,7 @@
 
 mod probe;
 mod tensor_file;
-mod trunk;
+mod backbone;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,8 +17,8 @@ use crate::spec::{ModelSpec, SpecError};
 use crate::weights::{Parameter, WeightsError};
 use tensor_file::{Content, Tensors};
 
+pub use backbone::{BackboneCheckpoint, BackboneCheckpointSpec, Pretrained};
 pub use probe::{HeadOutputs, Probe, cells_of};
-pub use trunk::{Pretrained, Trunk, TrunkSpec};
 
 /// A trained network with all that its users need.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,9 +92,9 @@ pub enum CheckpointError {
         /// What it lacks.
         detail: String,
     },
-    /// A trunk, where a detector is asked for.
-    #[error("{} is a trunk, not a detector; begin a training with it: `trainer fit --weights {}`", path.display(), path.display())]
-    Trunk {
+    /// A backbone, where a detector is asked for.
+    #[error("{} is a backbone, not a detector; begin a training with it: `trainer fit --weights {}`", path.display(), path.display())]
+    Backbone {
         /// The file.
         path: PathBuf,
     },

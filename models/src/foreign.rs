@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use crate::checkpoint::{TensorProblems, TrunkSpec};
+use crate::checkpoint::{BackboneCheckpointSpec, TensorProblems};
 use crate::spec::{BackboneSpec, Class, ModelSpec};
 use crate::weights::{Parameter, WeightsError};
 use design::{Design, Shapes, design};
@@ -83,16 +83,16 @@ pub struct Plan {
 pub enum Network {
     /// A whole detector.
     Detector(Box<ModelSpec>),
-    /// A trunk alone.
-    Trunk(TrunkSpec),
+    /// A backbone alone.
+    Backbone(BackboneCheckpointSpec),
 }
 
 impl Network {
-    /// The trunk's section of the spec.
+    /// The backbone's section of the spec.
     pub fn backbone(&self) -> &BackboneSpec {
         match self {
             Self::Detector(spec) => &spec.backbone,
-            Self::Trunk(spec) => &spec.backbone,
+            Self::Backbone(spec) => &spec.backbone,
         }
     }
 }

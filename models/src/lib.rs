@@ -33,15 +33,15 @@ pub use anchors::{Anchors, Grid};
 pub use atomic_file::{AtomicFile, is_device, write_atomically};
 pub use boxes::BoundingBox;
 pub use checkpoint::{
-    Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe, Provenance, TensorProblems, Trunk, TrunkSpec,
-    cells_of,
+    BackboneCheckpoint, BackboneCheckpointSpec, Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe,
+    Provenance, TensorProblems, cells_of,
 };
 pub use dataset::coco;
 pub use deviation::{Deviation, larger};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
 pub use preprocessing::{CommonScale, Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};
-pub use retinanet::{Predictions, RetinaNet, parameters, trunk_parameters};
+pub use retinanet::{Predictions, RetinaNet, backbone_parameters, parameters};
 pub use shape::{LayerCost, Shape, summarize};
 pub use spec::{ModelSpec, SpecError};
 pub use tensor::{Layer, Tensor};

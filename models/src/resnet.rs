@@ -1,4 +1,4 @@
-//! The trunk: a residual network without its classifier. <https://arxiv.org/abs/1512.03385>, table 1.
+//! The backbone: a residual network without its classifier. <https://arxiv.org/abs/1512.03385>, table 1.
 
 use crate::layers::{Conv2d, Conv2dConfig, MaxPool, Norm};
 use crate::spec::BackboneSpec;

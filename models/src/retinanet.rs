@@ -1,4 +1,4 @@
-//! The detector: trunk, pyramid and the two subnets. <https://arxiv.org/abs/1708.02002>, figure 3.
+//! The detector: backbone, pyramid and the two subnets. <https://arxiv.org/abs/1708.02002>, figure 3.
 
 use std::cell::RefCell;
 
@@ -28,7 +28,7 @@ impl<T: Tensor> Predictions<T> {
 
 /// The detector's network.
 pub struct RetinaNet<T> {
-    trunk: ResNet<T>,
+    backbone: ResNet<T>,
     fpn: Pyramid<T>,
     regression: Head<T>,
     classification: Head<T>,
@@ -51,7 +51,7 @@ impl<T: Tensor> RetinaNet<T> {
         };
         let prior = spec.heads.prior;
         Ok(Self {
-            trunk: ResNet::new(&root, &spec.backbone)?,
+            backbone: ResNet::new(&root, &spec.backbone)?,
             fpn: Pyramid::new(&root.at("fpn"), &spec.pyramid, widths)?,
             regression: head("regressionModel", 4, 0.0)?,
             // The bias at which the sigmoid gives the prior.
@@ -79,7 +79,7 @@ impl<T: Tensor> RetinaNet<T> {
 
     /// P3 to P7.
     fn levels(&self, images: &T) -> [T; 5] {
-        self.fpn.forward(&self.trunk.forward(images))
+        self.fpn.forward(&self.backbone.forward(images))
     }
 }
 
@@ -91,11 +91,11 @@ pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
     record(|recorder| RetinaNet::new(spec, recorder).map(drop))
 }
 
-/// Every tensor of the spec's trunk, in the order in which it is built.
+/// Every tensor of the spec's backbone, in the order in which it is built.
 ///
 /// # Errors
 /// When the spec has an unknown depth.
-pub fn trunk_parameters(spec: &BackboneSpec) -> Result<Vec<Parameter>, WeightsError> {
+pub fn backbone_parameters(spec: &BackboneSpec) -> Result<Vec<Parameter>, WeightsError> {
     record(|recorder| ResNet::new(&Scope::root(recorder), spec).map(drop))
 }
 

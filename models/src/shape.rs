@@ -229,10 +229,10 @@ mod tests {
 
     /// torchvision.models.resnet50: 4.09 billion multiply-adds at 224x224, of which its classifier takes 2 million.
     #[test]
-    fn the_trunk_costs_what_torchvision_says() {
+    fn the_backbone_costs_what_torchvision_says() {
         let costs = summarize(&spec("resnet50", 80), 224, 224).unwrap();
-        let trunk = costs.iter().filter(|cost| !cost.name.contains("Model") && !cost.name.starts_with("fpn"));
-        let billions = trunk.map(|cost| cost.multiply_adds).sum::<u64>() as f64 / 1e9;
+        let backbone = costs.iter().filter(|cost| !cost.name.contains("Model") && !cost.name.starts_with("fpn"));
+        let billions = backbone.map(|cost| cost.multiply_adds).sum::<u64>() as f64 / 1e9;
         assert!((billions - 4.087).abs() < 0.001, "{billions}");
     }
 }

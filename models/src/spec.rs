@@ -25,7 +25,7 @@ pub const FORMAT: u32 = 1;
 pub struct ModelSpec {
     /// Version of this format.
     pub format: u32,
-    /// The trunk.
+    /// The backbone.
     pub backbone: BackboneSpec,
     /// The feature pyramid.
     pub pyramid: PyramidSpec,
@@ -53,7 +53,7 @@ pub struct Class {
     pub name: String,
 }
 
-/// The trunk: a residual network. <https://arxiv.org/abs/1512.03385>
+/// The backbone: a residual network. <https://arxiv.org/abs/1512.03385>
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackboneSpec {
@@ -83,11 +83,11 @@ pub struct NormSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
-    /// Batch normalization whose statistics never change; its factor and term are learned. For pretrained trunks.
+    /// Batch normalization whose statistics never change; its factor and term are learned. For pretrained backbones.
     FrozenBatch,
-    /// Batch normalization by the statistics of the batch. For training without a pretrained trunk.
+    /// Batch normalization by the statistics of the batch. For training without a pretrained backbone.
     Batch,
-    /// Group normalization, the same in training and use. For training without a pretrained trunk, at any batch size.
+    /// Group normalization, the same in training and use. For training without a pretrained backbone, at any batch size.
     Group,
 }
 
@@ -105,7 +105,7 @@ pub struct PyramidSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum P6From {
-    /// The trunk's last stage.
+    /// The backbone's last stage.
     C5,
     /// The pyramid's coarsest level.
     P5,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use models::foreign::{ForeignError, Kind, Network, Plan, Request, Stored, StoredTensors};
 use models::spec::{BackboneSpec, Class, NormKind, P6From};
-use models::{ModelSpec, Parameter, parameters, trunk_parameters};
+use models::{ModelSpec, Parameter, backbone_parameters, parameters};
 use ndarray::{ArrayD, IxDyn};
 
 const V1: &str = include_str!("../../tests/golden/names-torchvision-v1-coco.txt");
@@ -51,7 +51,7 @@ fn plan(tensors: &StoredTensors) -> Plan {
 fn detector(plan: &Plan) -> &ModelSpec {
     match &plan.network {
         Network::Detector(spec) => spec,
-        Network::Trunk(_) => panic!("a trunk"),
+        Network::Backbone(_) => panic!("a backbone"),
     }
 }
 
@@ -157,7 +157,7 @@ fn what_is_no_kind_is_refused_with_what_it_holds() {
     for (name, part) in [
         ("backbone.bottom_up.res2.0.conv1.weight", "Detectron2"),
         ("bbox_head.retina_cls.weight", "MMDetection"),
-        ("encoder.weight", "`encoder.weight`; kinds: torchvision-trunk"),
+        ("encoder.weight", "`encoder.weight`; kinds: torchvision-backbone"),
     ] {
         let tensors = StoredTensors::from([(name.to_owned(), float32(vec![1]))]);
         let error = refused(&tensors, &Request::default());
@@ -189,7 +189,7 @@ fn what_is_no_kind_is_refused_with_what_it_holds() {
 }
 
 #[test]
-fn a_residual_network_is_a_trunk_without_its_classifier() {
+fn a_residual_network_is_a_backbone_without_its_classifier() {
     let body = |text: &str| -> StoredTensors {
         let tensors = stored(text).into_iter();
         tensors.filter_map(|(name, stored)| Some((name.strip_prefix("backbone.body.")?.to_owned(), stored))).collect()
@@ -199,17 +199,17 @@ fn a_residual_network_is_a_trunk_without_its_classifier() {
         tensors.insert("fc.weight".to_owned(), float32(vec![1000, 2048]));
         tensors.insert("fc.bias".to_owned(), float32(vec![1000]));
         let plan = plan(&tensors);
-        let Network::Trunk(spec) = &plan.network else { panic!("no trunk") };
-        assert_eq!((plan.kind, spec.backbone.depth), (Kind::TorchvisionTrunk, 50));
+        let Network::Backbone(spec) = &plan.network else { panic!("no backbone") };
+        assert_eq!((plan.kind, spec.backbone.depth), (Kind::TorchvisionBackbone, 50));
         assert_eq!((spec.backbone.groups, spec.backbone.width_per_group), (groups, width));
         assert_eq!(spec.mean, [0.485, 0.456, 0.406]);
         assert!(plan.lines().contains(&"dropped 2 (the classifier of whole images): fc.bias, fc.weight".to_owned()));
     }
     // That of a detector, when it is asked for.
-    let kind = Some(Kind::TorchvisionTrunk);
+    let kind = Some(Kind::TorchvisionBackbone);
     let plan = Plan::new(&stored(V2), &Request { kind, ..Request::default() }).unwrap();
-    assert!(matches!(plan.network, Network::Trunk(_)));
-    // A detector that lacks its scores is no trunk.
+    assert!(matches!(plan.network, Network::Backbone(_)));
+    // A detector that lacks its scores is no backbone.
     let mut damaged = stored(YHENON);
     damaged.remove("classificationModel.output.weight");
     assert!(matches!(Plan::new(&damaged, &Request::default()), Err(ForeignError::Unknown { .. })));
@@ -255,7 +255,7 @@ fn shapes_say_what_every_network_is() {
         let widths = [(1, 64), (32, 4), (32, 8), (64, 4), (1, 128)];
         for (groups, width_per_group) in widths.into_iter().take(if depth < 50 { 1 } else { 5 }) {
             let backbone = BackboneSpec { depth, groups, width_per_group, ..BackboneSpec::default() };
-            let plan = plan(&of_parameters(trunk_parameters(&backbone).unwrap()));
+            let plan = plan(&of_parameters(backbone_parameters(&backbone).unwrap()));
             assert_eq!(plan.network.backbone(), &backbone);
         }
         let mut spec = Kind::Yhenon.source().unwrap().spec().unwrap();

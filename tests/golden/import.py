@@ -7,7 +7,7 @@
 Writes import.json, which tests/import.rs reads, and names-*.txt, which models/tests/foreign.rs reads too: the best
 detections, and how many there are. torchvision and yhenon's network (model.py and utils.py of 3eea11e, anchors.py of
 5a5c32f) run themselves; before and after yhenon's there are the rules of its dataloader.py and coco_eval.py. MLPerf's is
-torchvision's with the trunk, sizes and classes that MLPerf gives it. Tests need neither this script nor Python.
+torchvision's with the backbone, sizes and classes that MLPerf gives it. Tests need neither this script nor Python.
 """
 
 import json
@@ -89,8 +89,8 @@ def fill(model, case):
 
 
 def v1():
-    trunk = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
-    model = RetinaNet(_resnet_fpn_extractor(trunk, 5, [2, 3, 4], LastLevelP6P7(256, 256)), 91)
+    backbone = resnet50(weights=None, norm_layer=FrozenBatchNorm2d)
+    model = RetinaNet(_resnet_fpn_extractor(backbone, 5, [2, 3, 4], LastLevelP6P7(256, 256)), 91)
     overwrite_eps(model, 0.0)
     return model
 
@@ -100,8 +100,8 @@ def v2():
 
 
 def mlperf():
-    trunk = resnext50_32x4d(weights=None, norm_layer=FrozenBatchNorm2d)
-    extractor = _resnet_fpn_extractor(trunk, 5, [2, 3, 4], LastLevelP6P7(256, 256))
+    backbone = resnext50_32x4d(weights=None, norm_layer=FrozenBatchNorm2d)
+    extractor = _resnet_fpn_extractor(backbone, 5, [2, 3, 4], LastLevelP6P7(256, 256))
     return RetinaNet(extractor, 264, anchor_generator=_default_anchorgen(), fixed_size=(800, 800))
 
 

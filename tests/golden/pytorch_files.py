@@ -35,8 +35,8 @@ def view(name, shape):
 
 def detector():
     """torchvision's RetinaNet of a ResNet-18: two classes and the background."""
-    trunk = resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
-    return RetinaNet(_resnet_fpn_extractor(trunk, 5, [2, 3, 4], LastLevelP6P7(256, 256)), 3)
+    backbone = resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
+    return RetinaNet(_resnet_fpn_extractor(backbone, 5, [2, 3, 4], LastLevelP6P7(256, 256)), 3)
 
 
 def state_dict(model):
@@ -89,7 +89,7 @@ def main():
     sys.modules[foreign.__name__] = foreign
     save("module.pth", torch.nn.DataParallel(with_views(detector())))
     save("legacy_module.pth", Net(), _use_new_zipfile_serialization=False)
-    save("trunk.pth", state_dict(resnet18(weights=None)), pickle_protocol=4)
+    save("backbone.pth", state_dict(resnet18(weights=None)), pickle_protocol=4)
 
 
 main()

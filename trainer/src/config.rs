@@ -174,7 +174,7 @@ impl TrainConfig {
             );
         }
         not_negative("optimizer.learning_rate", optimizer.learning_rate)?;
-        not_negative("optimizer.trunk_factor", optimizer.trunk_factor)?;
+        not_negative("optimizer.backbone_lr_multiplier", optimizer.backbone_lr_multiplier)?;
         not_negative("optimizer.weight_decay", optimizer.weight_decay)?;
         share("optimizer.momentum", optimizer.momentum)?;
         for beta in optimizer.betas {

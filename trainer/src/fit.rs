@@ -38,7 +38,7 @@ pub struct FitArgs {
     /// Where to train: cpu, cuda or cuda:N [default: cpu; with --resume where the run was]
     #[arg(long)]
     device: Option<Device>,
-    /// Begin with the weights of this checkpoint or trunk where they fit, rather than with random ones
+    /// Begin with the weights of this checkpoint or backbone where they fit, rather than with random ones
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
     /// Go on with the run in --out [default: runs/latest]; a --config must then be the run's own
@@ -65,7 +65,7 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     if args.resume { run.resume() } else { run.begin() }
 }
 
-/// A network that begins with the weights of a checkpoint or a trunk.
+/// A network that begins with the weights of a checkpoint or a backbone.
 fn pretrained(path: &Path, spec: &ModelSpec, config: &TrainConfig, device: tch::Device) -> anyhow::Result<Learner> {
     let place = || format!("the weights of {}", path.display());
     let pretrained = Pretrained::open(path).with_context(place)?;

@@ -1,4 +1,4 @@
-//! `trainer import`: weights of other projects become a checkpoint, or a trunk to begin a training with.
+//! `trainer import`: weights of other projects become a checkpoint, or a backbone to begin a training with.
 
 mod file;
 
@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use models::dataset::read_classes;
 use models::foreign::{Kind, Network, Plan, Request};
-use models::{AtomicFile, Origin, Provenance, Trunk, is_device};
+use models::{AtomicFile, BackboneCheckpoint, Origin, Provenance, is_device};
 
 use crate::learner::checkpoint;
 use crate::progress::print;
@@ -19,7 +19,7 @@ use file::WeightsFile;
 ///
 /// Reads .pth and .pt files of PyTorch, without executing anything in them, and safetensors. Prints what became of every
 /// tensor. The checkpoint carries the spec of its source, so that all that follows needs no flags. Of a residual network
-/// without detector it makes a trunk for `trainer fit --weights`.
+/// without detector it makes a backbone for `trainer fit --weights`.
 #[derive(Args, Debug)]
 pub struct ImportArgs {
     /// File of weights: a state dict, a dict that holds one, or a module
@@ -37,7 +37,7 @@ pub struct ImportArgs {
     /// those of COCO or MLPerf by the number of outputs, else numbers]
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Epsilon of the trunk's norms, which no file says [default: the kind's]
+    /// Epsilon of the backbone's norms, which no file says [default: the kind's]
     #[arg(long, value_name = "NUMBER")]
     norm_epsilon: Option<f32>,
     /// Leave out tensors whose names begin so, though they look as if they belonged to the network
@@ -77,7 +77,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             ensure!(finite, "can't import {}: its network says numbers that are not finite", args.file.display());
             checkpoint.write(&args.out)?;
         }
-        Network::Trunk(spec) => Trunk { spec, provenance, tensors }.write(&args.out)?,
+        Network::Backbone(spec) => BackboneCheckpoint { spec, provenance, tensors }.write(&args.out)?,
     }
     print(&format!("wrote {out}"))
 }

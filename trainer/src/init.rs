@@ -20,7 +20,7 @@ pub struct InitArgs {
     /// The detector's spec
     #[arg(long, default_value = "resnet50", value_parser = PossibleValuesParser::new(preset_names()))]
     preset: String,
-    /// The spec of this checkpoint or trunk in place of a preset, to go on from its weights
+    /// The spec of this checkpoint or backbone in place of a preset, to go on from its weights
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     from: Option<PathBuf>,
 }
@@ -54,10 +54,10 @@ fn text(preset: &str) -> anyhow::Result<String> {
 fn text_from(path: &Path) -> anyhow::Result<String> {
     let spec = match Pretrained::open(path)? {
         Pretrained::Detector(checkpoint) => ModelSpec { classes: Vec::new(), ..checkpoint.spec },
-        Pretrained::Trunk(trunk) => {
-            let (mean, std) = (trunk.spec.mean, trunk.spec.std);
+        Pretrained::Backbone(backbone) => {
+            let (mean, std) = (backbone.spec.mean, backbone.spec.std);
             let preprocessing = PreprocessingSpec { mean, std, ..PreprocessingSpec::default() };
-            ModelSpec { backbone: trunk.spec.backbone, preprocessing, ..ModelSpec::default() }
+            ModelSpec { backbone: backbone.spec.backbone, preprocessing, ..ModelSpec::default() }
         }
     };
     let model = spec.to_yaml().replace("classes: []\n", "");

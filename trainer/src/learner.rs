@@ -95,7 +95,7 @@ impl Learner {
     /// came from where.
     ///
     /// # Errors
-    /// When the spec has no classes, or another kind of trunk than the pretrained network.
+    /// When the spec has no classes, or another kind of backbone than the pretrained network.
     pub fn from_pretrained(
         spec: &ModelSpec,
         config: &TrainConfig,

@@ -17,8 +17,8 @@ pub struct OptimizerConfig {
     pub kind: OptimizerKind,
     /// Step size after warm-up.
     pub learning_rate: f64,
-    /// Factor on the learning rate of the trunk.
-    pub trunk_factor: f64,
+    /// Factor on the learning rate of the backbone.
+    pub backbone_lr_multiplier: f64,
     /// Shrinks weights by this share of the learning rate at each step; norms and biases are exempt.
     pub weight_decay: f64,
     /// SGD: share of the last update that the next one keeps.
@@ -57,7 +57,7 @@ impl Default for OptimizerConfig {
         Self {
             kind: OptimizerKind::Adamw,
             learning_rate: 5e-4,
-            trunk_factor: 1.0,
+            backbone_lr_multiplier: 1.0,
             weight_decay: 1e-4,
             momentum: 0.9,
             nesterov: false,
@@ -105,8 +105,8 @@ impl Optimizer {
             }
             self.steps += 1;
             let mut start = 0;
-            for &Segment { length, decays, trunk } in &self.segments {
-                let rate = if trunk { learning_rate * self.config.trunk_factor } else { learning_rate };
+            for &Segment { length, decays, backbone } in &self.segments {
+                let rate = if backbone { learning_rate * self.config.backbone_lr_multiplier } else { learning_rate };
                 let decay = if decays { self.config.weight_decay } else { 0.0 };
                 let end = start + length;
                 while start < end {
@@ -171,7 +171,7 @@ mod tests {
 
     /// `count` numbers, the first `decayed` of which decay.
     fn segments(count: i64, decayed: i64) -> [Segment; 2] {
-        let segment = |length, decays| Segment { length, decays, trunk: false };
+        let segment = |length, decays| Segment { length, decays, backbone: false };
         [segment(decayed, true), segment(count - decayed, false)]
     }
 
@@ -212,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn the_trunk_learns_at_its_own_rate() {
-        let config = OptimizerConfig { trunk_factor: 0.25, clip_norm: None, ..OptimizerConfig::default() };
-        let one = |trunk| Segment { length: 1, decays: false, trunk };
+    fn the_backbone_learns_at_its_own_rate() {
+        let config = OptimizerConfig { backbone_lr_multiplier: 0.25, clip_norm: None, ..OptimizerConfig::default() };
+        let one = |backbone| Segment { length: 1, decays: false, backbone };
         let parts = [one(true), one(false), one(true)];
         for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
             let slow = train(&OptimizerConfig { kind, ..config.clone() }, &parts);
-            let usual = train(&OptimizerConfig { kind, trunk_factor: 1.0, ..config.clone() }, &parts);
+            let usual = train(&OptimizerConfig { kind, backbone_lr_multiplier: 1.0, ..config.clone() }, &parts);
             for (index, factor) in [0.25, 1.0, 0.25].into_iter().enumerate() {
                 let change = |weights: &[f64]| weights[index] - START[index];
                 assert!((change(&slow) - factor * change(&usual)).abs() < 1e-12);

@@ -37,8 +37,8 @@ pub struct Segment {
     pub length: i64,
     /// Whether weight decay is for them: for matrices and kernels, not for norms and biases.
     pub decays: bool,
-    /// Whether they are the trunk's.
-    pub trunk: bool,
+    /// Whether they are the backbone's.
+    pub backbone: bool,
 }
 
 /// What is learned, and how it lies in memory.
@@ -56,14 +56,14 @@ impl Parameters {
         let (learned, kept): (Vec<_>, Vec<_>) = list.iter().partition(|parameter| layout.learns(parameter));
         let mut segments = Vec::new();
         let mut ordered = Vec::new();
-        for (decays, trunk) in [(true, true), (true, false), (false, true), (false, false)] {
+        for (decays, backbone) in [(true, true), (true, false), (false, true), (false, false)] {
             let alike = learned
                 .iter()
-                .filter(|p| (p.shape.len() > 1, Part::of(&p.name).is_trunk()) == (decays, trunk))
+                .filter(|p| (p.shape.len() > 1, Part::of(&p.name).is_backbone()) == (decays, backbone))
                 .copied();
             let start = ordered.len();
             ordered.extend(alike);
-            segments.push(Segment { length: count(&ordered[start..]), decays, trunk });
+            segments.push(Segment { length: count(&ordered[start..]), decays, backbone });
         }
 
         let mut lay_out = |list: &[&Parameter]| {
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_decay_norms_and_biases_do_not_and_the_trunk_is_told_from_the_rest() {
+    fn kernels_decay_norms_and_biases_do_not_and_the_backbone_is_told_from_the_rest() {
         let mut spec = ModelSpec::preset("resnet18").unwrap();
         spec.classes = vec![Class { id: 1, name: "cell".to_owned() }];
         let list = parameters(&spec).unwrap();
@@ -214,8 +214,8 @@ mod tests {
             let segment = parameters.segments[mark as usize];
             let norm = name.contains("bn") || name.contains("downsample.1");
             assert_eq!(segment.decays, name.ends_with(".weight") && !norm, "{name}");
-            let trunk = ["conv1.", "bn1.", "layer"].iter().any(|start| name.starts_with(start));
-            assert_eq!(segment.trunk, trunk, "{name}");
+            let backbone = ["conv1.", "bn1.", "layer"].iter().any(|start| name.starts_with(start));
+            assert_eq!(segment.backbone, backbone, "{name}");
         }
     }
 }

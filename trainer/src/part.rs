@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// The trunk's first convolution and its norm.
+    /// The backbone's first convolution and its norm.
     Stem,
-    /// The trunk's blocks that end in C2.
+    /// The backbone's blocks that end in C2.
     Stage1,
-    /// The trunk's blocks that end in C3.
+    /// The backbone's blocks that end in C3.
     Stage2,
-    /// The trunk's blocks that end in C4.
+    /// The backbone's blocks that end in C4.
     Stage3,
-    /// The trunk's blocks that end in C5.
+    /// The backbone's blocks that end in C5.
     Stage4,
     /// The feature pyramid.
     Pyramid,
@@ -36,8 +36,8 @@ impl Part {
         }
     }
 
-    /// Whether this is a part of the trunk, which is what pretrained weights are for.
-    pub fn is_trunk(self) -> bool {
+    /// Whether this is a part of the backbone, which is what pretrained weights are for.
+    pub fn is_backbone(self) -> bool {
         self <= Self::Stage4
     }
 }

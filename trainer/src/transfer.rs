@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::ensure;
 use models::spec::{BackboneSpec, Class};
-use models::{ModelSpec, Pretrained, Trunk, grouped};
+use models::{BackboneCheckpoint, ModelSpec, Pretrained, grouped};
 use ndarray::{ArrayD, Axis};
 
 /// The layer whose channels belong to classes.
@@ -35,21 +35,21 @@ impl Transfer {
     /// name and shape agree, and of the layer that tells classes apart the rows of the classes that have the same name.
     ///
     /// # Errors
-    /// When their trunks are of different kinds.
+    /// When their backbones are of different kinds.
     pub(crate) fn new(pretrained: &Pretrained, spec: &ModelSpec, tensors: &mut Tensors) -> anyhow::Result<Self> {
-        let trunk = |spec: &BackboneSpec| {
+        let backbone = |spec: &BackboneSpec| {
             let BackboneSpec { depth, groups, width_per_group, .. } = spec;
             format!("depth {depth}, groups {groups}, width_per_group {width_per_group}")
         };
-        let (theirs, ours) = (trunk(pretrained.backbone()), trunk(&spec.backbone));
+        let (theirs, ours) = (backbone(pretrained.backbone()), backbone(&spec.backbone));
         ensure!(
             theirs == ours,
-            "its trunk has {theirs}, this network's {ours}; set `model.backbone` alike, or leave --weights out"
+            "its backbone has {theirs}, this network's {ours}; set `model.backbone` alike, or leave --weights out"
         );
         let mut transfer = Self { differing: differing(pretrained, spec), ..Self::default() };
         let classes: &[Class] = match pretrained {
             Pretrained::Detector(checkpoint) => &checkpoint.spec.classes,
-            Pretrained::Trunk(_) => &[],
+            Pretrained::Backbone(_) => &[],
         };
         for (name, tensor) in tensors.iter_mut() {
             match pretrained.tensors().get(name) {
@@ -111,7 +111,7 @@ fn copy_classes(source: &ArrayD<f32>, tensor: &mut ArrayD<f32>, [theirs, ours]: 
 fn differing(pretrained: &Pretrained, ours: &ModelSpec) -> Vec<&'static str> {
     let theirs = match pretrained {
         Pretrained::Detector(checkpoint) => &checkpoint.spec,
-        Pretrained::Trunk(Trunk { spec, .. }) => {
+        Pretrained::Backbone(BackboneCheckpoint { spec, .. }) => {
             let images = (spec.mean, spec.std) == (ours.preprocessing.mean, ours.preprocessing.std);
             let sections = [("backbone", spec.backbone == ours.backbone), ("preprocessing", images)];
             return sections.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
@@ -131,7 +131,7 @@ fn differing(pretrained: &Pretrained, ours: &ModelSpec) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::{Checkpoint, HeadOutputs, Probe, Provenance, TrunkSpec, parameters};
+    use models::{BackboneCheckpointSpec, Checkpoint, HeadOutputs, Probe, Provenance, parameters};
     use ndarray::{Array4, IxDyn};
 
     fn spec(classes: &[&str]) -> ModelSpec {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn another_trunk_is_refused() {
+    fn another_backbone_is_refused() {
         let theirs = spec(&["a"]);
         let mut ours = theirs.clone();
         ours.backbone.depth = 34;
@@ -218,15 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn a_trunk_leaves_the_rest_fresh() {
+    fn a_backbone_leaves_the_rest_fresh() {
         let ours = spec(&["a", "b"]);
         let mut given = tensors(&ours, 0.0);
         given.retain(|name, _| !name.contains("Model.") && !name.starts_with("fpn."));
-        let spec = TrunkSpec { backbone: ours.backbone.clone(), mean: [0.5; 3], std: ours.preprocessing.std };
-        let trunk = Trunk { spec, provenance: Provenance::default(), tensors: given.clone() };
+        let spec =
+            BackboneCheckpointSpec { backbone: ours.backbone.clone(), mean: [0.5; 3], std: ours.preprocessing.std };
+        let backbone = BackboneCheckpoint { spec, provenance: Provenance::default(), tensors: given.clone() };
         let fresh = tensors(&ours, 0.5);
         let mut target = fresh.clone();
-        let transfer = Transfer::new(&Pretrained::Trunk(trunk), &ours, &mut target).unwrap();
+        let transfer = Transfer::new(&Pretrained::Backbone(backbone), &ours, &mut target).unwrap();
         assert!(target.iter().all(|(name, tensor)| tensor == given.get(name).unwrap_or(&fresh[name])));
         assert_eq!(transfer.taken.len(), given.len());
         assert_eq!(transfer.differing, ["preprocessing"]);

@@ -541,7 +541,7 @@ fn a_wrong_configuration_is_refused_with_key_and_line() {
         ("schedule: {factor: 2}", "schedule.factor"),
         ("optimizer: {nesterov: true}", "optimizer.nesterov"),
         ("optimizer: {accumulation: 0}", "optimizer.accumulation"),
-        ("optimizer: {trunk_factor: -1}", "optimizer.trunk_factor"),
+        ("optimizer: {backbone_lr_multiplier: -1}", "optimizer.backbone_lr_multiplier"),
         ("loss: {boxes: l2}", "loss.boxes"),
     ] {
         project.configure(&format!("{CONFIG}\n{section}\n"));
@@ -822,7 +822,7 @@ fn every_option_of_learning_changes_what_is_learned() {
         ("loss", "box_weight: 2.0"),
         ("loss", "normalizer: batch"),
         ("optimizer", "kind: sgd"),
-        ("optimizer", "trunk_factor: 0.5"),
+        ("optimizer", "backbone_lr_multiplier: 0.5"),
         ("optimizer", "weight_decay: 0.5"),
         ("optimizer", "clip_norm: 0.001"),
         ("optimizer", "accumulation: 2"),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use models::spec::P6From;
-use models::{Checkpoint, ModelSpec, Trunk, parameters};
+use models::{BackboneCheckpoint, Checkpoint, ModelSpec, parameters};
 use trainer::config::TrainConfig;
 
 /// Every tensor of the files is made of this many parts of one.
@@ -119,16 +119,19 @@ fn the_same_file_gives_the_same_bytes_and_every_number_is_accounted_for() {
 }
 
 #[test]
-fn a_trunk_begins_a_training_and_is_nothing_else() {
+fn a_backbone_begins_a_training_and_is_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let said = imported(folder.path(), &data("trunk.pth"), &[]);
-    assert_holds(&said, &["kind torchvision-trunk", "dropped 20 (counters of training steps)", "fc.bias, fc.weight"]);
-    let trunk = Trunk::open(&folder.path().join("out.safetensors")).unwrap();
+    let said = imported(folder.path(), &data("backbone.pth"), &[]);
+    assert_holds(
+        &said,
+        &["kind torchvision-backbone", "dropped 20 (counters of training steps)", "fc.bias, fc.weight"],
+    );
+    let backbone = BackboneCheckpoint::open(&folder.path().join("out.safetensors")).unwrap();
     assert!(trainer(folder.path(), &["init", "--from", "out.safetensors", "--out", "from.yaml"]).status.success());
     let config: TrainConfig =
         serde_yaml::from_str(&fs::read_to_string(folder.path().join("from.yaml")).unwrap()).unwrap();
-    assert_eq!(config.model, ModelSpec { backbone: trunk.spec.backbone.clone(), ..ModelSpec::default() });
-    assert_eq!((trunk.spec.backbone.depth, trunk.tensors.len()), (18, 100));
+    assert_eq!(config.model, ModelSpec { backbone: backbone.spec.backbone.clone(), ..ModelSpec::default() });
+    assert_eq!((backbone.spec.backbone.depth, backbone.tensors.len()), (18, 100));
     let eval = trainer(folder.path(), &["eval", "--checkpoint", "out.safetensors", "--data", "none.json"]);
     assert!(!eval.status.success());
 
@@ -154,7 +157,7 @@ model:
     assert_holds(&stderr, &["100 tensors taken: bn1.bias"]);
     assert!(!stderr.contains("warning: its spec differs"), "{stderr}");
     let learned = Checkpoint::open(&folder.path().join("runs/latest/last.safetensors")).unwrap();
-    assert!(trunk.tensors.iter().all(|(name, tensor)| learned.tensors[name] == *tensor));
+    assert!(backbone.tensors.iter().all(|(name, tensor)| learned.tensors[name] == *tensor));
 }
 
 #[test]
@@ -183,20 +186,20 @@ fn what_is_no_file_of_weights_is_refused_and_the_earlier_checkpoint_stays() {
     );
     assert_holds(&refused(folder.path(), &folder.path().join("missing.pth"), &[]), &["missing.pth", "No such file"]);
     assert_holds(&refused(folder.path(), folder.path(), &[]), &["Is a directory"]);
-    let wrong_kind = refused(folder.path(), &data("trunk.pth"), &["--kind", "yhenon"]);
+    let wrong_kind = refused(folder.path(), &data("backbone.pth"), &["--kind", "yhenon"]);
     assert_holds(&wrong_kind, &["it has no tensor `classificationModel.output.weight`", "`bn1.bias`"]);
-    assert_holds(&refused(folder.path(), &data("trunk.pth"), &["--norm-epsilon", "nan"]), &["--norm-epsilon NaN"]);
+    assert_holds(&refused(folder.path(), &data("backbone.pth"), &["--norm-epsilon", "nan"]), &["--norm-epsilon NaN"]);
     assert!(!folder.path().join("executed").exists());
 }
 
 #[test]
 fn a_file_of_ours_and_a_target_that_cannot_be_written_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    imported(folder.path(), &data("trunk.pth"), &[]);
+    imported(folder.path(), &data("backbone.pth"), &[]);
     let ours = folder.path().join("out.safetensors");
     assert_holds(&refused(folder.path(), &ours, &[]), &["a file of ours", "no import"]);
     let refused = |out: &str| {
-        let output = trainer(folder.path(), &["import", data("trunk.pth").to_str().unwrap(), "--out", out]);
+        let output = trainer(folder.path(), &["import", data("backbone.pth").to_str().unwrap(), "--out", out]);
         assert_eq!(output.status.code(), Some(1), "{out}");
         String::from_utf8(output.stderr).unwrap()
     };

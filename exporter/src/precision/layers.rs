@@ -99,7 +99,7 @@ mod tests {
         let spec = spec(18, NormKind::Batch);
         let graph = trace(&spec, zeros(&spec)).unwrap();
         let all = Layers::all(&graph);
-        // 20 in the trunk with three of them shortcuts, 8 in the pyramid, 5 in each head.
+        // 20 in the backbone with three of them shortcuts, 8 in the pyramid, 5 in each head.
         assert_eq!(all.names().count(), 20 + 8 + 2 * 5);
         assert_eq!(all.without("conv1").names().count(), 37);
     }

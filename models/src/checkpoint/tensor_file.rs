@@ -20,8 +20,8 @@ pub(crate) type Tensors = BTreeMap<String, ArrayD<f32>>;
 pub(crate) enum Content {
     /// A detector, with a probe.
     Detector,
-    /// A trunk alone.
-    Trunk,
+    /// A backbone alone.
+    Backbone,
 }
 
 impl Content {
@@ -29,7 +29,7 @@ impl Content {
     pub(crate) fn key(self) -> &'static str {
         match self {
             Self::Detector => "retinanet",
-            Self::Trunk => "retinanet.trunk",
+            Self::Backbone => "retinanet.backbone",
         }
     }
 }
@@ -48,7 +48,7 @@ pub(crate) fn read(path: &Path, content: Content) -> Result<(String, Tensors), C
     let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let text = |content: Content| metadata.metadata().as_ref().and_then(|metadata| metadata.get(content.key()));
     let description = text(content).ok_or_else(|| match content {
-        Content::Detector if text(Content::Trunk).is_some() => CheckpointError::Trunk { path: path.to_owned() },
+        Content::Detector if text(Content::Backbone).is_some() => CheckpointError::Backbone { path: path.to_owned() },
         _ => foreign("it holds no spec"),
     })?;
 

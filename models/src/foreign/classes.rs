@@ -32,7 +32,7 @@ pub(super) fn outputs(kind: Kind, all: usize, listed: Option<&[Class]>) -> Resul
     // torchvision's labels begin at 1: output 0 is a background that is never learned.
     let first = match kind {
         Kind::TorchvisionV1 | Kind::TorchvisionV1Coco | Kind::TorchvisionV2 => 1,
-        Kind::TorchvisionTrunk | Kind::Yhenon | Kind::Mlperf => 0,
+        Kind::TorchvisionBackbone | Kind::Yhenon | Kind::Mlperf => 0,
     };
     let count = all.saturating_sub(first);
     let known = match (kind, all) {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::classes::{Output, outputs};
 use super::{ForeignError, Kind, Network, Request};
-use crate::checkpoint::TrunkSpec;
-use crate::retinanet::{parameters, trunk_parameters};
+use crate::checkpoint::BackboneCheckpointSpec;
+use crate::retinanet::{backbone_parameters, parameters};
 use crate::spec::{BackboneSpec, Class, ModelSpec, NormKind, NormSpec, P6From, PreprocessingSpec};
 use crate::weights::Parameter;
 
@@ -20,7 +20,7 @@ pub(super) struct Design {
     pub(super) network: Network,
     /// Its tensors, in the shapes that the file should have.
     pub(super) expected: Vec<Parameter>,
-    /// Outputs per anchor; none for a trunk.
+    /// Outputs per anchor; none for a backbone.
     pub(super) outputs: Option<Output>,
     /// Whether classes are named by their number alone.
     pub(super) guessed: bool,
@@ -33,9 +33,9 @@ pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Reque
         backbone.norm.epsilon = request.epsilon.unwrap_or(backbone.norm.epsilon);
         let whole = ModelSpec { backbone: backbone.clone(), ..ModelSpec::default() };
         whole.validate()?;
-        let expected = trunk_parameters(&backbone)?;
+        let expected = backbone_parameters(&backbone)?;
         let PreprocessingSpec { mean, std, .. } = PreprocessingSpec::default();
-        let network = Network::Trunk(TrunkSpec { backbone, mean, std });
+        let network = Network::Backbone(BackboneCheckpointSpec { backbone, mean, std });
         return Ok(Design { network, expected, outputs: None, guessed: false });
     };
     let mut spec = source.spec()?;
@@ -77,7 +77,7 @@ pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Reque
     })
 }
 
-/// Depth, groups and width of the trunk.
+/// Depth, groups and width of the backbone.
 fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), ForeignError> {
     let blocks = [1, 2, 3, 4].map(|stage| {
         let start = format!("layer{stage}.");

@@ -44,9 +44,9 @@ pub enum ForeignError {
         /// The other one.
         second: String,
     },
-    /// The trunk is none of ours.
+    /// The backbone is none of ours.
     #[error(
-        "its trunk has {blocks:?} {} blocks in its stages, which no ResNet of depth 18, 34, 50, 101 or 152 has",
+        "its backbone has {blocks:?} {} blocks in its stages, which no ResNet of depth 18, 34, 50, 101 or 152 has",
         if *bottleneck { "bottleneck" } else { "basic" }
     )]
     Depth {

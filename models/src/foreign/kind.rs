@@ -12,7 +12,7 @@ use crate::spec::Source;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A residual network of torchvision, without the layer that classifies images.
-    TorchvisionTrunk,
+    TorchvisionBackbone,
     /// torchvision's `retinanet_resnet50_fpn`, or one with another residual network.
     TorchvisionV1,
     /// The weights of it that torchvision publishes, which it computes with an epsilon of 0.
@@ -42,7 +42,7 @@ const STRANGERS: [(&str, &str); 7] = [
 impl Kind {
     /// Every kind.
     pub const ALL: [Self; 6] = [
-        Self::TorchvisionTrunk,
+        Self::TorchvisionBackbone,
         Self::TorchvisionV1,
         Self::TorchvisionV1Coco,
         Self::TorchvisionV2,
@@ -53,7 +53,7 @@ impl Kind {
     /// The word for it.
     pub fn name(self) -> &'static str {
         match self {
-            Self::TorchvisionTrunk => "torchvision-trunk",
+            Self::TorchvisionBackbone => "torchvision-backbone",
             Self::TorchvisionV1 => "torchvision-v1",
             Self::TorchvisionV1Coco => "torchvision-v1-coco",
             Self::TorchvisionV2 => "torchvision-v2",
@@ -62,10 +62,10 @@ impl Kind {
         }
     }
 
-    /// Where its spec is; a trunk has none.
+    /// Where its spec is; a backbone has none.
     pub fn source(self) -> Option<Source> {
         match self {
-            Self::TorchvisionTrunk => None,
+            Self::TorchvisionBackbone => None,
             Self::TorchvisionV1 | Self::TorchvisionV1Coco => Some(Source::TorchvisionV1),
             Self::TorchvisionV2 => Some(Source::TorchvisionV2),
             Self::Yhenon => Some(Source::Yhenon),
@@ -76,7 +76,7 @@ impl Kind {
     /// What its tensors are called here.
     pub(super) fn names(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::TorchvisionTrunk | Self::Yhenon => OURS,
+            Self::TorchvisionBackbone | Self::Yhenon => OURS,
             Self::TorchvisionV1 | Self::TorchvisionV1Coco | Self::TorchvisionV2 | Self::Mlperf => TORCHVISION,
         }
     }
@@ -84,7 +84,7 @@ impl Kind {
     /// The tensor by which it is found in a file, which may have something before its name.
     fn landmark(self) -> &'static str {
         match self {
-            Self::TorchvisionTrunk => "layer1.0.conv1.weight",
+            Self::TorchvisionBackbone => "layer1.0.conv1.weight",
             Self::Yhenon => "classificationModel.output.weight",
             Self::TorchvisionV1 | Self::TorchvisionV1Coco | Self::TorchvisionV2 | Self::Mlperf => {
                 "head.classification_head.cls_logits.weight"
@@ -146,11 +146,11 @@ pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, Foreign
         let reason = "it has a `classificationModel`".to_owned();
         return Ok(Found { kind: Kind::Yhenon, prefix, reason });
     }
-    if let Some(prefix) = at(Kind::TorchvisionTrunk)?
-        && part(tensors, &prefix).keys().all(|name| is_of_trunk(name) || name.starts_with("fc."))
+    if let Some(prefix) = at(Kind::TorchvisionBackbone)?
+        && part(tensors, &prefix).keys().all(|name| is_of_backbone(name) || name.starts_with("fc."))
     {
         let reason = "it has the stages of a residual network and no heads".to_owned();
-        return Ok(Found { kind: Kind::TorchvisionTrunk, prefix, reason });
+        return Ok(Found { kind: Kind::TorchvisionBackbone, prefix, reason });
     }
     let stranger = STRANGERS.iter().find(|(part, _)| tensors.keys().any(|name| name.contains(part)));
     Err(ForeignError::Unknown {
@@ -164,8 +164,8 @@ pub(super) fn part<'a>(tensors: &'a StoredTensors, prefix: &str) -> BTreeMap<&'a
     tensors.iter().filter_map(|(name, stored)| Some((name.strip_prefix(prefix)?, stored))).collect()
 }
 
-/// Whether a tensor of that name is the trunk's.
-pub(super) fn is_of_trunk(name: &str) -> bool {
+/// Whether a tensor of that name is the backbone's.
+pub(super) fn is_of_backbone(name: &str) -> bool {
     ["conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4."].iter().any(|start| name.starts_with(start))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::kind::is_of_trunk;
+use super::kind::is_of_backbone;
 use super::names::{NEEDLESS, translate};
 use super::{ForeignError, Kind, StoredTensors};
 
@@ -56,9 +56,10 @@ pub(super) fn rename<'a>(
 /// Whether a tensor of that name would be part of the kind's network: unknown ones make it another network then.
 fn is_inside(kind: Kind, key: &str) -> bool {
     match kind {
-        Kind::TorchvisionTrunk => is_of_trunk(key),
+        Kind::TorchvisionBackbone => is_of_backbone(key),
         Kind::Yhenon => {
-            is_of_trunk(key) || ["fpn.", "regressionModel.", "classificationModel."].iter().any(|s| key.starts_with(s))
+            is_of_backbone(key)
+                || ["fpn.", "regressionModel.", "classificationModel."].iter().any(|s| key.starts_with(s))
         }
         Kind::TorchvisionV1 | Kind::TorchvisionV1Coco | Kind::TorchvisionV2 | Kind::Mlperf => {
             key.starts_with("backbone.") || key.starts_with("head.")

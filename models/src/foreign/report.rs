@@ -52,19 +52,19 @@ impl Plan {
     }
 
     fn meaning(&self) -> Vec<String> {
-        let trunk = self.network.backbone();
-        let residual = match (trunk.groups, trunk.width_per_group) {
-            (1, 64) => format!("ResNet-{}", trunk.depth),
-            (groups, width) => format!("ResNet-{} of {groups} groups {width} wide", trunk.depth),
+        let backbone = self.network.backbone();
+        let residual = match (backbone.groups, backbone.width_per_group) {
+            (1, 64) => format!("ResNet-{}", backbone.depth),
+            (groups, width) => format!("ResNet-{} of {groups} groups {width} wide", backbone.depth),
         };
         let Network::Detector(spec) = &self.network else {
             return vec![
                 format!("read from the shapes: {residual}"),
                 format!(
                     "taken for granted: epsilon {} of the norms, ImageNet's mean and deviation",
-                    trunk.norm.epsilon
+                    backbone.norm.epsilon
                 ),
-                "a trunk, not a detector: begin a training with it, `trainer fit --weights`".to_owned(),
+                "a backbone, not a detector: begin a training with it, `trainer fit --weights`".to_owned(),
             ];
         };
         let ModelSpec { pyramid, heads, preprocessing, postprocessing, classes, .. } = spec.as_ref();
@@ -81,7 +81,7 @@ impl Plan {
             format!("read from the shapes: {residual}, P6 from {p6}, heads {norms} norms"),
             format!(
                 "as {} has it: epsilon {} of the norms, anchors, box coder, sides of {sides} pixels, scores above {}, IoU {}",
-                self.kind, trunk.norm.epsilon, postprocessing.score_threshold, postprocessing.nms_threshold
+                self.kind, backbone.norm.epsilon, postprocessing.score_threshold, postprocessing.nms_threshold
             ),
             format!("{} classes: {}{more}{guess}", classes.len(), names.join(", ")),
         ]

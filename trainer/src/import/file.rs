@@ -158,7 +158,7 @@ mod tests {
     fn a_file_that_is_cut_short_is_an_error_wherever_it_ends() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.pth");
-        for name in ["state_dict.pth", "legacy.pth", "module.pth", "trunk.pth"] {
+        for name in ["state_dict.pth", "legacy.pth", "module.pth", "backbone.pth"] {
             let whole = data(name);
             read(&path, &whole).unwrap();
             for length in (0..whole.len()).step_by(whole.len() / 100) {

@@ -1,4 +1,4 @@
-//! Trunks: pretrained residual networks, which a training begins with. They are no detectors and have no probe.
+//! Backbones: pretrained residual networks, which a training begins with. They are no detectors and have no probe.
 
 use std::path::Path;
 
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use super::tensor_file::{self, Content, Tensors};
 use super::{Checkpoint, CheckpointError, Provenance, compare};
-use crate::retinanet::trunk_parameters;
+use crate::retinanet::backbone_parameters;
 use crate::spec::{BackboneSpec, ModelSpec};
 
-/// A pretrained trunk.
+/// A pretrained backbone.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Trunk {
+pub struct BackboneCheckpoint {
     /// What the weights mean.
-    pub spec: TrunkSpec,
+    pub spec: BackboneCheckpointSpec,
     /// Where they came from.
     pub provenance: Provenance,
-    /// Exactly the tensors of the spec's trunk, by name.
+    /// Exactly the tensors of the spec's backbone, by name.
     pub tensors: Tensors,
 }
 
-/// Everything that gives the weights of a trunk their meaning.
+/// Everything that gives the weights of a backbone their meaning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TrunkSpec {
-    /// The trunk.
+pub struct BackboneCheckpointSpec {
+    /// The backbone.
     pub backbone: BackboneSpec,
     /// Mean of red, green and blue in [0, 1], which is subtracted from its images.
     pub mean: [f32; 3],
@@ -35,22 +35,22 @@ pub struct TrunkSpec {
 /// What the metadata holds.
 #[derive(Serialize, Deserialize)]
 struct Description {
-    spec: TrunkSpec,
+    spec: BackboneCheckpointSpec,
     provenance: Provenance,
 }
 
-impl Trunk {
-    /// Reads a trunk and holds its tensors against its spec.
+impl BackboneCheckpoint {
+    /// Reads a backbone and holds its tensors against its spec.
     ///
     /// # Errors
     /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let (description, tensors) = tensor_file::read(path, Content::Trunk)?;
+        let (description, tensors) = tensor_file::read(path, Content::Backbone)?;
         let Description { spec, provenance } = serde_yaml::from_str(&description)
             .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
         let whole = ModelSpec { backbone: spec.backbone.clone(), ..ModelSpec::default() };
         whole.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
-        let expected = trunk_parameters(&spec.backbone)
+        let expected = backbone_parameters(&spec.backbone)
             .map_err(|error| CheckpointError::Foreign { path: path.to_owned(), detail: error.to_string() })?;
         let problems = compare(&expected, &tensors);
         if !problems.is_empty() {
@@ -59,7 +59,7 @@ impl Trunk {
         Ok(Self { spec, provenance, tensors })
     }
 
-    /// Writes the trunk: whole or not at all.
+    /// Writes the backbone: whole or not at all.
     ///
     /// # Errors
     /// When the file can't be written.
@@ -68,7 +68,7 @@ impl Trunk {
         let description = serde_yaml::to_string(&description)
             .expect("spec and provenance hold only strings, numbers and lists, all of which YAML can write");
         let named = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        tensor_file::write(path, Content::Trunk, description, named)
+        tensor_file::write(path, Content::Backbone, description, named)
     }
 }
 
@@ -77,8 +77,8 @@ impl Trunk {
 pub enum Pretrained {
     /// A whole detector.
     Detector(Box<Checkpoint>),
-    /// A trunk alone.
-    Trunk(Trunk),
+    /// A backbone alone.
+    Backbone(BackboneCheckpoint),
 }
 
 impl Pretrained {
@@ -88,7 +88,7 @@ impl Pretrained {
     /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         match Checkpoint::open(path) {
-            Err(CheckpointError::Trunk { .. }) => Trunk::open(path).map(Self::Trunk),
+            Err(CheckpointError::Backbone { .. }) => BackboneCheckpoint::open(path).map(Self::Backbone),
             checkpoint => checkpoint.map(|checkpoint| Self::Detector(Box::new(checkpoint))),
         }
     }
@@ -97,15 +97,15 @@ impl Pretrained {
     pub fn tensors(&self) -> &Tensors {
         match self {
             Self::Detector(checkpoint) => &checkpoint.tensors,
-            Self::Trunk(trunk) => &trunk.tensors,
+            Self::Backbone(backbone) => &backbone.tensors,
         }
     }
 
-    /// What its trunk is.
+    /// What its backbone is.
     pub fn backbone(&self) -> &BackboneSpec {
         match self {
             Self::Detector(checkpoint) => &checkpoint.spec.backbone,
-            Self::Trunk(trunk) => &trunk.spec.backbone,
+            Self::Backbone(backbone) => &backbone.spec.backbone,
         }
     }
 }
@@ -116,34 +116,34 @@ mod tests {
 
     use super::*;
 
-    fn trunk() -> Trunk {
+    fn backbone() -> BackboneCheckpoint {
         let backbone = BackboneSpec { depth: 18, ..BackboneSpec::default() };
-        let tensors = trunk_parameters(&backbone).unwrap().into_iter();
+        let tensors = backbone_parameters(&backbone).unwrap().into_iter();
         let tensors = tensors.map(|parameter| (parameter.name, ArrayD::ones(IxDyn(&parameter.shape)))).collect();
-        let spec = TrunkSpec { backbone, mean: [0.5, 0.25, 0.75], std: [0.5; 3] };
-        Trunk { spec, provenance: Provenance::default(), tensors }
+        let spec = BackboneCheckpointSpec { backbone, mean: [0.5, 0.25, 0.75], std: [0.5; 3] };
+        BackboneCheckpoint { spec, provenance: Provenance::default(), tensors }
     }
 
     #[test]
     fn what_is_written_is_read_and_is_no_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("trunk.safetensors");
-        trunk().write(&path).unwrap();
-        assert_eq!(Trunk::open(&path).unwrap(), trunk());
-        assert_eq!(Pretrained::open(&path).unwrap(), Pretrained::Trunk(trunk()));
+        let path = folder.path().join("backbone.safetensors");
+        backbone().write(&path).unwrap();
+        assert_eq!(BackboneCheckpoint::open(&path).unwrap(), backbone());
+        assert_eq!(Pretrained::open(&path).unwrap(), Pretrained::Backbone(backbone()));
         let error = Checkpoint::open(&path).unwrap_err().to_string();
-        assert!(error.contains("is a trunk") && error.contains("trainer fit --weights"), "{error}");
+        assert!(error.contains("is a backbone") && error.contains("trainer fit --weights"), "{error}");
     }
 
     #[test]
-    fn tensors_that_are_not_the_trunks_are_listed() {
+    fn tensors_that_are_not_the_backbones_are_listed() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("trunk.safetensors");
-        let mut wrong = trunk();
+        let path = folder.path().join("backbone.safetensors");
+        let mut wrong = backbone();
         wrong.tensors.remove("bn1.bias");
         wrong.tensors.insert("fpn.P6.bias".to_owned(), ArrayD::zeros(IxDyn(&[9])));
         wrong.write(&path).unwrap();
-        let message = Trunk::open(&path).unwrap_err().to_string();
+        let message = BackboneCheckpoint::open(&path).unwrap_err().to_string();
         assert!(message.contains("missing: bn1.bias") && message.contains("unexpected: fpn.P6.bias"), "{message}");
     }
 }
