@@ -228,7 +228,7 @@ impl Constant {
     }
 }
 
-/// The bytes of `values`, where they lie: no copy of the weights is made. ONNX wants them as this processor has them, the
+/// The bytes of `values`, where they lie: no copy of the weights is made. ONNX wants them as this CPU has them, the
 /// lowest first.
 fn in_place<T: NoUninit + Send>(values: Vec<T>) -> Bytes {
     struct Values<T>(Vec<T>);

@@ -75,7 +75,8 @@ impl AnchorSpec {
         Grid { stride_y, stride_x, height: rows, width: columns }
     }
 
-    /// Appends the anchors of one level. Computed in double precision, as the seed does, and rounded at the end.
+    /// Appends the anchors of one level. Computed in double precision and rounded at the end, as yhenon/pytorch-retinanet does
+    /// (`retinanet/anchors.py`, 0348a9d).
     fn spread(&self, size: f64, grid: &Grid, boxes: &mut Vec<BoundingBox>) {
         let around_origin = self.around_origin(size);
         let shift = match self.center {

@@ -46,8 +46,8 @@ impl BoundingBox {
         if union > 0.0 { intersection / union } else { 0.0 }
     }
 
-    /// The part inside an image of `width` by `height`, by the seed's rule: the near corner is raised to zero and the
-    /// far corner lowered to the size, so that a box entirely outside ends up with a negative side. What is not a number
+    /// The part inside an image of `width` by `height`, by the rule of yhenon/pytorch-retinanet (`retinanet/utils.py`,
+    /// 0348a9d): the near corner is raised to zero and the far corner lowered to the size, so that a box entirely outside ends up with a negative side. What is not a number
     /// stays so; `f32::max` and `f32::min` would make it an edge of the image.
     pub fn clip(&self, width: f32, height: f32) -> Self {
         let raise = |near: f32| if near < 0.0 { 0.0 } else { near };

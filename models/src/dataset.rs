@@ -146,7 +146,7 @@ impl Rectangle {
     }
 
     /// The share of this box's area that lies in the other, in [0, 1]; 0 when this box has no area.
-    pub fn share_in(&self, other: &Self) -> f64 {
+    pub fn intersection_over_area(&self, other: &Self) -> f64 {
         let area = self.area();
         if area > 0.0 { self.intersection(other) / area } else { 0.0 }
     }
@@ -227,11 +227,11 @@ mod tests {
             ("apart in both directions", Rectangle { x: 20.0, y: 20.0, ..square }, 0.0, 0.0),
         ];
         for (name, other, iou, share) in cases {
-            assert_eq!((square.iou(&other), square.share_in(&other)), (iou, share), "{name}");
+            assert_eq!((square.iou(&other), square.intersection_over_area(&other)), (iou, share), "{name}");
             assert_eq!(other.iou(&square), iou, "{name}");
         }
         let endless = Rectangle { width: f64::NAN, ..square };
-        assert_eq!((square.iou(&endless), endless.share_in(&square)), (0.0, 0.0));
+        assert_eq!((square.iou(&endless), endless.intersection_over_area(&square)), (0.0, 0.0));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct ScoredBox {
 
 impl ScoredBox {
     /// The score as a number that can be compared: never NaN and never negative zero.
-    fn sureness(&self) -> f64 {
+    fn sort_score(&self) -> f64 {
         if self.score.is_nan() { f64::NEG_INFINITY } else { self.score + 0.0 }
     }
 }
@@ -107,7 +107,7 @@ fn evaluate_class(boxes: &ClassBoxes) -> ClassScores {
         if rank < DETECTIONS[2] {
             counts[detection.image] += 1;
             let verdict = judge(&detection.rectangle, &mut objects[boxes.objects_of(detection.image)], &mut rivals);
-            tally.add(detection.sureness(), rank, verdict);
+            tally.add(detection.sort_score(), rank, verdict);
         }
     }
     tally.finish()

@@ -198,7 +198,7 @@ pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     Preprocessed { pixels, placement }
 }
 
-/// What takes the time. Compiled for several widths of registers, of which the processor's is taken; multiplications and sums are
+/// What takes the time. Compiled for several widths of registers, of which the CPU's is taken; multiplications and sums are
 /// the same in all, and so is the result, to the last bit.
 struct Blend<'a> {
     view: RgbView<'a>,

@@ -159,7 +159,8 @@ fn keras_retinanet_anchor_count(case: &Value) {
 }
 
 /// The case hands over IoUs; here each anchor meets boxes that are cut from it to have them. It also gives every object
-/// its best anchor, which the seed does not: those anchors must be ignored here.
+/// its best anchor, which yhenon/pytorch-retinanet does not (`retinanet/losses.py`, 0348a9d): those anchors must be
+/// ignored here.
 fn detectron2_matcher(case: &Value) {
     let [background_below, foreground_from]: [f32; 2] = get(case, "thresholds");
     let ious: Vec<Vec<f32>> = get(case, "iou_gt_by_anchor");

@@ -87,9 +87,9 @@ struct Setup {
     runtime: &'static str,
     onnxruntime: String,
     provider: String,
-    /// Cards and their software, if one computes.
+    /// GPUs and their software, if one computes.
     drivers: Option<Drivers>,
-    processor: Option<String>,
+    cpu: Option<String>,
     cores: usize,
     model: PathBuf,
     model_bytes: u64,
@@ -123,7 +123,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         onnxruntime: detector.engine().version().to_owned(),
         provider: detector.engine().provider().to_string(),
         drivers: drivers(&args.model, detector.engine().provider())?,
-        processor: machine::processor(),
+        cpu: machine::cpu(),
         cores: machine::cores(),
         model: args.model.path().to_owned(),
         model_bytes: bytes.len() as u64,
@@ -181,21 +181,21 @@ fn draw(folder: &Path, (width, height): (u32, u32)) -> Result<Vec<PathBuf>> {
 impl Measured {
     /// The numbers for people, without the last line's end.
     fn table(&self) -> String {
-        let Setup { runtime, onnxruntime, provider, processor, cores, .. } = &self.setup;
-        let processor = processor.as_deref().unwrap_or("unknown processor");
+        let Setup { runtime, onnxruntime, provider, cpu, cores, .. } = &self.setup;
+        let cpu = cpu.as_deref().unwrap_or("unknown CPU");
         let Setup { model, model_bytes, model_sha256, input: [height, width], classes, .. } = &self.setup;
         let images = match self.setup.drawn {
             Some((width, height)) => format!("drawn JPEG files of {width}x{height}"),
             None => format!("{} files in turns", self.setup.images),
         };
         let known = |version: &Option<String>| version.clone().unwrap_or_else(|| "unknown".to_owned());
-        let card = self.setup.drivers.as_ref().map_or_else(String::new, |drivers| {
-            let Drivers { cards, kernel, cuda_runtime, cudnn, .. } = drivers;
+        let gpu = self.setup.drivers.as_ref().map_or_else(String::new, |drivers| {
+            let Drivers { gpus, kernel, cuda_runtime, cudnn, .. } = drivers;
             let [kernel, cuda, cudnn] = [kernel, cuda_runtime, cudnn].map(known);
-            format!("; {}, driver {kernel}, CUDA {cuda}, cuDNN {cudnn}", cards.join(", "))
+            format!("; {}, driver {kernel}, CUDA {cuda}, cuDNN {cudnn}", gpus.join(", "))
         });
         let mut text = format!(
-            "runtime {runtime}, ONNX Runtime {onnxruntime} on {provider}; {processor}, {cores} cores{card}\n\
+            "runtime {runtime}, ONNX Runtime {onnxruntime} on {provider}; {cpu}, {cores} cores{gpu}\n\
              {}: {:.1} MB, SHA-256 {}, {classes} classes; input {height}x{width} of {images}\n\n{}\n\n{}\n\n{}",
             model.display(),
             *model_bytes as f64 / 1e6,

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 /// Say whether this machine can run models, on what, and what to do about what is missing.
 ///
-/// Starts each provider on a tiny network. The exit code is 0 when the processor at least works, otherwise 1.
+/// Starts each provider on a tiny network. The exit code is 0 when the CPU at least works, otherwise 1.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
     /// Library of ONNX Runtime. [default: as for `detect`]
@@ -28,9 +28,9 @@ pub(crate) struct DoctorArgs {
 #[derive(Serialize)]
 struct Health {
     runtime: &'static str,
-    processor: Option<String>,
+    cpu: Option<String>,
     cores: usize,
-    /// Of the processor's extensions those that networks gain from.
+    /// Of the CPU's extensions those that networks gain from.
     extensions: Vec<&'static str>,
     onnxruntime: Result<Found, String>,
     /// Whether ONNX Runtime may send what it is used for to Microsoft.
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     };
     let health = Health {
         runtime: env!("CARGO_PKG_VERSION"),
-        processor: machine::processor(),
+        cpu: machine::cpu(),
         cores: machine::cores(),
         extensions: machine::extensions(),
         onnxruntime: library.map(found).map_err(|error| error.to_string()),
@@ -100,11 +100,11 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
 impl Health {
     /// For people, without the last line's end.
     fn text(&self) -> String {
-        let Self { runtime, processor, cores, extensions, .. } = self;
+        let Self { runtime, cpu, cores, extensions, .. } = self;
         let extensions = if extensions.is_empty() { "none known".to_owned() } else { extensions.join(", ") };
         let mut rows = vec![
             ["runtime".to_owned(), (*runtime).to_owned()],
-            ["processor".to_owned(), processor.clone().unwrap_or_else(|| "unknown".to_owned())],
+            ["CPU".to_owned(), cpu.clone().unwrap_or_else(|| "unknown".to_owned())],
             ["cores".to_owned(), cores.to_string()],
             ["extensions".to_owned(), extensions],
         ];
@@ -120,9 +120,9 @@ impl Health {
             false => "off",
         };
         rows.push(["its telemetry".to_owned(), telemetry.to_owned()]);
-        if let Some(Drivers { cards, capabilities, kernel, cuda_driver, cuda_runtime, cudnn }) = &self.drivers {
-            let cards = if cards.is_empty() { "none".to_owned() } else { cards.join(", ") };
-            rows.push(["NVIDIA's cards".to_owned(), cards]);
+        if let Some(Drivers { gpus, capabilities, kernel, cuda_driver, cuda_runtime, cudnn }) = &self.drivers {
+            let gpus = if gpus.is_empty() { "none".to_owned() } else { gpus.join(", ") };
+            rows.push(["NVIDIA GPUs".to_owned(), gpus]);
             for capability in capabilities {
                 let remedy = if capability.is_in_wheel() {
                     ""

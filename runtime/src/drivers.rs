@@ -10,8 +10,8 @@ use serde::Serialize;
 /// What there is; absent is what is not found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Drivers {
-    /// Names of the cards.
-    pub cards: Vec<String>,
+    /// Names of the GPUs.
+    pub gpus: Vec<String>,
     /// Compute capabilities of the GPUs that CUDA sees, such as 9.0.
     pub capabilities: Vec<Capability>,
     /// Version of the kernel's module.
@@ -31,7 +31,7 @@ impl Drivers {
         let near = |folder: &str, name: &str| [wheels.join(folder).join(name), name.into()];
         let thousandths = |version: c_int| format!("{}.{}", version / 1000, version % 1000 / 10);
         Self {
-            cards: cards(),
+            gpus: gpus(),
             capabilities: capabilities().unwrap_or_default(),
             kernel: kernel(),
             cuda_driver: ask_by_pointer(&["libcuda.so.1".into()], b"cuDriverGetVersion\0").map(thousandths),
@@ -95,7 +95,7 @@ fn capabilities() -> Option<Vec<Capability>> {
     }
 }
 
-fn cards() -> Vec<String> {
+fn gpus() -> Vec<String> {
     let folders = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
     let name = |folder: fs::DirEntry| {
         let information = fs::read_to_string(folder.path().join("information")).ok()?;

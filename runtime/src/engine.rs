@@ -65,9 +65,9 @@ pub struct EngineOptions {
     /// Threads of its own that a run uses, from 1 to [`EngineOptions::MOST_THREADS`]. If absent, all engines of the process share as
     /// many as there are cores.
     pub threads: Option<usize>,
-    /// Processors, from 0, to which these threads are bound, one for each but the caller's; none are bound if empty.
+    /// CPUs, from 0, to which these threads are bound, one for each but the caller's; none are bound if empty.
     pub affinity: Vec<usize>,
-    /// Most bytes of a card's memory that CUDA's arena takes; what it needs if absent.
+    /// GPU memory limit for CUDA's arena, in bytes; what it needs if absent.
     pub cuda_memory: Option<usize>,
     /// Whether CUDA records a run and replays it, which saves the time of starting each of its kernels. For a file that fixes the
     /// shape of its input.
@@ -98,7 +98,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Runner {
     session: Session,
-    /// That of a graphics card; the processor reads and writes any.
+    /// That of a GPU; the CPU reads and writes any.
     memory: Option<Memory>,
 }
 

@@ -3,14 +3,14 @@
 use std::fs;
 use std::thread;
 
-/// Name of the processor; none where the system does not say.
-pub fn processor() -> Option<String> {
+/// Name of the CPU; none where the system does not say.
+pub fn cpu() -> Option<String> {
     let information = fs::read_to_string("/proc/cpuinfo").ok()?;
     let (_, name) = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "))?;
     Some(name.to_owned())
 }
 
-/// The processor's extensions that networks gain from, of x86; none where the system does not say.
+/// The CPU's extensions that networks gain from, of x86; none where the system does not say.
 pub fn extensions() -> Vec<&'static str> {
     const KNOWN: [&str; 7] = ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"];
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -23,14 +23,14 @@ pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Whether this program may use a processor, counted from 0; also where the system does not say.
-pub fn has_processor(processor: usize) -> bool {
+/// Whether this program may use a CPU, counted from 0; also where the system does not say.
+pub fn has_cpu(cpu: usize) -> bool {
     let Some(allowed) = status("Cpus_allowed_list:") else { return true };
     // Such as `0-3,8`.
     allowed.split(',').any(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let ends: (Option<usize>, Option<usize>) = (first.parse().ok(), last.parse().ok());
-        matches!(ends, (Some(first), Some(last)) if (first..=last).contains(&processor))
+        matches!(ends, (Some(first), Some(last)) if (first..=last).contains(&cpu))
     })
 }
 
@@ -62,8 +62,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_machine_is_known() {
-        assert!(cores() >= 1 && processor().is_some());
-        assert!((0..4096).filter(|processor| has_processor(*processor)).count() >= cores());
+        assert!(cores() >= 1 && cpu().is_some());
+        assert!((0..4096).filter(|cpu| has_cpu(*cpu)).count() >= cores());
         assert!(memory().is_some_and(|now| now > 0 && peak_memory() >= Some(now)));
     }
 }

@@ -18,8 +18,8 @@ pub(crate) struct ModelArgs {
 
     /// What computes the network: cpu, cuda, tensorrt, openvino or auto.
     ///
-    /// A named one is used, or the program fails and says what is missing. `cuda:1` and `tensorrt:1` are the second card,
-    /// `openvino:gpu` and `openvino:npu` other devices than the processor. `auto` takes the first that starts of cuda, openvino and
+    /// A named one is used, or the program fails and says what is missing. `cuda:1` and `tensorrt:1` are the second GPU,
+    /// `openvino:gpu` and `openvino:npu` other devices than the CPU. `auto` takes the first that starts of cuda, openvino and
     /// cpu, and says which; `runtime doctor` shows what each lacks.
     #[arg(long, value_name = "NAME", default_value_t)]
     provider: Provider,
@@ -28,11 +28,11 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
 
-    /// Processors, from 0, to which these threads are bound: one fewer than threads, as one is the caller's.
+    /// CPUs, from 0, to which these threads are bound: one fewer than threads, as one is the caller's.
     #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "threads")]
     affinity: Vec<usize>,
 
-    /// Most memory of the card that `cuda` takes for what it computes, in MiB.
+    /// GPU memory limit for CUDA's arena, in MiB.
     #[arg(long, value_name = "MIB")]
     cuda_memory: Option<NonZeroUsize>,
 

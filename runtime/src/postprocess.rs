@@ -23,8 +23,8 @@ pub struct Detection {
 /// * `scores`: `[anchors, classes]`. Only what exceeds the threshold is looked at; what is not a number never does.
 /// * `offsets`: `[anchors, 4]`. Only those of candidates are decoded, and with a cap on detections no more than it takes.
 ///
-/// Differs from the seed in the order, which there is by class first, and in one kind of box: what has no extent after
-/// clipping (it lies outside, or its offsets are no numbers) is no detection and does not count for the cap. Such a box
+/// Differs from yhenon/pytorch-retinanet (`retinanet/model.py`, 0348a9d) in the order, which there is by class first, and in
+/// one kind of box: what has no extent after clipping (it lies outside, or its offsets are no numbers) is no detection and does not count for the cap. Such a box
 /// has an IoU of 0 with every other, so that it would have suppressed nothing.
 ///
 /// # Panics
@@ -133,8 +133,8 @@ impl Selection<'_> {
             let mut found = Best::new(rules.score_threshold, rules.top_k.unwrap_or(usize::MAX));
             let (first, end) = (level.start * classes, level.end * classes);
             match self.wanted {
-                None => found.look_through(&scores[first..end], first, |_| true),
-                Some(wanted) => found.look_through(&scores[first..end], first, |index| wanted[index % classes]),
+                None => found.scan(&scores[first..end], first, |_| true),
+                Some(wanted) => found.scan(&scores[first..end], first, |index| wanted[index % classes]),
             }
             candidates.append(&mut found.into_ranks());
         }
@@ -218,9 +218,9 @@ impl Best {
         Self { threshold, most, ranks: Vec::new() }
     }
 
-    /// Adds what is above the threshold. There are millions of scores and few are: whole blocks are passed over as fast as memory
+    /// Adds what is above the threshold. There are millions of scores and few are: whole blocks are skipped as fast as memory
     /// allows.
-    fn look_through(&mut self, scores: &[f32], first: usize, wanted: impl Fn(usize) -> bool) {
+    fn scan(&mut self, scores: &[f32], first: usize, wanted: impl Fn(usize) -> bool) {
         const BLOCK: usize = 64;
         for (block, start) in scores.chunks(BLOCK).zip((first..).step_by(BLOCK)) {
             let threshold = self.threshold;

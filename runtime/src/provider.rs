@@ -1,4 +1,4 @@
-//! What computes the network: the processor, or a card.
+//! What computes the network: the CPU, or a GPU.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,35 +6,35 @@ use std::str::FromStr;
 /// What computes the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Provider {
-    /// The processor, by ONNX Runtime itself.
+    /// The CPU, by ONNX Runtime itself.
     #[default]
     Cpu,
-    /// A card of NVIDIA.
+    /// An NVIDIA GPU.
     Cuda {
-        /// Number of the card, from 0.
+        /// Number of the GPU, from 0.
         device: u16,
     },
-    /// A card of NVIDIA, by TensorRT, which builds an engine for the card at first.
+    /// An NVIDIA GPU, by TensorRT, which first builds an engine for it.
     Tensorrt {
-        /// Number of the card, from 0.
+        /// Number of the GPU, from 0.
         device: u16,
     },
-    /// A processor or card of Intel, by OpenVINO.
+    /// An Intel CPU or GPU, by OpenVINO.
     Openvino {
         /// Which one.
         device: OpenvinoDevice,
     },
-    /// The first that starts of CUDA, OpenVINO and the processor. TensorRT is none of them, because it takes minutes to start.
+    /// The first that starts of CUDA, OpenVINO and the CPU. TensorRT is none of them, because it takes minutes to start.
     Auto,
 }
 
 /// What OpenVINO uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OpenvinoDevice {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
-    /// A card.
+    /// A GPU.
     Gpu,
     /// A neural processing unit.
     Npu,
@@ -44,7 +44,7 @@ pub enum OpenvinoDevice {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{found}` is no provider; there are `cpu`, `cuda`, `tensorrt`, `openvino` and `auto`; `cuda:1` and `tensorrt:1` name the \
-     second card, `openvino:gpu` and `openvino:npu` other devices than the processor"
+     second GPU, `openvino:gpu` and `openvino:npu` other devices than the CPU"
 )]
 pub struct ParseProviderError {
     /// The text.
@@ -52,7 +52,7 @@ pub struct ParseProviderError {
 }
 
 impl Provider {
-    /// Those that [`Provider::Auto`] tries before the processor, in order.
+    /// Those that [`Provider::Auto`] tries before the CPU, in order.
     pub const BEFORE_CPU: [Self; 2] = [Self::Cuda { device: 0 }, Self::Openvino { device: OpenvinoDevice::Cpu }];
 
     /// Whether it computes on a GPU of NVIDIA.
@@ -115,9 +115,9 @@ mod tests {
     #[test]
     fn parsing_inverts_writing() {
         let devices = [OpenvinoDevice::Cpu, OpenvinoDevice::Gpu, OpenvinoDevice::Npu];
-        let cards = [0, 7].into_iter().flat_map(|device| [Provider::Cuda { device }, Provider::Tensorrt { device }]);
+        let gpus = [0, 7].into_iter().flat_map(|device| [Provider::Cuda { device }, Provider::Tensorrt { device }]);
         let intel = devices.map(|device| Provider::Openvino { device });
-        for provider in [Provider::Cpu, Provider::Auto].into_iter().chain(cards).chain(intel) {
+        for provider in [Provider::Cpu, Provider::Auto].into_iter().chain(gpus).chain(intel) {
             assert_eq!(provider.to_string().parse(), Ok(provider));
         }
     }

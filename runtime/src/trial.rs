@@ -8,7 +8,7 @@ use ort::value::TensorRef;
 use crate::engine::{EngineError, EngineOptions, Fallback, session, words};
 
 /// Starts a session with these options and runs it once; how long that took. [`Provider::Auto`](crate::Provider::Auto) is tried as the
-/// processor.
+/// CPU.
 ///
 /// # Errors
 /// When ONNX Runtime is not found, or the provider does not start or compute.

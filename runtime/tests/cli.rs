@@ -188,7 +188,7 @@ fn cuda_without_cuda_is_an_error() {
     command.args(["detect", "--model", "foreign.onnx", "--provider", "cuda:3", "a.png"]);
     let (code, stdout, stderr) = run(&mut command);
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
-    // Where there are four cards, the model is what is wrong.
+    // Where there are four GPUs, the model is what is wrong.
     assert!(stderr.contains("provider `cuda:3` cannot start") || stderr.contains("foreign.onnx"), "{stderr}");
 }
 
@@ -199,10 +199,10 @@ fn options_of_other_providers_are_errors() {
         (&["--cuda-memory", "100"][..], "only `cuda` has it"),
         (&["--tensorrt-fp16"], "only `tensorrt` has it"),
         (&["--tensorrt-profile", "1x64x64,1x64x96,2x96x96"], "only `tensorrt` has it"),
-        (&["--threads", "2", "--affinity", "0,1"], "one processor fewer"),
+        (&["--threads", "2", "--affinity", "0,1"], "one CPU fewer"),
         (&["--threads", "100000"], "100000 is not between 1 and 1024"),
         #[cfg(target_os = "linux")]
-        (&["--threads", "2", "--affinity", "123456"], "processor 123456 is none that this program may use"),
+        (&["--threads", "2", "--affinity", "123456"], "CPU 123456 is none that this program may use"),
     ] {
         let arguments = ["detect", "--model", "foreign.onnx", "a.png"].iter().chain(options);
         expect_error(runtime(&folder).args(arguments), 1, &[reason]);

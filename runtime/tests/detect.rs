@@ -259,7 +259,7 @@ fn the_first_provider_that_starts_is_taken_on_request_and_said() {
     let folder = folder();
     let (code, _, stderr) = run(detect(&folder).args(["--provider", "auto", "1.png"]));
     assert_eq!(code, 0, "{stderr}");
-    // With a card or OpenVINO it is another.
+    // With a GPU or OpenVINO it is another.
     assert!(stderr.starts_with("auto: "), "{stderr}");
     assert_eq!(stderr.contains("auto: cpu"), stderr.contains("auto: not openvino:cpu: "), "{stderr}");
 }

@@ -121,11 +121,11 @@ struct Running {
 impl Running {
     fn measure(&mut self) -> anyhow::Result<Measure> {
         self.run(1, |_| Ok(()))?;
-        let (start, processor) = (Instant::now(), processor_seconds()?);
+        let (start, cpu) = (Instant::now(), cpu_seconds()?);
         let images = self.run(EPOCHS, |_| Ok(()))? as f64;
         Ok(Measure {
             images_per_second: images / start.elapsed().as_secs_f64(),
-            processor_milliseconds: 1e3 * (processor_seconds()? - processor) / images,
+            cpu_milliseconds: 1e3 * (cpu_seconds()? - cpu) / images,
         })
     }
 
@@ -157,21 +157,21 @@ impl Running {
     }
 }
 
-/// How fast a loader was. On a machine that others use too, the time of the processor says more.
+/// How fast a loader was. On a machine that others use too, CPU time says more.
 struct Measure {
     images_per_second: f64,
     /// For one image, over all threads.
-    processor_milliseconds: f64,
+    cpu_milliseconds: f64,
 }
 
 impl Display for Measure {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        write!(f, "{:.0} images/s ({:.2} ms of a core each)", self.images_per_second, self.processor_milliseconds)
+        write!(f, "{:.0} images/s ({:.2} ms of a core each)", self.images_per_second, self.cpu_milliseconds)
     }
 }
 
 /// Time that the threads of this program have run.
-fn processor_seconds() -> anyhow::Result<f64> {
+fn cpu_seconds() -> anyhow::Result<f64> {
     /// The unit of `/proc`, on every Linux there is.
     const TICK: f64 = 0.01;
     let text = std::fs::read_to_string("/proc/self/stat")?;

@@ -83,7 +83,7 @@ pub struct RunConfig {
     pub group_by_aspect: bool,
     /// Threads that read and prepare images. [default: as many as there are cores, from 2 to 32]
     pub workers: usize,
-    /// Start of all random numbers. The same seed gives the same weights on the same processor with as many threads.
+    /// Start of all random numbers. The same seed gives the same weights on the same CPU with as many threads.
     pub seed: u64,
     /// Whether cuDNN takes the same algorithms in every run. Otherwise, where all inputs have one size, it tries which are fastest.
     pub deterministic: bool,
@@ -109,7 +109,7 @@ pub struct RunConfig {
 pub enum Precision {
     /// Single precision.
     Float32,
-    /// Eight bits of exponent and eight of fraction: faster where the processor or GPU has instructions for it.
+    /// Eight bits of exponent and eight of fraction: faster where the CPU or GPU has instructions for it.
     Bfloat16,
 }
 

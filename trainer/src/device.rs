@@ -67,8 +67,8 @@ impl FromStr for Device {
 }
 
 impl Device {
-    /// Whether it is the processor.
-    pub(crate) fn is_processor(self) -> bool {
+    /// Whether it is the CPU.
+    pub(crate) fn is_cpu(self) -> bool {
         self.0 == tch::Device::Cpu
     }
 
@@ -85,7 +85,7 @@ impl Device {
     /// The device, once it is known to be there.
     ///
     /// # Errors
-    /// When CUDA is asked for and this libtorch, driver or machine has none. Nothing falls back to the processor.
+    /// When CUDA is asked for and this libtorch, driver or machine has none. Nothing falls back to the CPU.
     pub(crate) fn open(self) -> anyhow::Result<tch::Device> {
         let tch::Device::Cuda(index) = self.0 else { return Ok(self.0) };
         let devices = Cuda::device_count();

@@ -89,8 +89,8 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
             "warning: `frozen_batch` is for pretrained weights; from scratch, set `backbone.norm.kind` to batch or group",
         );
     }
-    if config.run.precision == Precision::Bfloat16 && device.is_processor() && !computes_bfloat16() {
-        say("warning: this processor has no instructions for bfloat16; `run.precision: float32` will be faster");
+    if config.run.precision == Precision::Bfloat16 && device.is_cpu() && !computes_bfloat16() {
+        say("warning: this CPU has no instructions for bfloat16; `run.precision: float32` will be faster");
     }
     let name = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
     Ok((RunFolder::create(args.out.as_deref(), &name)?, config, device))

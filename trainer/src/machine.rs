@@ -13,8 +13,8 @@ pub(crate) struct Machine {
     pub(crate) program: String,
     /// Version of libtorch that this program is built for.
     pub(crate) libtorch: &'static str,
-    /// Name of the processor.
-    pub(crate) processor: String,
+    /// Name of the CPU.
+    pub(crate) cpu: String,
     /// Cores that this program may use.
     pub(crate) cores: usize,
     /// CUDA devices that libtorch sees.
@@ -27,7 +27,7 @@ impl Machine {
         Self {
             program: concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned(),
             libtorch: "2.11.0",
-            processor: machine::processor().unwrap_or_else(|| "unknown processor".to_owned()),
+            cpu: machine::cpu().unwrap_or_else(|| "unknown CPU".to_owned()),
             cores: machine::cores(),
             cuda_devices: tch::Cuda::device_count(),
         }
@@ -36,12 +36,12 @@ impl Machine {
 
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { program, libtorch, processor, cores, cuda_devices } = self;
-        write!(f, "{program}, libtorch {libtorch}, {processor}, {cores} cores, {cuda_devices} CUDA devices")
+        let Self { program, libtorch, cpu, cores, cuda_devices } = self;
+        write!(f, "{program}, libtorch {libtorch}, {cpu}, {cores} cores, {cuda_devices} CUDA devices")
     }
 }
 
-/// Whether the processor has instructions for bfloat16; true where the system does not say.
+/// Whether the CPU has instructions for bfloat16; true where the system does not say.
 pub(crate) fn computes_bfloat16() -> bool {
     let Ok(information) = fs::read_to_string("/proc/cpuinfo") else { return true };
     let flags = information.lines().find(|line| line.starts_with("flags"));

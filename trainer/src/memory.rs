@@ -1,4 +1,4 @@
-//! How the C library hands out memory while training on the processor.
+//! How the C library hands out memory while training on the CPU.
 //!
 //! libtorch takes and returns some gigabytes at every step. By default glibc gives each large block back to the system, so
 //! that the next step pays again for its pages to be found and cleared. Keeping blocks, in huge pages, spares that.

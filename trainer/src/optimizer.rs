@@ -5,7 +5,7 @@ use tch::{Device, Tensor};
 
 use crate::parameters::Segment;
 
-/// Numbers updated in one go on the processor: what fits its caches together with gradient and moments, so that the
+/// Numbers updated in one go on the CPU: what fits its caches together with gradient and moments, so that the
 /// several passes of an update read memory once.
 const CHUNK: i64 = 1 << 17;
 

@@ -179,7 +179,7 @@ impl<const TRAINING: bool> Weights<Torch<TRAINING>> for Parameters {
     }
 }
 
-/// A copy of a float tensor in the processor's memory.
+/// A copy of a float tensor in the CPU's memory.
 pub fn to_array(tensor: &Tensor) -> ArrayD<f32> {
     let shape: Vec<usize> = tensor.size().into_iter().map(|n| n as usize).collect();
     let mut values = vec![0.0; tensor.numel()];

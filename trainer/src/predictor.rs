@@ -45,7 +45,7 @@ impl Predictor {
         Self::new(&checkpoint.spec, &parameters)
     }
 
-    /// Scores `[N, anchors, classes]` and offsets `[N, anchors, 4]` of a batch, in the processor's memory.
+    /// Scores `[N, anchors, classes]` and offsets `[N, anchors, 4]` of a batch, in the CPU's memory.
     pub fn predict(&self, batch: &Batch) -> [Tensor; 2] {
         tch::no_grad(|| {
             let predictions = self.network.forward(&Torch(images(&batch.images, self.device, self.channels_last)));

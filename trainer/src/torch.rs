@@ -43,7 +43,7 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
     fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
         let config = &layer.config;
         let (stride, padding) = ([config.stride as i64; 2], [config.padding as i64; 2]);
-        // On the processor, libtorch 2.11 leaves parts of a kernel's gradient unset for bfloat16 images one pixel wide.
+        // On the CPU, libtorch 2.11 leaves parts of a kernel's gradient unset for bfloat16 images one pixel wide.
         let narrow = self.0.kind() == Kind::BFloat16 && self.0.size()[3] == 1;
         let x = if narrow { self.0.to_kind(Kind::Float) } else { self.0.shallow_clone() };
         let weight = layer.weight.0.to_kind(x.kind());

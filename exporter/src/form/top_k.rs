@@ -1,5 +1,5 @@
 //! Candidates: of each level the file hands over the best scores, so that a GPU copies a few thousand numbers to the
-//! processor in place of all anchors times all classes.
+//! CPU in place of all anchors times all classes.
 //!
 //! Two stages for each level. A score among the best `k` stands at an anchor that is among the best `k` by its best score,
 //! lower rows first among equals. So the first stage picks anchors, and the second picks scores of these alone. The picked

@@ -48,7 +48,7 @@ pub(super) fn has_extension(name: &str, extensions: &[&str]) -> bool {
     extension.is_some_and(|extension| extensions.contains(&extension.as_str()))
 }
 
-/// Names of the files in a folder that have one of these extensions, sorted; hidden ones are passed over.
+/// Names of the files in a folder that have one of these extensions, sorted; hidden ones are skipped.
 pub(super) fn inside(folder: &Path, extensions: &[&str]) -> Result<Vec<String>, DataError> {
     let entries = entries(folder, extensions)?.into_iter();
     Ok(entries.filter(|(_, is_folder)| !is_folder).map(|(name, _)| name).collect())

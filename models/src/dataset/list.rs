@@ -14,7 +14,7 @@ pub(super) struct List {
 }
 
 impl List {
-    /// Reads the lines of a file; empty ones are passed over.
+    /// Reads the lines of a file; empty ones are skipped.
     pub(super) fn read(path: &Path) -> Result<Self, DataError> {
         let text = files::read_text(path)?;
         let names = text.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -76,7 +76,7 @@ struct Rank(u128);
 impl Rank {
     fn new(detection: &ScoredBox, place: usize) -> Self {
         // No memory holds so many images or detections that 32 bits would not do.
-        Self(u128::from(!ascending(detection.sureness())) << 64 | (detection.image as u128) << 32 | place as u128)
+        Self(u128::from(!ascending(detection.sort_score())) << 64 | (detection.image as u128) << 32 | place as u128)
     }
 
     fn place(self) -> usize {

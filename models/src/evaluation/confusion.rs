@@ -118,7 +118,7 @@ impl ConfusionMatrix {
         objects.iter().zip(missed).filter(|(_, missed)| *missed).for_each(|(object, _)| self.miss(&[object]));
         let background = self.background();
         for (detection, _) in detections.iter().zip(left_over).filter(|(_, left_over)| *left_over) {
-            let share = |crowd: &Annotation| detection.rectangle.share_in(&crowd.rectangle);
+            let share = |crowd: &Annotation| detection.rectangle.intersection_over_area(&crowd.rectangle);
             let forgives = |crowd: &&Annotation| crowd.class == detection.class && share(crowd) >= self.rule.iou;
             if !crowds.iter().any(forgives) {
                 self.counts[background][detection.class] += 1;

@@ -104,5 +104,5 @@ pub(super) fn judge(detection: &Rectangle, objects: &mut [Object], rivals: &mut 
 
 /// IoU; the share of the detection when the object is a crowd, which may be matched by any part.
 fn overlap(detection: &Rectangle, object: &Object) -> f64 {
-    if object.crowd { detection.share_in(&object.rectangle) } else { detection.iou(&object.rectangle) }
+    if object.crowd { detection.intersection_over_area(&object.rectangle) } else { detection.iou(&object.rectangle) }
 }

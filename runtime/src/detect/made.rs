@@ -155,7 +155,7 @@ impl Names {
     /// The files of a frame.
     pub(super) fn frame(&mut self, file: &Path, frame: Frame, part: Option<Part>) -> Targets {
         let mut name = file.file_stem().unwrap_or_default().to_owned();
-        // Its extension is passed over, as that of any image.
+        // Its extension is skipped, as that of any image.
         name.push(format!("-{:06}.frame", frame.number));
         Targets { drawn: part.map(Drawn::Frame), ..self.beside(Path::new(&name)) }
     }

@@ -1,4 +1,4 @@
-//! Where inputs and outputs lie when a graphics card computes: in pinned memory, pages of the host that the card copies from and to by
+//! Where inputs and outputs lie when a GPU computes: in pinned memory, pages of the host that the GPU copies from and to by
 //! itself. <https://onnxruntime.ai/docs/performance/device-tensor.html>
 
 use ndarray::{ArrayView3, Ix4, s};
@@ -20,12 +20,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The card of NVIDIA that a session computes on.
+    /// The NVIDIA GPU that a session computes on.
     pub(super) fn cuda(device: u16, session: &Session) -> Self {
         let kinds = [MemoryType::CPUInput, MemoryType::CPUOutput];
         let (id, host) = (device.into(), AllocationDevice::CUDA_PINNED);
         let place = Self { device: AllocationDevice::CUDA, id, host, host_id: id, kinds };
-        // In some versions of ONNX Runtime each card has pinned memory, in others the first has it for all.
+        // In some versions of ONNX Runtime each GPU has pinned memory, in others the first has it for all.
         match place.host(kinds[0]).and_then(|memory| Allocator::new(session, memory)) {
             Ok(_) => place,
             Err(_) => Self { host_id: 0, ..place },
@@ -153,7 +153,7 @@ mod tests {
     use crate::engine::outputs::DenseOutputs;
     use crate::engine::{EngineOptions, Fallback, session};
 
-    /// The processor's memory in place of a card's: the same calls, and the same outputs.
+    /// The CPU's memory in place of a GPU's: the same calls, and the same outputs.
     fn host() -> Place {
         let kinds = [MemoryType::Default; 2];
         Place { device: AllocationDevice::CPU, id: 0, host: AllocationDevice::CPU, host_id: 0, kinds }

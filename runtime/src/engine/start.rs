@@ -87,9 +87,9 @@ fn in_own_threads(builder: SessionBuilder, threads: usize, affinity: &[usize]) -
     if affinity.is_empty() {
         return Ok(builder);
     }
-    // ONNX Runtime counts processors from 1, and not the thread that calls.
-    let processors: Vec<_> = affinity.iter().map(|processor| (processor + 1).to_string()).collect();
-    Ok(builder.with_config_entry("session.intra_op_thread_affinities", processors.join(";"))?)
+    // ONNX Runtime counts CPUs from 1, and not the thread that calls.
+    let cpus: Vec<_> = affinity.iter().map(|cpu| (cpu + 1).to_string()).collect();
+    Ok(builder.with_config_entry("session.intra_op_thread_affinities", cpus.join(";"))?)
 }
 
 impl EngineOptions {
@@ -138,12 +138,12 @@ impl EngineOptions {
         if !self.affinity.is_empty() && self.affinity.len() != threads - 1 {
             return Err(unfit(
                 "an affinity",
-                "it needs one processor fewer than there are threads, as one thread is the caller's",
+                "it needs one CPU fewer than there are threads, as one thread is the caller's",
             ));
         }
         // ONNX Runtime would go on without.
-        if let Some(missing) = self.affinity.iter().find(|processor| !machine::has_processor(**processor)) {
-            return Err(unfit("an affinity", &format!("processor {missing} is none that this program may use")));
+        if let Some(missing) = self.affinity.iter().find(|cpu| !machine::has_cpu(**cpu)) {
+            return Err(unfit("an affinity", &format!("CPU {missing} is none that this program may use")));
         }
         Ok(())
     }
@@ -292,12 +292,12 @@ mod tests {
             affinity: affinity.to_vec(),
             ..EngineOptions::default()
         };
-        let processor = (0..).find(|processor| machine::has_processor(*processor)).unwrap();
-        assert!(options(Some(2), &[processor]).check().is_ok() && options(Some(1), &[]).check().is_ok());
-        assert!(refused(&options(None, &[processor])).contains("number of threads"));
-        assert!(refused(&options(Some(3), &[processor])).contains("one processor fewer"));
+        let cpu = (0..).find(|cpu| machine::has_cpu(*cpu)).unwrap();
+        assert!(options(Some(2), &[cpu]).check().is_ok() && options(Some(1), &[]).check().is_ok());
+        assert!(refused(&options(None, &[cpu])).contains("number of threads"));
+        assert!(refused(&options(Some(3), &[cpu])).contains("one CPU fewer"));
         #[cfg(target_os = "linux")]
-        assert!(refused(&options(Some(2), &[123_456])).contains("processor 123456"));
+        assert!(refused(&options(Some(2), &[123_456])).contains("CPU 123456"));
     }
 
     #[test]

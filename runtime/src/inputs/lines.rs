@@ -19,7 +19,7 @@ pub struct BadLine {
     pub beginning: String,
 }
 
-/// The names in a stream. Empty lines are passed over, and so is a carriage return before the end of a line; a line too long is an
+/// The names in a stream. Empty lines are skipped, and so is a carriage return before the end of a line; a line too long is an
 /// error by itself, after which the next comes.
 #[derive(Debug)]
 pub struct Lines<R> {

@@ -55,7 +55,7 @@ pub(super) struct Spent {
 
 impl Log {
     /// Reads the log of the run in `folder`; one that isn't there says nothing. Lines of other kinds, and a last one that was
-    /// cut short, are passed over.
+    /// cut short, are skipped.
     ///
     /// # Errors
     /// When the file can't be read.
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_and_epochs_are_told_apart_and_broken_lines_passed_over() {
+    fn steps_and_epochs_are_told_apart_and_broken_lines_skipped() {
         let text = r#"{"step":1,"epoch":1,"classification":1.5,"regression":0.5,"gradient_norm":null,"learning_rate":0.1}
             {"epoch":1,"steps":1,"seconds":2.5,"images_per_second":8.0,"spent":{"data":1.0,"forward":0.5}}
             {"comment":"from a later version"}

@@ -37,7 +37,7 @@ impl Times {
 const CONFIG: &str = "config.yaml";
 
 pub(super) fn draw(material: &Material, log: &Log, times: &Times, markup: &mut Markup) {
-    let Machine { program, libtorch, processor, cores, cuda_devices } = Machine::new();
+    let Machine { program, libtorch, cpu, cores, cuda_devices } = Machine::new();
     let dataset = &material.recipe.dataset;
     let learning: f64 = log.epochs.iter().map(|line| line.seconds).filter(|seconds| seconds.is_finite()).sum();
     let folder = material.folder.canonicalize().unwrap_or_else(|_| material.folder.to_owned());
@@ -60,7 +60,7 @@ pub(super) fn draw(material: &Material, log: &Log, times: &Times, markup: &mut M
         ),
         ("Program", program),
         ("libtorch", libtorch.to_owned()),
-        ("Processor", format!("{processor}, {}", counted(cores, "core", "cores"))),
+        ("CPU", format!("{cpu}, {}", counted(cores, "core", "cores"))),
         ("CUDA devices", cuda_devices.to_string()),
         ("Largest memory", peak_memory().map_or_else(|| DASH.to_owned(), |mebibytes| format!("{mebibytes} MiB"))),
     ];
