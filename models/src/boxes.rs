@@ -47,8 +47,8 @@ impl BoundingBox {
     }
 
     /// The part inside an image of `width` by `height`, by the rule of yhenon/pytorch-retinanet (`retinanet/utils.py`,
-    /// 0348a9d): the near corner is raised to zero and the far corner lowered to the size, so that a box entirely outside ends up with a negative side. What is not a number
-    /// stays so; `f32::max` and `f32::min` would make it an edge of the image.
+    /// 0348a9d): the near corner is raised to zero and the far corner lowered to the size, so that a box entirely outside ends
+    /// up with a negative side. What is not a number stays so; `f32::max` and `f32::min` would make it an edge of the image.
     pub fn clip(&self, width: f32, height: f32) -> Self {
         let raise = |near: f32| if near < 0.0 { 0.0 } else { near };
         let lower = |far: f32, limit: f32| if far > limit { limit } else { far };
