@@ -31,7 +31,7 @@ demo: build ## Draw shapes, train on them, export, detect; prints AP and where t
 	$(programs)/trainer synth --out $(demo)/shapes
 	$(programs)/trainer fit --config trainer/configs/shapes.yaml --data $(demo)/shapes --out $(demo)/run
 	$(programs)/exporter --checkpoint $(demo)/run/best.safetensors --out $(demo)/retinanet.onnx
-	$(programs)/runtime detect --model $(demo)/retinanet.onnx --score 0.5 --json $(demo)/detections.json \
+	$(programs)/runtime detect --model $(demo)/retinanet.onnx --min-score 0.5 --json $(demo)/detections.json \
 		--draw $(demo)/annotated $(demo)/shapes/test
 	$(programs)/runtime eval --model $(demo)/retinanet.onnx --data $(demo)/shapes/test.json --images $(demo)/shapes/test
 	@echo "Annotated images, none of them seen in training: $(demo)/annotated"

@@ -16,7 +16,7 @@ use crate::form::{self, FormDifferences, FormError, FormOptions};
 use crate::graph::Graph;
 use crate::heads::HeadValues;
 use crate::model::{Encoded, FileOptions, encode};
-use crate::precision::{Comparison, Lowered, Precision, PrecisionError, PrecisionOptions, check, lower};
+use crate::precision::{Comparison, Converted, Precision, PrecisionError, PrecisionOptions, check, lower};
 use crate::proof::{Differences, ProofError, prove};
 use crate::trace::trace;
 
@@ -28,7 +28,7 @@ const TOO_LARGE: &str = "no ONNX file may have more than 2 GB; --external-data p
 
 /// What can't be done with more.
 const TOO_LARGE_TO_COMPARE: &str = "no ONNX file may have more than 2 GB, and only up to that a network can be compared with \
-                                    itself in 32 bits: leave out --precision, --input-size, --batch and --top-k";
+                                    itself in 32 bits: leave out --precision, --input-size, --batch-size and --top-k";
 
 /// What is exported.
 #[derive(Clone, Debug, Default)]
@@ -53,7 +53,7 @@ pub struct Exported {
     /// How far ONNX Runtime is from libtorch on the checkpoint's probe, in 32 bits.
     pub differences: Differences,
     /// What fewer bits did; none where there are 32.
-    pub lowered: Option<Loss>,
+    pub converted: Option<Loss>,
     /// How far the file is from one of free form; none where it is one.
     pub formed: Option<FormDifferences>,
     /// The AP of the file, in [0, 1], if it was measured.
@@ -64,7 +64,7 @@ pub struct Exported {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loss {
     /// Which layers they did not reach.
-    pub lowered: Lowered,
+    pub converted: Converted,
     /// How far the file is from that of 32 bits.
     pub comparison: Comparison,
     /// The AP of the file of 32 bits, if it was measured.
@@ -135,20 +135,20 @@ pub fn export(
         let differences = prove(file.path(), &heads, &spec, &probe, engine)?;
         let ap = measure(file.path())?;
         file.commit()?;
-        return Ok(Exported { bytes: written.keep(), differences, lowered: None, formed: None, ap });
+        return Ok(Exported { bytes: written.keep(), differences, converted: None, formed: None, ap });
     }
 
     let folder = file.path().parent().unwrap_or(Path::new("."));
     let full = Unnamed::new("fp32", folder, &to_bytes(graph.clone(), &trained, &provenance))?;
     let differences = prove(full.path(), &heads, &trained, &probe, engine)?;
 
-    let lowered = match precision {
+    let converted = match precision {
         Precision::Fp32 => None,
         _ => Some(lower(&mut graph, &spec, &options.precision, engine)?),
     };
     let lowered_heads = HeadValues::of(&graph);
     // Images of all sizes go through a file of free form; the file itself is then compared with that.
-    let free = match lowered {
+    let free = match converted {
         Some(_) if !options.form.is_free() => {
             Some(Unnamed::new("free", folder, &to_bytes(graph.clone(), &trained, &provenance))?)
         }
@@ -158,11 +158,11 @@ pub fn export(
     let encoded = encode(graph, &spec, &provenance, precision, &options.file);
     let written = Written::new(encoded, &mut file)?;
 
-    let loss = lowered.map(|lowered| {
+    let loss = converted.map(|converted| {
         let model = free.as_ref().map_or(file.path(), Unnamed::path);
         let (full_file, file) = ((full.path(), &heads), (model, &lowered_heads));
         let comparison = check(full_file, file, &spec, &options.precision, engine)?;
-        Ok::<_, ExportError>(Loss { lowered, comparison, ap: measure(full.path())? })
+        Ok::<_, ExportError>(Loss { converted, comparison, ap: measure(full.path())? })
     });
     let loss = loss.transpose()?;
     let formed = (!options.form.is_free()).then(|| {
@@ -178,7 +178,7 @@ pub fn export(
         return Err(ExportError::Drop { precision, found, expected, allowed });
     }
     file.commit()?;
-    Ok(Exported { bytes: written.keep(), differences, lowered: loss, formed, ap })
+    Ok(Exported { bytes: written.keep(), differences, converted: loss, formed, ap })
 }
 
 /// The bytes of an ONNX file of 32 bits, unproven.

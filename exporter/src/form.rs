@@ -82,7 +82,7 @@ pub enum FormError {
     /// The file says something else.
     #[error(
         "the file differs from the one of free form: scores by {:.1e}, offsets by {:.1e}; no file was written. This is a mistake \
-         of the exporter or of ONNX Runtime: export without --input-size, --batch and --top-k", .0.scores, .0.offsets
+         of the exporter or of ONNX Runtime: export without --input-size, --batch-size and --top-k", .0.scores, .0.offsets
     )]
     Differs(FormDifferences),
 }

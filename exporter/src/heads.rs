@@ -9,7 +9,7 @@ use std::path::Path;
 use models::{HeadOutputs, ModelSpec, cells_of};
 use ndarray::{Array3, ArrayView4, Axis, concatenate};
 use prost::Message;
-use runtime::{CLASSIFICATION, EngineError, EngineOptions, REGRESSION, Tap};
+use runtime::{ActivationReader, CLASSIFICATION, EngineError, EngineOptions, REGRESSION};
 
 use crate::graph::{Graph, Node};
 use crate::model::float_output;
@@ -83,15 +83,15 @@ impl HeadValues {
         let mut file = File::options().append(true).open(model).map_err(error)?;
         let length = file.metadata().map_err(error)?.len();
         file.write_all(&self.fragment()).map_err(error)?;
-        let tap = Tap::open(model, options);
+        let reader = ActivationReader::open(model, options);
         file.set_len(length).map_err(error)?;
-        Ok(HeadReader(tap?))
+        Ok(HeadReader(reader?))
     }
 }
 
 /// A file whose heads are read.
 #[derive(Debug)]
-pub struct HeadReader(Tap);
+pub struct HeadReader(ActivationReader);
 
 impl HeadReader {
     /// Runs the network of `spec` on `[N, 3, H, W]`.

@@ -32,7 +32,7 @@ pub use heads::{Answer, HeadReader, HeadValues};
 pub use model::FileOptions;
 pub use opset::Opset;
 pub use precision::{
-    CalibrationError, Comparison, Difference, Layers, Limits, Lowered, Precision, PrecisionError, PrecisionOptions,
+    CalibrationError, Comparison, Converted, Difference, Layers, Limits, Precision, PrecisionError, PrecisionOptions,
     RangeRule, Sensitivity, UnknownLayer, images,
 };
 pub use proof::{Differences, ProofError, TOLERANCE, prove};

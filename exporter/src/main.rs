@@ -18,28 +18,28 @@ use models::{AtomicFile, Checkpoint, CheckpointError};
 use runtime::EngineOptions;
 use runtime::output::print;
 
-/// Turns a checkpoint into an ONNX file.
+/// Export a checkpoint to ONNX.
 ///
-/// Batch normalization becomes part of the convolutions; batch size, height and width stay free, unless they are given. The
-/// file carries the spec, so that `runtime` needs nothing else. Before it gets its name, ONNX Runtime computes the
-/// checkpoint's probe with it: logits, offsets and what they are computed from must be as near to what libtorch computed in
-/// 64 bits as rounding allows; otherwise nothing is written. Files of fewer bits are compared with that of 32 on images.
+/// Batch norm is folded into the convolutions. Batch size, height and width stay dynamic unless they are fixed below. The
+/// file carries the spec, so `runtime` needs nothing else. Every export is verified before it is written: ONNX Runtime must
+/// reproduce the logits and offsets that libtorch computed for the checkpoint, up to rounding. float16 and int8 files are
+/// compared with float32 on images.
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// ONNX file to write; one that exists is replaced.
-    #[arg(long, value_name = "FILE", default_value = "retinanet.onnx")]
+    /// ONNX file to write; an existing one is replaced.
+    #[arg(long, short, value_name = "FILE", default_value = "retinanet.onnx", help_heading = "Output")]
     out: PathBuf,
 
-    /// Checkpoint to export, as `trainer` writes it.
-    #[arg(long, value_name = "FILE", default_value = "runs/latest/best.safetensors")]
+    /// Checkpoint to export, written by `trainer`.
+    #[arg(long, value_name = "FILE", default_value = "runs/latest/best.safetensors", help_heading = "Input")]
     checkpoint: PathBuf,
 
-    /// Also print the layers with the shapes of their outputs, their parameters and their GFLOPs.
-    #[arg(long)]
+    /// Also print the layers with output shapes, parameters and GFLOPs.
+    #[arg(long, help_heading = "Output")]
     summary: bool,
 
-    /// Only print what is in this ONNX file, and how to use it without our programs.
+    /// Only describe this ONNX file: what is in it, and how to use it without `runtime`.
     #[arg(long, value_name = "FILE", exclusive = true)]
     describe: Option<PathBuf>,
 
@@ -52,98 +52,56 @@ struct Args {
     #[command(flatten)]
     precision: PrecisionArgs,
 
-    /// ONNX Runtime's library [default: ORT_DYLIB_PATH, beside this program, .deps/onnxruntime/lib, the system's].
+    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then beside the program, .deps above it, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 }
 
 /// Which sizes are free, and how much is handed over.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Form")]
+#[command(next_help_heading = "Model inputs and outputs")]
 struct FormArgs {
-    /// Height and width of every input, multiples of 32, for engines that want fixed ones; `runtime` then shrinks and pads
-    /// images to it. [default: free]
+    /// Fix the height and width of the input, multiples of 32, for engines without dynamic shapes; `runtime` then shrinks
+    /// and pads images to it [default: dynamic].
     #[arg(long, value_name = "HxW")]
     input_size: Option<InputSize>,
 
-    /// Images that are computed at a time, for engines that want a fixed number. [default: free]
+    /// Fix the batch size, for engines without dynamic shapes [default: dynamic].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    batch: Option<u16>,
+    batch_size: Option<u16>,
 
-    /// Hand over only the best N candidates of each level above the spec's threshold, in place of the scores of all anchors,
-    /// which spares a GPU most of the copying; N also caps the spec's own number of them. [default: all]
+    /// Output only the N highest-scoring candidates of each feature level above the model's score threshold, instead of all
+    /// scores; saves most of the copying from a GPU [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     top_k: Option<u32>,
 }
 
 impl FormArgs {
     fn options(&self) -> FormOptions {
-        let Self { input_size, batch, top_k } = *self;
-        FormOptions { input_size, batch: batch.map(usize::from), top_k: top_k.map(|top_k| top_k as usize) }
+        let Self { input_size, batch_size, top_k } = *self;
+        FormOptions { input_size, batch: batch_size.map(usize::from), top_k: top_k.map(|top_k| top_k as usize) }
     }
 }
 
 /// What the file is like.
 #[derive(clap::Args)]
-#[command(next_help_heading = "File")]
+#[command(next_help_heading = "ONNX")]
 struct FileArgs {
-    /// Version of ONNX's operators, from 13 to 21.
+    /// ONNX opset, from 13 to 21.
     #[arg(long, value_name = "VERSION", default_value_t)]
     opset: Opset,
 
-    /// Name of the graph. [default: what the network is]
+    /// Name of the graph [default: the network's name].
     #[arg(long)]
     name: Option<String>,
 
-    /// Text about the model, for people. [default: what the network is, and where to read more]
+    /// Doc string of the model [default: describes the network].
     #[arg(long, value_name = "TEXT")]
     doc: Option<String>,
 
-    /// Put the weights into a file beside it, whose name says what is in it: `retinanet-1a2b3c4d.bin`.
+    /// Store the weights in a file beside it, named after their hash: `retinanet-1a2b3c4d.bin`.
     #[arg(long)]
     external_data: bool,
-}
-
-/// The precision of the file.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Precision")]
-struct PrecisionArgs {
-    /// What the numbers of the network are; inputs and outputs stay 32-bit floating point.
-    #[arg(long, value_enum, default_value_t)]
-    precision: Precision,
-
-    /// Images that say which numbers occur, without which there is no int8: a folder of images, or a data set.
-    #[arg(long, value_name = "DATA", required_if_eq("precision", "int8"))]
-    calibrate: Option<PathBuf>,
-
-    /// How many of them are looked at, evenly taken.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
-    calibration_images: u32,
-
-    /// Which of the numbers that occur int8 covers: `minmax` all, `percentile:P` P % at each end, `entropy` those with which
-    /// the distribution changes least.
-    #[arg(long, value_name = "RULE", default_value_t = RangeRule::DEFAULT)]
-    ranges: RangeRule,
-
-    /// Layers, or blocks such as `layer4`, that stay in 32 bits; with int8 besides conv1 and the two `output`.
-    #[arg(long, value_name = "LAYER", value_delimiter = ',')]
-    keep_float: Vec<String>,
-
-    /// Measure what each layer loses by 8 bits, and list all.
-    #[arg(long, requires = "calibrate")]
-    sensitivity: bool,
-
-    /// Measure the AP of the file, and of that of 32 bits, on this data set.
-    #[arg(long, value_name = "DATA")]
-    eval: Option<PathBuf>,
-
-    /// Folder that file names in both data sets start from [default: as in `runtime eval`].
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
-
-    /// How much smaller than in 32 bits the AP may be. If it is, no file is written, and the exit code is 3.
-    #[arg(long, value_name = "AP", requires = "eval", allow_negative_numbers = true, value_parser = difference)]
-    max_ap_drop: Option<f64>,
 }
 
 impl FileArgs {
@@ -157,6 +115,47 @@ impl FileArgs {
             external_data: self.external_data.then(stem),
         }
     }
+}
+
+/// The precision of the file.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Precision")]
+struct PrecisionArgs {
+    /// Precision of the network; inputs and outputs stay float32.
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+
+    /// Calibration images, required for int8: a folder of images, or a data set.
+    #[arg(long, value_name = "DATA", required_if_eq("precision", "int8"))]
+    calibrate: Option<PathBuf>,
+
+    /// Number of calibration images, taken evenly from those given.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    calibration_images: u32,
+
+    /// How int8 chooses the range of each tensor: `minmax`, `percentile:P` (P % cut at each end) or `entropy`.
+    #[arg(long, value_name = "METHOD", default_value_t = RangeRule::DEFAULT)]
+    ranges: RangeRule,
+
+    /// Layers or blocks to keep in float32, such as `layer4`; int8 always keeps conv1 and the two output layers.
+    #[arg(long, value_name = "LAYER,..", value_delimiter = ',')]
+    keep_float: Vec<String>,
+
+    /// Also measure and list how much each layer loses in int8.
+    #[arg(long, requires = "calibrate")]
+    sensitivity: bool,
+
+    /// Also evaluate the file, and the float32 one, on this data set (COCO AP).
+    #[arg(long, value_name = "DATA")]
+    eval: Option<PathBuf>,
+
+    /// Folder that the file names of both data sets are relative to [default: as in `runtime eval`].
+    #[arg(long, value_name = "DIR")]
+    images: Option<PathBuf>,
+
+    /// Maximum loss of AP against float32; beyond it no file is written and the exit code is 3.
+    #[arg(long, value_name = "AP", requires = "eval", allow_negative_numbers = true, value_parser = difference)]
+    max_ap_drop: Option<f64>,
 }
 
 impl PrecisionArgs {
@@ -235,7 +234,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 
 /// What came of the export, for people, without the last line's end.
 fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -> String {
-    let Exported { bytes, differences, lowered, formed, ap } = exported;
+    let Exported { bytes, differences, converted, formed, ap } = exported;
     let sides = match args.form.input_size {
         Some(_) => "height x width",
         None => "height x width: the spec's shorter and longer side, padded",
@@ -259,22 +258,22 @@ fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -
         ));
     }
     let precision = args.precision.precision;
-    if let Some(Loss { lowered, comparison, ap: full }) = lowered {
+    if let Some(Loss { converted, comparison, ap: full }) = converted {
         lines.push(format!("  {precision:<12} differs from fp32 in {comparison}"));
-        if !lowered.float_layers.is_empty() {
-            lines.push(format!("  in 32 bits   {}", lowered.float_layers.join(", ")));
+        if !converted.float_layers.is_empty() {
+            lines.push(format!("  in 32 bits   {}", converted.float_layers.join(", ")));
         }
         if let (Some(ap), Some(full)) = (ap, full) {
             lines.push(format!("  AP           {ap:.4}, fp32 {full:.4}: {:+.4}", ap - full));
         }
-        if !lowered.sensitivity.is_empty() {
+        if !converted.sensitivity.is_empty() {
             lines.push(
                 "  sensitivity  error by 8 bits in this layer alone, as a share of scores and of offsets".to_owned(),
             );
             let line = |layer: &Sensitivity| {
                 format!("    {:<34}{:>8.3} %{:>8.3} %", layer.layer, 100.0 * layer.scores, 100.0 * layer.offsets)
             };
-            lines.extend(lowered.sensitivity.iter().map(line));
+            lines.extend(converted.sensitivity.iter().map(line));
         }
     } else if let Some(ap) = ap {
         lines.push(format!("  AP           {ap:.4}"));

@@ -100,7 +100,7 @@ pub(crate) fn encode(
 }
 
 /// A file that computes `values` of a graph in place of its outputs.
-pub(crate) fn encode_tapped(graph: Graph, values: &BTreeSet<&str>) -> Vec<u8> {
+pub(crate) fn encode_with_outputs(graph: Graph, values: &BTreeSet<&str>) -> Vec<u8> {
     let is_input = |name: &str| graph.inputs.iter().any(|port| port.name == name);
     let output = values.iter().filter(|name| !is_input(name)).map(|name| float_output((*name).to_owned())).collect();
     model(GraphProto { output, ..graph.into_proto("tapped") }, Opset::default()).encode_to_vec()

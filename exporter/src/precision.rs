@@ -53,12 +53,12 @@ const INT8_LIMITS: Limits = Limits { spread: 0.1, size: 0.0, agreement: 0.75 };
 /// What the numbers of the network are. Inputs and outputs are 32-bit floating point in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {
-    /// 32-bit floating point, as in training.
+    /// 32-bit floating point.
     #[default]
     Fp32,
-    /// 16-bit floating point, but for what would overflow.
+    /// 16-bit floating point, except where it would overflow.
     Fp16,
-    /// 8-bit integers, but for the layers that lose most by it.
+    /// 8-bit integers, except in the layers that would lose most.
     Int8,
 }
 
@@ -149,7 +149,7 @@ pub enum PrecisionError {
 
 /// What became of a network.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Lowered {
+pub struct Converted {
     /// Convolutions that stay in 32 bits.
     pub float_layers: Vec<String>,
     /// What every layer loses by 8 bits, the worst first; empty if that was not asked for.
@@ -162,17 +162,17 @@ pub(crate) fn lower(
     spec: &ModelSpec,
     options: &PrecisionOptions,
     engine: &EngineOptions,
-) -> Result<Lowered, PrecisionError> {
+) -> Result<Converted, PrecisionError> {
     options.keep_float.check(graph)?;
     let files = &options.calibration[..];
     let inputs = Inputs { files, drawn: if files.is_empty() { DRAWN } else { 0 }, spec };
     match options.precision {
-        Precision::Fp32 => Ok(Lowered::default()),
+        Precision::Fp32 => Ok(Converted::default()),
         Precision::Fp16 => {
             let seen = measure(graph, &half::measured(graph), inputs, engine)?;
             let ranges = seen.iter().map(|(name, histogram)| (name.clone(), histogram.seen())).collect();
             let float_layers = half::to_half(graph, &ranges, &options.keep_float);
-            Ok(Lowered { float_layers, sensitivity: Vec::new() })
+            Ok(Converted { float_layers, sensitivity: Vec::new() })
         }
         Precision::Int8 => {
             if files.is_empty() {
@@ -193,7 +193,7 @@ pub(crate) fn lower(
             };
             chosen.apply(graph, &ranges);
             let float_layers = Layers::all(graph).names().map(str::to_owned).collect();
-            Ok(Lowered { float_layers, sensitivity })
+            Ok(Converted { float_layers, sensitivity })
         }
     }
 }
@@ -205,14 +205,14 @@ pub(crate) fn lower(
 /// When ONNX Runtime does not take it, or it is too far off.
 pub(crate) fn check(
     full: File,
-    lowered: File,
+    converted: File,
     spec: &ModelSpec,
     options: &PrecisionOptions,
     engine: &EngineOptions,
 ) -> Result<Comparison, PrecisionError> {
     let few = options.calibration.len().min(COMPARED_IMAGES);
     let inputs = Inputs { files: &options.calibration[..few], drawn: DRAWN, spec };
-    let comparison = compare(full, lowered, inputs, engine)?;
+    let comparison = compare(full, converted, inputs, engine)?;
     if options.precision.limits().allow(&comparison) {
         Ok(comparison)
     } else {

@@ -310,11 +310,11 @@ fn fixed_sizes_are_in_the_file_and_say_the_same() {
     assert_eq!((free.size(), free.batch(), free.top_k()), (None, None, None));
     for (arguments, size, batch) in [
         (&["--input-size", "96x64"][..], Some([96, 64]), None),
-        (&["--batch", "3"], None, Some(3)),
-        (&["--input-size", "96x64", "--batch", "3"], Some([96, 64]), Some(3)),
-        (&["--input-size", "96x64", "--batch", "3", "--top-k", "70"], Some([96, 64]), Some(3)),
+        (&["--batch-size", "3"], None, Some(3)),
+        (&["--input-size", "96x64", "--batch-size", "3"], Some([96, 64]), Some(3)),
+        (&["--input-size", "96x64", "--batch-size", "3", "--top-k", "70"], Some([96, 64]), Some(3)),
         (&["--input-size", "96x64", "--top-k", "70", "--opset", "13"], Some([96, 64]), None),
-        (&["--batch", "3", "--top-k", "70", "--opset", "21", "--external-data"], None, Some(3)),
+        (&["--batch-size", "3", "--top-k", "70", "--opset", "21", "--external-data"], None, Some(3)),
     ] {
         success(folder.exporter(arguments));
         let fixed = open(&folder, "retinanet.onnx");
@@ -372,7 +372,7 @@ fn a_detector_needs_no_flag_for_any_form() {
     assert!(expected.len() > 20);
     for arguments in [
         &["--top-k", "100000"][..],
-        &["--input-size", "96x160", "--batch", "2"],
+        &["--input-size", "96x160", "--batch-size", "2"],
         &["--input-size", "96x160", "--top-k", "100000"],
     ] {
         let found = detect(arguments, None).unwrap();
@@ -400,7 +400,7 @@ fn fewer_bits_and_a_form_go_together() {
     let folder = Folder::with(&checkpoint_for_small_images());
     folder.add_images(2);
     for precision in [&["--precision", "fp16"][..], &["--precision", "int8", "--calibrate", "images"]] {
-        let form = ["--top-k", "40", "--input-size", "96x128", "--batch", "2"];
+        let form = ["--top-k", "40", "--input-size", "96x128", "--batch-size", "2"];
         let printed = success(folder.exporter(&[precision, &form[..]].concat()));
         assert!(printed.contains("differs from fp32") && printed.contains("file of free form"), "{printed}");
         assert_eq!(folder.files(), ["images", "retinanet.onnx", "runs"]);
@@ -412,7 +412,7 @@ fn fewer_bits_and_a_form_go_together() {
 #[test]
 fn the_form_of_a_file_is_described() {
     let folder = Folder::with(checkpoint());
-    success(folder.exporter(&["--input-size", "96x128", "--batch", "2", "--top-k", "40"]));
+    success(folder.exporter(&["--input-size", "96x128", "--batch-size", "2", "--top-k", "40"]));
     let printed = success(folder.exporter(&["--describe", "retinanet.onnx"]));
     for line in [
         "  images [2, 3, 96, 128] float32: normalized RGB images",
@@ -456,8 +456,8 @@ fn a_form_that_makes_no_sense_is_refused_and_leaves_no_file() {
         (["--input-size", "96"], "both multiples of 32"),
         (["--input-size", "96x100"], "both multiples of 32"),
         (["--input-size", "0x96"], "both multiples of 32"),
-        (["--batch", "0"], "1..=65535"),
-        (["--batch", "many"], "invalid digit"),
+        (["--batch-size", "0"], "1..=65535"),
+        (["--batch-size", "many"], "invalid digit"),
         (["--top-k", "0"], "1.."),
         (["--top-k", "-3"], "unexpected argument"),
         (["--input-size", "96x128"], "`preprocessing.input_size` is Some([96, 128])"),

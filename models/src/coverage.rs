@@ -1,5 +1,5 @@
-//! Anchor coverage: which objects of a data set an anchor stands for, before any training. An object without one can't be
-//! learned. And what anchors would stand for more of them.
+//! Anchor coverage: which objects of a data set an anchor is matched to, before any training. An object without one can't be
+//! learned. And what anchors would match more of them.
 
 use std::collections::HashMap;
 
@@ -9,26 +9,26 @@ use serde::Serialize;
 use crate::anchors::Anchors;
 use crate::boxes::BoundingBox;
 use crate::dataset::Dataset;
-use crate::matching::{Assignment, Matcher, largest_ious};
+use crate::matching::{Assignment, Matcher, max_ious};
 use crate::spec::{AnchorSpec, ModelSpec};
 
 /// One object, as training meets it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Reach {
+pub struct ObjectMatch {
     /// Place in [`Dataset::annotations`].
     pub annotation: usize,
     /// Where the object is, in pixels of the network's input.
     pub bounding_box: BoundingBox,
     /// The largest IoU that an anchor has with it.
-    pub largest_iou: f32,
-    /// Anchors that stand for it.
+    pub max_iou: f32,
+    /// Anchors matched to it.
     pub anchors: usize,
 }
 
-/// How well each object of `images`, places in the data set, is reached by the anchors of `spec` at the size of
+/// How well each object of `images`, places in the data set, is matched by the anchors of `spec` at the size of
 /// training. Crowds are left out, and what is on images of unknown size, since nobody knows at which size the network
 /// would see it.
-pub fn reach(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Vec<Reach> {
+pub fn match_objects(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Vec<ObjectMatch> {
     let mut sizes = HashMap::new();
     let placements: Vec<_> = images
         .iter()
@@ -41,7 +41,7 @@ pub fn reach(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matcher: &Ma
             Some((index, placement, size))
         })
         .collect();
-    let reached =
+    let matched =
         placements.par_iter().flat_map_iter(|(index, placement, size)| {
             let anchors = sizes[size].boxes();
             let first = dataset.annotations.partition_point(|annotation| annotation.image < *index);
@@ -56,43 +56,43 @@ pub fn reach(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matcher: &Ma
                     counts[object] += 1;
                 }
             }
-            let ious = largest_ious(anchors, &boxes);
-            objects.into_iter().zip(ious).zip(counts).map(|(((annotation, bounding_box), largest_iou), anchors)| {
-                Reach { annotation, bounding_box, largest_iou, anchors }
+            let ious = max_ious(anchors, &boxes);
+            objects.into_iter().zip(ious).zip(counts).map(|(((annotation, bounding_box), max_iou), anchors)| {
+                ObjectMatch { annotation, bounding_box, max_iou, anchors }
             })
         });
-    reached.collect()
+    matched.collect()
 }
 
-/// Share of the objects that some anchor stands for; 1 where there are none.
-pub fn share_reached(reached: &[Reach]) -> f64 {
-    if reached.is_empty() {
+/// Fraction of the objects that some anchor is matched to; 1 where there are none.
+pub fn matched_fraction(matched: &[ObjectMatch]) -> f64 {
+    if matched.is_empty() {
         return 1.0;
     }
-    reached.iter().filter(|object| object.anchors > 0).count() as f64 / reached.len() as f64
+    matched.iter().filter(|object| object.anchors > 0).count() as f64 / matched.len() as f64
 }
 
-/// Anchors that reach more, and how many they reach.
+/// Anchors that match more objects, and how many.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Suggestion {
     /// The anchors.
     pub anchors: AnchorSpec,
-    /// Share of the objects that some anchor stands for, with the spec's own anchors and with these.
+    /// Fraction of the objects that some anchor is matched to, with the spec's own anchors and with these.
     pub share: [f64; 2],
 }
 
-/// Looks for sizes and ratios with which more objects of `images` are reached, by this rule: sizes are the spec's times
+/// Looks for sizes and ratios with which more objects of `images` are matched, by this rule: sizes are the spec's times
 /// one factor, of the powers of 2^(1/3) from 1/8 to 8; ratios are the spec's, or as many centers of the objects' height
-/// over width, between which their logarithms are divided evenly. Scales stay. Of the pairs that reach nearly as much as
+/// over width, between which their logarithms are divided evenly. Scales stay. Of the pairs that match nearly as much as
 /// the best, the one nearest to the spec is taken: with its own ratios if possible, then with the factor nearest to 1.
 /// None when that is the spec itself.
 pub fn suggest(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matcher: &Matcher) -> Option<Suggestion> {
     const STEPS: i32 = 9;
     /// Shares that differ by less are as good as equal: anchors of odd shapes for a few odd boxes cost all others.
     const NEARLY: f64 = 0.005;
-    // With low-quality matches every object is reached, well or not.
-    let matcher = Matcher { low_quality: false, ..matcher.clone() };
-    let own = reach(dataset, images, spec, &matcher);
+    // With low-quality matches every object is matched, well or not.
+    let matcher = Matcher { allow_low_quality_matches: false, ..matcher.clone() };
+    let own = match_objects(dataset, images, spec, &matcher);
     let found = quantile_ratios(&own, spec.anchors.ratios.len());
     let mut steps: Vec<_> = (-STEPS..=STEPS).collect();
     steps.sort_by_key(|step| step.abs());
@@ -108,16 +108,16 @@ pub fn suggest(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matcher: &
             };
             let anchors = AnchorSpec { sizes, ratios: ratios.clone(), ..spec.anchors.clone() };
             let spec = ModelSpec { anchors, ..spec.clone() };
-            tried.push((share_reached(&reach(dataset, images, &spec, &matcher)), spec.anchors));
+            tried.push((matched_fraction(&match_objects(dataset, images, &spec, &matcher)), spec.anchors));
         }
     }
     let best = tried.iter().map(|(share, _)| *share).fold(0.0, f64::max);
     let (share, anchors) = tried.into_iter().find(|(share, _)| *share >= best - NEARLY)?;
-    (anchors != spec.anchors).then(|| Suggestion { anchors, share: [share_reached(&own), share] })
+    (anchors != spec.anchors).then(|| Suggestion { anchors, share: [matched_fraction(&own), share] })
 }
 
-/// `count` heights over widths that stand for equal numbers of objects each; none without objects.
-fn quantile_ratios(objects: &[Reach], count: usize) -> Option<Vec<f64>> {
+/// `count` heights over widths that are matched by equal numbers of objects each; none without objects.
+fn quantile_ratios(objects: &[ObjectMatch], count: usize) -> Option<Vec<f64>> {
     let mut logarithms: Vec<_> = objects
         .iter()
         .map(|object| f64::from((object.bounding_box.height() / object.bounding_box.width()).ln()))
@@ -161,20 +161,20 @@ mod tests {
     fn an_object_like_an_anchor_is_reached_and_a_tiny_one_is_not() {
         let (mut dataset, spec) = dataset(&[(32.0, 32.0), (5.0, 5.0), (60.0, 30.0), (40.0, 40.0)]);
         dataset.annotations[3].crowd = true;
-        let reached = reach(&dataset, &[0], &spec, &Matcher::default());
-        assert_eq!(reached.iter().map(|object| object.annotation).collect::<Vec<_>>(), [0, 1, 2]);
-        assert!(reached[0].anchors > 0 && reached[0].largest_iou > 0.7 && reached[2].anchors > 0);
-        assert!(reached[1].anchors == 0 && reached[1].largest_iou < 0.1);
-        assert!((share_reached(&reached) - 2.0 / 3.0).abs() < 1e-12);
+        let matched = match_objects(&dataset, &[0], &spec, &Matcher::default());
+        assert_eq!(matched.iter().map(|object| object.annotation).collect::<Vec<_>>(), [0, 1, 2]);
+        assert!(matched[0].anchors > 0 && matched[0].max_iou > 0.7 && matched[2].anchors > 0);
+        assert!(matched[1].anchors == 0 && matched[1].max_iou < 0.1);
+        assert!((matched_fraction(&matched) - 2.0 / 3.0).abs() < 1e-12);
     }
 
     #[test]
     fn objects_are_measured_as_the_network_sees_them() {
         let (dataset, mut spec) = dataset(&[(16.0, 16.0)]);
-        assert_eq!(share_reached(&reach(&dataset, &[0], &spec, &Matcher::default())), 0.0);
+        assert_eq!(matched_fraction(&match_objects(&dataset, &[0], &spec, &Matcher::default())), 0.0);
         (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (512, 512);
-        let reached = reach(&dataset, &[0], &spec, &Matcher::default());
-        assert!(reached[0].anchors > 0 && reached[0].bounding_box.width() == 32.0);
+        let matched = match_objects(&dataset, &[0], &spec, &Matcher::default());
+        assert!(matched[0].anchors > 0 && matched[0].bounding_box.width() == 32.0);
     }
 
     #[test]
@@ -186,8 +186,8 @@ mod tests {
         dataset.annotations.push(annotation);
         for (width, height, expected) in [(256, 256, 2), (0, 256, 1), (256, 0, 1), (0, 0, 1)] {
             (dataset.images[1].width, dataset.images[1].height) = (width, height);
-            let reached = reach(&dataset, &[0, 1], &spec, &Matcher::default());
-            assert_eq!((reached.len(), reached[0].annotation), (expected, 0), "{width} x {height}");
+            let matched = match_objects(&dataset, &[0, 1], &spec, &Matcher::default());
+            assert_eq!((matched.len(), matched[0].annotation), (expected, 0), "{width} x {height}");
         }
     }
 
@@ -215,6 +215,6 @@ mod tests {
         assert_eq!(suggest(&dataset, &[0], &spec, &Matcher::default()), None);
         let nothing = Dataset { annotations: Vec::new(), ..dataset };
         assert_eq!(suggest(&nothing, &[0], &spec, &Matcher::default()), None);
-        assert_eq!(share_reached(&[]), 1.0);
+        assert_eq!(matched_fraction(&[]), 1.0);
     }
 }

@@ -1,7 +1,7 @@
-//! A data set: images, the boxes on them and their classes, whatever form of file they came from.
+//! A data set: images, the boxes on them and their classes, whatever format of file they came from.
 
 mod source;
-mod form;
+mod format;
 pub mod coco;
 mod voc;
 mod csv;
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use crate::{BoundingBox, spec::Class};
 
 pub use error::DataError;
-pub use form::{Form, ParseFormError};
+pub use format::{Format, ParseFormatError};
 pub use images::IMAGE_EXTENSIONS;
 pub use labeled::ImageSize;
 pub use report::{OnProblem, Problem, ProblemKind, Report, named};

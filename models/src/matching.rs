@@ -4,23 +4,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::boxes::BoundingBox;
 
-/// Assigns anchors by their IoU with the objects of an image. Without `low_quality`, no object is guaranteed an anchor: one
+/// Assigns anchors by their IoU with the objects of an image. Without `allow_low_quality_matches`, no object is guaranteed an anchor: one
 /// that is too small or too thin for every anchor gets none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Matcher {
     /// An anchor whose best IoU is below this is background.
-    pub background_below: f32,
+    pub background_iou_threshold: f32,
     /// An anchor whose best IoU is at least this belongs to that object; between the two it is ignored.
-    pub foreground_from: f32,
+    pub foreground_iou_threshold: f32,
     /// Whether the anchors that no other anchor surpasses in IoU with some object are foreground too, however low it is.
     /// Such an anchor belongs to the object of its own largest IoU, as in torchvision and Detectron2.
-    pub low_quality: bool,
+    pub allow_low_quality_matches: bool,
 }
 
 impl Default for Matcher {
     fn default() -> Self {
-        Self { background_below: 0.4, foreground_from: 0.5, low_quality: false }
+        Self { background_iou_threshold: 0.4, foreground_iou_threshold: 0.5, allow_low_quality_matches: false }
     }
 }
 
@@ -38,9 +38,13 @@ pub enum Assignment {
 impl Matcher {
     /// One assignment per anchor. An anchor belongs to the box of largest IoU, and to the first of several.
     pub fn assign(&self, anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<Assignment> {
-        let largest = if self.low_quality { largest_ious(anchors, boxes) } else { Vec::new() };
+        let largest = if self.allow_low_quality_matches { max_ious(anchors, boxes) } else { Vec::new() };
         // Below this the best IoU does not matter.
-        let relevant = if self.low_quality { 0.0 } else { self.background_below.min(self.foreground_from) };
+        let relevant = if self.allow_low_quality_matches {
+            0.0
+        } else {
+            self.background_iou_threshold.min(self.foreground_iou_threshold)
+        };
         let mut assignments = Vec::with_capacity(anchors.len());
         for anchors in anchors.chunks(Block::SIZE) {
             let mut block = Block::new(anchors);
@@ -63,9 +67,9 @@ impl Matcher {
     }
 
     fn judge(&self, iou: f32, index: u32) -> Assignment {
-        if iou >= self.foreground_from {
+        if iou >= self.foreground_iou_threshold {
             Assignment::Object(index as usize)
-        } else if iou < self.background_below {
+        } else if iou < self.background_iou_threshold {
             Assignment::Background
         } else {
             Assignment::Ignored
@@ -74,7 +78,7 @@ impl Matcher {
 }
 
 /// The largest IoU of each box with any anchor.
-pub(crate) fn largest_ious(anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<f32> {
+pub(crate) fn max_ious(anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<f32> {
     let mut largest = vec![0.0; boxes.len()];
     for anchors in anchors.chunks(Block::SIZE) {
         let block = Block::new(anchors);
@@ -195,11 +199,12 @@ mod tests {
         let largest: Vec<_> = boxes.iter().map(largest).collect();
         let unsurpassed = |anchor: &BoundingBox| {
             let mut pairs = boxes.iter().zip(&largest);
-            matcher.low_quality && pairs.any(|(object, largest)| *largest > 0.0 && anchor.iou(object) == *largest)
+            matcher.allow_low_quality_matches
+                && pairs.any(|(object, largest)| *largest > 0.0 && anchor.iou(object) == *largest)
         };
         let judge = |anchor: &BoundingBox| match best(anchor) {
-            (index, iou) if iou >= matcher.foreground_from || unsurpassed(anchor) => Assignment::Object(index),
-            (_, iou) if iou < matcher.background_below => Assignment::Background,
+            (index, iou) if iou >= matcher.foreground_iou_threshold || unsurpassed(anchor) => Assignment::Object(index),
+            (_, iou) if iou < matcher.background_iou_threshold => Assignment::Background,
             _ => Assignment::Ignored,
         };
         anchors.iter().map(judge).collect()
@@ -225,10 +230,10 @@ mod tests {
         let anchors = Anchors::new(&AnchorSpec::default(), 320, 416);
         let boxes = scattered(60, 400.0);
         let (lenient, absurd) = (
-            Matcher { background_below: 0.0, foreground_from: 0.1, low_quality: false },
-            Matcher { background_below: 0.5, foreground_from: 0.2, low_quality: false },
+            Matcher { background_iou_threshold: 0.0, foreground_iou_threshold: 0.1, allow_low_quality_matches: false },
+            Matcher { background_iou_threshold: 0.5, foreground_iou_threshold: 0.2, allow_low_quality_matches: false },
         );
-        let generous = Matcher { low_quality: true, ..Matcher::default() };
+        let generous = Matcher { allow_low_quality_matches: true, ..Matcher::default() };
         for matcher in [Matcher::default(), lenient, absurd, generous] {
             let found = matcher.assign(anchors.boxes(), &boxes);
             assert_eq!(found, reference(&matcher, anchors.boxes(), &boxes));
@@ -290,7 +295,8 @@ mod tests {
     fn with_low_quality_every_box_gets_an_anchor() {
         let anchors = Anchors::new(&AnchorSpec::default(), 128, 128);
         let boxes = [BoundingBox::new(60.0, 60.0, 66.0, 66.0), BoundingBox::new(2.0, 100.0, 126.0, 104.0)];
-        let assigned = Matcher { low_quality: true, ..Matcher::default() }.assign(anchors.boxes(), &boxes);
+        let assigned =
+            Matcher { allow_low_quality_matches: true, ..Matcher::default() }.assign(anchors.boxes(), &boxes);
         for index in 0..boxes.len() {
             assert!(assigned.contains(&Assignment::Object(index)), "box {index}");
         }

@@ -162,21 +162,23 @@ fn keras_retinanet_anchor_count(case: &Value) {
 /// its best anchor, which yhenon/pytorch-retinanet does not (`retinanet/losses.py`, 0348a9d): those anchors must be
 /// ignored here.
 fn detectron2_matcher(case: &Value) {
-    let [background_below, foreground_from]: [f32; 2] = get(case, "thresholds");
+    let [background_iou_threshold, foreground_iou_threshold]: [f32; 2] = get(case, "thresholds");
     let ious: Vec<Vec<f32>> = get(case, "iou_gt_by_anchor");
     let (matches, labels): (Vec<usize>, Vec<i32>) = (get(case, "matches"), get(case, "match_labels"));
     let best_anchors: BTreeSet<usize> = ious.iter().map(|row| argmax(row)).collect();
     for (anchor, (expected, label)) in matches.into_iter().zip(labels).enumerate() {
         let square = BoundingBox::new(0.0, 0.0, 1.0, 1.0);
         let boxes: Vec<_> = ious.iter().map(|row| BoundingBox { x2: row[anchor], ..square }).collect();
-        let assigned = Matcher { background_below, foreground_from, low_quality: false }.assign(&[square], &boxes)[0];
+        let assigned = Matcher { background_iou_threshold, foreground_iou_threshold, allow_low_quality_matches: false }
+            .assign(&[square], &boxes)[0];
         let assigned_label = match assigned {
             Assignment::Background => 0,
             Assignment::Ignored => -1,
             Assignment::Object(_) => 1,
         };
         assert_eq!(assigned_label, if best_anchors.contains(&anchor) { -1 } else { label }, "anchor {anchor}");
-        let anything = Matcher { background_below: 0.0, foreground_from: 0.0, low_quality: false };
+        let anything =
+            Matcher { background_iou_threshold: 0.0, foreground_iou_threshold: 0.0, allow_low_quality_matches: false };
         assert_eq!(anything.assign(&[square], &boxes), [Assignment::Object(expected)], "anchor {anchor}");
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use runtime::drivers::Drivers;
-use runtime::output::{Publication, aligned};
+use runtime::output::{ReportWriter, aligned};
 use runtime::pipeline::PipelineOptions;
 use runtime::progress::say;
 use runtime::{Provider, drawn, image_file, inputs, library, machine};
@@ -23,14 +23,14 @@ use crate::up_to;
 use stages::{Stages, Start};
 use throughput::Throughput;
 
-/// Measure where the time of a detection goes.
+/// Measure the speed of a model on this machine.
 ///
-/// First from the start to the first detection, then each stage of single images, then images per second of the whole
-/// pipeline, as `runtime detect` has it.
+/// Prints the time from start to first detection, the time of each stage for single images, and the throughput of
+/// `runtime detect` in images per second.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// Images, folders and patterns, which are taken in turns. [default: four drawn JPEG files]
-    #[arg(value_name = "PATHS")]
+    /// Image files, folders and patterns, used in turn [default: four generated JPEG files].
+    #[arg(value_name = "PATHS", help_heading = "Input")]
     paths: Vec<PathBuf>,
 
     #[command(flatten)]
@@ -39,35 +39,36 @@ pub(crate) struct BenchArgs {
     #[command(flatten)]
     rules: RuleArgs,
 
-    /// Size of the drawn images, in pixels.
-    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "1280x960", value_parser = parse_size)]
+    /// Size of the generated images, in pixels.
+    #[arg(long, help_heading = "Input", value_name = "WIDTHxHEIGHT", default_value = "1280x960", value_parser = parse_size)]
     size: (u32, u32),
 
-    /// Images of each measurement.
-    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN.saturating_add(19))]
+    /// Images per measurement.
+    #[arg(long, help_heading = "Measurement", value_name = "N", default_value_t = NonZeroUsize::MIN.saturating_add(19))]
     runs: NonZeroUsize,
 
-    /// Images before each measurement that do not count.
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    /// Warm-up images before each measurement.
+    #[arg(long, help_heading = "Measurement", value_name = "N", default_value_t = 3)]
     warm_up: usize,
 
-    /// Measure images per second with each of these numbers of images at a time.
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,4", value_parser = up_to(PipelineOptions::MOST_BATCH))]
-    by_batch: Vec<usize>,
+    /// Batch sizes to measure the throughput with.
+    #[arg(long, help_heading = "Measurement", value_name = "N,..", value_delimiter = ',', default_value = "1,4")]
+    #[arg(value_parser = up_to(PipelineOptions::MOST_BATCH))]
+    batch_sizes: Vec<usize>,
 
-    /// Measure images per second with each of these numbers of threads. [default: as --threads says]
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
-    by_threads: Vec<NonZeroUsize>,
+    /// Numbers of threads to measure the throughput with [default: --threads].
+    #[arg(long, help_heading = "Measurement", value_name = "N,..", value_delimiter = ',')]
+    thread_counts: Vec<NonZeroUsize>,
 
-    /// Also write the numbers as JSON to this file; `-` writes them to stdout, in place of the tables.
-    #[arg(long, value_name = "FILE")]
+    /// Also write the numbers as JSON; `-` writes them to stdout instead of the tables.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
 }
 
 fn parse_size(text: &str) -> Result<(u32, u32), String> {
     let side = |text: &str| text.parse().ok().filter(|side| (16..=16384).contains(side));
     let size = text.split_once('x').and_then(|(width, height)| side(width).zip(side(height)));
-    size.ok_or_else(|| "expected pixels, as 1280x960, from 16 to 16384".to_owned())
+    size.ok_or_else(|| "expected pixels such as 1280x960, from 16 to 16384".to_owned())
 }
 
 /// What was measured.
@@ -107,7 +108,7 @@ struct Setup {
 
 /// Measures, and prints.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
-    let publication = Publication::open(args.json.as_deref())?;
+    let writer = ReportWriter::open(args.json.as_deref())?;
     let folder = tempfile::tempdir().context("cannot make a folder for drawn images")?;
     let files =
         if args.paths.is_empty() { draw(folder.path(), args.size)? } else { inputs::expand(&args.paths, false)? };
@@ -138,14 +139,14 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     };
     drop(detector);
 
-    let threads: Vec<_> = match &args.by_threads[..] {
+    let threads: Vec<_> = match &args.thread_counts[..] {
         [] => vec![args.model.threads()],
         threads => threads.iter().copied().map(Some).collect(),
     };
     let mut measured = Vec::new();
     for threads in threads {
         let detector = args.model.open_with(threads, args.rules.rules(None), args.rules.views())?;
-        for batch in &args.by_batch {
+        for batch in &args.batch_sizes {
             if detector.engine().batch().is_some_and(|most| *batch > most) {
                 continue;
             }
@@ -155,7 +156,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     }
     let memory_mib = [machine::memory(), machine::peak_memory()];
     let measured = Measured { setup, start, stages, throughput: measured, memory_mib };
-    Ok(publication.publish(&measured, &measured.table())?)
+    Ok(writer.publish(&measured, &measured.table())?)
 }
 
 fn drivers(model: &ModelArgs, provider: Provider) -> Result<Option<Drivers>> {

@@ -5,7 +5,7 @@ mod find;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use models::dataset::{DataError, Dataset, Form, Image, OnProblem, Report, Source};
+use models::dataset::{DataError, Dataset, Format, Image, OnProblem, Report, Source};
 
 use crate::image_file;
 pub use find::{FindError, class_places, find};
@@ -13,34 +13,34 @@ pub use find::{FindError, class_places, find};
 /// Which data set, and which part of it. Programs flatten this into their own arguments.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DataArgs {
-    /// Images with boxes: a COCO JSON file, a CSV file, a folder of Pascal VOC XML files, or a folder of YOLO text files.
-    #[arg(long, value_name = "FILE|DIR")]
+    /// Annotations: COCO JSON file, CSV file, folder of Pascal VOC XML files or folder of YOLO text files.
+    #[arg(long, value_name = "FILE|DIR", help_heading = "Data")]
     pub data: PathBuf,
 
-    /// Folder that file names in it start from. [default: COCO and CSV: the folder of the file; VOC: `JPEGImages` beside
-    /// --data; YOLO: `images` in place of `labels`; both else --data]
-    #[arg(long, value_name = "DIR")]
+    /// Folder that the annotations' file names are relative to [default: COCO, CSV: the file's folder; VOC: `JPEGImages`
+    /// beside --data; YOLO: `images` in place of `labels`; else --data].
+    #[arg(long, value_name = "DIR", help_heading = "Data")]
     pub images: Option<PathBuf>,
 
-    /// What --data is. [default: found by looking]
-    #[arg(long, value_parser = form_parser())]
-    pub form: Option<Form>,
+    /// Format of the annotations [default: detected].
+    #[arg(long, value_parser = format_parser(), help_heading = "Data")]
+    pub format: Option<Format>,
 
-    /// Names of the images that count, one per line, as VOC's ImageSets/Main/test.txt. [default: all]
-    #[arg(long, value_name = "FILE")]
+    /// Text file that names the images to use, one per line, such as VOC's ImageSets/Main/test.txt [default: all].
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub list: Option<PathBuf>,
 
-    /// Class names, for all forms but COCO: CSV `name,id`, one name per line, or YOLO's data.yaml. [default: those in the
-    /// data, by name]
-    #[arg(long, value_name = "FILE")]
+    /// Class names for CSV, VOC and YOLO: CSV `name,id`, one name per line, or YOLO's data.yaml [default: the names in the
+    /// data, sorted].
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub classes: Option<PathBuf>,
 }
 
 impl DataArgs {
     /// The same as a [`Source`].
     pub fn source(&self) -> Source {
-        let Self { data, images, form, list, classes } = self.clone();
-        Source { annotations: data, images, form, list, classes }
+        let Self { data, images, format, list, classes } = self.clone();
+        Source { annotations: data, images, format, list, classes }
     }
 }
 
@@ -59,8 +59,8 @@ pub fn has_image(dataset: &Dataset, image: usize) -> bool {
     width > 0 && height > 0 && image_file::size(dataset.path_of(image)).is_ok()
 }
 
-fn form_parser() -> impl TypedValueParser<Value = Form> {
-    PossibleValuesParser::new(Form::ALL.map(Form::name)).try_map(|name| name.parse::<Form>())
+fn format_parser() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::ALL.map(Format::name)).try_map(|name| name.parse::<Format>())
 }
 
 #[cfg(test)]
@@ -83,12 +83,12 @@ mod tests {
         let expected = Source {
             annotations: "a".into(),
             images: Some("b".into()),
-            form: Some(Form::Yolo),
+            format: Some(Format::Yolo),
             list: Some("c".into()),
             classes: Some("d".into()),
         };
-        assert_eq!(source("test --data a --images b --form yolo --list c --classes d").unwrap(), expected);
-        let error = source("test --data a --form xml").unwrap_err().to_string();
+        assert_eq!(source("test --data a --images b --format yolo --list c --classes d").unwrap(), expected);
+        let error = source("test --data a --format xml").unwrap_err().to_string();
         assert!(error.contains("[possible values: coco, voc, csv, yolo]"), "{error}");
     }
 

@@ -20,11 +20,11 @@ use made::{Made, MadeArgs, make};
 use source::{Source, SourceArgs, VideoOptions};
 use writer::{Ending, ListArgs, Writer};
 
-/// Find objects in images.
+/// Detect objects in images and videos.
 ///
-/// Results come in the order of the images. Without any of the options that say where they go, they are printed for people, or with
-/// --stdin as NDJSON. Images that cannot be read are named on stderr and in JSON, the others go on, and the exit code is 3.
-/// Ctrl-C ends after the images under way; what was printed stands, files of results are not written.
+/// Prints a table, or writes the formats chosen under Output; results are in the order of the images. An image that cannot
+/// be read is reported on stderr and in the JSON, the others are still processed, and the exit code is 3. Ctrl-C finishes
+/// the images in progress and writes no result files.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DetectArgs {
     #[command(flatten)]
@@ -39,12 +39,12 @@ pub(crate) struct DetectArgs {
     #[command(flatten)]
     made: MadeArgs,
 
-    /// Refuse images with more pixels.
-    #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.pixels)]
+    /// Reject images with more pixels than this.
+    #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.pixels, help_heading = "Input")]
     max_pixels: u64,
 
-    /// Refuse files with more bytes.
-    #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.bytes)]
+    /// Reject files with more bytes than this.
+    #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.bytes, help_heading = "Input")]
     max_bytes: u64,
 }
 

@@ -18,16 +18,16 @@ pub(crate) struct DetectorArgs {
     #[command(flatten)]
     rules: RuleArgs,
 
-    /// Report these classes alone, by name or id, separated by commas. Boxes of others suppress nothing.
-    #[arg(long, value_name = "NAMES")]
+    /// Report only these classes, by name or id, separated by commas.
+    #[arg(long, value_name = "NAMES", help_heading = "Thresholds")]
     classes: Option<Vec<String>>,
 
-    /// Images of like size that the network computes at a time, as far as they are ready. [default: what the model fixes, else 1]
-    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_BATCH))]
-    batch: Option<usize>,
+    /// Maximum images per run of the network; images of one input size share a run [default: the model's if fixed, else 1].
+    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_BATCH), help_heading = "Performance")]
+    batch_size: Option<usize>,
 
-    /// Threads that read images, and as many that finish them. [default: 2, with a GPU as many as there are cores]
-    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_WORKERS))]
+    /// Threads that decode images, and as many that post-process and write [default: 2; on a GPU one per core].
+    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_WORKERS), help_heading = "Performance")]
     workers: Option<usize>,
 }
 
@@ -40,12 +40,14 @@ impl DetectorArgs {
     /// How images within these limits go through the detector.
     pub(crate) fn pipeline(&self, detector: &Detector, limits: Limits) -> Result<PipelineOptions> {
         let suited = PipelineOptions::of(detector);
-        if let (Some(asked), Some(most)) = (self.batch, detector.engine().batch())
+        if let (Some(asked), Some(most)) = (self.batch_size, detector.engine().batch())
             && asked > most
         {
-            bail!("--batch {asked} is more than the {most} that the model takes at a time");
+            bail!(
+                "--batch-size {asked} is more than the {most} images that the model takes per run; lower it, or export with a larger --batch-size"
+            );
         }
-        let (batch, workers) = (self.batch.unwrap_or(suited.batch), self.workers.unwrap_or(suited.workers));
+        let (batch, workers) = (self.batch_size.unwrap_or(suited.batch), self.workers.unwrap_or(suited.workers));
         Ok(PipelineOptions { batch, workers, limits, ..suited })
     }
 }

@@ -6,20 +6,20 @@ use std::process::ExitCode;
 use anyhow::Result;
 use runtime::drivers::Drivers;
 use runtime::library;
-use runtime::output::Publication;
+use runtime::output::ReportWriter;
 use runtime::{EngineError, EngineOptions, OpenvinoDevice, Provider, machine, smoke_test};
 use serde::Serialize;
 
-/// Say whether this machine can run models, on what, and what to do about what is missing.
+/// Check which providers work on this machine, and say what the others are missing.
 ///
-/// Starts each provider on a tiny network. The exit code is 0 when the CPU at least works, otherwise 1.
+/// Runs a tiny network on each provider. The exit code is 0 if at least the CPU works, otherwise 1.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
-    /// Library of ONNX Runtime. [default: as for `detect`]
+    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then beside the program, .deps above it, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 
-    /// Also write it as JSON to this file; `-` writes that to stdout, in place of the text.
+    /// Also write this as JSON; `-` writes it to stdout instead of the text.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -62,9 +62,9 @@ const PROVIDERS: [Provider; 4] = [
     Provider::Openvino { device: OpenvinoDevice::Cpu },
 ];
 
-/// Looks, and prints.
+/// Tries the providers and prints what works.
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let publication = Publication::open(args.json.as_deref())?;
+    let writer = ReportWriter::open(args.json.as_deref())?;
     let library = library::find(args.onnxruntime.as_deref());
     let drivers = library.as_ref().ok().map(|library| Drivers::find(&library.path));
     let trial = |provider: Provider| {
@@ -92,7 +92,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         drivers,
         providers,
     };
-    publication.publish(&health, &health.text())?;
+    writer.publish(&health, &health.text())?;
     let works = health.providers.first().is_some_and(|cpu| cpu.outcome.is_ok());
     Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

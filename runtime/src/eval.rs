@@ -6,14 +6,14 @@ use anyhow::Result;
 use models::dataset::OnProblem;
 use runtime::data::{self, DataArgs, find};
 use runtime::evaluation_report::{Details, EvaluationReport};
-use runtime::output::Publication;
+use runtime::output::ReportWriter;
 
 use crate::model_args::ModelArgs;
 use crate::rule_args::RuleArgs;
 use crate::score::with_notes;
 use runtime::progress::Progress;
 
-/// Measure a model's average precision on a data set.
+/// Evaluate a model on a data set: COCO average precision and recall.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvalArgs {
     #[command(flatten)]
@@ -28,9 +28,8 @@ pub(crate) struct EvalArgs {
     #[command(flatten)]
     details: Details,
 
-    /// Also write all numbers and the precision-recall curves as JSON to this file; `-` writes them to stdout, in place of
-    /// the tables.
-    #[arg(long, value_name = "FILE")]
+    /// Also write all numbers and the precision-recall curves as JSON; `-` writes them to stdout instead of the tables.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
 }
 
@@ -40,12 +39,12 @@ pub(crate) struct EvalArgs {
 /// When an image can't be read or is not of the size that the ground truth says: an average precision without it would
 /// not be that of the data set.
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
-    let publication = Publication::open(args.json.as_deref())?;
+    let writer = ReportWriter::open(args.json.as_deref())?;
     let source = args.data.source();
     let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?);
     let detector = args.model.open(args.rules.rules(None), args.rules.views())?;
     let mut progress = Progress::new(Some(truth.images.len()), false);
     let scored = find(&detector, &truth, || progress.advance())?;
     let report = EvaluationReport::new(&truth, &scored, &args.details);
-    Ok(publication.publish(&report, &report.to_string())?)
+    Ok(writer.publish(&report, &report.to_string())?)
 }

@@ -13,17 +13,16 @@ use serde::Serialize;
 /// What is wanted beyond COCO's numbers.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 pub struct Details {
-    /// Also give average precision in VOC's sense, at this IoU: by area as of VOC2010, by 11 points as in VOC2007.
+    /// Also compute Pascal VOC's average precision at this IoU: by area (VOC2010) and by 11 points (VOC2007).
     ///
-    /// Objects that are marked `difficult` count like any other.
-    #[arg(long, value_name = "IOU", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou)]
+    /// Objects marked `difficult` count like all others.
+    #[arg(long, value_name = "IOU", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou)]
     pub voc_iou: Option<f64>,
 
-    /// Also count which class is taken for which, by detections of this score or a higher one.
+    /// Also print the confusion matrix of detections with at least this score.
     ///
-    /// In each image, objects and detections that overlap by an IoU of 0.5 are paired whatever their classes, the closest
-    /// first.
-    #[arg(long, value_name = "SCORE", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score)]
+    /// Objects and detections of an image with an IoU of at least 0.5 are paired regardless of class, highest IoU first.
+    #[arg(long, value_name = "SCORE", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score)]
     pub confusion: Option<f64>,
 }
 

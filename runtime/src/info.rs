@@ -5,23 +5,23 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use models::{ModelSpec, Role, parameters};
-use runtime::output::{Publication, aligned};
+use runtime::output::{ReportWriter, aligned};
 use runtime::{About, Engine, EngineOptions, Port};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// Say what a model's file is: its network, classes, rules, sizes, and where it comes from.
+/// Describe a model: network, classes, thresholds, input size and origin.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InfoArgs {
-    /// Model: an ONNX file that `exporter` wrote.
-    #[arg(long, value_name = "FILE", default_value = "retinanet.onnx")]
+    /// ONNX file written by `exporter`.
+    #[arg(long, short, value_name = "FILE", default_value = "retinanet.onnx")]
     model: PathBuf,
 
-    /// Library of ONNX Runtime. [default: as for `detect`]
+    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then beside the program, .deps above it, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 
-    /// Also write it as JSON to this file; `-` writes that to stdout, in place of the text.
+    /// Also write this as JSON; `-` writes it to stdout instead of the text.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -45,9 +45,9 @@ struct Info<'a> {
     spec: &'a ModelSpec,
 }
 
-/// Looks, and prints.
+/// Prints the description of the model.
 pub(crate) fn run(args: &InfoArgs) -> Result<()> {
-    let publication = Publication::open(args.json.as_deref())?;
+    let writer = ReportWriter::open(args.json.as_deref())?;
     let options = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
     let engine = Engine::open(&args.model, &options)?;
     let bytes = fs::read(&args.model).with_context(|| format!("cannot read `{}`", args.model.display()))?;
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
         about: engine.about(),
         spec,
     };
-    Ok(publication.publish(&info, &info.text())?)
+    Ok(writer.publish(&info, &info.text())?)
 }
 
 impl Info<'_> {

@@ -51,7 +51,7 @@ mod views;
 mod engine;
 pub mod library;
 mod provider;
-mod tap;
+mod activations;
 mod trial;
 
 mod nms;
@@ -71,6 +71,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod video;
 
+pub use activations::ActivationReader;
 pub use detector::{Detector, DetectorError, DetectorOptions};
 pub use engine::{
     About, CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, CandidateOutputs, DenseOutputs,
@@ -81,6 +82,5 @@ pub use nms::suppress;
 pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
 pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
-pub use tap::Tap;
 pub use trial::smoke_test;
 pub use views::{Area, Look, Tiling, TilingError, View, ViewOptions};

@@ -20,10 +20,10 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 use runtime::output::Target;
 
-/// Find objects in images with a RetinaNet from an ONNX file.
+/// Detect objects with RetinaNet models in ONNX files.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 all done, 1 stopped by an error, 2 wrong usage, 3 done but some images failed")]
+#[command(after_help = "Exit codes: 0 success, 1 error, 2 wrong usage, 3 finished, but some images failed")]
 struct Args {
     #[command(subcommand)]
     command: Command,

@@ -12,57 +12,54 @@ use runtime::{
 /// Which model runs, and on what.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// Model: an ONNX file that `exporter` wrote.
-    #[arg(long, value_name = "FILE", default_value = "retinanet.onnx")]
+    /// ONNX file written by `exporter`.
+    #[arg(long, short, value_name = "FILE", default_value = "retinanet.onnx", help_heading = "Model")]
     model: PathBuf,
 
-    /// What computes the network: cpu, cuda, tensorrt, openvino or auto.
+    /// Where to run the network: cpu, cuda[:N], tensorrt[:N], openvino[:cpu|gpu|npu] or auto.
     ///
-    /// A named one is used, or the program fails and says what is missing. `cuda:1` and `tensorrt:1` are the second GPU,
-    /// `openvino:gpu` and `openvino:npu` other devices than the CPU. `auto` takes the first that starts of cuda, openvino and
-    /// cpu, and says which; `runtime doctor` shows what each lacks.
-    #[arg(long, value_name = "NAME", default_value_t)]
+    /// N is the GPU's number, from 0. `auto` takes the first of cuda, openvino and cpu that works and prints which one. A
+    /// provider that does not work is an error; `runtime doctor` shows what is missing.
+    #[arg(long, value_name = "NAME", default_value_t, help_heading = "Provider")]
     provider: Provider,
 
-    /// Threads that compute the network. [default: one per core]
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then beside the program, .deps above it, the system's].
+    #[arg(long, value_name = "FILE", help_heading = "Provider")]
+    onnxruntime: Option<PathBuf>,
 
-    /// CPUs, from 0, to which these threads are bound: one fewer than threads, as one is the caller's.
-    #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "threads")]
-    affinity: Vec<usize>,
-
-    /// GPU memory limit for CUDA's arena, in MiB.
-    #[arg(long, value_name = "MIB")]
+    /// GPU memory limit for CUDA's arena, in MiB [default: no limit].
+    #[arg(long, value_name = "MIB", help_heading = "Provider")]
     cuda_memory: Option<NonZeroUsize>,
 
-    /// Let `cuda` record a run and replay it, which saves the time of starting each of its kernels. For models exported with
-    /// --input-size and --batch.
-    #[arg(long)]
+    /// Record the network as a CUDA graph and replay it, to save kernel launches. Needs a model exported with --input-size
+    /// and --batch-size.
+    #[arg(long, help_heading = "Provider")]
     cuda_graphs: bool,
 
-    /// Let `cuda` compute convolutions of 32 bits in full. By default it takes TF32, whose mantissas have 10 bits in place of 23,
-    /// on GPUs that have it (Ampere and newer), which is several times as fast.
-    #[arg(long)]
+    /// Let CUDA compute float32 convolutions in full precision instead of TF32 (Ampere and newer; slower).
+    #[arg(long, help_heading = "Provider")]
     no_tf32: bool,
 
-    /// Folder where `tensorrt` keeps the engines that it builds. [default: retinanet/tensorrt in the user's cache folder]
-    #[arg(long, value_name = "DIR")]
+    /// Folder of TensorRT's engine cache [default: retinanet/tensorrt in the user's cache folder].
+    #[arg(long, value_name = "DIR", help_heading = "Provider")]
     tensorrt_cache: Option<PathBuf>,
 
-    /// Smallest, usual and largest input for `tensorrt`: images, height and width of each, as 1x608x608,1x640x832,4x1024x1024.
-    /// For models that do not fix them.
-    #[arg(long, value_name = "LEAST,USUAL,MOST", value_parser = parse_profile)]
+    /// TensorRT optimization profile: minimum, optimal and maximum input as IMAGESxHEIGHTxWIDTH, such as
+    /// 1x608x608,1x640x832,4x1024x1024. Only for models with free input sizes.
+    #[arg(long, value_name = "MIN,OPT,MAX", value_parser = parse_profile, help_heading = "Provider")]
     tensorrt_profile: Option<ShapeProfile>,
 
-    /// Let `tensorrt` compute in 16 bits.
-    #[arg(long)]
+    /// Let TensorRT compute in float16.
+    #[arg(long, help_heading = "Provider")]
     tensorrt_fp16: bool,
 
-    /// Library of ONNX Runtime. [default: ORT_DYLIB_PATH, else what is found beside the program, in `.deps` above it, or in
-    /// the system]
-    #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
+    /// Threads that compute the network on the CPU [default: one per core].
+    #[arg(long, value_name = "N", help_heading = "Performance")]
+    threads: Option<NonZeroUsize>,
+
+    /// CPUs to bind these threads to, from 0: one fewer than --threads, since the calling thread is not bound.
+    #[arg(long, value_name = "N,..", value_delimiter = ',', requires = "threads", help_heading = "Performance")]
+    affinity: Vec<usize>,
 }
 
 impl ModelArgs {

@@ -9,20 +9,20 @@ use models::BoundingBox;
 pub fn suppress(scored: &[(f32, BoundingBox)], threshold: f32) -> Vec<usize> {
     let scores = scored.iter().map(|(score, _)| if score.is_nan() { f32::NEG_INFINITY } else { *score });
     let ranks = scores.enumerate().map(|(index, score)| Rank::new(score, index)).collect();
-    let mut rivals = Rivals::default();
-    BestFirst::new(ranks).filter(|index| rivals.admit(&scored[*index].1, threshold)).collect()
+    let mut rivals = KeptBoxes::default();
+    BestFirst::new(ranks).filter(|index| rivals.try_keep(&scored[*index].1, threshold)).collect()
 }
 
 /// The boxes that remained so far, of those that may suppress each other.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rivals {
+pub(crate) struct KeptBoxes {
     blocks: Vec<Block>,
     count: usize,
 }
 
-impl Rivals {
+impl KeptBoxes {
     /// Whether the box remains; then it is one of them.
-    pub(crate) fn admit(&mut self, candidate: &BoundingBox, threshold: f32) -> bool {
+    pub(crate) fn try_keep(&mut self, candidate: &BoundingBox, threshold: f32) -> bool {
         let area = candidate.area();
         if self.blocks.iter().any(|block| block.suppresses(candidate, area, threshold)) {
             return false;

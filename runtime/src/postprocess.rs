@@ -4,8 +4,8 @@ use models::spec::{Clip, Suppression};
 use models::{Anchors, BoundingBox, ModelSpec, Placement};
 use ndarray::{ArrayView1, ArrayView2};
 
-use crate::nms::{BestFirst, Rank, Rivals};
-use crate::soft_nms::{Rival, soften};
+use crate::nms::{BestFirst, KeptBoxes, Rank};
+use crate::soft_nms::{Rival, soft_nms};
 
 /// An object that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -130,7 +130,7 @@ impl Selection<'_> {
         let (rules, classes) = (&self.spec.postprocessing, self.spec.class_count());
         let mut candidates = Vec::new();
         for level in self.anchors.levels() {
-            let mut found = Best::new(rules.score_threshold, rules.top_k.unwrap_or(usize::MAX));
+            let mut found = TopK::new(rules.score_threshold, rules.top_k.unwrap_or(usize::MAX));
             let (first, end) = (level.start * classes, level.end * classes);
             match self.wanted {
                 None => found.scan(&scores[first..end], first, |_| true),
@@ -144,7 +144,7 @@ impl Selection<'_> {
     /// The candidates that remain, best first. `candidate` says what a rank's index stands for.
     fn select(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
         match self.spec.postprocessing.soft_nms {
-            Some(sigma) => self.soften(ranks, candidate, sigma),
+            Some(sigma) => self.soft_nms(ranks, candidate, sigma),
             None => self.suppress(ranks, candidate),
         }
     }
@@ -152,7 +152,7 @@ impl Selection<'_> {
     /// Those that no better one suppresses.
     fn suppress(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
         let rules = &self.spec.postprocessing;
-        let mut rivals = vec![Rivals::default(); self.spec.class_count()];
+        let mut rivals = vec![KeptBoxes::default(); self.spec.class_count()];
         let mut detections = Vec::new();
         for index in BestFirst::new(ranks) {
             if rules.max_detections.is_some_and(|most| detections.len() >= most) {
@@ -160,7 +160,7 @@ impl Selection<'_> {
             }
             let candidate = candidate(index);
             let Some(clipped) = self.decode(&candidate) else { continue };
-            if rivals[self.group(candidate.label)].admit(&clipped, rules.nms_threshold) {
+            if rivals[self.group(candidate.label)].try_keep(&clipped, rules.nms_threshold) {
                 let bounding_box = self.placement.to_original_image(&clipped);
                 detections.push(Detection { label: candidate.label, score: candidate.score, bounding_box });
             }
@@ -169,7 +169,7 @@ impl Selection<'_> {
     }
 
     /// Those whose score exceeds the threshold after what better ones take from it.
-    fn soften(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate, sigma: f32) -> Vec<Detection> {
+    fn soft_nms(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate, sigma: f32) -> Vec<Detection> {
         let rules = &self.spec.postprocessing;
         let candidates = BestFirst::new(ranks).map(candidate);
         let decoded = candidates.filter_map(|candidate| {
@@ -178,7 +178,7 @@ impl Selection<'_> {
         });
         let (labels, rivals): (Vec<_>, Vec<_>) = decoded.unzip();
         let most = rules.max_detections.unwrap_or(usize::MAX);
-        let remaining = soften(&rivals, sigma, rules.score_threshold, most).into_iter().map(|(index, score)| {
+        let remaining = soft_nms(&rivals, sigma, rules.score_threshold, most).into_iter().map(|(index, score)| {
             let bounding_box = self.placement.to_original_image(&rivals[index].bounding_box);
             Detection { label: labels[index], score, bounding_box }
         });
@@ -207,13 +207,13 @@ impl Selection<'_> {
 }
 
 /// The best scores above a threshold, which rises when there are more than wanted.
-struct Best {
+struct TopK {
     threshold: f32,
     most: usize,
     ranks: Vec<Rank>,
 }
 
-impl Best {
+impl TopK {
     fn new(threshold: f32, most: usize) -> Self {
         Self { threshold, most, ranks: Vec::new() }
     }

@@ -7,27 +7,26 @@ use models::coco::{LocatedResults, read_results};
 use models::dataset::{Dataset, OnProblem, Report};
 use models::evaluation::ScoredBox;
 use runtime::evaluation_report::{Details, EvaluationReport};
-use runtime::output::Publication;
+use runtime::output::ReportWriter;
 
 use runtime::progress::say;
 
-/// Score detections against ground truth, with the numbers that pycocotools would give.
+/// Compute the COCO metrics of detections that are already in a file, as pycocotools does.
 ///
-/// All images of the ground truth count, those without detections too. Detections on other images are an error;
-/// detections of other categories are left out with a warning.
+/// All images of the ground truth count, also those without detections. Detections on other images are an error,
+/// detections of other categories are ignored with a warning.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ScoreArgs {
     /// COCO ground truth: a JSON object with images, annotations and categories.
-    #[arg(long, value_name = "COCO.json")]
+    #[arg(long, value_name = "COCO.json", help_heading = "Data")]
     pub(crate) truth: PathBuf,
     /// COCO results: a JSON list of objects with image_id, category_id, bbox and score.
-    #[arg(long, value_name = "RESULTS.json")]
+    #[arg(long, value_name = "RESULTS.json", help_heading = "Data")]
     pub(crate) detections: PathBuf,
     #[command(flatten)]
     pub(crate) details: Details,
-    /// Also write all numbers and the precision-recall curves as JSON to this file; `-` writes them to stdout, in place of
-    /// the tables.
-    #[arg(long, value_name = "FILE")]
+    /// Also write all numbers and the precision-recall curves as JSON; `-` writes them to stdout instead of the tables.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) json: Option<PathBuf>,
 }
 
@@ -36,11 +35,11 @@ pub(crate) struct ScoreArgs {
 /// # Errors
 /// When a file cannot be read or written, or detections are on images that the ground truth does not have.
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
-    let publication = Publication::open(args.json.as_deref())?;
+    let writer = ReportWriter::open(args.json.as_deref())?;
     let truth = with_notes(&args.truth, Dataset::read_coco(&args.truth, OnProblem::Keep)?);
     let detections = read_detections(&args.detections, &truth)?;
     let report = EvaluationReport::new(&truth, &detections, &args.details);
-    Ok(publication.publish(&report, &report.to_string())?)
+    Ok(writer.publish(&report, &report.to_string())?)
 }
 
 /// Ground truth as pycocotools takes it, boxes that make no sense included, once these are noted.

@@ -26,45 +26,45 @@ use crate::model_args::ModelArgs;
 use crate::up_to;
 use http::{Answer, ConnectionLimits, Desk, Request};
 
-/// Find objects in images that come over HTTP.
+/// Detect objects in images sent over HTTP.
 ///
-/// `POST /detect`, with an image's file as the body, is answered with the JSON that `detect` writes, without `file`. Try it:
-/// `curl --data-binary @street.jpg http://127.0.0.1:8080/detect`. `GET /model` describes the model, `GET /health` says `ok`.
+/// `POST /detect` takes an image file as the body and returns the JSON that `detect` writes, without `file`:
+/// `curl --data-binary @street.jpg http://127.0.0.1:8080/detect`. `GET /model` describes the model, `GET /health` returns `ok`.
 ///
-/// Requests that come at once share batches (--batch). Where there is no answer, JSON says why as `error`, and so does the status: 408
-/// came too slowly, 413 too large, 422 no image, 503 too many under way, to be tried again. Ctrl-C and SIGTERM end it after the
-/// requests under way. It knows neither encryption nor passwords: put what does in front before strangers can reach it.
+/// Simultaneous requests share batches (--batch-size). Errors are JSON `{"error": ..}` with a status: 408 request too slow,
+/// 413 too large, 422 not an image, 503 too many requests, try again. Ctrl-C and SIGTERM finish the requests in progress.
+/// There is no TLS and no authentication: put a reverse proxy in front before you expose it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
-    /// Address and port to listen on; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    /// Address and port to listen on; port 0 chooses a free one.
+    #[arg(long, help_heading = "Server", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     listen: String,
 
     #[command(flatten)]
     detector: DetectorArgs,
 
-    /// Requests that are under way at a time, arriving and waiting ones included; more are answered 503.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    /// Maximum number of requests in progress, those arriving and waiting included; further ones get 503.
+    #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     requests: u32,
 
-    /// Seconds in which a request must have come.
-    #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Seconds within which a request must have arrived completely.
+    #[arg(long, help_heading = "Server", value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     patience: u64,
 
-    /// Seconds that the head of a request may take, and that a connection may be idle; then it is closed.
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// Seconds after which a connection is closed that is idle or has not sent a request's header.
+    #[arg(long, help_heading = "Server", value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     header_timeout: u64,
 
-    /// Open connections at a time; more wait until one closes.
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = up_to(65_536))]
+    /// Maximum number of open connections; further ones wait until one closes.
+    #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 512, value_parser = up_to(65_536))]
     max_connections: usize,
 
-    /// Refuse images with more pixels.
-    #[arg(long, value_name = "N", default_value_t = 1 << 26)]
+    /// Reject images with more pixels than this.
+    #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 1 << 26)]
     max_pixels: u64,
 
-    /// Refuse files with more bytes. So many times the number of requests is the memory that they may take.
-    #[arg(long, value_name = "N", default_value_t = 1 << 25)]
+    /// Reject requests with more bytes than this; requests in progress may take this many bytes each.
+    #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 1 << 25)]
     max_bytes: u64,
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Rival {
 /// Which boxes remain, by their index and with their new score, best first; the lower index first among equals. A score is
 /// multiplied by `exp(-IoU² / sigma)` for every better box of the group; what does not exceed `threshold` then is gone, and takes
 /// from nobody. Ends after `most`.
-pub(crate) fn soften(rivals: &[Rival], sigma: f32, threshold: f32, most: usize) -> Vec<(usize, f32)> {
+pub(crate) fn soft_nms(rivals: &[Rival], sigma: f32, threshold: f32, most: usize) -> Vec<(usize, f32)> {
     let groups = rivals.iter().map(|rival| rival.group + 1).max().unwrap_or(0);
     let mut better: Vec<Vec<BoundingBox>> = vec![Vec::new(); groups];
     let mut heap: BinaryHeap<_> =
@@ -122,14 +122,14 @@ mod tests {
         for (count, threshold) in [(0, 0.1), (1, 0.1), (2, 0.0), (300, 0.05), (300, 0.3)] {
             let mut rivals = rivals(count);
             rivals.retain(|rival| rival.score > threshold);
-            assert_eq!(soften(&rivals, SIGMA, threshold, usize::MAX), reference(&rivals, threshold));
+            assert_eq!(soft_nms(&rivals, SIGMA, threshold, usize::MAX), reference(&rivals, threshold));
         }
     }
 
     #[test]
     fn a_cap_ends_it_early() {
         let rivals = rivals(300);
-        assert_eq!(soften(&rivals, SIGMA, 0.0, 7), reference(&rivals, 0.0)[..7]);
+        assert_eq!(soft_nms(&rivals, SIGMA, 0.0, 7), reference(&rivals, 0.0)[..7]);
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
             |score, x: f32, group| Rival { score, bounding_box: BoundingBox::new(x, 0.0, x + 10.0, 10.0), group };
         let rivals = [rival(0.9, 0.0, 0), rival(0.8, 5.0, 0), rival(0.7, 100.0, 0), rival(0.6, 0.0, 1)];
         let lowered = 0.8 * (-1.0f32 / 9.0 / SIGMA).exp();
-        let found = soften(&rivals, SIGMA, 0.05, usize::MAX);
+        let found = soft_nms(&rivals, SIGMA, 0.05, usize::MAX);
         assert_eq!(found.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 2, 1, 3]);
         assert!((found[2].1 - lowered).abs() < 1e-6);
     }

@@ -78,8 +78,8 @@ fn help_shows_every_option_default_and_exit_code() {
         "--provider",
         "--threads",
         "--onnxruntime",
-        "--score",
-        "--nms",
+        "--min-score",
+        "--nms-iou",
         "--soft-nms",
         "--top-k",
         "--max-detections",
@@ -99,7 +99,7 @@ fn help_shows_every_option_default_and_exit_code() {
         "--stdin",
         "--recursive",
         "--fps",
-        "--batch",
+        "--batch-size",
         "--workers",
         "--max-pixels",
         "--max-bytes",
@@ -120,15 +120,15 @@ fn wrong_usage_ends_with_2() {
         &["detect"],
         &["detect", "--unknown", "a.png"],
         &["detect", "--provider", "gpu", "a.png"],
-        &["detect", "--score", "2", "a.png"],
+        &["detect", "--min-score", "2", "a.png"],
         &["detect", "--threads", "0", "a.png"],
-        &["detect", "--batch", "0", "a.png"],
-        &["detect", "--batch", "18446744073709551615", "a.png"],
+        &["detect", "--batch-size", "0", "a.png"],
+        &["detect", "--batch-size", "18446744073709551615", "a.png"],
         &["detect", "--workers", "100000", "a.png"],
-        &["bench", "--by-batch", "1,100000"],
+        &["bench", "--batch-sizes", "1,100000"],
         &["detect", "--json", "-", "--csv", "-", "a.png"],
         &["detect", "--stdin", "a.png"],
-        &["detect", "--nms", "-1", "a.png"],
+        &["detect", "--nms-iou", "-1", "a.png"],
         &["detect", "--soft-nms", "0", "a.png"],
         &["detect", "--top-k", "0", "a.png"],
         &["detect", "--tile", "8x8", "a.png"],
@@ -291,7 +291,7 @@ fn eval_reads_every_form_of_data() {
         expect_error(runtime(&folder).args(arguments), 1, &["`retinanet.onnx`", "exporter --out"]);
     }
     let parts = ["boxes.csv` is not a COCO data set"];
-    expect_error(runtime(&folder).args(["eval", "--data", "boxes.csv", "--form", "coco"]), 1, &parts);
+    expect_error(runtime(&folder).args(["eval", "--data", "boxes.csv", "--format", "coco"]), 1, &parts);
     fs::create_dir(folder.path().join("empty")).unwrap();
     expect_error(runtime(&folder).args(["eval", "--data", "empty"]), 1, &["neither XML files (VOC) nor text files"]);
 }

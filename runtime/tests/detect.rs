@@ -57,7 +57,7 @@ fn the_batch_changes_nothing_but_rounding() {
         let detections = images.as_array().unwrap().iter().flat_map(|image| image["detections"].as_array().unwrap());
         detections.flat_map(|detection| detection["box"].as_array().unwrap()).map(|x| x.as_f64().unwrap()).collect()
     };
-    let (one, three) = (boxes(&["--batch", "1"]), boxes(&["--batch", "3", "--workers", "1"]));
+    let (one, three) = (boxes(&["--batch-size", "1"]), boxes(&["--batch-size", "3", "--workers", "1"]));
     assert_eq!(one.len(), three.len());
     assert!(one.iter().zip(&three).all(|(a, b)| (a - b).abs() < 0.01));
 }
@@ -76,8 +76,8 @@ fn rules_are_followed() {
     assert!(all.contains(&"cat".to_owned()) && all.contains(&"a/b".to_owned()));
     assert!(labels(&["--classes", "9"]).iter().all(|label| label == "a/b"));
     assert!(labels(&["--class-agnostic"]).len() < all.len());
-    assert!(labels(&["--nms", "0.9"]).len() > all.len());
-    assert!(labels(&["--score", "0.9"]).len() < all.len());
+    assert!(labels(&["--nms-iou", "0.9"]).len() > all.len());
+    assert!(labels(&["--min-score", "0.9"]).len() < all.len());
     assert!(labels(&["--top-k", "1"]).len() <= 5);
     assert_ne!(labels(&["--soft-nms", "0.3"]), all);
     assert!(labels(&["--tile", "48", "--tile-overlap", "0.3", "--flip"]).len() > all.len());
@@ -209,7 +209,7 @@ fn a_full_disk_is_an_error() {
 #[test]
 fn bench_measures_every_stage_and_says_on_what() {
     let folder = folder();
-    let arguments = ["--runs", "2", "--warm-up", "0", "--by-batch", "1,2", "--json", "-", "1.png", "3.jpg"];
+    let arguments = ["--runs", "2", "--warm-up", "0", "--batch-sizes", "1,2", "--json", "-", "1.png", "3.jpg"];
     let (code, stdout, stderr) = run(runtime(&folder, "bench").args(arguments));
     assert_eq!(code, 0, "{stderr}");
     let numbers = json(&stdout);

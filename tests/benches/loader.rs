@@ -95,7 +95,7 @@ impl Data {
         let mut spec = tests::spec("resnet18", NormKind::Batch, self.dataset.classes.len());
         (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (320, 320);
         let augmentation: AugmentationConfig = serde_yaml::from_str(augmentation)?;
-        let cache = CacheConfig { kind, gigabytes: 1.0, folder: self.cache_folder() };
+        let cache = CacheConfig { kind, max_gigabytes: 1.0, folder: self.cache_folder() };
         let recipe = Recipe {
             dataset: Dataset { folder: self.folder.path().to_owned(), ..self.dataset.clone() },
             spec,

@@ -12,7 +12,7 @@ use image::{Rgb, RgbImage};
 use models::spec::{NormKind, P6From};
 use models::{AtomicFile, Checkpoint};
 use ndarray::Array4;
-use runtime::{EngineOptions, Tap};
+use runtime::{ActivationReader, EngineOptions};
 
 const WARM_UP: usize = 1;
 const RUNS: usize = 9;
@@ -70,8 +70,8 @@ fn measure(files: &[(String, PathBuf)]) -> anyhow::Result<Vec<f64>> {
     let images = Array4::from_shape_fn((1, 3, SIDES[0], SIDES[1]), |(_, c, y, x)| {
         ((x as f32 / 9.0).sin() + (y as f32 / 7.0).cos()) * (1.0 + c as f32) / 2.0
     });
-    let open = |(name, path): &(String, PathBuf)| -> anyhow::Result<Tap> {
-        Ok(Tap::from_bytes(name, &std::fs::read(path)?, &EngineOptions::default())?)
+    let open = |(name, path): &(String, PathBuf)| -> anyhow::Result<ActivationReader> {
+        Ok(ActivationReader::from_bytes(name, &std::fs::read(path)?, &EngineOptions::default())?)
     };
     let mut taps = files.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
     let mut times = vec![Vec::new(); taps.len()];

@@ -16,7 +16,7 @@ use trainer::config::TrainConfig;
 use trainer::learner::Learner;
 use trainer::loader::Batch;
 use trainer::optimizer::OptimizerKind;
-use trainer::schedule::{Moment, Patience};
+use trainer::schedule::{Patience, SchedulePosition};
 use trainer::targets::{Normalizer, Object, Targets};
 
 const WARM_UP: usize = 2;
@@ -184,7 +184,7 @@ fn steps(
     let placements = vec![spec.preprocessing.place(side as u32, side as u32); count];
     let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder, Normalizer::Image);
     let mut batch = Batch { images, targets: Targets::default(), placements, indices: (0..count).collect() };
-    let at = Moment { step: 500, steps: 1000, epoch: 0, patience: Patience::default() };
+    let at = SchedulePosition { step: 500, steps: 1000, epoch: 0, patience: Patience::default() };
     Ok(move || {
         let start = Instant::now();
         // Here as in the peer, though in training threads of their own do this meanwhile.

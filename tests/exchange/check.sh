@@ -31,10 +31,10 @@ export_as external --external-data
 for precision in fp32 fp16 int8; do
     flags=(--precision $precision)
     [ $precision = int8 ] && flags=("${int8[@]}")
-    export_as "fixed-$precision" "${flags[@]}" --input-size 64x96 --batch 2
+    export_as "fixed-$precision" "${flags[@]}" --input-size 64x96 --batch-size 2
     for opset in 13 18 21; do
         export_as "topk-$precision-$opset" "${flags[@]}" --opset $opset --top-k 50
-        export_as "topk-fixed-$precision-$opset" "${flags[@]}" --opset $opset --top-k 50 --input-size 64x96 --batch 2
+        export_as "topk-fixed-$precision-$opset" "${flags[@]}" --opset $opset --top-k 50 --input-size 64x96 --batch-size 2
     done
 done
 

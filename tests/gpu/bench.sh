@@ -81,14 +81,14 @@ export_as() {
 # detect FILE BATCHES FLAG...
 detect() {
     needs "$1"
-    "$bin/runtime" bench --model "$1" --provider "$device" --score 0.99 --size "${height}x$height" --runs "$runs" \
-        --warm-up "$warm_up" --by-batch "$2" --json "${1%.onnx}.json" "${@:3}"
+    "$bin/runtime" bench --model "$1" --provider "$device" --min-score 0.99 --size "${height}x$height" --runs "$runs" \
+        --warm-up "$warm_up" --batch-sizes "$2" --json "${1%.onnx}.json" "${@:3}"
     "$here/figures.py" detect "${1%.onnx}.json" | tee "$figures"
 }
 
 # in_order NAME IMAGE...
 in_order() {
-    "$bin/runtime" bench --model fp32.onnx --provider "$device" --score 0.99 --by-batch 1 \
+    "$bin/runtime" bench --model fp32.onnx --provider "$device" --min-score 0.99 --batch-sizes 1 \
         --runs $((4 * group)) --warm-up $((2 * group)) --json "$1.json" "${@:2}"
 }
 
@@ -135,7 +135,7 @@ if [[ $with_peer ]]; then
     step "detect, fp32, beside torchvision" 40 peer detect float32 "${height}x$height" "$batches" "$runs" fp32.json
 fi
 step "shapes in turns and in groups" 60 shapes
-step "export, fp16, fixed size" 30 export_as fixed.onnx --precision fp16 --input-size "${height}x$height" --batch "$fixed_batch"
+step "export, fp16, fixed size" 30 export_as fixed.onnx --precision fp16 --input-size "${height}x$height" --batch-size "$fixed_batch"
 step "detect, fp16, fixed size" 30 detect fixed.onnx "$fixed_batch"
 if [[ ! $dry ]]; then step "detect, CUDA graphs" 30 detect fixed.onnx "$fixed_batch" --cuda-graphs; fi
 finish

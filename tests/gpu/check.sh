@@ -59,7 +59,7 @@ export_as() {
 # detect NAME FILE FLAG...
 detect() {
     needs "$2"
-    "$bin/runtime" detect --model "$2" --json "$1.json" --score 0.05 "${@:3}" shapes/test
+    "$bin/runtime" detect --model "$2" --json "$1.json" --min-score 0.05 "${@:3}" shapes/test
 }
 
 # agree NAME UNMATCHED SCORE FILE FLAG...: detects as the CPU with the plain file does, save for that fraction of
@@ -118,15 +118,15 @@ step "detect" 20 agree tf32 0.01 5e-3 retinanet.onnx
 if [[ ! $dry ]]; then
     step "detect with --no-tf32" 20 agree flag 0.001 1e-4 retinanet.onnx --no-tf32
 fi
-step "detect in batches" 20 agree batches 0.01 5e-3 retinanet.onnx --batch 8
+step "detect in batches" 20 agree batches 0.01 5e-3 retinanet.onnx --batch-size 8
 # Group norm sees padding, so the fixed size is that which shapes.yaml makes.
-step "export, fixed size" 20 export_as fixed.onnx --input-size 96x96 --batch 4
+step "export, fixed size" 20 export_as fixed.onnx --input-size 96x96 --batch-size 4
 step "detect, fixed size" 20 agree fixed 0.01 5e-3 fixed.onnx
 if [[ ! $dry ]]; then step "detect, CUDA graphs" 20 agree graphs 0.01 5e-3 fixed.onnx --cuda-graphs; fi
 step "export, fp16" 20 export_as fp16.onnx --precision fp16
 step "detect, fp16" 20 agree fp16 0.02 5e-3 fp16.onnx
 step "export, fp16 and top-k" 20 export_as top-k.onnx --precision fp16 --top-k 1000
-step "detect, fp16 and top-k" 20 agree top-k 0.02 5e-3 top-k.onnx --batch 8
+step "detect, fp16 and top-k" 20 agree top-k 0.02 5e-3 top-k.onnx --batch-size 8
 step "evaluate" 60 evaluate
 step "train in float32" 30 bench float32
 step "train in bfloat16" 30 bench bfloat16

@@ -91,7 +91,7 @@ impl AugmentationConfig {
             ("rotation", self.rotation),
             ("scale.probability", scale.probability),
             ("crop.probability", crop.probability),
-            ("crop.keep", crop.keep),
+            ("crop.min_visibility", crop.min_visibility),
             ("brightness.probability", brightness.probability),
             ("brightness.strength", brightness.strength),
             ("contrast.probability", contrast.probability),
@@ -100,22 +100,22 @@ impl AugmentationConfig {
             ("saturation.strength", saturation.strength),
             ("hue.probability", hue.probability),
             ("mosaic.probability", mosaic.probability),
-            ("mosaic.keep", mosaic.keep),
+            ("mosaic.min_visibility", mosaic.min_visibility),
         ];
         for (key, value) in shares {
             ensure!((0.0..=1.0).contains(&value), "`augmentation.{key}` is {value}, expected 0 to 1");
         }
-        let ScaleConfig { smallest, largest, .. } = *scale;
+        let ScaleConfig { min, max, .. } = *scale;
         ensure!(
-            ScaleConfig::LEAST <= smallest && smallest <= largest && largest <= ScaleConfig::MOST,
-            "`augmentation.scale` goes from {smallest} to {largest}, expected {} <= smallest <= largest <= {}",
+            ScaleConfig::LEAST <= min && min <= max && max <= ScaleConfig::MOST,
+            "`augmentation.scale` goes from {min} to {max}, expected {} <= min <= max <= {}",
             ScaleConfig::LEAST,
             ScaleConfig::MOST
         );
         ensure!(
-            0.0 < crop.smallest && crop.smallest <= 1.0,
-            "`augmentation.crop.smallest` is {}, expected more than 0, up to 1",
-            crop.smallest
+            0.0 < crop.min && crop.min <= 1.0,
+            "`augmentation.crop.min` is {}, expected more than 0, up to 1",
+            crop.min
         );
         ensure!(
             (0.0..=180.0).contains(&hue.degrees),
@@ -137,7 +137,7 @@ impl AugmentationConfig {
         another: impl FnMut(&mut ChaCha8Rng) -> Result<Sample, E>,
     ) -> Result<Sample, E> {
         if let Some(mut random) = draws.chance(Variation::Mosaic, self.mosaic.probability) {
-            sample = mosaic::mosaic(sample, self.mosaic.keep, &mut random, another)?;
+            sample = mosaic::mosaic(sample, self.mosaic.min_visibility, &mut random, another)?;
         }
         if let Some(mut random) = draws.chance(Variation::Crop, self.crop.probability) {
             sample = crop::crop(sample, &self.crop, &mut random);
@@ -332,19 +332,19 @@ mod tests {
 
     #[test]
     fn every_option_is_read_and_numbers_for_flips_are_plain() {
-        let text = "{horizontal_flip: 0, vertical_flip: 0.5, rotation: 1, scale: {probability: 1, largest: 2},
-            crop: {smallest: 0.25}, brightness: {strength: 1}, hue: {degrees: 90}, mosaic: {keep: 0}}";
+        let text = "{horizontal_flip: 0, vertical_flip: 0.5, rotation: 1, scale: {probability: 1, max: 2},
+            crop: {min: 0.25}, brightness: {strength: 1}, hue: {degrees: 90}, mosaic: {min_visibility: 0}}";
         let config: AugmentationConfig = serde_yaml::from_str(text).unwrap();
         config.validate().unwrap();
         let none = AugmentationConfig::none();
         let expected = AugmentationConfig {
             vertical_flip: 0.5,
             rotation: 1.0,
-            scale: ScaleConfig { probability: 1.0, largest: 2.0, ..none.scale.clone() },
-            crop: CropConfig { smallest: 0.25, ..none.crop.clone() },
+            scale: ScaleConfig { probability: 1.0, max: 2.0, ..none.scale.clone() },
+            crop: CropConfig { min: 0.25, ..none.crop.clone() },
             brightness: ColorConfig { strength: 1.0, ..none.brightness.clone() },
             hue: HueConfig { degrees: 90.0, ..none.hue.clone() },
-            mosaic: MosaicConfig { keep: 0.0, ..none.mosaic.clone() },
+            mosaic: MosaicConfig { min_visibility: 0.0, ..none.mosaic.clone() },
             ..none
         };
         assert_eq!(config, expected);
@@ -363,13 +363,10 @@ mod tests {
             ("rotation: 90", "`augmentation.rotation` is 90, expected 0 to 1"),
             ("mosaic: {probability: .nan}", "`augmentation.mosaic.probability` is NaN, expected 0 to 1"),
             ("contrast: {strength: 2}", "`augmentation.contrast.strength` is 2, expected 0 to 1"),
-            ("crop: {keep: 30}", "`augmentation.crop.keep` is 30, expected 0 to 1"),
-            ("crop: {smallest: 0}", "`augmentation.crop.smallest` is 0, expected more than 0, up to 1"),
+            ("crop: {min_visibility: 30}", "`augmentation.crop.min_visibility` is 30, expected 0 to 1"),
+            ("crop: {min: 0}", "`augmentation.crop.min` is 0, expected more than 0, up to 1"),
             ("hue: {degrees: 270}", "`augmentation.hue.degrees` is 270, expected 0 to 180"),
-            (
-                "scale: {smallest: 1.5}",
-                "`augmentation.scale` goes from 1.5 to 1.25, expected 0.1 <= smallest <= largest <= 4",
-            ),
+            ("scale: {min: 1.5}", "`augmentation.scale` goes from 1.5 to 1.25, expected 0.1 <= min <= max <= 4"),
         ];
         for (text, message) in cases {
             let config: AugmentationConfig = serde_yaml::from_str(text).unwrap();

@@ -23,8 +23,8 @@ impl Average {
         let steps = steps as f64;
         let decay = self.decay.min((1.0 + steps) / (10.0 + steps));
         tch::no_grad(|| {
-            let Parameters { learned, kept, .. } = &mut self.parameters;
-            for (average, current) in [(learned, &current.learned), (kept, &current.kept)] {
+            let Parameters { trainable, buffers, .. } = &mut self.parameters;
+            for (average, current) in [(trainable, &current.trainable), (buffers, &current.buffers)] {
                 let _: Tensor = average.lerp_(current, 1.0 - decay);
             }
         });

@@ -10,7 +10,7 @@ use models::ModelSpec;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use runtime::machine::memory;
-use runtime::output::Publication;
+use runtime::output::ReportWriter;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
@@ -20,7 +20,7 @@ use crate::learner::Learner;
 use crate::loader::{Loader, Order, Recipe};
 use crate::machine::Machine;
 use crate::progress::say;
-use crate::schedule::{Moment, Patience};
+use crate::schedule::{Patience, SchedulePosition};
 use crate::synth::{Size, draw_images};
 
 /// Steps whose time does not count: libtorch chooses algorithms and takes its memory in them.
@@ -29,25 +29,25 @@ const WARM_UP: u64 = 2;
 /// Batches that are drawn; the steps take them in turns.
 const BATCHES: usize = 4;
 
-/// Measure where the time of a training step goes, on drawn images.
+/// Measure the speed of training steps on generated images.
 #[derive(Args, Debug)]
 pub struct BenchArgs {
-    /// Configuration whose model, augmentation, optimizer and run are measured; its data need not be there
-    #[arg(long, default_value = "retinanet.yaml")]
+    /// Configuration to measure; its data is not read.
+    #[arg(long, short, default_value = "retinanet.yaml")]
     config: PathBuf,
-    /// Where to train: cpu, cuda or cuda:N
+    /// Device to train on: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Steps that are measured, after two that are not
+    /// Number of measured steps, after two for warm-up.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Pixels per row of the drawn images, which are JPEG files
+    /// Width of the generated JPEG images, in pixels, from 40 to 2048.
     #[arg(long, default_value_t = 640, value_parser = clap::value_parser!(u32).range(40..=2048))]
     width: u32,
-    /// Rows of the drawn images
+    /// Height of the generated images, in pixels, from 40 to 2048.
     #[arg(long, default_value_t = 480, value_parser = clap::value_parser!(u32).range(40..=2048))]
     height: u32,
-    /// Also write the numbers as JSON to this file; `-` writes them to stdout, in place of the table
+    /// Also write the numbers as JSON; `-` writes them to stdout instead of the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -79,9 +79,9 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let config = TrainConfig::read(&args.config, None)?;
     let device = args.device.open()?;
     let folder = tempfile::tempdir().context("can't make a folder for the drawn images")?;
-    let publication = Publication::open(args.json.as_deref())?;
+    let writer = ReportWriter::open(args.json.as_deref())?;
     let measured = measure(args, &config, device, folder.path())?;
-    Ok(publication.publish(&measured, &table(&measured))?)
+    Ok(writer.publish(&measured, &table(&measured))?)
 }
 
 fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: &Path) -> anyhow::Result<Measured> {
@@ -117,7 +117,7 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     }
     let loader_images_per_second = loaded as f64 / start.elapsed().as_secs_f64();
 
-    let per_step = config.optimizer.accumulation;
+    let per_step = config.optimizer.gradient_accumulation_steps;
     let steps = WARM_UP + args.steps;
     let mut batches = loader.batches(orders(steps * per_step as u64, batch_size));
     let mut seconds = Seconds::default();
@@ -133,7 +133,8 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         let waiting = Instant::now();
         let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>()?;
         let waited = waiting.elapsed().as_secs_f64();
-        let made = learner.step(&together, &Moment { step, steps, epoch: 0, patience: Patience::default() })?;
+        let made =
+            learner.step(&together, &SchedulePosition { step, steps, epoch: 0, patience: Patience::default() })?;
         ensure!(made.is_finite(), "the loss is no longer finite; lower `optimizer.learning_rate`");
         seconds.add(waited, &made.seconds);
         learned += together.iter().map(|batch| batch.indices.len()).sum::<usize>();

@@ -24,7 +24,7 @@ pub struct CacheConfig {
     /// Where they are.
     pub kind: CacheKind,
     /// The room that they may take, in units of 10^9 bytes; three bytes per pixel.
-    pub gigabytes: f64,
+    pub max_gigabytes: f64,
     /// Folder for those on disk. Later runs find them there.
     pub folder: PathBuf,
 }
@@ -44,7 +44,7 @@ pub enum CacheKind {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { kind: CacheKind::None, gigabytes: 4.0, folder: PathBuf::from("image-cache") }
+        Self { kind: CacheKind::None, max_gigabytes: 4.0, folder: PathBuf::from("image-cache") }
     }
 }
 
@@ -54,10 +54,10 @@ impl CacheConfig {
     /// # Errors
     /// When one does not; the message names its key and what it may be.
     pub fn validate(&self) -> anyhow::Result<()> {
-        let gigabytes = self.gigabytes;
+        let gigabytes = self.max_gigabytes;
         ensure!(
             gigabytes.is_finite() && gigabytes > 0.0,
-            "`data.cache.gigabytes` is {gigabytes}, expected more than zero; for no cache, set `data.cache.kind: none`"
+            "`data.cache.max_gigabytes` is {gigabytes}, expected more than zero; for no cache, set `data.cache.kind: none`"
         );
         Ok(())
     }
@@ -81,7 +81,7 @@ impl Cache {
     /// # Errors
     /// When the folder of a cache on disk can't be made or read.
     pub fn open(config: &CacheConfig) -> anyhow::Result<Self> {
-        let limit = (config.gigabytes * 1e9) as u64;
+        let limit = (config.max_gigabytes * 1e9) as u64;
         Ok(Self(match config.kind {
             CacheKind::None => Store::None,
             CacheKind::Memory => Store::Memory(MemoryCache::new(limit)),
@@ -149,9 +149,9 @@ mod tests {
 
     #[test]
     fn room_that_makes_no_sense_is_refused() {
-        for gigabytes in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            let error = CacheConfig { gigabytes, ..Default::default() }.validate().unwrap_err().to_string();
-            assert!(error.contains("data.cache.gigabytes") && error.contains("kind: none"), "{error}");
+        for max_gigabytes in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let error = CacheConfig { max_gigabytes, ..Default::default() }.validate().unwrap_err().to_string();
+            assert!(error.contains("data.cache.max_gigabytes") && error.contains("kind: none"), "{error}");
         }
         CacheConfig::default().validate().unwrap();
     }

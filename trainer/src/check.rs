@@ -12,7 +12,7 @@ use clap::Args;
 use models::ModelSpec;
 use models::coverage::{Suggestion, suggest};
 use models::dataset::{Dataset, OnProblem, Report, Source};
-use runtime::output::Publication;
+use runtime::output::ReportWriter;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
@@ -22,30 +22,31 @@ use survey::Survey;
 /// Images that anchors are tried on.
 const TRIED: usize = 500;
 
-/// Read all of the data and report on it. Ends with 3 when training would refuse it, or stop at an image.
+/// Check a data set before training: annotations, images, box sizes, anchor coverage.
+///
+/// Exit code 3 means that training would refuse the data or stop at an image.
 #[derive(Args, Debug)]
 pub struct CheckArgs {
-    /// Configuration that says where the data is, and the detector that it is for
-    #[arg(long, default_value = "retinanet.yaml")]
+    /// Configuration with the data and the model.
+    #[arg(long, short, help_heading = "Input", default_value = "retinanet.yaml")]
     config: PathBuf,
-    /// Folder that relative paths in the configuration start from [default: the folder of the configuration]
-    #[arg(long)]
+    /// Folder that relative paths in the configuration are relative to [default: the configuration's folder].
+    #[arg(long, help_heading = "Input")]
     data: Option<PathBuf>,
-    /// Also write everything as JSON to this file; `-` writes it to stdout, in place of the tables
-    #[arg(long, value_name = "FILE")]
+    /// Also write everything as JSON; `-` writes it to stdout instead of the tables.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
-    /// Propose sizes and ratios of anchors that stand for more of the training boxes: sizes times one factor, and the
-    /// configured ratios or those by which the boxes divide evenly
-    #[arg(long)]
+    /// Suggest anchor sizes and aspect ratios that match more of the training boxes.
+    #[arg(long, help_heading = "Output")]
     suggest_anchors: bool,
-    /// Draw training images into this folder, with their boxes and the five best of the anchors that stand for each
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
-    /// Draw what the network will see of training images, augmented and resized, into this folder
-    #[arg(long, value_name = "DIR")]
-    augmented: Option<PathBuf>,
-    /// Images to draw, evenly spread over the data
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    /// Write training images into this folder, with their boxes and the five best-matching anchors of each drawn on them.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    draw: Option<PathBuf>,
+    /// Write training images into this folder as the network sees them: augmented and resized.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    draw_augmented: Option<PathBuf>,
+    /// Number of images to draw, taken evenly from the data.
+    #[arg(long, help_heading = "Output", default_value_t = 20, value_name = "N")]
     count: usize,
 }
 
@@ -64,7 +65,7 @@ struct Checked<'a> {
 /// # Errors
 /// When the configuration or a file of annotations can't be read, and when something can't be written.
 pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
-    let publication = Publication::open(args.json.as_deref())?;
+    let writer = ReportWriter::open(args.json.as_deref())?;
     let config = TrainConfig::read(&args.config, args.data.as_deref())?;
     let (train, train_report) = read(&config.data.train, OnProblem::Drop)?;
     let (validation, validation_report) = read(&config.data.validation, OnProblem::Keep)?;
@@ -89,7 +90,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let suggestion = suggestion.flatten();
     let checked =
         Checked { train: &train_survey, validation: &validation_survey, in_both, suggestion: suggestion.as_ref() };
-    publication.publish(&checked, &tables.join("\n\n"))?;
+    writer.publish(&checked, &tables.join("\n\n"))?;
 
     let sound = train_survey.is_sound(config.data.bad_annotations)
         && validation_survey.is_sound(config.data.bad_annotations)
@@ -104,10 +105,10 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
         augmentation: config.augmentation.clone(),
         cache: Arc::default(),
     };
-    if let Some(folder) = &args.images {
+    if let Some(folder) = &args.draw {
         gallery::draw_truth(&recipe, &drawn, folder)?;
     }
-    if let Some(folder) = &args.augmented {
+    if let Some(folder) = &args.draw_augmented {
         gallery::draw_inputs(&recipe, &drawn, config.run.seed, folder)?;
     }
     Ok(sound)

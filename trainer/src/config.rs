@@ -80,7 +80,7 @@ pub struct RunConfig {
     /// Images per step.
     pub batch_size: usize,
     /// Whether the images of a batch are of like aspect ratio, as far as there are enough, which spares padding.
-    pub group_by_aspect: bool,
+    pub aspect_ratio_grouping: bool,
     /// Threads that read and prepare images. [default: as many as there are cores, from 2 to 32]
     pub workers: usize,
     /// Start of all random numbers. The same seed gives the same weights on the same CPU with as many threads.
@@ -92,7 +92,7 @@ pub struct RunConfig {
     pub freeze: Option<Part>,
     /// Share of the moving average of the weights that a step keeps. The average is what is validated and kept as a
     /// checkpoint; none is made if absent.
-    pub ema: Option<f64>,
+    pub ema_decay: Option<f64>,
     /// What convolutions compute in while training. Weights and validation are float32 in any case.
     pub precision: Precision,
     /// Whether images and kernels lie in memory with their channels last.
@@ -100,7 +100,7 @@ pub struct RunConfig {
     /// Epochs from one validation to the next; the last epoch has one in any case.
     pub validate_every: u32,
     /// Minutes between two saves of the run's state within an epoch; only after each epoch if absent.
-    pub save_minutes: Option<f64>,
+    pub save_every_minutes: Option<f64>,
 }
 
 /// What convolutions compute in.
@@ -118,16 +118,16 @@ impl Default for RunConfig {
         Self {
             epochs: 50,
             batch_size: 8,
-            group_by_aspect: true,
+            aspect_ratio_grouping: true,
             workers: runtime::machine::cores().clamp(2, 32),
             seed: 0,
             deterministic: false,
             freeze: None,
-            ema: None,
+            ema_decay: None,
             precision: Precision::Float32,
             channels_last: false,
             validate_every: 1,
-            save_minutes: Some(10.0),
+            save_every_minutes: Some(10.0),
         }
     }
 }
@@ -165,12 +165,16 @@ impl TrainConfig {
         augmentation.validate()?;
         share("loss.alpha", loss.alpha)?;
         not_negative("loss.gamma", loss.gamma)?;
-        not_negative("loss.box_weight", loss.box_weight)?;
-        ensure!(loss.beta.is_finite() && loss.beta > 0.0, "`loss.beta` is {}, expected more than zero", loss.beta);
-        let thresholds = [matching.background_below, matching.foreground_from];
+        not_negative("loss.box_loss_weight", loss.box_loss_weight)?;
+        ensure!(
+            loss.smooth_l1_beta.is_finite() && loss.smooth_l1_beta > 0.0,
+            "`loss.smooth_l1_beta` is {}, expected more than zero",
+            loss.smooth_l1_beta
+        );
+        let thresholds = [matching.background_iou_threshold, matching.foreground_iou_threshold];
         if !(0.0 <= thresholds[0] && thresholds[0] <= thresholds[1] && thresholds[1] <= 1.0) {
             bail!(
-                "`matching` has the thresholds {thresholds:?}, expected 0 <= background_below <= foreground_from <= 1"
+                "`matching` has the thresholds {thresholds:?}, expected 0 <= background_iou_threshold <= foreground_iou_threshold <= 1"
             );
         }
         not_negative("optimizer.learning_rate", optimizer.learning_rate)?;
@@ -180,15 +184,18 @@ impl TrainConfig {
         for beta in optimizer.betas {
             ensure!((0.0..1.0).contains(&beta), "`optimizer.betas` holds {beta}, expected 0 to 1, 1 excluded");
         }
-        if let Some(norm) = optimizer.clip_norm {
-            ensure!(norm > 0.0, "`optimizer.clip_norm` is {norm}, expected more than zero, or null");
+        if let Some(norm) = optimizer.clip_grad_norm {
+            ensure!(norm > 0.0, "`optimizer.clip_grad_norm` is {norm}, expected more than zero, or null");
         }
         ensure!(
             !optimizer.nesterov || (optimizer.kind == OptimizerKind::Sgd && optimizer.momentum > 0.0),
             "`optimizer.nesterov` is for `kind: sgd` with a momentum above zero"
         );
-        ensure!(optimizer.accumulation > 0, "`optimizer.accumulation` is 0, expected at least 1");
-        share("schedule.final_share", schedule.final_share)?;
+        ensure!(
+            optimizer.gradient_accumulation_steps > 0,
+            "`optimizer.gradient_accumulation_steps` is 0, expected at least 1"
+        );
+        share("schedule.final_lr_ratio", schedule.final_lr_ratio)?;
         ensure!(
             schedule.factor > 0.0 && schedule.factor < 1.0,
             "`schedule.factor` is {}, expected 0 to 1, both excluded",
@@ -208,12 +215,12 @@ impl TrainConfig {
         ensure!(run.epochs > 0, "`run.epochs` is 0, expected at least 1");
         ensure!(run.batch_size > 0, "`run.batch_size` is 0, expected at least 1");
         ensure!(run.freeze != Some(Part::Heads), "`run.freeze` is heads, which would leave nothing to learn");
-        if let Some(decay) = run.ema {
-            ensure!((0.0..1.0).contains(&decay), "`run.ema` is {decay}, expected 0 to 1, 1 excluded, or null");
+        if let Some(decay) = run.ema_decay {
+            ensure!((0.0..1.0).contains(&decay), "`run.ema_decay` is {decay}, expected 0 to 1, 1 excluded, or null");
         }
         ensure!(run.validate_every > 0, "`run.validate_every` is 0, expected at least 1");
-        if let Some(minutes) = run.save_minutes {
-            ensure!(minutes > 0.0, "`run.save_minutes` is {minutes}, expected more than zero, or null");
+        if let Some(minutes) = run.save_every_minutes {
+            ensure!(minutes > 0.0, "`run.save_every_minutes` is {minutes}, expected more than zero, or null");
         }
         ensure!((1..=256).contains(&run.workers), "`run.workers` is {}, expected 1 to 256", run.workers);
         Ok(())

@@ -10,7 +10,7 @@ use models::evaluation::ScoredBox;
 use models::{Checkpoint, Matcher};
 use runtime::data::{DataArgs, class_places, find};
 use runtime::evaluation_report::{Details, EvaluationReport};
-use runtime::output::Publication;
+use runtime::output::ReportWriter;
 use runtime::{Detector, DetectorOptions, EngineOptions};
 
 use crate::augmentation::AugmentationConfig;
@@ -20,31 +20,38 @@ use crate::predictor::{Predictor, validation_batches};
 use crate::progress::{Count, say};
 use crate::targets::Normalizer;
 
-/// Measure the average precision of a checkpoint, with libtorch, or of an ONNX file, with ONNX Runtime.
+/// Evaluate a checkpoint or an ONNX file on a data set: COCO average precision and recall.
+///
+/// Checkpoints run with libtorch, ONNX files with ONNX Runtime.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
-    /// Checkpoint that `trainer fit` wrote
-    #[arg(long, value_name = "FILE", default_value = "runs/latest/best.safetensors", conflicts_with = "model")]
+    /// Checkpoint written by `trainer fit`.
+    #[arg(
+        long,
+        help_heading = "Model",
+        value_name = "FILE",
+        default_value = "runs/latest/best.safetensors",
+        conflicts_with = "model"
+    )]
     checkpoint: PathBuf,
-    /// ONNX file that `exporter` wrote, in place of a checkpoint
-    #[arg(long, value_name = "FILE")]
+    /// ONNX file written by `exporter`, instead of a checkpoint.
+    #[arg(long, short, help_heading = "Model", value_name = "FILE")]
     model: Option<PathBuf>,
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
     details: Details,
-    /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
+    /// Device to run on: cpu, cuda or cuda:N.
+    #[arg(long, help_heading = "Performance", default_value = "cpu")]
     device: Device,
-    /// Images that the network of a checkpoint sees at once; only those of one size share a batch
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Maximum batch size for a checkpoint; only images of one input size share a batch.
+    #[arg(long, help_heading = "Performance", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     batch_size: u16,
-    /// Threads that read and prepare images for the network of a checkpoint
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Threads that decode and resize images for a checkpoint.
+    #[arg(long, help_heading = "Performance", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
-    /// Also write all numbers and the precision-recall curves as JSON to this file; `-` writes them to stdout, in place of
-    /// the tables
-    #[arg(long, value_name = "FILE")]
+    /// Also write all numbers and the precision-recall curves as JSON; `-` writes them to stdout instead of the tables.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
 }
 
@@ -54,7 +61,7 @@ pub struct EvalArgs {
 /// When network, data or device are not as they should be, when an image can't be read, and when the numbers can't be
 /// written.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    let publication = Publication::open(args.json.as_deref())?;
+    let writer = ReportWriter::open(args.json.as_deref())?;
     let source = args.data.source();
     // As COCO's own program has it: boxes that make no sense count too.
     let (truth, report) = runtime::data::read(&source, OnProblem::Keep)?;
@@ -66,7 +73,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         None => of_checkpoint(args, &truth)?,
     };
     let report = EvaluationReport::new(&truth, &scored, &args.details);
-    Ok(publication.publish(&report, &report.to_string())?)
+    Ok(writer.publish(&report, &report.to_string())?)
 }
 
 fn of_model(path: &Path, device: Device, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {

@@ -26,22 +26,22 @@ use crate::run_folder::RunFolder;
 /// Train a detector.
 #[derive(Args, Debug)]
 pub struct FitArgs {
-    /// Configuration; `trainer init` writes one [default: retinanet.yaml; with --resume that of the run]
-    #[arg(long)]
+    /// Configuration file; `trainer init` writes one [default: retinanet.yaml; with --resume the run's].
+    #[arg(long, short, help_heading = "Input")]
     config: Option<PathBuf>,
-    /// Folder that relative paths in the configuration start from [default: the folder of the configuration]
-    #[arg(long)]
+    /// Folder that relative paths in the configuration are relative to [default: the configuration's folder].
+    #[arg(long, help_heading = "Input")]
     data: Option<PathBuf>,
-    /// Folder for checkpoints and log [default: runs/NAME-N, and runs/latest points there]
-    #[arg(long)]
+    /// Folder for checkpoints and logs [default: runs/NAME-N, with the link runs/latest].
+    #[arg(long, short, help_heading = "Output")]
     out: Option<PathBuf>,
-    /// Where to train: cpu, cuda or cuda:N [default: cpu; with --resume where the run was]
+    /// Device to train on: cpu, cuda or cuda:N [default: cpu; with --resume the run's].
     #[arg(long)]
     device: Option<Device>,
-    /// Begin with the weights of this checkpoint or backbone where they fit, rather than with random ones
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    /// Start from the weights of this checkpoint or backbone, where names and shapes match.
+    #[arg(long, help_heading = "Input", value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
-    /// Go on with the run in --out [default: runs/latest]; a --config must then be the run's own
+    /// Continue the run in --out [default: runs/latest]; --config, if given, must equal the run's.
     #[arg(long)]
     resume: bool,
 }

@@ -15,32 +15,32 @@ use crate::learner::checkpoint;
 use crate::progress::print;
 use file::WeightsFile;
 
-/// Make a checkpoint of weights that another project trained.
+/// Convert weights of other projects to a checkpoint.
 ///
-/// Reads .pth and .pt files of PyTorch, without executing anything in them, and safetensors. Prints what became of every
-/// tensor. The checkpoint carries the spec of its source, so that all that follows needs no flags. Of a residual network
-/// without detector it makes a backbone for `trainer fit --weights`.
+/// Reads PyTorch's .pth and .pt files, without executing code in them, and safetensors. Reports what became of every
+/// tensor. The checkpoint contains the model's spec, so exporting and evaluating it needs no further options. A ResNet
+/// without a detector becomes a backbone for `trainer fit --weights`.
 #[derive(Args, Debug)]
 pub struct ImportArgs {
-    /// File of weights: a state dict, a dict that holds one, or a module
+    /// Weights: a state dict, a dict with one in it, or a module.
     file: PathBuf,
-    /// Checkpoint to write; one that exists is replaced
-    #[arg(long, value_name = "FILE")]
+    /// Checkpoint to write; an existing one is replaced.
+    #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
-    /// What the file is [default: what the names of its tensors show]
+    /// Kind of weights [default: recognized by the names of the tensors].
     #[arg(long, value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::name)).try_map(|name| name.parse::<Kind>()))]
     kind: Option<Kind>,
-    /// The entry of the file that holds the weights, where several do
+    /// Entry of the file with the weights, if there are several.
     #[arg(long)]
     key: Option<String>,
-    /// The classes in the order of the file's outputs, without background: CSV `name,id`, or one name per line [default:
-    /// those of COCO or MLPerf by the number of outputs, else numbers]
+    /// Classes in the order of the outputs, without background: CSV `name,id`, or one name per line [default: COCO's or
+    /// MLPerf's, by their number, else numbers].
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
-    /// Epsilon of the backbone's norms, which no file says [default: the kind's]
+    /// Epsilon of the backbone's norm layers, which weights do not contain [default: the kind's].
     #[arg(long, value_name = "NUMBER")]
     norm_epsilon: Option<f32>,
-    /// Leave out tensors whose names begin so, though they look as if they belonged to the network
+    /// Ignore tensors whose names start with this.
     #[arg(long, value_name = "PREFIX")]
     drop: Vec<String>,
 }

@@ -11,16 +11,16 @@ use models::{ModelSpec, Pretrained, write_atomically};
 
 use crate::progress::print;
 
-/// Write a commented configuration to start from.
+/// Write a commented configuration file.
 #[derive(Args, Debug)]
 pub struct InitArgs {
-    /// File to write
-    #[arg(long, default_value = "retinanet.yaml")]
+    /// File to write.
+    #[arg(long, short, default_value = "retinanet.yaml")]
     out: PathBuf,
-    /// The detector's spec
+    /// Model to configure.
     #[arg(long, default_value = "resnet50", value_parser = PossibleValuesParser::new(preset_names()))]
     preset: String,
-    /// The spec of this checkpoint or backbone in place of a preset, to go on from its weights
+    /// Take the model from this checkpoint or backbone instead, to fine-tune its weights.
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     from: Option<PathBuf>,
 }

@@ -19,7 +19,7 @@ use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters};
 use crate::predictor::Predictor;
 use crate::probe::probe;
-use crate::schedule::Moment;
+use crate::schedule::SchedulePosition;
 use crate::targets::Normalizer;
 use crate::torch::{Torch, Training, images};
 use crate::transfer::Transfer;
@@ -116,15 +116,15 @@ impl Learner {
         list: Vec<Parameter>,
         parameters: Parameters,
     ) -> anyhow::Result<Self> {
-        let average = config.run.ema.map(|decay| Average::new(parameters.copy(&list), decay));
+        let average = config.run.ema_decay.map(|decay| Average::new(parameters.copy(&list), decay));
         let predicting = average.as_ref().map_or(&parameters, |average| &average.parameters);
         Ok(Self {
             training: RetinaNet::new(spec, &parameters)?,
             predictor: Predictor::new(spec, predicting)?,
-            optimizer: Optimizer::new(&config.optimizer, &parameters.learned, &parameters.segments),
+            optimizer: Optimizer::new(&config.optimizer, &parameters.trainable, &parameters.segments),
             spec: spec.clone(),
-            device: parameters.learned.device(),
-            watch: CpuWatch::new(parameters.learned.device()),
+            device: parameters.trainable.device(),
+            watch: CpuWatch::new(parameters.trainable.device()),
             parameters,
             average,
             list,
@@ -137,12 +137,12 @@ impl Learner {
     ///
     /// # Errors
     /// When libtorch fails, as when memory runs out. The network is then as before the step, unless it [is torn](Self::is_torn).
-    pub fn step(&mut self, batches: &[Batch], at: &Moment) -> Result<Step, TorchError> {
-        let statistics = self.parameters.kept.copy();
+    pub fn step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Result<Step, TorchError> {
+        let statistics = self.parameters.buffers.copy();
         let step = catch(|| self.make_step(batches, at));
         if step.is_err() {
             // Norms that look at their batch have changed them.
-            catch(|| tch::no_grad(|| self.parameters.kept.copy_(&statistics)))?;
+            catch(|| tch::no_grad(|| self.parameters.buffers.copy_(&statistics)))?;
         }
         self.watch.look();
         step
@@ -153,8 +153,8 @@ impl Learner {
         self.torn
     }
 
-    fn make_step(&mut self, batches: &[Batch], at: &Moment) -> Step {
-        let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.share(at);
+    fn make_step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Step {
+        let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.lr_multiplier(at);
         let seconds = StepSeconds::default();
         let mut step = Step { classification: 0.0, regression: 0.0, gradient_norm: 0.0, learning_rate, seconds };
         // What the losses of a batch are divided by, so that the shares make one batch of all.
@@ -186,7 +186,7 @@ impl Learner {
         if let Some(mut gradient) = sum {
             let start = Instant::now();
             self.torn = true;
-            step.gradient_norm = self.optimizer.step(&mut self.parameters.learned, &mut gradient, learning_rate);
+            step.gradient_norm = self.optimizer.step(&mut self.parameters.trainable, &mut gradient, learning_rate);
             if let (Some(average), true) = (&mut self.average, step.is_finite()) {
                 average.update(&self.parameters, self.optimizer.steps);
             }

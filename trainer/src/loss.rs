@@ -19,11 +19,11 @@ pub struct LossConfig {
     /// How much an easy score counts less: the exponent of its distance to the truth.
     pub gamma: f64,
     /// What a wrongly placed box costs.
-    pub boxes: BoxLoss,
+    pub box_loss: BoxLoss,
     /// Offset error at which the smooth L1 loss turns from quadratic to linear.
-    pub beta: f64,
+    pub smooth_l1_beta: f64,
     /// Factor on the box loss. Where others sum over the four offsets, this is four times theirs.
-    pub box_weight: f64,
+    pub box_loss_weight: f64,
     /// What the losses of an image's anchors are divided by.
     pub normalizer: Normalizer,
 }
@@ -33,9 +33,9 @@ impl Default for LossConfig {
         Self {
             alpha: 0.25,
             gamma: 2.0,
-            boxes: BoxLoss::SmoothL1,
-            beta: 1.0 / 9.0,
-            box_weight: 1.0,
+            box_loss: BoxLoss::SmoothL1,
+            smooth_l1_beta: 1.0 / 9.0,
+            box_loss_weight: 1.0,
             normalizer: Normalizer::Image,
         }
     }
@@ -76,8 +76,8 @@ impl Loss {
             + ((foreground - mistaken) * &object_weights).sum(Kind::Float);
 
         let offsets_there = offsets.reshape([-1, 4]).index_select(0, &rows);
-        let errors = config.boxes.of(&offsets_there, targets, config.beta, coder);
-        let regression = (errors * &object_weights).sum(Kind::Float) * config.box_weight;
+        let errors = config.box_loss.of(&offsets_there, targets, config.smooth_l1_beta, coder);
+        let regression = (errors * &object_weights).sum(Kind::Float) * config.box_loss_weight;
         Self { classification, regression }
     }
 
@@ -161,7 +161,7 @@ mod tests {
             anchor_weights: vec![weight; 4],
         };
         let offsets = Tensor::from_slice(rows("pred").as_flattened()).view([1, 4, 4]);
-        let config = LossConfig { beta: case["beta"].as_f64().unwrap(), ..LossConfig::default() };
+        let config = LossConfig { smooth_l1_beta: case["beta"].as_f64().unwrap(), ..LossConfig::default() };
         let loss = Loss::new(
             &Tensor::zeros([1, 4, 1], tch::kind::FLOAT_CPU),
             &offsets,

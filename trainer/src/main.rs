@@ -8,7 +8,7 @@ use trainer::{bench, check, eval, fit, import, init, memory, synth};
 /// The status that says that `check` has found data which training would refuse or stop at.
 const UNSOUND_DATA: u8 = 3;
 
-/// Train RetinaNet: data in, checkpoint out.
+/// Train RetinaNet object detectors.
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {

@@ -28,9 +28,9 @@ pub struct OptimizerConfig {
     /// AdamW: decay of the two moments.
     pub betas: [f64; 2],
     /// The gradient is scaled down to this length where it is longer; never if absent.
-    pub clip_norm: Option<f64>,
+    pub clip_grad_norm: Option<f64>,
     /// Batches whose gradients make one step, as if they were one batch. Only statistics of live batch norms differ.
-    pub accumulation: usize,
+    pub gradient_accumulation_steps: usize,
 }
 
 /// Rules of the update.
@@ -62,8 +62,8 @@ impl Default for OptimizerConfig {
             momentum: 0.9,
             nesterov: false,
             betas: [0.9, 0.999],
-            clip_norm: Some(10.0),
-            accumulation: 1,
+            clip_grad_norm: Some(10.0),
+            gradient_accumulation_steps: 1,
         }
     }
 }
@@ -98,7 +98,7 @@ impl Optimizer {
             if !norm.is_finite() {
                 return norm;
             }
-            if let Some(limit) = self.config.clip_norm
+            if let Some(limit) = self.config.clip_grad_norm
                 && norm > limit
             {
                 let _ = gradient.g_mul_scalar_(limit / norm);
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn updates_are_those_of_pytorch() {
-        let config = OptimizerConfig { weight_decay: 0.01, clip_norm: None, ..OptimizerConfig::default() };
+        let config = OptimizerConfig { weight_decay: 0.01, clip_grad_norm: None, ..OptimizerConfig::default() };
         let all = segments(3, 3);
         assert_near(&train(&config, &all), &ADAMW);
         let config = OptimizerConfig { kind: OptimizerKind::Sgd, ..config };
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn weight_decay_stops_at_the_vectors() {
-        let decay = OptimizerConfig { weight_decay: 0.5, clip_norm: None, ..OptimizerConfig::default() };
+        let decay = OptimizerConfig { weight_decay: 0.5, clip_grad_norm: None, ..OptimizerConfig::default() };
         let plain = OptimizerConfig { weight_decay: 0.0, ..decay.clone() };
         for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
             let [decay, plain] = [&decay, &plain].map(|config| OptimizerConfig { kind, ..config.clone() });
@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn the_backbone_learns_at_its_own_rate() {
-        let config = OptimizerConfig { backbone_lr_multiplier: 0.25, clip_norm: None, ..OptimizerConfig::default() };
+        let config =
+            OptimizerConfig { backbone_lr_multiplier: 0.25, clip_grad_norm: None, ..OptimizerConfig::default() };
         let one = |backbone| Segment { length: 1, decays: false, backbone };
         let parts = [one(true), one(false), one(true)];
         for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
@@ -235,7 +236,7 @@ mod tests {
             for (start, length) in parts {
                 let mut part = whole.narrow(0, *start, *length);
                 let part_decayed = (decayed - start).clamp(0, *length);
-                let config = OptimizerConfig { clip_norm: None, ..OptimizerConfig::default() };
+                let config = OptimizerConfig { clip_grad_norm: None, ..OptimizerConfig::default() };
                 let mut optimizer = Optimizer::new(&config, &part, &segments(*length, part_decayed));
                 let mut gradient = part.sin();
                 optimizer.step(&mut part, &mut gradient, 0.1);
@@ -252,7 +253,7 @@ mod tests {
         let config = OptimizerConfig {
             kind: OptimizerKind::Sgd,
             weight_decay: 0.0,
-            clip_norm: Some(1.0),
+            clip_grad_norm: Some(1.0),
             ..OptimizerConfig::default()
         };
         let mut weights = Tensor::zeros([2], tch::kind::DOUBLE_CPU);

@@ -1,4 +1,4 @@
-//! The network's tensors in libtorch: all that is learned in one flat tensor, all that is kept in another.
+//! The network's tensors in libtorch: all trainable parameters in one flat tensor, buffers and frozen parameters in another.
 //!
 //! Named tensors are views of these two, so that an optimizer, an average, a gradient norm or a saved state is a few lines
 //! on one tensor. What is updated alike lies together.
@@ -18,19 +18,19 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// The numbers of one network on one device.
 pub struct Parameters {
-    /// Everything learned, `[count]`.
-    pub learned: Tensor,
-    /// Everything kept beside it, `[count]`: statistics, and what is frozen.
-    pub kept: Tensor,
-    /// The stretches of `learned`, which fill it.
+    /// The trainable parameters, `[count]`.
+    pub trainable: Tensor,
+    /// Buffers, which are running statistics, and frozen parameters, `[count]`.
+    pub buffers: Tensor,
+    /// The ranges of `trainable`, which fill it.
     pub segments: Vec<Segment>,
-    /// Views of `learned`, in its order; each takes gradients.
+    /// Views of `trainable`, in its order; each takes gradients.
     leaves: Vec<Tensor>,
     views: BTreeMap<String, Tensor>,
     layout: Layout,
 }
 
-/// A stretch of the learned numbers that are updated alike.
+/// A range of trainable parameters that are updated alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// How many numbers.
@@ -41,10 +41,10 @@ pub struct Segment {
     pub backbone: bool,
 }
 
-/// What is learned, and how it lies in memory.
+/// What is trainable, and how it lies in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// The part up to which, itself included, nothing is learned; everything is if absent.
+    /// The network is frozen up to and including this part; nothing is frozen if absent.
     pub frozen: Option<Part>,
     /// Whether kernels are stored with their channels last, as libtorch's channels-last convolutions want them.
     pub channels_last: bool,
@@ -53,11 +53,11 @@ pub struct Layout {
 impl Parameters {
     /// Tensors that hold what `initial` says of each, which must be as long as the parameter.
     fn new(list: &[Parameter], layout: Layout, device: Device, mut initial: impl FnMut(&Parameter) -> Tensor) -> Self {
-        let (learned, kept): (Vec<_>, Vec<_>) = list.iter().partition(|parameter| layout.learns(parameter));
+        let (trainable, buffers): (Vec<_>, Vec<_>) = list.iter().partition(|parameter| layout.learns(parameter));
         let mut segments = Vec::new();
         let mut ordered = Vec::new();
         for (decays, backbone) in [(true, true), (true, false), (false, true), (false, false)] {
-            let alike = learned
+            let alike = trainable
                 .iter()
                 .filter(|p| (p.shape.len() > 1, Part::of(&p.name).is_backbone()) == (decays, backbone))
                 .copied();
@@ -80,11 +80,11 @@ impl Parameters {
             let views: Vec<_> = list.iter().map(view).collect();
             (flat, views)
         };
-        let (learned, learned_views) = lay_out(&ordered);
-        let (kept, kept_views) = lay_out(&kept);
-        let leaves: Vec<_> = learned_views.iter().map(|(_, view)| view.set_requires_grad(true)).collect();
-        let views = learned_views.into_iter().chain(kept_views).collect();
-        Self { learned, kept, segments, leaves, views, layout }
+        let (trainable, trainable_views) = lay_out(&ordered);
+        let (buffers, buffer_views) = lay_out(&buffers);
+        let leaves: Vec<_> = trainable_views.iter().map(|(_, view)| view.set_requires_grad(true)).collect();
+        let views = trainable_views.into_iter().chain(buffer_views).collect();
+        Self { trainable, buffers, segments, leaves, views, layout }
     }
 
     /// The tensors of `list` as they are before training, drawn from libtorch's generator on the CPU.
@@ -117,10 +117,10 @@ impl Parameters {
     /// A copy with the same layout. `list` is the one that these were made from.
     pub fn copy(&self, list: &[Parameter]) -> Self {
         let view = |parameter: &Parameter| self.views[&parameter.name].detach().reshape(-1);
-        Self::new(list, self.layout, self.learned.device(), view)
+        Self::new(list, self.layout, self.trainable.device(), view)
     }
 
-    /// What is learned, and how it lies in memory.
+    /// What is trainable, and how it lies in memory.
     pub fn layout(&self) -> Layout {
         self.layout
     }
@@ -135,7 +135,7 @@ impl Parameters {
         self.views.iter().map(|(name, view)| (name.clone(), to_array(view))).collect()
     }
 
-    /// The gradient of `loss` in the layout of `learned`.
+    /// The gradient of `loss` in the layout of `trainable`.
     pub fn gradient(&self, loss: &Tensor) -> Tensor {
         let gradients = Tensor::run_backward(&[loss], &self.leaves, false, false);
         let flat: Vec<_> = gradients.iter().map(|gradient| self.layout.flatten(gradient)).collect();
@@ -202,10 +202,10 @@ mod tests {
         let parameters = Parameters::random(&list, Layout::default(), Device::Cpu, 0);
         let mut start = 0;
         for (mark, segment) in parameters.segments.iter().enumerate() {
-            let _ = tch::no_grad(|| parameters.learned.narrow(0, start, segment.length).fill_(mark as f64));
+            let _ = tch::no_grad(|| parameters.trainable.narrow(0, start, segment.length).fill_(mark as f64));
             start += segment.length;
         }
-        assert_eq!([start], parameters.learned.size()[..]);
+        assert_eq!([start], parameters.trainable.size()[..]);
         for parameter in list.iter().filter(|parameter| parameter.role == Role::Parameter) {
             let name = &parameter.name;
             let marks = to_array(parameters.view(name).unwrap());

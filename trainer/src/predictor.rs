@@ -32,7 +32,7 @@ impl Predictor {
     pub fn new(spec: &ModelSpec, parameters: &Parameters) -> Result<Self, WeightsError> {
         let network = RetinaNet::new(spec, parameters)?;
         let channels_last = parameters.layout().channels_last;
-        Ok(Self { spec: spec.clone(), network, device: parameters.learned.device(), channels_last })
+        Ok(Self { spec: spec.clone(), network, device: parameters.trainable.device(), channels_last })
     }
 
     /// The network of a checkpoint.

@@ -21,7 +21,7 @@ use crate::predictor::{Predictor, validation_batches};
 use crate::progress::{Count, EpochProgress, print, say};
 use crate::report::{self, Material};
 use crate::run_folder::{Progress, RunFolder};
-use crate::schedule::Moment;
+use crate::schedule::SchedulePosition;
 
 /// Validation images that are shown after each epoch.
 const SAMPLES: usize = 4;
@@ -88,7 +88,8 @@ impl Run {
 
     fn finish(mut self) -> anyhow::Result<()> {
         let images = self.train.recipe().dataset.images.len();
-        let steps_per_epoch = images.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.accumulation);
+        let steps_per_epoch =
+            images.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.gradient_accumulation_steps);
         let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
         say(&format!(
             "{} images to learn from, {} to validate on, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
@@ -124,9 +125,9 @@ impl Run {
         let run = &self.config.run;
         let images = &self.train.recipe().dataset.images;
         let all = images.len();
-        let groups = if run.group_by_aspect { aspect_groups(images) } else { vec![0; all] };
+        let groups = if run.aspect_ratio_grouping { aspect_groups(images) } else { vec![0; all] };
         let orders = orders(&groups, run.batch_size, run.seed, epoch);
-        let per_step = self.config.optimizer.accumulation;
+        let per_step = self.config.optimizer.gradient_accumulation_steps;
         let steps_per_epoch = orders.len().div_ceil(per_step) as u64;
         let made = self.progress.steps.checked_sub(u64::from(epoch) * steps_per_epoch);
         let made = made.filter(|made| *made <= steps_per_epoch).with_context(|| {
@@ -151,7 +152,7 @@ impl Run {
                 break;
             }
             let Progress { steps: step, patience, .. } = self.progress;
-            let step = self.learner.step(&together, &Moment { step, steps, epoch, patience });
+            let step = self.learner.step(&together, &SchedulePosition { step, steps, epoch, patience });
             let step = step.map_err(|error| self.fail(error))?;
             if !step.is_finite() {
                 bail!(not_finite(&step, &together, &self.train.recipe().dataset));
@@ -164,7 +165,8 @@ impl Run {
             }
             shown.step(count, &step);
             spent.add(waited, &step.seconds);
-            if self.config.run.save_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0) {
+            if self.config.run.save_every_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0)
+            {
                 self.save(None, false).map_err(|error| self.halt(error))?;
                 saved = Instant::now();
             }
@@ -276,9 +278,9 @@ impl Run {
         let (run, model) = (&self.config.run, &self.config.model);
         let advice = if error.is_of_memory() {
             format!(
-                "; lower `run.batch_size` ({}), for which `optimizer.accumulation` ({}) makes up, or \
+                "; lower `run.batch_size` ({}), for which `optimizer.gradient_accumulation_steps` ({}) makes up, or \
                  `model.preprocessing.longer_side` ({}), or set `run.precision: bfloat16`, in a new run",
-                run.batch_size, self.config.optimizer.accumulation, model.preprocessing.longer_side
+                run.batch_size, self.config.optimizer.gradient_accumulation_steps, model.preprocessing.longer_side
             )
         } else {
             String::new()

@@ -299,9 +299,12 @@ fn is_unused(folder: &Path) -> bool {
 /// The flat tensors that a learner changes, by name. They share memory with the learner's.
 fn named_state(learner: &Learner) -> Vec<(&'static str, tch::Tensor)> {
     let Learner { parameters, average, optimizer, .. } = learner;
-    let mut state = vec![("learned", &parameters.learned), ("kept", &parameters.kept)];
+    let mut state = vec![("trainable", &parameters.trainable), ("buffers", &parameters.buffers)];
     if let Some(average) = average {
-        state.extend([("average_learned", &average.parameters.learned), ("average_kept", &average.parameters.kept)]);
+        state.extend([
+            ("average_trainable", &average.parameters.trainable),
+            ("average_buffers", &average.parameters.buffers),
+        ]);
     }
     state.extend(optimizer.moment_names().iter().copied().zip(&optimizer.moments));
     state.into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect()

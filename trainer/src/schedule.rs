@@ -11,7 +11,7 @@ pub struct ScheduleConfig {
     /// What comes after.
     pub kind: ScheduleKind,
     /// Cosine: share of the learning rate that is left at the end, in [0, 1].
-    pub final_share: f64,
+    pub final_lr_ratio: f64,
     /// Step: epochs after which the learning rate is multiplied by `factor`.
     pub milestones: Vec<u32>,
     /// Step and plateau: factor on the learning rate, in (0, 1).
@@ -39,7 +39,7 @@ impl Default for ScheduleConfig {
         Self {
             warmup_steps: 100,
             kind: ScheduleKind::Cosine,
-            final_share: 0.01,
+            final_lr_ratio: 0.01,
             milestones: Vec::new(),
             factor: 0.1,
             patience: 3,
@@ -50,7 +50,7 @@ impl Default for ScheduleConfig {
 
 /// Where a run is, as far as the learning rate depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment {
+pub struct SchedulePosition {
     /// Steps made.
     pub step: u64,
     /// Steps of the whole run.
@@ -74,7 +74,7 @@ pub struct Patience {
 
 impl ScheduleConfig {
     /// Share of the learning rate at a moment of the run.
-    pub fn share(&self, at: &Moment) -> f64 {
+    pub fn lr_multiplier(&self, at: &SchedulePosition) -> f64 {
         if at.step < self.warmup_steps {
             return (at.step as f64 + 1.0) / (self.warmup_steps as f64 + 1.0);
         }
@@ -84,7 +84,7 @@ impl ScheduleConfig {
                 let span = at.steps.saturating_sub(self.warmup_steps).max(1);
                 let progress = ((at.step - self.warmup_steps) as f64 / span as f64).min(1.0);
                 let cosine = (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0;
-                self.final_share + (1.0 - self.final_share) * cosine
+                self.final_lr_ratio + (1.0 - self.final_lr_ratio) * cosine
             }
             ScheduleKind::Step => reduced(self.milestones.iter().filter(|milestone| at.epoch >= **milestone).count()),
             ScheduleKind::Plateau => reduced(at.patience.reductions as usize),
@@ -114,20 +114,22 @@ impl ScheduleConfig {
 mod tests {
     use super::*;
 
-    fn at(step: u64, steps: u64) -> Moment {
-        Moment { step, steps, epoch: 0, patience: Patience::default() }
+    fn at(step: u64, steps: u64) -> SchedulePosition {
+        SchedulePosition { step, steps, epoch: 0, patience: Patience::default() }
     }
 
     #[test]
     fn the_learning_rate_rises_and_falls_along_a_cosine() {
-        let schedule = ScheduleConfig { warmup_steps: 10, final_share: 0.1, ..ScheduleConfig::default() };
-        let shares: Vec<_> = (0..=100).map(|step| schedule.share(&at(step, 100))).collect();
+        let schedule = ScheduleConfig { warmup_steps: 10, final_lr_ratio: 0.1, ..ScheduleConfig::default() };
+        let shares: Vec<_> = (0..=100).map(|step| schedule.lr_multiplier(&at(step, 100))).collect();
         assert!(shares[..11].is_sorted() && shares[0] > 0.0);
         assert_eq!(shares[10], 1.0);
         assert!(shares[10..].iter().rev().is_sorted());
         assert!((shares[55] - 0.55).abs() < 1e-12);
         assert!((shares[100] - 0.1).abs() < 1e-12);
-        assert!(ScheduleConfig { warmup_steps: 50, final_share: 0.0, ..schedule }.share(&at(20, 10)).is_finite());
+        assert!(
+            ScheduleConfig { warmup_steps: 50, final_lr_ratio: 0.0, ..schedule }.lr_multiplier(&at(20, 10)).is_finite()
+        );
     }
 
     #[test]
@@ -136,7 +138,7 @@ mod tests {
         let schedule =
             ScheduleConfig { kind: ScheduleKind::Step, milestones, warmup_steps: 0, ..ScheduleConfig::default() };
         for (epoch, expected) in [(0, 1.0), (7, 1.0), (8, 0.1), (10, 0.1), (11, 0.01), (30, 0.01)] {
-            let share = schedule.share(&Moment { epoch, ..at(5, 10) });
+            let share = schedule.lr_multiplier(&SchedulePosition { epoch, ..at(5, 10) });
             assert!((share - expected).abs() < 1e-12, "epoch {epoch}: {share}");
         }
     }
@@ -157,7 +159,7 @@ mod tests {
         let shares = metrics.map(|metric| {
             patience = schedule.after_validation(patience, metric > best);
             best = best.max(metric);
-            schedule.share(&Moment { patience, ..at(5, 10) })
+            schedule.lr_multiplier(&SchedulePosition { patience, ..at(5, 10) })
         });
         assert_eq!(shares, [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]);
     }

@@ -35,28 +35,28 @@ const EXTENSION: &str = "png";
 /// The parts of the data set: names of their folders and files.
 const SPLITS: [&str; 3] = ["train", "val", "test"];
 
-/// Draw a data set of shapes: images, and their boxes as COCO JSON.
+/// Generate a data set of colored shapes, with annotations as COCO JSON.
 #[derive(Args, Clone, Debug)]
 pub struct SynthArgs {
-    /// Folder to make; one that an earlier run has made is replaced
-    #[arg(long)]
+    /// Folder to write; one written by an earlier `synth` is replaced.
+    #[arg(long, short)]
     out: PathBuf,
-    /// Images to train on
+    /// Number of training images.
     #[arg(long, default_value_t = 1000)]
     train: u32,
-    /// Images for validation while training
+    /// Number of validation images.
     #[arg(long, default_value_t = 50)]
     val: u32,
-    /// Images for a test afterwards
+    /// Number of test images.
     #[arg(long, default_value_t = 50)]
     test: u32,
-    /// The same seed draws the same images
+    /// Random seed; the same seed generates the same images.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Pixels per row
+    /// Width of the images, in pixels, from 40 to 2048.
     #[arg(long, default_value_t = 192, value_parser = value_parser!(u32).range(40..=2048))]
     width: u32,
-    /// Rows
+    /// Height of the images, in pixels, from 40 to 2048.
     #[arg(long, default_value_t = 192, value_parser = value_parser!(u32).range(40..=2048))]
     height: u32,
 }

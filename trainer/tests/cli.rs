@@ -115,7 +115,7 @@ fn a_run_leaves_checkpoints_log_and_configuration_and_repeats_to_the_bit() {
     assert_eq!(lines.iter().filter(|line| line["validation"]["AP50"].is_number()).count(), 2);
     assert_holds(
         &fs::read_to_string(project.path().join("runs/latest/config.yaml")).unwrap(),
-        &["epochs: 2", "clip_norm"],
+        &["epochs: 2", "clip_grad_norm"],
     );
 
     assert!(project.fit(&[]).status.success());
@@ -185,7 +185,7 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
 #[test]
 fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
     let project = Project::new();
-    let sound = trainer(project.path(), &["check", "--images", "drawn", "--augmented", "seen", "--count", "2"]);
+    let sound = trainer(project.path(), &["check", "--draw", "drawn", "--draw-augmented", "seen", "--count", "2"]);
     assert!(sound.status.success(), "{}", stderr(&sound));
     let table = String::from_utf8(sound.stdout).unwrap();
     assert_holds(&table, &["6 images", "3 images", "with anchor", "disk", "64 x 64"]);
@@ -222,8 +222,8 @@ fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
     assert_eq!(train["duplicate_boxes"][0]["annotation"], 9999);
     assert_eq!(report["in_both"][0][0], "00000.png");
     assert!(report["suggestion"].is_null(), "nobody has asked for one");
-    let unreached = train["unreached"].as_array().unwrap();
-    assert!(unreached.iter().any(|place| place["annotation"] == 10_000), "{unreached:?}");
+    let unmatched = train["unmatched"].as_array().unwrap();
+    assert!(unmatched.iter().any(|place| place["annotation"] == 10_000), "{unmatched:?}");
     let classes = train["classes"].as_array().unwrap();
     let boxes: u64 = classes.iter().map(|class| class["all"]["boxes"].as_u64().unwrap()).sum();
     assert_eq!(boxes, train["boxes"].as_u64().unwrap());
@@ -238,7 +238,7 @@ fn check_suggests_anchors_that_reach_more_boxes() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_holds(
         &String::from_utf8(output.stdout).unwrap(),
-        &["anchors: these reach ", " instead of 0.00 % (on 6 images)", "\n    sizes: [", "\n    ratios: ["],
+        &["anchors: these match ", " instead of 0.00 % (on 6 images)", "\n    sizes: [", "\n    ratios: ["],
     );
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(project.path().join("check.json")).unwrap()).unwrap();
@@ -368,9 +368,9 @@ fn a_killed_run_goes_on_as_if_nothing_had_happened() {
     let project = Project::new();
     let everything = "
 augmentation: {horizontal_flip: 0.5, vertical_flip: 0.5}
-optimizer: {kind: adamw, accumulation: 2}
+optimizer: {kind: adamw, gradient_accumulation_steps: 2}
 schedule: {kind: plateau, warmup_steps: 2, patience: 0}
-run: {epochs: 4, batch_size: 1, workers: 2, ema: 0.9, save_minutes: 0.0005}
+run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 0.0005}
 ";
     project.configure(&CONFIG.replace("\nrun: {epochs: 2, batch_size: 4, workers: 2}\n", everything));
     let whole = project.fit(&["--out", "whole"]);
@@ -507,8 +507,8 @@ fn weights_of_another_run_are_where_training_begins() {
 #[test]
 fn bench_says_where_the_time_goes_without_any_data() {
     let project = Project::new();
-    let config = CONFIG.replace("shapes/", "nowhere/").replace("epochs: 2", "epochs: 2, ema: 0.9");
-    project.configure(&format!("{config}\noptimizer: {{accumulation: 2}}\n"));
+    let config = CONFIG.replace("shapes/", "nowhere/").replace("epochs: 2", "epochs: 2, ema_decay: 0.9");
+    project.configure(&format!("{config}\noptimizer: {{gradient_accumulation_steps: 2}}\n"));
     let small = ["bench", "--steps", "2", "--width", "64", "--height", "64"];
     let output = trainer(project.path(), &small);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -540,16 +540,18 @@ fn a_wrong_configuration_is_refused_with_key_and_line() {
         ("schedule: {early_stop: 0}", "schedule.early_stop"),
         ("schedule: {factor: 2}", "schedule.factor"),
         ("optimizer: {nesterov: true}", "optimizer.nesterov"),
-        ("optimizer: {accumulation: 0}", "optimizer.accumulation"),
+        ("optimizer: {gradient_accumulation_steps: 0}", "optimizer.gradient_accumulation_steps"),
         ("optimizer: {backbone_lr_multiplier: -1}", "optimizer.backbone_lr_multiplier"),
-        ("loss: {boxes: l2}", "loss.boxes"),
+        ("loss: {box_loss: l2}", "loss.box_loss"),
     ] {
         project.configure(&format!("{CONFIG}\n{section}\n"));
         assert_holds(&project.refused(&[]), &["retinanet.yaml", message]);
     }
-    for (value, message) in
-        [("freeze: heads", "run.freeze"), ("ema: 1.0", "run.ema"), ("save_minutes: 0", "run.save_minutes")]
-    {
+    for (value, message) in [
+        ("freeze: heads", "run.freeze"),
+        ("ema_decay: 1.0", "run.ema_decay"),
+        ("save_every_minutes: 0", "run.save_every_minutes"),
+    ] {
         project.configure(&CONFIG.replace("epochs: 2", &format!("{value}, epochs: 2")));
         assert_holds(&project.refused(&[]), &[message]);
     }
@@ -557,8 +559,8 @@ fn a_wrong_configuration_is_refused_with_key_and_line() {
     assert_holds(&project.refused(&[]), &["retinanet.yaml", "`mosiac`", "line 1"]);
     project.configure(&format!("augmentation: {{rotation: 90}}{CONFIG}"));
     assert_holds(&project.refused(&[]), &["retinanet.yaml", "`augmentation.rotation` is 90"]);
-    project.configure(&CONFIG.replace("\nrun:", "\n  cache: {kind: memory, gigabytes: 0}\nrun:"));
-    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`data.cache.gigabytes` is 0"]);
+    project.configure(&CONFIG.replace("\nrun:", "\n  cache: {kind: memory, max_gigabytes: 0}\nrun:"));
+    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`data.cache.max_gigabytes` is 0"]);
     assert_holds(&project.refused(&["--config", "none.yaml"]), &["none.yaml", "trainer init"]);
     assert!(!project.path().join("runs").exists(), "nothing is made for a run that cannot begin");
 }
@@ -644,7 +646,7 @@ fn an_image_that_breaks_off_stops_the_run_which_then_goes_on() {
     for part in ["train", "val"] {
         let project = Project::new();
         project.configure(&format!(
-            "{}\noptimizer: {{accumulation: 4}}\n",
+            "{}\noptimizer: {{gradient_accumulation_steps: 4}}\n",
             CONFIG.replace("epochs: 2, batch_size: 4", "epochs: 2, batch_size: 1")
         ));
         let image = project.path().join("shapes").join(part).join("00002.png");
@@ -770,14 +772,14 @@ fn a_device_that_is_not_there_is_an_error() {
 #[test]
 fn a_loss_that_is_not_finite_stops_the_run_with_the_names_of_the_batch() {
     let project = Project::new();
-    let config = "optimizer: {kind: sgd, learning_rate: 1e30, clip_norm: null}\nschedule: {warmup_steps: 0}\nrun:";
+    let config = "optimizer: {kind: sgd, learning_rate: 1e30, clip_grad_norm: null}\nschedule: {warmup_steps: 0}\nrun:";
     project.configure(&CONFIG.replace("\nrun:", &format!("\n{config}")));
     let message = project.refused(&["--out", "run"]);
     assert_holds(&message, &["no longer finite", "learning_rate", ".png"]);
     assert_eq!(project.steps_saved("run"), 0);
 
     // The steps before are saved where that was asked for.
-    project.configure(&CONFIG.replace("\nrun: {", &format!("\n{config} {{save_minutes: 1e-9, ")));
+    project.configure(&CONFIG.replace("\nrun: {", &format!("\n{config} {{save_every_minutes: 1e-9, ")));
     project.refused(&["--out", "saving"]);
     assert!(project.steps_saved("saving") > 0);
 }
@@ -815,23 +817,23 @@ fn every_option_of_learning_changes_what_is_learned() {
     let usual = weights("usual", "", "");
     let entries = [
         ("augmentation", "vertical_flip: 1.0"),
-        ("matching", "low_quality: true"),
-        ("matching", "foreground_from: 0.4"),
-        ("loss", "boxes: giou"),
-        ("loss", "beta: 2.0"),
-        ("loss", "box_weight: 2.0"),
+        ("matching", "allow_low_quality_matches: true"),
+        ("matching", "foreground_iou_threshold: 0.4"),
+        ("loss", "box_loss: giou"),
+        ("loss", "smooth_l1_beta: 2.0"),
+        ("loss", "box_loss_weight: 2.0"),
         ("loss", "normalizer: batch"),
         ("optimizer", "kind: sgd"),
         ("optimizer", "backbone_lr_multiplier: 0.5"),
         ("optimizer", "weight_decay: 0.5"),
-        ("optimizer", "clip_norm: 0.001"),
-        ("optimizer", "accumulation: 2"),
+        ("optimizer", "clip_grad_norm: 0.001"),
+        ("optimizer", "gradient_accumulation_steps: 2"),
         ("schedule", "warmup_steps: 3"),
         ("run", "seed: 1"),
-        ("run", "ema: 0.5"),
+        ("run", "ema_decay: 0.5"),
         ("run", "freeze: stem"),
         ("run", "precision: bfloat16"),
-        ("run", "group_by_aspect: false"),
+        ("run", "aspect_ratio_grouping: false"),
     ];
     for (index, (section, entry)) in entries.into_iter().enumerate() {
         assert!(weights(&index.to_string(), section, entry) != usual, "{section}: {entry}");

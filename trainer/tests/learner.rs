@@ -13,7 +13,7 @@ use trainer::config::{Precision, TrainConfig};
 use trainer::learner::{Learner, Step};
 use trainer::loader::Batch;
 use trainer::part::Part;
-use trainer::schedule::{Moment, Patience};
+use trainer::schedule::{Patience, SchedulePosition};
 use trainer::targets::{Normalizer, Object, Targets};
 
 const SIDE: usize = 64;
@@ -35,7 +35,7 @@ fn config() -> TrainConfig {
     let nowhere = "{annotations: unused, images: unused}";
     let mut config: TrainConfig =
         serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}")).unwrap();
-    (config.schedule.warmup_steps, config.optimizer.clip_norm) = (0, None);
+    (config.schedule.warmup_steps, config.optimizer.clip_grad_norm) = (0, None);
     config
 }
 
@@ -61,8 +61,8 @@ fn normalized(seeds: &[u64], normalizer: Normalizer) -> Batch {
     Batch { images, targets, placements, indices: seeds.iter().map(|seed| *seed as usize).collect() }
 }
 
-fn at(step: u64) -> Moment {
-    Moment { step, steps: 100, epoch: 0, patience: Patience::default() }
+fn at(step: u64) -> SchedulePosition {
+    SchedulePosition { step, steps: 100, epoch: 0, patience: Patience::default() }
 }
 
 type Tensors = BTreeMap<String, ArrayD<f32>>;
@@ -155,7 +155,7 @@ fn bfloat16_learns_nearly_the_same_with_float_weights() {
 fn the_average_predicts_and_is_exported() {
     let spec = spec(NormKind::Batch);
     let mut config = config();
-    config.run.ema = Some(0.5);
+    config.run.ema_decay = Some(0.5);
     let (learner, before, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
     let average = learner.average.as_ref().unwrap().parameters.to_tensors();
     let last = learner.parameters.to_tensors();
@@ -163,7 +163,7 @@ fn the_average_predicts_and_is_exported() {
     assert!(checkpoint.tensors == average);
     assert!(average != last && average != before);
 
-    config.run.ema = None;
+    config.run.ema_decay = None;
     let (unaveraged, _, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
     assert!(unaveraged.parameters.to_tensors() == last, "averaging does not change what is learned");
     let scores = |learner: &Learner| learner.predictor.predict(&batch(&[5]))[0].shallow_clone();

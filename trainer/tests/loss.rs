@@ -121,8 +121,8 @@ fn check_with(images: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
             Normalizer::Image => 1.0 / (foreground_counts[image].max(1) * images.len()) as f64,
             Normalizer::Batch => 1.0 / foreground_counts.iter().sum::<usize>().max(1) as f64,
         };
-        let per_offset = config.box_weight * per_score / 4.0;
-        let box_term = if config.boxes == BoxLoss::L1 { f64::abs } else { smooth_l1 };
+        let per_offset = config.box_loss_weight * per_score / 4.0;
+        let box_term = if config.box_loss == BoxLoss::L1 { f64::abs } else { smooth_l1 };
         for (index, anchor) in truth.iter().enumerate() {
             let row = image * precise.len() + index;
             for class in 0..CLASSES {
@@ -209,8 +209,8 @@ fn a_batch_of_all_these() {
 fn other_losses_and_normalizers() {
     let images = [several(), vec![], overlapping()];
     for normalizer in [Normalizer::Image, Normalizer::Batch] {
-        for (boxes, box_weight) in [(BoxLoss::SmoothL1, 1.0), (BoxLoss::L1, 4.0)] {
-            check_with(&images, &LossConfig { boxes, box_weight, normalizer, ..LossConfig::default() });
+        for (box_loss, box_loss_weight) in [(BoxLoss::SmoothL1, 1.0), (BoxLoss::L1, 4.0)] {
+            check_with(&images, &LossConfig { box_loss, box_loss_weight, normalizer, ..LossConfig::default() });
         }
     }
     check_with(&[vec![], too_small()], &LossConfig { normalizer: Normalizer::Batch, ..LossConfig::default() });

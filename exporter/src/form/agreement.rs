@@ -57,7 +57,7 @@ fn suitable(images: &Array4<f32>, engine: &Engine) -> Array4<f32> {
     let [rows, columns] = engine.size().unwrap_or([height, width]);
     let wanted = engine.batch().unwrap_or(count).min(IMAGES);
     let pixel = |(n, c, y, x)| images[[n % count, c, y % height, x % width]];
-    Array4::from_shape_fn((count, channels, rows, columns), pixel)
+    Array4::from_shape_fn((wanted, channels, rows, columns), pixel)
 }
 
 /// The largest differences so far; NaN once something is no number or not there.

@@ -9,11 +9,11 @@ use models::{ModelSpec, Preprocessed, RgbView, preprocess};
 use ndarray::Axis;
 use runtime::inputs::{InputError, expand};
 use runtime::progress::Progress;
-use runtime::{EngineError, EngineOptions, IMAGES, Tap, data, drawn, image_file};
+use runtime::{ActivationReader, EngineError, EngineOptions, IMAGES, data, drawn, image_file};
 
 use super::range::Histogram;
 use crate::graph::Graph;
-use crate::model::encode_tapped;
+use crate::model::encode_with_outputs;
 
 /// Why images can't be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,7 @@ pub(super) fn measure(
     inputs: Inputs,
     engine: &EngineOptions,
 ) -> Result<BTreeMap<String, Histogram>, CalibrationError> {
-    let mut tap = Tap::from_bytes("the network", &encode_tapped(graph.clone(), values), engine)?;
+    let mut reader = ActivationReader::from_bytes("the network", &encode_with_outputs(graph.clone(), values), engine)?;
     let mut histograms: BTreeMap<String, Histogram> = BTreeMap::new();
     let mut progress = Progress::new(Some(inputs.count()), false);
     for input in inputs.each() {
@@ -134,7 +134,7 @@ pub(super) fn measure(
         if values.contains(IMAGES) {
             add(IMAGES, images.as_slice().unwrap_or_default());
         }
-        tap.read(images.view(), add)?;
+        reader.read(images.view(), add)?;
         progress.advance();
     }
     match histograms.iter().find(|(_, histogram)| !histogram.seen().reach().is_finite()) {

@@ -132,11 +132,11 @@ pub(crate) type File<'a> = (&'a Path, &'a HeadValues);
 /// Runs both files on all inputs.
 pub(crate) fn compare(
     full: File,
-    lowered: File,
+    converted: File,
     inputs: Inputs,
     engine: &EngineOptions,
 ) -> Result<Comparison, CalibrationError> {
-    let (mut full, mut lowered) = (full.1.open(full.0, engine)?, lowered.1.open(lowered.0, engine)?);
+    let (mut full, mut converted) = (full.1.open(full.0, engine)?, converted.1.open(converted.0, engine)?);
     let mut spec = inputs.spec.clone();
     let rules = &mut spec.postprocessing;
     // A network that is not trained may see objects everywhere.
@@ -146,7 +146,7 @@ pub(crate) fn compare(
     for input in inputs.each() {
         let input = input?;
         let images = input.pixels.view().insert_axis(Axis(0));
-        let (expected, found) = (full.read(images, &spec)?, lowered.read(images, &spec)?);
+        let (expected, found) = (full.read(images, &spec)?, converted.read(images, &spec)?);
         let pairs = expected.heads.each().into_iter().zip(found.heads.each());
         comparison
             .heads

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::Axis;
 use runtime::progress::Progress;
-use runtime::{CLASSIFICATION, EngineOptions, REGRESSION, Tap};
+use runtime::{ActivationReader, CLASSIFICATION, EngineOptions, REGRESSION};
 
 use super::calibration::{CalibrationError, Inputs};
 use super::layers::Layers;
 use super::quantize::Quantization;
 use super::range::Range;
 use crate::graph::Graph;
-use crate::model::encode_tapped;
+use crate::model::encode_with_outputs;
 
 /// What a layer loses: the error of the network's outputs as a share of their size, both as the root of the mean square.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,11 +56,11 @@ fn answers(
     engine: &EngineOptions,
 ) -> Result<BTreeMap<String, Vec<f32>>, CalibrationError> {
     let outputs = BTreeSet::from([CLASSIFICATION, REGRESSION]);
-    let mut tap = Tap::from_bytes("the network", &encode_tapped(graph, &outputs), engine)?;
+    let mut reader = ActivationReader::from_bytes("the network", &encode_with_outputs(graph, &outputs), engine)?;
     let mut answers: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for input in inputs.each() {
         let images = input?.pixels.insert_axis(Axis(0));
-        tap.read(images.view(), |name, values| answers.entry(name.to_owned()).or_default().extend(values))?;
+        reader.read(images.view(), |name, values| answers.entry(name.to_owned()).or_default().extend(values))?;
     }
     Ok(answers)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 use super::draft::{ClassKey, Draft, DraftBox, DraftImage};
-use super::form::folder_of;
+use super::format::folder_of;
 use super::source::Part;
 use super::{Annotation, DataError, Dataset, Image, OnProblem, Rectangle, Report, files};
 use crate::evaluation::ScoredBox;

@@ -1,4 +1,4 @@
-//! Images with their boxes in a form that has no ids, and perhaps no sizes.
+//! Images with their boxes in a format that has no ids, and perhaps no sizes.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::spec::Class;
 /// Says how wide and high an image file is when it is upright, or why it can't. It is asked about many images at once.
 pub type ImageSize<'a> = dyn Fn(&Path) -> Result<(u32, u32), String> + Sync + 'a;
 
-/// An image and what is on it, in a form that has no ids.
+/// An image and what is on it, in a format that has no ids.
 #[derive(Debug)]
 pub(super) struct LabeledImage {
     pub(super) file_name: String,
@@ -22,7 +22,7 @@ pub(super) struct LabeledImage {
     pub(super) boxes: Vec<LabeledBox>,
 }
 
-/// A box in a form that has no ids.
+/// A box in a format that has no ids.
 #[derive(Debug)]
 pub(super) struct LabeledBox {
     pub(super) class: ClassKey,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::list::List;
-use super::{DataError, Dataset, Form, ImageSize, OnProblem, Problem, Report, classes, coco, csv, voc, yolo};
+use super::{DataError, Dataset, Format, ImageSize, OnProblem, Problem, Report, classes, coco, csv, voc, yolo};
 use crate::spec::Class;
 
 /// Where a data set is.
@@ -19,16 +19,16 @@ pub struct Source {
     /// the folder of annotations where there is no such folder.
     pub images: Option<PathBuf>,
     /// What `annotations` is. If absent, it is found by looking.
-    pub form: Option<Form>,
+    pub format: Option<Format>,
     /// Text file with the names of the images that are meant, one per line, as VOC's `ImageSets/Main/train.txt`, with or
     /// without extension and folders. If absent, all are meant.
     pub list: Option<PathBuf>,
-    /// File of class names, for all forms but COCO: CSV `name,id`; text with one name per line, the first of id 0; or
+    /// File of class names, for all formats but COCO: CSV `name,id`; text with one name per line, the first of id 0; or
     /// YOLO's `data.yaml`. If absent, the classes are those in the data, by name, from id 0.
     pub classes: Option<PathBuf>,
 }
 
-/// A [`Source`] with its small files read, as the readers of the forms take it.
+/// A [`Source`] with its small files read, as the readers of the formats take it.
 pub(super) struct Part<'a> {
     pub(super) annotations: &'a Path,
     /// Folder that file names start from.
@@ -49,23 +49,23 @@ impl Source {
 
     /// Every path of it that is given.
     pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let Self { annotations, images, form: _, list, classes } = self;
+        let Self { annotations, images, format: _, list, classes } = self;
         std::iter::once(annotations).chain(images).chain(list).chain(classes)
     }
 
-    /// Reads it. `size_of` is asked for the sizes that the form does not say.
+    /// Reads it. `size_of` is asked for the sizes that the format does not say.
     ///
     /// # Errors
     /// When a file or folder cannot be read or is not what it should be, when there are entries that `on_problem` refuses,
     /// and when there are no images.
     pub fn read(&self, on_problem: OnProblem, size_of: &ImageSize) -> Result<(Dataset, Report), DataError> {
-        let form = self.form.map_or_else(|| Form::find(&self.annotations), Ok)?;
-        let part = self.part(form, size_of)?;
-        let draft = match form {
-            Form::Coco => coco::draft(&part),
-            Form::Voc => voc::draft(&part),
-            Form::Csv => csv::draft(&part),
-            Form::Yolo => yolo::draft(&part),
+        let format = self.format.map_or_else(|| Format::find(&self.annotations), Ok)?;
+        let part = self.part(format, size_of)?;
+        let draft = match format {
+            Format::Coco => coco::draft(&part),
+            Format::Voc => voc::draft(&part),
+            Format::Csv => csv::draft(&part),
+            Format::Yolo => yolo::draft(&part),
         };
         let path = self.annotations.clone();
         let (mut dataset, report) = match draft?.check(on_problem) {
@@ -79,11 +79,11 @@ impl Source {
         Ok((dataset, report))
     }
 
-    fn part<'a>(&'a self, form: Form, size_of: &'a ImageSize) -> Result<Part<'a>, DataError> {
-        if let (Form::Coco, Some(path)) = (form, &self.classes) {
+    fn part<'a>(&'a self, format: Format, size_of: &'a ImageSize) -> Result<Part<'a>, DataError> {
+        if let (Format::Coco, Some(path)) = (format, &self.classes) {
             return Err(DataError::unfit(path, "is not needed: COCO JSON has its own classes; leave `classes` out"));
         }
-        let own = form.folder(&self.annotations);
+        let own = format.folder(&self.annotations);
         let folder = self.images.clone().unwrap_or_else(|| own.clone());
         let own_folder =
             folder == own || folder.canonicalize().ok().is_some_and(|folder| own.canonicalize().ok() == Some(folder));
@@ -125,7 +125,7 @@ mod tests {
     const VOC: &str = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax>\
         <ymax>22</ymax></bndbox></object></annotation>";
 
-    /// A folder with an image and its box in all forms.
+    /// A folder with an image and its box in all formats.
     fn all_forms() -> tempfile::TempDir {
         folder(&[
             ("coco.json", COCO),
@@ -148,10 +148,10 @@ mod tests {
         let sources = ["coco.json", "coco.txt", "boxes.csv", "voc/Annotations", "yolo/labels"].map(|annotations| {
             Source { list: Some(folder.path().join("list.txt")), ..Source::new(folder.path().join(annotations)) }
         });
-        let forms = [Form::Coco, Form::Coco, Form::Csv, Form::Voc, Form::Yolo];
-        for (source, form) in sources.into_iter().zip(forms) {
+        let formats = [Format::Coco, Format::Coco, Format::Csv, Format::Voc, Format::Yolo];
+        for (source, format) in sources.into_iter().zip(formats) {
             assert_eq!(read_sound(&source), ["a.jpg 200x100: dog 1 2 10 20"]);
-            assert_eq!(read_sound(&Source { form: Some(form), ..source }), ["a.jpg 200x100: dog 1 2 10 20"]);
+            assert_eq!(read_sound(&Source { format: Some(format), ..source }), ["a.jpg 200x100: dog 1 2 10 20"]);
         }
     }
 
@@ -175,18 +175,18 @@ mod tests {
     #[test]
     fn a_form_that_does_not_fit_is_an_error() {
         let folder = all_forms();
-        for form in Form::ALL {
+        for format in Format::ALL {
             for annotations in ["coco.json", "boxes.csv", "voc/Annotations", "yolo/labels", "a.jpg", "none"] {
                 let fits = matches!(
-                    (form, annotations),
-                    (Form::Coco, "coco.json")
-                        | (Form::Csv, "boxes.csv")
-                        | (Form::Voc, "voc/Annotations")
-                        | (Form::Yolo, "yolo/labels")
+                    (format, annotations),
+                    (Format::Coco, "coco.json")
+                        | (Format::Csv, "boxes.csv")
+                        | (Format::Voc, "voc/Annotations")
+                        | (Format::Yolo, "yolo/labels")
                 );
-                let source = Source { form: Some(form), ..Source::new(folder.path().join(annotations)) };
+                let source = Source { format: Some(format), ..Source::new(folder.path().join(annotations)) };
                 let result = read(&source, OnProblem::Drop);
-                assert_eq!(result.is_ok(), fits, "{form} {annotations}: {result:?}");
+                assert_eq!(result.is_ok(), fits, "{format} {annotations}: {result:?}");
             }
         }
     }
@@ -215,7 +215,7 @@ mod tests {
         }
         let path = |name: &str| Some(Path::new("base").join(name));
         let expected =
-            Source { images: path("c"), form: None, list: path("d"), classes: path("e"), ..Source::new("base/b") };
+            Source { images: path("c"), format: None, list: path("d"), classes: path("e"), ..Source::new("base/b") };
         assert_eq!(sources, [Source::new("base/a"), expected]);
     }
 
@@ -230,8 +230,8 @@ mod tests {
 
     #[test]
     fn a_section_of_a_configuration_is_a_source_and_other_keys_are_errors() {
-        let source: Source = serde_yaml::from_str("{annotations: a, form: voc, list: b}").unwrap();
-        let expected = Source { form: Some(Form::Voc), list: Some("b".into()), ..Source::new("a") };
+        let source: Source = serde_yaml::from_str("{annotations: a, format: voc, list: b}").unwrap();
+        let expected = Source { format: Some(Format::Voc), list: Some("b".into()), ..Source::new("a") };
         assert_eq!(source, expected);
         let text = serde_yaml::to_string(&source).unwrap();
         assert_eq!(serde_yaml::from_str::<Source>(&text).unwrap(), expected);

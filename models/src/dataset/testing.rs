@@ -1,4 +1,4 @@
-//! What the tests of the forms share.
+//! What the tests of the formats share.
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Pascal VOC: a folder with one XML file per image. <http://host.robots.ox.ac.uk/pascal/VOC/>
 //!
-//! The numbers are taken as the edges of the box: it is `xmax - xmin` wide, and nothing is shifted, as in the other forms.
+//! The numbers are taken as the edges of the box: it is `xmax - xmin` wide, and nothing is shifted, as in the other formats.
 //! VOC's own images count from 1 and include the last pixel, but most tools write edges counted from 0, and a file does
 //! not say which it has; read this way, boxes of the former are off by up to a pixel. Objects that are marked `difficult`
 //! are boxes like any other. Folders below are not looked into.

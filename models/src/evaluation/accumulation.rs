@@ -1,7 +1,7 @@
 //! Precision and recall of one class over all images, from what became of its detections.
 
 use super::curves::{Curve, Curves, RECALLS, recalls};
-use super::matching::{Object, Verdict};
+use super::matching::{MatchResult, Object};
 use super::summary::{BestF1, average};
 use super::{ALL, AREAS, AT_50, AT_75, DETECTIONS, THRESHOLDS};
 
@@ -70,13 +70,13 @@ struct ThresholdTally {
     /// Detections that were wrong here and not at every threshold.
     wrong: usize,
     /// Detections that were right.
-    finds: Vec<Find>,
+    true_positives: Vec<TruePositive>,
     /// How many of them count, by [`DETECTIONS`].
     found: [usize; DETECTIONS.len()],
 }
 
 /// A detection that was right.
-struct Find {
+struct TruePositive {
     score: f64,
     /// Of all detections down to this one.
     precision: f64,
@@ -92,7 +92,7 @@ impl Tally {
     }
 
     /// Counts the next detection; `rank` is its place among those of its image.
-    pub(super) fn add(&mut self, score: f64, rank: usize, verdict: Verdict) {
+    pub(super) fn add(&mut self, score: f64, rank: usize, verdict: MatchResult) {
         const EVERY: u32 = (1 << THRESHOLDS.len()) - 1;
         if self.scores.is_some_and(|[_, latest]| score < latest) {
             self.consider_latest();
@@ -113,10 +113,10 @@ impl Tally {
     /// Sees whether the detections so far are the best choice. Equally sure ones are chosen together.
     fn consider_latest(&mut self) {
         let AreaTally { positives, wrong, thresholds } = &self.areas[ALL];
-        let ThresholdTally { wrong: wrong_here, finds, .. } = &thresholds[AT_50];
-        let Some([_, score]) = self.scores.filter(|_| !finds.is_empty()) else { return };
+        let ThresholdTally { wrong: wrong_here, true_positives, .. } = &thresholds[AT_50];
+        let Some([_, score]) = self.scores.filter(|_| !true_positives.is_empty()) else { return };
         let (right, chosen, positives) =
-            (finds.len() as f64, (finds.len() + wrong + wrong_here) as f64, *positives as f64);
+            (true_positives.len() as f64, (true_positives.len() + wrong + wrong_here) as f64, *positives as f64);
         let f1 = 2.0 * right / (chosen + positives);
         if self.best_f1.is_none_or(|best| f1 > best.f1) {
             self.best_f1 = Some(BestF1 { f1, score, precision: right / chosen, recall: right / positives });
@@ -161,9 +161,9 @@ impl AreaTally {
         }
         precision.iter_mut().for_each(|sum| *sum /= THRESHOLDS.len() as f64);
         let curve = |threshold: usize| {
-            let finds = self.thresholds[threshold].at_recalls(self.positives);
+            let true_positives = self.thresholds[threshold].at_recalls(self.positives);
             let (precision, mut score): (Vec<_>, Vec<_>) =
-                finds.map(|find| find.map_or((0.0, 0.0), |find| (find.precision, find.score))).unzip();
+                true_positives.map(|find| find.map_or((0.0, 0.0), |find| (find.precision, find.score))).unzip();
             // The first detection reaches recall 0 even if it is wrong.
             score[0] = highest;
             Curve { precision, score }
@@ -174,32 +174,32 @@ impl AreaTally {
 
 impl ThresholdTally {
     fn add(&mut self, score: f64, rank: usize, wrong_everywhere: usize) {
-        let right = self.finds.len() + 1;
+        let right = self.true_positives.len() + 1;
         let all = (self.wrong + wrong_everywhere + right) as f64;
-        self.finds.push(Find { score, precision: right as f64 / (all + f64::EPSILON) });
+        self.true_positives.push(TruePositive { score, precision: right as f64 / (all + f64::EPSILON) });
         for (found, limit) in self.found.iter_mut().zip(DETECTIONS) {
             *found += usize::from(rank < limit);
         }
     }
 
-    /// Raises every precision to the best at that recall or a higher one. Between two finds precision only falls, so these
+    /// Raises every precision to the best at that recall or a higher one. Between two true_positives precision only falls, so these
     /// are all that matter.
     fn raise(&mut self) {
         let mut best = 0.0_f64;
-        for find in self.finds.iter_mut().rev() {
+        for find in self.true_positives.iter_mut().rev() {
             best = best.max(find.precision);
             find.precision = best;
         }
     }
 
-    /// The finds that reach the recalls at which precision is read.
-    fn at_recalls(&self, positives: usize) -> impl Iterator<Item = Option<&Find>> {
+    /// The true_positives that reach the recalls at which precision is read.
+    fn at_recalls(&self, positives: usize) -> impl Iterator<Item = Option<&TruePositive>> {
         let mut place = 0;
         recalls().map(move |recall| {
-            while place < self.finds.len() && ((place + 1) as f64 / positives as f64) < recall {
+            while place < self.true_positives.len() && ((place + 1) as f64 / positives as f64) < recall {
                 place += 1;
             }
-            self.finds.get(place)
+            self.true_positives.get(place)
         })
     }
 }

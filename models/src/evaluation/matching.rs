@@ -63,7 +63,7 @@ impl Object {
 
 /// What became of a detection. In slots of neither kind it does not count.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Verdict {
+pub(super) struct MatchResult {
     /// Where it found an object.
     pub(super) right: Slots,
     /// Where it found nothing although it should have.
@@ -75,7 +75,7 @@ pub(super) type Rival = (usize, f64);
 
 /// Judges a detection among the objects of its image, after all better detections: it takes the object that it overlaps
 /// most among those still free. `rivals` is room that this needs, to be kept from detection to detection.
-pub(super) fn judge(detection: &Rectangle, objects: &mut [Object], rivals: &mut Vec<Rival>) -> Verdict {
+pub(super) fn judge(detection: &Rectangle, objects: &mut [Object], rivals: &mut Vec<Rival>) -> MatchResult {
     let overlaps = objects.iter().map(|object| overlap(detection, object)).enumerate();
     rivals.clear();
     rivals.extend(overlaps.filter(|(_, overlap)| *overlap >= THRESHOLDS[0]));
@@ -99,7 +99,7 @@ pub(super) fn judge(detection: &Rectangle, objects: &mut [Object], rivals: &mut 
         }
         open = open.without(found);
     }
-    Verdict { right, wrong: open.and(Slots::of_area(detection.area())) }
+    MatchResult { right, wrong: open.and(Slots::of_area(detection.area())) }
 }
 
 /// IoU; the share of the detection when the object is a crowd, which may be matched by any part.

@@ -79,7 +79,7 @@ pub fn find(detector: &Detector, truth: &Dataset, mut advance: impl FnMut()) -> 
     scored
 }
 
-/// The place in the data set of each of the model's classes. Where ids differ, as between forms of one data set, the name
+/// The place in the data set of each of the model's classes. Where ids differ, as between formats of one data set, the name
 /// decides.
 ///
 /// # Errors

@@ -18,20 +18,21 @@ use crate::cannot_write;
 
 /// What is made of each image.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
 pub(crate) struct MadeArgs {
-    /// Draw the detections over the images, into this folder.
+    /// Write images with the detections drawn on them into this folder.
     ///
-    /// An annotated image has its image's name; where several have the same, the later ones are numbered: a.jpg,
-    /// a-2.jpg. JPEG stays JPEG, all else becomes PNG; a video becomes MP4 without sound.
+    /// An annotated image is named as its original; repeated names are numbered: a.jpg, a-2.jpg. JPEG stays JPEG, other
+    /// formats become PNG, videos become MP4 without sound.
     #[arg(long, value_name = "DIR")]
     draw: Option<PathBuf>,
 
-    /// Write YOLO's text into this folder: for each image a file with a line per detection, `class x y width height score`,
-    /// the class counted from 0, center and sides in shares of the image.
+    /// Write YOLO text files into this folder, one per image, with a line per detection: `class x y width height score`;
+    /// classes count from 0, center and sides are fractions of the image.
     #[arg(long, value_name = "DIR")]
     yolo: Option<PathBuf>,
 
-    /// Cut the detections out, as JPEG files `CLASS/IMAGE-NUMBER.jpg` in this folder, the best first.
+    /// Write each detection's part of the image as `CLASS/IMAGE-NUMBER.jpg` into this folder, highest score first.
     #[arg(long, value_name = "DIR")]
     crops: Option<PathBuf>,
 }

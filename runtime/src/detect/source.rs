@@ -19,24 +19,26 @@ use crate::interrupt::Interrupt;
 
 /// Which images.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Input")]
 pub(crate) struct SourceArgs {
-    /// Images, folders, patterns such as 'photos/*.jpg', and videos.
+    /// Image files, folders, patterns such as 'photos/*.jpg', and videos.
     ///
-    /// Of a folder, the images in it count, in the order of their names. Formats: JPEG, PNG, WebP, BMP, GIF (the first frame), TIFF;
-    /// which one is told from the content, and EXIF's orientation is followed. A video is told from its name, such as clip.mp4, and
-    /// needs the program ffmpeg on the PATH; every frame counts as an image.
+    /// Reads JPEG, PNG, WebP, BMP, GIF (first frame) and TIFF, recognized by their content, and applies the EXIF orientation.
+    /// The images of a folder are read in the order of their names. Videos are recognized by their extension, such as .mp4,
+    /// and need the program ffmpeg; every frame counts as an image.
     #[arg(value_name = "PATHS", required_unless_present = "stdin", conflicts_with = "stdin")]
     paths: Vec<PathBuf>,
 
-    /// Look into folders below, too, hidden ones excepted.
-    #[arg(long)]
+    /// Search folders recursively; hidden folders are skipped.
+    #[arg(long, short)]
     recursive: bool,
 
-    /// Read names of images from stdin, one per line, and answer each when it comes, by default as NDJSON on stdout.
+    /// Read image file names from stdin, one per line; results are written as soon as they are ready, by default as NDJSON
+    /// to stdout.
     #[arg(long)]
     pub(super) stdin: bool,
 
-    /// Look at so many frames of a video per second, a number or a fraction such as 30000/1001. [default: all]
+    /// Frames per second to read from a video, a number or a fraction such as 30000/1001 [default: all frames].
     #[arg(long, value_name = "RATE")]
     pub(super) fps: Option<Rate>,
 }

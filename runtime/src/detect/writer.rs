@@ -17,24 +17,26 @@ use crate::interrupt::Interrupt;
 
 /// Which lists.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
 pub(crate) struct ListArgs {
-    /// Write a JSON list with an object per image; `-` is stdout, as for the following.
+    /// Write the results as a JSON list with one object per image; `-` writes to stdout, here and below.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Write the same objects one per line, each as soon as it is there.
+    /// Write the same objects as NDJSON: one per line, as soon as each is ready.
     #[arg(long, value_name = "FILE")]
     ndjson: Option<PathBuf>,
 
-    /// Write CSV with a line per detection.
+    /// Write the detections as CSV, one per line.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
 
-    /// Write COCO's results, as `runtime score` and pycocotools read them. An image's id is the number that its name is.
+    /// Write the detections as COCO results for `runtime score` and pycocotools. The image id is the number in the file's
+    /// name, unless --image-ids is given.
     #[arg(long, value_name = "FILE")]
     coco: Option<PathBuf>,
 
-    /// COCO file whose `images` say the ids for --coco.
+    /// COCO file that maps file names to image ids, for --coco.
     #[arg(long, value_name = "FILE", requires = "coco")]
     image_ids: Option<PathBuf>,
 }

@@ -74,7 +74,7 @@ impl Contract {
             );
         }
         (self.size.is_none() || self.batch.is_none()).then_some(
-            "the model takes inputs of any shape, and a graph has one; export it with --input-size and --batch",
+            "the model takes inputs of any shape, and a graph has one; export it with --input-size and --batch-size",
         )
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let size = Some([64, 96]);
         assert_eq!(contract(None, Some(2), size).against_graphs(), None);
         for (free, part) in [
-            (contract(None, None, size), "--batch"),
+            (contract(None, None, size), "--batch-size"),
             (contract(None, Some(2), None), "--input-size"),
             (contract(Some(100), Some(2), size), "without --top-k"),
         ] {

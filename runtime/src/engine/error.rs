@@ -81,7 +81,7 @@ pub enum EngineError {
     },
     /// The file was exported for fewer images at a time.
     #[error(
-        "{found} images are more than the {most} that the model takes at a time; run fewer, or export it with another --batch"
+        "{found} images are more than the {most} that the model takes at a time; run fewer, or export it with another --batch-size"
     )]
     Batch {
         /// Images of the input.

@@ -1,4 +1,4 @@
-//! Annotations of any bytes, in each of the four forms, become a sound data set or an error.
+//! Annotations of any bytes, in each of the four formats, become a sound data set or an error.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use fuzz::Scratch;
 use libfuzzer_sys::fuzz_target;
-use models::dataset::{Dataset, Form, OnProblem, Report, Source};
+use models::dataset::{Dataset, Format, OnProblem, Report, Source};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
     let scratch = Scratch::new();
@@ -22,18 +22,18 @@ fn size_of(path: &Path) -> Result<(u32, u32), String> {
     if path.is_file() { Ok((200, 100)) } else { Err("it is not there".to_owned()) }
 }
 
-// The first byte says the form and what is done about problems.
+// The first byte says the format and what is done about problems.
 fuzz_target!(|bytes: &[u8]| {
     let Some((choice, content)) = bytes.split_first() else { return };
-    let form = Form::ALL[usize::from(choice % 4)];
+    let format = Format::ALL[usize::from(choice % 4)];
     let on_problem = [OnProblem::Keep, OnProblem::Drop, OnProblem::Refuse][usize::from(choice / 4 % 3)];
-    let annotations = match form {
-        Form::Coco => SCRATCH.file("coco/truth.json", content),
-        Form::Csv => SCRATCH.file("csv/truth.csv", content),
-        Form::Voc => SCRATCH.file("voc/Annotations/a.xml", content).with_file_name(""),
-        Form::Yolo => SCRATCH.file("yolo/labels/a.txt", content).with_file_name(""),
+    let annotations = match format {
+        Format::Coco => SCRATCH.file("coco/truth.json", content),
+        Format::Csv => SCRATCH.file("csv/truth.csv", content),
+        Format::Voc => SCRATCH.file("voc/Annotations/a.xml", content).with_file_name(""),
+        Format::Yolo => SCRATCH.file("yolo/labels/a.txt", content).with_file_name(""),
     };
-    let source = Source { form: Some(form), ..Source::new(annotations) };
+    let source = Source { format: Some(format), ..Source::new(annotations) };
     let Ok((dataset, report)) = source.read(on_problem, &size_of) else { return };
     check(&dataset, &report, on_problem);
 });

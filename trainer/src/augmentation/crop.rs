@@ -15,15 +15,15 @@ use crate::targets::Object;
 pub struct CropConfig {
     /// Probability of a crop.
     pub probability: f64,
-    /// Sides of the smallest crop, as a share of the image's; every share from there to 1 is as likely.
-    pub smallest: f64,
-    /// An object stays one if at least this share of its area is inside. What is seen of the others becomes background.
-    pub keep: f64,
+    /// Sides of the smallest crop, as a fraction of the image's; every fraction from there to 1 is as likely.
+    pub min: f64,
+    /// An object stays one if at least this fraction of its area is inside. What is seen of the others becomes background.
+    pub min_visibility: f64,
 }
 
 impl Default for CropConfig {
     fn default() -> Self {
-        Self { probability: 0.0, smallest: 0.5, keep: 0.3 }
+        Self { probability: 0.0, min: 0.5, min_visibility: 0.3 }
     }
 }
 
@@ -37,9 +37,9 @@ const TRIES: usize = 10;
 pub(super) fn crop(sample: Sample, config: &CropConfig, random: &mut impl Rng) -> Sample {
     let (width, height) = sample.pixels.dimensions();
     for _ in 0..TRIES {
-        let window = draw(width, height, config.smallest, random);
+        let window = draw(width, height, config.min, random);
         let rest = |object: &Object| {
-            let bounding_box = window.cut(&object.bounding_box, config.keep)?;
+            let bounding_box = window.cut(&object.bounding_box, config.min_visibility)?;
             Some(Object { bounding_box, ..*object })
         };
         let objects: Vec<_> = sample.objects.iter().filter_map(rest).collect();
@@ -50,9 +50,9 @@ pub(super) fn crop(sample: Sample, config: &CropConfig, random: &mut impl Rng) -
     sample
 }
 
-fn draw(width: u32, height: u32, smallest: f64, random: &mut impl Rng) -> Window {
-    let share = random.random_range(smallest..=1.0);
-    let side = |whole: u32| ((f64::from(whole) * share).round() as u32).clamp(SHORTEST.min(whole), whole);
+fn draw(width: u32, height: u32, min: f64, random: &mut impl Rng) -> Window {
+    let fraction = random.random_range(min..=1.0);
+    let side = |whole: u32| ((f64::from(whole) * fraction).round() as u32).clamp(SHORTEST.min(whole), whole);
     let (part_width, part_height) = (side(width), side(height));
     Window {
         x: random.random_range(0..=width - part_width),
@@ -71,8 +71,8 @@ mod tests {
     use super::*;
     use crate::augmentation::testing::{extent, marked, plain};
 
-    fn config(smallest: f64, keep: f64) -> CropConfig {
-        CropConfig { probability: 1.0, smallest, keep }
+    fn config(min: f64, min_visibility: f64) -> CropConfig {
+        CropConfig { probability: 1.0, min, min_visibility }
     }
 
     #[test]

@@ -17,13 +17,13 @@ use crate::targets::Object;
 pub struct MosaicConfig {
     /// Probability that an image shares its place with three others.
     pub probability: f64,
-    /// An object stays one if at least this share of its area is inside. What is seen of the others becomes background.
-    pub keep: f64,
+    /// An object stays one if at least this fraction of its area is inside. What is seen of the others becomes background.
+    pub min_visibility: f64,
 }
 
 impl Default for MosaicConfig {
     fn default() -> Self {
-        Self { probability: 0.0, keep: 0.3 }
+        Self { probability: 0.0, min_visibility: 0.3 }
     }
 }
 
@@ -32,7 +32,7 @@ impl Default for MosaicConfig {
 /// or column has no quarters and stays.
 pub(super) fn mosaic<R: Rng, E>(
     sample: Sample,
-    keep: f64,
+    min_visibility: f64,
     random: &mut R,
     mut another: impl FnMut(&mut R) -> Result<Sample, E>,
 ) -> Result<Sample, E> {
@@ -50,7 +50,7 @@ pub(super) fn mosaic<R: Rng, E>(
         let part = first.take().map_or_else(|| another(random), Ok)?;
         let window = covering(quarter, part.pixels.dimensions(), random);
         show(&part.pixels, &window, quarter, &mut pixels);
-        objects.extend(part.objects.iter().filter_map(|object| place(object, &window, quarter, keep)));
+        objects.extend(part.objects.iter().filter_map(|object| place(object, &window, quarter, min_visibility)));
     }
     Ok(Sample { pixels: Arc::new(pixels), objects })
 }
@@ -89,8 +89,8 @@ fn show(image: &RgbImage, window: &Window, quarter: &Window, mosaic: &mut RgbIma
 }
 
 /// An object where it is in the mosaic, if enough of it is.
-fn place(object: &Object, window: &Window, quarter: &Window, keep: f64) -> Option<Object> {
-    let inside = window.cut(&object.bounding_box, keep)?;
+fn place(object: &Object, window: &Window, quarter: &Window, min_visibility: f64) -> Option<Object> {
+    let inside = window.cut(&object.bounding_box, min_visibility)?;
     let (x, y) = (quarter.width as f32 / window.width as f32, quarter.height as f32 / window.height as f32);
     let mut placed = inside.scale(x, y).clip(quarter.width as f32, quarter.height as f32);
     let visible = placed.width() >= THINNEST && placed.height() >= THINNEST;
@@ -119,14 +119,14 @@ mod tests {
         Sample { pixels: Arc::new(pixels), objects: vec![Object { class, bounding_box }] }
     }
 
-    fn joined(seed: u64, keep: f64) -> Sample {
+    fn joined(seed: u64, min_visibility: f64) -> Sample {
         let mut others = [(1, 300, 40), (2, 40, 300), (3, 20, 10)].into_iter();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let another = |_: &mut ChaCha8Rng| {
             let (class, width, height) = others.next().unwrap();
             Ok::<_, Infallible>(uniform(class, width, height))
         };
-        let Ok(mosaic) = mosaic(uniform(4, 64, 48), keep, &mut random, another);
+        let Ok(mosaic) = mosaic(uniform(4, 64, 48), min_visibility, &mut random, another);
         mosaic
     }
 

@@ -8,34 +8,34 @@ use super::draws::{Draws, Variation};
 
 /// How sizes vary. One factor holds for a whole batch, so that its images need no more padding than without; the factor
 /// multiplies the sides that preprocessing resizes to, a fixed size included, so that images are resized once, and a batch
-/// needs up to `largest` squared times the memory.
+/// needs up to `max` squared times the memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScaleConfig {
     /// Probability that a batch has another size.
     pub probability: f64,
     /// The least factor. Halving is as likely as doubling, if both are allowed.
-    pub smallest: f64,
-    /// The largest factor; no batch is larger than that.
-    pub largest: f64,
+    pub min: f64,
+    /// The max factor; no batch is larger than that.
+    pub max: f64,
 }
 
 impl Default for ScaleConfig {
     fn default() -> Self {
-        Self { probability: 0.0, smallest: 0.8, largest: 1.25 }
+        Self { probability: 0.0, min: 0.8, max: 1.25 }
     }
 }
 
 impl ScaleConfig {
-    /// The least value of `smallest`.
+    /// The least value of `min`.
     pub(super) const LEAST: f64 = 0.1;
-    /// The largest value of `largest`: sixteen times the memory.
+    /// The max value of `max`: sixteen times the memory.
     pub(super) const MOST: f64 = 4.0;
 
     /// The preprocessing of a batch, by the numbers of its first image.
     pub fn vary(&self, spec: &PreprocessingSpec, first: &Draws) -> PreprocessingSpec {
         let Some(mut random) = first.chance(Variation::Scale, self.probability) else { return spec.clone() };
-        let factor = self.smallest * (self.largest / self.smallest).powf(random.random());
+        let factor = self.min * (self.max / self.min).powf(random.random());
         let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
         PreprocessingSpec {
             shorter_side: side(spec.shorter_side),
@@ -52,8 +52,8 @@ mod tests {
 
     const SIZES: [(u32, u32); 5] = [(640, 480), (480, 640), (1, 1), (4000, 2), (301, 300)];
 
-    fn scale(smallest: f64, largest: f64) -> ScaleConfig {
-        ScaleConfig { probability: 1.0, smallest, largest }
+    fn scale(min: f64, max: f64) -> ScaleConfig {
+        ScaleConfig { probability: 1.0, min, max }
     }
 
     #[test]

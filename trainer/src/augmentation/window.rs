@@ -22,16 +22,16 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// What is left of a box, in pixels of the window; nothing if less than the share `keep` of its area is inside, or too
+    /// What is left of a box, in pixels of the window; nothing if less than the fraction `min_visibility` of its area is inside, or too
     /// thin a strip. What the window shows of such an object stays in the image, as background.
-    pub(super) fn cut(&self, whole: &BoundingBox, keep: f64) -> Option<BoundingBox> {
+    pub(super) fn cut(&self, whole: &BoundingBox, min_visibility: f64) -> Option<BoundingBox> {
         let (x, y) = (self.x as f32, self.y as f32);
         let whole = BoundingBox { x1: whole.x1 - x, y1: whole.y1 - y, x2: whole.x2 - x, y2: whole.y2 - y };
         let inside = whole.clip(self.width as f32, self.height as f32);
         let seen = inside.width() > 0.0 && inside.height() > 0.0;
         let enough = || {
-            let share = f64::from(inside.area() / whole.area());
-            share >= keep && inside.width() >= THINNEST && inside.height() >= THINNEST
+            let fraction = f64::from(inside.area() / whole.area());
+            fraction >= min_visibility && inside.width() >= THINNEST && inside.height() >= THINNEST
         };
         (seen && (inside == whole || enough())).then_some(inside)
     }

@@ -99,7 +99,7 @@ impl DiskCache {
         if !fits && !self.full.swap(true, Ordering::Relaxed) {
             say(&format!(
                 "the cache of decoded images in {} is full; the others are decoded every time, unless you raise \
-                 `data.cache.gigabytes`, or remove the folder if it is of other data",
+                 `data.cache.max_gigabytes`, or remove the folder if it is of other data",
                 self.folder.display()
             ));
         }

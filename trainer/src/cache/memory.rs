@@ -53,7 +53,7 @@ impl Kept {
             self.said = true;
             say(&format!(
                 "{} decoded images fill the cache in memory; the others are decoded every time, unless you raise \
-                 `data.cache.gigabytes`",
+                 `data.cache.max_gigabytes`",
                 self.images.len()
             ));
         }

@@ -17,7 +17,7 @@ use crate::targets::Object;
 /// Anchors that are drawn for an object; its tag counts all of them.
 const HAIRLINES: usize = 5;
 
-/// Draws the boxes of images, and as hairlines the best of the anchors that stand for them.
+/// Draws the boxes of images, and as hairlines the best of the anchors matched to them.
 pub(super) fn draw_truth(recipe: &Recipe, images: &[usize], folder: &Path) -> anyhow::Result<()> {
     draw_each(recipe, images, folder, |index| {
         let mut image = runtime::image_file::read(recipe.dataset.path_of(index))?;
@@ -81,7 +81,7 @@ fn file_name(index: usize, name: &str) -> PathBuf {
     format!("{index:06}-{stem}.jpg").into()
 }
 
-/// The objects with their tags, and the best of the anchors that stand for them in an input of `[height, width]`.
+/// The objects with their tags, and the best of the anchors matched to them in an input of `[height, width]`.
 fn marks(recipe: &Recipe, objects: &[Object], [height, width]: [usize; 2]) -> Vec<Mark> {
     let anchors = Anchors::new(&recipe.spec.anchors, height, width);
     let boxes: Vec<_> = objects.iter().map(|object| object.bounding_box).collect();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use models::coverage::{Reach, reach};
+use models::coverage::{ObjectMatch, match_objects};
 use models::dataset::{Annotation, Dataset, Report};
 use models::{Matcher, ModelSpec};
 use rayon::prelude::*;
@@ -40,8 +40,8 @@ pub(super) struct Survey {
     pub(super) sides: Vec<SideBin>,
     /// Images by width and height, the most frequent first.
     pub(super) image_sizes: Vec<ImageSize>,
-    /// Boxes that no anchor stands for.
-    pub(super) unreached: Vec<Unreached>,
+    /// Boxes that no anchor is matched to.
+    pub(super) unmatched: Vec<Unmatched>,
     /// Of the pixels of each image that could be read.
     #[serde(skip)]
     pub(super) hashes: HashMap<u64, String>,
@@ -54,21 +54,21 @@ pub(super) struct ClassSurvey {
     pub(super) name: String,
     /// Images that show it.
     pub(super) images: usize,
-    /// Boxes, crowds apart, and those of them that an anchor stands for.
-    pub(super) all: Reached,
+    /// Boxes, crowds apart, and those of them that an anchor is matched to.
+    pub(super) all: MatchedBoxes,
     /// The same of boxes of less than 32² pixels of the network's input.
-    pub(super) small: Reached,
+    pub(super) small: MatchedBoxes,
     /// The same of boxes between the two.
-    pub(super) medium: Reached,
+    pub(super) medium: MatchedBoxes,
     /// The same of boxes of 96² pixels and more.
-    pub(super) large: Reached,
+    pub(super) large: MatchedBoxes,
 }
 
-/// Some boxes, and how many of them an anchor stands for.
+/// Some boxes, and how many of them an anchor is matched to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Reached {
+pub(super) struct MatchedBoxes {
     pub(super) boxes: usize,
-    pub(super) reached: usize,
+    pub(super) matched: usize,
 }
 
 /// An image that can't be used.
@@ -106,9 +106,9 @@ pub(super) struct ImageSize {
     pub(super) images: usize,
 }
 
-/// A box that no anchor stands for.
+/// A box that no anchor is matched to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct Unreached {
+pub(super) struct Unmatched {
     #[serde(flatten)]
     pub(super) place: BoxPlace,
     /// In pixels of the network's input.
@@ -116,7 +116,7 @@ pub(super) struct Unreached {
     /// In pixels of the network's input.
     pub(super) height: f32,
     /// With the anchor that fits it best.
-    pub(super) largest_iou: f32,
+    pub(super) max_iou: f32,
 }
 
 impl Survey {
@@ -124,7 +124,7 @@ impl Survey {
     pub(super) fn new(title: &str, dataset: &Dataset, report: &Report, spec: &ModelSpec, matcher: &Matcher) -> Self {
         let (hashes, bad_images) = read_images(title, dataset);
         let images: Vec<_> = (0..dataset.images.len()).collect();
-        let reached = reach(dataset, &images, spec, matcher);
+        let matched = match_objects(dataset, &images, spec, matcher);
         let boxes = || dataset.annotations.iter().filter(|annotation| !annotation.crowd);
         let with_boxes: HashSet<_> = boxes().map(|annotation| annotation.image).collect();
         let mut same: BTreeMap<u64, Vec<String>> = BTreeMap::new();
@@ -138,7 +138,7 @@ impl Survey {
             boxes: boxes().count(),
             crowds: dataset.annotations.len() - boxes().count(),
             images_without_boxes: dataset.images.len() - with_boxes.len(),
-            classes: classes(dataset, &reached),
+            classes: classes(dataset, &matched),
             problems: report.lines(),
             refused: report.is_serious(),
             bad_images,
@@ -146,7 +146,7 @@ impl Survey {
             duplicate_boxes: duplicate_boxes(dataset),
             sides: sides(boxes()),
             image_sizes: image_sizes(dataset),
-            unreached: reached.iter().filter(|object| object.anchors == 0).map(|o| unreached(dataset, o)).collect(),
+            unmatched: matched.iter().filter(|object| object.anchors == 0).map(|o| unmatched(dataset, o)).collect(),
             hashes: hashes.into_iter().map(|(image, hash)| (hash, dataset.images[image].file_name.clone())).collect(),
         }
     }
@@ -198,11 +198,11 @@ fn read_images(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadIma
     (hashes, bad)
 }
 
-fn classes(dataset: &Dataset, reached: &[Reach]) -> Vec<ClassSurvey> {
+fn classes(dataset: &Dataset, matched: &[ObjectMatch]) -> Vec<ClassSurvey> {
     let mut images = vec![HashSet::new(); dataset.classes.len()];
     // By class: all, small, medium, large.
-    let mut counts = vec![[Reached::default(); 4]; dataset.classes.len()];
-    for object in reached {
+    let mut counts = vec![[MatchedBoxes::default(); 4]; dataset.classes.len()];
+    for object in matched {
         let Annotation { class, image, .. } = dataset.annotations[object.annotation];
         images[class].insert(image);
         let size = match object.bounding_box.area() {
@@ -212,7 +212,7 @@ fn classes(dataset: &Dataset, reached: &[Reach]) -> Vec<ClassSurvey> {
         };
         for place in [0, size] {
             counts[class][place].boxes += 1;
-            counts[class][place].reached += usize::from(object.anchors > 0);
+            counts[class][place].matched += usize::from(object.anchors > 0);
         }
     }
     let of_class = dataset.classes.iter().zip(images).zip(counts);
@@ -238,12 +238,12 @@ fn duplicate_boxes(dataset: &Dataset) -> Vec<BoxPlace> {
     again.map(|annotation| place(dataset, annotation)).collect()
 }
 
-fn unreached(dataset: &Dataset, object: &Reach) -> Unreached {
-    Unreached {
+fn unmatched(dataset: &Dataset, object: &ObjectMatch) -> Unmatched {
+    Unmatched {
         place: place(dataset, &dataset.annotations[object.annotation]),
         width: object.bounding_box.width(),
         height: object.bounding_box.height(),
-        largest_iou: object.largest_iou,
+        max_iou: object.max_iou,
     }
 }
 

@@ -6,7 +6,7 @@ use models::coverage::Suggestion;
 use models::dataset::Dataset;
 use models::spec::Class;
 
-use super::survey::{ClassSurvey, Reached, Survey};
+use super::survey::{ClassSurvey, MatchedBoxes, Survey};
 
 /// Entries of a list that are named; the JSON file holds all of them.
 const NAMED: usize = 10;
@@ -61,14 +61,14 @@ pub(super) fn part(title: &str, survey: &Survey) -> String {
     let boxes = survey.duplicate_boxes.iter();
     let boxes = boxes.map(|place| format!("{} annotation {} ({})", place.file, place.annotation, place.class));
     list(&mut text, "boxes that repeat another one", boxes);
-    let unreached = survey.unreached.iter().map(|unreached| {
-        let place = &unreached.place;
+    let unmatched = survey.unmatched.iter().map(|unmatched| {
+        let place = &unmatched.place;
         format!(
             "{} annotation {} ({}): {:.0} x {:.0} in the network's input, best IoU {:.2}",
-            place.file, place.annotation, place.class, unreached.width, unreached.height, unreached.largest_iou
+            place.file, place.annotation, place.class, unmatched.width, unmatched.height, unmatched.max_iou
         )
     });
-    list(&mut text, "boxes without an anchor, which won't be learned", unreached);
+    list(&mut text, "boxes without an anchor, which won't be learned", unmatched);
     text.truncate(text.trim_end().len());
     text
 }
@@ -109,10 +109,10 @@ pub(super) fn differences(
 /// What anchors would be better, as the lines of the configuration.
 pub(super) fn suggestion(suggestion: Option<&Suggestion>, images: usize) -> String {
     let Some(Suggestion { anchors, share: [own, share] }) = suggestion else {
-        return format!("anchors: none tried reach more boxes than the configured ones (on {images} images)");
+        return format!("anchors: none of those tried match more boxes than the configured ones (on {images} images)");
     };
     format!(
-        "anchors: these reach {:.2} % of the boxes instead of {:.2} % (on {images} images)\nmodel:\n  anchors:\n    \
+        "anchors: these match {:.2} % of the boxes instead of {:.2} % (on {images} images)\nmodel:\n  anchors:\n    \
          sizes: {:?}\n    ratios: {:?}\n    scales: {:?}",
         100.0 * share,
         100.0 * own,
@@ -139,16 +139,16 @@ fn more(text: &mut String, count: usize) {
     }
 }
 
-fn share(reached: Reached) -> String {
-    match reached.boxes {
+fn share(matched: MatchedBoxes) -> String {
+    match matched.boxes {
         0 => "-".to_owned(),
-        boxes => format!("{:.1} %", 100.0 * reached.reached as f64 / boxes as f64),
+        boxes => format!("{:.1} %", 100.0 * matched.matched as f64 / boxes as f64),
     }
 }
 
-fn of(reached: Reached) -> String {
-    match reached.boxes {
+fn of(matched: MatchedBoxes) -> String {
+    match matched.boxes {
         0 => "-".to_owned(),
-        boxes => format!("{} of {boxes}", reached.reached),
+        boxes => format!("{} of {boxes}", matched.matched),
     }
 }

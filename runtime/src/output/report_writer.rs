@@ -9,29 +9,29 @@ use super::{Target, compact_json, print};
 
 /// Where the numbers go: as JSON to where that was asked for, and as a table to stdout unless the JSON goes there.
 #[derive(Debug)]
-pub struct Publication {
+pub struct ReportWriter {
     json: Option<(PathBuf, Target)>,
 }
 
 /// Numbers that can't be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {reason}", Target::name(.path))]
-pub struct PublicationError {
+pub struct ReportWriterError {
     /// The file, or `-` for stdout.
     pub path: PathBuf,
     /// Why.
     pub reason: io::Error,
 }
 
-impl Publication {
+impl ReportWriter {
     /// Opens what is written to, so that what can't be written is found before the work. `json` is a file, or `-`.
     ///
     /// # Errors
     /// When the file can't be written.
-    pub fn open(json: Option<&Path>) -> Result<Self, PublicationError> {
+    pub fn open(json: Option<&Path>) -> Result<Self, ReportWriterError> {
         let json = json.map(|path| match Target::open(path) {
             Ok(target) => Ok((path.to_owned(), target)),
-            Err(reason) => Err(PublicationError { path: path.to_owned(), reason }),
+            Err(reason) => Err(ReportWriterError { path: path.to_owned(), reason }),
         });
         Ok(Self { json: json.transpose()? })
     }
@@ -40,15 +40,15 @@ impl Publication {
     ///
     /// # Errors
     /// When they can't be written.
-    pub fn publish(self, numbers: &impl Serialize, table: &str) -> Result<(), PublicationError> {
+    pub fn publish(self, numbers: &impl Serialize, table: &str) -> Result<(), ReportWriterError> {
         let mut tabulated = true;
         if let Some((path, mut target)) = self.json {
             tabulated = !matches!(target, Target::Stdout(_));
             let written = compact_json::write(numbers, &mut target).and_then(|()| target.commit());
-            written.map_err(|reason| PublicationError { path, reason })?;
+            written.map_err(|reason| ReportWriterError { path, reason })?;
         }
         if tabulated {
-            print(table).map_err(|reason| PublicationError { path: "-".into(), reason })?;
+            print(table).map_err(|reason| ReportWriterError { path: "-".into(), reason })?;
         }
         Ok(())
     }

@@ -10,11 +10,11 @@ use crate::engine::{EngineError, EngineOptions, Fallback, IMAGES, session};
 
 /// A network all of whose outputs are read, whatever they are.
 #[derive(Debug)]
-pub struct Tap {
+pub struct ActivationReader {
     session: Session,
 }
 
-impl Tap {
+impl ActivationReader {
     /// Opens an ONNX file that reads [`IMAGES`] and computes 32-bit floating point only.
     ///
     /// # Errors

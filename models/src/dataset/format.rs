@@ -1,4 +1,4 @@
-//! The form of a data set's files: told by its name, or by looking.
+//! The format of a data set's files: told by its name, or by looking.
 
 use std::fmt::{self, Display};
 use std::fs::File;
@@ -13,10 +13,10 @@ use super::{DataError, files, voc, yolo};
 /// How boxes are written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Form {
+pub enum Format {
     /// A JSON file. <https://cocodataset.org/#format-data>
     Coco,
-    /// A folder of XML files, one per image. The numbers are taken as edges, as in the other forms; nothing is shifted,
+    /// A folder of XML files, one per image. The numbers are taken as edges, as in the other formats; nothing is shifted,
     /// although VOC itself counts from 1. <http://host.robots.ox.ac.uk/pascal/VOC/>
     Voc,
     /// Lines `path,x1,y1,x2,y2,class`. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
@@ -27,8 +27,8 @@ pub enum Form {
     Yolo,
 }
 
-impl Form {
-    /// Every form.
+impl Format {
+    /// Every format.
     pub const ALL: [Self; 4] = [Self::Coco, Self::Voc, Self::Csv, Self::Yolo];
 
     /// The name, as configurations have it.
@@ -41,7 +41,7 @@ impl Form {
         }
     }
 
-    /// The form of what is at `path`.
+    /// The format of what is at `path`.
     pub(super) fn find(path: &Path) -> Result<Self, DataError> {
         /// More than anyone puts before the first brace.
         const HEAD: u64 = 4096;
@@ -77,11 +77,11 @@ impl Form {
             (true, false) => return Ok(Self::Voc),
             (false, true) => return Ok(Self::Yolo),
             (true, true) => {
-                "has both XML files (VOC) and text files (YOLO); say which are meant, `form: voc` or `form: yolo`"
+                "has both XML files (VOC) and text files (YOLO); say which are meant, `format: voc` or `format: yolo`"
             }
             (false, false) => {
                 "has neither XML files (VOC) nor text files (YOLO); give the folder that has, or a COCO JSON or CSV file, \
-                 and its `form` (coco, voc, csv, yolo) if it isn't recognized"
+                 and its `format` (coco, voc, csv, yolo) if it isn't recognized"
             }
         };
         Err(DataError::unfit(path, found))
@@ -103,26 +103,26 @@ pub(super) fn folder_of(file: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).to_owned()
 }
 
-impl Display for Form {
+impl Display for Format {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.write_str(self.name())
     }
 }
 
-/// A text that names no form.
+/// A text that names no format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no form of data sets; there are coco, voc, csv and yolo")]
-pub struct ParseFormError {
+#[error("`{found}` is no format of data sets; there are coco, voc, csv and yolo")]
+pub struct ParseFormatError {
     /// The text.
     pub found: String,
 }
 
-impl FromStr for Form {
-    type Err = ParseFormError;
+impl FromStr for Format {
+    type Err = ParseFormatError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let form = Self::ALL.into_iter().find(|form| form.name() == text);
-        form.ok_or_else(|| ParseFormError { found: text.to_owned() })
+        let format = Self::ALL.into_iter().find(|format| format.name() == text);
+        format.ok_or_else(|| ParseFormatError { found: text.to_owned() })
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
         ];
         let folder = folder(&files);
         let cases = [
-            ("both", "say which are meant, `form: voc` or `form: yolo`"),
+            ("both", "say which are meant, `format: voc` or `format: yolo`"),
             ("none", "neither XML files (VOC) nor text files (YOLO)"),
             ("root", "has a folder `labels`; give that, or one in it"),
             ("data.yaml", "give the folder of labels, and this file as `classes`"),
@@ -161,13 +161,13 @@ mod tests {
 
     #[test]
     fn every_form_has_the_name_that_it_is_read_from() {
-        for form in Form::ALL {
-            assert_eq!(form.to_string().parse(), Ok(form));
-            assert_eq!(serde_yaml::from_str::<Form>(form.name()).unwrap(), form);
+        for format in Format::ALL {
+            assert_eq!(format.to_string().parse(), Ok(format));
+            assert_eq!(serde_yaml::from_str::<Format>(format.name()).unwrap(), format);
         }
         assert_eq!(
-            "COCO".parse::<Form>().unwrap_err().to_string(),
-            "`COCO` is no form of data sets; there are coco, voc, csv and yolo"
+            "COCO".parse::<Format>().unwrap_err().to_string(),
+            "`COCO` is no format of data sets; there are coco, voc, csv and yolo"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Real annotations in four forms are the same data set.
+//! Real annotations in four formats are the same data set.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -9,7 +9,7 @@ use models::dataset::{Dataset, OnProblem, ProblemKind, Report, Source};
 /// YOLO's shares have eight decimals: half of the last one, of center and half a side, in 640 pixels.
 const YOLO_TOLERANCE: f64 = 1.5 * 0.5e-8 * 640.0;
 
-/// The images of the set are all of this size, which only their files and half of the forms say.
+/// The images of the set are all of this size, which only their files and half of the formats say.
 fn size_of(path: &Path) -> Result<(u32, u32), String> {
     if path.is_file() { Ok((640, 480)) } else { Err("it is not there".to_owned()) }
 }
@@ -20,7 +20,7 @@ fn read(source: &Source, on_problem: OnProblem) -> (Dataset, Report) {
     (dataset, report)
 }
 
-/// The file's own name, whatever folder the form has before it.
+/// The file's own name, whatever folder the format has before it.
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
