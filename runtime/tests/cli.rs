@@ -64,55 +64,6 @@ fn foreign_model() -> Vec<u8> {
 }
 
 #[test]
-fn help_shows_every_option_default_and_exit_code() {
-    let folder = folder();
-    let (code, stdout, _) = run(runtime(&folder).arg("--help"));
-    assert_eq!(code, 0);
-    for part in ["detect", "serve", "eval", "score", "bench", "info", "doctor", "Exit codes: 0"] {
-        assert!(stdout.contains(part), "`{part}` is not in: {stdout}");
-    }
-    let (code, stdout, _) = run(runtime(&folder).args(["detect", "--help"]));
-    assert_eq!(code, 0);
-    for option in [
-        "--model",
-        "--provider",
-        "--threads",
-        "--onnxruntime",
-        "--min-score",
-        "--nms-iou",
-        "--soft-nms",
-        "--top-k",
-        "--max-detections",
-        "--classes",
-        "--class-agnostic",
-        "--tile",
-        "--tile-overlap",
-        "--flip",
-        "--json",
-        "--ndjson",
-        "--csv",
-        "--coco",
-        "--image-ids",
-        "--draw",
-        "--yolo",
-        "--crops",
-        "--stdin",
-        "--recursive",
-        "--fps",
-        "--batch-size",
-        "--workers",
-        "--max-pixels",
-        "--max-bytes",
-        "PATHS",
-    ] {
-        assert!(stdout.contains(option), "`{option}` is not in: {stdout}");
-    }
-    assert_eq!(stdout.matches("[default: ").count(), 13, "{stdout}");
-    let (_, stdout, _) = run(runtime(&folder).args(["eval", "--help"]));
-    assert!(stdout.contains("marked `difficult` count like any other"), "{stdout}");
-}
-
-#[test]
 fn wrong_usage_ends_with_2() {
     let folder = folder();
     let wrong: [&[&str]; 20] = [

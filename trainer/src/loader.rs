@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_images_of_a_batch_have_one_scale_and_batches_have_several() {
-        let scale = "{scale: {probability: 1, smallest: 0.5, largest: 2}}";
+        let scale = "{scale: {probability: 1, min: 0.5, max: 2}}";
         let mut shorter_sides = Vec::new();
         for batch in Fixture::new(scale).batches(2, 3) {
             let shorter = |placement: &Placement| placement.resized_width.min(placement.resized_height);
@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn crowds_do_not_become_objects() {
-        for augmentation in ["{mosaic: {probability: 0}}", "{mosaic: {probability: 1, keep: 0}}"] {
+        for augmentation in ["{mosaic: {probability: 0}}", "{mosaic: {probability: 1, min_visibility: 0}}"] {
             let mut fixture = Fixture::new(augmentation);
             for annotation in &mut fixture.recipe.dataset.annotations {
                 annotation.crowd = annotation.class != 2;
