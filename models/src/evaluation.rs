@@ -106,8 +106,8 @@ fn evaluate_class(boxes: &ClassBoxes) -> ClassScores {
         let rank = counts[detection.image];
         if rank < DETECTIONS[2] {
             counts[detection.image] += 1;
-            let verdict = judge(&detection.rectangle, &mut objects[boxes.objects_of(detection.image)], &mut rivals);
-            tally.add(detection.sort_score(), rank, verdict);
+            let result = judge(&detection.rectangle, &mut objects[boxes.objects_of(detection.image)], &mut rivals);
+            tally.add(detection.sort_score(), rank, result);
         }
     }
     tally.finish()

@@ -48,7 +48,7 @@ fn problems(report: &Report) -> Vec<(ProblemKind, String)> {
 }
 
 #[test]
-fn all_forms_of_real_data_give_the_same() {
+fn all_formats_of_real_data_give_the_same() {
     let Some(data) = std::env::var_os("RETINANET_DATA") else {
         eprintln!("skipped: RETINANET_DATA names no folder with the shared data");
         return;

@@ -1,4 +1,4 @@
-//! The tap: reads values inside of a network, on which calibration depends.
+//! The activation reader: reads values inside of a network, on which calibration depends.
 
 use std::path::Path;
 

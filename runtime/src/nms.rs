@@ -9,8 +9,8 @@ use models::BoundingBox;
 pub fn suppress(scored: &[(f32, BoundingBox)], threshold: f32) -> Vec<usize> {
     let scores = scored.iter().map(|(score, _)| if score.is_nan() { f32::NEG_INFINITY } else { *score });
     let ranks = scores.enumerate().map(|(index, score)| Rank::new(score, index)).collect();
-    let mut rivals = KeptBoxes::default();
-    BestFirst::new(ranks).filter(|index| rivals.try_keep(&scored[*index].1, threshold)).collect()
+    let mut kept = KeptBoxes::default();
+    BestFirst::new(ranks).filter(|index| kept.try_keep(&scored[*index].1, threshold)).collect()
 }
 
 /// The boxes that remained so far, of those that may suppress each other.

@@ -152,7 +152,7 @@ impl Selection<'_> {
     /// Those that no better one suppresses.
     fn suppress(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
         let rules = &self.spec.postprocessing;
-        let mut rivals = vec![KeptBoxes::default(); self.spec.class_count()];
+        let mut kept = vec![KeptBoxes::default(); self.spec.class_count()];
         let mut detections = Vec::new();
         for index in BestFirst::new(ranks) {
             if rules.max_detections.is_some_and(|most| detections.len() >= most) {
@@ -160,7 +160,7 @@ impl Selection<'_> {
             }
             let candidate = candidate(index);
             let Some(clipped) = self.decode(&candidate) else { continue };
-            if rivals[self.group(candidate.label)].try_keep(&clipped, rules.nms_threshold) {
+            if kept[self.group(candidate.label)].try_keep(&clipped, rules.nms_threshold) {
                 let bounding_box = self.placement.to_original_image(&clipped);
                 detections.push(Detection { label: candidate.label, score: candidate.score, bounding_box });
             }

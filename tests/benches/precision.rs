@@ -73,12 +73,12 @@ fn measure(files: &[(String, PathBuf)]) -> anyhow::Result<Vec<f64>> {
     let open = |(name, path): &(String, PathBuf)| -> anyhow::Result<ActivationReader> {
         Ok(ActivationReader::from_bytes(name, &std::fs::read(path)?, &EngineOptions::default())?)
     };
-    let mut taps = files.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut times = vec![Vec::new(); taps.len()];
+    let mut readers = files.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut times = vec![Vec::new(); readers.len()];
     for run in 0..WARM_UP + RUNS {
-        for (tap, times) in taps.iter_mut().zip(&mut times) {
+        for (reader, times) in readers.iter_mut().zip(&mut times) {
             let start = Instant::now();
-            tap.read(images.view(), |_, _| {})?;
+            reader.read(images.view(), |_, _| {})?;
             if run >= WARM_UP {
                 times.push(start.elapsed().as_secs_f64());
             }

@@ -21,7 +21,7 @@ use trainer::targets::{Normalizer, Object, Targets};
 
 const WARM_UP: usize = 2;
 const STEPS: usize = 10;
-const COUNT: usize = 2;
+/// Side of the images by which the objects below are given.
 const SIDE: usize = 320;
 
 /// How images and kernels lie in memory, on both sides.
@@ -41,21 +41,35 @@ impl Layout {
     }
 }
 
+/// What both sides train: a ResNet of this depth, on `count` images of `side` by `side`.
+#[derive(Clone, Copy)]
+struct Case {
+    depth: u32,
+    layout: Layout,
+    count: usize,
+    side: usize,
+}
+
+impl Case {
+    fn name(&self) -> String {
+        let Self { depth, count, side, .. } = self;
+        format!("ResNet-{depth}, {count}x3x{side}x{side}")
+    }
+}
+
 fn main() -> anyhow::Result<()> {
     trainer::memory::keep();
     for depth in [18, 50] {
         for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
-            bench(depth, layout)?;
+            bench(Case { depth, layout, count: 2, side: SIDE })?;
         }
     }
     beside_neighbors("shapes.yaml, 8x3x96x96", shapes()?, None)?;
-    for (depth, count, side) in [(18, 8, 96), (18, COUNT, SIDE), (50, COUNT, SIDE)] {
-        let peer =
-            std::env::var("PEER_PYTHON").ok().map(|python| peer(&python, depth, Layout::ChannelsFirst, count, side));
-        let mut peer = peer.transpose()?;
+    for (depth, count, side) in [(18, 8, 96), (18, 2, SIDE), (50, 2, SIDE)] {
+        let case = Case { depth, layout: Layout::ChannelsFirst, count, side };
+        let mut peer = peer_of(case)?;
         let peer = peer.as_mut().map(|peer| peer as &mut dyn FnMut() -> anyhow::Result<f64>);
-        let name = format!("ResNet-{depth}, {count}x3x{side}x{side}");
-        beside_neighbors(&name, ours(depth, Layout::ChannelsFirst, count, side)?, peer)?;
+        beside_neighbors(&case.name(), ours(case)?, peer)?;
     }
     Ok(())
 }
@@ -116,12 +130,9 @@ fn steady(mut step: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<f64> 
     pass(10.0)
 }
 
-fn bench(depth: u32, layout: Layout) -> anyhow::Result<()> {
-    let mut ours = ours(depth, layout, COUNT, SIDE)?;
-    let mut peer = match std::env::var("PEER_PYTHON") {
-        Ok(python) => Some(peer(&python, depth, layout, COUNT, SIDE)?),
-        Err(_) => None,
-    };
+fn bench(case: Case) -> anyhow::Result<()> {
+    let mut ours = ours(case)?;
+    let mut peer = peer_of(case)?;
     let (mut our_times, mut peer_times) = (Vec::new(), Vec::new());
     for step in 0..WARM_UP + STEPS {
         let our_time = ours();
@@ -132,7 +143,7 @@ fn bench(depth: u32, layout: Layout) -> anyhow::Result<()> {
         }
     }
     let ours = median(our_times);
-    print!("training step, ResNet-{depth}, 2x3x{SIDE}x{SIDE}, 80 classes, channels {}: {ours:.3} s", layout.name());
+    print!("training step, {}, 80 classes, channels {}: {ours:.3} s", case.name(), case.layout.name());
     match peer {
         Some(_) => {
             let peer = median(peer_times);
@@ -143,7 +154,8 @@ fn bench(depth: u32, layout: Layout) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ours(depth: u32, layout: Layout, count: usize, side: usize) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
+fn ours(case: Case) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
+    let Case { depth, layout, count, side } = case;
     let spec = tests::spec(&format!("resnet{depth}"), NormKind::FrozenBatch, 80);
     let nowhere = "{annotations: unused, images: unused}";
     let mut config: TrainConfig = serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}"))?;
@@ -195,13 +207,13 @@ fn steps(
     })
 }
 
-fn peer(
-    python: &str,
-    depth: u32,
-    layout: Layout,
-    count: usize,
-    side: usize,
-) -> anyhow::Result<impl FnMut() -> anyhow::Result<f64> + use<>> {
+/// Torchvision's side, where there is a Python for it.
+fn peer_of(case: Case) -> anyhow::Result<Option<impl FnMut() -> anyhow::Result<f64> + use<>>> {
+    std::env::var("PEER_PYTHON").ok().map(|python| peer(&python, case)).transpose()
+}
+
+fn peer(python: &str, case: Case) -> anyhow::Result<impl FnMut() -> anyhow::Result<f64> + use<>> {
+    let Case { depth, layout, count, side } = case;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peer/train_step.py");
     let threads = tch::get_num_threads().to_string();
     let mut process = Command::new(python)

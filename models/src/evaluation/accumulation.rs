@@ -92,7 +92,7 @@ impl Tally {
     }
 
     /// Counts the next detection; `rank` is its place among those of its image.
-    pub(super) fn add(&mut self, score: f64, rank: usize, verdict: MatchResult) {
+    pub(super) fn add(&mut self, score: f64, rank: usize, result: MatchResult) {
         const EVERY: u32 = (1 << THRESHOLDS.len()) - 1;
         if self.scores.is_some_and(|[_, latest]| score < latest) {
             self.consider_latest();
@@ -100,11 +100,11 @@ impl Tally {
         self.scores = Some([self.scores.map_or(score, |[first, _]| first), score]);
         self.detections += 1;
         for (area, tally) in self.areas.iter_mut().enumerate() {
-            match verdict.wrong.thresholds(area) {
+            match result.wrong.thresholds(area) {
                 EVERY => tally.wrong += 1,
                 some => bits(some).for_each(|threshold| tally.thresholds[threshold].wrong += 1),
             }
-            for threshold in bits(verdict.right.thresholds(area)) {
+            for threshold in bits(result.right.thresholds(area)) {
                 tally.thresholds[threshold].add(score, rank, tally.wrong);
             }
         }
@@ -142,7 +142,7 @@ impl AreaTally {
         let mut scores = AreaScores { precision: Default::default(), recall: Default::default() };
         for (threshold, tally) in self.thresholds.iter_mut().enumerate() {
             tally.raise();
-            let precisions = tally.at_recalls(self.positives).map(|find| find.map_or(0.0, |find| find.precision));
+            let precisions = tally.at_recalls(self.positives).map(|found| found.map_or(0.0, |found| found.precision));
             scores.precision[threshold] = precisions.sum::<f64>() / RECALLS as f64;
             for (recall, found) in scores.recall.iter_mut().zip(tally.found) {
                 recall[threshold] = found as f64 / self.positives as f64;
@@ -155,15 +155,15 @@ impl AreaTally {
     fn curves(&self, highest: f64) -> Curves {
         let mut precision = vec![0.0; RECALLS];
         for tally in &self.thresholds {
-            for (sum, find) in precision.iter_mut().zip(tally.at_recalls(self.positives)) {
-                *sum += find.map_or(0.0, |find| find.precision);
+            for (sum, found) in precision.iter_mut().zip(tally.at_recalls(self.positives)) {
+                *sum += found.map_or(0.0, |found| found.precision);
             }
         }
         precision.iter_mut().for_each(|sum| *sum /= THRESHOLDS.len() as f64);
         let curve = |threshold: usize| {
             let true_positives = self.thresholds[threshold].at_recalls(self.positives);
             let (precision, mut score): (Vec<_>, Vec<_>) =
-                true_positives.map(|find| find.map_or((0.0, 0.0), |find| (find.precision, find.score))).unzip();
+                true_positives.map(|found| found.map_or((0.0, 0.0), |found| (found.precision, found.score))).unzip();
             // The first detection reaches recall 0 even if it is wrong.
             score[0] = highest;
             Curve { precision, score }
@@ -182,17 +182,17 @@ impl ThresholdTally {
         }
     }
 
-    /// Raises every precision to the best at that recall or a higher one. Between two true_positives precision only falls, so these
+    /// Raises every precision to the best at that recall or a higher one. Between two true positives precision only falls, so these
     /// are all that matter.
     fn raise(&mut self) {
         let mut best = 0.0_f64;
-        for find in self.true_positives.iter_mut().rev() {
-            best = best.max(find.precision);
-            find.precision = best;
+        for found in self.true_positives.iter_mut().rev() {
+            best = best.max(found.precision);
+            found.precision = best;
         }
     }
 
-    /// The true_positives that reach the recalls at which precision is read.
+    /// The true positives that reach the recalls at which precision is read.
     fn at_recalls(&self, positives: usize) -> impl Iterator<Item = Option<&TruePositive>> {
         let mut place = 0;
         recalls().map(move |recall| {

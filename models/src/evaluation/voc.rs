@@ -34,7 +34,7 @@ pub struct VocSummary {
 
 /// Judges `detections`, in any order, against `truth`. The surest first, each looks at the object of its image and class
 /// that it overlaps most. It is wrong if their IoU is below `iou` or a surer one has found that object already, even when it
-/// overlaps another object enough. A crowd need not be found, and what true_positives it counts neither way. Boxes whose class is not
+/// overlaps another object enough. A crowd need not be found, and a detection of it counts neither way. Boxes whose class is not
 /// below `classes` don't count.
 pub fn voc_average_precision(
     truth: &[Annotation],

@@ -16,7 +16,7 @@ pub struct ScaleConfig {
     pub probability: f64,
     /// The least factor. Halving is as likely as doubling, if both are allowed.
     pub min: f64,
-    /// The max factor; no batch is larger than that.
+    /// The largest factor; no batch is larger than that.
     pub max: f64,
 }
 
@@ -27,9 +27,9 @@ impl Default for ScaleConfig {
 }
 
 impl ScaleConfig {
-    /// The least value of `min`.
+    /// The smallest value of `min`.
     pub(super) const LEAST: f64 = 0.1;
-    /// The max value of `max`: sixteen times the memory.
+    /// The largest value of `max`: sixteen times the memory.
     pub(super) const MOST: f64 = 4.0;
 
     /// The preprocessing of a batch, by the numbers of its first image.
