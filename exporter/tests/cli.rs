@@ -379,7 +379,10 @@ fn a_detector_needs_no_flag_for_any_form() {
         assert_eq!(found.len(), expected.len(), "{arguments:?}");
         for (found, expected) in found.iter().zip(&expected) {
             let corners = [found, expected].map(|detection| <[f32; 4]>::from(detection.bounding_box));
-            assert!((found.label, found.score) == (expected.label, expected.score), "{found:?} {expected:?}");
+            assert!(
+                (found.class_index, found.score) == (expected.class_index, expected.score),
+                "{found:?} {expected:?}"
+            );
             assert!(corners[0].iter().zip(corners[1]).all(|(a, b)| (a - b).abs() < 1e-3), "{found:?} {expected:?}");
         }
     }

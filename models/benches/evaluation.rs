@@ -149,14 +149,14 @@ impl Generator {
     /// One to five classes in an image, each with few objects or many.
     fn objects(&mut self, image: usize, annotations: &mut Vec<Annotation>) {
         for _ in 0..self.count(0.55, 5) {
-            let class = self.class();
+            let class_index = self.class();
             for _ in 0..self.count(0.7, 20) {
                 let rectangle = self.rectangle();
                 annotations.push(Annotation {
                     // pycocotools takes what has id 0 for never found.
                     id: annotations.len() as i64 + 1,
                     image,
-                    class,
+                    class_index,
                     rectangle,
                     // As of a mask.
                     area: rectangle.area() * self.0.random_range(0.4..0.9),
@@ -180,10 +180,10 @@ impl Generator {
         for object in objects.iter().filter(|object| !object.crowd) {
             let confidence = self.0.random_range(0.1_f64..1.0);
             if self.0.random_bool(0.85) {
-                push(object.class, confidence, self.near(&object.rectangle, 0.12 * (1.1 - confidence)));
+                push(object.class_index, confidence, self.near(&object.rectangle, 0.12 * (1.1 - confidence)));
             }
             for _ in 0..self.count(0.6, 5) - 1 {
-                push(object.class, confidence * self.0.random::<f64>(), self.near(&object.rectangle, 0.3));
+                push(object.class_index, confidence * self.0.random::<f64>(), self.near(&object.rectangle, 0.3));
             }
             if self.0.random_bool(0.3) {
                 push(self.class(), 0.5 * confidence * self.0.random::<f64>(), self.near(&object.rectangle, 0.1));
@@ -191,7 +191,7 @@ impl Generator {
         }
         for _ in 0..DETECTIONS_PER_IMAGE {
             let object = objects.get(self.0.random_range(0..objects.len().max(1)));
-            let class = object.map(|object| object.class).filter(|_| self.0.random_bool(0.5));
+            let class = object.map(|object| object.class_index).filter(|_| self.0.random_bool(0.5));
             let class = class.unwrap_or_else(|| self.class());
             push(class, 0.5 * self.0.random::<f64>().powi(3), self.rectangle());
         }

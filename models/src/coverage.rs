@@ -145,7 +145,14 @@ mod tests {
         let annotation = |index: usize, &(width, height): &(f64, f64)| {
             let (x, y) = (44.0 + 64.0 * index as f64 - width / 2.0, 124.0 - height / 2.0);
             let rectangle = Rectangle { x, y, width, height };
-            Annotation { id: 1 + index as i64, image: 0, class: 0, rectangle, area: rectangle.area(), crowd: false }
+            Annotation {
+                id: 1 + index as i64,
+                image: 0,
+                class_index: 0,
+                rectangle,
+                area: rectangle.area(),
+                crowd: false,
+            }
         };
         let annotations = sides.iter().enumerate().map(|(index, sides)| annotation(index, sides)).collect();
         let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 256, height: 256 }];

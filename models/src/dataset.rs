@@ -70,7 +70,7 @@ pub struct Annotation {
     /// Place in [`Dataset::images`].
     pub image: usize,
     /// Place in [`Dataset::classes`].
-    pub class: usize,
+    pub class_index: usize,
     /// Where it is, in pixels of the image.
     pub rectangle: Rectangle,
     /// Area of the object in square pixels, which makes it small, medium or large in evaluation. Often that of its mask.
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     fn annotation(id: i64, image: usize) -> Annotation {
-        Annotation { id, image, class: 0, rectangle: Rectangle::default(), area: 0.0, crowd: false }
+        Annotation { id, image, class_index: 0, rectangle: Rectangle::default(), area: 0.0, crowd: false }
     }
 
     fn image(id: i64, file_name: &str) -> Image {

@@ -32,7 +32,7 @@ pub struct ScoredBox {
     /// Place of the image in the data set.
     pub image: usize,
     /// Place of the class in the data set.
-    pub class: usize,
+    pub class_index: usize,
     /// Higher is surer; what is not a number comes last.
     pub score: f64,
     /// Where it is, in pixels of the image.
@@ -119,12 +119,12 @@ mod tests {
 
     const UNIT: Rectangle = Rectangle { x: 0.0, y: 0.0, width: 10.0, height: 10.0 };
 
-    fn object(image: usize, class: usize, rectangle: Rectangle) -> Annotation {
-        Annotation { id: 1, image, class, rectangle, area: rectangle.area(), crowd: false }
+    fn object(image: usize, class_index: usize, rectangle: Rectangle) -> Annotation {
+        Annotation { id: 1, image, class_index, rectangle, area: rectangle.area(), crowd: false }
     }
 
-    fn found(image: usize, class: usize, score: f64, rectangle: Rectangle) -> ScoredBox {
-        ScoredBox { image, class, score, rectangle }
+    fn found(image: usize, class_index: usize, score: f64, rectangle: Rectangle) -> ScoredBox {
+        ScoredBox { image, class_index, score, rectangle }
     }
 
     fn shifted(x: f64) -> Rectangle {
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn finding_everything_scores_one() {
         let truth = [object(0, 0, UNIT), object(0, 1, shifted(50.0)), object(3, 1, UNIT)];
-        let detections = truth.each_ref().map(|object| found(object.image, object.class, 0.5, object.rectangle));
+        let detections = truth.each_ref().map(|object| found(object.image, object.class_index, 0.5, object.rectangle));
         let Evaluation { summary, classes, .. } = evaluate(&truth, &detections, 2);
         assert!((summary.ap - 1.0).abs() < 1e-12 && (summary.ap_small - 1.0).abs() < 1e-12, "{summary:?}");
         assert_eq!([summary.ar1, summary.ar100, summary.ar_small], [1.0; 3]);

@@ -35,7 +35,7 @@ fn assert_same_data(one: &Dataset, other: &Dataset, tolerance: f64) {
     assert_eq!(one.annotations.len(), other.annotations.len());
     for (a, b) in one.annotations.iter().zip(&other.annotations) {
         assert_eq!((a.image, a.crowd), (b.image, b.crowd));
-        assert_eq!(one.classes[a.class].name, other.classes[b.class].name);
+        assert_eq!(one.classes[a.class_index].name, other.classes[b.class_index].name);
         let rectangles = [a, b].map(|annotation| annotation.rectangle);
         let [a, b] = rectangles.map(|rectangle| [rectangle.x, rectangle.y, rectangle.width, rectangle.height]);
         assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance), "{a:?} {b:?}");

@@ -37,9 +37,9 @@ pub fn draw(image: &mut RgbImage, detections: &[Detection], classes: &[Class]) {
 /// background and on frames.
 pub fn draw_with_truth(image: &mut RgbImage, detections: &[Detection], classes: &[Class], truth: &[BoundingBox]) {
     let mark = |detection: &Detection| {
-        let name = classes.get(detection.label).map_or("?", |class| class.name.as_str());
+        let name = classes.get(detection.class_index).map_or("?", |class| class.name.as_str());
         let tag = Some(format!("{name} {:.2}", detection.score));
-        Mark { bounding_box: detection.bounding_box, color: color(detection.label), tag }
+        Mark { bounding_box: detection.bounding_box, color: color(detection.class_index), tag }
     };
     paint(image, &detections.iter().map(mark).collect::<Vec<_>>(), truth);
 }
@@ -73,10 +73,10 @@ fn paint(image: &mut RgbImage, marks: &[Mark], dashed: &[BoundingBox]) {
 
 /// The color of a class, the same in every image and program. Hues follow each other by the golden angle, which keeps
 /// any number of first classes well apart; brightness and saturation alternate.
-pub fn color(label: usize) -> Rgb<u8> {
+pub fn color(class_index: usize) -> Rgb<u8> {
     const GOLDEN_ANGLE: f32 = 137.507_77;
-    let hue = (label % 360) as f32 * GOLDEN_ANGLE % 360.0;
-    let (saturation, value) = [(0.85, 1.0), (1.0, 0.7), (0.55, 1.0)][label % 3];
+    let hue = (class_index % 360) as f32 * GOLDEN_ANGLE % 360.0;
+    let (saturation, value) = [(0.85, 1.0), (1.0, 0.7), (0.55, 1.0)][class_index % 3];
     // <https://en.wikipedia.org/wiki/HSL_and_HSV#HSV_to_RGB_alternative>
     Rgb([5.0, 3.0, 1.0].map(|n: f32| {
         let k = (n + hue / 60.0) % 6.0;
@@ -227,8 +227,8 @@ impl Pen {
 mod tests {
     use super::*;
 
-    fn detection(label: usize, x1: f32, y1: f32, x2: f32, y2: f32) -> Detection {
-        Detection { label, score: 0.875, bounding_box: BoundingBox::new(x1, y1, x2, y2) }
+    fn detection(class_index: usize, x1: f32, y1: f32, x2: f32, y2: f32) -> Detection {
+        Detection { class_index, score: 0.875, bounding_box: BoundingBox::new(x1, y1, x2, y2) }
     }
 
     fn classes() -> Vec<Class> {

@@ -135,17 +135,17 @@ mod samples {
     /// One image; of each class but the last an object, found, taken for the next class, and so on in turns.
     pub(super) fn report(classes: &[&str], details: &Details) -> EvaluationReport {
         let rectangle = |place: usize| Rectangle { x: 50.0 * place as f64, y: 0.0, width: 40.0, height: 40.0 };
-        let objects = (0..classes.len() - 1).map(|class| Annotation {
+        let objects = (0..classes.len() - 1).map(|class_index| Annotation {
             id: 1,
             image: 0,
-            class,
-            rectangle: rectangle(class),
+            class_index,
+            rectangle: rectangle(class_index),
             area: 1600.0,
             crowd: false,
         });
         let found = (0..classes.len() - 1).map(|place| ScoredBox {
             image: 0,
-            class: place + place % 2,
+            class_index: place + place % 2,
             score: 0.75,
             rectangle: rectangle(place),
         });

@@ -160,8 +160,8 @@ mod samples {
     /// An image with two detections, one with none, one that failed, and a frame of a video.
     pub(super) fn reports() -> Vec<Report> {
         let detections = vec![
-            Detection { label: 1, score: 0.875, bounding_box: BoundingBox::new(1.0, 2.5, 30.25, 40.0) },
-            Detection { label: 0, score: 0.5, bounding_box: BoundingBox::new(0.0, 0.0, 4.0, 8.0) },
+            Detection { class_index: 1, score: 0.875, bounding_box: BoundingBox::new(1.0, 2.5, 30.25, 40.0) },
+            Detection { class_index: 0, score: 0.5, bounding_box: BoundingBox::new(0.0, 0.0, 4.0, 8.0) },
         ];
         vec![
             Report {

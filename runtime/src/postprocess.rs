@@ -11,7 +11,7 @@ use crate::soft_nms::{Rival, soft_nms};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detection {
     /// Index of its class in the spec.
-    pub label: usize,
+    pub class_index: usize,
     /// How certain the network is, in [0, 1].
     pub score: f32,
     /// Where it is, in pixels of the upright original image.
@@ -80,7 +80,7 @@ pub(crate) struct Selection<'a> {
 /// A score above the threshold, and where it stands.
 struct Candidate {
     anchor: usize,
-    label: usize,
+    class_index: usize,
     score: f32,
     offsets: [f32; 4],
 }
@@ -95,8 +95,13 @@ impl Selection<'_> {
         let scores = scores.as_standard_layout();
         let scores = scores.as_slice().expect("an array in standard layout is a slice");
         let candidate = |index: usize| {
-            let (anchor, label) = (index / classes, index % classes);
-            Candidate { anchor, label, score: scores[index], offsets: std::array::from_fn(|i| offsets[[anchor, i]]) }
+            let (anchor, class_index) = (index / classes, index % classes);
+            Candidate {
+                anchor,
+                class_index,
+                score: scores[index],
+                offsets: std::array::from_fn(|i| offsets[[anchor, i]]),
+            }
         };
         self.select(self.candidates(scores), candidate)
     }
@@ -117,7 +122,7 @@ impl Selection<'_> {
             let index = order[place];
             Candidate {
                 anchor: rows[index] as usize,
-                label: classes[index] as usize,
+                class_index: classes[index] as usize,
                 score: scores[index],
                 offsets: std::array::from_fn(|i| offsets[[index, i]]),
             }
@@ -160,9 +165,9 @@ impl Selection<'_> {
             }
             let candidate = candidate(index);
             let Some(clipped) = self.decode(&candidate) else { continue };
-            if kept[self.group(candidate.label)].try_keep(&clipped, rules.nms_threshold) {
+            if kept[self.group(candidate.class_index)].try_keep(&clipped, rules.nms_threshold) {
                 let bounding_box = self.placement.to_original_image(&clipped);
-                detections.push(Detection { label: candidate.label, score: candidate.score, bounding_box });
+                detections.push(Detection { class_index: candidate.class_index, score: candidate.score, bounding_box });
             }
         }
         detections
@@ -174,13 +179,16 @@ impl Selection<'_> {
         let candidates = BestFirst::new(ranks).map(candidate);
         let decoded = candidates.filter_map(|candidate| {
             let bounding_box = self.decode(&candidate)?;
-            Some((candidate.label, Rival { score: candidate.score, bounding_box, group: self.group(candidate.label) }))
+            Some((
+                candidate.class_index,
+                Rival { score: candidate.score, bounding_box, group: self.group(candidate.class_index) },
+            ))
         });
-        let (labels, rivals): (Vec<_>, Vec<_>) = decoded.unzip();
+        let (class_indices, rivals): (Vec<_>, Vec<_>) = decoded.unzip();
         let most = rules.max_detections.unwrap_or(usize::MAX);
         let remaining = soft_nms(&rivals, sigma, rules.score_threshold, most).into_iter().map(|(index, score)| {
             let bounding_box = self.placement.to_original_image(&rivals[index].bounding_box);
-            Detection { label: labels[index], score, bounding_box }
+            Detection { class_index: class_indices[index], score, bounding_box }
         });
         remaining.collect()
     }
@@ -198,9 +206,9 @@ impl Selection<'_> {
     }
 
     /// Boxes of one group are rivals.
-    fn group(&self, label: usize) -> usize {
+    fn group(&self, class_index: usize) -> usize {
         match self.spec.postprocessing.suppression {
-            Suppression::PerClass => label,
+            Suppression::PerClass => class_index,
             Suppression::ClassAgnostic => 0,
         }
     }
@@ -311,25 +319,27 @@ mod tests {
         let mut all: Vec<(usize, Detection)> = Vec::new();
         for level in anchors.levels() {
             let mut found: Vec<(usize, Detection)> = Vec::new();
-            for (anchor, label) in level.clone().flat_map(|anchor| (0..CLASSES).map(move |label| (anchor, label))) {
-                let score = scores[[anchor, label]];
+            for (anchor, class_index) in
+                level.clone().flat_map(|anchor| (0..CLASSES).map(move |class_index| (anchor, class_index)))
+            {
+                let score = scores[[anchor, class_index]];
                 let decoded =
                     spec.box_coder.decode(&anchors.boxes()[anchor], [0, 1, 2, 3].map(|i| offsets[[anchor, i]]));
                 let side = if rules.clip == Clip::Image { 48.0 } else { 64.0 };
                 if score > rules.score_threshold {
-                    found.push((anchor, Detection { label, score, bounding_box: decoded.clip(side, side) }));
+                    found.push((anchor, Detection { class_index, score, bounding_box: decoded.clip(side, side) }));
                 }
             }
             found.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
             found.truncate(rules.top_k.unwrap_or(usize::MAX));
             all.extend(found);
         }
-        all.sort_by(|(i, a), (j, b)| b.score.total_cmp(&a.score).then((i, a.label).cmp(&(j, b.label))));
+        all.sort_by(|(i, a), (j, b)| b.score.total_cmp(&a.score).then((i, a.class_index).cmp(&(j, b.class_index))));
         let mut kept: Vec<Detection> = Vec::new();
         let agnostic = rules.suppression == Suppression::ClassAgnostic;
         for (_, candidate) in all {
             let has_extent = candidate.bounding_box.width() > 0.0 && candidate.bounding_box.height() > 0.0;
-            let mut rivals = kept.iter().filter(|other| agnostic || other.label == candidate.label);
+            let mut rivals = kept.iter().filter(|other| agnostic || other.class_index == candidate.class_index);
             if has_extent && !rivals.any(|other| other.bounding_box.iou(&candidate.bounding_box) > rules.nms_threshold)
             {
                 kept.push(candidate);
@@ -370,12 +380,12 @@ mod tests {
     ) -> Vec<(i64, i64, f32, [f32; 4])> {
         let mut all = Vec::new();
         for level in anchors.levels() {
-            let pairs = level.clone().flat_map(|anchor| (0..CLASSES).map(move |label| (anchor, label)));
+            let pairs = level.clone().flat_map(|anchor| (0..CLASSES).map(move |class_index| (anchor, class_index)));
             let mut found: Vec<_> = pairs
-                .map(|(anchor, label)| {
-                    let score = scores[[anchor, label]];
+                .map(|(anchor, class_index)| {
+                    let score = scores[[anchor, class_index]];
                     let score = if score > 0.05 { score } else { 0.0 };
-                    (anchor as i64, label as i64, score, [0, 1, 2, 3].map(|i| offsets[[anchor, i]]))
+                    (anchor as i64, class_index as i64, score, [0, 1, 2, 3].map(|i| offsets[[anchor, i]]))
                 })
                 .collect();
             found.sort_by(|a, b| b.2.total_cmp(&a.2));
@@ -458,7 +468,7 @@ mod tests {
         let selection = Selection { anchors: &anchors, placement: &PLACEMENT, spec: &spec, wanted };
         let found = selection.of_candidates(&Columns::new(&selected).candidates());
         assert_eq!(found, selection.of_all(scores.view(), offsets.view()));
-        assert!(found.len() > 5 && found.iter().all(|detection| detection.label == 2));
+        assert!(found.len() > 5 && found.iter().all(|detection| detection.class_index == 2));
     }
 
     #[test]
@@ -512,7 +522,7 @@ mod tests {
         scores[[5, 2]] = 0.75;
         say(&mut offsets, &anchors, 5, [8.0, 12.0, 30.0, 60.0]);
         let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec(|_| ()));
-        let [Detection { label: 2, score: 0.75, bounding_box }] = found[..] else { panic!("{found:?}") };
+        let [Detection { class_index: 2, score: 0.75, bounding_box }] = found[..] else { panic!("{found:?}") };
         assert!((bounding_box.x1 - 16.0).abs() < 1e-3 && (bounding_box.y1 - 48.0).abs() < 1e-3, "{bounding_box:?}");
         assert!((bounding_box.x2 - 60.0).abs() < 1e-3 && bounding_box.y2 == 192.0, "{bounding_box:?}");
     }
@@ -521,12 +531,12 @@ mod tests {
     fn one_box_may_belong_to_several_classes_unless_they_are_rivals() {
         let (anchors, mut scores, offsets) = silence();
         scores.row_mut(0).assign(&ndarray::arr1(&[0.5, 0.75, 0.25]));
-        let labels = |spec: ModelSpec| {
+        let class_indices = |spec: ModelSpec| {
             let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
-            found.iter().map(|detection| detection.label).collect::<Vec<_>>()
+            found.iter().map(|detection| detection.class_index).collect::<Vec<_>>()
         };
-        assert_eq!(labels(spec(|_| ())), [1, 0, 2]);
-        assert_eq!(labels(spec(|rules| rules.suppression = Suppression::ClassAgnostic)), [1]);
+        assert_eq!(class_indices(spec(|_| ())), [1, 0, 2]);
+        assert_eq!(class_indices(spec(|rules| rules.suppression = Suppression::ClassAgnostic)), [1]);
     }
 
     #[test]

@@ -244,7 +244,8 @@ struct Candidate {
 impl Candidate {
     /// Whether `other`, of another view, goes because of this one, which comes before it.
     fn suppresses(&self, other: &Self, rules: &PostprocessingSpec) -> bool {
-        let rivals = rules.suppression == Suppression::ClassAgnostic || self.detection.label == other.detection.label;
+        let rivals = rules.suppression == Suppression::ClassAgnostic
+            || self.detection.class_index == other.detection.class_index;
         if !rivals {
             return false;
         }
@@ -317,7 +318,7 @@ mod tests {
     }
 
     fn detection(score: f32, corners: [f32; 4]) -> Detection {
-        Detection { label: 0, score, bounding_box: corners.into() }
+        Detection { class_index: 0, score, bounding_box: corners.into() }
     }
 
     /// Two tiles of an image of 175 by 80, and the whole.
@@ -355,7 +356,7 @@ mod tests {
         let large = detection(0.9, [0.0, 0.0, 70.0, 70.0]);
         let small = detection(0.5, [20.0, 20.0, 40.0, 40.0]);
         assert_eq!(scores(views(vec![large], vec![small], vec![])), [0.9, 0.5]);
-        let other = Detection { label: 1, ..large };
+        let other = Detection { class_index: 1, ..large };
         assert_eq!(scores(views(vec![large], vec![other], vec![])), [0.9, 0.9]);
     }
 

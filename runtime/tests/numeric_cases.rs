@@ -64,7 +64,7 @@ fn detections_are_those_of_keras_retinanet() {
         let expected = case["out"].as_array().unwrap();
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.iter().zip(expected) {
-            assert_eq!((found.label, found.score), (get(expected, "label"), get(expected, "score")));
+            assert_eq!((found.class_index, found.score), (get(expected, "label"), get(expected, "score")));
             let corners = <[f32; 4]>::from(found.bounding_box).into_iter().zip(get::<[f32; 4]>(expected, "box"));
             assert!(corners.into_iter().all(|(a, b)| (a - b).abs() < 1e-3), "{found:?}");
         }

@@ -79,11 +79,11 @@ impl Data {
             runtime::image_file::write(&folder.path().join(&file_name), &scene.image)?;
             dataset.images.push(Image { id: index as i64, file_name, width: 640, height: 480 });
             for object in scene.objects {
-                let class = object.kind as usize;
-                classes.insert(class);
+                let class_index = object.kind as usize;
+                classes.insert(class_index);
                 let rectangle = models::dataset::Rectangle::from(object.bounding_box);
                 let (id, area) = (dataset.annotations.len() as i64, rectangle.area());
-                dataset.annotations.push(Annotation { id, image: index, class, rectangle, area, crowd: false });
+                dataset.annotations.push(Annotation { id, image: index, class_index, rectangle, area, crowd: false });
             }
         }
         let last = classes.last().context("some image shows something")?;

@@ -106,7 +106,7 @@ fn compare(found: &[Detection], peers: &Value) -> anyhow::Result<()> {
         // Equal scores may come in another order.
         let same = (0..found.len()).any(|other| {
             scores[other].as_f64() == Some(f64::from(detection.score))
-                && labels[other] == detection.label
+                && labels[other] == detection.class_index
                 && same_box(&boxes[other])
         });
         ensure!(same, "torchvision has not found number {place}: {detection:?}");

@@ -185,8 +185,8 @@ fn steps(
     let anchors = Anchors::new(&spec.anchors, side, side);
     let scale = side as f32 / SIDE as f32;
     let corners = [[20., 30., 120., 150.], [100., 100., 300., 280.], [200., 40., 260., 90.]];
-    let object = |(class, corners): (usize, [f32; 4])| Object {
-        class,
+    let object = |(class_index, corners): (usize, [f32; 4])| Object {
+        class_index,
         bounding_box: BoundingBox::from(corners.map(|corner| corner * scale)),
     };
     let objects: Vec<_> = (0..).zip(corners).map(object).collect();

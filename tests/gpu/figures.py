@@ -29,7 +29,7 @@ def doctor(path, provider):
 
 def steps(path):
     """Losses and gradient norm of each step."""
-    return [[line[key] for key in ("classification", "regression", "gradient_norm")] for line in read(path) if "gradient_norm" in line]
+    return [[line[key] for key in ("classification_loss", "box_loss", "gradient_norm")] for line in read(path) if "gradient_norm" in line]
 
 
 def first_steps(path, reference):
@@ -41,7 +41,7 @@ def first_steps(path, reference):
 
 def fit(path, min_ap50):
     """The loss must fall, and the detector must be worth something."""
-    losses = [classification + regression for classification, regression, _ in steps(path)]
+    losses = [classification_loss + box_loss for classification_loss, box_loss, _ in steps(path)]
     few = max(len(losses) // 4, 1)
     first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
     epoch = [line for line in read(path) if "validation" in line][-1]

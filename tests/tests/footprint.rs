@@ -25,7 +25,7 @@ fn export_and_evaluation_leave_nothing() {
     let rectangle = Rectangle { x: 8.0, y: 8.0, width: 30.0, height: 20.0 };
     let truth = Dataset {
         images: vec![Image { id: 1, file_name: "a.png".to_owned(), width: 64, height: 64 }],
-        annotations: vec![Annotation { id: 1, image: 0, class: 0, rectangle, area: 600.0, crowd: false }],
+        annotations: vec![Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 600.0, crowd: false }],
         classes: spec.classes.clone(),
         ..Dataset::default()
     };

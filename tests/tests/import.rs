@@ -184,8 +184,8 @@ fn finds_what_the_original_finds(kind: &str, file_name: &str, rename: impl Fn(&s
 
 fn compare(kind: &str, image: &Image, found: &[Detection], spec: &ModelSpec) {
     let label = |detection: &Detection| match kind.starts_with("torchvision") {
-        true => spec.classes[detection.label].id as usize,
-        false => detection.label,
+        true => spec.classes[detection.class_index].id as usize,
+        false => detection.class_index,
     };
     let same = |Original(original, score, x1, y1, x2, y2): &Original, detection: &Detection| {
         let bounding_box = BoundingBox { x1: *x1, y1: *y1, x2: *x2, y2: *y2 };

@@ -82,7 +82,7 @@ fn assert_same(found: &[Detection], expected: &[Detection]) {
     assert!(found.len().abs_diff(expected.len()) <= 1 + expected.len() / 50, "{} and {}", found.len(), expected.len());
     let near = |a: &Detection, b: &Detection| {
         let (p, q): ([f32; 4], [f32; 4]) = (a.bounding_box.into(), b.bounding_box.into());
-        a.label == b.label
+        a.class_index == b.class_index
             && (a.score - b.score).abs() <= SCORE
             && p.iter().zip(q).all(|(p, q)| (p - q).abs() <= 100.0 * CORNER)
     };

@@ -82,7 +82,7 @@ fn the_exported_file_finds_what_libtorch_finds() {
         assert!(found.len().abs_diff(expected.len()) <= expected.len() / 50, "{} and {}", found.len(), expected.len());
         let has_counterpart = |detection: &&Detection| {
             found.iter().any(|other| {
-                other.label == detection.label
+                other.class_index == detection.class_index
                     && (other.score - detection.score).abs() <= SCORE
                     && other.bounding_box.iou(&detection.bounding_box) >= OVERLAP
             })
@@ -139,10 +139,11 @@ fn a_checkpoint_is_worth_what_its_exported_file_is_worth() {
         image.save(folder.path().join(&file_name)).unwrap();
         truth.images.push(Image { id: index as i64, file_name, width, height });
         for detection in detector.detect(&image).unwrap().iter().step_by(3).take(4) {
-            let class = truth.classes.iter().position(|c| c.name == spec.classes[detection.label].name).unwrap();
+            let class_index =
+                truth.classes.iter().position(|c| c.name == spec.classes[detection.class_index].name).unwrap();
             let rectangle = Rectangle::from(detection.bounding_box);
             let (id, area) = (1 + truth.annotations.len() as i64, rectangle.area());
-            truth.annotations.push(Annotation { id, image: index, class, rectangle, area, crowd: false });
+            truth.annotations.push(Annotation { id, image: index, class_index, rectangle, area, crowd: false });
         }
     }
     truth.write_coco(&folder.path().join("truth.json")).unwrap();

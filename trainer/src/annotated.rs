@@ -33,7 +33,7 @@ pub(crate) fn sure_detections(scored: &[ScoredBox], index: usize, score: f64, sc
     let sure = scored.iter().filter(|scored| scored.image == index && scored.score >= score);
     let mut detections: Vec<_> = sure
         .map(|scored| Detection {
-            label: scored.class,
+            class_index: scored.class_index,
             score: scored.score as f32,
             bounding_box: scored.rectangle.bounding_box().scale(scale, scale),
         })

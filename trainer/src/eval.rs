@@ -103,7 +103,7 @@ fn of_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<ScoredB
     for batch in validation_batches(&loader, args.batch_size.into()) {
         let batch = batch.with_context(|| args.data.data.display().to_string())?;
         let found = predictor.find(&batch).into_iter();
-        scored.extend(found.map(|found| ScoredBox { class: places[found.class], ..found }));
+        scored.extend(found.map(|found| ScoredBox { class_index: places[found.class_index], ..found }));
         batch.indices.iter().for_each(|_| count.advance());
     }
     Ok(scored)

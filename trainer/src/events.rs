@@ -185,7 +185,7 @@ mod tests {
     fn what_is_written_is_read_again_and_no_file_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Events::create(folder.path(), 0).unwrap();
-        first.scalars(7, &[("loss/boxes", 0.25), ("AP", 0.5)]).unwrap();
+        first.scalars(7, &[("train/box_loss", 0.25), ("AP", 0.5)]).unwrap();
         first.image(8, "found/a.png", [4, 2], vec![1, 2, 3]).unwrap();
         let mut second = Events::create(folder.path(), 7).unwrap();
         second.scalars(8, &[("AP", 0.75)]).unwrap();
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(events[0].what, Some(What::FileVersion("brain.Event:2".to_owned())));
         assert_eq!(events.iter().map(|event| event.step).collect::<Vec<_>>(), [0, 1, 7, 8]);
         let Some(What::Summary(Summary { value })) = &events[2].what else { panic!("{:?}", events[2]) };
-        assert_eq!(value[0], Value { tag: "loss/boxes".to_owned(), kind: Some(ValueKind::SimpleValue(0.25)) });
+        assert_eq!(value[0], Value { tag: "train/box_loss".to_owned(), kind: Some(ValueKind::SimpleValue(0.25)) });
         for (file, step) in [(first, 1), (second, 8), (third, 1)] {
             let events = read(&std::fs::read(file).unwrap());
             assert_eq!(events[1].what, Some(What::SessionLog(SessionLog { status: 1 })));

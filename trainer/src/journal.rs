@@ -26,9 +26,9 @@ pub(crate) struct Journal {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Learned {
     /// Mean focal loss.
-    pub(crate) classification: f64,
+    pub(crate) classification_loss: f64,
     /// Mean box loss.
-    pub(crate) regression: f64,
+    pub(crate) box_loss: f64,
     /// Since the epoch began, or went on.
     pub(crate) seconds: f64,
     pub(crate) images_per_second: f64,
@@ -85,14 +85,14 @@ impl Journal {
     pub(crate) fn step(&mut self, progress: &Progress, step: &Step) -> anyhow::Result<()> {
         let line = json!({
             "step": progress.steps, "epoch": progress.epochs + 1,
-            "classification": step.classification, "regression": step.regression,
+            "classification_loss": step.classification_loss, "box_loss": step.box_loss,
             "gradient_norm": step.gradient_norm, "learning_rate": step.learning_rate,
         });
         let scalars = [
-            ("loss/classification", step.classification),
-            ("loss/boxes", step.regression),
-            ("step/gradient_norm", step.gradient_norm),
-            ("step/learning_rate", step.learning_rate),
+            ("train/classification_loss", step.classification_loss),
+            ("train/box_loss", step.box_loss),
+            ("train/gradient_norm", step.gradient_norm),
+            ("train/learning_rate", step.learning_rate),
         ];
         self.write(progress.steps, &line, &scalars)
     }
@@ -113,8 +113,8 @@ impl Journal {
         line["validation"] = serde_json::to_value(summary)?;
         let Seconds { data, steps: StepSeconds { forward, backward, optimizer } } = learned.spent;
         let mut scalars = vec![
-            ("epoch/classification", learned.classification),
-            ("epoch/boxes", learned.regression),
+            ("epoch/classification_loss", learned.classification_loss),
+            ("epoch/box_loss", learned.box_loss),
             ("speed/images_per_second", learned.images_per_second),
             ("speed/seconds_data", data),
             ("speed/seconds_forward", forward),

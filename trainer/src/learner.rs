@@ -50,9 +50,9 @@ pub struct Learner {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
     /// Focal loss, before the step.
-    pub classification: f64,
+    pub classification_loss: f64,
     /// Box loss, before the step.
-    pub regression: f64,
+    pub box_loss: f64,
     /// Length of the gradient, before clipping.
     pub gradient_norm: f64,
     /// Step size.
@@ -75,7 +75,7 @@ pub struct StepSeconds {
 impl Step {
     /// Whether all of its numbers are finite. The weights are unchanged if not.
     pub fn is_finite(&self) -> bool {
-        [self.classification, self.regression, self.gradient_norm].iter().all(|value| value.is_finite())
+        [self.classification_loss, self.box_loss, self.gradient_norm].iter().all(|value| value.is_finite())
     }
 }
 
@@ -156,7 +156,7 @@ impl Learner {
     fn make_step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Step {
         let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.lr_multiplier(at);
         let seconds = StepSeconds::default();
-        let mut step = Step { classification: 0.0, regression: 0.0, gradient_norm: 0.0, learning_rate, seconds };
+        let mut step = Step { classification_loss: 0.0, box_loss: 0.0, gradient_norm: 0.0, learning_rate, seconds };
         // What the losses of a batch are divided by, so that the shares make one batch of all.
         let divisor = |batch: &Batch| match self.config.loss.normalizer {
             Normalizer::Image => batch.indices.len(),
@@ -169,9 +169,9 @@ impl Learner {
             let start = Instant::now();
             let loss = self.loss(batch);
             // Asking for the values waits until they are there, also where the device computes on its own.
-            let [classification, regression] = loss.values();
-            step.classification += share * classification;
-            step.regression += share * regression;
+            let [classification_loss, box_loss] = loss.values();
+            step.classification_loss += share * classification_loss;
+            step.box_loss += share * box_loss;
             step.seconds.forward += start.elapsed().as_secs_f64();
             if !step.is_finite() {
                 return step;

@@ -203,7 +203,10 @@ impl Recipe {
         );
         let annotations = self.dataset.annotations_of(index).iter().filter(|annotation| !annotation.crowd);
         let objects = annotations
-            .map(|annotation| Object { class: annotation.class, bounding_box: annotation.rectangle.bounding_box() })
+            .map(|annotation| Object {
+                class_index: annotation.class_index,
+                bounding_box: annotation.rectangle.bounding_box(),
+            })
             .collect();
         Ok(Sample { pixels, objects })
     }
@@ -245,8 +248,9 @@ mod tests {
                 dataset.images.push(Image { id: image as i64, file_name, width, height });
                 for object in sample.objects {
                     let rectangle = Rectangle::from(object.bounding_box);
-                    let (id, class, area) = (dataset.annotations.len() as i64, object.class, rectangle.area());
-                    dataset.annotations.push(Annotation { id, image, class, rectangle, area, crowd: false });
+                    let (id, class_index, area) =
+                        (dataset.annotations.len() as i64, object.class_index, rectangle.area());
+                    dataset.annotations.push(Annotation { id, image, class_index, rectangle, area, crowd: false });
                 }
             }
             let mut spec = ModelSpec::default();
@@ -347,7 +351,7 @@ mod tests {
         for augmentation in ["{mosaic: {probability: 0}}", "{mosaic: {probability: 1, min_visibility: 0}}"] {
             let mut fixture = Fixture::new(augmentation);
             for annotation in &mut fixture.recipe.dataset.annotations {
-                annotation.crowd = annotation.class != 2;
+                annotation.crowd = annotation.class_index != 2;
             }
             let classes: Vec<_> =
                 fixture.batches(1, 3).iter().flat_map(|batch| batch.targets.classes.clone()).collect();

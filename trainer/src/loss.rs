@@ -44,9 +44,9 @@ impl Default for LossConfig {
 /// The two parts of the loss, each a scalar: means over the images of the batch.
 pub struct Loss {
     /// Focal loss of all scores, over the [`Normalizer`].
-    pub classification: Tensor,
+    pub classification_loss: Tensor,
     /// Box loss of the foreground anchors, over the [`Normalizer`]; zero without any.
-    pub regression: Tensor,
+    pub box_loss: Tensor,
 }
 
 impl Loss {
@@ -72,23 +72,23 @@ impl Loss {
         let logits_there = logits.reshape(-1).index_select(0, &foreground_at);
         let foreground = focal(&-&logits_there, config.gamma) * config.alpha;
         let mistaken = focal(&logits_there, config.gamma) * (1.0 - config.alpha);
-        let classification = background.sum(Kind::Float) * (1.0 - config.alpha)
+        let classification_loss = background.sum(Kind::Float) * (1.0 - config.alpha)
             + ((foreground - mistaken) * &object_weights).sum(Kind::Float);
 
         let offsets_there = offsets.reshape([-1, 4]).index_select(0, &rows);
         let errors = config.box_loss.of(&offsets_there, targets, config.smooth_l1_beta, coder);
-        let regression = (errors * &object_weights).sum(Kind::Float) * config.box_loss_weight;
-        Self { classification, regression }
+        let box_loss = (errors * &object_weights).sum(Kind::Float) * config.box_loss_weight;
+        Self { classification_loss, box_loss }
     }
 
     /// What is minimized.
     pub fn total(&self) -> Tensor {
-        &self.classification + &self.regression
+        &self.classification_loss + &self.box_loss
     }
 
-    /// Both parts as numbers: classification, regression.
+    /// Both parts as numbers: classification loss, box loss.
     pub fn values(&self) -> [f64; 2] {
-        let values = Tensor::stack(&[&self.classification, &self.regression], 0).detach().to_device(Device::Cpu);
+        let values = Tensor::stack(&[&self.classification_loss, &self.box_loss], 0).detach().to_device(Device::Cpu);
         [values.double_value(&[0]), values.double_value(&[1])]
     }
 }

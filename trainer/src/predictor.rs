@@ -73,7 +73,7 @@ impl Predictor {
         let scored = batch.indices.iter().zip(found).flat_map(|(index, detections)| {
             detections.into_iter().map(|detection| ScoredBox {
                 image: *index,
-                class: detection.label,
+                class_index: detection.class_index,
                 score: detection.score.into(),
                 rectangle: detection.bounding_box.into(),
             })

@@ -35,11 +35,11 @@ impl EpochProgress {
 
     /// Notes a step over `images`.
     pub(crate) fn step(&mut self, images: usize, step: &Step) {
-        let Step { classification, regression, .. } = step;
+        let Step { classification_loss, box_loss, .. } = step;
         self.done += images as u64;
         let remaining = (self.images.saturating_sub(self.done) + self.later) as f64 / self.images_per_second();
         let message = format!(
-            "classification {classification:.4}, boxes {regression:.4}, {:.1} images/s, {} to go",
+            "classification loss {classification_loss:.4}, box loss {box_loss:.4}, {:.1} images/s, {} to go",
             self.images_per_second(),
             duration(remaining)
         );

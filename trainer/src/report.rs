@@ -178,8 +178,14 @@ mod tests {
         let image = |id| Image { id, file_name: format!("{ODD}-{id}.png"), width: 100, height: 100 };
         let place =
             |class: usize| Rectangle { x: 7.0 * class as f64, y: 7.0 * (class % 9) as f64, width: 6.0, height: 6.0 };
-        let object =
-            |image, class| Annotation { id: 1, image, class, rectangle: place(class), area: 36.0, crowd: false };
+        let object = |image, class_index| Annotation {
+            id: 1,
+            image,
+            class_index,
+            rectangle: place(class_index),
+            area: 36.0,
+            crowd: false,
+        };
         Dataset {
             folder: "/nowhere".into(),
             images: (0..images as i64).map(image).collect(),
@@ -259,7 +265,7 @@ mod tests {
             found.rectangle.width = f64::INFINITY;
         }
         texts(&sample.report("one", Some(1)));
-        let log = r#"{"step":1,"epoch":1,"classification":null,"regression":1e300,"gradient_norm":0,"learning_rate":0}
+        let log = r#"{"step":1,"epoch":1,"classification_loss":null,"box_loss":1e300,"gradient_norm":0,"learning_rate":0}
             {"epoch":1,"seconds":null,"images_per_second":null,"spent":{"data":-1}}
             {"step":2,"ep"#;
         texts(&Sample::new(1).with_file("log.jsonl", log).report("cut", None));

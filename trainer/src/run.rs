@@ -160,7 +160,7 @@ impl Run {
             let count: usize = together.iter().map(|batch| batch.indices.len()).sum();
             self.progress.steps += 1;
             journal.step(&self.progress, &step).map_err(|error| self.halt(error))?;
-            for (sum, loss) in self.progress.losses.iter_mut().zip([step.classification, step.regression]) {
+            for (sum, loss) in self.progress.losses.iter_mut().zip([step.classification_loss, step.box_loss]) {
                 *sum += loss * count as f64;
             }
             shown.step(count, &step);
@@ -171,9 +171,9 @@ impl Run {
                 saved = Instant::now();
             }
         }
-        let [classification, regression] = self.progress.losses.map(|sum| sum / all.max(1) as f64);
+        let [classification_loss, box_loss] = self.progress.losses.map(|sum| sum / all.max(1) as f64);
         let (seconds, images_per_second) = (shown.elapsed().as_secs_f64(), shown.images_per_second());
-        Ok(Learned { classification, regression, seconds, images_per_second, spent })
+        Ok(Learned { classification_loss, box_loss, seconds, images_per_second, spent })
     }
 
     /// Writes the report on the best checkpoint.
@@ -249,10 +249,10 @@ impl Run {
         {
             say(&format!("warning: no images of epoch {} for TensorBoard: {error:#}", self.progress.epochs));
         }
-        let Learned { classification, regression, seconds, images_per_second, .. } = learned;
+        let Learned { classification_loss, box_loss, seconds, images_per_second, .. } = learned;
         let found = summary.map_or_else(String::new, |s| format!(", AP {:.4}, AP50 {:.4}", s.ap, s.ap50));
         say(&format!(
-            "epoch {}/{}: classification {classification:.4}, boxes {regression:.4}{found}{}; \
+            "epoch {}/{}: classification loss {classification_loss:.4}, box loss {box_loss:.4}{found}{}; \
              {seconds:.1} s, {images_per_second:.1} images/s{}",
             self.progress.epochs,
             self.config.run.epochs,
@@ -322,14 +322,14 @@ fn checksum(dataset: &Dataset) -> u32 {
 /// What there is to know when a step's numbers are not finite.
 fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
     let mut text = format!(
-        "the loss is no longer finite: classification {}, boxes {}, gradient norm {}, at learning rate {}; \
+        "the loss is no longer finite: classification loss {}, box loss {}, gradient norm {}, at learning rate {}; \
          lower `optimizer.learning_rate`, lengthen the warm-up, or look at the boxes of this batch:",
-        step.classification, step.regression, step.gradient_norm, step.learning_rate
+        step.classification_loss, step.box_loss, step.gradient_norm, step.learning_rate
     );
     for &image in batches.iter().flat_map(|batch| &batch.indices) {
         let boxes = dataset.annotations_of(image).iter().map(|annotation| {
             let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
-            format!("{} {corners:?}", dataset.classes[annotation.class].name)
+            format!("{} {corners:?}", dataset.classes[annotation.class_index].name)
         });
         let boxes = boxes.collect::<Vec<_>>().join(", ");
         let _ = write!(text, "\n  {}: {boxes}", dataset.images[image].file_name);
@@ -348,7 +348,7 @@ mod tests {
     fn the_checksum_is_that_of_images_boxes_and_classes() {
         let image = Image { id: 1, file_name: "a.png".to_owned(), width: 8, height: 8 };
         let rectangle = Rectangle { x: 0.5, y: 1.0, width: 2.0, height: 3.0 };
-        let annotation = Annotation { id: 1, image: 0, class: 0, rectangle, area: 6.0, crowd: false };
+        let annotation = Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 6.0, crowd: false };
         let class = Class { id: 1, name: "cell".to_owned() };
         let dataset = Dataset {
             folder: "here".into(),

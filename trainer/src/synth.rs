@@ -169,7 +169,7 @@ fn dataset(objects: &[Vec<Object>], extension: &str, Size { width, height }: Siz
     let annotations = (1..).zip(annotations).map(|(id, (image, object))| Annotation {
         id,
         image,
-        class: object.kind as usize,
+        class_index: object.kind as usize,
         rectangle: object.bounding_box.into(),
         area: object.area as f64,
         crowd: false,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Object {
     /// Index of its class.
-    pub class: usize,
+    pub class_index: usize,
     /// Where it is, in pixels of the network's input.
     pub bounding_box: BoundingBox,
 }
@@ -60,7 +60,7 @@ impl Targets {
                 if let Assignment::Object(object) = assignment {
                     let anchor = anchors.boxes()[index];
                     targets.rows.push((image * assignments.len() + index) as i64);
-                    targets.classes.push(objects[*object].class as i64);
+                    targets.classes.push(objects[*object].class_index as i64);
                     targets.anchors.push(anchor.into());
                     targets.offsets.push(coder.encode(&anchor, &boxes[*object]));
                 }

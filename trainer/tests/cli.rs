@@ -293,12 +293,12 @@ fn tensorboard_gets_every_number_and_image() {
         events.windows(field.len()).filter(|window| *window == field).count()
     };
     // Two steps in each of two epochs.
-    for tag in ["loss/classification", "loss/boxes", "step/gradient_norm", "step/learning_rate"] {
+    for tag in ["train/classification_loss", "train/box_loss", "train/gradient_norm", "train/learning_rate"] {
         assert_eq!(count(tag), 4, "{tag}");
     }
     for tag in [
-        "epoch/classification",
-        "epoch/boxes",
+        "epoch/classification_loss",
+        "epoch/box_loss",
         "speed/images_per_second",
         "speed/seconds_data",
         "speed/seconds_forward",

@@ -52,7 +52,7 @@ fn normalized(seeds: &[u64], normalizer: Normalizer) -> Batch {
         images.extend((0..3 * SIDE * SIDE).map(|_| random.random_range(-2.0f32..2.0)));
         let (x, y) = (random.random_range(0.0..20.0), random.random_range(0.0..20.0));
         let bounding_box = BoundingBox::new(x, y, x + 33.0, y + 30.0);
-        objects.push(vec![Object { class: *seed as usize % 2, bounding_box }]);
+        objects.push(vec![Object { class_index: *seed as usize % 2, bounding_box }]);
     }
     let images = Array4::from_shape_vec((seeds.len(), 3, SIDE, SIDE), images).unwrap();
     let anchors = Anchors::new(&spec.anchors, SIDE, SIDE);
@@ -143,10 +143,10 @@ fn bfloat16_learns_nearly_the_same_with_float_weights() {
         let close = |a: f64, b: f64| (a - b).abs() <= BFLOAT16 * b.abs();
         // The first step knows only biases, since the outputs' weights start at zero.
         for (half, float) in steps.iter().zip(&float) {
-            assert!(close(half.classification, float.classification), "{norm:?}: {half:?}, {float:?}");
-            assert!(close(half.regression, float.regression), "{norm:?}: {half:?}, {float:?}");
+            assert!(close(half.classification_loss, float.classification_loss), "{norm:?}: {half:?}, {float:?}");
+            assert!(close(half.box_loss, float.box_loss), "{norm:?}: {half:?}, {float:?}");
         }
-        assert_ne!(steps[2].regression, float[2].regression);
+        assert_ne!(steps[2].box_loss, float[2].box_loss);
         assert!(steps.iter().all(Step::is_finite) && half.parameters.to_tensors() != before);
     }
 }

@@ -20,8 +20,8 @@ const LOSS_TOLERANCE: f64 = 1e-5;
 /// Largest absolute difference of an element of the gradient; the elements are below 1.
 const GRADIENT_TOLERANCE: f64 = 1e-6;
 
-fn object(class: usize, corners: [f32; 4]) -> Object {
-    Object { class, bounding_box: BoundingBox::from(corners) }
+fn object(class_index: usize, corners: [f32; 4]) -> Object {
+    Object { class_index, bounding_box: BoundingBox::from(corners) }
 }
 
 /// What the product takes for the truth of these images.
@@ -72,7 +72,7 @@ fn truth(anchors: &[[f64; 4]], objects: &[Object]) -> Vec<Truth> {
         let [gx, gy] = [x1 + 0.5 * (x2 - x1), y1 + 0.5 * (y2 - y1)];
         let [gw, gh] = [(x2 - x1).max(1.0), (y2 - y1).max(1.0)];
         let offsets = [(gx - ax) / aw / 0.1, (gy - ay) / ah / 0.1, (gw / aw).ln() / 0.2, (gh / ah).ln() / 0.2];
-        Truth::Object { class: objects[index].class, offsets }
+        Truth::Object { class: objects[index].class_index, offsets }
     };
     anchors.iter().map(of_anchor).collect()
 }

@@ -77,7 +77,7 @@ impl Comparison {
         let mut taken = vec![false; others.len()];
         for detection in detections.iter().take(COMPARED).filter(|found| found.score > threshold + EQUAL_SCORE) {
             let equals = |other: &Detection| {
-                other.label == detection.label
+                other.class_index == detection.class_index
                     && (other.score - detection.score).abs() <= EQUAL_SCORE
                     && other.bounding_box.iou(&detection.bounding_box) >= EQUAL_IOU
             };
@@ -175,8 +175,11 @@ mod tests {
 
     #[test]
     fn detections_are_equal_in_class_place_and_score_each_to_one_other() {
-        let found =
-            |label, score, x: f32| Detection { label, score, bounding_box: BoundingBox::new(x, 0.0, x + 10.0, 10.0) };
+        let found = |class_index, score, x: f32| Detection {
+            class_index,
+            score,
+            bounding_box: BoundingBox::new(x, 0.0, x + 10.0, 10.0),
+        };
         let counted = |detections: &[Detection], others: &[Detection]| {
             let mut comparison = Comparison::default();
             comparison.count(detections, others, 0.05);

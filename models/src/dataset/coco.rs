@@ -64,12 +64,12 @@ impl Dataset {
     }
 
     fn annotation_value(&self, annotation: &Annotation) -> Value {
-        let Annotation { id, image, class, rectangle, area, crowd } = annotation;
+        let Annotation { id, image, class_index, rectangle, area, crowd } = annotation;
         let Rectangle { x, y, width, height } = rectangle;
         json!({
             "id": id,
             "image_id": self.images[*image].id,
-            "category_id": self.classes[*class].id,
+            "category_id": self.classes[*class_index].id,
             "bbox": [x, y, width, height],
             "area": area,
             "iscrowd": u8::from(*crowd),
@@ -84,11 +84,16 @@ impl Dataset {
                 located.unknown_images.push(place);
                 continue;
             };
-            let Ok(class) = self.classes.binary_search_by_key(&result.category_id, |class| class.id) else {
+            let Ok(class_index) = self.classes.binary_search_by_key(&result.category_id, |class| class.id) else {
                 located.unknown_classes.push(place);
                 continue;
             };
-            located.boxes.push(ScoredBox { image, class, score: result.score, rectangle: rectangle(result.bbox) });
+            located.boxes.push(ScoredBox {
+                image,
+                class_index,
+                score: result.score,
+                rectangle: rectangle(result.bbox),
+            });
         }
         located
     }
@@ -240,8 +245,8 @@ mod tests {
         assert_eq!(report.problems, []);
         assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["dog", "cat"]);
         let [large, small] = &dataset.annotations[..] else { panic!("{dataset:?}") };
-        assert_eq!((large.image, large.class, large.area, large.crowd), (0, 0, 2048.0, false));
-        assert_eq!((small.image, small.class, small.area, small.crowd), (1, 1, 5.5, true));
+        assert_eq!((large.image, large.class_index, large.area, large.crowd), (0, 0, 2048.0, false));
+        assert_eq!((small.image, small.class_index, small.area, small.crowd), (1, 1, 5.5, true));
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("again.json");
@@ -263,7 +268,7 @@ mod tests {
         assert_eq!(read_results(&path).unwrap(), results);
 
         let located = dataset.locate(&results);
-        let places: Vec<_> = located.boxes.iter().map(|scored| (scored.image, scored.class)).collect();
+        let places: Vec<_> = located.boxes.iter().map(|scored| (scored.image, scored.class_index)).collect();
         assert_eq!(places, [(1, 1), (0, 0)]);
         assert_eq!((located.unknown_images, located.unknown_classes), (vec![1], vec![3]));
     }

@@ -71,8 +71,8 @@ impl Draft {
         let (images, places) = check.images(self.images);
         let mut annotations = Vec::with_capacity(self.boxes.len());
         for drawn in self.boxes {
-            let class = place_of(&drawn.class);
-            annotations.extend(check.annotation(drawn, class, &images, &places));
+            let class_index = place_of(&drawn.class);
+            annotations.extend(check.annotation(drawn, class_index, &images, &places));
         }
         annotations.sort_by_key(|annotation| annotation.image);
 
@@ -139,7 +139,7 @@ impl Check {
     fn annotation(
         &mut self,
         drawn: DraftBox,
-        class: Option<usize>,
+        class_index: Option<usize>,
         images: &[Image],
         places: &Places,
     ) -> Option<Annotation> {
@@ -153,12 +153,12 @@ impl Check {
                 return None;
             }
         };
-        let Some(class) = class else {
+        let Some(class_index) = class_index else {
             self.report(ProblemKind::UnknownClass, place(&images[image]), Some(id), key.to_string());
             return None;
         };
         let rectangle = self.rectangle(id, rectangle, area, &images[image])?;
-        Some(Annotation { id, image, class, rectangle, area, crowd })
+        Some(Annotation { id, image, class_index, rectangle, area, crowd })
     }
 
     /// The box to go on with: clipped or unchanged, none when it is dropped.
@@ -249,9 +249,9 @@ mod tests {
         assert_eq!(dataset.classes.iter().map(|class| class.id).collect::<Vec<_>>(), [1, 7, 90]);
         assert_eq!(dataset.images.iter().map(|image| image.id).collect::<Vec<_>>(), [3, 12]);
         let rectangle = Rectangle { x: 1.0, y: 2.0, width: 3.0, height: 4.0 };
-        let crowd = Annotation { id: 9, image: 0, class: 1, rectangle, area: 3.0, crowd: true };
+        let crowd = Annotation { id: 9, image: 0, class_index: 1, rectangle, area: 3.0, crowd: true };
         assert_eq!(dataset.annotations[0], crowd);
-        assert_eq!((dataset.annotations[1].image, dataset.annotations[1].class), (1, 2));
+        assert_eq!((dataset.annotations[1].image, dataset.annotations[1].class_index), (1, 2));
         assert_eq!(dataset.annotations[1].area, 100.0);
     }
 

@@ -39,7 +39,7 @@ pub(super) fn lines(dataset: &Dataset) -> Vec<String> {
     let lines = dataset.images.iter().enumerate().map(|(place, image)| {
         let boxes = dataset.annotations_of(place).iter().map(|annotation| {
             let rectangle = annotation.rectangle;
-            let class = &dataset.classes[annotation.class];
+            let class = &dataset.classes[annotation.class_index];
             let sides = [rectangle.x, rectangle.y, rectangle.width, rectangle.height].map(|side| side.to_string());
             format!("{} {}", class.name, sides.join(" "))
         });

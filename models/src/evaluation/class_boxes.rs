@@ -24,8 +24,9 @@ pub(super) fn measure_classes<'a, T: Send>(
     classes: usize,
     measure: impl Fn(&ClassBoxes<'a>) -> T + Sync,
 ) -> Vec<T> {
-    let objects = by_class(classes, truth.iter().map(|object| (object.class, object)));
-    let ranks = detections.iter().enumerate().map(|(place, detection)| (detection.class, Rank::new(detection, place)));
+    let objects = by_class(classes, truth.iter().map(|object| (object.class_index, object)));
+    let ranks =
+        detections.iter().enumerate().map(|(place, detection)| (detection.class_index, Rank::new(detection, place)));
     let classes = objects.into_par_iter().zip(by_class(classes, ranks));
     // One by one, since a few classes may have most of the boxes.
     classes.with_max_len(1).map(|(objects, ranks)| measure(&ClassBoxes::new(objects, ranks, detections))).collect()
@@ -109,7 +110,7 @@ mod tests {
             .zip(scores)
             .map(|(x, (image, score))| ScoredBox {
                 image,
-                class: 0,
+                class_index: 0,
                 score,
                 rectangle: Rectangle { x, ..Rectangle::default() },
             })
@@ -120,8 +121,14 @@ mod tests {
 
     #[test]
     fn objects_are_found_by_image() {
-        let object =
-            |id, image| Annotation { id, image, class: 0, rectangle: Rectangle::default(), area: 0.0, crowd: false };
+        let object = |id, image| Annotation {
+            id,
+            image,
+            class_index: 0,
+            rectangle: Rectangle::default(),
+            area: 0.0,
+            crowd: false,
+        };
         let truth = [(1, 4), (2, 1), (3, 4), (4, 0)].map(|(id, image)| object(id, image));
         let ids = |class: &ClassBoxes| {
             let of = |image| class.objects[class.objects_of(image)].iter().map(|object| object.id).collect::<Vec<_>>();

@@ -57,9 +57,9 @@ pub fn confusion_matrix(
     classes: usize,
     rule: ConfusionRule,
 ) -> ConfusionMatrix {
-    let mut objects: Vec<_> = truth.iter().filter(|object| object.class < classes).collect();
+    let mut objects: Vec<_> = truth.iter().filter(|object| object.class_index < classes).collect();
     objects.sort_by_key(|object| object.image);
-    let counts = |detection: &&ScoredBox| detection.class < classes && detection.score >= rule.score;
+    let counts = |detection: &&ScoredBox| detection.class_index < classes && detection.score >= rule.score;
     let mut detections: Vec<_> = detections.iter().filter(counts).collect();
     // Stable, so that of equally sure ones the one given first stays first.
     detections.sort_by(|a, b| a.image.cmp(&b.image).then(b.score.total_cmp(&a.score)));
@@ -112,16 +112,17 @@ impl ConfusionMatrix {
         for Pair { object, detection, .. } in pairs {
             if missed[object] && left_over[detection] {
                 (missed[object], left_over[detection]) = (false, false);
-                self.counts[objects[object].class][detections[detection].class] += 1;
+                self.counts[objects[object].class_index][detections[detection].class_index] += 1;
             }
         }
         objects.iter().zip(missed).filter(|(_, missed)| *missed).for_each(|(object, _)| self.miss(&[object]));
         let background = self.background();
         for (detection, _) in detections.iter().zip(left_over).filter(|(_, left_over)| *left_over) {
             let share = |crowd: &Annotation| detection.rectangle.intersection_over_area(&crowd.rectangle);
-            let forgives = |crowd: &&Annotation| crowd.class == detection.class && share(crowd) >= self.rule.iou;
+            let forgives =
+                |crowd: &&Annotation| crowd.class_index == detection.class_index && share(crowd) >= self.rule.iou;
             if !crowds.iter().any(forgives) {
-                self.counts[background][detection.class] += 1;
+                self.counts[background][detection.class_index] += 1;
             }
         }
     }
@@ -130,7 +131,7 @@ impl ConfusionMatrix {
     fn miss(&mut self, objects: &[&Annotation]) {
         let background = self.background();
         for object in objects.iter().filter(|object| !object.crowd) {
-            self.counts[object.class][background] += 1;
+            self.counts[object.class_index][background] += 1;
         }
     }
 }
@@ -155,12 +156,12 @@ mod tests {
         Rectangle { x, y: 0.0, width: 10.0, height: 10.0 }
     }
 
-    fn object(image: usize, class: usize, x: f64) -> Annotation {
-        Annotation { id: 0, image, class, rectangle: square(x), area: 100.0, crowd: false }
+    fn object(image: usize, class_index: usize, x: f64) -> Annotation {
+        Annotation { id: 0, image, class_index, rectangle: square(x), area: 100.0, crowd: false }
     }
 
-    fn found(image: usize, class: usize, x: f64, score: f64) -> ScoredBox {
-        ScoredBox { image, class, score, rectangle: square(x) }
+    fn found(image: usize, class_index: usize, x: f64, score: f64) -> ScoredBox {
+        ScoredBox { image, class_index, score, rectangle: square(x) }
     }
 
     fn counts(truth: &[Annotation], detections: &[ScoredBox]) -> Vec<Vec<usize>> {
@@ -189,8 +190,8 @@ mod tests {
         let ConfusionMatrix { counts, .. } = confusion_matrix(&truth, &detections, 3, rule);
         assert!(counts.iter().enumerate().all(|(i, row)| row[i] > 0 || i == 3), "{counts:?}");
         for class in 0..3 {
-            let objects = truth.iter().filter(|object| object.class == class).count();
-            let sure = detections.iter().filter(|found| found.class == class && found.score >= 0.4).count();
+            let objects = truth.iter().filter(|object| object.class_index == class).count();
+            let sure = detections.iter().filter(|found| found.class_index == class && found.score >= 0.4).count();
             assert_eq!(counts[class].iter().sum::<usize>(), objects);
             assert_eq!(counts.iter().map(|row| row[class]).sum::<usize>(), sure);
         }
@@ -209,8 +210,8 @@ mod tests {
     #[test]
     fn trading_objects_for_detections_transposes_the_matrix() {
         let (truth, detections) = crowded_images();
-        let traded_truth: Vec<_> = detections.iter().map(|d| object(d.image, d.class, d.rectangle.x)).collect();
-        let traded: Vec<_> = truth.iter().map(|o| found(o.image, o.class, o.rectangle.x, 1.0)).collect();
+        let traded_truth: Vec<_> = detections.iter().map(|d| object(d.image, d.class_index, d.rectangle.x)).collect();
+        let traded: Vec<_> = truth.iter().map(|o| found(o.image, o.class_index, o.rectangle.x, 1.0)).collect();
         let rule = ConfusionRule { iou: 0.2, score: 0.0 };
         let [there, back] = [(truth, detections), (traded_truth, traded)]
             .map(|(truth, detections)| confusion_matrix(&truth, &detections, 3, rule).counts);

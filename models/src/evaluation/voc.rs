@@ -97,11 +97,11 @@ mod tests {
     }
 
     fn object(image: usize, x: f64) -> Annotation {
-        Annotation { id: 0, image, class: 0, rectangle: square(x), area: 100.0, crowd: false }
+        Annotation { id: 0, image, class_index: 0, rectangle: square(x), area: 100.0, crowd: false }
     }
 
     fn found(image: usize, x: f64, score: f64) -> ScoredBox {
-        ScoredBox { image, class: 0, score, rectangle: square(x) }
+        ScoredBox { image, class_index: 0, score, rectangle: square(x) }
     }
 
     fn score(truth: &[Annotation], detections: &[ScoredBox]) -> [f64; 2] {
@@ -155,9 +155,12 @@ mod tests {
 
     #[test]
     fn classes_without_objects_are_left_out_of_the_mean() {
-        let truth =
-            [object(0, 0.0), Annotation { class: 2, ..object(0, 0.0) }, Annotation { class: 3, ..object(0, 0.0) }];
-        let detections = [found(0, 0.0, 0.9), ScoredBox { class: 1, ..found(0, 0.0, 0.9) }];
+        let truth = [
+            object(0, 0.0),
+            Annotation { class_index: 2, ..object(0, 0.0) },
+            Annotation { class_index: 3, ..object(0, 0.0) },
+        ];
+        let detections = [found(0, 0.0, 0.9), ScoredBox { class_index: 1, ..found(0, 0.0, 0.9) }];
         let VocEvaluation { mean, classes, .. } = voc_average_precision(&truth, &detections, 3, 0.5);
         assert_eq!(classes.iter().map(|class| class.ap).collect::<Vec<_>>(), [1.0, ABSENT, 0.0]);
         assert_eq!(mean, VocSummary { ap: 0.5, ap11: 0.5 });

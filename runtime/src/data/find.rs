@@ -105,7 +105,7 @@ fn boxes(truth: &Dataset, image: usize, places: &[usize], found: &Found) -> Resu
     }
     let scored = found.detections.iter().map(|detection| ScoredBox {
         image,
-        class: places[detection.label],
+        class_index: places[detection.class_index],
         score: detection.score.into(),
         rectangle: detection.bounding_box.into(),
     });

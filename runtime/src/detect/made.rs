@@ -222,7 +222,7 @@ fn make_beside(
 fn crop(image: &RgbImage, found: &Found, classes: &[Class], folder: &Path, name: &str) -> Result<()> {
     for (number, detection) in (1..).zip(&found.detections) {
         let Some([left, top, width, height]) = pixels(&detection.bounding_box, image) else { continue };
-        let folder = folder.join(output::folder_name(&classes[detection.label].name));
+        let folder = folder.join(output::folder_name(&classes[detection.class_index].name));
         std::fs::create_dir_all(&folder).with_context(|| cannot_write(&folder))?;
         let path = folder.join(format!("{name}-{number}.jpg"));
         let part = imageops::crop_imm(image, left, top, width, height).to_image();

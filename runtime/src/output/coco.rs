@@ -124,7 +124,7 @@ pub(super) fn write(
         let b = &detection.bounding_box;
         let result = Entry {
             image_id,
-            category_id: classes[detection.label].id,
+            category_id: classes[detection.class_index].id,
             bbox: [b.x1, b.y1, b.width(), b.height()],
             score: detection.score,
         };

@@ -16,7 +16,7 @@ pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], ea
     let mut lines = csv::Writer::from_writer(out);
     let file = report.file.to_string_lossy();
     for detection in &found.detections {
-        let class = &classes[detection.label];
+        let class = &classes[detection.class_index];
         let corners: [f32; 4] = detection.bounding_box.into();
         lines.serialize((
             &file,

@@ -71,8 +71,8 @@ impl<'a> Outcome<'a> {
         match outcome {
             Ok(Found { width, height, detections }) => {
                 let objects = detections.iter().map(|detection| Object {
-                    label: &classes[detection.label].name,
-                    category_id: classes[detection.label].id,
+                    label: &classes[detection.class_index].name,
+                    category_id: classes[detection.class_index].id,
                     score: detection.score,
                     corners: detection.bounding_box.into(),
                 });

@@ -16,7 +16,7 @@ pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class]) ->
     writeln!(out, "{}: {}x{}, {count}", report.name(), found.width, found.height)?;
     for detection in &found.detections {
         let b = detection.bounding_box;
-        let name = &classes[detection.label].name;
+        let name = &classes[detection.class_index].name;
         writeln!(out, "  {:.2} {name} [{:.1}, {:.1}, {:.1}, {:.1}]", detection.score, b.x1, b.y1, b.x2, b.y2)?;
     }
     Ok(())

@@ -13,7 +13,7 @@ pub fn yolo(found: &Found) -> String {
         let b = &detection.bounding_box;
         let (x, y) = (0.5 * (b.x1 + b.x2) / width, 0.5 * (b.y1 + b.y2) / height);
         let (w, h) = (b.width() / width, b.height() / height);
-        writeln!(text, "{} {x:.6} {y:.6} {w:.6} {h:.6} {:.6}", detection.label, detection.score)
+        writeln!(text, "{} {x:.6} {y:.6} {w:.6} {h:.6} {:.6}", detection.class_index, detection.score)
             .expect("writing to a string does not fail");
     }
     text

@@ -40,7 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn check(dataset: &Dataset, report: &Report, on_problem: OnProblem) {
     assert!(!report.lines().iter().any(String::is_empty));
-    assert!(dataset.annotations.iter().all(|annotation| annotation.class < dataset.classes.len()));
+    assert!(dataset.annotations.iter().all(|annotation| annotation.class_index < dataset.classes.len()));
     // The numbers of a class take memory, which is no surprise.
     if dataset.classes.len() < 1024 {
         models::evaluation::evaluate(&dataset.annotations, &[], dataset.classes.len());

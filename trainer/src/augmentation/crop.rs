@@ -82,10 +82,10 @@ mod tests {
             let before = marked(seed);
             let after = crop(before.clone(), &config(0.3, 0.5), &mut ChaCha8Rng::seed_from_u64(seed));
             for whole in &before.objects {
-                let seen =
-                    extent(&after.pixels, whole.class).map_or(0.0, |seen| seen.area() / whole.bounding_box.area());
-                let kept = after.objects.iter().any(|object| object.class == whole.class);
-                assert_eq!(kept, seen >= 0.5, "seed {seed}, class {}: {seen} seen", whole.class);
+                let seen = extent(&after.pixels, whole.class_index)
+                    .map_or(0.0, |seen| seen.area() / whole.bounding_box.area());
+                let kept = after.objects.iter().any(|object| object.class_index == whole.class_index);
+                assert_eq!(kept, seen >= 0.5, "seed {seed}, class {}: {seen} seen", whole.class_index);
                 gone += usize::from(!kept);
             }
         }
@@ -103,7 +103,7 @@ mod tests {
             assert_eq!(sides(&after.objects[0].bounding_box), sides(&before.objects[0].bounding_box));
         }
         let mut covered = plain(400, 300);
-        covered.objects = vec![Object { class: 0, bounding_box: BoundingBox::new(0.0, 0.0, 400.0, 300.0) }];
+        covered.objects = vec![Object { class_index: 0, bounding_box: BoundingBox::new(0.0, 0.0, 400.0, 300.0) }];
         let after = crop(covered.clone(), &config(0.1, 1.0), &mut ChaCha8Rng::seed_from_u64(0));
         assert_eq!(after, covered);
     }

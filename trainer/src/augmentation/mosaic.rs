@@ -113,10 +113,10 @@ mod tests {
     use super::*;
 
     /// An image of one color with an object all over it, whose class tells the color.
-    fn uniform(class: usize, width: u32, height: u32) -> Sample {
+    fn uniform(class_index: usize, width: u32, height: u32) -> Sample {
         let bounding_box = BoundingBox::new(0.0, 0.0, width as f32, height as f32);
-        let pixels = RgbImage::from_pixel(width, height, Rgb([50 * class as u8; 3]));
-        Sample { pixels: Arc::new(pixels), objects: vec![Object { class, bounding_box }] }
+        let pixels = RgbImage::from_pixel(width, height, Rgb([50 * class_index as u8; 3]));
+        Sample { pixels: Arc::new(pixels), objects: vec![Object { class_index, bounding_box }] }
     }
 
     fn joined(seed: u64, min_visibility: f64) -> Sample {
@@ -135,13 +135,13 @@ mod tests {
         for seed in 0..50 {
             let Sample { pixels, objects } = joined(seed, 0.0);
             assert_eq!(pixels.dimensions(), (64, 48));
-            assert_eq!(objects.iter().map(|object| object.class).collect::<Vec<_>>(), [4, 1, 2, 3]);
+            assert_eq!(objects.iter().map(|object| object.class_index).collect::<Vec<_>>(), [4, 1, 2, 3]);
             for (x, y, pixel) in pixels.enumerate_pixels() {
                 let (x, y) = (x as f32 + 0.5, y as f32 + 0.5);
                 let covers = |b: &BoundingBox| b.x1 < x && x < b.x2 && b.y1 < y && y < b.y2;
                 let owners: Vec<_> = objects.iter().filter(|object| covers(&object.bounding_box)).collect();
                 assert_eq!(owners.len(), 1, "seed {seed} at {x}, {y}");
-                assert_eq!(pixel, &Rgb([50 * owners[0].class as u8; 3]), "seed {seed} at {x}, {y}");
+                assert_eq!(pixel, &Rgb([50 * owners[0].class_index as u8; 3]), "seed {seed} at {x}, {y}");
             }
         }
     }
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn an_object_goes_when_less_than_its_share_is_seen() {
         for seed in 0..50 {
-            let classes: Vec<_> = joined(seed, 0.6).objects.iter().map(|object| object.class).collect();
+            let classes: Vec<_> = joined(seed, 0.6).objects.iter().map(|object| object.class_index).collect();
             // Of the wide and of the tall image a quarter shows 160 of 300 pixels at most.
             assert!(!classes.contains(&1) && !classes.contains(&2), "seed {seed}: {classes:?}");
         }

@@ -26,7 +26,7 @@ pub(crate) fn marked_among(seed: u64, colors: Range<usize>) -> Sample {
     let (width, height) = (random.random_range(60..100), random.random_range(40..90));
     let mut pixels = RgbImage::new(width, height);
     let mut objects: Vec<Object> = Vec::new();
-    for class in colors {
+    for class_index in colors {
         let side = |whole: u32, random: &mut ChaCha8Rng| random.random_range(6..=whole / 4);
         let bounding_box = loop {
             let (w, h) = (side(width, &mut random), side(height, &mut random));
@@ -47,10 +47,10 @@ pub(crate) fn marked_among(seed: u64, colors: Range<usize>) -> Sample {
         let [x1, y1, x2, y2] = <[f32; 4]>::from(bounding_box).map(|value| value as u32);
         for y in y1..y2 {
             for x in x1..x2 {
-                pixels.put_pixel(x, y, color(class));
+                pixels.put_pixel(x, y, color(class_index));
             }
         }
-        objects.push(Object { class, bounding_box });
+        objects.push(Object { class_index, bounding_box });
     }
     Sample { pixels: Arc::new(pixels), objects }
 }
@@ -59,7 +59,7 @@ pub(crate) fn marked_among(seed: u64, colors: Range<usize>) -> Sample {
 pub(crate) fn plain(width: u32, height: u32) -> Sample {
     let bounding_box = BoundingBox::new(0.0, 0.0, width as f32, height as f32);
     let pixels = RgbImage::from_pixel(width, height, Rgb([100; 3]));
-    Sample { pixels: Arc::new(pixels), objects: vec![Object { class: 0, bounding_box }] }
+    Sample { pixels: Arc::new(pixels), objects: vec![Object { class_index: 0, bounding_box }] }
 }
 
 /// An image in many dull colors.
@@ -96,10 +96,10 @@ pub(crate) fn extent(pixels: &RgbImage, class: usize) -> Option<BoundingBox> {
 /// Asserts that every object is where its color is, to `tolerance` pixels, and that no two have one class.
 pub(crate) fn assert_boxes_are_on_their_rectangles(sample: &Sample, tolerance: f32, what: &str) {
     for (index, object) in sample.objects.iter().enumerate() {
-        let found = extent(&sample.pixels, object.class).unwrap_or_default();
+        let found = extent(&sample.pixels, object.class_index).unwrap_or_default();
         let (found, expected) = (<[f32; 4]>::from(found), <[f32; 4]>::from(object.bounding_box));
         let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(off <= tolerance, "{what}: class {} is at {found:?}, its box at {expected:?}", object.class);
-        assert!(sample.objects[..index].iter().all(|other| other.class != object.class), "{what}");
+        assert!(off <= tolerance, "{what}: class {} is at {found:?}, its box at {expected:?}", object.class_index);
+        assert!(sample.objects[..index].iter().all(|other| other.class_index != object.class_index), "{what}");
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn draw_truth(recipe: &Recipe, images: &[usize], folder: &Path) -> an
         let annotations = recipe.dataset.annotations_of(index).iter().filter(|annotation| !annotation.crowd);
         let objects: Vec<_> = annotations
             .map(|annotation| Object {
-                class: annotation.class,
+                class_index: annotation.class_index,
                 bounding_box: placement.to_input(&annotation.rectangle.bounding_box()),
             })
             .collect();
@@ -95,11 +95,11 @@ fn marks(recipe: &Recipe, objects: &[Object], [height, width]: [usize; 2]) -> Ve
     let mut hairlines = Vec::new();
     for (object, mut anchors) in objects.iter().zip(standing) {
         let bounding_box = object.bounding_box;
-        let name = &recipe.spec.classes[object.class].name;
+        let name = &recipe.spec.classes[object.class_index].name;
         let (color, tag) = match anchors.len() {
             0 => (Rgb([0, 0, 0]), format!("{name}: no anchor")),
-            1 => (color(object.class), format!("{name}: 1 anchor")),
-            count => (color(object.class), format!("{name}: {count} anchors")),
+            1 => (color(object.class_index), format!("{name}: 1 anchor")),
+            count => (color(object.class_index), format!("{name}: {count} anchors")),
         };
         anchors.sort_by(|a, b| b.iou(&bounding_box).total_cmp(&a.iou(&bounding_box)));
         anchors.truncate(HAIRLINES);

@@ -203,16 +203,16 @@ fn classes(dataset: &Dataset, matched: &[ObjectMatch]) -> Vec<ClassSurvey> {
     // By class: all, small, medium, large.
     let mut counts = vec![[MatchedBoxes::default(); 4]; dataset.classes.len()];
     for object in matched {
-        let Annotation { class, image, .. } = dataset.annotations[object.annotation];
-        images[class].insert(image);
+        let Annotation { class_index, image, .. } = dataset.annotations[object.annotation];
+        images[class_index].insert(image);
         let size = match object.bounding_box.area() {
             area if area < 32.0 * 32.0 => 1,
             area if area < 96.0 * 96.0 => 2,
             _ => 3,
         };
         for place in [0, size] {
-            counts[class][place].boxes += 1;
-            counts[class][place].matched += usize::from(object.anchors > 0);
+            counts[class_index][place].boxes += 1;
+            counts[class_index][place].matched += usize::from(object.anchors > 0);
         }
     }
     let of_class = dataset.classes.iter().zip(images).zip(counts);
@@ -233,7 +233,7 @@ fn duplicate_boxes(dataset: &Dataset) -> Vec<BoxPlace> {
     let again = dataset.annotations.iter().filter(|annotation| {
         let rectangle = annotation.rectangle;
         let corner_and_sides = [rectangle.x, rectangle.y, rectangle.width, rectangle.height].map(f64::to_bits);
-        !known.insert((annotation.image, annotation.class, corner_and_sides))
+        !known.insert((annotation.image, annotation.class_index, corner_and_sides))
     });
     again.map(|annotation| place(dataset, annotation)).collect()
 }
@@ -251,7 +251,7 @@ fn place(dataset: &Dataset, annotation: &Annotation) -> BoxPlace {
     BoxPlace {
         file: dataset.images[annotation.image].file_name.clone(),
         annotation: annotation.id,
-        class: dataset.classes[annotation.class].name.clone(),
+        class: dataset.classes[annotation.class_index].name.clone(),
     }
 }
 

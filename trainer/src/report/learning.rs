@@ -29,8 +29,8 @@ pub(super) fn draw(log: &Log, markup: &mut Markup) {
     }
     markup.element("div", &[("class", &"charts")], |markup| {
         if !log.steps.is_empty() {
-            over_steps(markup, &log.steps, "Classification loss", true, |step| step.classification);
-            over_steps(markup, &log.steps, "Box loss", true, |step| step.regression);
+            over_steps(markup, &log.steps, "Classification loss", true, |step| step.classification_loss);
+            over_steps(markup, &log.steps, "Box loss", true, |step| step.box_loss);
             over_steps(markup, &log.steps, "Learning rate", false, |step| step.learning_rate);
             over_steps(markup, &log.steps, "Gradient norm, before clipping", true, |step| step.gradient_norm);
         }

@@ -20,9 +20,9 @@ pub(super) struct Log {
 pub(super) struct StepLine {
     pub(super) step: u64,
     #[serde(default, deserialize_with = "number")]
-    pub(super) classification: f64,
+    pub(super) classification_loss: f64,
     #[serde(default, deserialize_with = "number")]
-    pub(super) regression: f64,
+    pub(super) box_loss: f64,
     #[serde(default, deserialize_with = "number")]
     pub(super) gradient_norm: f64,
     #[serde(default, deserialize_with = "number")]
@@ -92,13 +92,13 @@ mod tests {
 
     #[test]
     fn steps_and_epochs_are_told_apart_and_broken_lines_skipped() {
-        let text = r#"{"step":1,"epoch":1,"classification":1.5,"regression":0.5,"gradient_norm":null,"learning_rate":0.1}
+        let text = r#"{"step":1,"epoch":1,"classification_loss":1.5,"box_loss":0.5,"gradient_norm":null,"learning_rate":0.1}
             {"epoch":1,"steps":1,"seconds":2.5,"images_per_second":8.0,"spent":{"data":1.0,"forward":0.5}}
             {"comment":"from a later version"}
             {"step":2,"epo"#;
         let Log { steps, epochs } = Log::parse(text);
         assert_eq!((steps.len(), epochs.len()), (1, 1));
-        assert!(steps[0].gradient_norm.is_nan() && steps[0].classification == 1.5);
+        assert!(steps[0].gradient_norm.is_nan() && steps[0].classification_loss == 1.5);
         assert_eq!((epochs[0].spent.data, epochs[0].spent.backward, &epochs[0].validation), (1.0, 0.0, &None));
         assert_eq!(Log::parse("no log at all\n"), Log::default());
     }

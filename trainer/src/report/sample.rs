@@ -65,8 +65,8 @@ impl Sample {
                 let (done, mut noise) = (step as f64 / all, || random.random_range(0.6..1.5));
                 let line = json!({
                     "step": step, "epoch": epoch,
-                    "classification": (0.08 + 1.1 * (-9.0 * done).exp()) * noise(),
-                    "regression": (0.05 + 0.5 * (-5.0 * done).exp()) * noise(),
+                    "classification_loss": (0.08 + 1.1 * (-9.0 * done).exp()) * noise(),
+                    "box_loss": (0.05 + 0.5 * (-5.0 * done).exp()) * noise(),
                     "gradient_norm": (0.8 + 6.0 * (-20.0 * done).exp()) * noise() * noise(),
                     "learning_rate": 0.01 * (done * 20.0).min(1.0) * 0.5 * (1.0 + (done * PI).cos()),
                 });
@@ -81,7 +81,7 @@ impl Sample {
                 "AR1": ap, "AR10": ap, "AR100": ap, "ARs": -1.0, "ARm": ap, "ARl": ap,
             });
             let line = json!({
-                "epoch": epoch, "steps": u64::from(epoch) * steps_per_epoch, "classification": 0.1, "regression": 0.1,
+                "epoch": epoch, "steps": u64::from(epoch) * steps_per_epoch, "classification_loss": 0.1, "box_loss": 0.1,
                 "seconds": spent.iter().sum::<f64>() + 0.4,
                 "images_per_second": 1000.0 / spent.iter().sum::<f64>(),
                 "spent": {"data": spent[0], "forward": spent[1], "backward": spent[2], "optimizer": spent[3]},
@@ -131,17 +131,22 @@ fn jittered(dataset: &Dataset) -> Vec<ScoredBox> {
             height: moved(height, height),
         };
         let (fate, mut score) = (random.random_range(0.0..1.0), random.random_range(0.35f64..1.0).powf(0.7));
-        let mut class = object.class;
+        let mut class_index = object.class_index;
         match fate {
             ..0.08 => continue,
-            ..0.15 => (class, score) = (random.random_range(0..classes), 0.8 * score),
+            ..0.15 => (class_index, score) = (random.random_range(0..classes), 0.8 * score),
             _ => {}
         }
-        scored.push(ScoredBox { image: object.image, class, score, rectangle });
+        scored.push(ScoredBox { image: object.image, class_index, score, rectangle });
         if random.random_bool(0.4) {
             let rectangle = Rectangle { x: y, y: x, width: height, height: width };
             let score = random.random_range(0.05f64..0.75);
-            scored.push(ScoredBox { image: object.image, class: random.random_range(0..classes), score, rectangle });
+            scored.push(ScoredBox {
+                image: object.image,
+                class_index: random.random_range(0..classes),
+                score,
+                rectangle,
+            });
         }
     }
     scored

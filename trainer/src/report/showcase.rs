@@ -91,13 +91,13 @@ fn judge(dataset: &Dataset, detections: &[Vec<ScoredBox>], rule: ConfusionRule) 
 fn compare(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionRule) -> (Vec<usize>, ConfusionMatrix) {
     let mut objects = dataset.annotations_of(image).to_vec();
     let mut found = found.to_vec();
-    let all = objects.iter().map(|object| object.class).chain(found.iter().map(|found| found.class));
+    let all = objects.iter().map(|object| object.class_index).chain(found.iter().map(|found| found.class_index));
     let mut classes: Vec<_> = all.filter(|class| *class < dataset.classes.len()).collect();
     classes.sort_unstable();
     classes.dedup();
     let place = |class: usize| classes.binary_search(&class).unwrap_or(usize::MAX);
-    objects.iter_mut().for_each(|object| object.class = place(object.class));
-    found.iter_mut().for_each(|found| found.class = place(found.class));
+    objects.iter_mut().for_each(|object| object.class_index = place(object.class_index));
+    found.iter_mut().for_each(|found| found.class_index = place(found.class_index));
     let matrix = confusion_matrix(&objects, &found, classes.len(), rule);
     (classes, matrix)
 }
@@ -218,8 +218,14 @@ mod tests {
     /// Two objects of the last classes on each of the images.
     fn dataset(images: usize) -> Dataset {
         let image = |id| Image { id, file_name: format!("{id}.png"), width: 100, height: 50 };
-        let object =
-            |image, class, x| Annotation { id: 1, image, class, rectangle: place(x), area: 100.0, crowd: false };
+        let object = |image, class_index, x| Annotation {
+            id: 1,
+            image,
+            class_index,
+            rectangle: place(x),
+            area: 100.0,
+            crowd: false,
+        };
         Dataset {
             images: (0..images as i64).map(image).collect(),
             annotations: (0..images).flat_map(|image| [object(image, 1, 0.0), object(image, 2, 20.0)]).collect(),
@@ -228,8 +234,8 @@ mod tests {
         }
     }
 
-    fn found(image: usize, class: usize, x: f64) -> ScoredBox {
-        ScoredBox { image, class, score: 0.9, rectangle: place(x) }
+    fn found(image: usize, class_index: usize, x: f64) -> ScoredBox {
+        ScoredBox { image, class_index, score: 0.9, rectangle: place(x) }
     }
 
     fn chosen(dataset: &Dataset, scored: &[ScoredBox]) -> [Vec<usize>; 2] {

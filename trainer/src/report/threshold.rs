@@ -77,7 +77,8 @@ mod tests {
     }
 
     fn truth() -> Dataset {
-        let annotation = |x| Annotation { id: 1, image: 0, class: 0, rectangle: place(x), area: 100.0, crowd: false };
+        let annotation =
+            |x| Annotation { id: 1, image: 0, class_index: 0, rectangle: place(x), area: 100.0, crowd: false };
         Dataset {
             annotations: [0.0, 20.0, 40.0].map(annotation).to_vec(),
             classes: vec![Class { id: 0, name: "a".to_owned() }],
@@ -86,7 +87,7 @@ mod tests {
     }
 
     fn found(x: f64, score: f64) -> ScoredBox {
-        ScoredBox { image: 0, class: 0, score, rectangle: place(x) }
+        ScoredBox { image: 0, class_index: 0, score, rectangle: place(x) }
     }
 
     #[test]
