@@ -1,4 +1,4 @@
-//! A data set: images, the boxes on them and their classes, whatever format of file they came from.
+//! Data sets: images with ground truth boxes and classes, independent of the file format they were read from.
 
 mod source;
 mod format;
@@ -25,27 +25,27 @@ pub use error::DataError;
 pub use format::{Format, ParseFormatError};
 pub use images::IMAGE_EXTENSIONS;
 pub use labeled::ImageSize;
-pub use report::{OnProblem, Problem, ProblemKind, Report, named};
+pub use report::{OnProblem, Problem, ProblemKind, Report, format_list};
 pub use source::Source;
 
 /// Reads a class file: CSV `name,id`, one name per line, or the `names` of YOLO's `data.yaml`.
 ///
 /// # Errors
-/// When the file can't be read, is none of these, or has an id or a name twice.
+/// When the file cannot be read, is none of these, or contains an id or a name twice.
 pub fn read_classes(path: &Path) -> Result<Vec<Class>, DataError> {
     classes::read(path)
 }
 
-/// Images with their boxes.
+/// Images with their ground truth.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
-    /// Folder that the file names of the images start from.
+    /// Folder that [`Image::file_name`] is relative to.
     pub folder: PathBuf,
-    /// The images, by ascending id.
+    /// The images, in ascending order of id.
     pub images: Vec<Image>,
-    /// The boxes: those of the first image, then those of the second; within an image in the order of the file.
+    /// The annotations, in the order of `images`; those of one image in the order of the file.
     pub annotations: Vec<Annotation>,
-    /// The classes, by ascending id. Their places in this list are the network's outputs.
+    /// The classes, in ascending order of id. An index in this list is a class index of the network's outputs.
     pub classes: Vec<Class>,
 }
 
@@ -54,81 +54,80 @@ pub struct Dataset {
 pub struct Image {
     /// Id in the data set.
     pub id: i64,
-    /// Path from [`Dataset::folder`]; may be empty under [`OnProblem::Keep`].
+    /// Path relative to [`Dataset::folder`]; may be empty with [`OnProblem::Keep`].
     pub file_name: String,
-    /// Pixels per row, as the data set says; may be zero under [`OnProblem::Keep`].
+    /// Width in pixels, as declared by the data set; may be zero with [`OnProblem::Keep`].
     pub width: u32,
-    /// Rows, as the data set says; may be zero under [`OnProblem::Keep`].
+    /// Height in pixels, as declared by the data set; may be zero with [`OnProblem::Keep`].
     pub height: u32,
 }
 
-/// One box that a person drew.
+/// One ground truth box.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Annotation {
     /// Id in the data set.
     pub id: i64,
-    /// Place in [`Dataset::images`].
+    /// Index in [`Dataset::images`].
     pub image: usize,
-    /// Place in [`Dataset::classes`].
+    /// Index in [`Dataset::classes`].
     pub class_index: usize,
-    /// Where it is, in pixels of the image.
+    /// The box, in pixels of the original image (upright, after EXIF rotation).
     pub rectangle: Rectangle,
-    /// Area of the object in square pixels, which makes it small, medium or large in evaluation. Often that of its mask.
+    /// Area of the object in square pixels, often of its mask. Evaluation derives small, medium, large from it.
     pub area: f64,
-    /// Whether the box stands for a crowd of objects. Such boxes are not trained on; evaluation forgives detections in
-    /// them.
+    /// Whether the box is a crowd region (COCO's `iscrowd`). Training skips it; evaluation ignores detections in it.
     pub crowd: bool,
 }
 
-/// A box by its corner and sides, in double precision. This is how COCO has it, and corners and back would move the last
-/// bit, which decides whether an IoU reaches a threshold.
+/// A box in double precision, in pixels of the original image (upright, after EXIF rotation). As in COCO, it has sides:
+/// converting to corners would change the last bit, which can decide whether an IoU reaches a threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rectangle {
-    /// Left.
+    /// Left edge.
     pub x: f64,
-    /// Top.
+    /// Top edge.
     pub y: f64,
-    /// To the right.
+    /// Width, to the right.
     pub width: f64,
-    /// Downwards.
+    /// Height, downwards.
     pub height: f64,
 }
 
 impl Dataset {
-    /// Where the image at place `image` of [`Dataset::images`] is.
+    /// Path of the image at index `image` of [`Dataset::images`].
     pub fn path_of(&self, image: usize) -> PathBuf {
         self.folder.join(&self.images[image].file_name)
     }
 
-    /// The boxes of the image at place `image` of [`Dataset::images`].
+    /// Annotations of the image at index `image` of [`Dataset::images`].
     pub fn annotations_of(&self, image: usize) -> &[Annotation] {
         let start = self.annotations.partition_point(|annotation| annotation.image < image);
         let end = self.annotations.partition_point(|annotation| annotation.image <= image);
         &self.annotations[start..end]
     }
 
-    /// Leaves out the images that `keep` has `false` for, by their places, and the boxes on them. Returns these images.
+    /// Removes the images whose entry in `keep` is `false`, and their annotations. Returns the removed images.
     pub fn drop_images(&mut self, keep: &[bool]) -> Vec<Image> {
         let mut dropped = Vec::new();
         let mut kept = Vec::new();
-        // Where each image is afterwards.
-        let mut places = Vec::new();
+        // The new index of each image; none if it is dropped.
+        let mut new_indices = Vec::new();
         for (image, &keep) in self.images.drain(..).zip(keep) {
-            places.push(keep.then_some(kept.len()));
+            new_indices.push(keep.then_some(kept.len()));
             if keep { kept.push(image) } else { dropped.push(image) }
         }
         self.images = kept;
         self.annotations.retain_mut(|annotation| {
-            let place = places[annotation.image];
-            annotation.image = place.unwrap_or_default();
-            place.is_some()
+            let new_index = new_indices[annotation.image];
+            annotation.image = new_index.unwrap_or_default();
+            new_index.is_some()
         });
         dropped
     }
 }
 
 impl Rectangle {
-    /// The box between two corners.
+    /// A box from its corners `x1, y1, x2, y2`.
     pub(crate) fn between([x1, y1, x2, y2]: [f64; 4]) -> Self {
         Self { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }
     }
@@ -138,14 +137,14 @@ impl Rectangle {
         self.width * self.height
     }
 
-    /// Area of the intersection over area of the union, in [0, 1]; 0 when the union has no area.
+    /// Area of the intersection over area of the union, in [0, 1]; 0 if the union has no area.
     pub fn iou(&self, other: &Self) -> f64 {
         let intersection = self.intersection(other);
         let union = self.area() + other.area() - intersection;
         if union > 0.0 { intersection / union } else { 0.0 }
     }
 
-    /// The share of this box's area that lies in the other, in [0, 1]; 0 when this box has no area.
+    /// Fraction of this box's area that is inside `other`, in [0, 1]; 0 if this box has no area.
     pub fn intersection_over_area(&self, other: &Self) -> f64 {
         let area = self.area();
         if area > 0.0 { self.intersection(other) / area } else { 0.0 }
@@ -157,20 +156,20 @@ impl Rectangle {
         if width <= 0.0 || height <= 0.0 { 0.0 } else { width * height }
     }
 
-    /// The corners, in single precision.
+    /// The box as corners in single precision, in the same frame.
     pub fn bounding_box(&self) -> BoundingBox {
         let (x2, y2) = (self.x + self.width, self.y + self.height);
         BoundingBox { x1: self.x as f32, y1: self.y as f32, x2: x2 as f32, y2: y2 as f32 }
     }
 
-    /// The part inside an image; a side is zero or negative where nothing is.
+    /// The part inside an image of `width` by `height` pixels; has a zero or negative side if no part is inside.
     fn clip(&self, width: f64, height: f64) -> Self {
         let (x, y) = (self.x.max(0.0), self.y.max(0.0));
         let (x2, y2) = ((self.x + self.width).min(width), (self.y + self.height).min(height));
         Self { x, y, width: x2 - x, height: y2 - y }
     }
 
-    /// By how many pixels the box exceeds an image; not positive when it is inside.
+    /// How many pixels the box extends beyond an image of `width` by `height` pixels; zero or negative if it is inside.
     fn overshoot(&self, width: f64, height: f64) -> f64 {
         let right = self.x + self.width - width;
         let bottom = self.y + self.height - height;
@@ -197,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_found_by_image() {
+    fn annotations_are_found_by_image() {
         let annotations = [(7, 0), (3, 2), (4, 2)].map(|(id, image)| annotation(id, image)).to_vec();
         let dataset = Dataset { annotations, ..Dataset::default() };
         let ids = |image| dataset.annotations_of(image).iter().map(|annotation| annotation.id).collect::<Vec<_>>();
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_images_go_with_their_boxes() {
+    fn drop_images_removes_their_annotations() {
         let images = vec![image(1, "gone.png"), image(2, "here.png"), image(3, "lost.png")];
         let annotations = [(7, 0), (8, 1), (9, 2)].map(|(id, image)| annotation(id, image)).to_vec();
         let mut dataset = Dataset { folder: "folder".into(), images, annotations, ..Dataset::default() };
@@ -216,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn overlap_is_a_share_of_both_or_of_one() {
+    fn iou_and_intersection_over_area_of_two_boxes() {
         let square = Rectangle { x: 0.0, y: 0.0, width: 10.0, height: 10.0 };
         let cases = [
             ("itself", square, 1.0, 1.0),
@@ -226,16 +225,16 @@ mod tests {
             ("without area", Rectangle { width: 0.0, ..square }, 0.0, 0.0),
             ("apart in both directions", Rectangle { x: 20.0, y: 20.0, ..square }, 0.0, 0.0),
         ];
-        for (name, other, iou, share) in cases {
-            assert_eq!((square.iou(&other), square.intersection_over_area(&other)), (iou, share), "{name}");
+        for (name, other, iou, fraction) in cases {
+            assert_eq!((square.iou(&other), square.intersection_over_area(&other)), (iou, fraction), "{name}");
             assert_eq!(other.iou(&square), iou, "{name}");
         }
-        let endless = Rectangle { width: f64::NAN, ..square };
-        assert_eq!((square.iou(&endless), endless.intersection_over_area(&square)), (0.0, 0.0));
+        let nan = Rectangle { width: f64::NAN, ..square };
+        assert_eq!((square.iou(&nan), nan.intersection_over_area(&square)), (0.0, 0.0));
     }
 
     #[test]
-    fn a_bounding_box_survives_the_way_there_and_back() {
+    fn bounding_box_round_trips_through_rectangle() {
         let corners = BoundingBox::new(0.1, 0.7, 100.3, 33.33);
         assert_eq!(Rectangle::from(corners).bounding_box(), corners);
     }

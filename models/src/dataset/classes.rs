@@ -1,4 +1,4 @@
-//! Class files: CSV `name,id`, a text with one name per line, or the `names` of YOLO's `data.yaml`.
+//! Class files: CSV `name,id`, text with one name per line, or the `names` of YOLO's `data.yaml`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_yaml::Value;
 use super::{DataError, csv, files};
 use crate::spec::Class;
 
-/// Reads a class file. Which it is shows in its extension and lines.
+/// Reads a class file. Its kind is detected from the extension and the lines.
 pub(super) fn read(path: &Path) -> Result<Vec<Class>, DataError> {
     let text = files::read_text(path)?;
     let is_yaml = files::has_extension(&path.to_string_lossy(), &["yaml", "yml"]);
@@ -23,8 +23,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Class>, DataError> {
     check(path, classes)
 }
 
-/// Classes of these names, by name, from id 0.
-pub(super) fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Class> {
+/// Classes with these names, sorted by name, with ids from 0.
+pub(super) fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Class> {
     let names: BTreeSet<_> = names.into_iter().collect();
     (0..).zip(names).map(|(id, name)| Class { id, name: name.to_owned() }).collect()
 }
@@ -40,7 +40,7 @@ fn from_csv(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
         let (line, row) = row?;
         let class = match (row.get(0), row.get(1).map(str::parse), row.len()) {
             (Some(name), Some(Ok(id)), 2) => Class { id, name: name.to_owned() },
-            _ => return Err(DataError::line(path, line, "expected `name,id`, as other lines have it, and no header")),
+            _ => return Err(DataError::line(path, line, "expected `name,id`; a header is not allowed")),
         };
         classes.push(class);
     }
@@ -50,7 +50,7 @@ fn from_csv(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
 fn from_lines(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
     let names = text.trim_end().lines().map(str::trim).zip(1u64..);
     let classes = names.map(|(name, line)| match name {
-        "" => Err(DataError::line(path, line, "it is empty, but classes count by line; remove it")),
+        "" => Err(DataError::line(path, line, "empty line, but every line is a class; remove it")),
         _ => Ok(Class { id: line as i64 - 1, name: name.to_owned() }),
     });
     classes.collect()
@@ -62,39 +62,39 @@ struct DataYaml {
 }
 
 fn from_yaml(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
-    let unfit = |reason: String| DataError::unfit(path, format!("is no `data.yaml` of YOLO: {reason}"));
-    let DataYaml { names } = serde_yaml::from_str(text).map_err(|error| unfit(error.to_string()))?;
-    let named = |id: Option<i64>, name: &Value| {
+    let invalid = |reason: String| DataError::invalid(path, format!("is not a YOLO `data.yaml`: {reason}"));
+    let DataYaml { names } = serde_yaml::from_str(text).map_err(|error| invalid(error.to_string()))?;
+    let class = |id: Option<i64>, name: &Value| {
         let name = match name {
             Value::String(name) => Some(name.clone()),
             Value::Number(number) => Some(number.to_string()),
             _ => None,
         };
         let class = id.zip(name).map(|(id, name)| Class { id, name });
-        class.ok_or_else(|| unfit("an entry of `names` is not a number and a name".to_owned()))
+        class.ok_or_else(|| invalid("an entry of `names` is not a class id with a name".to_owned()))
     };
     match &names {
-        Value::Sequence(names) => (0..).zip(names).map(|(id, name)| named(Some(id), name)).collect(),
-        Value::Mapping(names) => names.iter().map(|(id, name)| named(id.as_i64(), name)).collect(),
-        _ => Err(unfit("`names` is neither a list nor a map from number to name".to_owned())),
+        Value::Sequence(names) => (0..).zip(names).map(|(id, name)| class(Some(id), name)).collect(),
+        Value::Mapping(names) => names.iter().map(|(id, name)| class(id.as_i64(), name)).collect(),
+        _ => Err(invalid("`names` is neither a list nor a map from id to name".to_owned())),
     }
 }
 
-/// Boxes name their class by either, so both must be unique.
+/// Annotations refer to classes by id or by name, so both must be unique.
 fn check(path: &Path, classes: Vec<Class>) -> Result<Vec<Class>, DataError> {
     let (mut ids, mut names) = (HashMap::new(), HashMap::new());
     for class in &classes {
         if let Some(other) = ids.insert(class.id, &class.name) {
-            let reason = format!("gives the id {} to both `{other}` and `{}`", class.id, class.name);
-            return Err(DataError::unfit(path, reason));
+            let reason = format!("assigns the id {} to both `{other}` and `{}`", class.id, class.name);
+            return Err(DataError::invalid(path, reason));
         }
         if let Some(other) = names.insert(&class.name, class.id) {
-            let reason = format!("names both class {other} and class {} `{}`", class.id, class.name);
-            return Err(DataError::unfit(path, reason));
+            let reason = format!("assigns both ids {other} and {} to the name `{}`", class.id, class.name);
+            return Err(DataError::invalid(path, reason));
         }
     }
     if classes.is_empty() {
-        return Err(DataError::unfit(path, "names no classes"));
+        return Err(DataError::invalid(path, "contains no classes"));
     }
     Ok(classes)
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_class_file_gives_the_same() {
+    fn all_kinds_of_class_files_give_the_same_classes() {
         let cases = [
             ("classes.csv", "red cell,0\nplatelets,1\n"),
             ("classes.csv", "\u{feff}\"red cell\",0\r\n\r\n platelets , 1\r\n"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_may_have_gaps_and_names_commas_and_digits() {
+    fn ids_may_have_gaps_and_names_may_contain_commas_and_digits() {
         assert_eq!(
             read("c.csv", "\"cat, big\",7\ndog,-1"),
             Ok(vec![(7, "cat, big".to_owned()), (-1, "dog".to_owned())])
@@ -139,21 +139,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_class_file_is_named() {
+    fn invalid_class_files_are_refused() {
         let bomb: String =
             (1..30).map(|level| format!("a{level}: &a{level} [{0}, {0}]\n", format!("*a{}", level - 1))).collect();
         let cases = [
             ("c.csv", "class,id\ncat,0", "c.csv` line 1: expected `name,id`"),
             ("c.csv", "cat,0\n\ndog", "c.csv` line 3: expected `name,id`"),
-            ("c.csv", "cat,0\ndog,0", "gives the id 0 to both `cat` and `dog`"),
-            ("c.txt", "cat\n\ndog", "c.txt` line 2: it is empty"),
-            ("c.txt", "cat\ncat", "names both class 0 and class 1 `cat`"),
-            ("c.txt", "", "names no classes"),
+            ("c.csv", "cat,0\ndog,0", "assigns the id 0 to both `cat` and `dog`"),
+            ("c.txt", "cat\n\ndog", "c.txt` line 2: empty line"),
+            ("c.txt", "cat\ncat", "assigns both ids 0 and 1 to the name `cat`"),
+            ("c.txt", "", "contains no classes"),
             ("c.yaml", "train: a", "missing field `names`"),
             ("c.yaml", "names: cat", "neither a list nor a map"),
             ("c.yaml", "names: {a: cat}", "an entry of `names`"),
             ("c.yaml", "names: [[a]]", "an entry of `names`"),
-            ("c.yaml", &format!("a0: &a0 [x, x]\n{bomb}names: *a29"), "is no `data.yaml` of YOLO"),
+            ("c.yaml", &format!("a0: &a0 [x, x]\n{bomb}names: *a29"), "is not a YOLO `data.yaml`"),
         ];
         for (name, text, message) in cases {
             let error = read(name, text).unwrap_err();
@@ -162,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn names_in_data_are_numbered_by_name() {
-        let classes = named(["b", "a", "b"]);
+    fn classes_from_names_are_sorted_and_numbered() {
+        let classes = from_names(["b", "a", "b"]);
         assert_eq!(
             classes.iter().map(|class| (class.id, class.name.as_str())).collect::<Vec<_>>(),
             [(0, "a"), (1, "b")]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::draft::{ClassKey, Draft, DraftBox, DraftImage};
 use super::format::folder_of;
-use super::source::Part;
+use super::source::ResolvedSource;
 use super::{Annotation, DataError, Dataset, Image, OnProblem, Rectangle, Report, files};
 use crate::evaluation::ScoredBox;
 use crate::{spec::Class, write_atomically};
@@ -21,30 +21,29 @@ pub struct CocoResult {
     pub image_id: i64,
     /// Id of the class in the data set.
     pub category_id: i64,
-    /// Left, top, width and height in pixels of the image.
+    /// `x, y, width, height` in pixels of the original image (upright, after EXIF rotation).
     pub bbox: [f64; 4],
-    /// Higher is surer.
+    /// Confidence score; higher is more confident.
     pub score: f64,
 }
 
-/// A result file matched with the data set that it is about.
+/// The detections of a result file, with ids resolved to indices in a data set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LocatedResults {
-    /// The detections on images and of classes of the data set, in the order of the file.
+    /// Detections whose image and class are in the data set, in the order of the file.
     pub boxes: Vec<ScoredBox>,
-    /// Places in the file of detections on other images.
+    /// Indices in the file of detections whose image is not in the data set.
     pub unknown_images: Vec<usize>,
-    /// Places in the file of detections on the data set's images, of other classes.
+    /// Indices in the file of detections whose image is in the data set, but whose class is not.
     pub unknown_classes: Vec<usize>,
 }
 
 impl Dataset {
-    /// Reads COCO ground truth, of which file names start from the folder of the file. It may have no images. A box
-    /// without `area` has its own, one without `iscrowd` is no crowd; segmentations and whatever else there is are passed
-    /// over.
+    /// Reads COCO ground truth. File names are relative to the folder of the file. There may be no images. A missing
+    /// `area` is computed from the box, a missing `iscrowd` means 0; segmentations and all other fields are ignored.
     ///
     /// # Errors
-    /// When the file cannot be read, is no JSON, lacks a field, or has entries that `on_problem` refuses.
+    /// When the file cannot be read, is not JSON, lacks a field, or has entries that `on_problem` refuses.
     pub fn read_coco(path: &Path, on_problem: OnProblem) -> Result<(Self, Report), DataError> {
         let checked = read_truth(path)?.check(on_problem);
         let (dataset, report) = checked.map_err(|report| DataError::Refused { path: path.to_owned(), report })?;
@@ -54,11 +53,11 @@ impl Dataset {
     /// Writes COCO ground truth.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// When the file cannot be written.
     pub fn write_coco(&self, path: &Path) -> io::Result<()> {
         let images: Vec<_> = self.images.iter().map(image_value).collect();
         let annotations: Vec<_> = self.annotations.iter().map(|annotation| self.annotation_value(annotation)).collect();
-        // COCO's own program wants `info` to be there.
+        // pycocotools requires `info`.
         let truth = json!({ "info": {}, "categories": self.classes, "images": images, "annotations": annotations });
         write_json(path, &truth)
     }
@@ -76,16 +75,16 @@ impl Dataset {
         })
     }
 
-    /// Matches the ids of a result file with this data set's places.
+    /// Resolves the ids of a result file to indices in this data set.
     pub fn locate(&self, results: &[CocoResult]) -> LocatedResults {
         let mut located = LocatedResults::default();
-        for (place, result) in results.iter().enumerate() {
+        for (index, result) in results.iter().enumerate() {
             let Ok(image) = self.images.binary_search_by_key(&result.image_id, |image| image.id) else {
-                located.unknown_images.push(place);
+                located.unknown_images.push(index);
                 continue;
             };
             let Ok(class_index) = self.classes.binary_search_by_key(&result.category_id, |class| class.id) else {
-                located.unknown_classes.push(place);
+                located.unknown_classes.push(index);
                 continue;
             };
             located.boxes.push(ScoredBox {
@@ -99,13 +98,13 @@ impl Dataset {
     }
 }
 
-/// The images and boxes of a file. Without list they are those of [`Dataset::read_coco`].
-pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
-    let mut draft = read_truth(part.annotations)?;
+/// Reads images and boxes of a file. Without an image list, they are those of [`Dataset::read_coco`].
+pub(super) fn draft(source: &ResolvedSource) -> Result<Draft, DataError> {
+    let mut draft = read_truth(source.annotations)?;
     let all: HashSet<_> = draft.images.iter().map(|image| image.id).collect();
-    let (images, problems) = part.select(draft.images, |image| image.file_name.as_deref().unwrap_or_default())?;
-    let chosen: HashSet<_> = images.iter().map(|image| image.id).collect();
-    draft.boxes.retain(|drawn| chosen.contains(&drawn.image_id) || !all.contains(&drawn.image_id));
+    let (images, problems) = source.select(draft.images, |image| image.file_name.as_deref().unwrap_or_default())?;
+    let selected: HashSet<_> = images.iter().map(|image| image.id).collect();
+    draft.boxes.retain(|annotation| selected.contains(&annotation.image_id) || !all.contains(&annotation.image_id));
     Ok(Draft { images, problems, ..draft })
 }
 
@@ -123,7 +122,7 @@ fn read_truth(path: &Path) -> Result<Draft, DataError> {
 /// Reads a COCO result file.
 ///
 /// # Errors
-/// When the file cannot be read, is no JSON, or lacks a field.
+/// When the file cannot be read, is not JSON, or lacks a field.
 pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, DataError> {
     read_json(path, "a COCO result file (a list of objects with image_id, category_id, bbox and score)")
 }
@@ -131,7 +130,7 @@ pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, DataError> {
 /// Writes a COCO result file.
 ///
 /// # Errors
-/// Those of the file system.
+/// When the file cannot be written.
 pub fn write_results(path: &Path, results: &[CocoResult]) -> io::Result<()> {
     write_json(path, &results)
 }
@@ -141,7 +140,7 @@ fn image_value(image: &Image) -> Value {
     json!({ "id": id, "file_name": file_name, "width": width, "height": height })
 }
 
-/// The part of COCO's ground truth that is about boxes.
+/// The fields of COCO ground truth that are used.
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
 struct GroundTruth {
@@ -174,12 +173,12 @@ struct Category {
     name: String,
 }
 
-/// COCO writes 0 and 1, others write false and true.
+/// COCO writes 0 and 1; some tools write false and true.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "`iscrowd` is neither 0 nor 1")]
 enum Flag {
     Number(u64),
-    Truth(bool),
+    Bool(bool),
 }
 
 impl From<CocoImage> for DraftImage {
@@ -192,7 +191,7 @@ impl From<CocoImage> for DraftImage {
 impl From<CocoAnnotation> for DraftBox {
     fn from(annotation: CocoAnnotation) -> Self {
         let CocoAnnotation { id, image_id, category_id, bbox, area, iscrowd } = annotation;
-        let crowd = !matches!(iscrowd, None | Some(Flag::Number(0) | Flag::Truth(false)));
+        let crowd = !matches!(iscrowd, None | Some(Flag::Number(0) | Flag::Bool(false)));
         Self { id, image_id, class: ClassKey::Id(category_id), rectangle: rectangle(bbox), area, crowd }
     }
 }
@@ -202,7 +201,7 @@ fn rectangle([x, y, width, height]: [f64; 4]) -> Rectangle {
     Rectangle { x, y, width, height }
 }
 
-/// Reads the whole file first, since parsing a stream is several times slower.
+/// Reads the whole file before parsing, since parsing a stream is several times slower.
 fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T, DataError> {
     let text = files::read_bytes(path)?;
     serde_json::from_slice(&text).map_err(|reason| DataError::Json { path: path.to_owned(), expected, reason })
@@ -219,7 +218,7 @@ mod tests {
     use super::*;
     use crate::dataset::ProblemKind;
 
-    /// Reads `text` as a file of ground truth.
+    /// Reads `text` as a ground truth file.
     fn read(text: &str, on_problem: OnProblem) -> Result<(Dataset, Report), DataError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("truth.json");
@@ -227,7 +226,7 @@ mod tests {
         Dataset::read_coco(&path, on_problem)
     }
 
-    /// Ground truth of two images, with these annotations.
+    /// Ground truth of two images with these annotations.
     fn truth(annotations: &str) -> String {
         let images = r#"[{"id": 8, "file_name": "b.png", "width": 64, "height": 32},
                          {"id": 2, "file_name": "a.png", "width": 64, "height": 32, "license": 3}]"#;
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_data_set_reads_back_the_same() {
+    fn written_data_set_reads_back_unchanged() {
         let text = truth(
             r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1.1, 2.2, 3.3, 4.4], "area": 5.5, "iscrowd": 1},
                {"id": 2, "image_id": 2, "category_id": 0, "bbox": [0, 0, 64, 32], "segmentation": [[1, 2]]}"#,
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn results_find_their_images_and_classes() {
+    fn results_are_resolved_to_images_and_classes_by_id() {
         let (dataset, _) = read(&truth(""), OnProblem::Refuse).unwrap();
         let result =
             |image_id, category_id| CocoResult { image_id, category_id, bbox: [1.0, 2.0, 3.0, 4.0], score: 0.5 };
@@ -268,8 +267,8 @@ mod tests {
         assert_eq!(read_results(&path).unwrap(), results);
 
         let located = dataset.locate(&results);
-        let places: Vec<_> = located.boxes.iter().map(|scored| (scored.image, scored.class_index)).collect();
-        assert_eq!(places, [(1, 1), (0, 0)]);
+        let indices: Vec<_> = located.boxes.iter().map(|scored| (scored.image, scored.class_index)).collect();
+        assert_eq!(indices, [(1, 1), (0, 0)]);
         assert_eq!((located.unknown_images, located.unknown_classes), (vec![1], vec![3]));
     }
 
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_make_no_sense_are_refused_by_name() {
+    fn invalid_boxes_are_refused_or_dropped() {
         let text = truth(r#"{"id": 2288, "image_id": 2, "category_id": 7, "bbox": [9, 9, 0, 0]}"#);
         let error = read(&text, OnProblem::Refuse).unwrap_err().to_string();
         assert!(error.contains("1 box of zero area: a.png annotation 2288 (x 9, y 9, width 0, height 0"), "{error}");
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_named() {
+    fn error_names_a_missing_file() {
         let error = Dataset::read_coco(Path::new("/no/such.json"), OnProblem::Drop).unwrap_err().to_string();
         assert!(error.starts_with("cannot read `/no/such.json`"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! The format of a data set's files: told by its name, or by looking.
+//! Annotation formats and their detection.
 
 use std::fmt::{self, Display};
 use std::fs::File;
@@ -10,28 +10,28 @@ use serde::{Deserialize, Serialize};
 
 use super::{DataError, files, voc, yolo};
 
-/// How boxes are written down.
+/// Format of the annotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// A JSON file. <https://cocodataset.org/#format-data>
     Coco,
-    /// A folder of XML files, one per image. The numbers are taken as edges, as in the other formats; nothing is shifted,
-    /// although VOC itself counts from 1. <http://host.robots.ox.ac.uk/pascal/VOC/>
+    /// A folder of XML files, one per image. Coordinates are treated as edges, as in the other formats, and not
+    /// shifted, although those of VOC itself are 1-based. <http://host.robots.ox.ac.uk/pascal/VOC/>
     Voc,
     /// Lines `path,x1,y1,x2,y2,class`. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
     Csv,
-    /// A folder of text files, one per image. The images are those of the list; without list, those with labels, and
-    /// in the default image folder all others too, which then have no boxes.
+    /// A folder of text files, one per image. The images are those of the image list; without a list, those with a
+    /// label file and, in the default image folder, all others, as images without boxes.
     /// <https://docs.ultralytics.com/datasets/detect/>
     Yolo,
 }
 
 impl Format {
-    /// Every format.
+    /// All formats.
     pub const ALL: [Self; 4] = [Self::Coco, Self::Voc, Self::Csv, Self::Yolo];
 
-    /// The name, as configurations have it.
+    /// The name in configurations and arguments.
     pub fn name(self) -> &'static str {
         match self {
             Self::Coco => "coco",
@@ -41,12 +41,12 @@ impl Format {
         }
     }
 
-    /// The format of what is at `path`.
-    pub(super) fn find(path: &Path) -> Result<Self, DataError> {
-        /// More than anyone puts before the first brace.
+    /// Detects the format of the file or folder at `path`.
+    pub(super) fn detect(path: &Path) -> Result<Self, DataError> {
+        /// Bytes to read: enough for any whitespace before the first brace.
         const HEAD: u64 = 4096;
         if path.is_dir() {
-            return Self::find_in_folder(path);
+            return Self::detect_in_folder(path);
         }
         let mut head = Vec::new();
         let file = File::open(path).map_err(files::cannot_read(path))?;
@@ -56,49 +56,47 @@ impl Format {
         match head.trim_start_matches('\u{feff}').trim_start().chars().next() {
             Some('{') => Ok(Self::Coco),
             _ if files::has_extension(&name, &["json"]) => Ok(Self::Coco),
-            Some('<') => Err(DataError::unfit(path, "is one XML file; give the folder that it is in")),
+            Some('<') => Err(DataError::invalid(path, "is a single XML file; pass the folder that contains it")),
             _ if files::has_extension(&name, &["yaml", "yml"]) => {
-                let reason = "is YAML, which holds no boxes; give the folder of labels, and this file as `classes`";
-                Err(DataError::unfit(path, reason))
+                let reason = "is YAML, which contains no boxes; pass the label folder, and this file as `classes`";
+                Err(DataError::invalid(path, reason))
             }
             _ => Ok(Self::Csv),
         }
     }
 
-    fn find_in_folder(path: &Path) -> Result<Self, DataError> {
+    fn detect_in_folder(path: &Path) -> Result<Self, DataError> {
         let voc = !voc::annotation_files(path)?.is_empty();
-        // The root of a data set in its usual layout, where other text files than labels may be found.
-        let part = ["Annotations", "labels"].into_iter().find(|name| !voc && path.join(name).is_dir());
-        if let Some(part) = part {
-            return Err(DataError::unfit(path, format!("has a folder `{part}`; give that, or one in it")));
+        // `path` may be the root folder of a data set, where text files are not labels.
+        let subfolder = ["Annotations", "labels"].into_iter().find(|name| !voc && path.join(name).is_dir());
+        if let Some(name) = subfolder {
+            return Err(DataError::invalid(path, format!("has a subfolder `{name}`; pass that or a folder in it")));
         }
         let yolo = !yolo::label_files(path)?.is_empty();
         let found = match (voc, yolo) {
             (true, false) => return Ok(Self::Voc),
             (false, true) => return Ok(Self::Yolo),
-            (true, true) => {
-                "has both XML files (VOC) and text files (YOLO); say which are meant, `format: voc` or `format: yolo`"
-            }
+            (true, true) => "has both XML files (VOC) and text files (YOLO); set `format` to voc or yolo",
             (false, false) => {
-                "has neither XML files (VOC) nor text files (YOLO); give the folder that has, or a COCO JSON or CSV file, \
-                 and its `format` (coco, voc, csv, yolo) if it isn't recognized"
+                "has neither XML files (VOC) nor text files (YOLO); pass a folder that does, or a COCO JSON or CSV \
+                 file; set `format` (coco, voc, csv, yolo) if it is not detected"
             }
         };
-        Err(DataError::unfit(path, found))
+        Err(DataError::invalid(path, found))
     }
 
-    /// Where the images are, unless that is said.
-    pub(super) fn folder(self, annotations: &Path) -> PathBuf {
+    /// The image folder if none is given.
+    pub(super) fn default_image_folder(self, annotations: &Path) -> PathBuf {
         let found = match self {
             Self::Coco | Self::Csv => Some(folder_of(annotations)),
-            Self::Voc => voc::images(annotations),
-            Self::Yolo => yolo::images(annotations),
+            Self::Voc => voc::image_folder(annotations),
+            Self::Yolo => yolo::image_folder(annotations),
         };
         found.unwrap_or_else(|| annotations.to_owned())
     }
 }
 
-/// The folder that a file is in.
+/// The folder that contains a file.
 pub(super) fn folder_of(file: &Path) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).to_owned()
 }
@@ -109,9 +107,9 @@ impl Display for Format {
     }
 }
 
-/// A text that names no format.
+/// The text is not the name of a format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no format of data sets; there are coco, voc, csv and yolo")]
+#[error("`{found}` is not a data set format, expected coco, voc, csv or yolo")]
 pub struct ParseFormatError {
     /// The text.
     pub found: String,
@@ -133,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_recognized_is_an_error_that_says_what_to_do() {
+    fn undetected_formats_are_errors_with_the_next_step() {
         let files = [
             ("both/a.xml", "<annotation/>"),
             ("both/a.txt", ""),
@@ -145,11 +143,11 @@ mod tests {
         ];
         let folder = folder(&files);
         let cases = [
-            ("both", "say which are meant, `format: voc` or `format: yolo`"),
+            ("both", "set `format` to voc or yolo"),
             ("none", "neither XML files (VOC) nor text files (YOLO)"),
-            ("root", "has a folder `labels`; give that, or one in it"),
-            ("data.yaml", "give the folder of labels, and this file as `classes`"),
-            ("a.xml", "is one XML file; give the folder"),
+            ("root", "has a subfolder `labels`; pass that or a folder in it"),
+            ("data.yaml", "pass the label folder, and this file as `classes`"),
+            ("a.xml", "is a single XML file; pass the folder"),
             ("missing", "cannot read `"),
         ];
         for (annotations, message) in cases {
@@ -160,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn every_form_has_the_name_that_it_is_read_from() {
+    fn format_names_round_trip() {
         for format in Format::ALL {
             assert_eq!(format.to_string().parse(), Ok(format));
             assert_eq!(serde_yaml::from_str::<Format>(format.name()).unwrap(), format);
         }
         assert_eq!(
             "COCO".parse::<Format>().unwrap_err().to_string(),
-            "`COCO` is no format of data sets; there are coco, voc, csv and yolo"
+            "`COCO` is not a data set format, expected coco, voc, csv or yolo"
         );
     }
 }

@@ -1,14 +1,14 @@
-//! The images of a folder, found by their names.
+//! Finds the images of a folder by name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{DataError, files};
 
-/// Extensions that mark a file in a folder as an image, in lower case.
+/// Extensions of the files in a folder that are treated as images, in lower case.
 pub const IMAGE_EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// A name without the extension of an image, and that extension.
+/// Splits the extension off the name of an image; any other extension stays part of the name.
 pub(super) fn split_extension(name: &str) -> (&str, Option<&str>) {
     match name.rsplit_once('.') {
         Some((stem, extension)) if files::has_extension(name, &IMAGE_EXTENSIONS) => (stem, Some(extension)),
@@ -16,14 +16,14 @@ pub(super) fn split_extension(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The images of a folder, by their names without extension.
-pub(super) struct Images {
+/// The images of a folder, by name without extension.
+pub(super) struct ImageIndex {
     folder: PathBuf,
     by_stem: BTreeMap<String, Vec<String>>,
 }
 
-impl Images {
-    /// `names` are those of the images in `folder`, in their order.
+impl ImageIndex {
+    /// `names` are the paths of the images, relative to `folder`.
     pub(super) fn new(folder: &Path, names: Vec<String>) -> Self {
         let mut by_stem = BTreeMap::<String, Vec<String>>::new();
         for name in names {
@@ -32,14 +32,14 @@ impl Images {
         Self { folder: folder.to_owned(), by_stem }
     }
 
-    /// The image that has this name without extension.
+    /// The image with this name without extension; an error if there are several.
     pub(super) fn find(&self, stem: &str) -> Result<Option<&str>, DataError> {
         match self.by_stem.get(stem).map_or(&[][..], Vec::as_slice) {
             [] => Ok(None),
             [name] => Ok(Some(name)),
             [first, second, ..] => {
-                let reason = format!("has `{first}` and `{second}`, and `{stem}` may be either; take one away");
-                Err(DataError::unfit(&self.folder, reason))
+                let reason = format!("has both `{first}` and `{second}`, so `{stem}` is ambiguous; remove one");
+                Err(DataError::invalid(&self.folder, reason))
             }
         }
     }
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_extensions_of_images_are_split_off() {
+    fn only_image_extensions_are_split_off() {
         let cases = [
             ("a.jpg", ("a", Some("jpg"))),
             ("sub.d/a.b.PNG", ("sub.d/a.b", Some("PNG"))),
@@ -68,13 +68,13 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_found_by_its_stem_unless_there_are_two() {
+    fn images_are_found_by_stem_and_ambiguous_stems_are_errors() {
         let names = ["a.jpg", "b.jpg", "b.png", "sub/a.png"].map(str::to_owned).to_vec();
-        let images = Images::new(Path::new("folder"), names);
+        let images = ImageIndex::new(Path::new("folder"), names);
         assert_eq!(images.find("a").unwrap(), Some("a.jpg"));
         assert_eq!(images.find("sub/a").unwrap(), Some("sub/a.png"));
         assert_eq!(images.find("c").unwrap(), None);
         let error = images.find("b").unwrap_err().to_string();
-        assert!(error.contains("`folder` has `b.jpg` and `b.png`"), "{error}");
+        assert!(error.contains("`folder` has both `b.jpg` and `b.png`"), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! Images with their boxes in a format that has no ids, and perhaps no sizes.
+//! Images with boxes from formats without ids and possibly without image sizes.
 
 use std::path::Path;
 
@@ -8,21 +8,21 @@ use super::draft::{ClassKey, Draft, DraftBox, DraftImage};
 use super::{Problem, Rectangle};
 use crate::spec::Class;
 
-/// Says how wide and high an image file is when it is upright, or why it can't. It is asked about many images at once.
+/// Returns width and height of an image file (upright, after EXIF rotation) or an error. Called from many threads.
 pub type ImageSize<'a> = dyn Fn(&Path) -> Result<(u32, u32), String> + Sync + 'a;
 
-/// An image and what is on it, in a format that has no ids.
+/// An image and its boxes, without ids.
 #[derive(Debug)]
 pub(super) struct LabeledImage {
     pub(super) file_name: String,
-    /// Width and height in pixels, as far as known.
+    /// Width and height in pixels, if known.
     pub(super) size: Option<(u32, u32)>,
-    /// Why it is not known.
+    /// Why the size could not be read from the image file.
     pub(super) unreadable: Option<String>,
     pub(super) boxes: Vec<LabeledBox>,
 }
 
-/// A box in a format that has no ids.
+/// A box without id.
 #[derive(Debug)]
 pub(super) struct LabeledBox {
     pub(super) class: ClassKey,
@@ -35,8 +35,8 @@ impl LabeledImage {
     }
 }
 
-/// Finds the sizes that the files of annotations don't say.
-pub(super) fn measure(images: &mut [LabeledImage], folder: &Path, size_of: &ImageSize) {
+/// Reads the sizes that the annotations do not contain from the image files.
+pub(super) fn fill_sizes(images: &mut [LabeledImage], folder: &Path, size_of: &ImageSize) {
     let unknown = images.par_iter_mut().filter(|image| image.size.is_none() && image.unreadable.is_none());
     unknown.for_each(|image| match size_of(&folder.join(&image.file_name)) {
         Ok(size) => image.size = Some(size),
@@ -45,9 +45,9 @@ pub(super) fn measure(images: &mut [LabeledImage], folder: &Path, size_of: &Imag
 }
 
 impl Draft {
-    /// Gives ids: to the images by file name from 0, and to their boxes in this order from 1, because pycocotools never
-    /// counts a box with id 0 as found.
-    pub(super) fn number(mut images: Vec<LabeledImage>, classes: Vec<Class>, problems: Vec<Problem>) -> Self {
+    /// Creates a draft and assigns ids: to images from 0, in the order of their file names, and to boxes from 1, in the
+    /// order of their images. pycocotools never counts a box with id 0 as found.
+    pub(super) fn from_labeled(mut images: Vec<LabeledImage>, classes: Vec<Class>, problems: Vec<Problem>) -> Self {
         images.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         let mut draft = Self { classes, problems, ..Self::default() };
         for (image_id, image) in (0..).zip(images) {
@@ -74,7 +74,7 @@ mod tests {
     use crate::dataset::OnProblem;
 
     #[test]
-    fn ids_follow_the_names_whatever_the_order() {
+    fn ids_follow_the_file_names_in_any_input_order() {
         let image = |file_name: &str, count: usize| LabeledImage {
             size: Some((10, 10)),
             boxes: (0..count)
@@ -84,7 +84,7 @@ mod tests {
         };
         let class = Class { id: 0, name: "dog".to_owned() };
         let read = |images| {
-            let draft = Draft::number(images, vec![class.clone()], vec![]);
+            let draft = Draft::from_labeled(images, vec![class.clone()], vec![]);
             draft.check(OnProblem::Refuse).unwrap().0
         };
         let dataset = read(vec![image("b", 2), image("a", 1), image("c", 0)]);
@@ -95,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn only_unknown_sizes_are_measured() {
+    fn only_missing_sizes_are_read() {
         let known = LabeledImage { size: Some((1, 2)), ..LabeledImage::new("known".to_owned()) };
         let mut images = [known, LabeledImage::new("new".to_owned()), LabeledImage::new("bad".to_owned())];
-        measure(&mut images, Path::new("folder"), &|path| match path.to_str() {
+        fill_sizes(&mut images, Path::new("folder"), &|path| match path.to_str() {
             Some("folder/new") => Ok((3, 4)),
             _ => Err("gone".to_owned()),
         });

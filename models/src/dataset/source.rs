@@ -1,71 +1,72 @@
-//! Where a data set is, and which part of it is meant.
+//! The files and folders of a data set.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::list::List;
+use super::list::ImageList;
 use super::{DataError, Dataset, Format, ImageSize, OnProblem, Problem, Report, classes, coco, csv, voc, yolo};
 use crate::spec::Class;
 
-/// Where a data set is.
+/// The files and folders of a data set, and which of its images to use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// COCO JSON file, CSV file, folder of Pascal VOC XML files, or folder of YOLO text files.
     pub annotations: PathBuf,
-    /// Folder that file names start from. If absent, for COCO and CSV the folder of the file; for VOC the folder
-    /// `JPEGImages` beside the annotations; for YOLO that whose path has `images` for the last `labels`; and for these two
-    /// the folder of annotations where there is no such folder.
+    /// Folder that image file names are relative to. Default for COCO and CSV: the folder of the file; for VOC:
+    /// `JPEGImages` next to `annotations`; for YOLO: the path of `annotations` with `images` instead of the last
+    /// `labels`. VOC and YOLO use `annotations` if that folder does not exist.
     pub images: Option<PathBuf>,
-    /// What `annotations` is. If absent, it is found by looking.
+    /// Format of `annotations`. Default: detected.
     pub format: Option<Format>,
-    /// Text file with the names of the images that are meant, one per line, as VOC's `ImageSets/Main/train.txt`, with or
-    /// without extension and folders. If absent, all are meant.
+    /// Text file with the names of the images to use, one per line, with or without extension and folders, such as
+    /// VOC's `ImageSets/Main/train.txt`. Default: all images.
     pub list: Option<PathBuf>,
-    /// File of class names, for all formats but COCO: CSV `name,id`; text with one name per line, the first of id 0; or
-    /// YOLO's `data.yaml`. If absent, the classes are those in the data, by name, from id 0.
+    /// Class file, for all formats except COCO: CSV `name,id`; text with one name per line, with ids from 0; or YOLO's
+    /// `data.yaml`. Default for CSV and VOC: the names in the data, sorted, with ids from 0; for YOLO: `classes.txt` in
+    /// the label folder, or the class numbers.
     pub classes: Option<PathBuf>,
 }
 
-/// A [`Source`] with its small files read, as the readers of the formats take it.
-pub(super) struct Part<'a> {
+/// A [`Source`] with its defaults resolved and its image list and class file read.
+pub(super) struct ResolvedSource<'a> {
     pub(super) annotations: &'a Path,
-    /// Folder that file names start from.
+    /// The image folder, which file names are relative to.
     pub(super) folder: PathBuf,
-    /// Whether that is the folder that belongs to these annotations alone.
-    pub(super) own_folder: bool,
-    pub(super) list: Option<List>,
-    /// Those of the class file.
+    /// Whether `folder` is the default image folder, which contains only images of these annotations.
+    pub(super) is_default_folder: bool,
+    pub(super) list: Option<ImageList>,
+    /// The classes of the class file, if one is given.
     pub(super) classes: Option<Vec<Class>>,
     pub(super) size_of: &'a ImageSize<'a>,
 }
 
 impl Source {
-    /// All of the data at `annotations`, with everything else by default.
+    /// All data at `annotations`, with defaults for everything else.
     pub fn new(annotations: impl Into<PathBuf>) -> Self {
         Self { annotations: annotations.into(), ..Self::default() }
     }
 
-    /// Every path of it that is given.
+    /// All paths that are set.
     pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Self { annotations, images, format: _, list, classes } = self;
         std::iter::once(annotations).chain(images).chain(list).chain(classes)
     }
 
-    /// Reads it. `size_of` is asked for the sizes that the format does not say.
+    /// Reads the data set. `size_of` is called for image sizes that the annotations do not contain.
     ///
     /// # Errors
-    /// When a file or folder cannot be read or is not what it should be, when there are entries that `on_problem` refuses,
-    /// and when there are no images.
+    /// When a file or folder cannot be read or is not as expected, when `on_problem` refuses entries, or when there are
+    /// no images.
     pub fn read(&self, on_problem: OnProblem, size_of: &ImageSize) -> Result<(Dataset, Report), DataError> {
-        let format = self.format.map_or_else(|| Format::find(&self.annotations), Ok)?;
-        let part = self.part(format, size_of)?;
+        let format = self.format.map_or_else(|| Format::detect(&self.annotations), Ok)?;
+        let source = self.resolve(format, size_of)?;
         let draft = match format {
-            Format::Coco => coco::draft(&part),
-            Format::Voc => voc::draft(&part),
-            Format::Csv => csv::draft(&part),
-            Format::Yolo => yolo::draft(&part),
+            Format::Coco => coco::draft(&source),
+            Format::Voc => voc::draft(&source),
+            Format::Csv => csv::draft(&source),
+            Format::Yolo => yolo::draft(&source),
         };
         let path = self.annotations.clone();
         let (mut dataset, report) = match draft?.check(on_problem) {
@@ -73,33 +74,33 @@ impl Source {
             Err(report) => return Err(DataError::Refused { path, report }),
         };
         if dataset.images.is_empty() {
-            return Err(DataError::NoImages { path, folder: part.folder, report });
+            return Err(DataError::NoImages { path, folder: source.folder, report });
         }
-        dataset.folder = part.folder;
+        dataset.folder = source.folder;
         Ok((dataset, report))
     }
 
-    fn part<'a>(&'a self, format: Format, size_of: &'a ImageSize) -> Result<Part<'a>, DataError> {
+    fn resolve<'a>(&'a self, format: Format, size_of: &'a ImageSize) -> Result<ResolvedSource<'a>, DataError> {
         if let (Format::Coco, Some(path)) = (format, &self.classes) {
-            return Err(DataError::unfit(path, "is not needed: COCO JSON has its own classes; leave `classes` out"));
+            return Err(DataError::invalid(path, "is not used: COCO JSON has its own classes; remove `classes`"));
         }
-        let own = format.folder(&self.annotations);
-        let folder = self.images.clone().unwrap_or_else(|| own.clone());
-        let own_folder =
-            folder == own || folder.canonicalize().ok().is_some_and(|folder| own.canonicalize().ok() == Some(folder));
-        Ok(Part {
+        let default = format.default_image_folder(&self.annotations);
+        let folder = self.images.clone().unwrap_or_else(|| default.clone());
+        let is_default_folder = folder == default
+            || folder.canonicalize().ok().is_some_and(|folder| default.canonicalize().ok() == Some(folder));
+        Ok(ResolvedSource {
             annotations: &self.annotations,
             folder,
-            own_folder,
-            list: self.list.as_deref().map(List::read).transpose()?,
+            is_default_folder,
+            list: self.list.as_deref().map(ImageList::read).transpose()?,
             classes: self.classes.as_deref().map(classes::read).transpose()?,
             size_of,
         })
     }
 }
 
-impl Part<'_> {
-    /// The items that belong to the part, and a problem for every name in its list that fits none.
+impl ResolvedSource<'_> {
+    /// The items that the image list selects (without a list: all), and a problem for every entry without a match.
     pub(super) fn select<T>(
         &self,
         items: Vec<T>,
@@ -114,7 +115,7 @@ impl Part<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{folder, read, read_sound};
+    use super::super::testing::{folder, read, read_valid};
     use super::*;
 
     const COCO: &str = r#"{"images": [{"id": 5, "file_name": "a.jpg", "width": 200, "height": 100},
@@ -125,8 +126,8 @@ mod tests {
     const VOC: &str = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax>\
         <ymax>22</ymax></bndbox></object></annotation>";
 
-    /// A folder with an image and its box in all formats.
-    fn all_forms() -> tempfile::TempDir {
+    /// A folder with the same image and box in all formats.
+    fn all_formats() -> tempfile::TempDir {
         folder(&[
             ("coco.json", COCO),
             ("coco.txt", &format!("\u{feff}\n {COCO}")),
@@ -143,21 +144,21 @@ mod tests {
     }
 
     #[test]
-    fn the_form_shows_in_the_data_and_all_give_the_same() {
-        let folder = all_forms();
+    fn formats_are_detected_and_give_the_same_data() {
+        let folder = all_formats();
         let sources = ["coco.json", "coco.txt", "boxes.csv", "voc/Annotations", "yolo/labels"].map(|annotations| {
             Source { list: Some(folder.path().join("list.txt")), ..Source::new(folder.path().join(annotations)) }
         });
         let formats = [Format::Coco, Format::Coco, Format::Csv, Format::Voc, Format::Yolo];
         for (source, format) in sources.into_iter().zip(formats) {
-            assert_eq!(read_sound(&source), ["a.jpg 200x100: dog 1 2 10 20"]);
-            assert_eq!(read_sound(&Source { format: Some(format), ..source }), ["a.jpg 200x100: dog 1 2 10 20"]);
+            assert_eq!(read_valid(&source), ["a.jpg 200x100: dog 1 2 10 20"]);
+            assert_eq!(read_valid(&Source { format: Some(format), ..source }), ["a.jpg 200x100: dog 1 2 10 20"]);
         }
     }
 
     #[test]
-    fn images_are_where_the_form_has_them_unless_that_is_said() {
-        let folder = all_forms();
+    fn default_image_folder_depends_on_the_format() {
+        let folder = all_formats();
         let cases = [
             ("coco.json", ""),
             ("boxes.csv", ""),
@@ -173,8 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_does_not_fit_is_an_error() {
-        let folder = all_forms();
+    fn wrong_format_is_an_error() {
+        let folder = all_formats();
         for format in Format::ALL {
             for annotations in ["coco.json", "boxes.csv", "voc/Annotations", "yolo/labels", "a.jpg", "none"] {
                 let fits = matches!(
@@ -192,20 +193,23 @@ mod tests {
     }
 
     #[test]
-    fn no_images_are_an_error_that_says_why() {
+    fn error_without_images_contains_the_reason() {
         let folder = folder(&[("a.csv", "gone.jpg,1,2,3,4,dog\n"), ("empty.csv", "\n"), ("list.txt", "")]);
         let read = |source: &Source| read(source, OnProblem::Drop).unwrap_err().to_string();
         let error = read(&Source::new(folder.path().join("a.csv")));
-        assert!(error.contains("a.csv` gives no images: 1 image that cannot be read dropped: gone.jpg"), "{error}");
-        assert!(error.contains(&format!("start from `{}`", folder.path().display())), "{error}");
+        assert!(
+            error.contains("a.csv` has no usable images: 1 image that cannot be read, dropped: gone.jpg"),
+            "{error}"
+        );
+        assert!(error.contains(&format!("image folder: `{}`", folder.path().display())), "{error}");
         for (annotations, list) in [("empty.csv", None), ("a.csv", Some(folder.path().join("list.txt")))] {
             let error = read(&Source { list, ..Source::new(folder.path().join(annotations)) });
-            assert!(error.contains("gives no images; file names start from"), "{error}");
+            assert!(error.contains("has no usable images; image folder: "), "{error}");
         }
     }
 
     #[test]
-    fn all_paths_of_sources_can_be_changed() {
+    fn paths_mut_returns_all_paths() {
         let mut sources = [Source::new("a"), Source::new("b")];
         sources[1].images = Some("c".into());
         sources[1].list = Some("d".into());
@@ -220,16 +224,16 @@ mod tests {
     }
 
     #[test]
-    fn coco_has_its_own_classes() {
-        let folder = all_forms();
+    fn class_file_is_an_error_for_coco() {
+        let folder = all_formats();
         let classes = Some(folder.path().join("list.txt"));
         let error =
             read(&Source { classes, ..Source::new(folder.path().join("coco.json")) }, OnProblem::Drop).unwrap_err();
-        assert!(error.to_string().contains("leave `classes` out"), "{error}");
+        assert!(error.to_string().contains("remove `classes`"), "{error}");
     }
 
     #[test]
-    fn a_section_of_a_configuration_is_a_source_and_other_keys_are_errors() {
+    fn source_is_read_from_yaml_and_unknown_keys_are_errors() {
         let source: Source = serde_yaml::from_str("{annotations: a, format: voc, list: b}").unwrap();
         let expected = Source { format: Some(Format::Voc), list: Some("b".into()), ..Source::new("a") };
         assert_eq!(source, expected);
