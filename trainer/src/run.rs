@@ -190,7 +190,7 @@ impl Run {
             best_epoch: best.provenance.epoch,
             command: &std::env::args().collect::<Vec<_>>().join(" "),
         };
-        say(format_args!("wrote {}", report::write(&material)?.display()));
+        say(format_args!("wrote `{}`", report::write(&material)?.display()));
         Ok(())
     }
 
