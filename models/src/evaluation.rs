@@ -4,6 +4,7 @@
 //! COCO's numbers are those of pycocotools: the same double precision arithmetic, the same order among equal scores and equal
 //! overlaps. One thing differs by intent: pycocotools takes an annotation whose id is 0 for unmatched whatever matches it.
 
+mod results;
 mod summary;
 mod curves;
 
@@ -16,13 +17,15 @@ mod confusion;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Annotation, Rectangle};
+use crate::dataset::Annotation;
+use crate::rectangle::Rectangle;
 use accumulation::{ClassScores, Tally};
 use class_boxes::{ClassBoxes, measure_classes};
 use matching::{Object, judge};
 
 pub use confusion::{Confusion, ConfusionMatrix, ConfusionRule, confusion_matrix};
 pub use curves::{Curve, Curves};
+pub use results::{CocoResult, LocatedResults, locate, read_results, write_results};
 pub use summary::{BestF1, ClassSummary, Summary};
 pub use voc::{VocEvaluation, VocSummary, voc_average_precision};
 

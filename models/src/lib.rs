@@ -19,6 +19,7 @@ mod atomic_file;
 pub mod foreign;
 
 mod boxes;
+mod rectangle;
 mod anchors;
 mod coder;
 mod matching;
@@ -36,7 +37,6 @@ pub use checkpoint::{
     BackboneCheckpoint, BackboneCheckpointSpec, Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe,
     Provenance, TensorProblems, cells_of,
 };
-pub use dataset::coco;
 pub use deviation::{Deviation, larger};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};

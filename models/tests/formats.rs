@@ -78,7 +78,7 @@ fn all_formats_of_real_data_give_the_same() {
         }
         // The labels of all splits are in folders of their own, which the images are not in.
         let error = all_labels.read(OnProblem::Refuse, &size_of).unwrap_err().to_string();
-        assert!(error.contains("364 images that cannot be read: test/BloodImage_00007 (there are labels"), "{error}");
+        assert!(error.contains("364 images that cannot be read: test/BloodImage_00007 (it has annotations"), "{error}");
         // A list takes the same part from COCO as from VOC, and nothing from a file of another part.
         let coco = Source { list: list.clone(), ..coco };
         assert_same_data(&read(&coco, OnProblem::Drop).0, &read(&voc, OnProblem::Drop).0, 0.0);

@@ -6,13 +6,18 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_yaml::Value;
 
-use super::{DataError, csv, files};
+use super::error::DataError;
+use super::parsed::{ClassKey, ParsedImage};
+use super::{folder, text};
 use crate::spec::Class;
 
-/// Reads a class file. Which it is shows in its extension and lines.
-pub(super) fn read(path: &Path) -> Result<Vec<Class>, DataError> {
-    let text = files::read_text(path)?;
-    let is_yaml = files::has_extension(&path.to_string_lossy(), &["yaml", "yml"]);
+/// Reads a class file: CSV `name,id`, one name per line, or the `names` of YOLO's `data.yaml`.
+///
+/// # Errors
+/// When the file cannot be read, is none of these, or has an id or a name twice.
+pub fn read(path: &Path) -> Result<Vec<Class>, DataError> {
+    let text = text::read_text(path)?;
+    let is_yaml = folder::has_extension(&path.to_string_lossy(), &["yaml", "yml"]);
     let classes = if is_yaml || text.lines().any(|line| line.starts_with("names:")) {
         from_yaml(path, &text)?
     } else if text.lines().any(|line| id(line).is_some()) {
@@ -23,10 +28,17 @@ pub(super) fn read(path: &Path) -> Result<Vec<Class>, DataError> {
     check(path, classes)
 }
 
-/// Classes of these names, by name, from id 0.
-pub(super) fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Class> {
-    let names: BTreeSet<_> = names.into_iter().collect();
-    (0..).zip(names).map(|(id, name)| Class { id, name: name.to_owned() }).collect()
+/// The classes that boxes name: by name, from id 0; for boxes with indices, one for each, named by its index.
+pub(super) fn of_boxes(images: &[ParsedImage]) -> Vec<Class> {
+    let (mut names, mut count) = (BTreeSet::new(), 0);
+    for drawn in images.iter().flat_map(|image| &image.boxes) {
+        match &drawn.class {
+            ClassKey::Name(name) => _ = names.insert(name.clone()),
+            ClassKey::Id(id) => count = count.max(id + 1),
+        }
+    }
+    let names = (0..count).map(|id| id.to_string()).chain(names);
+    (0..).zip(names).map(|(id, name)| Class { id, name }).collect()
 }
 
 /// The id at the end of a line `name,id`.
@@ -36,7 +48,7 @@ fn id(line: &str) -> Option<i64> {
 
 fn from_csv(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
     let mut classes = Vec::new();
-    for row in csv::rows(path, text) {
+    for row in text::rows(path, text) {
         let (line, row) = row?;
         let class = match (row.get(0), row.get(1).map(str::parse), row.len()) {
             (Some(name), Some(Ok(id)), 2) => Class { id, name: name.to_owned() },
@@ -101,7 +113,6 @@ fn check(path: &Path, classes: Vec<Class>) -> Result<Vec<Class>, DataError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     fn read(name: &str, text: &str) -> Result<Vec<(i64, String)>, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -159,14 +170,5 @@ mod tests {
             let error = read(name, text).unwrap_err();
             assert!(error.contains(message), "{error}");
         }
-    }
-
-    #[test]
-    fn names_in_data_are_numbered_by_name() {
-        let classes = named(["b", "a", "b"]);
-        assert_eq!(
-            classes.iter().map(|class| (class.id, class.name.as_str())).collect::<Vec<_>>(),
-            [(0, "a"), (1, "b")]
-        );
     }
 }

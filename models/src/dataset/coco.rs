@@ -1,54 +1,29 @@
-//! COCO's JSON files: ground truth and results. <https://cocodataset.org/#format-data>
+//! COCO's JSON ground truth. <https://cocodataset.org/#format-data>
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::draft::{ClassKey, Draft, DraftBox, DraftImage};
-use super::format::folder_of;
-use super::source::Part;
-use super::{Annotation, DataError, Dataset, Image, OnProblem, Rectangle, Report, files};
-use crate::evaluation::ScoredBox;
-use crate::{spec::Class, write_atomically};
-
-/// One detection in a COCO result file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CocoResult {
-    /// Id of the image in the data set.
-    pub image_id: i64,
-    /// Id of the class in the data set.
-    pub category_id: i64,
-    /// Left, top, width and height in pixels of the image.
-    pub bbox: [f64; 4],
-    /// Higher is surer.
-    pub score: f64,
-}
-
-/// A result file matched with the data set that it is about.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct LocatedResults {
-    /// The detections on images and of classes of the data set, in the order of the file.
-    pub boxes: Vec<ScoredBox>,
-    /// Places in the file of detections on other images.
-    pub unknown_images: Vec<usize>,
-    /// Places in the file of detections on the data set's images, of other classes.
-    pub unknown_classes: Vec<usize>,
-}
+use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::report::{OnProblem, Problem, ProblemKind, Report};
+use super::{Annotation, DataError, Dataset, Image, folder, text};
+use crate::atomic_file::write_atomically;
+use crate::rectangle::Rectangle;
+use crate::spec::Class;
 
 impl Dataset {
-    /// Reads COCO ground truth, of which file names start from the folder of the file. It may have no images. A box
-    /// without `area` has its own, one without `iscrowd` is no crowd; segmentations and whatever else there is are passed
-    /// over.
+    /// Reads COCO ground truth whose file names are relative to the folder of the file. It may have no images. Without `area`,
+    /// a box has the area of its rectangle; without `iscrowd`, it is not a crowd. Other fields are ignored.
     ///
     /// # Errors
-    /// When the file cannot be read, is no JSON, lacks a field, or has entries that `on_problem` refuses.
+    /// When the file cannot be read, is not JSON, lacks a field, or has entries that `on_problem` refuses.
     pub fn read_coco(path: &Path, on_problem: OnProblem) -> Result<(Self, Report), DataError> {
-        let checked = read_truth(path)?.check(on_problem);
+        let checked = parse(path)?.check(None, on_problem);
         let (dataset, report) = checked.map_err(|report| DataError::Refused { path: path.to_owned(), report })?;
-        Ok((Self { folder: folder_of(path), ..dataset }, report))
+        Ok((Self { folder: folder::folder_of(path), ..dataset }, report))
     }
 
     /// Writes COCO ground truth.
@@ -56,11 +31,12 @@ impl Dataset {
     /// # Errors
     /// Those of the file system.
     pub fn write_coco(&self, path: &Path) -> io::Result<()> {
-        let images: Vec<_> = self.images.iter().map(image_value).collect();
+        let image = |Image { id, file_name, width, height }: &Image| json!({ "id": id, "file_name": file_name, "width": width, "height": height });
+        let images: Vec<_> = self.images.iter().map(image).collect();
         let annotations: Vec<_> = self.annotations.iter().map(|annotation| self.annotation_value(annotation)).collect();
-        // COCO's own program wants `info` to be there.
+        // pycocotools requires `info`.
         let truth = json!({ "info": {}, "categories": self.classes, "images": images, "annotations": annotations });
-        write_json(path, &truth)
+        write_atomically(path, |file| serde_json::to_writer(file, &truth).map_err(io::Error::from))
     }
 
     fn annotation_value(&self, annotation: &Annotation) -> Value {
@@ -75,70 +51,6 @@ impl Dataset {
             "iscrowd": u8::from(*crowd),
         })
     }
-
-    /// Matches the ids of a result file with this data set's places.
-    pub fn locate(&self, results: &[CocoResult]) -> LocatedResults {
-        let mut located = LocatedResults::default();
-        for (place, result) in results.iter().enumerate() {
-            let Ok(image) = self.images.binary_search_by_key(&result.image_id, |image| image.id) else {
-                located.unknown_images.push(place);
-                continue;
-            };
-            let Ok(class_index) = self.classes.binary_search_by_key(&result.category_id, |class| class.id) else {
-                located.unknown_classes.push(place);
-                continue;
-            };
-            located.boxes.push(ScoredBox {
-                image,
-                class_index,
-                score: result.score,
-                rectangle: rectangle(result.bbox),
-            });
-        }
-        located
-    }
-}
-
-/// The images and boxes of a file. Without list they are those of [`Dataset::read_coco`].
-pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
-    let mut draft = read_truth(part.annotations)?;
-    let all: HashSet<_> = draft.images.iter().map(|image| image.id).collect();
-    let (images, problems) = part.select(draft.images, |image| image.file_name.as_deref().unwrap_or_default())?;
-    let chosen: HashSet<_> = images.iter().map(|image| image.id).collect();
-    draft.boxes.retain(|drawn| chosen.contains(&drawn.image_id) || !all.contains(&drawn.image_id));
-    Ok(Draft { images, problems, ..draft })
-}
-
-fn read_truth(path: &Path) -> Result<Draft, DataError> {
-    let expected = "a COCO data set (an object with images, annotations and categories)";
-    let GroundTruth { images, annotations, categories } = read_json(path, expected)?;
-    Ok(Draft {
-        classes: categories.into_iter().map(|Category { id, name }| Class { id, name }).collect(),
-        images: images.into_iter().map(DraftImage::from).collect(),
-        boxes: annotations.into_iter().map(DraftBox::from).collect(),
-        problems: Vec::new(),
-    })
-}
-
-/// Reads a COCO result file.
-///
-/// # Errors
-/// When the file cannot be read, is no JSON, or lacks a field.
-pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, DataError> {
-    read_json(path, "a COCO result file (a list of objects with image_id, category_id, bbox and score)")
-}
-
-/// Writes a COCO result file.
-///
-/// # Errors
-/// Those of the file system.
-pub fn write_results(path: &Path, results: &[CocoResult]) -> io::Result<()> {
-    write_json(path, &results)
-}
-
-fn image_value(image: &Image) -> Value {
-    let Image { id, file_name, width, height } = image;
-    json!({ "id": id, "file_name": file_name, "width": width, "height": height })
 }
 
 /// The part of COCO's ground truth that is about boxes.
@@ -182,34 +94,38 @@ enum Flag {
     Truth(bool),
 }
 
-impl From<CocoImage> for DraftImage {
-    fn from(image: CocoImage) -> Self {
-        let CocoImage { id, file_name, width, height } = image;
-        Self { id, file_name, width, height, unreadable: None }
+/// Parses the file, without checking it.
+pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
+    let expected = "a COCO data set (an object with images, annotations and categories)";
+    let GroundTruth { images, annotations, categories } = text::read_json(path, expected)?;
+    let mut indices = HashMap::new();
+    let mut parsed = Parsed {
+        classes: Some(categories.into_iter().map(|Category { id, name }| Class { id, name }).collect()),
+        ..Parsed::default()
+    };
+    for CocoImage { id, file_name, width, height } in images {
+        indices.entry(id).or_insert(parsed.images.len());
+        parsed.images.push(ParsedImage {
+            id: Some(id),
+            file_name: file_name.unwrap_or_default(),
+            size: width.zip(height),
+            ..ParsedImage::default()
+        });
     }
-}
-
-impl From<CocoAnnotation> for DraftBox {
-    fn from(annotation: CocoAnnotation) -> Self {
-        let CocoAnnotation { id, image_id, category_id, bbox, area, iscrowd } = annotation;
+    for CocoAnnotation { id, image_id, category_id, bbox: [x, y, width, height], area, iscrowd } in annotations {
         let crowd = !matches!(iscrowd, None | Some(Flag::Number(0) | Flag::Truth(false)));
-        Self { id, image_id, class: ClassKey::Id(category_id), rectangle: rectangle(bbox), area, crowd }
+        let geometry = Geometry::Pixels(Rectangle { x, y, width, height });
+        let drawn = ParsedBox { id: Some(id), class: ClassKey::Id(category_id), geometry, area, crowd };
+        match indices.get(&image_id) {
+            Some(index) => parsed.images[*index].boxes.push(drawn),
+            None => {
+                let place = format!("image {image_id}");
+                let kind = ProblemKind::UnknownImage;
+                parsed.problems.push(Problem { kind, place, annotation: Some(id), found: String::new() });
+            }
+        }
     }
-}
-
-/// The rectangle of a `bbox`.
-fn rectangle([x, y, width, height]: [f64; 4]) -> Rectangle {
-    Rectangle { x, y, width, height }
-}
-
-/// Reads the whole file first, since parsing a stream is several times slower.
-fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T, DataError> {
-    let text = files::read_bytes(path)?;
-    serde_json::from_slice(&text).map_err(|reason| DataError::Json { path: path.to_owned(), expected, reason })
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    write_atomically(path, |file| serde_json::to_writer(file, value).map_err(io::Error::from))
+    Ok(parsed)
 }
 
 #[cfg(test)]
@@ -254,23 +170,6 @@ mod tests {
         let again = Dataset::read_coco(&path, OnProblem::Refuse).unwrap().0;
         assert_eq!(again.folder, folder.path());
         assert_eq!(Dataset { folder: dataset.folder.clone(), ..again }, dataset);
-    }
-
-    #[test]
-    fn results_find_their_images_and_classes() {
-        let (dataset, _) = read(&truth(""), OnProblem::Refuse).unwrap();
-        let result =
-            |image_id, category_id| CocoResult { image_id, category_id, bbox: [1.0, 2.0, 3.0, 4.0], score: 0.5 };
-        let results = [result(8, 7), result(3, 7), result(2, 0), result(2, 5)];
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("results.json");
-        write_results(&path, &results).unwrap();
-        assert_eq!(read_results(&path).unwrap(), results);
-
-        let located = dataset.locate(&results);
-        let places: Vec<_> = located.boxes.iter().map(|scored| (scored.image, scored.class_index)).collect();
-        assert_eq!(places, [(1, 1), (0, 0)]);
-        assert_eq!((located.unknown_images, located.unknown_classes), (vec![1], vec![3]));
     }
 
     #[test]

@@ -1,56 +1,35 @@
 //! CSV, as keras-retinanet and yhenon/pytorch-retinanet have it: a line `path,x1,y1,x2,y2,class` per box, in any order, and
 //! `path,,,,,` for an image without boxes. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
 //!
-//! The numbers are the edges of the box in pixels: it is `x2 - x1` wide. They need not be whole. There is no header. Paths
-//! start from the image folder as they are written.
+//! The numbers are the edges of the box in pixels: its width is `x2 - x1`. They need not be whole. There is no header. Paths
+//! are relative to the image folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ::csv::{Position, ReaderBuilder, StringRecord, Trim};
+use ::csv::StringRecord;
 
-use super::draft::{ClassKey, Draft};
-use super::labeled::{LabeledBox, LabeledImage, measure};
-use super::source::Part;
-use super::{DataError, Rectangle, classes, files};
+use super::error::DataError;
+use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::text;
+use crate::rectangle::Rectangle;
 
-/// The images and boxes of a file. Without class file, the classes are those of the whole file.
-pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
-    let text = files::read_text(part.annotations)?;
-    let mut images: BTreeMap<String, LabeledImage> = BTreeMap::new();
-    for row in rows(part.annotations, &text) {
+/// Parses the file, without checking it.
+pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
+    let text = text::read_text(path)?;
+    let mut images: BTreeMap<String, ParsedImage> = BTreeMap::new();
+    for row in text::rows(path, &text) {
         let (line, row) = row?;
-        let at_line = |reason| DataError::line(part.annotations, line, reason);
-        let (file_name, labeled) = read(&row).map_err(|reason| at_line(with_hint(line, &row, reason)))?;
-        let image = images.entry(file_name.to_owned()).or_insert_with_key(|name| LabeledImage::new(name.clone()));
-        image.boxes.extend(labeled);
+        let at_line = |reason| DataError::line(path, line, reason);
+        let (file_name, drawn) = read(&row).map_err(|reason| at_line(with_hint(line, &row, reason)))?;
+        images.entry(file_name.to_owned()).or_default().boxes.extend(drawn);
     }
-    let classes = part.classes.clone().unwrap_or_else(|| classes::named(images.values().flat_map(class_names)));
-    let images = images.into_values().collect();
-    let (mut images, problems) = part.select(images, |image| &image.file_name)?;
-    measure(&mut images, &part.folder, part.size_of);
-    Ok(Draft::number(images, classes, problems))
-}
-
-/// The rows of a CSV text without header, each with the line it begins on. Rows may differ in length.
-pub(super) fn rows(path: &Path, text: &str) -> impl Iterator<Item = Result<(u64, StringRecord), DataError>> {
-    let mut builder = ReaderBuilder::new();
-    let reader = builder.has_headers(false).flexible(true).trim(Trim::All).from_reader(text.as_bytes());
-    reader.into_records().map(move |row| match row {
-        Ok(row) => Ok((row.position().map_or(0, |position| line(text, position)), row)),
-        Err(error) => Err(DataError::unfit(path, format!("is no CSV: {error}"))),
-    })
-}
-
-/// The line that a row begins on. The position is that before any empty lines.
-fn line(text: &str, position: &Position) -> u64 {
-    let rest = text.as_bytes().get(position.byte() as usize..).unwrap_or_default();
-    let before = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
-    position.line() + before.filter(|byte| **byte == b'\n').count() as u64
+    let images = images.into_iter().map(|(file_name, image)| ParsedImage { file_name, ..image });
+    Ok(Parsed { images: images.collect(), ..Parsed::default() })
 }
 
 /// The image of a row, and the box on it if there is one.
-fn read(row: &StringRecord) -> Result<(&str, Option<LabeledBox>), String> {
+fn read(row: &StringRecord) -> Result<(&str, Option<ParsedBox>), String> {
     let fields: Vec<_> = row.iter().collect();
     let Ok([file_name, corners @ .., class]) = <[&str; 6]>::try_from(fields) else {
         return Err(format!("expected 6 columns, path,x1,y1,x2,y2,class, and found {}", row.len()));
@@ -61,25 +40,18 @@ fn read(row: &StringRecord) -> Result<(&str, Option<LabeledBox>), String> {
     if class.is_empty() && corners == [""; 4] {
         return Ok((file_name, None));
     }
-    let [x1, y1, x2, y2] = corners.map(files::number);
-    let rectangle = Rectangle::between([x1?, y1?, x2?, y2?]);
+    let [x1, y1, x2, y2] = corners.map(text::number);
+    let geometry = Geometry::Pixels(Rectangle::between([x1?, y1?, x2?, y2?]));
     if class.is_empty() {
         return Err("the class is missing".to_owned());
     }
-    Ok((file_name, Some(LabeledBox { class: ClassKey::Name(class.to_owned()), rectangle })))
+    Ok((file_name, Some(ParsedBox::new(ClassKey::Name(class.to_owned()), geometry))))
 }
 
 /// What to say of a row: the first may be a header.
 fn with_hint(line: u64, row: &StringRecord, reason: String) -> String {
-    let header = line == 1 && row.iter().all(|field| files::number(field).is_err());
+    let header = line == 1 && row.iter().all(|field| text::number(field).is_err());
     if header { format!("{reason}; if this is a header, remove it") } else { reason }
-}
-
-fn class_names(image: &LabeledImage) -> impl Iterator<Item = &str> {
-    image.boxes.iter().filter_map(|labeled| match &labeled.class {
-        ClassKey::Name(name) => Some(name.as_str()),
-        ClassKey::Id(_) => None,
-    })
 }
 
 #[cfg(test)]
@@ -130,13 +102,13 @@ mod tests {
                 "a.jpg,1,2,3,4,dog\n\na.jpg,1,2,3,4\n",
                 "boxes.csv` line 3: expected 6 columns, path,x1,y1,x2,y2,class, and found 5",
             ),
-            ("a.jpg,1,2,3,4,dog\na.jpg,1,2,x,4,dog\n", "line 2: `x` is no number"),
-            ("a.jpg,1,2,,,dog", "line 1: `` is no number"),
+            ("a.jpg,1,2,3,4,dog\na.jpg,1,2,x,4,dog\n", "line 2: `x` is not a number"),
+            ("a.jpg,1,2,,,dog", "line 1: `` is not a number"),
             ("a.jpg,1,2,3,4,", "line 1: the class is missing"),
             (",1,2,3,4,dog", "line 1: the path is missing"),
             (
                 "filename,xmin,ymin,xmax,ymax,class\na.jpg,1,2,3,4,dog",
-                "line 1: `xmin` is no number; if this is a header",
+                "line 1: `xmin` is not a number; if this is a header",
             ),
             ("a;1;2;3;4;dog", "class, and found 1"),
             ("a.jpg,1,2,3,4,\"dog\na.jpg,1,2,3,4,dog", "line 1: "),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Report;
+use super::report::Report;
 
 /// Why a data set could not be read. Messages are complete: no variant has a source that a chain would print again.
 #[derive(Debug, thiserror::Error)]

@@ -1,16 +1,18 @@
-//! The format of a data set's files: told by its name, or by looking.
+//! The format of a data set's files.
 
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf, absolute};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DataError, files, voc, yolo};
+use super::error::DataError;
+use super::parsed::Parsed;
+use super::{coco, csv, folder, text, voc, yolo};
 
-/// How boxes are written down.
+/// A format of annotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -31,7 +33,7 @@ impl Format {
     /// Every format.
     pub const ALL: [Self; 4] = [Self::Coco, Self::Voc, Self::Csv, Self::Yolo];
 
-    /// The name, as configurations have it.
+    /// The name in configurations.
     pub fn name(self) -> &'static str {
         match self {
             Self::Coco => "coco",
@@ -41,23 +43,23 @@ impl Format {
         }
     }
 
-    /// The format of what is at `path`.
-    pub(super) fn find(path: &Path) -> Result<Self, DataError> {
+    /// The format of the annotations at `path`.
+    pub(super) fn detect(path: &Path) -> Result<Self, DataError> {
         /// More than anyone puts before the first brace.
         const HEAD: u64 = 4096;
         if path.is_dir() {
-            return Self::find_in_folder(path);
+            return Self::detect_in_folder(path);
         }
         let mut head = Vec::new();
-        let file = File::open(path).map_err(files::cannot_read(path))?;
-        file.take(HEAD).read_to_end(&mut head).map_err(files::cannot_read(path))?;
+        let file = File::open(path).map_err(text::cannot_read(path))?;
+        file.take(HEAD).read_to_end(&mut head).map_err(text::cannot_read(path))?;
         let head = String::from_utf8_lossy(&head);
         let name = path.to_string_lossy();
         match head.trim_start_matches('\u{feff}').trim_start().chars().next() {
             Some('{') => Ok(Self::Coco),
-            _ if files::has_extension(&name, &["json"]) => Ok(Self::Coco),
+            _ if folder::has_extension(&name, &["json"]) => Ok(Self::Coco),
             Some('<') => Err(DataError::unfit(path, "is one XML file; give the folder that it is in")),
-            _ if files::has_extension(&name, &["yaml", "yml"]) => {
+            _ if folder::has_extension(&name, &["yaml", "yml"]) => {
                 let reason = "is YAML, which holds no boxes; give the folder of labels, and this file as `classes`";
                 Err(DataError::unfit(path, reason))
             }
@@ -65,42 +67,52 @@ impl Format {
         }
     }
 
-    fn find_in_folder(path: &Path) -> Result<Self, DataError> {
-        let voc = !voc::annotation_files(path)?.is_empty();
-        // The root of a data set in its usual layout, where other text files than labels may be found.
-        let part = ["Annotations", "labels"].into_iter().find(|name| !voc && path.join(name).is_dir());
-        if let Some(part) = part {
+    fn detect_in_folder(path: &Path) -> Result<Self, DataError> {
+        // The root of a data set in its usual layout may have other text files than labels.
+        if let Some(part) = ["Annotations", "labels"].into_iter().find(|name| path.join(name).is_dir()) {
             return Err(DataError::unfit(path, format!("has a folder `{part}`; give that, or one in it")));
         }
-        let yolo = !yolo::label_files(path)?.is_empty();
-        let found = match (voc, yolo) {
-            (true, false) => return Ok(Self::Voc),
-            (false, true) => return Ok(Self::Yolo),
-            (true, true) => {
-                "has both XML files (VOC) and text files (YOLO); say which are meant, `format: voc` or `format: yolo`"
-            }
+        let found = match (folder::below(path, &["xml"])?.is_empty(), yolo::label_files(path)?.is_empty()) {
+            (false, true) => return Ok(Self::Voc),
+            (true, false) => return Ok(Self::Yolo),
             (false, false) => {
+                "has both XML files (VOC) and text files (YOLO); choose with `format: voc` or `format: yolo`"
+            }
+            (true, true) => {
                 "has neither XML files (VOC) nor text files (YOLO); give the folder that has, or a COCO JSON or CSV file, \
-                 and its `format` (coco, voc, csv, yolo) if it isn't recognized"
+                 and its `format` (coco, voc, csv, yolo) if it is not recognized"
             }
         };
         Err(DataError::unfit(path, found))
     }
 
-    /// Where the images are, unless that is said.
-    pub(super) fn folder(self, annotations: &Path) -> PathBuf {
-        let found = match self {
-            Self::Coco | Self::Csv => Some(folder_of(annotations)),
-            Self::Voc => voc::images(annotations),
-            Self::Yolo => yolo::images(annotations),
-        };
-        found.unwrap_or_else(|| annotations.to_owned())
+    /// Parses the annotations, without checking them.
+    pub(super) fn parse(self, annotations: &Path) -> Result<Parsed, DataError> {
+        match self {
+            Self::Coco => coco::parse(annotations),
+            Self::Voc => voc::parse(annotations),
+            Self::Csv => csv::parse(annotations),
+            Self::Yolo => yolo::parse(annotations),
+        }
     }
-}
 
-/// The folder that a file is in.
-pub(super) fn folder_of(file: &Path) -> PathBuf {
-    file.parent().unwrap_or(Path::new("")).to_owned()
+    /// The default image folder: that of the file for COCO and CSV; `JPEGImages` next to VOC's annotations; for YOLO that with
+    /// `images` for the last `labels` in the path; the folder of annotations where there is no such folder.
+    pub(super) fn image_folder(self, annotations: &Path) -> PathBuf {
+        let path = absolute(annotations).unwrap_or_else(|_| annotations.to_owned());
+        let found = match self {
+            Self::Coco | Self::Csv => return folder::folder_of(annotations),
+            Self::Voc => path.canonicalize().unwrap_or(path).with_file_name("JPEGImages"),
+            Self::Yolo => {
+                let parts: Vec<_> = path.components().collect();
+                let labels = parts.iter().rposition(|part| part.as_os_str() == "labels");
+                let images =
+                    |(index, part)| if Some(index) == labels { Component::Normal("images".as_ref()) } else { part };
+                parts.into_iter().enumerate().map(images).collect()
+            }
+        };
+        if found.is_dir() { found } else { annotations.to_owned() }
+    }
 }
 
 impl Display for Format {
@@ -109,9 +121,9 @@ impl Display for Format {
     }
 }
 
-/// A text that names no format.
+/// A text that is not the name of a format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no format of data sets; there are coco, voc, csv and yolo")]
+#[error("`{found}` is not a format of data sets; choose coco, voc, csv or yolo")]
 pub struct ParseFormatError {
     /// The text.
     pub found: String,
@@ -145,7 +157,7 @@ mod tests {
         ];
         let folder = folder(&files);
         let cases = [
-            ("both", "say which are meant, `format: voc` or `format: yolo`"),
+            ("both", "choose with `format: voc` or `format: yolo`"),
             ("none", "neither XML files (VOC) nor text files (YOLO)"),
             ("root", "has a folder `labels`; give that, or one in it"),
             ("data.yaml", "give the folder of labels, and this file as `classes`"),
@@ -167,7 +179,7 @@ mod tests {
         }
         assert_eq!(
             "COCO".parse::<Format>().unwrap_err().to_string(),
-            "`COCO` is no format of data sets; there are coco, voc, csv and yolo"
+            "`COCO` is not a format of data sets; choose coco, voc, csv or yolo"
         );
     }
 }

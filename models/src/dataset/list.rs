@@ -4,8 +4,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::images::split_extension;
-use super::{DataError, Problem, ProblemKind, files};
+use super::error::DataError;
+use super::folder::split_extension;
+use super::report::{Problem, ProblemKind};
+use super::text;
 
 /// Names of images, with or without extension and folders.
 pub(super) struct List {
@@ -16,7 +18,7 @@ pub(super) struct List {
 impl List {
     /// Reads the lines of a file; empty ones are skipped.
     pub(super) fn read(path: &Path) -> Result<Self, DataError> {
-        let text = files::read_text(path)?;
+        let text = text::read_text(path)?;
         let names = text.lines().map(str::trim).filter(|line| !line.is_empty());
         Ok(Self { path: path.to_owned(), names: names.map(str::to_owned).collect() })
     }

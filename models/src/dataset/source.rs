@@ -1,12 +1,15 @@
-//! Where a data set is, and which part of it is meant.
+//! Where a data set is, and reading it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::DataError;
+use super::folder::ImageFolder;
 use super::list::List;
-use super::{DataError, Dataset, Format, ImageSize, OnProblem, Problem, Report, classes, coco, csv, voc, yolo};
-use crate::spec::Class;
+use super::parsed::ImageSize;
+use super::report::{OnProblem, Report};
+use super::{Dataset, Format, classes};
 
 /// Where a data set is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,106 +17,72 @@ use crate::spec::Class;
 pub struct Source {
     /// COCO JSON file, CSV file, folder of Pascal VOC XML files, or folder of YOLO text files.
     pub annotations: PathBuf,
-    /// Folder that file names start from. If absent, for COCO and CSV the folder of the file; for VOC the folder
-    /// `JPEGImages` beside the annotations; for YOLO that whose path has `images` for the last `labels`; and for these two
-    /// the folder of annotations where there is no such folder.
+    /// Folder that file names are relative to. If absent: for COCO and CSV the folder of the file; for VOC the folder
+    /// `JPEGImages` next to the annotations; for YOLO the path with `images` for the last `labels`; for these two the folder of
+    /// annotations where there is no such folder.
     pub images: Option<PathBuf>,
-    /// What `annotations` is. If absent, it is found by looking.
+    /// Format of the annotations. If absent, it is detected.
     pub format: Option<Format>,
-    /// Text file with the names of the images that are meant, one per line, as VOC's `ImageSets/Main/train.txt`, with or
-    /// without extension and folders. If absent, all are meant.
+    /// Text file with the names of the images to use, one per line, as VOC's `ImageSets/Main/train.txt`, with or without
+    /// extension and folders. If absent, all are used.
     pub list: Option<PathBuf>,
-    /// File of class names, for all formats but COCO: CSV `name,id`; text with one name per line, the first of id 0; or
-    /// YOLO's `data.yaml`. If absent, the classes are those in the data, by name, from id 0.
+    /// File of class names, which fixes their order: CSV `name,id`; text with one name per line, the first of id 0; or
+    /// YOLO's `data.yaml`. If absent, the classes are those of the data, by id or by name.
     pub classes: Option<PathBuf>,
 }
 
-/// A [`Source`] with its small files read, as the readers of the formats take it.
-pub(super) struct Part<'a> {
-    pub(super) annotations: &'a Path,
-    /// Folder that file names start from.
-    pub(super) folder: PathBuf,
-    /// Whether that is the folder that belongs to these annotations alone.
-    pub(super) own_folder: bool,
-    pub(super) list: Option<List>,
-    /// Those of the class file.
-    pub(super) classes: Option<Vec<Class>>,
-    pub(super) size_of: &'a ImageSize<'a>,
-}
-
 impl Source {
-    /// All of the data at `annotations`, with everything else by default.
+    /// All of the data at `annotations`, with defaults for everything else.
     pub fn new(annotations: impl Into<PathBuf>) -> Self {
         Self { annotations: annotations.into(), ..Self::default() }
     }
 
-    /// Every path of it that is given.
+    /// Every path that is given.
     pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Self { annotations, images, format: _, list, classes } = self;
         std::iter::once(annotations).chain(images).chain(list).chain(classes)
     }
 
-    /// Reads it. `size_of` is asked for the sizes that the format does not say.
+    /// Reads the data set. `size_of` is called for image sizes that the annotations do not give.
     ///
     /// # Errors
-    /// When a file or folder cannot be read or is not what it should be, when there are entries that `on_problem` refuses,
+    /// When a file or folder cannot be read or has another format, when there are entries that `on_problem` refuses,
     /// and when there are no images.
     pub fn read(&self, on_problem: OnProblem, size_of: &ImageSize) -> Result<(Dataset, Report), DataError> {
-        let format = self.format.map_or_else(|| Format::find(&self.annotations), Ok)?;
-        let part = self.part(format, size_of)?;
-        let draft = match format {
-            Format::Coco => coco::draft(&part),
-            Format::Voc => voc::draft(&part),
-            Format::Csv => csv::draft(&part),
-            Format::Yolo => yolo::draft(&part),
-        };
+        let list = self.list.as_deref().map(List::read).transpose()?;
+        let mut order = self.classes.as_deref().map(classes::read).transpose()?;
+        let format = self.format.map_or_else(|| Format::detect(&self.annotations), Ok)?;
+        let default = format.image_folder(&self.annotations);
+        let folder = self.images.clone().unwrap_or_else(|| default.clone());
+
+        let mut parsed = format.parse(&self.annotations)?;
+        if format != Format::Coco {
+            parsed.classes = order.take().or(parsed.classes);
+        }
+        // Before the list is applied, so that all parts of a data set have the same.
+        parsed.classes.get_or_insert_with(|| classes::of_boxes(&parsed.images));
+        if matches!(format, Format::Voc | Format::Yolo) {
+            // A folder elsewhere may hold the images of other parts.
+            let own = || folder.canonicalize().ok() == default.canonicalize().ok();
+            parsed.find_files(&ImageFolder::read(&folder)?, format == Format::Yolo && (list.is_some() || own()));
+        }
+        if let Some(list) = &list {
+            parsed.select(list)?;
+        }
+        parsed.measure(&folder, size_of);
         let path = self.annotations.clone();
-        let (mut dataset, report) = match draft?.check(on_problem) {
-            Ok(checked) => checked,
-            Err(report) => return Err(DataError::Refused { path, report }),
-        };
-        if dataset.images.is_empty() {
-            return Err(DataError::NoImages { path, folder: part.folder, report });
-        }
-        dataset.folder = part.folder;
-        Ok((dataset, report))
-    }
-
-    fn part<'a>(&'a self, format: Format, size_of: &'a ImageSize) -> Result<Part<'a>, DataError> {
-        if let (Format::Coco, Some(path)) = (format, &self.classes) {
-            return Err(DataError::unfit(path, "is not needed: COCO JSON has its own classes; leave `classes` out"));
-        }
-        let own = format.folder(&self.annotations);
-        let folder = self.images.clone().unwrap_or_else(|| own.clone());
-        let own_folder =
-            folder == own || folder.canonicalize().ok().is_some_and(|folder| own.canonicalize().ok() == Some(folder));
-        Ok(Part {
-            annotations: &self.annotations,
-            folder,
-            own_folder,
-            list: self.list.as_deref().map(List::read).transpose()?,
-            classes: self.classes.as_deref().map(classes::read).transpose()?,
-            size_of,
-        })
-    }
-}
-
-impl Part<'_> {
-    /// The items that belong to the part, and a problem for every name in its list that fits none.
-    pub(super) fn select<T>(
-        &self,
-        items: Vec<T>,
-        name_of: impl Fn(&T) -> &str,
-    ) -> Result<(Vec<T>, Vec<Problem>), DataError> {
-        match &self.list {
-            Some(list) => list.select(items, name_of),
-            None => Ok((items, Vec::new())),
+        match parsed.check(order, on_problem) {
+            Err(report) => Err(DataError::Refused { path, report }),
+            Ok((dataset, report)) if dataset.images.is_empty() => Err(DataError::NoImages { path, folder, report }),
+            Ok((dataset, report)) => Ok((Dataset { folder, ..dataset }, report)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::testing::{folder, read, read_sound};
     use super::*;
 
@@ -220,12 +189,21 @@ mod tests {
     }
 
     #[test]
-    fn coco_has_its_own_classes() {
-        let folder = all_forms();
-        let classes = Some(folder.path().join("list.txt"));
-        let error =
-            read(&Source { classes, ..Source::new(folder.path().join("coco.json")) }, OnProblem::Drop).unwrap_err();
-        assert!(error.to_string().contains("leave `classes` out"), "{error}");
+    fn a_class_file_orders_the_classes_of_coco() {
+        let folder = folder(&[
+            ("coco.json", &COCO.replace("dog", "cat")),
+            (
+                "names.txt",
+                "dog
+cat
+",
+            ),
+        ]);
+        let classes = Some(folder.path().join("names.txt"));
+        let (dataset, _) =
+            read(&Source { classes, ..Source::new(folder.path().join("coco.json")) }, OnProblem::Drop).unwrap();
+        assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["dog", "cat"]);
+        assert!(dataset.annotations.iter().all(|annotation| annotation.class_index == 1));
     }
 
     #[test]

@@ -1,114 +1,59 @@
 //! Pascal VOC: a folder with one XML file per image. <http://host.robots.ox.ac.uk/pascal/VOC/>
 //!
-//! The numbers are taken as the edges of the box: it is `xmax - xmin` wide, and nothing is shifted, as in the other formats.
-//! VOC's own images count from 1 and include the last pixel, but most tools write edges counted from 0, and a file does
-//! not say which it has; read this way, boxes of the former are off by up to a pixel. Objects that are marked `difficult`
-//! are boxes like any other. Folders below are not looked into.
+//! The numbers are the edges of the box: its width is `xmax - xmin`, and nothing is shifted, as in the other formats. VOC's
+//! own images count from 1 and include the last pixel, but most tools write edges counted from 0, and a file does not say
+//! which it has; read this way, boxes of the former are off by up to a pixel. Objects that are marked `difficult` are ordinary
+//! objects.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use roxmltree::{Document, Node};
 
-use super::draft::{ClassKey, Draft};
-use super::images::{Images, split_extension};
-use super::labeled::{LabeledBox, LabeledImage, measure};
-use super::source::Part;
-use super::{DataError, IMAGE_EXTENSIONS, Rectangle, classes, files};
+use super::error::DataError;
+use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::{folder, text};
+use crate::rectangle::Rectangle;
 
-/// The files of annotations in a folder.
-pub(super) fn annotation_files(folder: &Path) -> Result<Vec<String>, DataError> {
-    files::inside(folder, &["xml"])
+/// Parses the XML files in a folder and below, without checking them.
+pub(super) fn parse(folder: &Path) -> Result<Parsed, DataError> {
+    let files = folder::below(folder, &["xml"])?;
+    let images = text::in_parallel(&files, |file| parse_file(folder, file))?;
+    Ok(Parsed { images, ..Parsed::default() })
 }
 
-/// The folder of images that goes with a folder of annotations.
-pub(super) fn images(annotations: &Path) -> Option<PathBuf> {
-    let beside = match annotations.file_name() {
-        Some(_) => annotations.with_file_name("JPEGImages"),
-        // `.` or `..`, whose names only the system knows.
-        None => annotations.canonicalize().ok()?.with_file_name("JPEGImages"),
+fn parse_file(folder: &Path, file: &str) -> Result<ParsedImage, DataError> {
+    let path = folder.join(file);
+    let text = text::read_text(&path)?;
+    // Without a document type there are no entities, which could make a short file long.
+    let document =
+        Document::parse(&text).map_err(|error| DataError::line(&path, error.pos().row, error.to_string()))?;
+    let image = parse_image(document.root_element());
+    let image = image.map_err(|Fault { at, reason }| DataError::line(&path, document.text_pos_at(at).row, reason))?;
+    Ok(ParsedImage { stem: Some(folder::stem(file)), ..image })
+}
+
+fn parse_image(root: Node) -> Result<ParsedImage, Fault> {
+    if root.tag_name().name() != "annotation" {
+        return Err(Fault::new(root, format!("<{}>, expected <annotation> of VOC", root.tag_name().name())));
+    }
+    let size = match child(root, "size") {
+        Some(size) => side(size, "width")?.zip(side(size, "height")?),
+        None => None,
     };
-    beside.is_dir().then_some(beside)
-}
-
-/// The images and boxes of a folder. The list names files of annotations. Without class file, the classes are those of
-/// all files, also of those that are not in the list, so that all parts of a data set have the same.
-pub(super) fn draft(part: &Part) -> Result<Draft, DataError> {
-    let files = annotation_files(part.annotations)?;
-    let read = files::in_parallel(&files, |file| Annotated::read(part.annotations, file))?;
-    let names = read.iter().flat_map(|annotated| &annotated.objects).map(|(name, _)| name.as_str());
-    let classes = part.classes.clone().unwrap_or_else(|| classes::named(names));
-    let (chosen, problems) = part.select(read, |annotated| &annotated.stem)?;
-
-    let found = Images::new(&part.folder, files::inside(&part.folder, &IMAGE_EXTENSIONS)?);
-    let images = chosen.into_iter().map(|annotated| annotated.labeled(&found, &part.folder));
-    let mut images = images.collect::<Result<Vec<_>, _>>()?;
-    measure(&mut images, &part.folder, part.size_of);
-    Ok(Draft::number(images, classes, problems))
-}
-
-/// What a file says.
-struct Annotated {
-    /// Its own name, without extension.
-    stem: String,
-    /// That of the image.
-    file_name: Option<String>,
-    size: Option<(u32, u32)>,
-    /// Classes and boxes.
-    objects: Vec<(String, Rectangle)>,
-}
-
-impl Annotated {
-    fn read(folder: &Path, file: &str) -> Result<Self, DataError> {
-        let path = folder.join(file);
-        let text = files::read_text(&path)?;
-        // Without a document type there are no entities, which could make a short file long.
-        let document =
-            Document::parse(&text).map_err(|error| DataError::line(&path, error.pos().row, error.to_string()))?;
-        let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_owned();
-        let parsed = Self::parse(stem, document.root_element());
-        parsed.map_err(|Fault { at, reason }| DataError::line(&path, document.text_pos_at(at).row, reason))
-    }
-
-    fn parse(stem: String, root: Node) -> Result<Self, Fault> {
-        if root.tag_name().name() != "annotation" {
-            return Err(Fault::new(root, format!("<{}>, expected <annotation> of VOC", root.tag_name().name())));
-        }
-        let size = match child(root, "size") {
-            Some(size) => side(size, "width")?.zip(side(size, "height")?),
-            None => None,
+    let objects = root.children().filter(|node| node.has_tag_name("object")).map(|object| {
+        let bounds = child(object, "bndbox").ok_or_else(|| Fault::missing(object, "bndbox"))?;
+        let edge = |name| {
+            let edge = child(bounds, name).ok_or_else(|| Fault::missing(bounds, name))?;
+            text::number(content(edge)).map_err(|reason| Fault::new(edge, reason))
         };
-        let objects = root.children().filter(|node| node.has_tag_name("object")).map(|object| {
-            let bounds = child(object, "bndbox").ok_or_else(|| Fault::missing(object, "bndbox"))?;
-            let edge = |name| {
-                let edge = child(bounds, name).ok_or_else(|| Fault::missing(bounds, name))?;
-                files::number(content(edge)).map_err(|reason| Fault::new(edge, reason))
-            };
-            let rectangle = Rectangle::between([edge("xmin")?, edge("ymin")?, edge("xmax")?, edge("ymax")?]);
-            let name = child(object, "name").map(content).filter(|name| !name.is_empty());
-            Ok((name.ok_or_else(|| Fault::missing(object, "name"))?.to_owned(), rectangle))
-        });
-        let file_name = child(root, "filename").map(content).filter(|name| !name.is_empty());
-        Ok(Self { stem, file_name: file_name.map(str::to_owned), size, objects: objects.collect::<Result<_, _>>()? })
-    }
-
-    /// With its image: the file that it names, or what that becomes with an extension; if there is none, the image of
-    /// its own name, since names inside go out of date when files are renamed.
-    fn labeled(self, images: &Images, folder: &Path) -> Result<LabeledImage, DataError> {
-        let Self { stem, file_name, size, objects } = self;
-        let file_name = match file_name {
-            Some(name) if folder.join(&name).is_file() => name,
-            name => {
-                let named = name.as_deref().map(|name| images.find(split_extension(name).0)).transpose()?.flatten();
-                let found = if named.is_some() { named } else { images.find(&stem)? };
-                found.map(str::to_owned).or(name).unwrap_or(stem)
-            }
-        };
-        let boxes = objects
-            .into_iter()
-            .map(|(name, rectangle)| LabeledBox { class: ClassKey::Name(name), rectangle })
-            .collect();
-        Ok(LabeledImage { size, boxes, ..LabeledImage::new(file_name) })
-    }
+        let edges = [edge("xmin")?, edge("ymin")?, edge("xmax")?, edge("ymax")?];
+        let name = child(object, "name").map(content).filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| Fault::missing(object, "name"))?.to_owned();
+        Ok(ParsedBox::new(ClassKey::Name(name), Geometry::Pixels(Rectangle::between(edges))))
+    });
+    let boxes = objects.collect::<Result<_, _>>()?;
+    let file_name = child(root, "filename").map(content).unwrap_or_default().to_owned();
+    Ok(ParsedImage { file_name, size, boxes, ..ParsedImage::default() })
 }
 
 /// What is wrong with an element.
@@ -139,7 +84,7 @@ fn content<'a>(node: Node<'a, '_>) -> &'a str {
 /// A side of the image; none where it is missing or zero, as some tools leave it.
 fn side(size: Node, name: &str) -> Result<Option<u32>, Fault> {
     let Some(side) = child(size, name) else { return Ok(None) };
-    let pixels = files::whole_number(content(side)).map_err(|reason| Fault::new(side, reason))?;
+    let pixels = text::whole_number(content(side)).map_err(|reason| Fault::new(side, reason))?;
     Ok(Some(pixels).filter(|pixels| *pixels > 0))
 }
 
@@ -227,10 +172,10 @@ mod tests {
             (OBJECT.replace("<name>dog</name>", ""), "a.xml` line 3: <object> without <name>"),
             (OBJECT.replace("dog", " "), "line 3: <object> without <name>"),
             (OBJECT.replace("<xmin>1</xmin>", "\n"), "line 3: <bndbox> without <xmin>"),
-            (OBJECT.replace("<xmax>11<", "\n<xmax>1o<"), "line 4: `1o` is no number"),
+            (OBJECT.replace("<xmax>11<", "\n<xmax>1o<"), "line 4: `1o` is not a number"),
             (OBJECT.replace("bndbox>", "robndbox>"), "line 3: <object> without <bndbox>"),
-            ("\n<size><width>wide</width><height>1</height></size>".to_owned(), "line 4: `wide` is no number"),
-            ("<size><width>-1</width><height>1</height></size>".to_owned(), "`-1` is no whole number from 0"),
+            ("\n<size><width>wide</width><height>1</height></size>".to_owned(), "line 4: `wide` is not a number"),
+            ("<size><width>-1</width><height>1</height></size>".to_owned(), "`-1` is not a whole number from 0"),
             ("<object>".to_owned(), "line 4: expected 'object' tag"),
         ];
         for (elements, message) in cases {
