@@ -9,6 +9,7 @@ mod yolo;
 mod parsed;
 mod classes;
 mod list;
+mod names;
 mod folder;
 pub(crate) mod text;
 mod check;

@@ -126,7 +126,7 @@ mod tests {
     fn images_that_are_not_there_are_reported_and_boxes_on_them_dropped() {
         let (_folder, source) = source("a.jpg,1,2,3,4,dog\ngone.jpg,1,2,3,4,dog\n");
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 image that cannot be read: gone.jpg (it is not there)"), "{error}");
+        assert!(error.contains("1 image that cannot be read: gone.jpg (not found in the image folder)"), "{error}");
         let (dataset, report) = read(&source, OnProblem::Drop).unwrap();
         assert_eq!(lines(&dataset), ["a.jpg 200x100: dog 1 2 2 2"]);
         assert_eq!([ProblemKind::Unreadable, ProblemKind::DroppedImage].map(|kind| report.count(kind)), [1, 1]);

@@ -1,57 +1,55 @@
 //! Folders of annotation and image files.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
 use super::error::DataError;
+use super::names::Names;
 
 /// Extensions that mark a file in a folder as an image, in lower case.
 pub const IMAGE_EXTENSIONS: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "gif", "tif", "tiff"];
 
-/// The image files in a folder and below, by their names without extension.
+/// The image files in a folder and below.
 pub(super) struct ImageFolder {
-    folder: PathBuf,
-    by_stem: BTreeMap<String, Vec<String>>,
+    /// Paths from the folder.
+    pub(super) files: Vec<String>,
+    names: Names,
 }
 
 impl ImageFolder {
     /// Lists the images in `folder` and below.
     pub(super) fn read(folder: &Path) -> Result<Self, DataError> {
-        let mut by_stem = BTreeMap::<String, Vec<String>>::new();
-        for name in below(folder, &IMAGE_EXTENSIONS)? {
-            by_stem.entry(split_extension(&name).0.to_owned()).or_default().push(name);
-        }
-        Ok(Self { folder: folder.to_owned(), by_stem })
+        let files = below(folder, &IMAGE_EXTENSIONS)?;
+        let names = Names::new(files.iter().map(String::as_str));
+        Ok(Self { files, names })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.folder
-    }
-
-    /// The image that annotations mean: the file `file_name`, or the one that differs from it in its extension only, or the
-    /// one with the name of the annotation file, since names inside go out of date when files are renamed. `Err` if several
-    /// images have the name.
-    pub(super) fn find<'a>(&'a self, file_name: &'a str, stem: &str) -> Result<Option<&'a str>, String> {
-        if !file_name.is_empty() && self.folder.join(file_name).is_file() {
-            return Ok(Some(file_name));
-        }
-        for stem in [split_extension(file_name).0, stem] {
-            match self.by_stem.get(stem).map_or(&[][..], Vec::as_slice) {
+    /// The image that annotations mean by their name of it, or by the name of their own file, since names inside go out of
+    /// date when files are renamed.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn find(&self, file_name: &str, stem: &str) -> Result<&str, String> {
+        for name in [file_name, stem] {
+            match self.names.find(name)[..] {
                 [] => {}
-                [name] => return Ok(Some(name)),
-                [first, second, ..] => {
-                    return Err(format!("it may be `{first}` or `{second}`; remove one of them"));
+                [index] => return Ok(&self.files[index]),
+                [one, other, ..] => {
+                    let (one, other) = (&self.files[one], &self.files[other]);
+                    return Err(format!("it may be `{one}` or `{other}`; remove or rename one of them"));
                 }
             }
         }
-        Ok(None)
+        Err("not found in the image folder".to_owned())
     }
 
-    /// The names of all images.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_stem.values().flatten().map(String::as_str)
+    /// The file whose name is most similar, if any is.
+    pub(super) fn nearest(&self, name: &str) -> Option<&str> {
+        const SIMILAR: f64 = 0.7;
+        let similarity = |file: &str| strsim::normalized_levenshtein(file, name);
+        let scored = self.files.iter().map(|file| (similarity(file), file.as_str()));
+        scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(similarity, _)| *similarity >= SIMILAR).map(|(_, file)| file)
     }
 }
 
@@ -131,21 +129,20 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_found_by_its_stem_unless_there_are_two() {
-        let folder = folder(&["a.jpg", "b.jpg", "b.png", "sub/a.png"]);
+    fn an_image_is_found_by_its_name_or_that_of_its_annotations_unless_there_are_two() {
+        let folder = folder(&["a.jpg", "b.jpg", "b.png", "sub/c.png"]);
         let images = ImageFolder::read(folder.path()).unwrap();
         for (file_name, stem, found) in [
-            ("", "a", Some("a.jpg")),
-            ("sub/a.png", "a", Some("sub/a.png")),
-            ("a.tif", "b", Some("a.jpg")),
-            ("renamed.tif", "sub/a", Some("sub/a.png")),
-            ("c.jpg", "c", None),
-            ("", "", None),
+            ("", "a", Ok("a.jpg")),
+            ("images\\b.png", "a", Ok("b.png")),
+            ("a.tif", "b", Ok("a.jpg")),
+            ("renamed.tif", "c", Ok("sub/c.png")),
+            ("d.jpg", "d", Err("not found in the image folder")),
+            ("", "b", Err("it may be `b.jpg` or `b.png`; remove or rename one of them")),
         ] {
-            assert_eq!(images.find(file_name, stem).unwrap(), found);
+            assert_eq!(images.find(file_name, stem).map_err(|reason| reason), found.map_err(str::to_owned));
         }
-        let error = images.find("", "b").unwrap_err();
-        assert!(error.contains("`b.jpg` or `b.png`"), "{error}");
+        assert_eq!([images.nearest("sub/d.png"), images.nearest("something.else")], [Some("sub/c.png"), None]);
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! The list of a part: which images belong to it, one name per line, as in VOC's `ImageSets/Main/train.txt`.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::error::DataError;
-use super::folder::split_extension;
+use super::names::Names;
 use super::report::{Problem, ProblemKind};
 use super::text;
 
@@ -23,72 +22,31 @@ impl List {
         Ok(Self { path: path.to_owned(), names: names.map(str::to_owned).collect() })
     }
 
-    /// The items whose names are in the list, in their order, and a problem for every name that fits none. Names fit when
-    /// they are the same from the end on, as far as both go; the one that agrees longest is meant.
+    /// The items whose names are in the list, in their order, and a problem for every name that matches none.
     pub(super) fn select<T>(
         &self,
         items: Vec<T>,
         name_of: impl Fn(&T) -> &str,
     ) -> Result<(Vec<T>, Vec<Problem>), DataError> {
-        let names: Vec<_> = items.iter().map(|item| Name::new(name_of(item))).collect();
-        let mut by_stem: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (place, name) in names.iter().enumerate() {
-            by_stem.entry(name.stem()).or_default().push(place);
-        }
+        let names = Names::new(items.iter().map(&name_of));
         let mut chosen = BTreeSet::new();
         let mut problems = Vec::new();
         for line in &self.names {
-            let wanted = Name::new(line);
-            let candidates = by_stem.get(wanted.stem()).map_or(&[][..], Vec::as_slice);
-            let closeness = |place: &usize| wanted.closeness(&names[*place]);
-            let fitting: Vec<_> = candidates.iter().filter_map(|place| Some((closeness(place)?, *place))).collect();
-            let Some((best, first)) = fitting.iter().copied().min_by_key(|(closeness, _)| Reverse(*closeness)) else {
-                let place = line.clone();
-                problems.push(Problem {
-                    kind: ProblemKind::UnknownName,
-                    place,
-                    annotation: None,
-                    found: String::new(),
-                });
-                continue;
-            };
-            for (_, place) in fitting.into_iter().filter(|(closeness, _)| *closeness == best) {
-                let (one, other) = (name_of(&items[first]), name_of(&items[place]));
-                if one != other {
-                    let reason = format!("names `{line}`, which may be `{one}` or `{other}`; write more of its path");
-                    return Err(DataError::unfit(&self.path, reason));
-                }
-                chosen.insert(place);
+            let found = names.find(line);
+            if found.is_empty() {
+                let (kind, place) = (ProblemKind::UnknownName, line.clone());
+                problems.push(Problem { kind, place, annotation: None, found: String::new() });
             }
+            let mut matching = found.iter().map(|index| name_of(&items[*index]));
+            let first = matching.next().unwrap_or_default();
+            if let Some(other) = matching.find(|name| *name != first) {
+                let reason = format!("names `{line}`, which may be `{first}` or `{other}`; write more of its path");
+                return Err(DataError::unfit(&self.path, reason));
+            }
+            chosen.extend(found);
         }
-        let items = items.into_iter().enumerate().filter(|(place, _)| chosen.contains(place));
+        let items = items.into_iter().enumerate().filter(|(index, _)| chosen.contains(index));
         Ok((items.map(|(_, item)| item).collect(), problems))
-    }
-}
-
-/// A name, taken apart.
-struct Name<'a> {
-    /// From the file, without extension, to the outermost folder.
-    parts: Vec<&'a str>,
-    extension: Option<&'a str>,
-}
-
-impl<'a> Name<'a> {
-    fn new(name: &'a str) -> Self {
-        let (stem, extension) = split_extension(name);
-        let parts = stem.rsplit(['/', '\\']).filter(|part| !matches!(*part, "" | "." | ".."));
-        Self { parts: parts.collect(), extension }
-    }
-
-    fn stem(&self) -> &'a str {
-        self.parts.first().copied().unwrap_or_default()
-    }
-
-    /// How many parts agree from the end on, and whether the extension does too; none when the names contradict.
-    fn closeness(&self, other: &Self) -> Option<(usize, bool)> {
-        let shared = self.parts.iter().zip(&other.parts).take_while(|(one, other)| one == other).count();
-        let fits = shared > 0 && shared == self.parts.len().min(other.parts.len());
-        fits.then_some((shared, self.extension == other.extension))
     }
 }
 

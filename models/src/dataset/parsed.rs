@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::error::DataError;
 use super::folder::ImageFolder;
 use super::list::List;
-use super::report::Problem;
+use super::report::{Problem, Report};
 use crate::rectangle::Rectangle;
 use crate::spec::Class;
 
@@ -73,27 +73,37 @@ pub(super) enum Geometry {
 }
 
 impl Parsed {
-    /// Finds the image files of formats whose annotations do not name them exactly. With `all`, images of the folder without
-    /// annotations are added.
-    pub(super) fn find_files(&mut self, folder: &ImageFolder, all: bool) {
-        for image in &mut self.images {
-            let found = folder.find(&image.file_name, image.stem.as_deref().unwrap_or_default());
-            match found.map(|name| name.map(str::to_owned)) {
-                Ok(Some(name)) => image.file_name = name,
-                Ok(None) if image.file_name.is_empty() => {
-                    image.file_name = image.stem.clone().unwrap_or_default();
-                    image.unreadable = Some(format!("it has annotations, but is not in `{}`", folder.path().display()));
+    /// Finds the image files. With `all`, images in the folder without annotations are added.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed.
+    pub(super) fn find_files(&mut self, folder: &Path, all: bool) -> Result<(), DataError> {
+        let is_there = |image: &ParsedImage| !image.file_name.is_empty() && folder.join(&image.file_name).is_file();
+        let mut missing: Vec<_> = self.images.par_iter_mut().filter(|image| !is_there(image)).collect();
+        if missing.is_empty() && !all {
+            return Ok(());
+        }
+        let files = ImageFolder::read(folder)?;
+        for (count, image) in missing.iter_mut().enumerate() {
+            match files.find(&image.file_name, image.stem.as_deref().unwrap_or_default()) {
+                Ok(name) => name.clone_into(&mut image.file_name),
+                Err(reason) => {
+                    if let (true, Some(stem)) = (image.file_name.is_empty(), &image.stem) {
+                        image.file_name.clone_from(stem);
+                    }
+                    // Reports show a few.
+                    let nearest = if count < Report::SHOWN { files.nearest(&image.file_name) } else { None };
+                    let nearest = nearest.map_or_else(String::new, |name| format!("; most similar: `{name}`"));
+                    image.unreadable = Some(format!("{reason}{nearest}"));
                 }
-                Ok(None) => {}
-                Err(reason) => image.unreadable = Some(reason),
             }
         }
         if all {
             let known: HashSet<_> = self.images.iter().map(|image| image.file_name.clone()).collect();
-            let others = folder.names().filter(|name| !known.contains(*name));
-            let image = |name: &str| ParsedImage { file_name: name.to_owned(), ..ParsedImage::default() };
-            self.images.extend(others.map(image));
+            let others = files.files.into_iter().filter(|file| !known.contains(file));
+            self.images.extend(others.map(|file_name| ParsedImage { file_name, ..ParsedImage::default() }));
         }
+        Ok(())
     }
 
     /// Keeps the images in the list.

@@ -72,6 +72,9 @@ pub struct Report {
 }
 
 impl Report {
+    /// Number of entries of a kind that messages name.
+    pub(super) const SHOWN: usize = 5;
+
     /// Number of problems of one kind.
     pub fn count(&self, kind: ProblemKind) -> usize {
         self.problems.iter().filter(|problem| problem.kind == kind).count()
@@ -101,10 +104,9 @@ impl Report {
 
 /// The first few of a list, and how many more there are.
 pub fn named(list: &[impl Display]) -> String {
-    const NAMED: usize = 5;
-    let mut text = list.iter().take(NAMED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if list.len() > NAMED {
-        text += &format!(" and {} more", list.len() - NAMED);
+    let mut text = list.iter().take(Report::SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if list.len() > Report::SHOWN {
+        text += &format!(" and {} more", list.len() - Report::SHOWN);
     }
     text
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
-use super::folder::ImageFolder;
 use super::list::List;
 use super::parsed::ImageSize;
 use super::report::{OnProblem, Report};
@@ -61,11 +60,9 @@ impl Source {
         }
         // Before the list is applied, so that all parts of a data set have the same.
         parsed.classes.get_or_insert_with(|| classes::of_boxes(&parsed.images));
-        if matches!(format, Format::Voc | Format::Yolo) {
-            // A folder elsewhere may hold the images of other parts.
-            let own = || folder.canonicalize().ok() == default.canonicalize().ok();
-            parsed.find_files(&ImageFolder::read(&folder)?, format == Format::Yolo && (list.is_some() || own()));
-        }
+        // A folder elsewhere may hold the images of other parts.
+        let own = || folder.canonicalize().ok() == default.canonicalize().ok();
+        parsed.find_files(&folder, format == Format::Yolo && (list.is_some() || own()))?;
         if let Some(list) = &list {
             parsed.select(list)?;
         }

@@ -134,7 +134,7 @@ mod tests {
         let folder = folder(&[("labels/a.txt", label), ("labels/b.txt", label), ("images/b.jpg", "")]);
         let source = Source::new(folder.path().join("labels"));
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 image that cannot be read: a (it has annotations, but is not in `"), "{error}");
+        assert!(error.contains("1 image that cannot be read: a (not found in the image folder"), "{error}");
         let (dataset, report) = read(&source, OnProblem::Drop).unwrap();
         assert_eq!(lines(&dataset), ["b.jpg 200x100: 0 50 25 100 50"]);
         assert!(report.to_string().contains("1 box on dropped images dropped"), "{report}");
