@@ -22,6 +22,13 @@ impl Rectangle {
         Self { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }
     }
 
+    /// The extent of points x, y; none without points.
+    pub(crate) fn around(points: impl Iterator<Item = [f64; 2]>) -> Option<Self> {
+        let corners = points.map(|[x, y]| [x, y, x, y]);
+        let corners = corners.reduce(|a, b| [a[0].min(b[0]), a[1].min(b[1]), a[2].max(b[2]), a[3].max(b[3])]);
+        corners.map(Self::between)
+    }
+
     /// Width times height.
     pub fn area(&self) -> f64 {
         self.width * self.height

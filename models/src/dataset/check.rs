@@ -48,8 +48,12 @@ impl Parsed {
             }
         }
         let mut dataset = Dataset { classes, ..Dataset::default() };
+        let mut ids = HashSet::new();
         for (id, (image, keep)) in images {
             for drawn in &image.boxes {
+                if drawn.id.is_some_and(|id| !ids.insert(id)) {
+                    check.report(ProblemKind::RepeatedAnnotation, place(&image), drawn.id, String::new());
+                }
                 let annotation = check.annotation(drawn, &image, keep, dataset.images.len(), &index_of);
                 dataset.annotations.extend(annotation);
             }
@@ -66,17 +70,15 @@ impl Parsed {
 /// Gives ids where there are none: to images by file name from 0, to boxes in this order from 1, because pycocotools never
 /// counts a box with id 0 as found.
 fn number(images: &mut [ParsedImage]) {
-    if images.iter().any(|image| image.id.is_some()) {
-        return;
+    if images.iter().all(|image| image.id.is_none()) {
+        images.sort_by(|a, b| a.file_name.cmp(&b.file_name));
+        (0..).zip(&mut *images).for_each(|(id, image)| image.id = Some(id));
     }
-    images.sort_by(|a, b| a.file_name.cmp(&b.file_name));
-    let mut next = 1;
-    for (id, image) in (0..).zip(images) {
-        image.id = Some(id);
-        for drawn in &mut image.boxes {
-            drawn.id = Some(next);
-            next += 1;
-        }
+    let boxes = || images.iter().flat_map(|image| &image.boxes);
+    let mut next = boxes().filter_map(|drawn| drawn.id).max().unwrap_or(0) + 1;
+    for drawn in images.iter_mut().flat_map(|image| &mut image.boxes).filter(|drawn| drawn.id.is_none()) {
+        drawn.id = Some(next);
+        next += 1;
     }
 }
 

@@ -5,11 +5,13 @@ use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::json::{self, Four, Id, Number, Whole};
 use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
 use super::report::{OnProblem, Problem, ProblemKind, Report};
-use super::{Annotation, DataError, Dataset, Image, folder, text};
+use super::{Annotation, DataError, Dataset, Image, folder};
 use crate::atomic_file::write_atomically;
 use crate::rectangle::Rectangle;
 use crate::spec::Class;
@@ -53,79 +55,102 @@ impl Dataset {
     }
 }
 
-/// The part of COCO's ground truth that is about boxes.
+/// The part of COCO's ground truth that is about boxes. Entries are parsed one by one, so that one bad entry does not spoil the
+/// file.
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
-struct GroundTruth {
-    images: Vec<CocoImage>,
-    annotations: Vec<CocoAnnotation>,
-    categories: Vec<Category>,
+struct GroundTruth<'a> {
+    #[serde(borrow)]
+    images: Vec<&'a RawValue>,
+    annotations: Vec<&'a RawValue>,
+    categories: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct CocoImage {
-    id: i64,
+    id: Id,
     file_name: Option<String>,
-    width: Option<u32>,
-    height: Option<u32>,
+    width: Option<Number>,
+    height: Option<Number>,
 }
 
 #[derive(Deserialize)]
-struct CocoAnnotation {
-    id: i64,
-    image_id: i64,
-    category_id: i64,
-    bbox: [f64; 4],
-    area: Option<f64>,
-    iscrowd: Option<Flag>,
+struct CocoAnnotation<'a> {
+    id: Option<Id>,
+    image_id: Id,
+    category_id: Whole,
+    bbox: Option<Four>,
+    #[serde(borrow)]
+    segmentation: Option<&'a RawValue>,
+    area: Option<Number>,
+    iscrowd: Option<Number>,
 }
 
 #[derive(Deserialize)]
 struct Category {
-    id: i64,
+    id: Whole,
     name: String,
-}
-
-/// COCO writes 0 and 1, others write false and true.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "`iscrowd` is neither 0 nor 1")]
-enum Flag {
-    Number(u64),
-    Truth(bool),
 }
 
 /// Parses the file, without checking it.
 pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
+    let text = json::read(path)?;
     let expected = "a COCO data set (an object with images, annotations and categories)";
-    let GroundTruth { images, annotations, categories } = text::read_json(path, expected)?;
+    let GroundTruth { images, annotations, categories } = json::parse(path, &text, expected)?;
+    let mut parsed = Parsed::default();
+    let class = |Category { id, name }| Ok(Class { id: id.0, name });
+    let classes = json::entries("categories", &categories, class).into_iter();
+    parsed.classes = Some(classes.filter_map(|class| parsed.keep(class)).collect());
+
     let mut indices = HashMap::new();
-    let mut parsed = Parsed {
-        classes: Some(categories.into_iter().map(|Category { id, name }| Class { id, name }).collect()),
-        ..Parsed::default()
-    };
-    for CocoImage { id, file_name, width, height } in images {
+    for image in json::entries("images", &images, |image: CocoImage| Ok(image)) {
+        let Some(CocoImage { id, file_name, width, height }) = parsed.keep(image) else { continue };
+        let side = |side: Option<Number>| side.map(|Number(side)| side as u32).filter(|side| *side > 0);
+        let (file_name, size) = (file_name.unwrap_or_default(), side(width).zip(side(height)));
+        let image = ParsedImage { id: id.whole(), file_name, size, ..ParsedImage::default() };
         indices.entry(id).or_insert(parsed.images.len());
-        parsed.images.push(ParsedImage {
-            id: Some(id),
-            file_name: file_name.unwrap_or_default(),
-            size: width.zip(height),
-            ..ParsedImage::default()
-        });
+        parsed.images.push(image);
     }
-    for CocoAnnotation { id, image_id, category_id, bbox: [x, y, width, height], area, iscrowd } in annotations {
-        let crowd = !matches!(iscrowd, None | Some(Flag::Number(0) | Flag::Truth(false)));
-        let geometry = Geometry::Pixels(Rectangle { x, y, width, height });
-        let drawn = ParsedBox { id: Some(id), class: ClassKey::Id(category_id), geometry, area, crowd };
+    // Ids that are not numbers have a meaning in this file only.
+    if parsed.images.iter().any(|image| image.id.is_none()) {
+        parsed.images.iter_mut().for_each(|image| image.id = None);
+    }
+
+    for annotation in json::entries("annotations", &annotations, CocoAnnotation::into_box) {
+        let Some((image_id, drawn)) = parsed.keep(annotation) else { continue };
         match indices.get(&image_id) {
             Some(index) => parsed.images[*index].boxes.push(drawn),
             None => {
-                let place = format!("image {image_id}");
-                let kind = ProblemKind::UnknownImage;
-                parsed.problems.push(Problem { kind, place, annotation: Some(id), found: String::new() });
+                let (kind, place) = (ProblemKind::UnknownImage, format!("image {image_id}"));
+                parsed.problems.push(Problem { kind, place, annotation: drawn.id, found: String::new() });
             }
         }
     }
     Ok(parsed)
+}
+
+impl CocoAnnotation<'_> {
+    /// The id of the image, and the box on it.
+    fn into_box(self) -> Result<(Id, ParsedBox), String> {
+        let rectangle = match self.bbox {
+            Some(Four::Numbers([x, y, width, height])) => Rectangle { x, y, width, height },
+            None | Some(Four::Other(0)) => self.extent().ok_or("neither bbox nor polygon")?,
+            Some(Four::Other(count)) => return Err(format!("bbox: {count} numbers, expected x, y, width, height")),
+        };
+        let drawn = ParsedBox {
+            id: self.id.and_then(|id| id.whole()),
+            area: self.area.map(|area| area.0),
+            crowd: self.iscrowd.is_some_and(|crowd| crowd.0 != 0.0),
+            ..ParsedBox::new(ClassKey::Id(self.category_id.0), Geometry::Pixels(rectangle))
+        };
+        Ok((self.image_id, drawn))
+    }
+
+    /// The extent of its polygons.
+    fn extent(&self) -> Option<Rectangle> {
+        let polygons: Vec<Vec<f64>> = serde_json::from_str(self.segmentation?.get()).ok()?;
+        Rectangle::around(polygons.iter().flat_map(|polygon| polygon.as_chunks().0).copied())
+    }
 }
 
 #[cfg(test)]
@@ -173,22 +198,113 @@ mod tests {
     }
 
     #[test]
-    fn malformed_files_are_refused_with_field_line_and_column() {
+    fn malformed_files_are_refused() {
         let cases = [
-            ("{\n \"images\": [,]}", "expected value at line 2 column 13"),
+            (
+                "{\n \"images\": [,]}",
+                "is not a COCO data set (an object with images, annotations and categories): expected value",
+            ),
             ("[1, 2]", "is not a COCO data set (an object with images, annotations and categories)"),
             (r#"{"images": [], "annotations": []}"#, "missing field `categories` at line 1 column 33"),
-            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7}"#), "missing field `bbox` at line 2 column"),
-            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2]}"#), "invalid length 2"),
-            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, NaN]}"#), "expected value at line"),
+            ("PK\x03\x04", "is a zip archive (unpack it first), expected a COCO data set"),
             (
-                &truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": "no"}"#),
-                "`iscrowd` is neither 0 nor 1 at line 2 column",
+                r#"[{"annotations": [{"result": [{"value": {"rectanglelabels": ["a"]}}]}]}]"#,
+                "is a Label Studio project",
             ),
+            (r#"{"a.jpg": {"regions": [{"shape_attributes": {"name": "rect"}}]}}"#, "is a VIA project"),
+            (r#"{"shapes": [], "imagePath": "a.jpg", "imageData": null}"#, "is a LabelMe file"),
+            (r#"[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]"#, "is a COCO result file"),
         ];
         for (text, message) in cases {
             let error = read(text, OnProblem::Drop).unwrap_err().to_string();
-            assert!(error.contains("truth.json` is not a COCO data set") && error.contains(message), "{error}");
+            assert!(error.contains("truth.json` is ") && error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_entry_is_named_by_field_and_does_not_spoil_the_file() {
+        let good = r#"{"id": 2, "image_id": 2, "category_id": 7, "bbox": [1, 2, 3, 4]}"#;
+        let cases = [
+            (r#"{"id": 1, "image_id": 8, "category_id": 7}"#, "neither bbox nor polygon"),
+            (
+                r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [], "segmentation": []}"#,
+                "neither bbox nor polygon",
+            ),
+            (r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2]}"#, "bbox: 2 numbers, expected x, y, width"),
+            (
+                r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, "a", 4]}"#,
+                "bbox[2]: invalid value: string \"a\"",
+            ),
+            (r#"{"id": 1, "image_id": 8, "category_id": "cat", "bbox": [1, 2, 3, 4]}"#, "category_id: invalid value"),
+            (r#"{"id": 1, "image_id": 8, "category_id": 7.5, "bbox": [1, 2, 3, 4]}"#, "category_id: invalid value"),
+            (r#"{"id": 1, "category_id": 7, "bbox": [1, 2, 3, 4]}"#, "missing field `image_id`"),
+            (
+                r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": "no"}"#,
+                "iscrowd: invalid value",
+            ),
+            ("null", "invalid type: null, expected struct"),
+        ];
+        for (bad, message) in cases {
+            let text = truth(&format!("{good}, {bad}"));
+            let error = read(&text, OnProblem::Refuse).unwrap_err().to_string();
+            assert!(error.contains(&format!("1 entry that cannot be read: annotations[1] ({message}")), "{error}");
+            let (dataset, report) = read(&text, OnProblem::Drop).unwrap();
+            assert_eq!((dataset.annotations.len(), report.count(ProblemKind::BadEntry)), (1, 1));
+        }
+    }
+
+    #[test]
+    fn numbers_in_any_notation_and_missing_ids_are_read() {
+        let text = r#"{"images": [{"id": "8", "file_name": "a.png", "width": 64.0, "height": "32"}],
+            "categories": [{"id": 7.0, "name": "cat"}], "annotations": [
+            {"id": "5", "image_id": 8.0, "category_id": "7", "bbox": ["1", 2.0, 3e0, 4], "iscrowd": 0.0, "area": "9"},
+            {"image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": true},
+            {"id": null, "image_id": "8.0", "category_id": 7, "segmentation": [[9, 8, 19, 8, 10, 28], [0, 10, 5, 11]]}]}"#;
+        let (dataset, report) = read(text, OnProblem::Refuse).unwrap();
+        assert_eq!(report.problems, []);
+        assert_eq!((dataset.images[0].id, dataset.images[0].width, dataset.images[0].height), (8, 64, 32));
+        let boxes = |index: usize| (dataset.annotations[index].id, dataset.annotations[index].rectangle);
+        let first = Rectangle { x: 1.0, y: 2.0, width: 3.0, height: 4.0 };
+        let extent = Rectangle { x: 0.0, y: 8.0, width: 19.0, height: 20.0 };
+        assert_eq!([boxes(0), boxes(1), boxes(2)], [(5, first), (6, first), (7, extent)]);
+        assert_eq!(
+            dataset.annotations.iter().map(|annotation| annotation.crowd).collect::<Vec<_>>(),
+            [false, true, false]
+        );
+        assert_eq!(dataset.annotations[0].area, 9.0);
+    }
+
+    #[test]
+    fn images_may_have_names_as_ids() {
+        let text = r#"{"images": [{"id": "b.png", "file_name": "b.png", "width": 64, "height": 32},
+            {"id": "a.png", "file_name": "a.png", "width": 64, "height": 32}], "categories": [{"id": 7, "name": "cat"}],
+            "annotations": [{"id": 1, "image_id": "b.png", "category_id": 7, "bbox": [1, 2, 3, 4]}]}"#;
+        let (dataset, _) = read(text, OnProblem::Refuse).unwrap();
+        assert_eq!(dataset.images.iter().map(|image| image.id).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!((dataset.annotations[0].image, dataset.images[1].file_name.as_str()), (1, "b.png"));
+    }
+
+    #[test]
+    fn nan_is_a_bad_box_and_repeated_annotation_ids_are_named() {
+        let text = truth(
+            r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, NaN, 3, Infinity]},
+            {"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4]}"#,
+        );
+        let (dataset, report) = read(&text, OnProblem::Drop).unwrap();
+        assert_eq!(dataset.annotations.len(), 1);
+        let kinds: Vec<_> = report.problems.iter().map(|problem| problem.kind).collect();
+        assert_eq!(kinds, [ProblemKind::NotFinite, ProblemKind::RepeatedAnnotation]);
+    }
+
+    #[test]
+    fn utf16_is_read() {
+        let units = truth("").encode_utf16().collect::<Vec<_>>();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("truth.json");
+        for (mark, bytes) in [([0xFF, 0xFE], u16::to_le_bytes as fn(u16) -> [u8; 2]), ([0xFE, 0xFF], u16::to_be_bytes)]
+        {
+            fs::write(&path, [mark.to_vec(), units.iter().flat_map(|unit| bytes(*unit)).collect()].concat()).unwrap();
+            assert_eq!(Dataset::read_coco(&path, OnProblem::Refuse).unwrap().0.images.len(), 2);
         }
     }
 

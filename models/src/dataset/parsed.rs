@@ -106,6 +106,11 @@ impl Parsed {
         Ok(())
     }
 
+    /// The entry, unless it is a problem.
+    pub(super) fn keep<T>(&mut self, entry: Result<T, Problem>) -> Option<T> {
+        entry.map_err(|problem| self.problems.push(problem)).ok()
+    }
+
     /// Keeps the images in the list.
     pub(super) fn select(&mut self, list: &List) -> Result<(), DataError> {
         let images = std::mem::take(&mut self.images);

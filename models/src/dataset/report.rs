@@ -30,6 +30,8 @@ pub struct Problem {
 /// Kinds of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProblemKind {
+    /// An entry lacks a field, or has one of the wrong type.
+    BadEntry,
     /// A class has the id of an earlier one.
     RepeatedClass,
     /// An image has the id of an earlier one.
@@ -50,6 +52,8 @@ pub enum ProblemKind {
     DroppedImage,
     /// A box is of a class that the data set does not list.
     UnknownClass,
+    /// A box has the id of an earlier one. Never refused; pycocotools matches such boxes wrongly.
+    RepeatedAnnotation,
     /// A coordinate or area is infinite or not a number.
     NotFinite,
     /// A box has a width or height of zero or less.
@@ -82,7 +86,7 @@ impl Report {
 
     /// Whether some problem is reason enough for [`OnProblem::Refuse`].
     pub fn is_serious(&self) -> bool {
-        self.problems.iter().any(|problem| problem.kind != ProblemKind::Overshoot)
+        self.problems.iter().any(|problem| problem.kind.is_serious())
     }
 
     /// One line per kind of problem: how many, what happened to them, and where the first few are.
@@ -135,6 +139,7 @@ impl ProblemKind {
     /// Singular, plural, and what is wrong with them.
     fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
+            Self::BadEntry => ("entry", "entries", "that cannot be read"),
             Self::RepeatedClass => ("class", "classes", "with an id already used"),
             Self::RepeatedImage => ("image", "images", "with an id already used"),
             Self::RepeatedFileName => ("image", "images", "with a file name already used"),
@@ -145,6 +150,7 @@ impl ProblemKind {
             Self::UnknownImage => ("box", "boxes", "on unknown images"),
             Self::DroppedImage => ("box", "boxes", "on dropped images"),
             Self::UnknownClass => ("box", "boxes", "of unknown category"),
+            Self::RepeatedAnnotation => ("box", "boxes", "with an annotation id already used"),
             Self::NotFinite => ("box", "boxes", "with infinite coordinates"),
             Self::NoArea => ("box", "boxes", "of zero area"),
             Self::Outside => ("box", "boxes", "outside the image"),
@@ -153,14 +159,22 @@ impl ProblemKind {
         }
     }
 
+    /// Whether [`OnProblem::Refuse`] refuses it.
+    fn is_serious(self) -> bool {
+        !matches!(self, Self::Overshoot | Self::RepeatedAnnotation)
+    }
+
     /// What happened to the entries, with a leading space.
     fn outcome(self, on_problem: OnProblem) -> &'static str {
         match (on_problem, self) {
             (OnProblem::Refuse, _) => "",
+            (_, Self::RepeatedAnnotation) => " kept",
             (OnProblem::Drop, Self::PartlyOutside | Self::Overshoot) => " clipped",
             (OnProblem::Drop, _) => " dropped",
             // There is no image or class to keep these for.
-            (OnProblem::Keep, Self::RepeatedClass | Self::RepeatedImage | Self::UnknownName) => " dropped",
+            (OnProblem::Keep, Self::BadEntry | Self::RepeatedClass | Self::RepeatedImage | Self::UnknownName) => {
+                " dropped"
+            }
             (OnProblem::Keep, Self::UnknownImage | Self::DroppedImage | Self::UnknownClass) => " dropped",
             (OnProblem::Keep, _) => " kept",
         }

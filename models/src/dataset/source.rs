@@ -187,15 +187,9 @@ mod tests {
 
     #[test]
     fn a_class_file_orders_the_classes_of_coco() {
-        let folder = folder(&[
-            ("coco.json", &COCO.replace("dog", "cat")),
-            (
-                "names.txt",
-                "dog
-cat
-",
-            ),
-        ]);
+        let coco = COCO.replace("dog", "cat");
+        let files = [("coco.json", coco.as_str()), ("names.txt", "dog\ncat"), ("a.jpg", ""), ("b.jpg", "")];
+        let folder = folder(&files);
         let classes = Some(folder.path().join("names.txt"));
         let (dataset, _) =
             read(&Source { classes, ..Source::new(folder.path().join("coco.json")) }, OnProblem::Drop).unwrap();

@@ -6,18 +6,14 @@ use std::path::Path;
 
 use csv::{Position, ReaderBuilder, StringRecord, Trim};
 use rayon::prelude::*;
-use serde::de::DeserializeOwned;
 
 use super::error::DataError;
 
 /// Longer files are refused.
 const MAX_BYTES: u64 = 1 << 32;
 
-/// Some editors write it before UTF-8 text.
-const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
-
-/// Reads a file, without byte order mark.
-pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
+/// Reads a file of text, as UTF-8 without byte order mark.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| {
         let expected = file.metadata().map_or(0, |metadata| metadata.len()).min(MAX_BYTES);
@@ -28,10 +24,22 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(DataError::unfit(path, format!("is longer than {} MiB", MAX_BYTES >> 20)));
     }
-    if bytes.starts_with(BYTE_ORDER_MARK) {
-        bytes.drain(..BYTE_ORDER_MARK.len());
+    Ok(without_byte_order_mark(bytes))
+}
+
+/// UTF-8 without byte order mark. Windows writes UTF-16, which is converted.
+fn without_byte_order_mark(mut bytes: Vec<u8>) -> Vec<u8> {
+    let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<_> = bytes.as_chunks().0.iter().map(|pair| unit(*pair)).collect();
+        String::from_utf16_lossy(&units).into_bytes()
+    };
+    match &bytes[..] {
+        [0xEF, 0xBB, 0xBF, ..] => _ = bytes.drain(..3),
+        [0xFF, 0xFE, rest @ ..] => bytes = utf16(rest, u16::from_le_bytes),
+        [0xFE, 0xFF, rest @ ..] => bytes = utf16(rest, u16::from_be_bytes),
+        _ => {}
     }
-    Ok(bytes)
+    bytes
 }
 
 /// Reads a text file, without byte order mark.
@@ -41,12 +49,6 @@ pub(super) fn read_text(path: &Path) -> Result<String, DataError> {
         let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count() as u64;
         DataError::line(path, line, "not UTF-8 text; save it as UTF-8")
     })
-}
-
-/// Reads a JSON file. The whole file is read first, since parsing a stream is several times slower.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T, DataError> {
-    let text = read_bytes(path)?;
-    serde_json::from_slice(&text).map_err(|reason| DataError::Json { path: path.to_owned(), expected, reason })
 }
 
 /// The rows of a CSV text without header, each with the line it begins on. Rows may differ in length.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ScoredBox;
 use crate::atomic_file::write_atomically;
-use crate::dataset::{DataError, Dataset, text};
+use crate::dataset::{DataError, Dataset, json};
 use crate::rectangle::Rectangle;
 
 /// One detection in a COCO result file.
@@ -40,7 +40,9 @@ pub struct LocatedResults {
 /// # Errors
 /// When the file cannot be read, is not JSON, or lacks a field.
 pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, DataError> {
-    text::read_json(path, "a COCO result file (a list of objects with image_id, category_id, bbox and score)")
+    let expected = "a COCO result file (a list of objects with image_id, category_id, bbox and score)";
+    let text = json::read(path)?;
+    json::parse(path, &text, expected)
 }
 
 /// Writes a COCO result file.
