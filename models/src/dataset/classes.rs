@@ -1,7 +1,7 @@
 //! Class files: CSV `name,id`, a text with one name per line, or the `names` of YOLO's `data.yaml`.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, absolute};
 
 use serde::Deserialize;
 use serde_yaml::Value;
@@ -17,8 +17,7 @@ use crate::spec::Class;
 /// When the file cannot be read, is none of these, or has an id or a name twice.
 pub fn read(path: &Path) -> Result<Vec<Class>, DataError> {
     let text = text::read_text(path)?;
-    let is_yaml = folder::has_extension(&path.to_string_lossy(), &["yaml", "yml"]);
-    let classes = if is_yaml || text.lines().any(|line| line.starts_with("names:")) {
+    let classes = if is_yaml(path) || text.lines().any(|line| line.starts_with("names:")) {
         from_yaml(path, &text)?
     } else if text.lines().any(|line| id(line).is_some()) {
         from_csv(path, &text)?
@@ -26,6 +25,24 @@ pub fn read(path: &Path) -> Result<Vec<Class>, DataError> {
         from_lines(path, &text)?
     };
     check(path, classes)
+}
+
+/// Names of class files, as LabelImg, Label Studio, CVAT and Ultralytics write them.
+const FILES: [&str; 5] = ["classes.txt", "obj.names", "data.yaml", "dataset.yaml", "data.yml"];
+
+/// Whether a file among labels is a class file or a note.
+pub(super) fn is_class_file(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    FILES.contains(&name) || name.to_ascii_lowercase().starts_with("readme")
+}
+
+/// Reads the class file among the labels, or up to two folders above them.
+pub(super) fn find(labels: &Path) -> Result<Option<Vec<Class>>, DataError> {
+    let folder = absolute(labels).unwrap_or_else(|_| labels.to_owned());
+    let files = folder.ancestors().take(3).flat_map(|folder| FILES.map(|file| folder.join(file)));
+    // YAML is used for much else.
+    let has_names = |file: &Path| !is_yaml(file) || text::read_text(file).is_ok_and(|text| text.contains("names"));
+    files.into_iter().find(|file| file.is_file() && has_names(file)).map(|file| read(&file)).transpose()
 }
 
 /// The classes that boxes name: by name, from id 0; for boxes with indices, one for each, named by its index.
@@ -39,6 +56,10 @@ pub(super) fn of_boxes(images: &[ParsedImage]) -> Vec<Class> {
     }
     let names = (0..count).map(|id| id.to_string()).chain(names);
     (0..).zip(names).map(|(id, name)| Class { id, name }).collect()
+}
+
+fn is_yaml(path: &Path) -> bool {
+    folder::has_extension(&path.to_string_lossy(), &["yaml", "yml"])
 }
 
 /// The id at the end of a line `name,id`.
@@ -60,6 +81,12 @@ fn from_csv(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
 }
 
 fn from_lines(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
+    if text.lines().any(|line| line.split_once('=').is_some_and(|(key, _)| key.trim() == "names")) {
+        return Err(DataError::unfit(
+            path,
+            "is Darknet's description of a data set; give the file that its `names` is",
+        ));
+    }
     let names = text.trim_end().lines().map(str::trim).zip(1u64..);
     let classes = names.map(|(name, line)| match name {
         "" => Err(DataError::line(path, line, "it is empty, but classes count by line; remove it")),
@@ -71,24 +98,41 @@ fn from_lines(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
 #[derive(Deserialize)]
 struct DataYaml {
     names: Value,
+    nc: Option<usize>,
 }
 
 fn from_yaml(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
-    let unfit = |reason: String| DataError::unfit(path, format!("is no `data.yaml` of YOLO: {reason}"));
-    let DataYaml { names } = serde_yaml::from_str(text).map_err(|error| unfit(error.to_string()))?;
-    let named = |id: Option<i64>, name: &Value| {
+    let unfit = |reason: String| DataError::unfit(path, format!("is not a YOLO `data.yaml`: {reason}"));
+    let DataYaml { mut names, nc } = serde_yaml::from_str(text).map_err(|error| unfit(error.to_string()))?;
+    // Some programs write the list as a text.
+    if let Some(list) = names.as_str().and_then(|text| serde_yaml::from_str(text).ok()) {
+        names = list;
+    }
+    let class = |(id, name): (&Value, &Value)| {
+        let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+        // Some programs write names before ids.
+        let (id, name) = if number(id).is_none() && number(name).is_some() { (name, id) } else { (id, name) };
         let name = match name {
             Value::String(name) => Some(name.clone()),
             Value::Number(number) => Some(number.to_string()),
+            Value::Bool(truth) => Some(truth.to_string()),
             _ => None,
         };
-        let class = id.zip(name).map(|(id, name)| Class { id, name });
-        class.ok_or_else(|| unfit("an entry of `names` is not a number and a name".to_owned()))
+        let class = number(id).zip(name).map(|(id, name)| Class { id, name });
+        class.ok_or_else(|| unfit("an entry of `names` is not a class id with a name".to_owned()))
     };
-    match &names {
-        Value::Sequence(names) => (0..).zip(names).map(|(id, name)| named(Some(id), name)).collect(),
-        Value::Mapping(names) => names.iter().map(|(id, name)| named(id.as_i64(), name)).collect(),
-        _ => Err(unfit("`names` is neither a list nor a map from number to name".to_owned())),
+    let classes: Vec<_> = match &names {
+        Value::Sequence(names) => (0..)
+            .map(|id: i64| Value::from(id))
+            .zip(names)
+            .map(|(id, name)| class((&id, name)))
+            .collect::<Result<_, _>>(),
+        Value::Mapping(names) => names.iter().map(class).collect(),
+        _ => Err(unfit("`names` is neither a list nor a map from id to name".to_owned())),
+    }?;
+    match nc {
+        Some(nc) if nc != classes.len() => Err(unfit(format!("`nc` is {nc}, but `names` has {}", classes.len()))),
+        _ => Ok(classes),
     }
 }
 

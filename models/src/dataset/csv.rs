@@ -1,8 +1,9 @@
 //! CSV, as keras-retinanet and yhenon/pytorch-retinanet have it: a line `path,x1,y1,x2,y2,class` per box, in any order, and
 //! `path,,,,,` for an image without boxes. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
 //!
-//! The numbers are the edges of the box in pixels: its width is `x2 - x1`. They need not be whole. There is no header. Paths
-//! are relative to the image folder.
+//! The numbers are the edges of the box in pixels: its width is `x2 - x1`. They need not be whole. Columns are separated by
+//! commas, semicolons or tabs. A header with known names, as TensorFlow, DeepForest and others write it, gives the order of the
+//! columns; other columns are ignored. Paths are relative to the image folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,47 +12,121 @@ use ::csv::StringRecord;
 
 use super::error::DataError;
 use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::report::Problem;
 use super::text;
 use crate::rectangle::Rectangle;
+
+/// Names of columns in headers, in lower case.
+const PATH: &[&str] =
+    &["path", "image_path", "filename", "file_name", "file", "image", "image_name", "image_id", "img_path"];
+const CLASS: &[&str] = &["class", "label", "name", "class_name", "category", "category_name", "labels"];
+const LEFT: &[&str] = &["x1", "xmin", "x_min", "left", "x"];
+const TOP: &[&str] = &["y1", "ymin", "y_min", "top", "y"];
+const RIGHT: &[&str] = &["x2", "xmax", "x_max", "right"];
+const BOTTOM: &[&str] = &["y2", "ymax", "y_max", "bottom"];
+const WIDTH: &[&str] = &["width", "w", "image_width", "bbox_width"];
+const HEIGHT: &[&str] = &["height", "h", "image_height", "bbox_height"];
+
+/// Indices of the columns.
+struct Columns {
+    path: usize,
+    /// Left, top, right, bottom; or left, top, width, height.
+    edges: [usize; 4],
+    has_sides: bool,
+    class: usize,
+    /// Width and height of the image.
+    size: Option<[usize; 2]>,
+}
 
 /// Parses the file, without checking it.
 pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
     let text = text::read_text(path)?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
     let mut images: BTreeMap<String, ParsedImage> = BTreeMap::new();
+    let mut parsed = Parsed::default();
+    let mut columns: Option<Columns> = None;
     for row in text::rows(path, &text) {
         let (line, row) = row?;
-        let at_line = |reason| DataError::line(path, line, reason);
-        let (file_name, drawn) = read(&row).map_err(|reason| at_line(with_hint(line, &row, reason)))?;
-        images.entry(file_name.to_owned()).or_default().boxes.extend(drawn);
+        let columns = match &columns {
+            Some(columns) => columns,
+            None => {
+                let (first, is_header) = Columns::of(&row).map_err(|reason| DataError::line(path, line, reason))?;
+                let columns = columns.insert(first);
+                if is_header {
+                    continue;
+                }
+                columns
+            }
+        };
+        let read = columns.read(&row).map_err(|reason| Problem::in_line(&file, line, reason));
+        let Some((file_name, size, drawn)) = parsed.keep(read) else { continue };
+        let image = images.entry(file_name.to_owned()).or_default();
+        image.size = image.size.or(size);
+        image.boxes.extend(drawn);
     }
-    let images = images.into_iter().map(|(file_name, image)| ParsedImage { file_name, ..image });
-    Ok(Parsed { images: images.collect(), ..Parsed::default() })
+    parsed.images = images.into_iter().map(|(file_name, image)| ParsedImage { file_name, ..image }).collect();
+    Ok(parsed)
 }
 
-/// The image of a row, and the box on it if there is one.
-fn read(row: &StringRecord) -> Result<(&str, Option<ParsedBox>), String> {
-    let fields: Vec<_> = row.iter().collect();
-    let Ok([file_name, corners @ .., class]) = <[&str; 6]>::try_from(fields) else {
-        return Err(format!("expected 6 columns, path,x1,y1,x2,y2,class, and found {}", row.len()));
-    };
-    if file_name.is_empty() {
-        return Err("the path is missing".to_owned());
-    }
-    if class.is_empty() && corners == [""; 4] {
-        return Ok((file_name, None));
-    }
-    let [x1, y1, x2, y2] = corners.map(text::number);
-    let geometry = Geometry::Pixels(Rectangle::between([x1?, y1?, x2?, y2?]));
-    if class.is_empty() {
-        return Err("the class is missing".to_owned());
-    }
-    Ok((file_name, Some(ParsedBox::new(ClassKey::Name(class.to_owned()), geometry))))
-}
+/// Image, its size, and the box on it if there is one.
+type Row<'a> = (&'a str, Option<(u32, u32)>, Option<ParsedBox>);
 
-/// What to say of a row: the first may be a header.
-fn with_hint(line: u64, row: &StringRecord, reason: String) -> String {
-    let header = line == 1 && row.iter().all(|field| text::number(field).is_err());
-    if header { format!("{reason}; if this is a header, remove it") } else { reason }
+impl Columns {
+    /// The columns by the first row, and whether that is a header.
+    fn of(row: &StringRecord) -> Result<(Self, bool), String> {
+        let plain = Self { path: 0, edges: [1, 2, 3, 4], has_sides: false, class: 5, size: None };
+        let looks_like_header =
+            row.len() > 1 && row.iter().all(|field| text::number(field).is_err() && !field.is_empty());
+        if !looks_like_header {
+            let count = row.len();
+            let expected = "expected 6 columns (path,x1,y1,x2,y2,class), or a header that names them";
+            return if count == 6 { Ok((plain, false)) } else { Err(format!("{expected}, found {count}")) };
+        }
+        let column = |names: &[&str]| {
+            let mut places =
+                names.iter().filter_map(|name| row.iter().position(|field| field.eq_ignore_ascii_case(name)));
+            places.next()
+        };
+        let all = |columns: [&[&str]; 4]| {
+            let [a, b, c, d] = columns.map(column);
+            Some([a?, b?, c?, d?])
+        };
+        let size = column(WIDTH).zip(column(HEIGHT)).map(|(width, height)| [width, height]);
+        let corners = all([LEFT, TOP, RIGHT, BOTTOM]);
+        let edges = corners.or_else(|| all([LEFT, TOP, WIDTH, HEIGHT]));
+        let columns = (|| Some((column(PATH)?, edges?, column(CLASS)?)))();
+        let (path, edges, class) = columns.ok_or_else(|| {
+            let names = row.iter().collect::<Vec<_>>().join(",");
+            format!("`{names}` does not name all columns, expected a header such as path,x1,y1,x2,y2,class, or none")
+        })?;
+        let has_sides = corners.is_none();
+        Ok((Self { path, edges, has_sides, class, size: size.filter(|_| !has_sides) }, true))
+    }
+
+    fn read<'a>(&self, row: &'a StringRecord) -> Result<Row<'a>, String> {
+        let field =
+            |column: usize| row.get(column).ok_or_else(|| format!("found {} columns, fewer than before", row.len()));
+        let file_name = field(self.path)?;
+        if file_name.is_empty() {
+            return Err("the path is missing".to_owned());
+        }
+        let side = |column: usize| text::whole_number(row.get(column)?).ok().filter(|side| *side > 0);
+        let size = self.size.and_then(|[width, height]| side(width).zip(side(height)));
+        let class = field(self.class)?;
+        let [x1, y1, x2, y2] = self.edges.map(field);
+        let edges = [x1?, y1?, x2?, y2?];
+        if class.is_empty() && edges == [""; 4] {
+            return Ok((file_name, size, None));
+        }
+        let [x1, y1, x2, y2] = edges.map(text::number);
+        let numbers = [x1?, y1?, x2?, y2?];
+        let [x, y, width, height] = numbers;
+        let rectangle = if self.has_sides { Rectangle { x, y, width, height } } else { Rectangle::between(numbers) };
+        if class.is_empty() {
+            return Err("the class is missing".to_owned());
+        }
+        Ok((file_name, size, Some(ParsedBox::new(ClassKey::Name(class.to_owned()), Geometry::Pixels(rectangle)))))
+    }
 }
 
 #[cfg(test)]

@@ -78,6 +78,14 @@ pub(super) fn below(folder: &Path, extensions: &[&str]) -> Result<Vec<String>, D
     Ok(found)
 }
 
+/// Names of the folders in a folder, sorted. Hidden ones are skipped.
+pub(super) fn folders(folder: &Path) -> Result<Vec<String>, DataError> {
+    let walk = WalkDir::new(folder).min_depth(1).max_depth(1).follow_links(true).sort_by_file_name().into_iter();
+    let folders = walk.flatten().filter(|entry| entry.file_type().is_dir());
+    let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|name| !name.starts_with('.')).collect())
+}
+
 /// Whether `name` has one of these extensions, which are in lower case.
 pub(super) fn has_extension(name: &str, extensions: &[&str]) -> bool {
     let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());

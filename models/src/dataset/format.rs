@@ -12,6 +12,9 @@ use super::error::DataError;
 use super::parsed::Parsed;
 use super::{coco, csv, folder, text, voc, yolo};
 
+/// Names of the parts of a data set.
+const PARTS: [&str; 5] = ["train", "val", "valid", "validation", "test"];
+
 /// A format of annotations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,8 +46,8 @@ impl Format {
         }
     }
 
-    /// The format of the annotations at `path`.
-    pub(super) fn detect(path: &Path) -> Result<Self, DataError> {
+    /// The annotations at `path`, and their format. For the folder of a data set, they are where Roboflow, CVAT and others put them.
+    pub(super) fn detect(path: &Path) -> Result<(PathBuf, Self), DataError> {
         /// More than anyone puts before the first brace.
         const HEAD: u64 = 4096;
         if path.is_dir() {
@@ -53,37 +56,57 @@ impl Format {
         let mut head = Vec::new();
         let file = File::open(path).map_err(text::cannot_read(path))?;
         file.take(HEAD).read_to_end(&mut head).map_err(text::cannot_read(path))?;
-        let head = String::from_utf8_lossy(&head);
+        let head = String::from_utf8(text::to_utf8(head))
+            .unwrap_or_else(|head| String::from_utf8_lossy(head.as_bytes()).into());
         let name = path.to_string_lossy();
-        match head.trim_start_matches('\u{feff}').trim_start().chars().next() {
-            Some('{') => Ok(Self::Coco),
-            _ if folder::has_extension(&name, &["json"]) => Ok(Self::Coco),
-            Some('<') => Err(DataError::unfit(path, "is one XML file; give the folder that it is in")),
+        let format = match head.trim_start().chars().next() {
+            Some('{') => Self::Coco,
+            _ if folder::has_extension(&name, &["json"]) => Self::Coco,
+            Some('<') => return Err(DataError::unfit(path, "is a single XML file; give the folder that contains it")),
             _ if folder::has_extension(&name, &["yaml", "yml"]) => {
-                let reason = "is YAML, which holds no boxes; give the folder of labels, and this file as `classes`";
-                Err(DataError::unfit(path, reason))
+                let reason = "is YAML, which has no boxes; give the label folder, and this file as `classes`";
+                return Err(DataError::unfit(path, reason));
             }
-            _ => Ok(Self::Csv),
-        }
+            _ => Self::Csv,
+        };
+        Ok((path.to_owned(), format))
     }
 
-    fn detect_in_folder(path: &Path) -> Result<Self, DataError> {
-        // The root of a data set in its usual layout may have other text files than labels.
-        if let Some(part) = ["Annotations", "labels"].into_iter().find(|name| path.join(name).is_dir()) {
-            return Err(DataError::unfit(path, format!("has a folder `{part}`; give that, or one in it")));
+    fn detect_in_folder(path: &Path) -> Result<(PathBuf, Self), DataError> {
+        /// Where Roboflow puts them, in each part.
+        const ROBOFLOW: &str = "_annotations.coco.json";
+        let coco = [ROBOFLOW, "annotations/instances_default.json"].map(|file| path.join(file));
+        if let Some(file) = coco.into_iter().find(|file| file.is_file()) {
+            return Ok((file, Self::Coco));
         }
-        let found = match (folder::below(path, &["xml"])?.is_empty(), yolo::label_files(path)?.is_empty()) {
-            (false, true) => return Ok(Self::Voc),
-            (true, false) => return Ok(Self::Yolo),
-            (false, false) => {
-                "has both XML files (VOC) and text files (YOLO); choose with `format: voc` or `format: yolo`"
+        let known = [("Annotations", Self::Voc), ("labels", Self::Yolo), ("obj_train_data", Self::Yolo)];
+        let known = known.map(|(name, format)| (path.join(name), format));
+        let (path, found) = match known.into_iter().find(|(folder, _)| folder.is_dir()) {
+            Some((folder, format)) => (folder, Some(format)),
+            None => (path.to_owned(), None),
+        };
+        let is_part = |folder: &Path| ["images", "labels", ROBOFLOW].iter().any(|name| folder.join(name).exists());
+        let parts = folder::folders(&path)?.into_iter();
+        let parts: Vec<_> = parts.filter(|name| PARTS.contains(&&**name) || is_part(&path.join(name))).collect();
+        if parts.len() > 1 {
+            let reason = format!("has the parts {}; give one of these folders", parts.join(", "));
+            return Err(DataError::unfit(&path, reason));
+        }
+        let format = match (found, folder::below(&path, &["xml"])?.is_empty(), yolo::label_files(&path)?.is_empty()) {
+            (Some(format), ..) => format,
+            (None, false, true) => Self::Voc,
+            (None, true, false) => Self::Yolo,
+            (None, false, false) => {
+                let reason = "has both XML files (VOC) and text files (YOLO); set `format` to voc or yolo";
+                return Err(DataError::unfit(&path, reason));
             }
-            (true, true) => {
-                "has neither XML files (VOC) nor text files (YOLO); give the folder that has, or a COCO JSON or CSV file, \
-                 and its `format` (coco, voc, csv, yolo) if it is not recognized"
+            (None, true, true) => {
+                let reason = "has neither XML files (VOC) nor text files (YOLO); give the folder that has, or a COCO JSON \
+                              or CSV file, and its `format` (coco, voc, csv, yolo) if it is not recognized";
+                return Err(DataError::unfit(&path, reason));
             }
         };
-        Err(DataError::unfit(path, found))
+        Ok((path, format))
     }
 
     /// Parses the annotations, without checking them.
@@ -96,12 +119,18 @@ impl Format {
         }
     }
 
-    /// The default image folder: that of the file for COCO and CSV; `JPEGImages` next to VOC's annotations; for YOLO that with
+    /// The default image folder: that of the file for COCO and CSV, or for COCO's layout `images` next to `annotations`; `JPEGImages` next to VOC's annotations; for YOLO that with
     /// `images` for the last `labels` in the path; the folder of annotations where there is no such folder.
     pub(super) fn image_folder(self, annotations: &Path) -> PathBuf {
         let path = absolute(annotations).unwrap_or_else(|_| annotations.to_owned());
         let found = match self {
-            Self::Coco | Self::Csv => return folder::folder_of(annotations),
+            Self::Coco | Self::Csv => {
+                let own = folder::folder_of(annotations);
+                let is_layout =
+                    self == Self::Coco && path.parent().is_some_and(|folder| folder.ends_with("annotations"));
+                let images = path.parent().unwrap_or(&path).with_file_name("images");
+                return if is_layout && images.is_dir() { images } else { own };
+            }
             Self::Voc => path.canonicalize().unwrap_or(path).with_file_name("JPEGImages"),
             Self::Yolo => {
                 let parts: Vec<_> = path.components().collect();

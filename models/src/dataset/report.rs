@@ -32,6 +32,8 @@ pub struct Problem {
 pub enum ProblemKind {
     /// An entry lacks a field, or has one of the wrong type.
     BadEntry,
+    /// A class has no name: there is no class file. Never refused.
+    UnnamedClass,
     /// A class has the id of an earlier one.
     RepeatedClass,
     /// An image has the id of an earlier one.
@@ -73,6 +75,18 @@ pub struct Report {
     pub on_problem: OnProblem,
     /// The problems, in the order they were found.
     pub problems: Vec<Problem>,
+}
+
+impl Problem {
+    /// An entry on a line of a text file.
+    pub(super) fn in_line(file: &str, line: u64, found: String) -> Self {
+        Self { kind: ProblemKind::BadEntry, place: format!("{file} line {line}"), annotation: None, found }
+    }
+
+    /// A class that has an index only.
+    pub(super) fn unnamed_class(index: &str) -> Self {
+        Self { kind: ProblemKind::UnnamedClass, place: index.to_owned(), annotation: None, found: String::new() }
+    }
 }
 
 impl Report {
@@ -140,6 +154,7 @@ impl ProblemKind {
     fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::BadEntry => ("entry", "entries", "that cannot be read"),
+            Self::UnnamedClass => ("class", "classes", "without a name, as there is no classes.txt or data.yaml"),
             Self::RepeatedClass => ("class", "classes", "with an id already used"),
             Self::RepeatedImage => ("image", "images", "with an id already used"),
             Self::RepeatedFileName => ("image", "images", "with a file name already used"),
@@ -161,14 +176,14 @@ impl ProblemKind {
 
     /// Whether [`OnProblem::Refuse`] refuses it.
     fn is_serious(self) -> bool {
-        !matches!(self, Self::Overshoot | Self::RepeatedAnnotation)
+        !matches!(self, Self::Overshoot | Self::RepeatedAnnotation | Self::UnnamedClass)
     }
 
     /// What happened to the entries, with a leading space.
     fn outcome(self, on_problem: OnProblem) -> &'static str {
         match (on_problem, self) {
             (OnProblem::Refuse, _) => "",
-            (_, Self::RepeatedAnnotation) => " kept",
+            (_, Self::RepeatedAnnotation | Self::UnnamedClass) => " kept",
             (OnProblem::Drop, Self::PartlyOutside | Self::Overshoot) => " clipped",
             (OnProblem::Drop, _) => " dropped",
             // There is no image or class to keep these for.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::error::DataError;
 use super::list::List;
 use super::parsed::ImageSize;
-use super::report::{OnProblem, Report};
+use super::report::{OnProblem, Problem, Report};
 use super::{Dataset, Format, classes};
 
 /// Where a data set is.
@@ -50,16 +50,24 @@ impl Source {
     pub fn read(&self, on_problem: OnProblem, size_of: &ImageSize) -> Result<(Dataset, Report), DataError> {
         let list = self.list.as_deref().map(List::read).transpose()?;
         let mut order = self.classes.as_deref().map(classes::read).transpose()?;
-        let format = self.format.map_or_else(|| Format::detect(&self.annotations), Ok)?;
-        let default = format.image_folder(&self.annotations);
+        let (annotations, format) = match self.format {
+            Some(format) => (self.annotations.clone(), format),
+            None => Format::detect(&self.annotations)?,
+        };
+        let default = format.image_folder(&annotations);
         let folder = self.images.clone().unwrap_or_else(|| default.clone());
 
-        let mut parsed = format.parse(&self.annotations)?;
+        let mut parsed = format.parse(&annotations)?;
         if format != Format::Coco {
             parsed.classes = order.take().or(parsed.classes);
         }
         // Before the list is applied, so that all parts of a data set have the same.
-        parsed.classes.get_or_insert_with(|| classes::of_boxes(&parsed.images));
+        if parsed.classes.is_none() {
+            let classes = classes::of_boxes(&parsed.images);
+            let unnamed = classes.iter().filter(|_| format == Format::Yolo);
+            parsed.problems.extend(unnamed.map(|class| Problem::unnamed_class(&class.name)));
+            parsed.classes = Some(classes);
+        }
         // A folder elsewhere may hold the images of other parts.
         let own = || folder.canonicalize().ok() == default.canonicalize().ok();
         parsed.find_files(&folder, format == Format::Yolo && (list.is_some() || own()))?;

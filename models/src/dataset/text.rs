@@ -24,11 +24,11 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(DataError::unfit(path, format!("is longer than {} MiB", MAX_BYTES >> 20)));
     }
-    Ok(without_byte_order_mark(bytes))
+    Ok(to_utf8(bytes))
 }
 
 /// UTF-8 without byte order mark. Windows writes UTF-16, which is converted.
-fn without_byte_order_mark(mut bytes: Vec<u8>) -> Vec<u8> {
+pub(super) fn to_utf8(mut bytes: Vec<u8>) -> Vec<u8> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<_> = bytes.as_chunks().0.iter().map(|pair| unit(*pair)).collect();
         String::from_utf16_lossy(&units).into_bytes()
@@ -51,10 +51,16 @@ pub(super) fn read_text(path: &Path) -> Result<String, DataError> {
     })
 }
 
-/// The rows of a CSV text without header, each with the line it begins on. Rows may differ in length.
+/// The rows of a CSV text, each with the line it begins on. Rows may differ in length. The separator is the one of comma,
+/// semicolon and tab that is most frequent in the first line.
 pub(super) fn rows(path: &Path, text: &str) -> impl Iterator<Item = Result<(u64, StringRecord), DataError>> {
     let mut builder = ReaderBuilder::new();
-    let reader = builder.has_headers(false).flexible(true).trim(Trim::All).from_reader(text.as_bytes());
+    let first = text.trim_start().lines().next().unwrap_or_default();
+    let count = |separator: &u8| first.bytes().filter(|byte| byte == separator).count();
+    // Of equally frequent ones, the last.
+    let separator = [b'\t', b';', b','].into_iter().max_by_key(count).unwrap_or(b',');
+    let builder = builder.delimiter(separator).has_headers(false).flexible(true).trim(Trim::All);
+    let reader = builder.from_reader(text.as_bytes());
     reader.into_records().map(move |row| match row {
         Ok(row) => Ok((row.position().map_or(0, |position| line(text, position)), row)),
         Err(error) => Err(DataError::unfit(path, format!("is not CSV: {error}"))),

@@ -11,49 +11,56 @@ use roxmltree::{Document, Node};
 
 use super::error::DataError;
 use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::report::Problem;
 use super::{folder, text};
 use crate::rectangle::Rectangle;
 
 /// Parses the XML files in a folder and below, without checking them.
 pub(super) fn parse(folder: &Path) -> Result<Parsed, DataError> {
     let files = folder::below(folder, &["xml"])?;
-    let images = text::in_parallel(&files, |file| parse_file(folder, file))?;
-    Ok(Parsed { images, ..Parsed::default() })
-}
-
-fn parse_file(folder: &Path, file: &str) -> Result<ParsedImage, DataError> {
-    let path = folder.join(file);
-    let text = text::read_text(&path)?;
-    // Without a document type there are no entities, which could make a short file long.
-    let document =
-        Document::parse(&text).map_err(|error| DataError::line(&path, error.pos().row, error.to_string()))?;
-    let image = parse_image(document.root_element());
-    let image = image.map_err(|Fault { at, reason }| DataError::line(&path, document.text_pos_at(at).row, reason))?;
-    Ok(ParsedImage { stem: Some(folder::stem(file)), ..image })
-}
-
-fn parse_image(root: Node) -> Result<ParsedImage, Fault> {
-    if root.tag_name().name() != "annotation" {
-        return Err(Fault::new(root, format!("<{}>, expected <annotation> of VOC", root.tag_name().name())));
+    let mut parsed = Parsed::default();
+    for (file, text) in files.iter().zip(text::in_parallel(&files, |file| text::read_text(&folder.join(file)))?) {
+        // Without a document type there are no entities, which could make a short file long.
+        match Document::parse(&text) {
+            Ok(document) => parsed.add(file, &document),
+            Err(error) => parsed.problems.push(Problem::in_line(file, error.pos().row.into(), error.to_string())),
+        }
     }
-    let size = match child(root, "size") {
-        Some(size) => side(size, "width")?.zip(side(size, "height")?),
-        None => None,
+    Ok(parsed)
+}
+
+impl Parsed {
+    /// Adds the image of a document.
+    fn add(&mut self, file: &str, document: &Document) {
+        let at = |Fault { at, reason }| Problem::in_line(file, document.text_pos_at(at).row.into(), reason);
+        let root = document.root_element();
+        let Some((file_name, size)) = self.keep(image(root).map_err(at)) else { return };
+        let objects = root.children().filter(|node| node.has_tag_name("object"));
+        let boxes = objects.filter_map(|node| self.keep(object(node).map_err(at))).collect();
+        let stem = Some(folder::stem(file));
+        self.images.push(ParsedImage { file_name, stem, size, boxes, ..ParsedImage::default() });
+    }
+}
+
+/// File name and size of the image.
+fn image(root: Node) -> Result<(String, Option<(u32, u32)>), Fault> {
+    if root.tag_name().name() != "annotation" {
+        return Err(Fault::new(root, format!("root is <{}>, expected <annotation>", root.tag_name().name())));
+    }
+    let size = child(root, "size").and_then(|size| side(size, "width").zip(side(size, "height")));
+    Ok((child(root, "filename").map(content).unwrap_or_default().to_owned(), size))
+}
+
+fn object(object: Node) -> Result<ParsedBox, Fault> {
+    let bounds = child(object, "bndbox").ok_or_else(|| Fault::missing(object, "bndbox"))?;
+    let edge = |name| {
+        let edge = child(bounds, name).ok_or_else(|| Fault::missing(bounds, name))?;
+        text::number(content(edge)).map_err(|reason| Fault::new(edge, reason))
     };
-    let objects = root.children().filter(|node| node.has_tag_name("object")).map(|object| {
-        let bounds = child(object, "bndbox").ok_or_else(|| Fault::missing(object, "bndbox"))?;
-        let edge = |name| {
-            let edge = child(bounds, name).ok_or_else(|| Fault::missing(bounds, name))?;
-            text::number(content(edge)).map_err(|reason| Fault::new(edge, reason))
-        };
-        let edges = [edge("xmin")?, edge("ymin")?, edge("xmax")?, edge("ymax")?];
-        let name = child(object, "name").map(content).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| Fault::missing(object, "name"))?.to_owned();
-        Ok(ParsedBox::new(ClassKey::Name(name), Geometry::Pixels(Rectangle::between(edges))))
-    });
-    let boxes = objects.collect::<Result<_, _>>()?;
-    let file_name = child(root, "filename").map(content).unwrap_or_default().to_owned();
-    Ok(ParsedImage { file_name, size, boxes, ..ParsedImage::default() })
+    let edges = [edge("xmin")?, edge("ymin")?, edge("xmax")?, edge("ymax")?];
+    let name = child(object, "name").map(content).filter(|name| !name.is_empty());
+    let class = ClassKey::Name(name.ok_or_else(|| Fault::missing(object, "name"))?.to_owned());
+    Ok(ParsedBox::new(class, Geometry::Pixels(Rectangle::between(edges))))
 }
 
 /// What is wrong with an element.
@@ -69,7 +76,7 @@ impl Fault {
     }
 
     fn missing(node: Node, name: &str) -> Self {
-        Self::new(node, format!("<{}> without <{name}>", node.tag_name().name()))
+        Self::new(node, format!("<{}> has no <{name}>", node.tag_name().name()))
     }
 }
 
@@ -82,10 +89,8 @@ fn content<'a>(node: Node<'a, '_>) -> &'a str {
 }
 
 /// A side of the image; none where it is missing or zero, as some tools leave it.
-fn side(size: Node, name: &str) -> Result<Option<u32>, Fault> {
-    let Some(side) = child(size, name) else { return Ok(None) };
-    let pixels = text::whole_number(content(side)).map_err(|reason| Fault::new(side, reason))?;
-    Ok(Some(pixels).filter(|pixels| *pixels > 0))
+fn side(size: Node, name: &str) -> Option<u32> {
+    text::whole_number(content(child(size, name)?)).ok().filter(|pixels| *pixels > 0)
 }
 
 #[cfg(test)]

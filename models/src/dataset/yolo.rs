@@ -1,21 +1,18 @@
 //! YOLO: a folder with one text file per image, of the same name, a line `class x y width height` per box: the index of its
 //! class, its center and its sides, as fractions of the image's sides. <https://docs.ultralytics.com/datasets/detect/>
 //!
-//! The images are those of the list. Without list they are those that have a label file, which may be empty, and, if the
-//! image folder belongs to these labels alone (`images/train` for `labels/train`, or the folder of labels itself), all
-//! others in it. An image without label file has no boxes. Folders below are read too.
-//!
-//! Without class file, `classes.txt` among the labels names the classes, as LabelImg writes it; without that, their names
-//! are their indices, from 0 to the largest in the folder.
+//! A line `class x1 y1 x2 y2 x3 y3 ..` is a polygon; its box is its extent. The images are those of the list. Without list they
+//! are those that have a label file, which may be empty, and, if the image folder belongs to these labels alone
+//! (`images/train` for `labels/train`, or the folder of labels itself), all others in it. An image without label file has no
+//! boxes. Folders below are read too.
 
 use std::path::Path;
 
 use super::error::DataError;
 use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::report::Problem;
 use super::{classes, folder, text};
-
-/// Class names among the labels.
-const CLASSES: &str = "classes.txt";
+use crate::rectangle::Rectangle;
 
 /// A larger class index is a mistake.
 const MAX_CLASSES: u32 = 1 << 16;
@@ -23,40 +20,47 @@ const MAX_CLASSES: u32 = 1 << 16;
 /// Parses the label files in a folder and below, without checking them.
 pub(super) fn parse(folder: &Path) -> Result<Parsed, DataError> {
     let files = label_files(folder)?;
-    let images = text::in_parallel(&files, |file| {
-        Ok(ParsedImage { stem: Some(folder::stem(file)), boxes: labels(&folder.join(file))?, ..ParsedImage::default() })
-    })?;
-    let class_file = folder.join(CLASSES);
-    let classes = class_file.is_file().then(|| classes::read(&class_file)).transpose()?;
-    Ok(Parsed { classes, images, ..Parsed::default() })
+    let mut parsed = Parsed { classes: classes::find(folder)?, ..Parsed::default() };
+    let read = text::in_parallel(&files, |file| Ok((folder::stem(file), labels(folder, file)?)))?;
+    for (stem, labels) in read {
+        let boxes = labels.into_iter().filter_map(|label| parsed.keep(label)).collect();
+        parsed.images.push(ParsedImage { stem: Some(stem), boxes, ..ParsedImage::default() });
+    }
+    Ok(parsed)
 }
 
 /// The label files in a folder and below.
 pub(super) fn label_files(folder: &Path) -> Result<Vec<String>, DataError> {
     let mut files = folder::below(folder, &["txt"])?;
-    files.retain(|file| file != CLASSES);
+    files.retain(|file| !classes::is_class_file(file));
     Ok(files)
 }
 
-fn labels(path: &Path) -> Result<Vec<ParsedBox>, DataError> {
-    let text = text::read_text(path)?;
-    let lines = (1u64..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(number, line)| label(line).map_err(|reason| DataError::line(path, number, reason))).collect()
+fn labels(folder: &Path, file: &str) -> Result<Vec<Result<ParsedBox, Problem>>, DataError> {
+    let text = text::read_text(&folder.join(file))?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    Ok(lines.map(|(number, line)| label(line).map_err(|reason| Problem::in_line(file, number, reason))).collect())
 }
 
 fn label(line: &str) -> Result<ParsedBox, String> {
-    let columns: Vec<_> = line.split_ascii_whitespace().collect();
-    let Ok([class, numbers @ ..]) = <[&str; 5]>::try_from(columns.as_slice()) else {
-        let count = columns.len();
-        let polygon = if count > 5 && count % 2 == 1 { ", as of a polygon; export boxes only" } else { "" };
-        return Err(format!("expected 5 columns, class x y width height, and found {count}{polygon}"));
-    };
-    let class = text::whole_number(class)?;
+    let mut columns = line.split_ascii_whitespace();
+    let class = text::whole_number(columns.next().unwrap_or_default())?;
     if class >= MAX_CLASSES {
-        return Err(format!("class {class}, expected less than {MAX_CLASSES}"));
+        return Err(format!("class {class} is too large, expected less than {MAX_CLASSES}"));
     }
-    let [x, y, width, height] = numbers.map(text::number);
-    Ok(ParsedBox::new(ClassKey::Id(class.into()), Geometry::Normalized([x?, y?, width?, height?])))
+    let numbers = columns.map(text::number).collect::<Result<Vec<_>, _>>()?;
+    let center_and_sides = match (numbers[..].as_array(), numbers.as_chunks()) {
+        (Some(numbers), _) => *numbers,
+        (None, (points @ [_, _, _, ..], [])) => {
+            let Rectangle { x, y, width, height } = Rectangle::around(points.iter().copied()).unwrap_or_default();
+            [x + width / 2.0, y + height / 2.0, width, height]
+        }
+        _ => {
+            let count = 1 + numbers.len();
+            return Err(format!("expected 5 columns (class x y width height) or a polygon, found {count}"));
+        }
+    };
+    Ok(ParsedBox::new(ClassKey::Id(class.into()), Geometry::Normalized(center_and_sides)))
 }
 
 #[cfg(test)]
