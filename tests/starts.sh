@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# 20,000 names on one command line, and 1,000 starts, of `runtime detect`: detections for all, and nothing left in the folders of
-# the user and of temporary files. What `make test` shows with 2,000 names and 50 starts, in about ten minutes.
+# Runs `runtime detect` with 20,000 file names on the command line, and 1,000 times with one: all must succeed and leave no
+# files in HOME and TMPDIR. Takes about ten minutes; `make test` does the same with 2,000 names and 50 starts.
 #
 # usage: tests/starts.sh MODEL [PROGRAM]
-#   MODEL    ONNX file of a small detector, such as .demo/retinanet.onnx
+#   MODEL    ONNX file of a small network, such as .demo/retinanet.onnx
 #   PROGRAM  the program `runtime` (default: target/release/runtime)
 set -euo pipefail
 model=$(realpath "${1:?usage: tests/starts.sh MODEL [PROGRAM]}")
@@ -11,7 +11,7 @@ program=$(realpath "${2:-target/release/runtime}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/home" "$work/tmp" "$work/images"
-# With these set, ONNX Runtime reports nothing, and nothing would be shown.
+# These turn off ONNX Runtime's telemetry or redirect its files, so the test would prove nothing.
 unset CI GITHUB_ACTIONS ORT_RUNNING_UNIT_TESTS ORT_DISABLE_TELEMETRY XDG_CACHE_HOME XDG_DATA_HOME
 logs() { find /tmp -maxdepth 1 -name 'mat-debug-*.log' | sort; }
 logs >"$work/logs"
@@ -27,12 +27,12 @@ for number in $(seq 20000); do
     names+=("$number.bmp")
 done
 found=$(cd "$work/images" && detect --ndjson - "${names[@]}" | grep -c '"detections"')
-echo "20,000 names: detections for $found"
+echo "20,000 file names: detections for $found"
 starts=0
 for number in $(seq 1000); do
     if (cd "$work/images" && detect --ndjson - "$number.bmp" >/dev/null); then starts=$((starts + 1)); fi
 done
-echo "1,000 starts: exit code 0 of $starts"
+echo "1,000 starts: $starts succeeded"
 left=$(($(find "$work/home" "$work/tmp" -mindepth 1 | wc -l) + $(logs | comm -13 "$work/logs" - | wc -l)))
-echo "files left: $left"
+echo "files left behind: $left"
 [[ $found == 20000 && $starts == 1000 && $left == 0 ]]

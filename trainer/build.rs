@@ -1,6 +1,6 @@
-//! Links the programs and tests of a crate with libtorch so that they run: its folder enters their search path, and its
-//! CUDA half stays although nothing refers to it (<https://github.com/LaurentMazare/tch-rs/issues/907>).
-//! `tests` uses this script too, because such arguments do not reach the crates that depend on this one.
+//! Linker arguments for libtorch: its folder as rpath, and `libtorch_cuda.so`, which the linker would drop as unused
+//! (<https://github.com/LaurentMazare/tch-rs/issues/907>).
+//! `tests` uses this script too, because linker arguments do not apply to crates that depend on this one.
 
 use std::env;
 use std::path::PathBuf;
@@ -9,13 +9,13 @@ fn main() {
     for variable in ["LIBTORCH", "LIBTORCH_LIB"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    // The variables of `tch`'s own build script; `.cargo/config.toml` sets the first when the user has not.
+    // `tch`'s build script reads the same variables; `.cargo/config.toml` sets LIBTORCH unless the user has.
     let root = env::var_os("LIBTORCH_LIB").or_else(|| env::var_os("LIBTORCH")).unwrap_or_default();
     let folder = PathBuf::from(root).join("lib");
     if !folder.join("libtorch_cpu.so").exists() {
-        let place = folder.display();
+        let path = folder.display();
         println!(
-            "cargo::error=libtorch is not in `{place}`; run `make setup`, or set LIBTORCH to the folder of your own"
+            "cargo::error=cannot find libtorch in `{path}`; run `make setup`, or set LIBTORCH to your libtorch folder"
         );
         return;
     }

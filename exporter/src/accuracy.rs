@@ -1,31 +1,31 @@
-//! Accuracy: what an ONNX file is worth on a data set, in COCO's AP.
+//! Accuracy: the COCO AP of an ONNX file on a data set.
 
 use std::path::Path;
 
 use models::dataset::{DataError, Dataset, OnProblem, Source};
 use models::evaluation::evaluate;
-use runtime::data::{self, FindError, find};
+use runtime::data::{self, DetectDatasetError, detect_dataset};
 use runtime::progress::Progress;
 use runtime::{Detector, DetectorError, DetectorOptions, EngineOptions};
 
-/// Why it can't be measured.
+/// Why the AP cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum AccuracyError {
-    /// The data set can't be read.
+    /// The data set cannot be read.
     #[error("cannot read the data set")]
     Data(#[from] DataError),
-    /// The file can't be run.
+    /// The file cannot be opened.
     #[error(transparent)]
     Detector(#[from] DetectorError),
-    /// The file can't be run on the data set.
+    /// Detection on the data set fails.
     #[error(transparent)]
-    Find(#[from] FindError),
-    /// Without boxes there is nothing to find.
-    #[error("the data set has no boxes of the model's classes; name another one")]
+    Detect(#[from] DetectDatasetError),
+    /// The data set has no boxes, so its AP is undefined.
+    #[error("the data set has no boxes of the model's classes; choose another data set")]
     Empty,
 }
 
-/// A data set to measure on.
+/// A data set to measure the AP on.
 #[derive(Clone, Debug)]
 pub struct Accuracy {
     truth: Dataset,
@@ -35,7 +35,7 @@ impl Accuracy {
     /// Reads the data set.
     ///
     /// # Errors
-    /// When it can't be read.
+    /// When it cannot be read.
     pub fn new(source: &Source) -> Result<Self, AccuracyError> {
         let (truth, _) = data::read(source, OnProblem::Keep)?;
         Ok(Self { truth })
@@ -44,14 +44,14 @@ impl Accuracy {
     /// The AP of the file `model`, in [0, 1].
     ///
     /// # Errors
-    /// When the file does not run, an image can't be read, or there is nothing to find.
+    /// When the file does not run, an image cannot be read, or the data set has no boxes.
     pub fn of(&self, model: &Path, engine: &EngineOptions) -> Result<f64, AccuracyError> {
         let options = DetectorOptions { engine: engine.clone(), ..DetectorOptions::default() };
         let detector = Detector::open(model, options)?;
         let mut progress = Progress::new(Some(self.truth.images.len()), false);
-        let found = find(&detector, &self.truth, || progress.advance())?;
-        let evaluation = evaluate(&self.truth.annotations, &found, self.truth.classes.len());
-        // -1 stands for none.
+        let detections = detect_dataset(&detector, &self.truth, || progress.advance())?;
+        let evaluation = evaluate(&self.truth.annotations, &detections, self.truth.classes.len());
+        // -1 means undefined: there are no boxes.
         Some(evaluation.summary.ap).filter(|ap| *ap >= 0.0).ok_or(AccuracyError::Empty)
     }
 }

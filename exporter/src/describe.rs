@@ -1,4 +1,4 @@
-//! The description: all that a stranger needs to use an ONNX file of ours without us, in words and numbers.
+//! The description of an ONNX file: everything that is needed to use it without `runtime`, as text.
 
 use std::fmt::{self, Write};
 use std::fs;
@@ -15,33 +15,35 @@ use runtime::{SPEC_KEY, TOP_K_KEY};
 
 use crate::onnx::{DataType, Dimension, DimensionValue, ModelProto, ValueInfoProto};
 
-/// Why a file can't be described.
+/// Why a file cannot be described.
 #[derive(Debug, thiserror::Error)]
 pub enum DescribeError {
-    /// It can't be read.
-    #[error("cannot read it")]
+    /// The file cannot be read.
+    #[error("cannot read the file")]
     Io(#[from] io::Error),
-    /// It is no ONNX file, or was cut short.
-    #[error("it is no ONNX file, or is damaged; name a file that `exporter --out FILE.onnx` wrote")]
+    /// The file is not an ONNX file, or is truncated.
+    #[error("not an ONNX file, or damaged; pass a file written by `exporter --out FILE.onnx`")]
     Damaged(#[from] prost::DecodeError),
-    /// It comes from another program.
-    #[error("it carries no `{SPEC_KEY}`, so its weights could mean anything; name a file that `exporter` wrote")]
-    Foreign,
-    /// Its spec makes no sense.
-    #[error("its `{SPEC_KEY}` is broken; export the model again")]
+    /// The file has no spec, so another program wrote it.
+    #[error(
+        "not a RetinaNet written by `exporter`: no `{SPEC_KEY}` in the metadata; pass a file written by `exporter --out FILE.onnx`"
+    )]
+    NoSpec,
+    /// The spec is invalid.
+    #[error("invalid `{SPEC_KEY}` in the metadata; export the checkpoint again")]
     Spec(#[from] SpecError),
 }
 
-/// What is in the ONNX file at `path`, and how to use it.
+/// Describes the ONNX file at `path`: its contents, preprocessing, and decoding of its outputs.
 ///
 /// # Errors
-/// When the file can't be read, is no ONNX file, or carries no spec of ours.
+/// When the file cannot be read, is not an ONNX file, or has no valid spec.
 pub fn describe(path: &Path) -> Result<String, DescribeError> {
     let model = ModelProto::decode(fs::read(path)?.as_slice())?;
-    let entry = model.metadata_props.iter().find(|entry| entry.key == SPEC_KEY).ok_or(DescribeError::Foreign)?;
+    let entry = model.metadata_props.iter().find(|entry| entry.key == SPEC_KEY).ok_or(DescribeError::NoSpec)?;
     let spec = ModelSpec::from_yaml(&entry.value)?;
     let mut text = String::new();
-    describe_to(&mut text, &model, &spec).expect("a string takes any text");
+    describe_to(&mut text, &model, &spec).expect("writing to a string cannot fail");
     Ok(text)
 }
 
@@ -54,14 +56,14 @@ fn describe_to(text: &mut String, model: &ModelProto, spec: &ModelSpec) -> fmt::
     preprocessing(text, &spec.preprocessing)?;
     writeln!(text, "\nOutputs")?;
     outputs.iter().try_for_each(|value| tensor(text, value))?;
-    let hands_over_candidates = model.metadata_props.iter().any(|entry| entry.key == TOP_K_KEY);
-    rows(text, spec, hands_over_candidates)?;
+    let outputs_candidates = model.metadata_props.iter().any(|entry| entry.key == TOP_K_KEY);
+    rows(text, spec, outputs_candidates)?;
     anchors(text, spec)?;
     boxes(text, spec)?;
     postprocessing(text, spec)?;
-    writeln!(text, "\nClasses (column, id in the data set, name)")?;
-    for (column, class) in spec.classes.iter().enumerate() {
-        writeln!(text, "  {column}  {}  {}", class.id, class.name)?;
+    writeln!(text, "\nClasses (index, id in the data set, name)")?;
+    for (index, class) in spec.classes.iter().enumerate() {
+        writeln!(text, "  {index}  {}  {}", class.id, class.name)?;
     }
     writeln!(text, "\nProvenance\n  written by {} {}", model.producer_name, model.producer_version)?;
     for entry in model.metadata_props.iter().filter(|entry| entry.key != SPEC_KEY) {
@@ -70,7 +72,7 @@ fn describe_to(text: &mut String, model: &ModelProto, spec: &ModelSpec) -> fmt::
     let opset = model.opset_import.iter().find(|set| set.domain.is_empty()).map_or(0, |set| set.version);
     writeln!(
         text,
-        "  ONNX operator set {opset}, file format {}; the whole spec is under `{SPEC_KEY}`",
+        "  ONNX opset {opset}, IR version {}; the metadata contains the full spec under `{SPEC_KEY}`",
         model.ir_version
     )
 }
@@ -100,29 +102,31 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
     let antialias = if spec.antialias { "antialiased" } else { "not antialiased" };
     let resampling = match spec.resampling {
         Resampling::Torch => "as torch.nn.functional.interpolate with align_corners=False",
-        Resampling::ScikitImage => "as skimage.transform.resize from 0.19 on",
+        Resampling::ScikitImage => "as skimage.transform.resize of scikit-image 0.19 or later",
     };
-    writeln!(text, "  1. Turn the image upright (EXIF), as RGB, 8 bits per channel.")?;
+    writeln!(text, "  1. Decode to RGB with 8 bits per channel, and apply the EXIF rotation.")?;
     match spec.fixed_size {
         Some([height, width]) => {
-            writeln!(text, "  2. Stretch to {height} rows of {width} pixels, whatever its shape;")?
+            writeln!(text, "  2. Resize to height {height} and width {width}, without keeping the aspect ratio;")?
         }
         None => {
             let rounding = match spec.side_rounding {
-                SideRounding::HalfEven => "rounded to the nearest whole number, a half to the even one",
+                SideRounding::HalfEven => "rounded to the nearest integer, half to even",
                 SideRounding::Down => "rounded down",
             };
             match spec.input_size {
                 None => writeln!(
                     text,
-                    "  2. Resize by one factor so that the shorter side is {}, or, where the longer side would exceed {}, so that the\n     \
-                     longer side is {}; both sides are {rounding};",
+                    "  2. Resize both sides by one factor so that the shorter side is {}, or, if the longer side would \
+                     exceed {},\n     \
+                     so that the longer side is {}; both sides are {rounding};",
                     spec.shorter_side, spec.longer_side, spec.longer_side
                 )?,
                 Some([height, width]) => writeln!(
                     text,
-                    "  2. Resize by the largest factor by which neither the shorter side exceeds {}, nor the longer side {}, nor its\n     \
-                     height {height} or its width {width}; both sides are {rounding};",
+                    "  2. Resize both sides by the largest factor for which the shorter side is at most {}, the longer \
+                     side at most {},\n     \
+                     the height at most {height} and the width at most {width}; both sides are {rounding};",
                     spec.shorter_side, spec.longer_side
                 )?,
             }
@@ -135,54 +139,51 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
         spec.mean, spec.std
     )?;
     if let Some([height, width]) = spec.input_size {
-        return writeln!(
-            text,
-            "  4. Pad with zeros, right and below, until it is {height} pixels high and {width} wide."
-        );
+        return writeln!(text, "  4. Pad with zeros at the right and bottom to height {height} and width {width}.");
     }
-    let always = match spec.pad_rule {
-        PadRule::Minimal => "a side that is one already gets none",
-        PadRule::Always => "a side that is one already gets one more multiple",
+    let multiples = match spec.pad_rule {
+        PadRule::Minimal => "sides that already are multiples get no padding",
+        PadRule::Always => "sides that already are multiples get one more multiple",
     };
     writeln!(
         text,
-        "  4. Pad with zeros, right and below, until both sides are multiples of {}; {always}.",
+        "  4. Pad with zeros at the right and bottom until both sides are multiples of {}; {multiples}.",
         spec.pad_multiple
     )
 }
 
-fn rows(text: &mut String, spec: &ModelSpec, hands_over_candidates: bool) -> fmt::Result {
+fn rows(text: &mut String, spec: &ModelSpec, outputs_candidates: bool) -> fmt::Result {
     writeln!(text, "\nRows")?;
-    let belongs = if hands_over_candidates {
+    let subject = if outputs_candidates {
         writeln!(
             text,
-            "  Candidate j of an image is scores[j] of class classes[j] at anchor anchors[j] with offsets regression[j]; one\n  \
-             whose score is 0 is none. They are the best of each level, as under Thresholds."
+            "  Candidate j of an image has score scores[j], class index classes[j], anchor index anchors[j] and offsets\n  \
+             regression[j]; score 0 means no candidate. Candidates are the highest scores of each level, see Thresholds."
         )?;
-        "Anchors have numbers"
+        "Anchors are"
     } else {
-        "Row i of both outputs belongs to anchor i"
+        "Row i of both outputs belongs to anchor i. Anchors are"
     };
     writeln!(
         text,
-        "  {belongs}: levels P3 to P7, which divide the input by 8, 16, 32, 64 and 128; in a\n  \
-         level row y, in it column x, in the cell {} anchors. A level has ceil(H / divisor) rows and ceil(W / divisor) columns.",
+        "  {subject} in order of level P3 to P7 (strides 8, 16, 32, 64 and 128), row y, column x, and\n  \
+         anchor of the cell ({} per cell). A level has ceil(H / stride) rows and ceil(W / stride) columns.",
         spec.anchors_per_cell()
     )
 }
 
 fn anchors(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     let center = match spec.anchors.center {
-        AnchorCenter::Half => "(x + 0.5, y + 0.5) * stride",
-        AnchorCenter::Zero => "(x, y) * stride",
+        AnchorCenter::Half => "(x + 0.5, y + 0.5) * step",
+        AnchorCenter::Zero => "(x, y) * step",
     };
-    let stride = match spec.anchors.stride {
-        AnchorStride::Power => "the level's divisor",
+    let step = match spec.anchors.stride {
+        AnchorStride::Power => "the level's stride",
         AnchorStride::Fitted => "floor(H / rows) along y and floor(W / columns) along x",
     };
     writeln!(
         text,
-        "\nAnchors\n  Around {center}, in pixels of the padded input; the stride is {stride}. In the order of a cell:"
+        "\nAnchors\n  Centers: {center}, in pixels of the padded input; step is {step}. Anchors of a cell, in order:"
     )?;
     for (level, size) in spec.anchors.sizes.into_iter().enumerate() {
         let sides = spec
@@ -197,7 +198,10 @@ fn anchors(text: &mut String, spec: &ModelSpec) -> fmt::Result {
 
 fn boxes(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     let [x, y, width, height] = spec.box_coder.std;
-    writeln!(text, "\nBoxes\n  With offsets (dx, dy, dw, dh) and an anchor of center (ax, ay) and sides (aw, ah):")?;
+    writeln!(
+        text,
+        "\nBoxes\n  With offsets (dx, dy, dw, dh) and an anchor of center (ax, ay), width aw and height ah:"
+    )?;
     writeln!(text, "  center x = ax + {x} * dx * aw, center y = ay + {y} * dy * ah")?;
     match spec.box_coder.clamp {
         None => writeln!(text, "  width = aw * exp({width} * dw), height = ah * exp({height} * dh)")?,
@@ -208,38 +212,42 @@ fn boxes(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     }
     let clip = match spec.postprocessing.clip {
         Clip::Padded => "the padded input",
-        Clip::Image => "the part of the input that shows the image",
+        Clip::Image => "the part of the input that contains the image",
     };
     let scale = match spec.preprocessing.box_scale {
         BoxScale::PerAxis => "x by resized width / original width, y by resized height / original height",
-        BoxScale::Common => "both by the factor of step 2, as it is before sides are rounded",
+        BoxScale::Common => "both by the factor of step 2, before rounding of the sides",
     };
-    writeln!(text, "  Clip to {clip}, then divide {scale}.")
+    writeln!(text, "  Clip to {clip}, then divide {scale}, for pixels of the original image.")
 }
 
 fn postprocessing(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     let spec = &spec.postprocessing;
     let limit = |count: Option<usize>| count.map_or("all".to_owned(), |count| format!("at most {count}"));
-    let rivals = match spec.suppression {
+    let others = match spec.suppression {
         Suppression::PerClass => "of the same class",
         Suppression::ClassAgnostic => "of any class",
     };
     writeln!(
         text,
-        "\nThresholds\n  Keep scores above {}, per level {}, best first.",
+        "\nThresholds\n  Keep scores above {}, per level {}, highest first.",
         spec.score_threshold,
         limit(spec.top_k)
     )?;
     match spec.soft_nms {
-        None => writeln!(text, "  Drop a box whose IoU with a better one {rivals} exceeds {}.", spec.nms_threshold)?,
+        None => writeln!(
+            text,
+            "  NMS: drop a box whose IoU with a kept, higher-scoring box {others} exceeds {}.",
+            spec.nms_threshold
+        )?,
         Some(sigma) => writeln!(
             text,
-            "  Best box first, multiply every other score by exp(-IoU^2 / {sigma}) for each better box {rivals}; drop what no \
-             longer exceeds {}.",
+            "  Soft-NMS: in order of decreasing score, each box multiplies the scores of lower-scoring boxes {others} by\n  \
+             exp(-IoU^2 / {sigma}); drop scores that are no longer above {}.",
             spec.score_threshold
         )?,
     }
-    writeln!(text, "  Keep per image {}.", limit(spec.max_detections))
+    writeln!(text, "  Keep {} detections per image.", limit(spec.max_detections))
 }
 
 #[cfg(test)]
@@ -256,38 +264,38 @@ mod tests {
     }
 
     #[test]
-    fn what_relatives_do_in_another_way_is_said() {
-        let relatives: [(Source, &[&str]); 3] = [
+    fn description_contains_the_settings_of_imported_models() {
+        let cases: [(Source, &[&str]); 3] = [
             (
                 Source::TorchvisionV1,
                 &[
-                    "the shorter side is 800, or, where the longer side would exceed 1333",
+                    "the shorter side is 800, or, if the longer side would exceed 1333",
                     "both sides are rounded down",
                     "bilinear, not antialiased, as torch.nn.functional.interpolate",
-                    "Around (x, y) * stride",
-                    "the stride is floor(H / rows) along y and floor(W / columns) along x",
+                    "Centers: (x, y) * step,",
+                    "step is floor(H / rows) along y and floor(W / columns) along x",
                     // int(32 * 2 ** (1 / 3)) = 40; 40 / sqrt(2) = 28.3, half of it rounded: 14.
                     "P3 width x height: 46.00x22.00 56.00x28.00 ",
                     "center x = ax + 1 * dx * aw",
                     "exp(min(1 * dw, 4.1351666))",
                     "per level at most 1000",
-                    "Keep per image at most 300",
+                    "Keep at most 300 detections per image",
                     "x by resized width / original width",
                 ],
             ),
             (
                 Source::Yhenon,
                 &[
-                    "a half to the even one",
+                    "half to even",
                     "bilinear, antialiased, as skimage.transform.resize",
-                    "a side that is one already gets one more multiple",
+                    "sides that already are multiples get one more multiple",
                     "Clip to the padded input, then divide both by the factor of step 2",
-                    "the stride is the level's divisor",
+                    "step is the level's stride",
                 ],
             ),
-            (Source::Mlperf, &["Stretch to 800 rows of 800 pixels, whatever its shape", "7  cell"]),
+            (Source::Mlperf, &["Resize to height 800 and width 800, without keeping the aspect ratio", "7  cell"]),
         ];
-        for (source, lines) in relatives {
+        for (source, lines) in cases {
             let text = description(source);
             for line in lines {
                 assert!(text.contains(line), "{}: no `{line}` in {text}", source.name());

@@ -1,4 +1,4 @@
-//! The export: trace, fold, encode, write, prove, lower the precision, give the file its form, compare, keep.
+//! The export: trace, fold, encode, write, verify, convert to precision and variant, compare, commit.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,175 +16,176 @@ use crate::form::{self, FormDifferences, FormError, FormOptions};
 use crate::graph::Graph;
 use crate::heads::HeadValues;
 use crate::model::{Encoded, FileOptions, encode};
-use crate::precision::{Comparison, Converted, Precision, PrecisionError, PrecisionOptions, check, lower};
+use crate::precision::{Comparison, Converted, Precision, PrecisionError, PrecisionOptions, check, convert};
 use crate::proof::{Differences, ProofError, prove};
 use crate::trace::trace;
 
-/// Bytes that a protocol buffer may have.
-const LARGEST: usize = i32::MAX as usize;
+/// Maximum size of a protocol buffer in bytes.
+const MAX_BYTES: usize = i32::MAX as usize;
 
-/// What to do with more.
-const TOO_LARGE: &str = "no ONNX file may have more than 2 GB; --external-data puts the weights into a file beside it";
+/// Error of a larger file.
+const TOO_LARGE: &str = "an ONNX file cannot exceed 2 GB; store the weights in a separate file with --external-data";
 
-/// What can't be done with more.
-const TOO_LARGE_TO_COMPARE: &str = "no ONNX file may have more than 2 GB, and only up to that a network can be compared with \
-                                    itself in 32 bits: leave out --precision, --input-size, --batch-size and --top-k";
+/// Error of a larger float32 file to compare with.
+const TOO_LARGE_TO_COMPARE: &str = "an ONNX file cannot exceed 2 GB, so the plain float32 file to compare with cannot be \
+                                    written; omit --precision, --input-size, --batch-size and --top-k";
 
-/// What is exported.
+/// Options of an export.
 #[derive(Clone, Debug, Default)]
 pub struct ExportOptions {
-    /// What the numbers of the network are.
+    /// Precision of the network.
     pub precision: PrecisionOptions,
-    /// Which sizes are free, and how much is handed over.
+    /// Variant of the file.
     pub form: FormOptions,
-    /// What the file is like.
+    /// Options of the file that do not change what it computes.
     pub file: FileOptions,
-    /// Data to measure the file's AP on.
+    /// Data set to measure the file's AP on; not measured if absent.
     pub accuracy: Option<Accuracy>,
-    /// How much smaller than that of 32 bits the AP may be.
+    /// Maximum loss of AP against float32; no limit if absent.
     pub max_ap_drop: Option<f64>,
 }
 
-/// What came of an export.
+/// Result of an export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exported {
-    /// Size of the file in bytes.
+    /// Size of the file in bytes, with external data.
     pub bytes: usize,
-    /// How far ONNX Runtime is from libtorch on the checkpoint's probe, in 32 bits.
+    /// Differences of the float32 file in ONNX Runtime from libtorch, on the checkpoint's probe.
     pub differences: Differences,
-    /// What fewer bits did; none where there are 32.
-    pub converted: Option<Loss>,
-    /// How far the file is from one of free form; none where it is one.
-    pub formed: Option<FormDifferences>,
+    /// Comparison with float32; `None` if the precision is fp32.
+    pub precision_report: Option<PrecisionReport>,
+    /// Differences from the plain file; `None` if this is the plain file.
+    pub form_differences: Option<FormDifferences>,
     /// The AP of the file, in [0, 1], if it was measured.
     pub ap: Option<f64>,
 }
 
-/// What fewer bits did.
+/// Comparison of an fp16 or int8 file with the float32 file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Loss {
-    /// Which layers they did not reach.
+pub struct PrecisionReport {
+    /// Layers that stay in float32, and the sensitivity of each layer.
     pub converted: Converted,
-    /// How far the file is from that of 32 bits.
+    /// Differences between the two files.
     pub comparison: Comparison,
-    /// The AP of the file of 32 bits, if it was measured.
-    pub ap: Option<f64>,
+    /// The AP of the float32 file, in [0, 1], if it was measured.
+    pub fp32_ap: Option<f64>,
 }
 
-/// Why there is no file. What had the target's name before still has it.
+/// Why no file was written. An existing file of the same name stays unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The weights are not those of the spec's network.
+    /// The weights do not fit the spec.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The file can't be written.
+    /// The file cannot be written.
     #[error("cannot write the file")]
     Io(#[from] io::Error),
-    /// The file does not compute what libtorch computed.
+    /// The file does not reproduce libtorch's outputs.
     #[error(transparent)]
     Proof(#[from] ProofError),
-    /// The network can't have the precision.
+    /// The network cannot be converted to the precision, or loses too much.
     #[error(transparent)]
     Precision(#[from] PrecisionError),
-    /// The file can't have its form.
+    /// The variant cannot be exported.
     #[error(transparent)]
     Form(#[from] FormError),
-    /// The AP can't be measured.
+    /// The AP cannot be measured.
     #[error("cannot measure the AP")]
     Accuracy(#[from] AccuracyError),
-    /// The AP is too small.
+    /// The AP drops by more than allowed.
     #[error(
-        "{precision} has an AP of {found:.4}, fp32 of {expected:.4}; more than the {allowed} is lost that --max-ap-drop \
-         allows, so no file was written. --sensitivity lists the layers that lose most, --keep-float keeps them as they are"
+        "AP drops from {expected:.4} in fp32 to {found:.4} in {precision}, by more than --max-ap-drop {max_drop}; no \
+         file was written. Keep the layers that --sensitivity lists first in float32, with --keep-float"
     )]
-    Drop {
-        /// What was asked for.
+    ApDrop {
+        /// Precision of the file.
         precision: Precision,
-        /// Its AP.
+        /// AP of the file.
         found: f64,
-        /// That of 32 bits.
+        /// AP of the float32 file.
         expected: f64,
-        /// How much less would do.
-        allowed: f64,
+        /// Maximum drop.
+        max_drop: f64,
     },
 }
 
-/// Writes the checkpoint's detector into `file`, proves it, and gives it its name.
+/// Exports a checkpoint to `file`, verifies the file, and commits it.
 ///
-/// No two copies of the weights outlive a step in 32 bits: they move from the checkpoint into the graph and into the file,
-/// and are gone before ONNX Runtime loads its own.
+/// For float32, no step leaves two copies of the weights in memory: they move from the checkpoint into the graph and
+/// into the file, and are freed before ONNX Runtime loads its own copy.
 ///
 /// # Errors
-/// When the weights do not fit the spec, the file can't be written, the proof fails, the network can't have the precision,
-/// or loses too much by it.
+/// When the weights do not fit the spec, the file cannot be written, the verification fails, the network cannot be
+/// converted to the precision or loses too much by it, or the AP cannot be measured.
 pub fn export(
     checkpoint: Checkpoint,
     mut file: AtomicFile,
     options: &ExportOptions,
     engine: &EngineOptions,
 ) -> Result<Exported, ExportError> {
-    let Checkpoint { spec: trained, provenance, tensors, probe } = checkpoint;
+    let Checkpoint { spec: plain_spec, provenance, tensors, probe } = checkpoint;
     let precision = options.precision.precision;
-    let spec = options.form.spec(&trained)?;
-    let mut graph = folded(&trained, tensors)?;
+    let spec = options.form.spec(&plain_spec)?;
+    let mut graph = folded(&plain_spec, tensors)?;
     let heads = HeadValues::of(&graph);
     let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
     if precision == Precision::Fp32 && options.form.is_free() {
         let encoded = encode(graph, &spec, &provenance, precision, &options.file);
-        let written = Written::new(encoded, &mut file)?;
+        let written = WrittenModel::new(encoded, &mut file)?;
         let differences = prove(file.path(), &heads, &spec, &probe, engine)?;
         let ap = measure(file.path())?;
         file.commit()?;
-        return Ok(Exported { bytes: written.keep(), differences, converted: None, formed: None, ap });
+        let bytes = written.keep();
+        return Ok(Exported { bytes, differences, precision_report: None, form_differences: None, ap });
     }
 
     let folder = file.path().parent().unwrap_or(Path::new("."));
-    let full = Unnamed::new("fp32", folder, &to_bytes(graph.clone(), &trained, &provenance))?;
-    let differences = prove(full.path(), &heads, &trained, &probe, engine)?;
+    let fp32_file = TemporaryModel::new("fp32", folder, &to_bytes(graph.clone(), &plain_spec, &provenance))?;
+    let differences = prove(fp32_file.path(), &heads, &plain_spec, &probe, engine)?;
 
     let converted = match precision {
         Precision::Fp32 => None,
-        _ => Some(lower(&mut graph, &spec, &options.precision, engine)?),
+        _ => Some(convert(&mut graph, &spec, &options.precision, engine)?),
     };
-    let lowered_heads = HeadValues::of(&graph);
-    // Images of all sizes go through a file of free form; the file itself is then compared with that.
-    let free = match converted {
+    let converted_heads = HeadValues::of(&graph);
+    // Images of all sizes need a file with dynamic sizes, with which the file itself is compared below.
+    let plain_file = match converted {
         Some(_) if !options.form.is_free() => {
-            Some(Unnamed::new("free", folder, &to_bytes(graph.clone(), &trained, &provenance))?)
+            Some(TemporaryModel::new("free", folder, &to_bytes(graph.clone(), &plain_spec, &provenance))?)
         }
         _ => None,
     };
     options.form.apply(&mut graph, &spec);
     let encoded = encode(graph, &spec, &provenance, precision, &options.file);
-    let written = Written::new(encoded, &mut file)?;
+    let written = WrittenModel::new(encoded, &mut file)?;
 
-    let loss = converted.map(|converted| {
-        let model = free.as_ref().map_or(file.path(), Unnamed::path);
-        let (full_file, file) = ((full.path(), &heads), (model, &lowered_heads));
-        let comparison = check(full_file, file, &spec, &options.precision, engine)?;
-        Ok::<_, ExportError>(Loss { converted, comparison, ap: measure(full.path())? })
+    let report = converted.map(|converted| {
+        let model = plain_file.as_ref().map_or(file.path(), TemporaryModel::path);
+        let (fp32, file) = ((fp32_file.path(), &heads), (model, &converted_heads));
+        let comparison = check(fp32, file, &spec, &options.precision, engine)?;
+        Ok::<_, ExportError>(PrecisionReport { converted, comparison, fp32_ap: measure(fp32_file.path())? })
     });
-    let loss = loss.transpose()?;
-    let formed = (!options.form.is_free()).then(|| {
-        let model = free.as_ref().unwrap_or(&full).path();
+    let precision_report = report.transpose()?;
+    let form_differences = (!options.form.is_free()).then(|| {
+        let model = plain_file.as_ref().unwrap_or(&fp32_file).path();
         form::check(model, file.path(), &probe.images, precision.rounding(), engine)
     });
-    let formed = formed.transpose()?;
+    let form_differences = form_differences.transpose()?;
     let ap = measure(file.path())?;
-    let full_ap = loss.as_ref().and_then(|loss| loss.ap);
-    if let (Some(expected), Some(found), Some(allowed)) = (full_ap, ap, options.max_ap_drop)
-        && expected - found > allowed
+    let fp32_ap = precision_report.as_ref().and_then(|report| report.fp32_ap);
+    if let (Some(expected), Some(found), Some(max_drop)) = (fp32_ap, ap, options.max_ap_drop)
+        && expected - found > max_drop
     {
-        return Err(ExportError::Drop { precision, found, expected, allowed });
+        return Err(ExportError::ApDrop { precision, found, expected, max_drop });
     }
     file.commit()?;
-    Ok(Exported { bytes: written.keep(), differences, converted: loss, formed, ap })
+    Ok(Exported { bytes: written.keep(), differences, precision_report, form_differences, ap })
 }
 
-/// The bytes of an ONNX file of 32 bits, unproven.
+/// The bytes of the plain float32 ONNX file, not verified.
 ///
 /// # Errors
-/// When a tensor is missing or misshapen, or the spec has no classes or an unknown depth.
+/// When a tensor is missing or has the wrong shape, or the spec has no classes or an unknown depth.
 pub fn to_onnx(
     spec: &ModelSpec,
     tensors: BTreeMap<String, ArrayD<f32>>,
@@ -203,15 +204,15 @@ fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Gr
     Ok(graph)
 }
 
-/// A model on the disk that goes away again.
-struct Unnamed(NamedTempFile);
+/// A model on disk that is deleted when dropped.
+struct TemporaryModel(NamedTempFile);
 
-impl Unnamed {
-    fn new(word: &str, folder: &Path, bytes: &[u8]) -> io::Result<Self> {
-        if bytes.len() > LARGEST {
+impl TemporaryModel {
+    fn new(name: &str, folder: &Path, bytes: &[u8]) -> io::Result<Self> {
+        if bytes.len() > MAX_BYTES {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE_TO_COMPARE));
         }
-        let mut file = tempfile::Builder::new().prefix(&format!(".{word}.")).suffix(".partial").tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".partial").tempfile_in(folder)?;
         file.write_all(bytes)?;
         Ok(Self(file))
     }
@@ -221,18 +222,18 @@ impl Unnamed {
     }
 }
 
-/// A model on the disk that has no name yet.
-struct Written {
+/// A model on disk that is not committed yet.
+struct WrittenModel {
     bytes: usize,
     external: Option<ExternalFile>,
 }
 
-impl Written {
+impl WrittenModel {
     fn new(encoded: Encoded, file: &mut AtomicFile) -> io::Result<Self> {
         let Encoded { model, external } = encoded;
         let folder = file.path().parent().unwrap_or(Path::new("."));
         let external = external.map(|external| external.write(folder)).transpose()?;
-        if model.len() > LARGEST {
+        if model.len() > MAX_BYTES {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE));
         }
         file.write_all(&model)?;
@@ -240,7 +241,7 @@ impl Written {
         Ok(Self { bytes: model.len(), external })
     }
 
-    /// Keeps what is beside the model. Says the size of both.
+    /// Keeps the external data. Returns the size of model and external data in bytes.
     fn keep(self) -> usize {
         self.bytes + self.external.map_or(0, ExternalFile::keep)
     }

@@ -1,5 +1,5 @@
-//! External data: the large constants of a model in a file beside it, for models that are too large for one, and for
-//! engines that map weights into memory.
+//! External data: the large constants of a model in a separate file next to it, for models over 2 GB and for engines
+//! that map weights into memory.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,36 +10,36 @@ use sha2::{Digest, Sha256};
 
 use crate::onnx::{DATA_IS_EXTERNAL, GraphProto, StringStringEntryProto};
 
-/// Constants of fewer bytes stay in the model.
-const SMALLEST: usize = 1024;
+/// Minimum size in bytes of the constants that are moved; smaller ones stay in the model.
+const MIN_BYTES: usize = 1024;
 
-/// Constants begin at multiples of this, so that they can be mapped into memory.
+/// Alignment of the constants in bytes, for mapping them into memory.
 const ALIGNMENT: usize = 4096;
 
-/// Large constants in a file beside the model.
+/// The large constants of a model, for a separate file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct External {
-    /// Name of the file. It follows from the content, so that no model can meet the constants of another one.
+    /// Name of the file. It contains a hash of the content, so that no model is loaded with another model's constants.
     name: String,
     bytes: Vec<u8>,
 }
 
 impl External {
-    /// Takes the large constants out of `graph`; the file's name begins with `stem`.
+    /// Moves the large constants out of `graph`. The file name starts with `stem`.
     pub(crate) fn take_from(graph: &mut GraphProto, stem: &str) -> Self {
         let mut bytes = Vec::new();
-        let mut places = Vec::new();
+        let mut moved = Vec::new();
         for (index, constant) in graph.initializer.iter_mut().enumerate() {
-            if constant.raw_data.len() >= SMALLEST {
+            if constant.raw_data.len() >= MIN_BYTES {
                 bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
                 let data = std::mem::take(&mut constant.raw_data);
-                places.push((index, bytes.len(), data.len()));
+                moved.push((index, bytes.len(), data.len()));
                 bytes.extend_from_slice(&data);
             }
         }
         let hash = Sha256::digest(&bytes);
         let name = format!("{stem}-{:02x}{:02x}{:02x}{:02x}.bin", hash[0], hash[1], hash[2], hash[3]);
-        for (index, offset, length) in places {
+        for (index, offset, length) in moved {
             let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
             let constant = &mut graph.initializer[index];
             constant.data_location = DATA_IS_EXTERNAL;
@@ -52,13 +52,13 @@ impl External {
         Self { name, bytes }
     }
 
-    /// Writes the file into `folder`, for a model that is still to be proven.
+    /// Writes the file into `folder`. It is deleted again unless [`ExternalFile::keep`] is called.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When it cannot be written.
     pub(crate) fn write(&self, folder: &Path) -> io::Result<ExternalFile> {
         let path = folder.join(&self.name);
-        // The name says what is in it, so that one that is there belongs to an earlier export of the same weights.
+        // The name contains a hash of the content, so an existing file is from an earlier export of the same weights.
         let is_new = !path.exists();
         let mut file = AtomicFile::create(&path)?;
         file.write_all(&self.bytes)?;
@@ -67,7 +67,7 @@ impl External {
     }
 }
 
-/// External data on the disk. It goes away with its model, unless it was there before.
+/// An external data file on disk. Dropping it deletes the file, unless the file existed before or is kept.
 #[derive(Debug)]
 pub(crate) struct ExternalFile {
     path: PathBuf,
@@ -76,7 +76,7 @@ pub(crate) struct ExternalFile {
 }
 
 impl ExternalFile {
-    /// Keeps the file. Says its size.
+    /// Keeps the file. Returns its size in bytes.
     pub(crate) fn keep(mut self) -> usize {
         self.is_new = false;
         self.bytes
@@ -86,7 +86,7 @@ impl ExternalFile {
 impl Drop for ExternalFile {
     fn drop(&mut self) {
         if self.is_new {
-            // Nothing can be done about one that stays: its model does not exist.
+            // If this fails, the file stays unused: its model does not exist.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn large_constants_move_and_can_be_found_again() {
+    fn large_constants_are_at_the_declared_offsets_of_the_file() {
         let [large, larger] = [vec![7; 1024], (0..10_000).map(|i| i as u8).collect::<Vec<_>>()];
         let initializer =
             vec![constant("a", large.clone()), constant("b", vec![1; 1023]), constant("c", larger.clone())];
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_goes_with_its_model_unless_it_was_there_before() {
+    fn dropping_deletes_only_new_files_that_are_not_kept() {
         let folder = tempfile::tempdir().unwrap();
         let external = External { name: "model-1.bin".to_owned(), bytes: vec![1, 2, 3] };
         let path = folder.path().join("model-1.bin");

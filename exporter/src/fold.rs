@@ -1,12 +1,12 @@
-//! Folding: a batch normalization that follows a convolution becomes part of its weight and bias.
+//! Folding: batch norms are folded into the weight and bias of the convolution before them.
 //! <https://arxiv.org/abs/1712.05877>, section 3.2.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::graph::{Constant, Elements, Graph};
 
-/// Folds every batch normalization into the convolution before it, and drops the constants that nothing reads any more.
-/// It stays where something else reads the convolution's output or its weights.
+/// Folds every batch norm into the convolution before it, and removes unused constants. A batch norm stays if another
+/// node reads the convolution's output or its weights.
 pub fn fold_batch_norms(graph: &mut Graph) {
     let mut removed = BTreeSet::new();
     for (constants, pairs) in layers(graph) {
@@ -23,25 +23,25 @@ pub fn fold_batch_norms(graph: &mut Graph) {
     graph.drop_unused_constants();
 }
 
-/// A convolution and the batch normalization that alone reads it, by their places among the nodes.
+/// Node indices of a convolution and of the batch norm that is the only reader of its output.
 struct Pair {
     conv: usize,
     norm: usize,
 }
 
-/// The constants of a convolution and of the batch normalization after it, by name.
+/// Names of the constants of a convolution and of the batch norm after it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Constants {
     weight: String,
     bias: Option<String>,
-    /// Factor, term, mean and variance of the normalization.
+    /// Scale (gamma), shift (beta), mean and variance of the batch norm.
     norm: [String; 4],
-    /// Bits of the normalization's epsilon.
+    /// Bits of the batch norm's epsilon.
     epsilon: u32,
 }
 
-/// The pairs by their constants, since a layer that runs on several levels is several pairs. Only those whose convolution
-/// is nowhere without its normalization.
+/// The pairs by their constants: a layer that runs on several levels has several pairs. Only pairs whose convolution
+/// weights no other node reads.
 fn layers(graph: &Graph) -> BTreeMap<Constants, Vec<Pair>> {
     let readers = graph.readers();
     let convs = graph.nodes.iter().enumerate().filter(|(_, node)| node.operator == "Conv");
@@ -57,7 +57,7 @@ fn layers(graph: &Graph) -> BTreeMap<Constants, Vec<Pair>> {
                 weight: weights[1].clone(),
                 bias: weights.get(2).cloned(),
                 norm: constants,
-                // ONNX's own default.
+                // ONNX's default.
                 epsilon: node.float("epsilon").unwrap_or(1e-5).to_bits(),
             };
             layers.entry(constants).or_default().push(Pair { conv, norm });
@@ -69,22 +69,23 @@ fn layers(graph: &Graph) -> BTreeMap<Constants, Vec<Pair>> {
     layers
 }
 
-/// Replaces a convolution's weight and bias by those that include the normalization, and names the two.
+/// Replaces a convolution's weight and bias by those that include the batch norm, and returns their names. Returns
+/// `None` if a constant is not float32.
 ///
-/// The computation is in 64 bits: channels whose variance is near zero would lose digits in 32.
+/// Computes in float64: in float32, channels whose variance is close to zero would lose digits.
 fn fold(graph: &mut Graph, constants: &Constants) -> Option<[String; 2]> {
     let floats = |name: &String| graph.initializers.get(name).and_then(Constant::as_floats);
-    let [factor, term, mean, variance] = constants.norm.each_ref().map(floats);
-    let (factor, term, mean, variance) = (factor?, term?, mean?, variance?);
-    let zeros = vec![0.0; factor.len()];
+    let [gamma, beta, mean, variance] = constants.norm.each_ref().map(floats);
+    let (gamma, beta, mean, variance) = (gamma?, beta?, mean?, variance?);
+    let zeros = vec![0.0; gamma.len()];
     let bias = constants.bias.as_ref().map_or(Some(zeros.as_slice()), floats)?;
 
     let epsilon = f64::from(f32::from_bits(constants.epsilon));
-    let scale = |(factor, variance): (&f32, &f32)| f64::from(*factor) / (f64::from(*variance) + epsilon).sqrt();
-    let scales: Vec<f64> = factor.iter().zip(variance).map(scale).collect();
+    let scale = |(gamma, variance): (&f32, &f32)| f64::from(*gamma) / (f64::from(*variance) + epsilon).sqrt();
+    let scales: Vec<f64> = gamma.iter().zip(variance).map(scale).collect();
     let folded =
-        bias.iter().zip(mean).zip(term).zip(&scales).map(|(((bias, mean), term), scale)| {
-            ((f64::from(*bias) - f64::from(*mean)) * scale + f64::from(*term)) as f32
+        bias.iter().zip(mean).zip(beta).zip(&scales).map(|(((bias, mean), beta), scale)| {
+            ((f64::from(*bias) - f64::from(*mean)) * scale + f64::from(*beta)) as f32
         });
     let folded = Constant::floats(folded.collect());
 
@@ -128,7 +129,7 @@ mod tests {
         node("BatchNormalization", &[&[input], &NORM[..]].concat(), output)
     }
 
-    /// A 1x1 convolution from two channels to three, and a normalization whose last channel hardly varies.
+    /// A 1x1 convolution from two to three channels, and a batch norm whose last channel has a variance close to zero.
     fn constants() -> BTreeMap<String, Constant> {
         let weight = Constant { shape: vec![3, 2, 1, 1], ..Constant::floats(vec![1.0, -2.0, 3.0, 4.0, 0.5, 0.25]) };
         let vectors = [
@@ -152,7 +153,7 @@ mod tests {
         Graph { nodes, initializers: constants(), outputs: outputs.iter().map(port).collect(), ..Graph::default() }
     }
 
-    /// The convolution at one place, in 64 bits.
+    /// The convolution at one pixel, in float64.
     fn convolve(constants: &BTreeMap<String, Constant>, bias: &str, x: [f64; 2]) -> [f64; 3] {
         let weight = constants["conv.weight"].as_floats().unwrap();
         let bias = constants.get(bias).map_or(&[0.0; 3][..], |bias| bias.as_floats().unwrap());
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folded_convolution_computes_what_both_computed() {
+    fn folded_convolution_equals_convolution_and_batch_norm() {
         for bias in ["conv.bias", "none"] {
             let inputs = if bias == "none" { vec!["x", "conv.weight"] } else { vec!["x", "conv.weight", bias] };
             let mut graph = graph(vec![node("Conv", &inputs, "conv"), norm("conv", "bn")], &["bn"]);
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_normalization_stays_where_folding_would_change_something_else() {
+    fn batch_norm_stays_where_it_cannot_be_folded() {
         let conv = || node("Conv", &["x", "conv.weight"], "conv");
         let other = || node("Conv", &["y", "conv.weight"], "other");
         let read = || node("Relu", &["conv"], "relu");
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn every_batch_norm_of_every_network_vanishes() {
+    fn every_batch_norm_of_every_network_is_folded() {
         for depth in [18, 34, 50, 101, 152] {
             for kind in [NormKind::FrozenBatch, NormKind::Batch] {
                 let mut spec = spec(depth, kind);

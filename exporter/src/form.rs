@@ -1,4 +1,5 @@
-//! The form of a file: which sizes are free, and how much of what the network says it hands over.
+//! Variants of a file: fixed input sizes, and top-k candidates instead of the scores of all anchors. The plain file has
+//! dynamic sizes and outputs all scores.
 
 mod agreement;
 mod fixed;
@@ -14,27 +15,27 @@ use runtime::{EngineError, EngineOptions};
 
 use crate::graph::Graph;
 
-/// What may be fixed or left out in a file.
+/// The variant of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FormOptions {
-    /// Height and width of every input; free if absent.
+    /// Height and width of the input; dynamic if absent.
     pub input_size: Option<InputSize>,
-    /// Number of images that are computed at a time; free if absent.
+    /// Batch size; dynamic if absent.
     pub batch: Option<usize>,
-    /// Most candidates of each level that the file hands over, those above the spec's threshold; scores and offsets of all
-    /// anchors if absent.
+    /// Maximum number of candidates per feature level, of those above the spec's score threshold. If absent, the file
+    /// outputs scores and offsets of all anchors.
     pub top_k: Option<usize>,
 }
 
-/// Height and width that the network takes.
+/// Height and width of the network's input, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputSize([u32; 2]);
 
 impl InputSize {
-    /// The network halves its input five times and adds the halves up again.
+    /// The network halves its input five times, then upsamples and adds the feature maps.
     const MULTIPLE: u32 = 32;
 
-    /// As large as a spec allows.
+    /// The maximum that a spec allows.
     const MOST: u32 = 16384;
 
     fn sides(self) -> [usize; 2] {
@@ -50,7 +51,7 @@ impl FromStr for InputSize {
         let fits = |side: &u32| side.is_multiple_of(Self::MULTIPLE) && (Self::MULTIPLE..=Self::MOST).contains(side);
         let side = |text: &str| text.parse().ok().filter(fits);
         let sides = text.split_once('x').and_then(|(height, width)| Some([side(height)?, side(width)?]));
-        sides.map(Self).ok_or_else(|| "expected height x width, both multiples of 32, such as 640x832".to_owned())
+        sides.map(Self).ok_or_else(|| "expected HEIGHTxWIDTH, both multiples of 32, such as 640x832".to_owned())
     }
 }
 
@@ -61,7 +62,7 @@ impl fmt::Display for InputSize {
     }
 }
 
-/// Largest absolute differences of a file from the one of free form; NaN if a number of either is NaN.
+/// Maximum absolute differences of a file from the plain file; NaN if either has NaN.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FormDifferences {
     /// Of the scores.
@@ -70,33 +71,34 @@ pub struct FormDifferences {
     pub offsets: f64,
 }
 
-/// Why a file can't have its form.
+/// Why a variant cannot be exported.
 #[derive(Debug, thiserror::Error)]
 pub enum FormError {
-    /// It contradicts the spec.
-    #[error("the spec does not allow this form; change --input-size, or the spec in the configuration")]
+    /// The spec does not allow it.
+    #[error("the checkpoint's spec does not allow this variant; change --input-size")]
     Spec(#[from] SpecError),
-    /// ONNX Runtime does not take the file.
-    #[error("cannot compare the file with the one of free form")]
+    /// ONNX Runtime cannot run the file.
+    #[error("cannot compare the file with an export without --input-size, --batch-size and --top-k")]
     Engine(#[from] EngineError),
-    /// The file says something else.
+    /// The outputs differ from those of the plain file.
     #[error(
-        "the file differs from the one of free form: scores by {:.1e}, offsets by {:.1e}; no file was written. This is a mistake \
-         of the exporter or of ONNX Runtime: export without --input-size, --batch-size and --top-k", .0.scores, .0.offsets
+        "the file differs from an export without --input-size, --batch-size and --top-k by {:.1e} in scores and {:.1e} \
+         in offsets; no file was written. This is a bug in the exporter or in ONNX Runtime: omit these flags",
+        .0.scores, .0.offsets
     )]
     Differs(FormDifferences),
 }
 
 impl FormOptions {
-    /// Whether a file of this form is as the network is: of free sizes, and complete.
+    /// Whether this is the plain file: dynamic sizes, scores and offsets of all anchors.
     pub fn is_free(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The spec of a file of this form.
+    /// The spec of a file of this variant.
     ///
     /// # Errors
-    /// When the input size contradicts what the spec stretches images to.
+    /// When the input size does not fit the spec's `preprocessing.fixed_size`.
     pub fn spec(&self, spec: &ModelSpec) -> Result<ModelSpec, FormError> {
         let mut spec = spec.clone();
         if let Some(InputSize(sides)) = self.input_size {
@@ -109,7 +111,7 @@ impl FormOptions {
         Ok(spec)
     }
 
-    /// Gives `graph` its form. `spec` is that of [`FormOptions::spec`].
+    /// Converts `graph` to this variant. `spec` is that of [`FormOptions::spec`].
     pub(crate) fn apply(&self, graph: &mut Graph, spec: &ModelSpec) {
         let size = self.input_size.map(InputSize::sides);
         let levels = size.map(|[height, width]| {
@@ -128,11 +130,11 @@ impl FormOptions {
     }
 }
 
-/// Compares the file `formed` with `free`, which differs from it in nothing but its form. Both run on `images`, cut and
-/// repeated to a size that both take.
+/// Compares the file `formed` with `free`, the plain file of the same network. Both run on `images`, cropped or tiled
+/// to the input size of `formed`.
 ///
 /// # Errors
-/// When ONNX Runtime does not take one of them, or a difference exceeds `tolerance` or is no number.
+/// When ONNX Runtime cannot run one of them, or a difference exceeds `tolerance` or is NaN.
 pub(crate) fn check(
     free: &Path,
     formed: &Path,
@@ -141,7 +143,7 @@ pub(crate) fn check(
     engine: &EngineOptions,
 ) -> Result<FormDifferences, FormError> {
     let differences = agreement::compare(free, formed, images, engine)?;
-    // Comparisons with NaN are false, so that NaN is a failure.
+    // Comparisons with NaN are false, so NaN fails.
     if differences.scores <= tolerance.scores && differences.offsets <= tolerance.offsets {
         Ok(differences)
     } else {
@@ -154,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_two_multiples_of_32() {
+    fn input_size_is_two_multiples_of_32() {
         for (text, sides) in [("32x64", [32, 64]), ("640x832", [640, 832]), ("16384x32", [16384, 32])] {
             let size: InputSize = text.parse().unwrap();
             assert_eq!((size.0, size.to_string().as_str()), (sides, text));
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn the_spec_of_a_form_says_what_changed() {
+    fn spec_of_a_variant_contains_its_input_size_and_top_k() {
         let mut spec = ModelSpec::default();
         assert_eq!(FormOptions::default().spec(&spec).unwrap(), spec);
         let form = FormOptions { input_size: Some(InputSize([320, 640])), batch: Some(4), top_k: Some(100) };

@@ -1,4 +1,4 @@
-//! The graph between tracing and writing: nodes over named values, in the order of the computation.
+//! The graph between tracing and encoding: nodes that read and compute named values, in order of computation.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,53 +11,53 @@ use crate::onnx::{
     TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
 };
 
-/// A computation in ONNX's operators.
+/// A graph of ONNX operators.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
-    /// What the caller gives.
+    /// Inputs.
     pub inputs: Vec<Port>,
-    /// What the caller gets.
+    /// Outputs.
     pub outputs: Vec<Port>,
-    /// Operations, each after those that it depends on.
+    /// Nodes, each after those that it depends on.
     pub nodes: Vec<Node>,
-    /// Constants, by the names of their values.
+    /// Constants, by name.
     pub initializers: BTreeMap<String, Constant>,
 }
 
-/// One use of an operator.
+/// A node: one use of an operator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// Name, unique among nodes.
+    /// Name, unique among the nodes.
     pub name: String,
-    /// ONNX's name of the operator.
+    /// ONNX operator, such as `Conv`.
     pub operator: &'static str,
-    /// Names of the values that it reads.
+    /// Names of its input values.
     pub inputs: Vec<String>,
-    /// Name of the value that it computes, unique among values.
+    /// Name of its first output value, unique among the values.
     pub output: String,
-    /// Names of the values that it computes after that; of our operators only TopK has one.
+    /// Names of its other output values. Of the operators used here, only TopK has one.
     pub further: Vec<String>,
-    /// Settings of the operator.
+    /// Attributes.
     pub attributes: Vec<(&'static str, Attribute)>,
 }
 
-/// A setting of an operator.
+/// An attribute of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attribute {
-    /// A number.
+    /// A float.
     Float(f32),
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// Whole numbers.
+    /// Integers.
     Ints(Vec<i64>),
-    /// A word.
+    /// A string.
     Text(&'static str),
 }
 
 /// A constant tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constant {
-    /// Sizes, outermost first.
+    /// Shape.
     pub shape: Vec<usize>,
     /// Elements in row-major order.
     pub elements: Elements,
@@ -66,53 +66,53 @@ pub struct Constant {
 /// Elements of a constant.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Elements {
-    /// 32-bit floating point.
+    /// float32.
     Float(Vec<f32>),
-    /// 16-bit floating point.
+    /// float16.
     Half(Vec<f16>),
-    /// 64-bit integers.
+    /// int64.
     Int(Vec<i64>),
-    /// 32-bit integers.
+    /// int32.
     ShortInt(Vec<i32>),
-    /// 8-bit integers from -128 to 127.
+    /// int8.
     SignedByte(Vec<i8>),
-    /// 8-bit integers from 0 to 255.
+    /// uint8.
     Byte(Vec<u8>),
 }
 
-/// A tensor at the border of the graph.
+/// An input or output of the graph.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     /// Name of the value.
     pub name: &'static str,
-    /// What its elements are.
+    /// Type of the elements.
     pub elements: ElementType,
-    /// Sizes, outermost first.
+    /// Shape.
     pub shape: Vec<Side>,
-    /// What it means, for people.
+    /// Doc string.
     pub meaning: String,
 }
 
-/// What the elements of a tensor at the border of the graph are.
+/// Element type of an input or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ElementType {
-    /// 32-bit floating point.
+    /// float32.
     Float,
-    /// 64-bit integers.
+    /// int64.
     Int,
 }
 
-/// One size of a tensor at the border of the graph.
+/// A dimension of an input or output.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Side {
-    /// Always this.
+    /// A fixed size.
     Fixed(usize),
-    /// Whatever the caller chooses, under a name.
+    /// The name of a dynamic size.
     Dynamic(&'static str),
 }
 
 impl Graph {
-    /// How often every value is read, by nodes or as an output of the graph.
+    /// Number of uses of each value, as input of a node or as output of the graph.
     pub fn readers(&self) -> HashMap<&str, usize> {
         let read = self.nodes.iter().flat_map(|node| &node.inputs).map(String::as_str);
         let returned = self.outputs.iter().map(|port| port.name);
@@ -122,13 +122,13 @@ impl Graph {
         })
     }
 
-    /// Drops the constants that no node reads.
+    /// Removes the constants that no node reads.
     pub fn drop_unused_constants(&mut self) {
         let read: BTreeSet<_> = self.nodes.iter().flat_map(|node| &node.inputs).collect();
         self.initializers.retain(|name, _| read.contains(name));
     }
 
-    /// The graph as ONNX writes it. Consumes the graph, so that no two copies of all weights exist at a time.
+    /// Converts the graph to its ONNX message. Consumes it, so that the weights are not copied.
     pub(crate) fn into_proto(self, name: &str) -> GraphProto {
         GraphProto {
             name: name.to_owned(),
@@ -142,7 +142,7 @@ impl Graph {
 }
 
 impl Node {
-    /// The whole numbers of an attribute; empty where it is absent.
+    /// The integers of an attribute; empty if it is absent.
     #[cfg(test)]
     pub(crate) fn ints(&self, name: &str) -> &[i64] {
         match self.attributes.iter().find(|(known, _)| *known == name) {
@@ -152,7 +152,7 @@ impl Node {
         }
     }
 
-    /// The number in an attribute.
+    /// The float of an attribute.
     pub(crate) fn float(&self, name: &str) -> Option<f32> {
         self.attributes.iter().find_map(|(known, value)| match value {
             Attribute::Float(value) if *known == name => Some(*value),
@@ -191,22 +191,22 @@ impl Attribute {
 }
 
 impl Constant {
-    /// A vector of whole numbers.
+    /// A vector of int64.
     pub(crate) fn ints(values: &[i64]) -> Self {
         Self { shape: vec![values.len()], elements: Elements::Int(values.to_vec()) }
     }
 
-    /// A vector of numbers.
+    /// A vector of float32.
     pub(crate) fn floats(values: Vec<f32>) -> Self {
         Self { shape: vec![values.len()], elements: Elements::Float(values) }
     }
 
-    /// A single value, without axes.
+    /// A scalar.
     pub(crate) fn scalar(elements: Elements) -> Self {
         Self { shape: Vec::new(), elements }
     }
 
-    /// The elements, if they are 32-bit floating point.
+    /// The elements, if they are float32.
     pub(crate) fn as_floats(&self) -> Option<&[f32]> {
         match &self.elements {
             Elements::Float(values) => Some(values),
@@ -228,8 +228,7 @@ impl Constant {
     }
 }
 
-/// The bytes of `values`, where they lie: no copy of the weights is made. ONNX wants them as this CPU has them, the
-/// lowest first.
+/// The bytes of `values`, without copying them. ONNX stores little-endian numbers, as this CPU does.
 fn in_place<T: NoUninit + Send>(values: Vec<T>) -> Bytes {
     struct Values<T>(Vec<T>);
 

@@ -1,12 +1,12 @@
-//! What the heads of a network compute: a file's outputs and, on the way to them, the logits and what the `output`
-//! convolutions read.
+//! Values of the heads: a file's outputs, and the values before them that it does not output: the logits and the inputs
+//! of the `output` convolutions.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use models::{HeadOutputs, ModelSpec, cells_of};
+use models::{HeadOutputs, ModelSpec, cells_per_level};
 use ndarray::{Array3, ArrayView4, Axis, concatenate};
 use prost::Message;
 use runtime::{ActivationReader, CLASSIFICATION, EngineError, EngineOptions, REGRESSION};
@@ -16,35 +16,36 @@ use crate::model::float_output;
 use crate::onnx::ModelProto;
 use crate::precision::cast_node;
 
-/// Names of the layers that compute the outputs.
+/// Names of the output layers of both heads.
 const OUTPUT_LAYERS: [&str; 2] = ["classificationModel.output", "regressionModel.output"];
 
-/// Names that values get as further outputs of a file.
+/// Name of the additional output for the logits.
 const LOGITS: &str = "heads.logits";
 
+/// Name of the additional output for the inputs of a head's `output` convolution.
 fn feature_name(head: usize, level: usize) -> String {
     format!("heads.{head}.features.{level}")
 }
 
-/// What a file computes.
+/// Outputs of a file.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// As in a checkpoint's probe.
+pub struct NetworkOutputs {
+    /// Logits, offsets and features, as in a checkpoint's probe.
     pub heads: HeadOutputs,
     /// `[N, anchors, classes]`, in (0, 1).
     pub scores: Array3<f32>,
 }
 
-/// Which values of a graph its heads compute.
+/// Names of the values that the heads of a graph compute.
 #[derive(Clone, Debug)]
 pub struct HeadValues {
     logits: String,
-    /// Of the five levels.
+    /// Inputs of both `output` convolutions, at the five levels.
     features: [Vec<String>; 2],
 }
 
 impl HeadValues {
-    /// Those of a graph that computes all scores.
+    /// The values of a graph that outputs all scores, not only candidates.
     pub fn of(graph: &Graph) -> Self {
         let input = |node: &Node| node.inputs[0].clone();
         let sigmoid = graph.nodes.iter().find(|node| node.output == CLASSIFICATION);
@@ -53,30 +54,30 @@ impl HeadValues {
             nodes.filter(|node| node.operator == "Conv" && node.name.starts_with(layer)).map(input).collect()
         };
         Self {
-            logits: input(sigmoid.expect("a graph that is not a selection of candidates has the output of all scores")),
+            logits: input(sigmoid.expect("a graph without selection of candidates outputs all scores")),
             features: OUTPUT_LAYERS.map(convolutions),
         }
     }
 
-    /// The bytes that make the values outputs of a file when they stand after its own: a file is one message of protocol
-    /// buffers, and messages that follow each other are read as one, with the items of both in its lists.
+    /// Bytes that, appended to a file, add the values to its outputs: a file is a protocol buffer, and concatenated
+    /// protocol buffers are decoded as one, with their repeated fields joined.
     fn fragment(&self) -> Vec<u8> {
         let features = self.features.iter().enumerate().flat_map(|(head, levels)| {
             levels.iter().enumerate().map(move |(level, value)| (feature_name(head, level), value))
         });
         let values = std::iter::once((LOGITS.to_owned(), &self.logits)).chain(features);
         let (names, values): (Vec<_>, Vec<_>) = values.unzip();
-        // In a file of 16 bits, they may have these.
+        // In a float16 file, the values may be float16.
         let nodes = names.iter().zip(values).map(|(name, value)| cast_node(value, name, false)).collect();
         let mut graph = Graph { nodes, ..Graph::default() }.into_proto("");
         graph.output = names.into_iter().map(float_output).collect();
         ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
     }
 
-    /// Opens the file `model`, of that graph. While ONNX Runtime reads it, it is longer; then it is as it was.
+    /// Opens the file `model` of that graph. The file is extended while ONNX Runtime reads it, then restored.
     ///
     /// # Errors
-    /// When the file can't be lengthened, or ONNX Runtime does not take it.
+    /// When the file cannot be extended, or ONNX Runtime cannot load it.
     pub fn open(&self, model: &Path, options: &EngineOptions) -> Result<HeadReader, EngineError> {
         let error =
             |error: io::Error| EngineError::Read { model: model.display().to_string(), reason: error.to_string() };
@@ -89,21 +90,21 @@ impl HeadValues {
     }
 }
 
-/// A file whose heads are read.
+/// An open file that also outputs the values of its heads.
 #[derive(Debug)]
 pub struct HeadReader(ActivationReader);
 
 impl HeadReader {
-    /// Runs the network of `spec` on `[N, 3, H, W]`.
+    /// Runs the network of `spec` on `images`, `[N, 3, H, W]`.
     ///
     /// # Errors
     /// When ONNX Runtime fails.
-    pub fn read(&mut self, images: ArrayView4<f32>, spec: &ModelSpec) -> Result<Answer, EngineError> {
+    pub fn read(&mut self, images: ArrayView4<f32>, spec: &ModelSpec) -> Result<NetworkOutputs, EngineError> {
         let (count, _, height, width) = images.dim();
         let mut values = BTreeMap::new();
         self.0.read(images, |name, numbers| drop(values.insert(name.to_owned(), numbers.to_vec())))?;
         let mut take = |name: &str| values.remove(name).unwrap_or_default();
-        // Numbers that make no such shape are as good as none: they differ from whatever is expected.
+        // Values that do not fit the shape become an empty array, which differs from every expected one.
         let mut rows = |name: &str, width: usize| {
             let numbers = take(name);
             let shape = (count, numbers.len() / (count * width).max(1), width);
@@ -113,7 +114,7 @@ impl HeadReader {
         let (logits, scores) = (rows(LOGITS, classes), rows(CLASSIFICATION, classes));
         let offsets = rows(REGRESSION, 4);
         let features = [0, 1].map(|head| {
-            let levels = cells_of(height, width).into_iter().enumerate().map(|(level, cells)| {
+            let levels = cells_per_level(height, width).into_iter().enumerate().map(|(level, cells)| {
                 let maps = take(&feature_name(head, level));
                 let shape = (count, maps.len() / (count * cells).max(1), cells);
                 Array3::from_shape_vec(shape, maps).unwrap_or_default().permuted_axes([0, 2, 1])
@@ -122,6 +123,6 @@ impl HeadReader {
             let views: Vec<_> = levels.iter().map(|level| level.view()).collect();
             concatenate(Axis(1), &views).unwrap_or_default()
         });
-        Ok(Answer { heads: HeadOutputs { logits, offsets, features }, scores })
+        Ok(NetworkOutputs { heads: HeadOutputs { logits, offsets, features }, scores })
     }
 }

@@ -1,8 +1,8 @@
-//! From a checkpoint to an ONNX file that is proven equal to what libtorch computed, before it gets its name.
+//! Exports a checkpoint to an ONNX file, and verifies it against libtorch's outputs before it gets its name.
 //!
-//! The network of `models` runs on values that record what happens to them ([`trace`]); batch normalizations become part
-//! of the convolutions before them ([`fold_batch_norms`]); the graph and the spec become a file ([`encode`]); and the file
-//! computes the checkpoint's probe in ONNX Runtime ([`prove`]). [`export`] does all of it.
+//! The network of `models` runs on values that record each operation ([`trace`]); batch norms are folded into the
+//! convolutions before them ([`fold_batch_norms`]); graph and spec are encoded as an ONNX file; and ONNX Runtime must
+//! reproduce the outputs in the checkpoint's probe with it ([`prove`]). [`export`] does all of it.
 
 mod trace;
 mod graph;
@@ -24,11 +24,11 @@ mod testing;
 
 pub use accuracy::{Accuracy, AccuracyError};
 pub use describe::{DescribeError, describe};
-pub use export::{ExportError, ExportOptions, Exported, Loss, export, to_onnx};
+pub use export::{ExportError, ExportOptions, Exported, PrecisionReport, export, to_onnx};
 pub use fold::fold_batch_norms;
 pub use form::{FormDifferences, FormError, FormOptions, InputSize};
 pub use graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
-pub use heads::{Answer, HeadReader, HeadValues};
+pub use heads::{HeadReader, HeadValues, NetworkOutputs};
 pub use model::FileOptions;
 pub use opset::Opset;
 pub use precision::{

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
 use exporter::{
-    Accuracy, ExportError, ExportOptions, Exported, FileOptions, FormDifferences, FormOptions, InputSize, Loss, Opset,
-    Precision, PrecisionOptions, RangeRule, Sensitivity, Summary, describe, export, grouped, images,
+    Accuracy, ExportError, ExportOptions, Exported, FileOptions, FormDifferences, FormOptions, InputSize, Opset,
+    Precision, PrecisionOptions, PrecisionReport, RangeRule, Sensitivity, Summary, describe, export, grouped, images,
 };
 use models::dataset::Source;
-use models::{AtomicFile, Checkpoint, CheckpointError};
-use runtime::EngineOptions;
+use models::{AtomicFile, Checkpoint, CheckpointError, Provenance};
 use runtime::output::print;
+use runtime::progress::{self, VerbosityArgs, detail};
+use runtime::{EngineOptions, library};
 
 /// Export a checkpoint to ONNX.
 ///
@@ -52,12 +53,15 @@ struct Args {
     #[command(flatten)]
     precision: PrecisionArgs,
 
-    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then beside the program, .deps above it, the system's].
+    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then next to the program, .deps above it, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+
+    #[command(flatten)]
+    verbosity: VerbosityArgs,
 }
 
-/// Which sizes are free, and how much is handed over.
+/// Arguments of the network's inputs and outputs.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Model inputs and outputs")]
 struct FormArgs {
@@ -83,7 +87,7 @@ impl FormArgs {
     }
 }
 
-/// What the file is like.
+/// Arguments of the ONNX file.
 #[derive(clap::Args)]
 #[command(next_help_heading = "ONNX")]
 struct FileArgs {
@@ -99,13 +103,13 @@ struct FileArgs {
     #[arg(long, value_name = "TEXT")]
     doc: Option<String>,
 
-    /// Store the weights in a file beside it, named after their hash: `retinanet-1a2b3c4d.bin`.
+    /// Store the weights in a file next to it, named after their hash: `retinanet-1a2b3c4d.bin`.
     #[arg(long)]
     external_data: bool,
 }
 
 impl FileArgs {
-    /// `out` is the file's name.
+    /// `out` is the ONNX file.
     fn options(&self, out: &Path) -> FileOptions {
         let stem = || out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         FileOptions {
@@ -117,7 +121,7 @@ impl FileArgs {
     }
 }
 
-/// The precision of the file.
+/// Arguments of the precision.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Precision")]
 struct PrecisionArgs {
@@ -133,7 +137,7 @@ struct PrecisionArgs {
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     calibration_images: u32,
 
-    /// How int8 chooses the range of each tensor: `minmax`, `percentile:P` (P % cut at each end) or `entropy`.
+    /// How int8 chooses the range of each tensor: `minmax`, `percentile:P` (from percentile 100 - P to P) or `entropy`.
     #[arg(long, value_name = "METHOD", default_value_t = RangeRule::DEFAULT)]
     ranges: RangeRule,
 
@@ -154,7 +158,7 @@ struct PrecisionArgs {
     images: Option<PathBuf>,
 
     /// Maximum loss of AP against float32; beyond it no file is written and the exit code is 3.
-    #[arg(long, value_name = "AP", requires = "eval", allow_negative_numbers = true, value_parser = difference)]
+    #[arg(long, value_name = "AP", requires = "eval", allow_negative_numbers = true, value_parser = ap_difference)]
     max_ap_drop: Option<f64>,
 }
 
@@ -185,26 +189,28 @@ impl PrecisionArgs {
     }
 }
 
-fn difference(text: &str) -> Result<f64, String> {
+fn ap_difference(text: &str) -> Result<f64, String> {
     let is_difference = |value: &f64| (-1.0..=1.0).contains(value);
-    text.parse().ok().filter(is_difference).ok_or_else(|| "expected a difference of two APs, from -1 to 1".to_owned())
+    text.parse().ok().filter(is_difference).ok_or_else(|| "expected a difference of APs, from -1 to 1".to_owned())
 }
 
-/// Exit code when the AP is smaller than it may be.
-const LOST_TOO_MUCH: u8 = 3;
+/// Exit code when the AP drops by more than `--max-ap-drop`.
+const AP_DROP_EXIT_CODE: u8 = 3;
 
-/// What could not be done when printing fails.
-const STDOUT: &str = "cannot write to stdout";
+/// Error context of printing.
+const CANNOT_PRINT: &str = "cannot write to stdout";
 
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
     memory::return_large_blocks();
-    match run(Args::parse()) {
+    let args = Args::parse();
+    args.verbosity.apply();
+    match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::error(format_args!("{error:#}"));
             match error.downcast_ref() {
-                Some(ExportError::Drop { .. }) => ExitCode::from(LOST_TOO_MUCH),
+                Some(ExportError::ApDrop { .. }) => ExitCode::from(AP_DROP_EXIT_CODE),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -214,28 +220,39 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.describe {
         let text = describe(path).with_context(|| format!("cannot describe `{}`", path.display()))?;
-        return print(text.trim_end()).context(STDOUT);
+        return print(text.trim_end()).context(CANNOT_PRINT);
     }
+    ensure!(args.out != Path::new("-"), "an ONNX file cannot be written to stdout; choose a file with --out");
     let start = Instant::now();
-    // First of all, so that a folder that can't be written costs no one a wait.
-    let file = AtomicFile::create(&args.out)
-        .with_context(|| format!("cannot write `{}`; make its folder, or give another --out", args.out.display()))?;
+    // First, so that a target that cannot be written is reported at once.
+    let file = AtomicFile::create(&args.out).with_context(|| {
+        format!("cannot write `{}`; create its folder, or choose another file with --out", args.out.display())
+    })?;
     let options = args.precision.options(args.form.options(), args.file.options(&args.out))?;
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&options.form.spec(&checkpoint.spec)?)?;
     if args.summary {
-        print(&summary.to_string()).context(STDOUT)?;
+        print(&summary.to_string()).context(CANNOT_PRINT)?;
     }
+    let Provenance { program, epoch, ap, .. } = &checkpoint.provenance;
+    let known = |name: &str, value: Option<String>| value.map_or_else(String::new, |value| format!(", {name} {value}"));
+    let epoch = known("epoch", epoch.map(|epoch| epoch.to_string()));
+    let ap = known("AP", ap.map(|ap| format!("{ap:.4}")));
+    detail(format_args!("checkpoint: `{}`, written by {program}{epoch}{ap}", args.checkpoint.display()));
+    detail(format_args!("library: {}", library::find(args.onnxruntime.as_deref())?));
     let engine = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
     let exported = export(checkpoint, file, &options, &engine)
         .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;
-    print(&report(&args, &summary, &exported, start.elapsed())).context(STDOUT)
+    if progress::is_quiet() {
+        return Ok(());
+    }
+    print(&report(&args, &summary, &exported, start.elapsed())).context(CANNOT_PRINT)
 }
 
-/// What came of the export, for people, without the last line's end.
+/// The report of an export, without a final newline.
 fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -> String {
-    let Exported { bytes, differences, converted, formed, ap } = exported;
-    let sides = match args.form.input_size {
+    let Exported { bytes, differences, precision_report, form_differences, ap } = exported;
+    let size = match args.form.input_size {
         Some(_) => "height x width",
         None => "height x width: the spec's shorter and longer side, padded",
     };
@@ -243,32 +260,31 @@ fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -
         args.out.display().to_string(),
         format!("  parameters   {}", grouped(summary.parameters())),
         format!(
-            "  computation  {:.1} GFLOPs at {}x{} ({sides}); a multiplication with its addition counts once, as torchvision and \
-             fvcore count",
+            "  computation  {:.1} GFLOPs at {}x{} ({size}); a multiply-add counts as one FLOP, as in torchvision and fvcore",
             summary.giga_multiply_adds(),
             summary.height,
             summary.width
         ),
         format!("  file size    {:.1} MB", *bytes as f64 / 1e6),
-        format!("  proof        ONNX Runtime differs from libtorch {differences}"),
+        format!("  verified     error of ONNX Runtime is {differences}"),
     ];
-    if let Some(FormDifferences { scores, offsets }) = formed {
+    if let Some(FormDifferences { scores, offsets }) = form_differences {
         lines.push(format!(
-            "  form         differs from the file of free form by at most {scores:.1e} in scores and {offsets:.1e} in offsets"
+            "  variant      differs from the plain file by at most {scores:.1e} in scores and {offsets:.1e} in offsets"
         ));
     }
     let precision = args.precision.precision;
-    if let Some(Loss { converted, comparison, ap: full }) = converted {
-        lines.push(format!("  {precision:<12} differs from fp32 in {comparison}"));
+    if let Some(PrecisionReport { converted, comparison, fp32_ap }) = precision_report {
+        lines.push(format!("  {precision:<12} differs from fp32: {comparison}"));
         if !converted.float_layers.is_empty() {
-            lines.push(format!("  in 32 bits   {}", converted.float_layers.join(", ")));
+            lines.push(format!("  fp32 layers  {}", converted.float_layers.join(", ")));
         }
-        if let (Some(ap), Some(full)) = (ap, full) {
-            lines.push(format!("  AP           {ap:.4}, fp32 {full:.4}: {:+.4}", ap - full));
+        if let (Some(ap), Some(fp32_ap)) = (ap, fp32_ap) {
+            lines.push(format!("  AP           {ap:.4} (fp32 {fp32_ap:.4}, {:+.4})", ap - fp32_ap));
         }
         if !converted.sensitivity.is_empty() {
             lines.push(
-                "  sensitivity  error by 8 bits in this layer alone, as a share of scores and of offsets".to_owned(),
+                "  sensitivity  relative RMS error of scores and offsets with only this layer in int8".to_owned(),
             );
             let line = |layer: &Sensitivity| {
                 format!("    {:<34}{:>8.3} %{:>8.3} %", layer.layer, 100.0 * layer.scores, 100.0 * layer.offsets)
@@ -285,7 +301,7 @@ fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -
 fn open(path: &Path) -> anyhow::Result<Checkpoint> {
     Checkpoint::open(path).map_err(|error| match error {
         CheckpointError::Io { error, .. } if error.kind() == ErrorKind::NotFound => anyhow::anyhow!(
-            "there is no checkpoint `{}`; `trainer fit` makes runs/latest/best.safetensors, --checkpoint names another",
+            "checkpoint `{}` not found; train one with `trainer fit`, or choose another one with --checkpoint",
             path.display()
         ),
         error => error.into(),

@@ -1,4 +1,4 @@
-//! The model: a graph with all that a reader needs to use it, as the bytes of an ONNX file.
+//! The model: a graph with its metadata, encoded as an ONNX file.
 
 use std::collections::BTreeSet;
 
@@ -15,46 +15,47 @@ use crate::onnx::{
 use crate::opset::Opset;
 use crate::precision::Precision;
 
-/// Key of what the numbers of the network are: fp32, fp16 or int8.
+/// Metadata key of the precision: fp32, fp16 or int8.
 const PRECISION_KEY: &str = "retinanet.precision";
 
-/// Key of the program that made the weights.
+/// Metadata key of the program that wrote the weights.
 const PROGRAM_KEY: &str = "retinanet.program";
 
-/// Key of the number of epochs that the weights were trained for.
+/// Metadata key of the number of training epochs.
 const EPOCH_KEY: &str = "retinanet.epoch";
 
-/// Key of the AP that the weights reached on their validation data.
+/// Metadata key of the AP on the validation data.
 const AP_KEY: &str = "retinanet.ap";
 
-/// Key of the file of another project that the weights come from: what it was taken for, its name, its hash.
+/// Metadata key of the imported file that the weights come from: its kind, name and hash.
 const ORIGIN_KEY: &str = "retinanet.origin";
 
-/// What a file is like, beside what it computes.
+/// Options of the ONNX file that do not change what it computes.
 #[derive(Clone, Debug, Default)]
 pub struct FileOptions {
-    /// The operators that it uses.
+    /// Version of the ONNX operators.
     pub opset: Opset,
-    /// Name of the graph; what the network is if absent.
+    /// Name of the graph; if absent, the network's, such as `RetinaNet with ResNet-50`.
     pub name: Option<String>,
-    /// Text for people; what the network is and where to read more if absent.
+    /// Doc string of the model; if absent, a description of the network.
     pub doc: Option<String>,
-    /// If large constants are in a file beside it: what that one's name begins with.
+    /// Start of the name of the external data file; if absent, the ONNX file contains all constants.
     pub external_data: Option<String>,
 }
 
-/// A file, still in memory.
+/// An encoded model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Encoded {
-    /// The ONNX file.
+    /// Bytes of the ONNX file.
     pub(crate) model: Vec<u8>,
-    /// The file beside it, if there is one.
+    /// The external data file, if any.
     pub(crate) external: Option<External>,
 }
 
-/// The ONNX file. The same inputs give the same bytes.
+/// Encodes a graph as an ONNX file. The same inputs give the same bytes.
 ///
-/// Its `metadata_props` hold the spec as YAML, which makes it all that the runtime needs, and where the weights came from.
+/// Its `metadata_props` contain the spec as YAML, so that the runtime needs no other file, and the provenance of the
+/// weights.
 pub(crate) fn encode(
     mut graph: Graph,
     spec: &ModelSpec,
@@ -64,13 +65,13 @@ pub(crate) fn encode(
 ) -> Encoded {
     options.opset.adapt(&mut graph);
     let network = format!("RetinaNet with {}", backbone(&spec.backbone));
-    let hands_over_candidates = graph.outputs.iter().any(|port| port.name == CANDIDATE_SCORES);
-    let top_k = spec.postprocessing.top_k.filter(|_| hands_over_candidates);
-    let said = if hands_over_candidates { "of its best candidates" } else { "of all anchors" };
-    let about = || {
+    let outputs_candidates = graph.outputs.iter().any(|port| port.name == CANDIDATE_SCORES);
+    let top_k = spec.postprocessing.top_k.filter(|_| outputs_candidates);
+    let rows = if outputs_candidates { "the highest-scoring candidates" } else { "all anchors" };
+    let default_doc = || {
         format!(
-            "{network} for {} classes. It says scores and box offsets {said}; what the images, rows and offsets are is in the \
-             metadata, under `{SPEC_KEY}`.",
+            "{network} for {} classes. It outputs scores and box offsets of {rows}. The metadata entry `{SPEC_KEY}` \
+             specifies preprocessing, anchors, box coder and classes.",
             spec.class_count()
         )
     };
@@ -92,21 +93,21 @@ pub(crate) fn encode(
     let model = ModelProto {
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
-        doc_string: options.doc.clone().unwrap_or_else(about),
+        doc_string: options.doc.clone().unwrap_or_else(default_doc),
         metadata_props: metadata.collect(),
         ..model(graph, options.opset)
     };
     Encoded { model: model.encode_to_vec(), external }
 }
 
-/// A file that computes `values` of a graph in place of its outputs.
+/// Encodes a graph with `values` as its outputs.
 pub(crate) fn encode_with_outputs(graph: Graph, values: &BTreeSet<&str>) -> Vec<u8> {
     let is_input = |name: &str| graph.inputs.iter().any(|port| port.name == name);
     let output = values.iter().filter(|name| !is_input(name)).map(|name| float_output((*name).to_owned())).collect();
     model(GraphProto { output, ..graph.into_proto("tapped") }, Opset::default()).encode_to_vec()
 }
 
-/// A value of 32-bit floating point as an output.
+/// A float32 value as an output.
 pub(crate) fn float_output(name: String) -> ValueInfoProto {
     let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape: None });
     ValueInfoProto { name, r#type: Some(TypeProto { tensor_type }), ..ValueInfoProto::default() }
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_says_what_it_is_and_where_it_came_from() {
+    fn metadata_contains_spec_precision_and_provenance() {
         let origin = Origin { file: "retinanet.pth".to_owned(), sha256: "0abc".to_owned(), kind: "yhenon".to_owned() };
         let provenance =
             Provenance { program: "trainer 1.2.3".to_owned(), epoch: Some(7), ap: Some(0.25), origin: Some(origin) };
@@ -178,7 +179,7 @@ mod tests {
         assert_eq!(names, ["images", "classification", "regression"]);
 
         let imported = ModelProto::decode(&file(&Provenance::default())[..]).unwrap();
-        assert_eq!(imported.metadata_props.len(), 3, "what is unknown is left out");
+        assert_eq!(imported.metadata_props.len(), 3, "unknown values are left out");
     }
 
     #[test]

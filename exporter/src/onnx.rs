@@ -1,13 +1,14 @@
-//! The messages of the ONNX file format that this program writes and reads, under the field numbers of
+//! The messages of the ONNX file format that this program writes and reads, with the field numbers of
 //! <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 //!
-//! Written by hand, so that no build needs protoc. Fields that the exporter has no use for are left out: a reader skips
-//! them. A scalar whose zero has a meaning is an `Option`; the others are absent from the file when they are zero.
+//! Written by hand, so that the build does not need protoc. Fields that the exporter does not use are left out:
+//! decoding skips them. Scalars whose zero has a meaning are `Option`s; other scalars are omitted from the file when
+//! they are zero.
 
 use prost::bytes::Bytes;
 use prost::{Message, Oneof};
 
-/// A model: a graph and what it takes to understand it.
+/// A model: a graph and its metadata.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct ModelProto {
     /// Version of the file format.
@@ -22,13 +23,13 @@ pub(crate) struct ModelProto {
     /// Version of that program.
     #[prost(string, tag = "3")]
     pub(crate) producer_version: String,
-    /// Text for people.
+    /// Documentation.
     #[prost(string, tag = "6")]
     pub(crate) doc_string: String,
-    /// The computation.
+    /// The graph.
     #[prost(message, optional, tag = "7")]
     pub(crate) graph: Option<GraphProto>,
-    /// Named texts for programs.
+    /// Metadata entries.
     #[prost(message, repeated, tag = "14")]
     pub(crate) metadata_props: Vec<StringStringEntryProto>,
 }
@@ -44,21 +45,21 @@ pub(crate) struct OperatorSetIdProto {
     pub(crate) version: i64,
 }
 
-/// A named text.
+/// A metadata entry.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct StringStringEntryProto {
-    /// Name.
+    /// Key.
     #[prost(string, tag = "1")]
     pub(crate) key: String,
-    /// Text.
+    /// Value.
     #[prost(string, tag = "2")]
     pub(crate) value: String,
 }
 
-/// A computation.
+/// A graph.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct GraphProto {
-    /// Operations, each after those that it depends on.
+    /// Nodes, each after those that it depends on.
     #[prost(message, repeated, tag = "1")]
     pub(crate) node: Vec<NodeProto>,
     /// Name.
@@ -67,24 +68,24 @@ pub(crate) struct GraphProto {
     /// Constants.
     #[prost(message, repeated, tag = "5")]
     pub(crate) initializer: Vec<TensorProto>,
-    /// Text for people.
+    /// Documentation.
     #[prost(string, tag = "10")]
     pub(crate) doc_string: String,
-    /// What the caller gives.
+    /// Inputs.
     #[prost(message, repeated, tag = "11")]
     pub(crate) input: Vec<ValueInfoProto>,
-    /// What the caller gets.
+    /// Outputs.
     #[prost(message, repeated, tag = "12")]
     pub(crate) output: Vec<ValueInfoProto>,
 }
 
-/// An operation.
+/// A node.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct NodeProto {
-    /// Names of the values that it reads.
+    /// Names of its input values.
     #[prost(string, repeated, tag = "1")]
     pub(crate) input: Vec<String>,
-    /// Names of the values that it computes.
+    /// Names of its output values.
     #[prost(string, repeated, tag = "2")]
     pub(crate) output: Vec<String>,
     /// Name.
@@ -93,12 +94,12 @@ pub(crate) struct NodeProto {
     /// Operator.
     #[prost(string, tag = "4")]
     pub(crate) op_type: String,
-    /// Settings of the operator.
+    /// Attributes.
     #[prost(message, repeated, tag = "5")]
     pub(crate) attribute: Vec<AttributeProto>,
 }
 
-/// A setting of an operator.
+/// An attribute of a node.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct AttributeProto {
     /// Name.
@@ -107,33 +108,33 @@ pub(crate) struct AttributeProto {
     /// Which of the other fields holds the value.
     #[prost(enumeration = "AttributeType", tag = "20")]
     pub(crate) r#type: i32,
-    /// A number.
+    /// A float.
     #[prost(float, optional, tag = "2")]
     pub(crate) f: Option<f32>,
-    /// A whole number.
+    /// An integer.
     #[prost(int64, optional, tag = "3")]
     pub(crate) i: Option<i64>,
-    /// A text, in UTF-8.
+    /// A string, in UTF-8.
     #[prost(bytes = "vec", optional, tag = "4")]
     pub(crate) s: Option<Vec<u8>>,
-    /// Whole numbers.
+    /// Integers.
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(crate) ints: Vec<i64>,
 }
 
-/// What an attribute holds.
+/// Type of an attribute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub(crate) enum AttributeType {
-    /// Nothing that this program knows.
+    /// Undefined.
     Undefined = 0,
-    /// A number.
+    /// A float.
     Float = 1,
-    /// A whole number.
+    /// An integer.
     Int = 2,
-    /// A text.
+    /// A string.
     String = 3,
-    /// Whole numbers.
+    /// Integers.
     Ints = 7,
 }
 
@@ -152,7 +153,7 @@ pub(crate) struct TensorProto {
     /// The elements in row-major order, each in little-endian bytes.
     #[prost(bytes = "bytes", tag = "9")]
     pub(crate) raw_data: Bytes,
-    /// Where the elements are, if they are in another file: its name, the first byte, and how many.
+    /// If the elements are in another file: its name, and offset and length in bytes.
     #[prost(message, repeated, tag = "13")]
     pub(crate) external_data: Vec<StringStringEntryProto>,
     /// [`DATA_IS_EXTERNAL`], or zero if the elements are here.
@@ -167,7 +168,7 @@ pub(crate) const DATA_IS_EXTERNAL: i32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub(crate) enum DataType {
-    /// None that this program knows.
+    /// Undefined.
     Undefined = 0,
     /// 32-bit floating point.
     Float = 1,
@@ -192,15 +193,15 @@ pub(crate) struct ValueInfoProto {
     /// Type of the value.
     #[prost(message, optional, tag = "2")]
     pub(crate) r#type: Option<TypeProto>,
-    /// Text for people.
+    /// Documentation.
     #[prost(string, tag = "3")]
     pub(crate) doc_string: String,
 }
 
-/// The type of a value. ONNX knows more kinds; all values of our graphs are tensors.
+/// Type of a value. ONNX has other kinds of types, but all values of these graphs are tensors.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct TypeProto {
-    /// A tensor's type.
+    /// Type of a tensor.
     #[prost(message, optional, tag = "1")]
     pub(crate) tensor_type: Option<TensorType>,
 }
@@ -211,7 +212,7 @@ pub(crate) struct TensorType {
     /// Type of the elements.
     #[prost(enumeration = "DataType", tag = "1")]
     pub(crate) elem_type: i32,
-    /// Sizes.
+    /// Shape.
     #[prost(message, optional, tag = "2")]
     pub(crate) shape: Option<TensorShapeProto>,
 }
@@ -248,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_those_of_the_official_schema() {
+    fn encoded_bytes_equal_those_of_the_onnx_python_package() {
         // onnx 1.23.2:
         // from onnx import *; from onnx.helper import *
         // node = NodeProto(input=["x"], output=["y"], name="n", op_type="Conv")
@@ -262,7 +263,7 @@ mod tests {
         // model.opset_import.add().version = 17
         // model.metadata_props.add(key="k", value="v")
         // model.SerializeToString().hex()
-        let official = "08081201703a630a2d0a01781201791a016e2204436f6e762a0c0a0567726f75701800a001022a0e0a0470616473400140ac02\
+        let expected = "08081201703a630a2d0a01781201791a016e2204436f6e762a0c0a0567726f75701800a001022a0e0a0470616473400140ac02\
                         a001071201672a19080210074201634a10000000000000000000000000000000005a140a0178120f0a0d080112090a0312014e\
                         0a0208034202101172060a016b120176";
         let node = NodeProto {
@@ -303,7 +304,7 @@ mod tests {
         };
         let bytes = model.encode_to_vec();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, official);
+        assert_eq!(hex, expected);
         assert_eq!(ModelProto::decode(&bytes[..]).unwrap(), model);
     }
 }

@@ -1,4 +1,4 @@
-//! Operator sets: which version of ONNX's operators a file uses.
+//! Opsets: versions of the ONNX operators.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -6,29 +6,29 @@ use std::str::FromStr;
 
 use crate::graph::{Attribute, Constant, Graph};
 
-/// The first in which weights may have a scale for each channel.
-const OLDEST: i64 = 13;
+/// The first opset in which weights can have one scale per channel.
+const MIN_VERSION: i64 = 13;
 
-/// The last that was checked.
-const NEWEST: i64 = 21;
+/// The last opset that was tested.
+const MAX_VERSION: i64 = 21;
 
-/// The first in which reductions read their axes from an input.
+/// The first opset in which the axes of reductions are an input.
 const AXES_ARE_INPUTS: i64 = 18;
 
-/// A version of ONNX's operators.
+/// A version of the ONNX operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opset(i64);
 
 impl Opset {
     /// The versions that files may use.
-    pub const RANGE: RangeInclusive<i64> = OLDEST..=NEWEST;
+    pub const RANGE: RangeInclusive<i64> = MIN_VERSION..=MAX_VERSION;
 
-    /// The number.
+    /// The version number.
     pub fn version(self) -> i64 {
         self.0
     }
 
-    /// Version of the file format that came out with it.
+    /// The IR version that was released with it.
     /// <https://github.com/onnx/onnx/blob/main/docs/Versioning.md#released-versions>
     pub(crate) fn ir_version(self) -> i64 {
         match self.0 {
@@ -39,14 +39,14 @@ impl Opset {
         }
     }
 
-    /// Gives operators the form that they have in this set.
+    /// Converts operators to their definition in this opset.
     pub(crate) fn adapt(self, graph: &mut Graph) {
         if self.0 < AXES_ARE_INPUTS {
             return;
         }
         for node in graph.nodes.iter_mut().filter(|node| node.operator == "ReduceMax") {
-            let Some(place) = node.attributes.iter().position(|(name, _)| *name == "axes") else { continue };
-            let (_, Attribute::Ints(axes)) = node.attributes.remove(place) else { continue };
+            let Some(index) = node.attributes.iter().position(|(name, _)| *name == "axes") else { continue };
+            let (_, Attribute::Ints(axes)) = node.attributes.remove(index) else { continue };
             let name = format!("{}.axes", node.name);
             graph.initializers.insert(name.clone(), Constant::ints(&axes));
             node.inputs.push(name);
@@ -55,7 +55,8 @@ impl Opset {
 }
 
 impl Default for Opset {
-    /// The last before Resize got settings that engines differ in, and old enough (2022) for every engine in use.
+    /// The last opset before Resize got attributes that engines implement differently. Released in 2022, so that all
+    /// engines in use support it.
     fn default() -> Self {
         Self(17)
     }
@@ -72,7 +73,7 @@ impl FromStr for Opset {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = text.parse().ok().filter(|version| Self::RANGE.contains(version));
-        known.map(Self).ok_or_else(|| format!("expected a version from {OLDEST} to {NEWEST}"))
+        known.map(Self).ok_or_else(|| format!("expected a version from {MIN_VERSION} to {MAX_VERSION}"))
     }
 }
 
@@ -82,7 +83,7 @@ mod tests {
     use crate::graph::Node;
 
     #[test]
-    fn versions_that_are_not_checked_are_refused() {
+    fn untested_versions_are_refused() {
         for version in Opset::RANGE {
             assert_eq!(version.to_string().parse::<Opset>().unwrap().version(), version);
         }
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reduction_gets_its_axes_as_its_set_has_them() {
+    fn axes_of_reductions_become_an_input_from_opset_18_on() {
         let node = Node {
             name: "best".to_owned(),
             operator: "ReduceMax",

@@ -1,4 +1,4 @@
-//! Precision: what the numbers of the network are, and what fewer bits cost.
+//! Precision: conversion of the network to fp16 or int8, and comparison with float32.
 
 mod layers;
 mod range;
@@ -27,30 +27,32 @@ pub use layers::{Layers, UnknownLayer};
 pub use range::RangeRule;
 pub use sensitivity::Sensitivity;
 
-/// Convolutions that lose most by 8 bits: the first, which sees pixels, and the last two, whose numbers are the answer.
+/// Convolutions that lose most in int8: the first, whose input is the image, and the last two, which compute the
+/// outputs.
 const FLOAT_LAYERS: [&str; 3] = ["conv1", "classificationModel.output", "regressionModel.output"];
 
-/// Drawn images: for the ranges of fp16 where no others are given, and for every comparison.
-const DRAWN: u32 = 4;
+/// Number of drawn images: for the ranges of fp16 without calibration images, and for every comparison.
+const DRAWN_IMAGES: u32 = 4;
 
-/// Images on which a file of fewer bits is compared with that of 32.
+/// Maximum number of calibration images on which a file is compared with the float32 file.
 const COMPARED_IMAGES: usize = 8;
 
-/// Images on which the sensitivity of every single layer is measured.
+/// Maximum number of calibration images on which the sensitivity of the layers is measured.
 const SENSITIVITY_IMAGES: usize = 4;
 
-/// How far fp16 may be off. A product of 16 bits is off by up to 2^-11, in some seventy layers by 0.0024 if at random. Measured:
-/// the demo after 1, 3 and 7 epochs 0.0020, 0.0016 and 0.0011, and all detections; random weights 0.0008 in ResNet-50 (of its
-/// hundreds of equal scores 90 % of the detections) and 0.0013 in ResNet-101.
-const FP16_LIMITS: Limits = Limits { spread: 0.01, size: 1.0 / 2048.0, agreement: 0.75 };
+/// Limits of fp16. A float16 product has an error of up to 2^-11; random errors of some seventy layers add up to
+/// 0.0024. Measured: the demo after 1, 3 and 7 epochs 0.0020, 0.0016 and 0.0011, and all detections match; random
+/// weights 0.0008 in ResNet-50 (with hundreds of equal scores, so that 90 % of the detections match) and 0.0013 in
+/// ResNet-101.
+const FP16_LIMITS: Limits = Limits { std: 0.01, rms: 1.0 / 2048.0, agreement: 0.75 };
 
-/// How far int8 may be off. Measured on the demo after 1, 3 and 7 epochs: with ranges of 100 images 0.028 to 0.034, of one image
-/// 0.024 to 0.033, by `entropy` 0.025 to 0.046, each time with 99 % of the detections or more. With `percentile:99.9`, which
-/// costs four points of AP on blood cells, 0.083 to 0.198. With broken ranges, those of one black or one gray image, 0.196 to
-/// 0.396, and down to 54 % of the detections.
-const INT8_LIMITS: Limits = Limits { spread: 0.1, size: 0.0, agreement: 0.75 };
+/// Limits of int8. Measured on the demo after 1, 3 and 7 epochs: with ranges of 100 images 0.028 to 0.034, of one image
+/// 0.024 to 0.033, with `entropy` 0.025 to 0.046, and at least 99 % of the detections match. With `percentile:99.9`,
+/// which costs four points of AP on BCCD, 0.083 to 0.198. With wrong ranges, from one black or one gray image, 0.196 to
+/// 0.396, and as few as 54 % of the detections match.
+const INT8_LIMITS: Limits = Limits { std: 0.1, rms: 0.0, agreement: 0.75 };
 
-/// What the numbers of the network are. Inputs and outputs are 32-bit floating point in any case.
+/// Precision of the network. Inputs and outputs are always float32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Precision {
     /// 32-bit floating point.
@@ -63,20 +65,20 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// How far two files of the same network may be apart that differ in nothing but the order of summation.
+    /// Tolerance for two files of the same network that differ only in the order of summation.
     pub(crate) fn rounding(self) -> FormDifferences {
         match self {
             Self::Fp32 => FormDifferences { scores: 1e-4, offsets: 1e-3 },
             Self::Fp16 => FormDifferences { scores: 0.02, offsets: 0.1 },
-            // What falls to the other side of a half is another integer in all layers after it.
+            // A value close to half an integer may be rounded differently, which changes all later layers.
             Self::Int8 => FormDifferences { scores: 0.1, offsets: 0.5 },
         }
     }
 
-    /// How far a file may be from that of 32 bits.
+    /// Maximum differences of a file from the float32 file.
     pub fn limits(self) -> Limits {
         match self {
-            Self::Fp32 => Limits { spread: 0.0, size: 0.0, agreement: 1.0 },
+            Self::Fp32 => Limits { std: 0.0, rms: 0.0, agreement: 1.0 },
             Self::Fp16 => FP16_LIMITS,
             Self::Int8 => INT8_LIMITS,
         }
@@ -93,18 +95,18 @@ impl fmt::Display for Precision {
     }
 }
 
-/// How the network gets its precision.
+/// Options of the conversion to a precision.
 #[derive(Clone, Debug)]
 pub struct PrecisionOptions {
-    /// What its numbers shall be.
+    /// Precision of the network.
     pub precision: Precision,
-    /// Images whose numbers say what the ranges are; int8 needs some.
+    /// Images on which the ranges of activations are measured; required for int8.
     pub calibration: Vec<PathBuf>,
-    /// How ranges follow from these numbers; for int8.
+    /// How int8 chooses the range of each activation.
     pub ranges: RangeRule,
-    /// Layers that stay in 32 bits, beside those that lose most.
+    /// Layers that stay in float32, in addition to those that always do.
     pub keep_float: Layers,
-    /// Whether to measure what every layer loses by 8 bits.
+    /// Whether to measure the sensitivity of each layer to int8.
     pub sensitivity: bool,
 }
 
@@ -120,44 +122,45 @@ impl Default for PrecisionOptions {
     }
 }
 
-/// Why a network can't have fewer bits.
+/// Why a network cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum PrecisionError {
-    /// Its numbers can't be measured.
+    /// Its activations cannot be measured.
     #[error(transparent)]
     Calibration(#[from] CalibrationError),
-    /// A layer to keep is not there.
+    /// A layer to keep in float32 does not exist.
     #[error(transparent)]
     Layer(#[from] UnknownLayer),
-    /// There are no images to measure on.
-    #[error("int8 takes its ranges from images; name some with --calibrate")]
+    /// int8 without calibration images.
+    #[error("int8 needs calibration images; pass some with --calibrate")]
     NoImages,
-    /// The file computes something else than that of 32 bits.
+    /// The file differs too much from the float32 file.
     #[error(
-        "{precision} differs from fp32 too much, in {comparison}; allowed are {} of the spread of logits and offsets in the worst \
-         image, and {:.0} % of the detections; no file was written. --calibrate names other images, or more, --keep-float keeps \
-         layers in 32 bits, and --sensitivity lists those that lose most by 8",
-        .precision.limits().spread, 100.0 * .precision.limits().agreement
+        "{precision} differs too much from fp32: {comparison}; limits are {} standard deviations for logits and offsets \
+         in the worst image, and {:.0} % of the detections; no file was written. Pass other or more images with \
+         --calibrate, or keep layers in float32 with --keep-float; --sensitivity lists the layers that lose most in \
+         int8",
+        .precision.limits().std, 100.0 * .precision.limits().agreement
     )]
     Differs {
-        /// What was asked for.
+        /// Precision of the file.
         precision: Precision,
-        /// By how much.
+        /// Its differences.
         comparison: Box<Comparison>,
     },
 }
 
-/// What became of a network.
+/// Result of a conversion.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Converted {
-    /// Convolutions that stay in 32 bits.
+    /// Convolutions that stay in float32.
     pub float_layers: Vec<String>,
-    /// What every layer loses by 8 bits, the worst first; empty if that was not asked for.
+    /// Sensitivity of each layer, the most sensitive first; empty if not requested.
     pub sensitivity: Vec<Sensitivity>,
 }
 
-/// Gives `graph`, whose batch normalizations are folded, its precision.
-pub(crate) fn lower(
+/// Converts `graph`, whose batch norms are folded, to the precision.
+pub(crate) fn convert(
     graph: &mut Graph,
     spec: &ModelSpec,
     options: &PrecisionOptions,
@@ -165,12 +168,12 @@ pub(crate) fn lower(
 ) -> Result<Converted, PrecisionError> {
     options.keep_float.check(graph)?;
     let files = &options.calibration[..];
-    let inputs = Inputs { files, drawn: if files.is_empty() { DRAWN } else { 0 }, spec };
+    let inputs = Inputs { files, drawn: if files.is_empty() { DRAWN_IMAGES } else { 0 }, spec };
     match options.precision {
         Precision::Fp32 => Ok(Converted::default()),
         Precision::Fp16 => {
-            let seen = measure(graph, &half::measured(graph), inputs, engine)?;
-            let ranges = seen.iter().map(|(name, histogram)| (name.clone(), histogram.seen())).collect();
+            let histograms = measure(graph, &half::values_to_measure(graph), inputs, engine)?;
+            let ranges = histograms.iter().map(|(name, histogram)| (name.clone(), histogram.min_max())).collect();
             let float_layers = half::to_half(graph, &ranges, &options.keep_float);
             Ok(Converted { float_layers, sensitivity: Vec::new() })
         }
@@ -178,41 +181,42 @@ pub(crate) fn lower(
             if files.is_empty() {
                 return Err(PrecisionError::NoImages);
             }
-            let kept: Layers = FLOAT_LAYERS.into_iter().chain(options.keep_float.names()).collect();
-            let chosen = Quantization::new(graph, &kept);
+            let float_layers: Layers = FLOAT_LAYERS.into_iter().chain(options.keep_float.names()).collect();
+            let selected = Quantization::new(graph, &float_layers);
             let all = Quantization::new(graph, &Layers::default());
-            // A layer that is alone may need the range of what has another value's when all are rounded.
-            let values = if options.sensitivity { all.rounded() } else { chosen.ranged() };
-            let seen = measure(graph, &values, inputs, engine)?;
-            let ranges = seen.iter().map(|(name, histogram)| (name.clone(), histogram.range(options.ranges))).collect();
+            // A layer quantized alone may need the range of a value that otherwise uses the range of another one.
+            let values = if options.sensitivity { all.quantized_values() } else { selected.ranged_values() };
+            let histograms = measure(graph, &values, inputs, engine)?;
+            let ranges =
+                histograms.iter().map(|(name, histogram)| (name.clone(), histogram.range(options.ranges))).collect();
             let sensitivity = if options.sensitivity {
-                let few = files.len().min(SENSITIVITY_IMAGES);
-                sensitivity::measure(graph, &ranges, Inputs { files: &files[..few], ..inputs }, engine)?
+                let count = files.len().min(SENSITIVITY_IMAGES);
+                sensitivity::measure(graph, &ranges, Inputs { files: &files[..count], ..inputs }, engine)?
             } else {
                 Vec::new()
             };
-            chosen.apply(graph, &ranges);
+            selected.apply(graph, &ranges);
             let float_layers = Layers::all(graph).names().map(str::to_owned).collect();
             Ok(Converted { float_layers, sensitivity })
         }
     }
 }
 
-/// Compares a file of fewer bits with that of 32, on images of `--calibrate` and on drawn ones: what images are like that
-/// the ranges do not come from, the former can't show.
+/// Compares a converted file with the float32 file, on calibration images and on drawn ones, since the ranges were not
+/// measured on the latter.
 ///
 /// # Errors
-/// When ONNX Runtime does not take it, or it is too far off.
+/// When ONNX Runtime cannot run one of them, or the differences exceed the limits of the precision.
 pub(crate) fn check(
-    full: File,
+    fp32: File,
     converted: File,
     spec: &ModelSpec,
     options: &PrecisionOptions,
     engine: &EngineOptions,
 ) -> Result<Comparison, PrecisionError> {
-    let few = options.calibration.len().min(COMPARED_IMAGES);
-    let inputs = Inputs { files: &options.calibration[..few], drawn: DRAWN, spec };
-    let comparison = compare(full, converted, inputs, engine)?;
+    let count = options.calibration.len().min(COMPARED_IMAGES);
+    let inputs = Inputs { files: &options.calibration[..count], drawn: DRAWN_IMAGES, spec };
+    let comparison = compare(fp32, converted, inputs, engine)?;
     if options.precision.limits().allow(&comparison) {
         Ok(comparison)
     } else {

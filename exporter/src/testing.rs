@@ -6,7 +6,7 @@ use models::spec::{NormKind, NormSpec};
 use models::{ModelSpec, parameters};
 use ndarray::{ArrayD, IxDyn};
 
-/// A spec with a real backbone, and pyramid and heads of 32 channels.
+/// A spec with a ResNet of this depth, and FPN and heads of 32 channels.
 pub(crate) fn spec(depth: u32, kind: NormKind) -> ModelSpec {
     let yaml = "{pyramid: {width: 32}, heads: {width: 32}, classes: [{id: 1, name: cell}, {id: 5, name: platelet}]}";
     let mut spec = ModelSpec::from_yaml(yaml).unwrap();
@@ -15,7 +15,7 @@ pub(crate) fn spec(depth: u32, kind: NormKind) -> ModelSpec {
     spec
 }
 
-/// The spec's tensors, all zero.
+/// All tensors of the spec's network, filled with zeros.
 pub(crate) fn zeros(spec: &ModelSpec) -> BTreeMap<String, ArrayD<f32>> {
     let parameters = parameters(spec).unwrap().into_iter();
     parameters.map(|parameter| (parameter.name, ArrayD::zeros(IxDyn(&parameter.shape)))).collect()

@@ -1,9 +1,10 @@
-//! Tracing: the network runs on values that stand for nothing but their place in a graph, and every verb records what
-//! ONNX calls it.
+//! Tracing: the network runs on values that are only names in a graph, and each operation adds its ONNX node to the
+//! graph.
 //!
-//! A node is named after the layer that it comes from, by its weight: `layer1.0.conv1.weight` makes `layer1.0.conv1`. A
-//! verb without weights adds its own name to that of its operand: `layer1.0.bn1.relu`. A layer that runs on several
-//! levels counts them: `regressionModel.conv1`, `regressionModel.conv1_1`. The value that a node computes has its name.
+//! A node with weights has the name of its layer: the node with the weight `layer1.0.conv1.weight` is `layer1.0.conv1`.
+//! An operation without weights appends its name to that of its input: `layer1.0.bn1.relu`. The nodes of a layer that
+//! runs on several levels are numbered: `regressionModel.conv1`, `regressionModel.conv1_1`. A node's output has the
+//! node's name.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +16,10 @@ use runtime::{CLASSIFICATION, IMAGES, REGRESSION};
 
 use crate::graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
 
-/// The graph of the spec's network, as the network is written: nothing is folded yet. The tensors move into the graph.
+/// The graph of the spec's network, with batch norms not yet folded. The tensors move into the graph.
 ///
 /// # Errors
-/// When a tensor is missing or misshapen, or the spec has no classes or an unknown depth.
+/// When a tensor is missing or has the wrong shape, or the spec has no classes or an unknown depth.
 pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
     let recorder = Rc::new(Recorder::default());
     let source = Source { recorder: recorder.clone(), tensors: RefCell::new(tensors) };
@@ -33,7 +34,7 @@ pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result
         name,
         elements: ElementType::Float,
         shape: vec![Side::Dynamic("N"), Side::Dynamic("A"), Side::Fixed(width)],
-        meaning: format!("{meaning}; row i belongs to anchor i: levels P3 to P7, row y, column x, anchor"),
+        meaning: format!("{meaning}; row i belongs to anchor i, in order of level P3 to P7, y, x, anchor of the cell"),
     };
     graph.inputs = vec![Port {
         name: IMAGES,
@@ -42,21 +43,21 @@ pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result
         meaning: "normalized RGB images; H and W are multiples of 32".to_owned(),
     }];
     graph.outputs = vec![
-        rows(CLASSIFICATION, spec.class_count(), "scores of the classes, in (0, 1)"),
+        rows(CLASSIFICATION, spec.class_count(), "class scores, in (0, 1)"),
         rows(REGRESSION, 4, "offsets of x, y, log width and log height from the anchor, in the box coder's units"),
     ];
     Ok(graph)
 }
 
-/// The graph so far. Shared by all values of one pass.
+/// The graph recorded so far. Shared by all values of one forward pass.
 #[derive(Default)]
 struct Recorder {
     graph: RefCell<Graph>,
-    /// Names of nodes and values that are taken.
+    /// Names of nodes and values in use.
     names: RefCell<BTreeSet<String>>,
 }
 
-/// Moves a checkpoint's tensors into the graph, where they become constants under their own names.
+/// Moves a checkpoint's tensors into the graph as constants, under their own names.
 struct Source {
     recorder: Rc<Recorder>,
     tensors: RefCell<BTreeMap<String, ArrayD<f32>>>,
@@ -76,7 +77,7 @@ impl Weights<Traced> for Source {
     }
 }
 
-/// The elements in row-major order; they move where they lie so already.
+/// The elements in row-major order; not copied if they already are.
 fn row_major(tensor: ArrayD<f32>) -> Vec<f32> {
     if !tensor.is_standard_layout() {
         return tensor.iter().copied().collect();
@@ -88,7 +89,7 @@ fn row_major(tensor: ArrayD<f32>) -> Vec<f32> {
     elements
 }
 
-/// A value of which only the name is known.
+/// A value of the graph, known only by name.
 #[derive(Clone)]
 struct Traced {
     name: Rc<str>,
@@ -100,13 +101,13 @@ impl Recorder {
         Traced { name: name.into(), recorder: self.clone() }
     }
 
-    /// A constant. Under a name that is in use, it is the constant of that name.
+    /// A constant. If the name is in use, the existing constant of that name.
     fn constant(self: &Rc<Self>, name: &str, constant: Constant) -> Traced {
         self.graph.borrow_mut().initializers.entry(name.to_owned()).or_insert(constant);
         self.value(name)
     }
 
-    /// A node under `name`, or under `name` and a number if that is taken, and the value that it computes.
+    /// Adds a node called `name`, followed by a number if that is in use. Returns its output.
     fn node(
         self: &Rc<Self>,
         operator: &'static str,
@@ -117,7 +118,7 @@ impl Recorder {
         let mut names = self.names.borrow_mut();
         let numbered = (1..).map(|number| format!("{name}_{number}"));
         let name = std::iter::once(name.to_owned()).chain(numbered).find(|name| names.insert(name.clone()));
-        let name = name.expect("there is always a further number");
+        let name = name.expect("there are infinitely many numbers");
         let output = self.value(&name);
         let inputs = inputs.iter().map(|input| input.name.to_string()).collect();
         self.graph.borrow_mut().nodes.push(Node {
@@ -131,21 +132,21 @@ impl Recorder {
         output
     }
 
-    /// Gives a value that no node reads the name of an output.
+    /// Renames a value that no node reads, to the name of an output.
     fn rename(&self, value: &Traced, name: &str) {
         let mut graph = self.graph.borrow_mut();
         let node = graph.nodes.iter_mut().find(|node| *node.output == *value.name);
-        node.expect("a traced value comes from a node").output = name.to_owned();
+        node.expect("a node computes every traced value").output = name.to_owned();
     }
 }
 
 impl Traced {
-    /// The layer that a weight belongs to: its name without the last part.
+    /// The layer of a weight: its name without the last part.
     fn layer(&self) -> &str {
         self.name.rsplit_once('.').map_or(&self.name, |(layer, _)| layer)
     }
 
-    /// A node that reads this value and then `others`.
+    /// Adds a node with this value and then `others` as inputs.
     fn then(
         &self,
         operator: &'static str,
@@ -156,12 +157,12 @@ impl Traced {
         self.recorder.node(operator, name, &[&[self], others].concat(), attributes)
     }
 
-    /// A node without weights, named after this value.
+    /// Adds a node without weights, named after this value.
     fn then_plain(&self, operator: &'static str, verb: &str, others: &[&Traced]) -> Self {
         self.then(operator, &format!("{}.{verb}", self.name), others, Vec::new())
     }
 
-    /// A reshape to a constant shape, in which 0 keeps a size and -1 takes what is left.
+    /// Reshapes to a constant shape, in which 0 keeps a size and -1 is inferred.
     fn reshape(&self, name: &str, shape: &[i64]) -> Self {
         let constant = shape.iter().fold("shape".to_owned(), |name, size| match size {
             0 => name + ".same",
@@ -172,7 +173,7 @@ impl Traced {
         self.then("Reshape", name, &[&shape], Vec::new())
     }
 
-    /// A weight `[channels]` as `[channels, 1, 1]`, which multiplies and adds per channel.
+    /// Reshapes a weight `[channels]` to `[channels, 1, 1]`, to multiply or add it per channel.
     fn per_channel(&self) -> Self {
         if let Some(constant) = self.recorder.graph.borrow_mut().initializers.get_mut(&*self.name) {
             constant.shape.truncate(1);
@@ -187,7 +188,7 @@ impl Traced {
     }
 }
 
-/// The same step, padding or side along both axes.
+/// The same kernel size or stride for both axes.
 fn both(n: usize) -> Attribute {
     Attribute::Ints(vec![n as i64; 2])
 }
@@ -220,8 +221,9 @@ impl Tensor for Traced {
         )
     }
 
-    /// Instance normalization of the groups, then factor and term per channel: ONNX has no correct GroupNormalization
-    /// before opset 21. The reshapes keep N and the width, so that the height follows without shape arithmetic.
+    /// Instance normalization of the groups, then scale and shift per channel: ONNX has no correct GroupNormalization
+    /// before opset 21. The reshapes keep N and the width, and the height is inferred, so that no sizes are computed in
+    /// the graph.
     fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {
         let GroupNorm { weight, bias, groups, epsilon } = layer;
         let name = weight.layer();
@@ -263,9 +265,9 @@ impl Tensor for Traced {
         self.then("MaxPool", &format!("{}.max_pool", self.name), &[], attributes)
     }
 
-    /// The form of Resize that every engine gets right.
+    /// Nearest-neighbor Resize, with the attributes that all engines implement correctly.
     fn upsample2x(&self) -> Self {
-        // Resize's second input, the region of interest, is absent: its name is empty.
+        // An empty name omits the second input of Resize, the region of interest.
         let region = self.recorder.value("");
         let scales = self.recorder.constant("scales.1.1.2.2", Constant::floats(vec![1.0, 1.0, 2.0, 2.0]));
         let attributes = vec![
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unique_and_every_value_is_made_before_it_is_read() {
+    fn names_are_unique_and_every_value_is_computed_before_it_is_read() {
         for kind in [NormKind::FrozenBatch, NormKind::Batch, NormKind::Group] {
             for depth in [18, 50] {
                 let graph = traced(depth, kind);
@@ -352,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_those_of_the_layers() {
+    fn attributes_are_those_of_the_layers() {
         let graph = traced(50, NormKind::FrozenBatch);
         let stem = node(&graph, "conv1");
         assert_eq!(stem.ints("strides"), [2, 2]);
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn group_norm_leaves_batch_and_image_size_open() {
+    fn group_norm_keeps_batch_and_image_size_dynamic() {
         let graph = traced(18, NormKind::Group);
         assert_eq!(node(&graph, "bn1.groups").inputs, ["conv1", "shape.same.32.rest.same"]);
         assert_eq!(node(&graph, "bn1.channels").inputs, ["bn1.normalize", "shape.same.64.rest.same"]);
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_are_row_major_however_they_lie_in_memory() {
+    fn elements_are_row_major_for_every_memory_layout() {
         let tensor = array![[0.0, 1.0, 2.0], [3.0, 4.0, 5.0], [6.0, 7.0, 8.0]];
         assert_eq!(row_major(tensor.clone().into_dyn()), (0..9).map(|i| i as f32).collect::<Vec<_>>());
         assert_eq!(row_major(tensor.t().to_owned().into_dyn()), [0.0, 3.0, 6.0, 1.0, 4.0, 7.0, 2.0, 5.0, 8.0]);
@@ -389,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tensor_that_is_missing_or_misshapen_is_an_error_that_names_it() {
+    fn error_contains_the_name_of_a_missing_or_misshapen_tensor() {
         let spec = spec(18, NormKind::FrozenBatch);
         let mut tensors = zeros(&spec);
         let stem = tensors.remove("conv1.weight").unwrap();

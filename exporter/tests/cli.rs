@@ -1,8 +1,8 @@
 //! The program `exporter`, on checkpoints with random weights.
 //!
-//! What libtorch would have said of the probe comes from ONNX Runtime itself here, so that these tests run without
-//! libtorch. That both agree is shown in the workspace's `tests`.
-#![allow(clippy::unwrap_used, reason = "a failed test may panic, and its helpers stand outside of test functions")]
+//! The probe's expected outputs are computed by ONNX Runtime instead of libtorch, so that these tests run without
+//! libtorch. The workspace's `tests` show that both agree.
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,11 +21,11 @@ use runtime::{
 };
 
 #[test]
-fn an_exported_file_runs_at_every_size_and_carries_its_spec() {
+fn exported_file_runs_at_every_size_and_contains_its_spec() {
     let folder = Folder::with(checkpoint());
     let printed = success(folder.exporter(&["--out", "model.onnx"]));
-    // 11,176,512 of the backbone (torchvision resnet18 less its 513,000 of `fc`), 213,248 of the pyramid, 89,590 of the heads.
-    for line in ["model.onnx", "parameters   11,479,350", "GFLOPs at 608x1024", "MB", "(3 times are allowed)"] {
+    // 11,176,512 in the backbone (torchvision resnet18 without `fc`'s 513,000), 213,248 in the FPN, 89,590 in the heads.
+    for line in ["model.onnx", "parameters   11,479,350", "GFLOPs at 608x1024", "MB", "(limit 3)"] {
         assert!(printed.contains(line), "no `{line}` in {printed}");
     }
     assert_eq!(folder.files(), ["model.onnx", "runs"]);
@@ -44,7 +44,7 @@ fn an_exported_file_runs_at_every_size_and_carries_its_spec() {
 }
 
 #[test]
-fn without_arguments_the_latest_best_checkpoint_becomes_retinanet_onnx() {
+fn default_exports_the_best_checkpoint_of_the_latest_run() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&[]));
     let first = fs::read(folder.path("retinanet.onnx")).unwrap();
@@ -53,7 +53,7 @@ fn without_arguments_the_latest_best_checkpoint_becomes_retinanet_onnx() {
 }
 
 #[test]
-fn the_summary_lists_the_layers() {
+fn summary_lists_the_layers() {
     let folder = Folder::with(checkpoint());
     let printed = success(folder.exporter(&["--summary"]));
     let row = |name: &str| printed.lines().find(|line| line.split_whitespace().next() == Some(name));
@@ -62,19 +62,19 @@ fn the_summary_lists_the_layers() {
 }
 
 #[test]
-fn a_description_says_all_that_a_stranger_needs() {
+fn description_contains_everything_needed_to_use_the_file() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&[]));
     let printed = success(folder.exporter(&["--describe", "retinanet.onnx"]));
     for line in [
         "RetinaNet with ResNet-18",
         "  images [N, 3, H, W] float32: normalized RGB images; H and W are multiples of 32",
-        "shorter side is 608, or, where the longer side would exceed 1024",
+        "shorter side is 608, or, if the longer side would exceed 1024",
         "mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225]",
         "  classification [N, A, 2] float32",
         "  regression [N, A, 4] float32",
-        "in the cell 9 anchors",
-        "Around (x + 0.5, y + 0.5) * stride",
+        "anchor of the cell (9 per cell)",
+        "Centers: (x + 0.5, y + 0.5) * step",
         // 32 * sqrt(2) by 32 / sqrt(2): ratio 0.5, scale 1.
         "P3 width x height: 45.25x22.63 ",
         "center x = ax + 0.1 * dx * aw",
@@ -84,19 +84,19 @@ fn a_description_says_all_that_a_stranger_needs() {
         "  1  5  platelet",
         "retinanet.program: a test",
         "retinanet.epoch: 3",
-        "ONNX operator set 17",
+        "ONNX opset 17",
     ] {
         assert!(printed.contains(line), "no `{line}` in {printed}");
     }
 }
 
 #[test]
-fn what_is_no_file_of_ours_is_not_described() {
+fn describe_refuses_files_that_exporter_did_not_write() {
     let folder = Folder::empty();
     fs::write(folder.path("text.onnx"), "no protocol buffers").unwrap();
     fs::write(folder.path("empty.onnx"), "").unwrap();
     for (file, reason) in
-        [("text.onnx", "no ONNX file"), ("empty.onnx", "no `retinanet.spec`"), ("none.onnx", "No such file")]
+        [("text.onnx", "not an ONNX file"), ("empty.onnx", "no `retinanet.spec`"), ("none.onnx", "No such file")]
     {
         let message = failure(folder.exporter(&["--describe", file]));
         assert!(message.contains(&format!("`{file}`")) && message.contains(reason), "{message}");
@@ -104,20 +104,20 @@ fn what_is_no_file_of_ours_is_not_described() {
 }
 
 #[test]
-fn a_file_that_contradicts_the_probe_never_gets_its_name() {
+fn a_file_that_does_not_reproduce_the_probe_is_not_written() {
     type Change = fn(&mut Checkpoint);
     let changes: [(&str, Change); 8] = [
-        ("libtorch differ", |checkpoint| checkpoint.probe.outputs.logits[[1, 5, 1]] += 1e-3),
-        ("libtorch differ", |checkpoint| checkpoint.probe.outputs.offsets[[0, 1160, 3]] -= 1e-3),
-        ("libtorch differ", |checkpoint| checkpoint.probe.outputs.features[1][[1, 128, 31]] -= 1e-3),
-        ("by NaN times", |checkpoint| checkpoint.probe.outputs.logits[[0, 0, 0]] = f32::NAN),
-        ("by NaN times", |checkpoint| tensor(checkpoint, "conv1.weight").fill(f32::NAN)),
-        ("libtorch differ", |checkpoint| *tensor(checkpoint, "regressionModel.output.bias") += 1e-5),
-        ("libtorch differ", |checkpoint| {
+        ("does not reproduce", |checkpoint| checkpoint.probe.outputs.logits[[1, 5, 1]] += 1e-3),
+        ("does not reproduce", |checkpoint| checkpoint.probe.outputs.offsets[[0, 1160, 3]] -= 1e-3),
+        ("does not reproduce", |checkpoint| checkpoint.probe.outputs.features[1][[1, 128, 31]] -= 1e-3),
+        ("error is NaN times", |checkpoint| checkpoint.probe.outputs.logits[[0, 0, 0]] = f32::NAN),
+        ("error is NaN times", |checkpoint| tensor(checkpoint, "conv1.weight").fill(f32::NAN)),
+        ("does not reproduce", |checkpoint| *tensor(checkpoint, "regressionModel.output.bias") += 1e-5),
+        ("does not reproduce", |checkpoint| {
             checkpoint.probe.rounding = [[f32::INFINITY; 2]; HeadOutputs::PARTS];
             *tensor(checkpoint, "regressionModel.conv4.weight") *= 1.01;
         }),
-        ("the same for everything", |checkpoint| checkpoint.probe.outputs.features[0].fill(0.5)),
+        ("probe are constant", |checkpoint| checkpoint.probe.outputs.features[0].fill(0.5)),
     ];
     for (expected, change) in changes {
         let mut checkpoint = checkpoint().clone();
@@ -132,7 +132,7 @@ fn a_file_that_contradicts_the_probe_never_gets_its_name() {
 }
 
 #[test]
-fn a_missing_checkpoint_is_named_with_the_program_that_makes_it() {
+fn error_of_a_missing_checkpoint_mentions_trainer_fit() {
     let folder = Folder::empty();
     let message = failure(folder.exporter(&[]));
     assert!(message.contains("`runs/latest/best.safetensors`") && message.contains("`trainer fit`"), "{message}");
@@ -140,12 +140,12 @@ fn a_missing_checkpoint_is_named_with_the_program_that_makes_it() {
 }
 
 #[test]
-fn a_damaged_foreign_or_misshapen_checkpoint_is_refused() {
+fn damaged_other_and_misshapen_checkpoints_are_refused() {
     let folder = Folder::with(checkpoint());
     let best = folder.path("runs/latest/best.safetensors");
     let whole = fs::read(&best).unwrap();
     for (bytes, expected) in
-        [(&whole[..whole.len() / 2], "damaged"), (&b"\x08\0\0\0\0\0\0\0{}      "[..], "no checkpoint")]
+        [(&whole[..whole.len() / 2], "damaged"), (&b"\x08\0\0\0\0\0\0\0{}      "[..], "not a checkpoint")]
     {
         fs::write(&best, bytes).unwrap();
         let message = failure(folder.exporter(&[]));
@@ -162,7 +162,7 @@ fn a_damaged_foreign_or_misshapen_checkpoint_is_refused() {
 }
 
 #[test]
-fn a_target_that_cannot_be_written_is_found_before_the_checkpoint_is_read() {
+fn an_unwritable_target_is_reported_before_the_checkpoint_is_read() {
     let folder = Folder::empty();
     for out in ["nowhere/model.onnx", "."] {
         let message = failure(folder.exporter(&["--out", out]));
@@ -179,14 +179,14 @@ fn a_missing_onnx_runtime_is_an_error_and_leaves_no_file() {
 }
 
 #[test]
-fn every_operator_set_says_the_same() {
+fn every_opset_can_be_exported_and_other_versions_are_refused() {
     let folder = Folder::with(&checkpoint_for_small_images());
     folder.add_images(1);
     for opset in ["13", "18", "21"] {
         for precision in [&["--precision", "fp32"][..], &["--precision", "int8", "--calibrate", "images"]] {
             success(folder.exporter(&[&["--opset", opset, "--out", "model.onnx"], precision].concat()));
             let described = success(folder.exporter(&["--describe", "model.onnx"]));
-            assert!(described.contains(&format!("ONNX operator set {opset}")), "{described}");
+            assert!(described.contains(&format!("ONNX opset {opset}")), "{described}");
         }
     }
     for opset in ["12", "22", "x"] {
@@ -195,7 +195,7 @@ fn every_operator_set_says_the_same() {
 }
 
 #[test]
-fn name_and_text_are_those_that_were_given() {
+fn name_and_doc_string_are_written_to_the_file() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&["--name", "Blood cells", "--doc", "Finds cells, as of 2026."]));
     let described = success(folder.exporter(&["--describe", "retinanet.onnx"]));
@@ -205,7 +205,7 @@ fn name_and_text_are_those_that_were_given() {
 }
 
 #[test]
-fn weights_may_be_in_a_file_beside_the_model() {
+fn external_data_is_a_separate_file_that_is_reused_for_the_same_weights() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&["--out", "single.onnx"]));
     for _ in 0..2 {
@@ -223,12 +223,12 @@ fn weights_may_be_in_a_file_beside_the_model() {
     });
     assert_eq!(single, double);
 
-    // A model that is refused leaves no weights either, and takes none away.
+    // A refused model leaves no weights file behind, and does not delete an existing one.
     let before = folder.files();
     let mut wrong = checkpoint().clone();
     *tensor(&mut wrong, "regressionModel.output.bias") += 0.01;
     wrong.write(&folder.path("runs/latest/best.safetensors")).unwrap();
-    assert!(failure(folder.exporter(&["--external-data"])).contains("differ"));
+    assert!(failure(folder.exporter(&["--external-data"])).contains("does not reproduce"));
     assert_eq!(folder.files(), before);
 }
 
@@ -242,7 +242,7 @@ fn images([count, height, width]: [usize; 3]) -> Array4<f32> {
     noise(&mut Random(7), &[count, 3, height, width], 1.0).into_dimensionality().unwrap()
 }
 
-/// A checkpoint most of whose scores are equal to many others, and half of them above the threshold.
+/// A checkpoint with many equal scores, half of them above the threshold.
 fn checkpoint_with_ties() -> Checkpoint {
     let mut checkpoint = checkpoint().clone();
     checkpoint.spec.postprocessing.score_threshold = 0.5;
@@ -250,11 +250,11 @@ fn checkpoint_with_ties() -> Checkpoint {
     for (index, bias) in tensor(&mut checkpoint, "classificationModel.output.bias").iter_mut().enumerate() {
         *bias = [0.25, -0.5, 0.5, 0.5, 20.0, 20.5][index % 6];
     }
-    answered(checkpoint)
+    with_probe_outputs(checkpoint)
 }
 
 #[test]
-fn candidates_give_the_detections_of_all_scores() {
+fn top_k_candidates_give_the_same_detections_as_all_scores() {
     let mut plain = checkpoint().clone();
     plain.spec.postprocessing.score_threshold = 0.01;
     let mut one_class = checkpoint().clone();
@@ -264,21 +264,21 @@ fn candidates_give_the_detections_of_all_scores() {
         let tensor = tensor(&mut one_class, &format!("classificationModel.output.{name}"));
         tensor.slice_axis_inplace(Axis(0), (..9).into());
     }
-    for checkpoint in [plain, checkpoint_with_ties(), answered(one_class)] {
+    for checkpoint in [plain, checkpoint_with_ties(), with_probe_outputs(one_class)] {
         let folder = Folder::with(&checkpoint);
         success(folder.exporter(&["--out", "dense.onnx"]));
         let dense = open(&folder, "dense.onnx");
         for top_k in [1, 50, 1_000_000] {
             let printed = success(folder.exporter(&["--top-k", &top_k.to_string()]));
-            assert!(printed.contains("differs from the file of free form"), "{printed}");
+            assert!(printed.contains("differs from the plain file"), "{printed}");
             let selecting = open(&folder, "retinanet.onnx");
             let spec = selecting.spec();
             assert_eq!((selecting.top_k(), spec.postprocessing.top_k), (Some(top_k), Some(top_k)));
             for shape in [[1, 32, 32], [2, 64, 96], [1, 160, 32]] {
                 let images = images(shape);
                 let all = dense.run(images.view()).unwrap().into_dense().unwrap();
-                let Outputs::Candidates(best) = selecting.run(images.view()).unwrap() else { panic!() };
-                assert_eq!(best.images(), shape[0]);
+                let Outputs::Candidates(candidates) = selecting.run(images.view()).unwrap() else { panic!() };
+                assert_eq!(candidates.images(), shape[0]);
                 let anchors = Anchors::new(&spec.anchors, shape[1], shape[2]);
                 let mut placement = spec.preprocessing.place(shape[2] as u32, shape[1] as u32);
                 (placement.resized_height, placement.resized_width) = (shape[1] as u32, shape[2] as u32);
@@ -286,12 +286,12 @@ fn candidates_give_the_detections_of_all_scores() {
                     let (scores, offsets) = (all.scores(), all.offsets());
                     let (scores, offsets) = (scores.index_axis(Axis(0), image), offsets.index_axis(Axis(0), image));
                     let expected = postprocess(scores, offsets, &anchors, &placement, spec);
-                    let found = postprocess_candidates(&best.of(image), &anchors, &placement, spec);
+                    let found = postprocess_candidates(&candidates.of(image), &anchors, &placement, spec);
                     assert!(found == expected, "top_k {top_k}, {shape:?}");
                     assert!(!found.is_empty());
                     let levels = anchors.levels().each_ref().map(|level| level.len() * spec.class_count());
                     let expected: usize = levels.into_iter().map(|scores| scores.min(top_k)).sum();
-                    assert_eq!(best.of(image).scores.len(), expected);
+                    assert_eq!(candidates.of(image).scores.len(), expected);
                 }
             }
         }
@@ -303,11 +303,11 @@ fn near(a: ArrayView3<f32>, b: ArrayView3<f32>) -> bool {
 }
 
 #[test]
-fn fixed_sizes_are_in_the_file_and_say_the_same() {
+fn fixed_sizes_are_in_the_file_and_do_not_change_its_outputs() {
     let folder = Folder::with(&checkpoint_with_ties());
-    success(folder.exporter(&["--out", "free.onnx"]));
-    let free = open(&folder, "free.onnx");
-    assert_eq!((free.size(), free.batch(), free.top_k()), (None, None, None));
+    success(folder.exporter(&["--out", "plain.onnx"]));
+    let plain = open(&folder, "plain.onnx");
+    assert_eq!((plain.size(), plain.batch(), plain.top_k()), (None, None, None));
     for (arguments, size, batch) in [
         (&["--input-size", "96x64"][..], Some([96, 64]), None),
         (&["--batch-size", "3"], None, Some(3)),
@@ -322,10 +322,10 @@ fn fixed_sizes_are_in_the_file_and_say_the_same() {
         assert_eq!(fixed.spec().preprocessing.input_size, size.map(|sides| sides.map(|side| side as u32)));
         for count in 1..=3 {
             let images = images([count, 96, 64]);
-            let expected = free.run(images.view()).unwrap().into_dense().unwrap();
+            let expected = plain.run(images.view()).unwrap().into_dense().unwrap();
             match fixed.run(images.view()).unwrap() {
                 Outputs::Dense(found) => {
-                    // A fuller batch may be summed in another order.
+                    // With a larger batch, the order of summation may differ.
                     assert!(near(found.scores(), expected.scores()) && near(found.offsets(), expected.offsets()));
                 }
                 Outputs::Candidates(found) => {
@@ -342,23 +342,25 @@ fn fixed_sizes_are_in_the_file_and_say_the_same() {
         }
         let too_many = fixed.run(images([4, 96, 64]).view());
         match batch {
-            Some(_) => assert!(too_many.unwrap_err().to_string().contains("4 images are more than the 3")),
+            Some(_) => assert!(too_many.unwrap_err().to_string().contains("4 images exceed")),
             None => assert!(too_many.is_ok()),
         }
         let other = fixed.run(images([1, 64, 96]).view());
         match size {
-            Some(_) => assert!(other.unwrap_err().to_string().contains("input is 64x96, and the model takes 96x64")),
+            Some(_) => {
+                assert!(other.unwrap_err().to_string().contains("input is 64x96, but the model accepts only 96x64"))
+            }
             None => assert!(other.is_ok()),
         }
     }
 }
 
 #[test]
-fn a_detector_needs_no_flag_for_any_form() {
+fn detector_runs_every_variant_without_options() {
     let mut checkpoint = checkpoint_with_ties();
     (checkpoint.spec.preprocessing.shorter_side, checkpoint.spec.preprocessing.longer_side) = (96, 160);
     let folder = Folder::with(&checkpoint);
-    // 96 pixels high and up to 160 wide: a size that both spec and file would choose.
+    // 160 x 96 pixels: the size that both the spec and `--input-size` give.
     let image = RgbImage::from_fn(160, 96, |x, y| Rgb([x as u8, y as u8, (x * y) as u8]));
     let detect = |arguments: &[&str], threshold: Option<f32>| {
         success(folder.exporter(arguments));
@@ -386,26 +388,26 @@ fn a_detector_needs_no_flag_for_any_form() {
             assert!(corners[0].iter().zip(corners[1]).all(|(a, b)| (a - b).abs() < 1e-3), "{found:?} {expected:?}");
         }
     }
-    // The smaller file has other detections, all of them in the image.
+    // With a smaller input, detections differ, but all are inside the image.
     let smaller = detect(&["--input-size", "64x64"], None).unwrap();
     assert!(!smaller.is_empty() && smaller.iter().all(|found| found.bounding_box.x2 <= 160.0));
 
-    let certain = detect(&["--top-k", "100000"], Some(0.6)).unwrap();
-    assert!(!certain.is_empty() && certain.len() < expected.len());
-    assert!(certain == detect(&[], Some(0.6)).unwrap());
+    let high_scoring = detect(&["--top-k", "100000"], Some(0.6)).unwrap();
+    assert!(!high_scoring.is_empty() && high_scoring.len() < expected.len());
+    assert!(high_scoring == detect(&[], Some(0.6)).unwrap());
     let message = detect(&["--top-k", "100000"], Some(0.4)).unwrap_err().to_string();
     assert!(message.contains("0.4 is below 0.5") && message.contains("--top-k"), "{message}");
     assert!(open(&folder, "retinanet.onnx").run(images([1, 32, 32]).view()).unwrap().into_dense().is_err());
 }
 
 #[test]
-fn fewer_bits_and_a_form_go_together() {
+fn fp16_and_int8_can_be_combined_with_fixed_sizes_and_top_k() {
     let folder = Folder::with(&checkpoint_for_small_images());
     folder.add_images(2);
     for precision in [&["--precision", "fp16"][..], &["--precision", "int8", "--calibrate", "images"]] {
-        let form = ["--top-k", "40", "--input-size", "96x128", "--batch-size", "2"];
-        let printed = success(folder.exporter(&[precision, &form[..]].concat()));
-        assert!(printed.contains("differs from fp32") && printed.contains("file of free form"), "{printed}");
+        let variant = ["--top-k", "40", "--input-size", "96x128", "--batch-size", "2"];
+        let printed = success(folder.exporter(&[precision, &variant[..]].concat()));
+        assert!(printed.contains("differs from fp32") && printed.contains("differs from the plain file"), "{printed}");
         assert_eq!(folder.files(), ["images", "retinanet.onnx", "runs"]);
         let engine = open(&folder, "retinanet.onnx");
         assert_eq!((engine.size(), engine.batch(), engine.top_k()), (Some([96, 128]), Some(2), Some(40)));
@@ -413,15 +415,15 @@ fn fewer_bits_and_a_form_go_together() {
 }
 
 #[test]
-fn the_form_of_a_file_is_described() {
+fn description_contains_fixed_sizes_and_candidates() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&["--input-size", "96x128", "--batch-size", "2", "--top-k", "40"]));
     let printed = success(folder.exporter(&["--describe", "retinanet.onnx"]));
     for line in [
         "  images [2, 3, 96, 128] float32: normalized RGB images",
-        "height 96 or its width 128",
-        "until it is 96 pixels high and 128 wide",
-        // 40 of each level, the coarsest of which has one cell with 9 anchors and 2 classes.
+        "the height at most 96 and the width at most 128",
+        "to height 96 and width 128",
+        // 40 per level, except P7, which has one cell with 9 anchors and 2 classes.
         "  scores [2, 178] float32",
         "  anchors [2, 178] int64",
         "  classes [2, 178] int64",
@@ -435,23 +437,23 @@ fn the_form_of_a_file_is_described() {
 }
 
 #[test]
-fn a_file_whose_parts_contradict_each_other_is_refused() {
+fn a_file_whose_graph_and_metadata_disagree_is_refused() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&["--input-size", "96x64", "--top-k", "40"]));
     let whole = fs::read(folder.path("retinanet.onnx")).unwrap();
-    for (found, put, reason) in [
-        ("  - 96\n  - 64\n", "  - 64\n  - 96\n", "its input is Some([96, 64]), its spec says Some([64, 96])"),
+    for (original, replacement, reason) in [
+        ("  - 96\n  - 64\n", "  - 64\n  - 96\n", "its input is 96x64, but its spec declares 64x96"),
         ("retinanet.top_k", "retinanet.top_x", "it has 4 outputs"),
     ] {
-        let at = whole.windows(found.len()).position(|window| window == found.as_bytes()).unwrap();
-        let changed = [&whole[..at], put.as_bytes(), &whole[at + found.len()..]].concat();
+        let start = whole.windows(original.len()).position(|window| window == original.as_bytes()).unwrap();
+        let changed = [&whole[..start], replacement.as_bytes(), &whole[start + original.len()..]].concat();
         let message = Engine::from_bytes("changed", &changed, &EngineOptions::default()).unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
     }
 }
 
 #[test]
-fn a_form_that_makes_no_sense_is_refused_and_leaves_no_file() {
+fn invalid_sizes_and_counts_are_refused_and_no_file_is_written() {
     let mut stretched = checkpoint().clone();
     stretched.spec.preprocessing.fixed_size = Some([96, 90]);
     let folder = Folder::with(&stretched);
@@ -473,39 +475,39 @@ fn a_form_that_makes_no_sense_is_refused_and_leaves_no_file() {
 }
 
 #[test]
-fn half_precision_halves_the_file_and_hardly_changes_what_it_says() {
+fn fp16_halves_the_file_size_and_matches_fp32() {
     let folder = Folder::with(checkpoint());
     success(folder.exporter(&["--out", "full.onnx"]));
     let printed = success(folder.exporter(&["--out", "half.onnx", "--precision", "fp16"]));
-    assert!(printed.contains("fp16         differs from fp32 in logits by 0.0"), "{printed}");
-    assert!(!printed.contains("in 32 bits"), "nothing here overflows: {printed}");
+    assert!(printed.contains("fp16         differs from fp32: logits 0.0"), "{printed}");
+    assert!(!printed.contains("fp32 layers"), "nothing here overflows: {printed}");
     let size = |name: &str| fs::metadata(folder.path(name)).unwrap().len() as f64;
     assert!((0.49..0.52).contains(&(size("half.onnx") / size("full.onnx"))));
     let printed = success(folder.exporter(&["--precision", "fp16", "--keep-float", "layer4,fpn.P3_2"]));
-    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
-    assert!(kept.contains("layer4.1.conv2") && kept.contains("fpn.P3_2"), "{kept}");
+    let float_layers = printed.lines().find(|line| line.contains("fp32 layers")).unwrap();
+    assert!(float_layers.contains("layer4.1.conv2") && float_layers.contains("fpn.P3_2"), "{float_layers}");
     assert!(size("retinanet.onnx") > size("half.onnx"));
 }
 
 #[test]
-fn a_network_that_overflows_16_bits_keeps_its_large_numbers_in_32() {
+fn layers_that_would_overflow_fp16_stay_fp32() {
     let mut checkpoint = checkpoint().clone();
-    // What the first block's inner convolution makes 100,000 times larger, the next one makes as much smaller.
+    // The output of the first block's first convolution is 100,000 times larger; the next one compensates for it.
     *tensor(&mut checkpoint, "layer1.0.bn1.weight") *= 1e5;
     *tensor(&mut checkpoint, "layer1.0.bn1.bias") *= 1e5;
     *tensor(&mut checkpoint, "layer1.0.conv2.weight") *= 1e-5;
     let printed = success(Folder::with(&checkpoint).exporter(&["--precision", "fp16"]));
-    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
-    assert!(kept.ends_with("layer1.0.conv1, layer1.0.conv2"), "{kept}");
+    let float_layers = printed.lines().find(|line| line.contains("fp32 layers")).unwrap();
+    assert!(float_layers.ends_with("layer1.0.conv1, layer1.0.conv2"), "{float_layers}");
 }
 
-/// Puts an image into the folder that normalization makes zeros of, about: it shows next to nothing of what numbers occur.
+/// Adds an image whose normalized pixels are almost zero, so that its activations do not represent those of other images.
 fn add_gray(folder: &Folder) {
     RgbImage::from_pixel(96, 96, Rgb([124, 116, 104])).save(folder.path("gray.png")).unwrap();
 }
 
 #[test]
-fn an_overflow_that_the_images_did_not_show_is_refused() {
+fn fp16_overflow_missed_by_the_calibration_images_is_refused() {
     let mut checkpoint = checkpoint_for_small_images();
     for (name, factor) in
         [("bn1.bias", 0.0), ("bn1.running_mean", 0.0), ("layer1.0.bn1.bias", 0.0), ("layer1.0.bn1.running_mean", 0.0)]
@@ -514,27 +516,27 @@ fn an_overflow_that_the_images_did_not_show_is_refused() {
     }
     *tensor(&mut checkpoint, "layer1.0.bn1.weight") *= 4e5;
     *tensor(&mut checkpoint, "layer1.0.conv2.weight") *= 2.5e-6;
-    let folder = Folder::with(&answered(checkpoint));
+    let folder = Folder::with(&with_probe_outputs(checkpoint));
     add_gray(&folder);
     let message = failure(folder.exporter(&["--precision", "fp16", "--calibrate", "gray.png"]));
-    assert!(message.contains("fp16 differs from fp32 too much") && message.contains("--calibrate"), "{message}");
+    assert!(message.contains("fp16 differs too much from fp32") && message.contains("--calibrate"), "{message}");
     assert_eq!(folder.files(), ["gray.png", "runs"]);
 }
 
 #[test]
-fn eight_bits_with_ranges_of_an_image_that_shows_nothing_are_refused_before_training_too() {
+fn int8_ranges_from_a_gray_image_are_refused_even_before_training() {
     let mut untrained = checkpoint_for_small_images();
     for head in ["classificationModel", "regressionModel"] {
         tensor(&mut untrained, &format!("{head}.output.weight")).fill(0.0);
     }
-    for checkpoint in [checkpoint_for_small_images(), answered(untrained)] {
+    for checkpoint in [checkpoint_for_small_images(), with_probe_outputs(untrained)] {
         let folder = Folder::with(&checkpoint);
         folder.add_images(2);
         add_gray(&folder);
         let int8 = |data: &str| folder.exporter(&["--precision", "int8", "--calibrate", data]);
         let message = failure(int8("gray.png"));
         assert!(
-            message.contains("int8 differs from fp32 too much") && message.contains("allowed are 0.1 of"),
+            message.contains("int8 differs too much from fp32") && message.contains("limits are 0.1 standard"),
             "{message}"
         );
         assert_eq!(folder.files(), ["gray.png", "images", "runs"]);
@@ -544,14 +546,14 @@ fn eight_bits_with_ranges_of_an_image_that_shows_nothing_are_refused_before_trai
 }
 
 #[test]
-fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
+fn int8_quarters_the_file_size_and_hardly_changes_the_outputs() {
     let folder = Folder::with(&checkpoint_for_small_images());
     folder.add_images(3);
     let int8 = ["--precision", "int8", "--calibrate", "images"];
     success(folder.exporter(&["--out", "full.onnx"]));
     let printed = success(folder.exporter(&int8));
-    let kept = printed.lines().find(|line| line.contains("in 32 bits")).unwrap();
-    assert!(kept.ends_with("classificationModel.output, conv1, regressionModel.output"), "{kept}");
+    let float_layers = printed.lines().find(|line| line.contains("fp32 layers")).unwrap();
+    assert!(float_layers.ends_with("classificationModel.output, conv1, regressionModel.output"), "{float_layers}");
     let bytes = fs::read(folder.path("retinanet.onnx")).unwrap();
     assert!(
         (0.25..0.28).contains(&(bytes.len() as f64 / fs::metadata(folder.path("full.onnx")).unwrap().len() as f64))
@@ -568,11 +570,11 @@ fn eight_bits_make_a_quarter_of_the_file_and_keep_what_it_says() {
     let norm = |values: &Array3<f32>| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     let (expected, found) = (expected.offsets().to_owned(), found.offsets().to_owned());
     let error = norm(&(&expected - &found)) / norm(&expected);
-    assert!(error > 0.0 && error < 0.05, "offsets are off by {error} of their size");
+    assert!(error > 0.0 && error < 0.05, "relative error of the offsets: {error}");
 }
 
 #[test]
-fn every_option_of_precision_does_something() {
+fn every_precision_option_has_an_effect() {
     let folder = Folder::with(&checkpoint_for_small_images());
     folder.add_images(2);
     let int8 = |more: &[&str]| {
@@ -586,7 +588,7 @@ fn every_option_of_precision_does_something() {
     }
     assert!(int8(&["--keep-float", "layer4"]).len() > plain.len() + 20_000_000);
 
-    // It takes so long that it may report progress.
+    // Not `success`: it takes so long that it may report progress on stderr.
     let output = folder.exporter(&["--precision", "int8", "--calibrate", "images", "--sensitivity"]);
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(plain == fs::read(folder.path("retinanet.onnx")).unwrap());
@@ -596,17 +598,17 @@ fn every_option_of_precision_does_something() {
 }
 
 #[test]
-fn an_ap_that_falls_too_far_is_another_exit_code_and_no_file() {
+fn too_large_an_ap_drop_has_its_own_exit_code_and_writes_no_file() {
     let folder = Folder::with(&checkpoint_for_small_images());
     folder.add_images(2);
     fs::write(folder.path("boxes.csv"), "0.png,1,2,30,40,cell\n1.png,5,5,20,20,platelet\n").unwrap();
     fs::write(folder.path("retinanet.onnx"), "the earlier file").unwrap();
     let fp16 = ["--precision", "fp16", "--images", "images", "--eval", "boxes.csv", "--max-ap-drop"];
-    // No AP is below zero, so that it can't fall by -1.
+    // With a maximum drop of -1, every AP fails.
     let output = folder.exporter(&[&fp16[..], &["-1"]].concat());
     assert_eq!(output.status.code(), Some(3));
     let message = failure(output);
-    assert!(message.contains("--max-ap-drop") && message.contains("fp32 of 0."), "{message}");
+    assert!(message.contains("--max-ap-drop") && message.contains("AP drops from 0."), "{message}");
     assert_eq!(fs::read(folder.path("retinanet.onnx")).unwrap(), b"the earlier file");
     let printed = success(folder.exporter(&[&fp16[..], &["1"]].concat()));
     assert!(printed.contains("  AP           0."), "{printed}");
@@ -614,7 +616,7 @@ fn an_ap_that_falls_too_far_is_another_exit_code_and_no_file() {
 }
 
 #[test]
-fn what_precision_cannot_work_with_is_named_and_the_earlier_file_stays() {
+fn errors_name_the_wrong_precision_option_and_keep_the_earlier_file() {
     let folder = Folder::with(&checkpoint_for_small_images());
     folder.add_images(2);
     fs::create_dir(folder.path("broken")).unwrap();
@@ -627,7 +629,7 @@ fn what_precision_cannot_work_with_is_named_and_the_earlier_file_stays() {
         ("--precision int8 --calibrate nowhere", "`nowhere`"),
         ("--precision int8 --calibrate empty", "cannot calibrate with `empty`"),
         ("--precision int8 --calibrate broken", "cannot calibrate with `broken/0.png`"),
-        ("--precision int8 --calibrate images --keep-float layer9", "no convolution `layer9`"),
+        ("--precision int8 --calibrate images --keep-float layer9", "no convolution or block `layer9`"),
         ("--precision int8 --calibrate images --ranges most", "percentile:P"),
         ("--precision int8 --calibrate images --calibration-images 0", "--calibration-images"),
         ("--precision fp16 --eval nowhere.json", "nowhere.json"),
@@ -646,7 +648,7 @@ fn tensor<'a>(checkpoint: &'a mut Checkpoint, name: &str) -> &'a mut ArrayD<f32>
     checkpoint.tensors.get_mut(name).unwrap()
 }
 
-/// A working folder.
+/// A temporary folder in which the program runs.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -654,7 +656,7 @@ impl Folder {
         Self(tempfile::tempdir().unwrap())
     }
 
-    /// One whose latest run has this best checkpoint.
+    /// A folder whose latest run has this best checkpoint.
     fn with(checkpoint: &Checkpoint) -> Self {
         let folder = Self::empty();
         fs::create_dir_all(folder.path("runs/latest")).unwrap();
@@ -666,7 +668,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Puts images into the folder `images`, each of another color with a bright square.
+    /// Adds a folder `images` with images of different colors, each with a bright square.
     fn add_images(&self, count: u8) {
         fs::create_dir(self.path("images")).unwrap();
         for index in 0..count {
@@ -686,7 +688,7 @@ impl Folder {
     }
 
     fn exporter(&self, arguments: &[&str]) -> Output {
-        // The search of a program that works in some other folder does not lead to this checkout.
+        // The program does not find the library of this checkout from another working folder.
         let library = runtime::library::find(None).unwrap().path;
         Command::new(env!("CARGO_BIN_EXE_exporter"))
             .args(arguments)
@@ -703,7 +705,7 @@ fn success(output: Output) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The message of a failed run, which says nothing else.
+/// The error message of a failed run, which prints nothing else.
 fn failure(output: Output) -> String {
     assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let message = String::from_utf8(output.stderr).unwrap();
@@ -711,7 +713,7 @@ fn failure(output: Output) -> String {
     message
 }
 
-/// A checkpoint whose probe was answered by ONNX Runtime.
+/// A checkpoint with random weights, whose probe has the outputs of ONNX Runtime.
 fn checkpoint() -> &'static Checkpoint {
     static CHECKPOINT: LazyLock<Checkpoint> = LazyLock::new(|| {
         let yaml =
@@ -723,13 +725,13 @@ fn checkpoint() -> &'static Checkpoint {
         let parameters = parameters(&spec).unwrap().into_iter();
         let tensors = parameters.map(|parameter| (parameter.name.clone(), weights(random, &parameter)));
         let provenance = Provenance { program: "a test".to_owned(), epoch: Some(3), ap: None, origin: None };
-        answered(Checkpoint {
+        with_probe_outputs(Checkpoint {
             tensors: tensors.collect(),
             provenance,
             probe: Probe {
                 images: noise(random, &Probe::SIZE, 1.0).into_dimensionality().unwrap(),
                 outputs: HeadOutputs::default(),
-                // ONNX Runtime against itself, in another order of summation at most.
+                // ONNX Runtime against itself: at most the order of summation differs.
                 rounding: [[1e-6; 2]; HeadOutputs::PARTS],
             },
             spec,
@@ -738,8 +740,8 @@ fn checkpoint() -> &'static Checkpoint {
     &CHECKPOINT
 }
 
-/// The checkpoint with the answers of ONNX Runtime to its probe.
-fn answered(mut checkpoint: Checkpoint) -> Checkpoint {
+/// The checkpoint with the outputs of ONNX Runtime in its probe.
+fn with_probe_outputs(mut checkpoint: Checkpoint) -> Checkpoint {
     let Checkpoint { spec, tensors, provenance, probe } = &mut checkpoint;
     let mut graph = trace(spec, tensors.clone()).unwrap();
     fold_batch_norms(&mut graph);
@@ -750,14 +752,14 @@ fn answered(mut checkpoint: Checkpoint) -> Checkpoint {
     checkpoint
 }
 
-/// The same for images of 96 pixels, which take a fiftieth of the time.
+/// The same checkpoint for images with a shorter side of 96 pixels, which take 1/50 of the time.
 fn checkpoint_for_small_images() -> Checkpoint {
     let mut checkpoint = checkpoint().clone();
     (checkpoint.spec.preprocessing.shorter_side, checkpoint.spec.preprocessing.longer_side) = (96, 160);
     checkpoint
 }
 
-/// Weights around those that training starts from, small enough that the scores are neither 0 nor 1.
+/// Weights close to initial ones, small enough that no score is rounded to 0 or 1.
 fn weights(random: &mut Random, parameter: &Parameter) -> ArrayD<f32> {
     match parameter.initial {
         Initial::Constant(value) => noise(random, &parameter.shape, 0.1) + value,

@@ -1,9 +1,9 @@
-//! Average precision of a large set, matching and accumulating: `cargo bench -p models --bench evaluation`. With
-//! `PEER_PYTHON`, a Python with pycocotools 2.0.11 and perhaps faster-coco-eval 1.8.0, these evaluate the same files in
-//! turns with us, and have to come to the same numbers.
+//! COCO evaluation of a large data set: `cargo bench -p models --bench evaluation`. If `PEER_PYTHON` is a Python with
+//! pycocotools 2.0.11 and optionally faster-coco-eval 1.8.0, these evaluate the same files, alternating with this
+//! crate, and must give the same metrics.
 //!
-//! The set is like COCO's validation set with 100 detections per image: 5,000 images, 80 classes of which few are
-//! frequent, boxes of all sizes, one in a hundred a crowd.
+//! The data set is generated and resembles COCO's validation set: 5,000 images with 100 detections each, 80 classes of
+//! which few are frequent, boxes of all sizes, one percent crowd regions.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -26,16 +26,16 @@ const DETECTIONS_PER_IMAGE: usize = 100;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 480.0;
 
-/// Turns that we and the peers take.
+/// Rounds. Each runs this crate, then the peers.
 const ROUNDS: usize = 3;
-/// Our runs in each turn.
+/// Runs of this crate per round.
 const RUNS: usize = 5;
 
-/// Sums in another order differ in the last digits, nothing else may.
+/// Metrics may differ only by the order of summation, in the last digits.
 const TOLERANCE: f64 = 1e-9;
 
 fn main() -> anyhow::Result<()> {
-    let (truth, results) = Generator(ChaCha8Rng::seed_from_u64(0)).set();
+    let (truth, results) = Generator(ChaCha8Rng::seed_from_u64(0)).generate();
     let detections = truth.locate(&results).boxes;
     println!("{IMAGES} images, {CLASSES} classes, {} boxes, {} detections", truth.annotations.len(), results.len());
     let folder = tempfile::tempdir()?;
@@ -52,43 +52,43 @@ fn main() -> anyhow::Result<()> {
             ours.push(start.elapsed().as_secs_f64());
         }
         for peer in &mut peers {
-            let answer = peer()?;
-            theirs.entry(answer.name.clone()).or_insert_with(Vec::new).push(answer);
+            let result = peer()?;
+            theirs.entry(result.name.clone()).or_insert_with(Vec::new).push(result);
         }
     }
-    let summary = summary.context("there was a round")?;
+    let summary = summary.context("no round was run")?;
     let ours = median(ours);
     println!("evaluate: {:.1} ms, AP {:.6}", 1e3 * ours, summary.ap);
-    for (name, answers) in theirs {
-        let difference = answers.iter().map(|answer| difference(&summary, &answer.summary)).fold(0.0, f64::max);
-        let seconds = median(answers.into_iter().map(|answer| answer.seconds).collect());
-        println!("{name}: {seconds:.2} s, ratio {:.1}, largest difference {difference:.1e}", seconds / ours);
-        ensure!(difference <= TOLERANCE, "{name} comes to other numbers");
+    for (name, results) in theirs {
+        let difference = results.iter().map(|result| difference(&summary, &result.summary)).fold(0.0, f64::max);
+        let seconds = median(results.into_iter().map(|result| result.seconds).collect());
+        println!("{name}: {seconds:.2} s, ratio {:.1}, max difference {difference:.1e}", seconds / ours);
+        ensure!(difference <= TOLERANCE, "{name} gives different metrics");
     }
     Ok(())
 }
 
-/// What a peer says of its run.
+/// The result of a peer's run.
 #[derive(Deserialize)]
-struct Answer {
+struct PeerResult {
     name: String,
     seconds: f64,
     #[serde(flatten)]
     summary: Summary,
 }
 
-/// Starts every peer that is installed; each evaluates when it is called.
+/// Starts every installed peer. Each returned function runs one evaluation.
 fn peers(
     python: &str,
     folder: &Path,
     truth: &Dataset,
     results: &[CocoResult],
-) -> anyhow::Result<Vec<impl FnMut() -> anyhow::Result<Answer> + use<>>> {
+) -> anyhow::Result<Vec<impl FnMut() -> anyhow::Result<PeerResult> + use<>>> {
     let [truth_path, results_path] = ["truth.json", "results.json"].map(|name| folder.join(name));
     truth.write_coco(&truth_path)?;
     write_results(&results_path, results)?;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/peer/evaluation.py");
-    let installed = Command::new(python).arg(script).output().with_context(|| format!("can't start {python}"))?;
+    let installed = Command::new(python).arg(script).output().with_context(|| format!("cannot start `{python}`"))?;
     ensure!(installed.status.success(), "{}", String::from_utf8_lossy(&installed.stderr));
     let names: Vec<_> = String::from_utf8(installed.stdout)?.lines().map(str::to_owned).collect();
     let peers = names.into_iter().map(|name| {
@@ -97,8 +97,8 @@ fn peers(
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let mut input = process.stdin.take().context("the peer has an input")?;
-        let mut output = BufReader::new(process.stdout.take().context("the peer has an output")?);
+        let mut input = process.stdin.take().context("the peer has no stdin")?;
+        let mut output = BufReader::new(process.stdout.take().context("the peer has no stdout")?);
         Ok(move || {
             writeln!(input)?;
             let mut line = String::new();
@@ -124,18 +124,18 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// Makes images, objects and detections.
+/// Generates images, objects and detections.
 struct Generator(ChaCha8Rng);
 
 impl Generator {
-    fn set(mut self) -> (Dataset, Vec<CocoResult>) {
-        let images = (0..IMAGES).map(|place| Image {
-            id: place as i64,
-            file_name: format!("{place}.jpg"),
+    fn generate(mut self) -> (Dataset, Vec<CocoResult>) {
+        let images = (0..IMAGES).map(|index| Image {
+            id: index as i64,
+            file_name: format!("{index}.jpg"),
             width: WIDTH as u32,
             height: HEIGHT as u32,
         });
-        let classes = (0..CLASSES).map(|place| Class { id: place as i64, name: format!("class {place}") }).collect();
+        let classes = (0..CLASSES).map(|index| Class { id: index as i64, name: format!("class {index}") }).collect();
         let mut truth = Dataset { images: images.collect(), annotations: Vec::new(), classes, ..Dataset::default() };
         let mut results = Vec::new();
         for image in 0..IMAGES {
@@ -146,19 +146,19 @@ impl Generator {
         (truth, results)
     }
 
-    /// One to five classes in an image, each with few objects or many.
+    /// One to five classes per image, each with one to twenty objects.
     fn objects(&mut self, image: usize, annotations: &mut Vec<Annotation>) {
         for _ in 0..self.count(0.55, 5) {
             let class_index = self.class();
             for _ in 0..self.count(0.7, 20) {
                 let rectangle = self.rectangle();
                 annotations.push(Annotation {
-                    // pycocotools takes what has id 0 for never found.
+                    // pycocotools never counts an annotation with id 0 as found.
                     id: annotations.len() as i64 + 1,
                     image,
                     class_index,
                     rectangle,
-                    // As of a mask.
+                    // Like the area of a mask.
                     area: rectangle.area() * self.0.random_range(0.4..0.9),
                     crowd: self.0.random_bool(0.01),
                 });
@@ -166,8 +166,7 @@ impl Generator {
         }
     }
 
-    /// Most objects are found, some twice, some as another class; the rest is noise, half of
-    /// it of the image's classes.
+    /// Detects most objects, some twice, some as another class. The rest is noise, half of it in the image's classes.
     fn detections(&mut self, objects: &[Annotation], image: usize, results: &mut Vec<CocoResult>) {
         let end = results.len() + DETECTIONS_PER_IMAGE;
         let mut push = |class: usize, score: f64, rectangle: Rectangle| {
@@ -197,21 +196,21 @@ impl Generator {
         }
     }
 
-    /// At least one; one more with probability `more`, and so on up to `most`.
-    fn count(&mut self, more: f64, most: usize) -> usize {
+    /// A random count from 1 to `max`; each further one has the probability `more`.
+    fn count(&mut self, more: f64, max: usize) -> usize {
         let mut count = 1;
-        while count < most && self.0.random_bool(more) {
+        while count < max && self.0.random_bool(more) {
             count += 1;
         }
         count
     }
 
-    /// The first class is that of nearly every third object, as COCO's people are; the others get ever rarer.
+    /// A random class: in almost a third of all cases the first, like `person` in COCO; the others get rarer and rarer.
     fn class(&mut self) -> usize {
         if self.0.random_bool(0.28) { 0 } else { (self.0.random::<f64>().powf(1.8) * CLASSES as f64) as usize }
     }
 
-    /// From a few pixels to most of the image, each doubling as likely as the next, so that two fifths are small.
+    /// A random box, from a few pixels to most of the image. The log of the size is uniform, so two fifths are small.
     fn rectangle(&mut self) -> Rectangle {
         let side = 2_f64.powf(self.0.random_range(3.0..8.5));
         let shape = 2_f64.powf(self.0.random_range(-0.8..0.8));
@@ -220,9 +219,9 @@ impl Generator {
         Rectangle { x, y, width, height }
     }
 
-    /// The rectangle with its corner and sides shifted by up to `share` of its sides.
-    fn near(&mut self, rectangle: &Rectangle, share: f64) -> Rectangle {
-        let mut shift = |side: f64| side * share * self.0.random_range(-1.0..1.0);
+    /// The rectangle with its corner and sides shifted by up to `fraction` of its sides.
+    fn near(&mut self, rectangle: &Rectangle, fraction: f64) -> Rectangle {
+        let mut shift = |side: f64| side * fraction * self.0.random_range(-1.0..1.0);
         let Rectangle { x, y, width, height } = *rectangle;
         Rectangle {
             x: x + shift(width),

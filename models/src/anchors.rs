@@ -1,4 +1,4 @@
-//! Anchors: the boxes that detections start from, a few at every cell of every pyramid level.
+//! Anchors: the reference boxes that the network classifies and regresses, a few at every cell of every feature level.
 //! <https://arxiv.org/abs/1708.02002>, section 4
 
 use std::ops::Range;
@@ -6,10 +6,10 @@ use std::ops::Range;
 use crate::boxes::BoundingBox;
 use crate::spec::{AnchorCenter, AnchorOrder, AnchorRounding, AnchorSpec, AnchorStride};
 
-/// The finest of the five levels; level p has a cell for every 2^p pixels, or part of them.
+/// P3, the finest of the five feature levels. Level p has one cell per 2^p pixels of a side, rounded up.
 const FINEST_LEVEL: usize = 3;
 
-/// All anchors of one input size. Row `i` of the network's outputs belongs to anchor `i`.
+/// All anchors of one input size, in pixels of the padded input. Row `i` of the network's outputs belongs to anchor `i`.
 #[derive(Clone, Debug)]
 pub struct Anchors {
     boxes: Vec<BoundingBox>,
@@ -17,37 +17,37 @@ pub struct Anchors {
 }
 
 impl Anchors {
-    /// The anchors of an input of `height` by `width` pixels, padding included.
+    /// The anchors of an input of `height` by `width` pixels, including padding.
     pub fn new(spec: &AnchorSpec, height: usize, width: usize) -> Self {
         let mut boxes = Vec::new();
         let mut level = FINEST_LEVEL;
         let levels = spec.sizes.map(|size| {
             let start = boxes.len();
-            spec.spread(size, &spec.grid(level, height, width), &mut boxes);
+            spec.push_level(size, &spec.grid(level, height, width), &mut boxes);
             level += 1;
             start..boxes.len()
         });
         Self { boxes, levels }
     }
 
-    /// Every anchor: levels P3 to P7, in each row by row, in each cell in the spec's order. They may reach beyond the
-    /// input.
+    /// All anchors, in pixels of the padded input: by level P3 to P7, row, column, and the spec's order within a cell. They
+    /// may extend beyond the input.
     pub fn boxes(&self) -> &[BoundingBox] {
         &self.boxes
     }
 
-    /// Where in [`boxes`](Self::boxes) the anchors of P3 to P7 are.
+    /// The ranges of [`boxes`](Self::boxes) that belong to P3 to P7.
     pub fn levels(&self) -> &[Range<usize>; 5] {
         &self.levels
     }
 }
 
-/// The cells of one level.
+/// The cells of one feature level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// Pixels from row to row.
+    /// Distance between rows of cells, in pixels.
     pub stride_y: usize,
-    /// Pixels from column to column.
+    /// Distance between columns of cells, in pixels.
     pub stride_x: usize,
     /// Rows of cells.
     pub height: usize,
@@ -56,38 +56,39 @@ pub struct Grid {
 }
 
 impl AnchorSpec {
-    /// The anchors of one level whose square anchor has a side of `size` pixels: row by row, `ratios · scales` per cell.
+    /// The anchors of one level, in pixels of the padded input: row by row, `ratios · scales` per cell. `size` is the side
+    /// of the square anchor, in pixels.
     pub fn level(&self, size: f64, grid: &Grid) -> Vec<BoundingBox> {
         let mut boxes = Vec::new();
-        self.spread(size, grid, &mut boxes);
+        self.push_level(size, grid, &mut boxes);
         boxes
     }
 
-    /// The cells of a level of an input of `height` by `width` pixels.
+    /// The cells of a feature level for an input of `height` by `width` pixels.
     fn grid(&self, level: usize, height: usize, width: usize) -> Grid {
         let pixels = 1 << level;
         let (rows, columns) = (height.div_ceil(pixels), width.div_ceil(pixels));
         let (stride_y, stride_x) = match self.stride {
             AnchorStride::Power => (pixels, pixels),
-            // An input without pixels has no cells, which need no stride.
+            // An input without pixels has no cells; `max` avoids a division by zero.
             AnchorStride::Fitted => (height / rows.max(1), width / columns.max(1)),
         };
         Grid { stride_y, stride_x, height: rows, width: columns }
     }
 
-    /// Appends the anchors of one level. Computed in double precision and rounded at the end, as yhenon/pytorch-retinanet does
-    /// (`retinanet/anchors.py`, 0348a9d).
-    fn spread(&self, size: f64, grid: &Grid, boxes: &mut Vec<BoundingBox>) {
-        let around_origin = self.around_origin(size);
+    /// Appends the anchors of one level. They are computed in double precision and rounded at the end, as in
+    /// yhenon/pytorch-retinanet (`retinanet/anchors.py`, 0348a9d).
+    fn push_level(&self, size: f64, grid: &Grid, boxes: &mut Vec<BoundingBox>) {
+        let cell_anchors = self.cell_anchors(size);
         let shift = match self.center {
             AnchorCenter::Half => 0.5,
             AnchorCenter::Zero => 0.0,
         };
         let position = |cell: usize, stride: usize| (cell as f64 + shift) * stride as f64;
-        boxes.reserve(grid.height * grid.width * around_origin.len());
+        boxes.reserve(grid.height * grid.width * cell_anchors.len());
         for y in (0..grid.height).map(|row| position(row, grid.stride_y)) {
             for x in (0..grid.width).map(|column| position(column, grid.stride_x)) {
-                boxes.extend(around_origin.iter().map(|[x1, y1, x2, y2]| BoundingBox {
+                boxes.extend(cell_anchors.iter().map(|[x1, y1, x2, y2]| BoundingBox {
                     x1: (x + x1) as f32,
                     y1: (y + y1) as f32,
                     x2: (x + x2) as f32,
@@ -97,8 +98,8 @@ impl AnchorSpec {
         }
     }
 
-    /// The anchors of one cell as `x1, y1, x2, y2` around the origin.
-    fn around_origin(&self, size: f64) -> Vec<[f64; 4]> {
+    /// The anchors of one cell as `x1, y1, x2, y2`, centered at the origin.
+    fn cell_anchors(&self, size: f64) -> Vec<[f64; 4]> {
         let corners = |ratio: f64, scale: f64| {
             let side = match self.rounding {
                 AnchorRounding::None => size * scale,
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_those_of_the_seed() {
+    fn anchor_counts_match_yhenon() {
         let counts = [
             (640, 640, 76_725),
             (640, 832, 99_765),
@@ -161,7 +162,7 @@ mod tests {
 
     // yhenon/pytorch-retinanet 0348a9d: Anchors()(torch.zeros(1, 3, 640, 640))[0]
     #[test]
-    fn values_are_those_of_the_seed() {
+    fn anchors_match_yhenon() {
         let anchors = Anchors::new(&AnchorSpec::default(), 640, 640);
         let boxes = anchors.boxes();
         assert_near(boxes[0], [-18.627417, -7.313708, 26.627417, 15.313708]);
@@ -172,26 +173,26 @@ mod tests {
     }
 
     #[test]
-    fn centers_may_lie_beyond_the_input() {
+    fn anchor_centers_may_lie_outside_the_input() {
         let boxes = Anchors::new(&AnchorSpec::default(), 640, 1056).boxes().to_vec();
         let last = boxes[boxes.len() - 1];
         assert_eq!((last.x1 + last.x2) / 2.0, 1088.0);
     }
 
     #[test]
-    fn order_changes_places_only() {
+    fn order_only_permutes_the_anchors_of_a_cell() {
         let ratio_major = AnchorSpec { ratios: vec![0.5, 2.0], scales: vec![1.0, 2.0, 4.0], ..Default::default() };
         let scale_major = AnchorSpec { order: AnchorOrder::ScaleMajor, ..ratio_major.clone() };
-        let (by_ratio, by_scale) = (ratio_major.around_origin(16.0), scale_major.around_origin(16.0));
+        let (by_ratio, by_scale) = (ratio_major.cell_anchors(16.0), scale_major.cell_anchors(16.0));
         for (i, anchor) in by_ratio.iter().enumerate() {
             assert_eq!(by_scale[i % 3 * 2 + i / 3], *anchor);
         }
     }
 
     // torchvision 0.26: torchvision.models.detection.retinanet._default_anchorgen().cell_anchors[0] and [4], where
-    // 512 * 2^(1/3) is cut to 645, and its half is rounded to the even 322.
+    // 512 * 2^(1/3) is truncated to 645, and half of that is rounded to the even 322.
     #[test]
-    fn rounded_corners_are_those_of_torchvision() {
+    fn rounded_corners_match_torchvision() {
         let spec = AnchorSpec { rounding: AnchorRounding::Corners, center: AnchorCenter::Zero, ..Default::default() };
         let one_cell = Grid { stride_y: 8, stride_x: 8, height: 1, width: 1 };
         let halves =
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn fitted_strides_differ_from_powers_only_where_sides_are_no_multiples() {
+    fn fitted_strides_differ_only_for_sides_that_are_not_multiples() {
         let power = AnchorSpec::default();
         let fitted = AnchorSpec { stride: AnchorStride::Fitted, ..AnchorSpec::default() };
         assert_eq!(Anchors::new(&fitted, 640, 1024).boxes(), Anchors::new(&power, 640, 1024).boxes());
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_without_pixels_has_no_anchors() {
+    fn empty_input_has_no_anchors() {
         for stride in [AnchorStride::Power, AnchorStride::Fitted] {
             let spec = AnchorSpec { stride, ..AnchorSpec::default() };
             assert!(Anchors::new(&spec, 0, 640).boxes().is_empty());

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all.
+//! Atomic writes: a file is written completely, or not changed at all.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// A file beside its target, whose name it takes when it is committed. Dropped before, it goes away; the target is
-/// untouched until then.
+/// A temporary file next to its target, which it replaces on [`commit`](Self::commit). If it is dropped before, it is
+/// deleted, and the target stays unchanged.
 #[derive(Debug)]
 pub struct AtomicFile {
     file: BufWriter<NamedTempFile>,
@@ -16,17 +16,17 @@ pub struct AtomicFile {
 }
 
 impl AtomicFile {
-    /// An empty file beside `target`, hidden. A link is followed.
+    /// Creates an empty hidden file next to `target`. A symbolic link is followed.
     ///
     /// # Errors
-    /// When the folder can't be written, or `target` is something other than a file: a folder, a device, a pipe.
+    /// When the folder cannot be written, or `target` exists and is not a regular file (a folder, a device, a pipe).
     pub fn create(target: &Path) -> io::Result<Self> {
         let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
         if target.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
         if is_device(&target) {
-            return Err(io::Error::other("it is a device or a pipe, which a file can't replace"));
+            return Err(io::Error::other("it is a device or a pipe, which a file cannot replace"));
         }
         let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::metadata(folder)?;
@@ -34,55 +34,55 @@ impl AtomicFile {
         let file = tempfile::Builder::new()
             .prefix(&format!(".{name}."))
             .suffix(".partial")
-            // As for any new file, the user's umask takes from it; the default is for secrets.
+            // Like any new file, minus the user's umask. The default of `tempfile` is private to the user.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)
-            .map_err(plain)?;
+            .map_err(without_path)?;
         Ok(Self { file: BufWriter::new(file), target })
     }
 
-    /// Where the file lies until it is committed. What was not flushed may be missing from it.
+    /// Path of the temporary file. Bytes that are not flushed yet may be missing from it.
     pub fn path(&self) -> &Path {
         self.file.get_ref().path()
     }
 
-    /// Waits until all is on the disk, and gives the file its name; what had it before is replaced.
+    /// Waits until all bytes are on the disk, and renames the file to its target, which it replaces.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn commit(self) -> io::Result<()> {
-        let file = self.file.into_inner().map_err(|error| plain(error.into_error()))?;
+        let file = self.file.into_inner().map_err(|error| without_path(error.into_error()))?;
         file.as_file().sync_all()?;
-        file.persist(&self.target).map_err(|error| plain(error.error))?;
+        file.persist(&self.target).map_err(|error| without_path(error.error))?;
         Ok(())
     }
 }
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes).map_err(plain)
+        self.file.write(bytes).map_err(without_path)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush().map_err(plain)
+        self.file.flush().map_err(without_path)
     }
 }
 
-/// The system's error without the name of the hidden file, which says nothing to anyone.
-fn plain(error: io::Error) -> io::Error {
+/// The system's error without the path of the temporary file, which means nothing to users.
+fn without_path(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|named| named.source()?.downcast_ref::<io::Error>()?.raw_os_error());
     inner.map_or(error, io::Error::from_raw_os_error)
 }
 
-/// Whether `path` is there and neither a file nor a folder, such as `/dev/null`.
+/// Whether `path` exists and is neither a regular file nor a folder, such as `/dev/null` or a pipe.
 pub fn is_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
-/// Writes a whole file by way of an [`AtomicFile`]; a device or a pipe is written to as it is.
+/// Writes a whole file through an [`AtomicFile`]. Devices and pipes are written directly.
 ///
 /// # Errors
-/// Those of `write` and of the file system. What `path` held before is then untouched.
+/// Those of `write` and of the file system. The file at `path` is then unchanged.
 pub fn write_atomically<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failed_write_leaves_the_earlier_file_and_nothing_else() {
+    fn failed_write_keeps_the_old_file_and_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights");
         write_atomically::<io::Error>(&path, |file| file.write_all(b"first")).unwrap();
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_beside_its_target_until_it_is_committed_and_has_the_permissions_of_any_other() {
+    fn commit_replaces_the_target_and_sets_default_permissions() {
         let folder = tempfile::tempdir().unwrap();
         let [path, plain] = ["model.onnx", "plain"].map(|name| folder.path().join(name));
         fs::write(&path, "first").unwrap();
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_followed_and_a_device_stays_one() {
+    fn links_are_followed_and_devices_are_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let [link, file] = ["link", "file"].map(|name| folder.path().join(name));
         fs::write(&file, b"first").unwrap();
@@ -149,10 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_and_a_target_in_no_folder_are_refused_at_once() {
+    fn create_rejects_folders_and_missing_parent_folders() {
         let folder = tempfile::tempdir().unwrap();
-        let refused = |path: &Path| AtomicFile::create(path).unwrap_err().kind();
-        assert_eq!(refused(folder.path()), io::ErrorKind::IsADirectory);
-        assert_eq!(refused(&folder.path().join("missing/model.onnx")), io::ErrorKind::NotFound);
+        let error_kind = |path: &Path| AtomicFile::create(path).unwrap_err().kind();
+        assert_eq!(error_kind(folder.path()), io::ErrorKind::IsADirectory);
+        assert_eq!(error_kind(&folder.path().join("missing/model.onnx")), io::ErrorKind::NotFound);
     }
 }

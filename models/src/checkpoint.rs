@@ -1,4 +1,4 @@
-//! Checkpoints: the weights under their names, the spec that gives them meaning, where they came from, and a probe.
+//! Checkpoints: the weights by name, the spec of their network, their provenance, and a probe to verify them.
 
 mod probe;
 mod tensor_file;
@@ -18,18 +18,18 @@ use crate::weights::{Parameter, WeightsError};
 use tensor_file::{Content, Tensors};
 
 pub use backbone::{BackboneCheckpoint, BackboneCheckpointSpec, Pretrained};
-pub use probe::{HeadOutputs, Probe, cells_of};
+pub use probe::{HeadOutputs, Probe, cells_per_level};
 
-/// A trained network with all that its users need.
+/// A trained network with everything needed to use it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// What the weights mean.
+    /// Spec of the network.
     pub spec: ModelSpec,
-    /// Where they came from.
+    /// Where the weights came from.
     pub provenance: Provenance,
     /// Exactly the tensors of the spec's network, by name.
     pub tensors: BTreeMap<String, ArrayD<f32>>,
-    /// A known answer.
+    /// An input with its expected outputs.
     pub probe: Probe,
 }
 
@@ -38,27 +38,27 @@ pub struct Checkpoint {
 pub struct Provenance {
     /// Program and version that wrote the weights.
     pub program: String,
-    /// Epochs trained; none if the weights were not trained here.
+    /// Epochs trained; none if the weights were not trained by this program.
     pub epoch: Option<u32>,
     /// COCO AP on the validation data, in [0, 1]; none if it was not measured.
     pub ap: Option<f64>,
-    /// The file that the weights were imported from; none if they were trained here.
+    /// The file that the weights were imported from; none if they were trained by this program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
 }
 
-/// A file of another project.
+/// A file of another project that was imported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// Its name, without folders.
     pub file: String,
     /// The SHA-256 of its bytes, in hexadecimal digits.
     pub sha256: String,
-    /// What it was taken for, as `trainer import --kind` calls it.
+    /// Its kind, as `trainer import --kind` calls it.
     pub kind: String,
 }
 
-/// What the metadata holds.
+/// The YAML text in the file's metadata.
 #[derive(Serialize, Deserialize)]
 struct Description {
     spec: ModelSpec,
@@ -68,46 +68,46 @@ struct Description {
 /// Why a checkpoint could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
-    /// The file system refused.
-    #[error("{}: {error}", path.display())]
+    /// The file cannot be read or written.
+    #[error("checkpoint `{}`: {error}", path.display())]
     Io {
         /// The checkpoint.
         path: PathBuf,
-        /// What it said.
+        /// The error of the file system.
         error: io::Error,
     },
-    /// The file is no safetensors file, or was cut short.
-    #[error("{} is no safetensors file, or is damaged: {detail}", path.display())]
+    /// The file is not a safetensors file, or is truncated.
+    #[error("`{}` is damaged or not a safetensors file: {detail}", path.display())]
     Damaged {
         /// The checkpoint.
         path: PathBuf,
         /// What is wrong with it.
         detail: String,
     },
-    /// A safetensors file that this program did not write.
-    #[error("{} is no checkpoint of ours: {detail}; name a file that `trainer fit` or `trainer import` wrote", path.display())]
-    Foreign {
+    /// The file was not written by this program.
+    #[error("`{}` is not a checkpoint: {detail}; pass a file written by `trainer fit` or `trainer import`", path.display())]
+    NotCheckpoint {
         /// The file.
         path: PathBuf,
-        /// What it lacks.
+        /// What is wrong with it.
         detail: String,
     },
-    /// A backbone, where a detector is asked for.
-    #[error("{} is a backbone, not a detector; begin a training with it: `trainer fit --weights {}`", path.display(), path.display())]
+    /// The file contains a backbone, but a detector is needed.
+    #[error("`{}` is a backbone; train a detector from it with `trainer fit --weights {}`", path.display(), path.display())]
     Backbone {
         /// The file.
         path: PathBuf,
     },
-    /// The spec inside makes no sense.
-    #[error("the spec in {}: {error}", path.display())]
+    /// The spec in the file is invalid.
+    #[error("the spec in `{}` is invalid: {error}", path.display())]
     Spec {
         /// The checkpoint.
         path: PathBuf,
         /// What is wrong with it.
         error: SpecError,
     },
-    /// The tensors are not those of the spec's network.
-    #[error("the tensors in {} are not those of its spec:{problems}", path.display())]
+    /// The tensors do not match the spec's network.
+    #[error("the tensors in `{}` do not match its spec:{problems}", path.display())]
     Tensors {
         /// The checkpoint.
         path: PathBuf,
@@ -116,20 +116,20 @@ pub enum CheckpointError {
     },
 }
 
-/// How a set of tensors differs from a network's.
+/// Differences between the tensors of a file and those of a network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TensorProblems {
     /// In the network only.
     pub missing: Vec<String>,
     /// In the file only.
     pub unexpected: Vec<String>,
-    /// In both, differing in shape.
-    pub misshapen: Vec<WeightsError>,
+    /// In both, with different shapes.
+    pub wrong_shape: Vec<WeightsError>,
 }
 
 impl TensorProblems {
     pub(crate) fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty()
+        self.missing.is_empty() && self.unexpected.is_empty() && self.wrong_shape.is_empty()
     }
 }
 
@@ -137,23 +137,24 @@ impl fmt::Display for TensorProblems {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         self.missing.iter().try_for_each(|name| write!(f, "\n  missing: {name}"))?;
         self.unexpected.iter().try_for_each(|name| write!(f, "\n  unexpected: {name}"))?;
-        self.misshapen.iter().try_for_each(|problem| write!(f, "\n  misshapen: {problem}"))
+        self.wrong_shape.iter().try_for_each(|problem| write!(f, "\n  wrong shape: {problem}"))
     }
 }
 
 impl Checkpoint {
-    /// Reads a checkpoint and holds its tensors against its spec.
+    /// Reads a checkpoint and checks its tensors against its spec.
     ///
     /// # Errors
-    /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
+    /// When the file cannot be read, is damaged, is not a checkpoint, or its tensors do not match its spec exactly.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let foreign = |detail: &str| CheckpointError::Foreign { path: path.to_owned(), detail: detail.to_owned() };
+        let invalid =
+            |detail: &str| CheckpointError::NotCheckpoint { path: path.to_owned(), detail: detail.to_owned() };
         let (description, mut tensors) = tensor_file::read(path, Content::Detector)?;
         let Description { spec, provenance } = serde_yaml::from_str(&description)
             .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
         spec.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
-        let probe = Probe::take_from(&mut tensors, &spec).map_err(|detail| foreign(&detail))?;
-        let expected = parameters(&spec).map_err(|error| foreign(&error.to_string()))?;
+        let probe = Probe::take_from(&mut tensors, &spec).map_err(|detail| invalid(&detail))?;
+        let expected = parameters(&spec).map_err(|error| invalid(&error.to_string()))?;
         let problems = compare(&expected, &tensors);
         if !problems.is_empty() {
             return Err(CheckpointError::Tensors { path: path.to_owned(), problems });
@@ -161,23 +162,23 @@ impl Checkpoint {
         Ok(Self { spec, provenance, tensors, probe })
     }
 
-    /// Writes the checkpoint: whole or not at all.
+    /// Writes the checkpoint atomically.
     ///
     /// # Errors
-    /// When the file can't be written.
+    /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
         let Self { spec, provenance, tensors, probe } = self;
         let description = Description { spec: spec.clone(), provenance: provenance.clone() };
         let description = serde_yaml::to_string(&description)
             .expect("spec and provenance hold only strings, numbers and lists, all of which YAML can write");
-        let probe = probe.named();
+        let probe = probe.tensors();
         let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
         let named = named.chain(probe.iter().map(|(name, tensor)| (*name, tensor)));
         tensor_file::write(path, Content::Detector, description, named)
     }
 }
 
-/// How `tensors` differ from those `expected`.
+/// The differences between `tensors` and the `expected` ones.
 fn compare(expected: &[Parameter], tensors: &Tensors) -> TensorProblems {
     let mut problems = TensorProblems::default();
     let known: BTreeSet<_> = expected.iter().map(|parameter| parameter.name.as_str()).collect();
@@ -185,7 +186,7 @@ fn compare(expected: &[Parameter], tensors: &Tensors) -> TensorProblems {
     for Parameter { name, shape, .. } in expected {
         match tensors.get(name) {
             None => problems.missing.push(name.clone()),
-            Some(tensor) if tensor.shape() != shape.as_slice() => problems.misshapen.push(WeightsError::Shape {
+            Some(tensor) if tensor.shape() != shape.as_slice() => problems.wrong_shape.push(WeightsError::Shape {
                 name: name.clone(),
                 expected: shape.clone(),
                 found: tensor.shape().to_vec(),
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_the_bytes_are_the_same_each_time() {
+    fn open_inverts_write_and_written_bytes_are_deterministic() {
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = ["a.safetensors", "b.safetensors"].map(|name| folder.path().join(name));
         checkpoint().write(&first).unwrap();
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn every_missing_unexpected_and_misshapen_tensor_is_listed() {
+    fn error_lists_all_missing_unexpected_and_wrongly_shaped_tensors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
         let mut wrong = checkpoint();
@@ -252,14 +253,14 @@ mod tests {
         for line in [
             "missing: conv1.weight",
             "unexpected: fc.weight",
-            "misshapen: tensor `fpn.P6.bias` has shape [9], expected [8]",
+            "wrong shape: tensor `fpn.P6.bias` has shape [9], expected [8]",
         ] {
             assert!(message.contains(line), "{message}");
         }
     }
 
     #[test]
-    fn a_damaged_or_foreign_file_is_refused_by_name() {
+    fn errors_of_damaged_files_and_other_files_contain_the_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
         assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Io { .. })));
@@ -275,11 +276,11 @@ mod tests {
 
         let tensor = ArrayD::zeros(IxDyn(&[1]));
         fs::write(&path, safetensors::serialize([("conv1.weight", Values(&tensor))], None).unwrap()).unwrap();
-        assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Foreign { .. })));
+        assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::NotCheckpoint { .. })));
     }
 
     #[test]
-    fn a_probe_that_does_not_fit_the_spec_is_refused() {
+    fn probe_that_does_not_match_the_spec_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
         let changes: [fn(&mut Probe); 3] = [
@@ -291,12 +292,12 @@ mod tests {
             let mut wrong = checkpoint();
             change(&mut wrong.probe);
             wrong.write(&path).unwrap();
-            assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::Foreign { .. })));
+            assert!(matches!(Checkpoint::open(&path), Err(CheckpointError::NotCheckpoint { .. })));
         }
     }
 
     #[test]
-    fn a_probe_of_scores_becomes_one_of_logits() {
+    fn old_probe_of_scores_is_converted_to_logits() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
         let Checkpoint { spec, mut tensors, probe, .. } = checkpoint();

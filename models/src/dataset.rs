@@ -1,4 +1,4 @@
-//! A data set: images, the boxes on them and their classes, whatever format of file they came from.
+//! Data sets: images with ground truth boxes and classes, independent of the file format they were read from.
 
 mod source;
 mod format;
@@ -29,19 +29,19 @@ pub use error::DataError;
 pub use folder::IMAGE_EXTENSIONS;
 pub use format::{Format, ParseFormatError};
 pub use parsed::ImageSize;
-pub use report::{OnProblem, Problem, ProblemKind, Report, named};
+pub use report::{OnProblem, Problem, ProblemKind, Report, format_list};
 pub use source::Source;
 
-/// Images with their boxes.
+/// Images with their ground truth.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
-    /// Folder that the file names of the images start from.
+    /// Folder that [`Image::file_name`] is relative to.
     pub folder: PathBuf,
-    /// The images, by ascending id.
+    /// The images, in ascending order of id.
     pub images: Vec<Image>,
-    /// The boxes: those of the first image, then those of the second; within an image in the order of the file.
+    /// The annotations, in the order of `images`; those of one image in the order of the file.
     pub annotations: Vec<Annotation>,
-    /// The classes, by ascending id. Their places in this list are the network's outputs.
+    /// The classes, in ascending order of id. An index in this list is a class index of the network's outputs.
     pub classes: Vec<Class>,
 }
 
@@ -50,60 +50,59 @@ pub struct Dataset {
 pub struct Image {
     /// Id in the data set.
     pub id: i64,
-    /// Path from [`Dataset::folder`]; may be empty under [`OnProblem::Keep`].
+    /// Path relative to [`Dataset::folder`]; may be empty with [`OnProblem::Keep`].
     pub file_name: String,
-    /// Pixels per row, as the data set says; may be zero under [`OnProblem::Keep`].
+    /// Width in pixels, as declared by the data set; may be zero with [`OnProblem::Keep`].
     pub width: u32,
-    /// Rows, as the data set says; may be zero under [`OnProblem::Keep`].
+    /// Height in pixels, as declared by the data set; may be zero with [`OnProblem::Keep`].
     pub height: u32,
 }
 
-/// One box that a person drew.
+/// One ground truth box.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Annotation {
     /// Id in the data set.
     pub id: i64,
-    /// Place in [`Dataset::images`].
+    /// Index in [`Dataset::images`].
     pub image: usize,
-    /// Place in [`Dataset::classes`].
+    /// Index in [`Dataset::classes`].
     pub class_index: usize,
-    /// Where it is, in pixels of the image.
+    /// The box, in pixels of the original image (upright, after EXIF rotation).
     pub rectangle: Rectangle,
-    /// Area of the object in square pixels, which makes it small, medium or large in evaluation. Often that of its mask.
+    /// Area of the object in square pixels, often of its mask. Evaluation derives small, medium, large from it.
     pub area: f64,
-    /// Whether the box stands for a crowd of objects. Such boxes are not trained on; evaluation forgives detections in
-    /// them.
+    /// Whether the box is a crowd region (COCO's `iscrowd`). Training skips it; evaluation ignores detections in it.
     pub crowd: bool,
 }
 
 impl Dataset {
-    /// Where the image at place `image` of [`Dataset::images`] is.
+    /// Path of the image at index `image` of [`Dataset::images`].
     pub fn path_of(&self, image: usize) -> PathBuf {
         self.folder.join(&self.images[image].file_name)
     }
 
-    /// The boxes of the image at place `image` of [`Dataset::images`].
+    /// Annotations of the image at index `image` of [`Dataset::images`].
     pub fn annotations_of(&self, image: usize) -> &[Annotation] {
         let start = self.annotations.partition_point(|annotation| annotation.image < image);
         let end = self.annotations.partition_point(|annotation| annotation.image <= image);
         &self.annotations[start..end]
     }
 
-    /// Leaves out the images that `keep` has `false` for, by their places, and the boxes on them. Returns these images.
+    /// Removes the images whose entry in `keep` is `false`, and their annotations. Returns the removed images.
     pub fn drop_images(&mut self, keep: &[bool]) -> Vec<Image> {
         let mut dropped = Vec::new();
         let mut kept = Vec::new();
-        // Where each image is afterwards.
-        let mut places = Vec::new();
+        // The new index of each image; none if it is dropped.
+        let mut new_indices = Vec::new();
         for (image, &keep) in self.images.drain(..).zip(keep) {
-            places.push(keep.then_some(kept.len()));
+            new_indices.push(keep.then_some(kept.len()));
             if keep { kept.push(image) } else { dropped.push(image) }
         }
         self.images = kept;
         self.annotations.retain_mut(|annotation| {
-            let place = places[annotation.image];
-            annotation.image = place.unwrap_or_default();
-            place.is_some()
+            let new_index = new_indices[annotation.image];
+            annotation.image = new_index.unwrap_or_default();
+            new_index.is_some()
         });
         dropped
     }
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_found_by_image() {
+    fn annotations_are_found_by_image() {
         let annotations = [(7, 0), (3, 2), (4, 2)].map(|(id, image)| annotation(id, image)).to_vec();
         let dataset = Dataset { annotations, ..Dataset::default() };
         let ids = |image| dataset.annotations_of(image).iter().map(|annotation| annotation.id).collect::<Vec<_>>();
@@ -130,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn dropped_images_go_with_their_boxes() {
+    fn drop_images_removes_their_annotations() {
         let images = vec![image(1, "gone.png"), image(2, "here.png"), image(3, "lost.png")];
         let annotations = [(7, 0), (8, 1), (9, 2)].map(|(id, image)| annotation(id, image)).to_vec();
         let mut dataset = Dataset { folder: "folder".into(), images, annotations, ..Dataset::default() };

@@ -1,15 +1,15 @@
-//! The deviation: how far numbers are from those that are expected, and how much these differ among each other.
+//! Deviation: the differences of values from expected values, and the variation of the expected values.
 
 use ndarray::{ArrayView3, Axis};
 
-/// Differences of numbers from those that are expected. What is no number makes them NaN, wherever it stands.
+/// Differences of values from expected values. One NaN among either makes `max`, `rms`, `systematic` and `relative` NaN.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Deviation {
     max: f64,
     squares: f64,
-    /// Sums of the differences in each channel.
+    /// Sum of the differences of each channel.
     sums: Vec<f64>,
-    /// What is expected: how many numbers, the first, and of their differences from that the sum and the sum of the squares.
+    /// Number of expected values, the first of them, and the sum and sum of squares of their differences from the first.
     count: f64,
     first: f64,
     shifted: f64,
@@ -17,7 +17,7 @@ pub struct Deviation {
 }
 
 impl Deviation {
-    /// Counts numbers, `[N, rows, channels]`. Those of another shape than expected are as far off as what is no number.
+    /// Adds values, `[N, rows, channels]`. A shape other than the expected one counts as NaN.
     pub fn add(&mut self, expected: ArrayView3<f32>, found: ArrayView3<f32>) {
         if expected.dim() != found.dim() {
             self.max = f64::NAN;
@@ -27,7 +27,7 @@ impl Deviation {
         for (expected, found) in expected.lanes(Axis(2)).into_iter().zip(found.lanes(Axis(2))) {
             for ((expected, found), sum) in expected.iter().zip(found).zip(&mut self.sums) {
                 let (expected, difference) = (f64::from(*expected), f64::from(*found) - f64::from(*expected));
-                self.max = larger(self.max, difference);
+                self.max = max_abs(self.max, difference);
                 self.squares += difference * difference;
                 *sum += difference;
                 if self.count == 0.0 {
@@ -41,46 +41,46 @@ impl Deviation {
         }
     }
 
-    /// The largest absolute difference.
+    /// The maximum absolute difference.
     pub fn max(&self) -> f64 {
         self.max
     }
 
-    /// The root of the mean square of the differences.
+    /// The root mean square of the differences.
     pub fn rms(&self) -> f64 {
         if self.max.is_nan() { f64::NAN } else { (self.squares / self.count.max(1.0)).sqrt() }
     }
 
-    /// What all rows have in common: the root of the mean square of the channels' mean differences. What rounding does to the
-    /// rows cancels here, what a wrong weight does does not.
+    /// The part of the differences that all rows have in common: the root mean square of the channels' mean differences.
+    /// Rounding errors cancel out in it, the effect of a wrong weight does not.
     pub fn systematic(&self) -> f64 {
         let channels = self.sums.len() as f64;
         let squares: f64 = self.sums.iter().map(|sum| (sum * channels / self.count.max(1.0)).powi(2)).sum();
         if self.max.is_nan() { f64::NAN } else { (squares / channels.max(1.0)).sqrt() }
     }
 
-    /// The standard deviation of what is expected.
-    pub fn spread(&self) -> f64 {
+    /// The standard deviation of the expected values.
+    pub fn expected_std(&self) -> f64 {
         let mean = self.shifted / self.count.max(1.0);
         (self.shifted_squares / self.count.max(1.0) - mean * mean).max(0.0).sqrt()
     }
 
-    /// The root of the mean square of what is expected.
-    pub fn size(&self) -> f64 {
-        (self.first + self.shifted / self.count.max(1.0)).hypot(self.spread())
+    /// The root mean square of the expected values.
+    pub fn expected_rms(&self) -> f64 {
+        (self.first + self.shifted / self.count.max(1.0)).hypot(self.expected_std())
     }
 
-    /// [`rms`](Self::rms) in units of [`spread`](Self::spread); 0 if there are no differences.
+    /// [`rms`](Self::rms) divided by [`expected_std`](Self::expected_std); 0 if there are no differences.
     pub fn relative(&self) -> f64 {
         let rms = self.rms();
-        if rms == 0.0 { 0.0 } else { rms / self.spread() }
+        if rms == 0.0 { 0.0 } else { rms / self.expected_std() }
     }
 }
 
-/// The larger size; `f64::max` would lose a NaN.
-pub fn larger(largest: f64, other: f64) -> f64 {
-    let other = other.abs();
-    if other > largest || other.is_nan() { other } else { largest }
+/// The maximum of `max` and the absolute `value`. Unlike `f64::max`, it keeps NaN.
+pub fn max_abs(max: f64, value: f64) -> f64 {
+    let value = value.abs();
+    if value > max || value.is_nan() { value } else { max }
 }
 
 #[cfg(test)]
@@ -95,11 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn differences_have_no_sign_and_are_in_units_of_the_spread() {
+    fn deviations_are_absolute_and_relative_to_the_expected_std() {
         let expected = array![[[1.0, 3.0], [1.0, 3.0]]];
         let same = deviation(&expected, &expected);
         assert_eq!([same.max(), same.rms(), same.systematic(), same.relative()], [0.0; 4]);
-        assert_eq!((same.spread(), same.size()), (1.0, 5f64.sqrt()));
+        assert_eq!((same.expected_std(), same.expected_rms()), (1.0, 5f64.sqrt()));
         let common = deviation(&expected, &array![[[1.5, 3.0], [1.5, 3.0]]]);
         let opposite = deviation(&expected, &array![[[1.5, 3.0], [0.5, 3.0]]]);
         for off in [&common, &opposite] {
@@ -112,18 +112,19 @@ mod tests {
     }
 
     #[test]
-    fn constants_have_no_spread_whatever_their_size() {
+    fn constants_of_any_magnitude_have_zero_std() {
         let expected = Array3::from_elem((2, 500, 3), -4.595_119_5);
-        assert_eq!((deviation(&expected, &expected).spread(), deviation(&expected, &expected).relative()), (0.0, 0.0));
+        let same = deviation(&expected, &expected);
+        assert_eq!((same.expected_std(), same.relative()), (0.0, 0.0));
         assert_eq!(deviation(&expected, &(&expected + 1e-5)).relative(), f64::INFINITY);
     }
 
     #[test]
-    fn nan_and_other_shapes_are_never_lost() {
+    fn nan_and_mismatched_shapes_give_nan() {
         let expected = array![[[1.0, 2.0, 3.0]]];
-        for place in 0..3 {
+        for channel in 0..3 {
             let mut found = array![[[9.0, 9.0, 9.0]]];
-            found[[0, 0, place]] = f32::NAN;
+            found[[0, 0, channel]] = f32::NAN;
             for off in [deviation(&expected, &found), deviation(&found, &expected)] {
                 assert!([off.max(), off.rms(), off.systematic(), off.relative()].iter().all(|value| value.is_nan()));
             }

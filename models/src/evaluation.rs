@@ -1,8 +1,8 @@
-//! What detections are worth: COCO's average precision and recall for boxes, <https://cocodataset.org/#detection-eval>;
-//! VOC's average precision; which class is taken for which.
+//! Detection metrics: COCO's average precision and recall for boxes, <https://cocodataset.org/#detection-eval>; VOC's
+//! average precision; the confusion matrix.
 //!
-//! COCO's numbers are those of pycocotools: the same double precision arithmetic, the same order among equal scores and equal
-//! overlaps. One thing differs by intent: pycocotools takes an annotation whose id is 0 for unmatched whatever matches it.
+//! The COCO metrics equal those of pycocotools: the same double precision arithmetic, the same order among equal scores
+//! and equal IoUs. One difference is intended: pycocotools never counts an annotation with id 0 as found.
 
 mod results;
 mod summary;
@@ -21,7 +21,7 @@ use crate::dataset::Annotation;
 use crate::rectangle::Rectangle;
 use accumulation::{ClassScores, Tally};
 use class_boxes::{ClassBoxes, measure_classes};
-use matching::{Object, judge};
+use matching::{Object, match_detection};
 
 pub use confusion::{Confusion, ConfusionMatrix, ConfusionRule, confusion_matrix};
 pub use curves::{Curve, Curves};
@@ -29,62 +29,62 @@ pub use results::{CocoResult, LocatedResults, locate, read_results, write_result
 pub use summary::{BestF1, ClassSummary, Summary};
 pub use voc::{VocEvaluation, VocSummary, voc_average_precision};
 
-/// One detection, to be judged.
+/// A detection to evaluate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoredBox {
-    /// Place of the image in the data set.
+    /// Index of the image in the data set.
     pub image: usize,
-    /// Place of the class in the data set.
+    /// Index of the class in the data set.
     pub class_index: usize,
-    /// Higher is surer; what is not a number comes last.
+    /// Confidence score; higher is more confident, NaN sorts last.
     pub score: f64,
-    /// Where it is, in pixels of the image.
+    /// The box, in pixels of the original image (upright, after EXIF rotation).
     pub rectangle: Rectangle,
 }
 
 impl ScoredBox {
-    /// The score as a number that can be compared: never NaN and never negative zero.
+    /// The score for sorting: -inf for NaN, and 0 for negative zero.
     fn sort_score(&self) -> f64 {
         if self.score.is_nan() { f64::NEG_INFINITY } else { self.score + 0.0 }
     }
 }
 
-/// What a detector is worth on a data set.
+/// COCO metrics of detections on a data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Over all classes.
     pub summary: Summary,
-    /// Of each class, in the order of the data set.
+    /// By class, in the order of the data set.
     pub classes: Vec<ClassSummary>,
-    /// Of each class, in the order of the data set; none where a class has no object to find.
+    /// By class, in the order of the data set; none for a class without objects.
     pub curves: Vec<Option<Curves>>,
 }
 
-/// The number where there is no object to find.
-const ABSENT: f64 = -1.0;
+/// Value of a metric without any object in the ground truth.
+const UNDEFINED: f64 = -1.0;
 
-/// IoU from which a detection has found an object: `numpy.linspace(0.5, 0.95, 10)`, whose ninth number is not 0.9.
+/// IoU thresholds for a match: `numpy.linspace(0.5, 0.95, 10)`, whose ninth number is not exactly 0.9.
 const THRESHOLDS: [f64; 10] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95];
 
-/// Place of 0.5 in [`THRESHOLDS`].
+/// Index of 0.5 in [`THRESHOLDS`].
 const AT_50: usize = 0;
-/// Place of 0.75 in [`THRESHOLDS`].
+/// Index of 0.75 in [`THRESHOLDS`].
 const AT_75: usize = 5;
 
-/// Areas in square pixels, both ends included: all, small, medium, large.
+/// Area ranges in square pixels, both ends included: all, small, medium, large.
 const AREAS: [[f64; 2]; 4] = [[0.0, 1e10], [0.0, 1024.0], [1024.0, 9216.0], [9216.0, 1e10]];
 
-/// Places in [`AREAS`].
+/// Indices in [`AREAS`].
 const ALL: usize = 0;
 const SMALL: usize = 1;
 const MEDIUM: usize = 2;
 const LARGE: usize = 3;
 
-/// Detections of one image and class, best first, up to which recall is measured; those after the last don't count.
-const DETECTIONS: [usize; 3] = [1, 10, 100];
+/// Limits of detections per image and class, by score, for recall. Detections beyond the last limit are ignored.
+const MAX_DETECTIONS: [usize; 3] = [1, 10, 100];
 
-/// Judges `detections`, in any order, against `truth`, in the order of [`Dataset::annotations`]. Boxes whose class is not
-/// below `classes` don't count, and of each image and class only the best 100 detections do.
+/// Evaluates `detections`, in any order, against `truth`, in the order of [`Dataset::annotations`]. Boxes with a class
+/// index of `classes` or more are ignored, and so are all but the 100 highest-scoring detections per image and class.
 ///
 /// [`Dataset::annotations`]: crate::dataset::Dataset::annotations
 pub fn evaluate(truth: &[Annotation], detections: &[ScoredBox], classes: usize) -> Evaluation {
@@ -101,15 +101,16 @@ fn evaluate_class(boxes: &ClassBoxes) -> ClassScores {
     let mut tally = Tally::new(&objects);
     // Detections of each image so far.
     let mut counts = Vec::new();
-    let mut rivals = Vec::new();
+    let mut candidates = Vec::new();
     for detection in &boxes.detections {
         if counts.len() <= detection.image {
             counts.resize(detection.image + 1, 0);
         }
         let rank = counts[detection.image];
-        if rank < DETECTIONS[2] {
+        if rank < MAX_DETECTIONS[2] {
             counts[detection.image] += 1;
-            let result = judge(&detection.rectangle, &mut objects[boxes.objects_of(detection.image)], &mut rivals);
+            let objects = &mut objects[boxes.objects_of(detection.image)];
+            let result = match_detection(&detection.rectangle, objects, &mut candidates);
             tally.add(detection.sort_score(), rank, result);
         }
     }
@@ -126,7 +127,7 @@ mod tests {
         Annotation { id: 1, image, class_index, rectangle, area: rectangle.area(), crowd: false }
     }
 
-    fn found(image: usize, class_index: usize, score: f64, rectangle: Rectangle) -> ScoredBox {
+    fn detection(image: usize, class_index: usize, score: f64, rectangle: Rectangle) -> ScoredBox {
         ScoredBox { image, class_index, score, rectangle }
     }
 
@@ -135,42 +136,43 @@ mod tests {
     }
 
     #[test]
-    fn finding_everything_scores_one() {
+    fn perfect_detections_score_one() {
         let truth = [object(0, 0, UNIT), object(0, 1, shifted(50.0)), object(3, 1, UNIT)];
-        let detections = truth.each_ref().map(|object| found(object.image, object.class_index, 0.5, object.rectangle));
+        let detections =
+            truth.each_ref().map(|object| detection(object.image, object.class_index, 0.5, object.rectangle));
         let Evaluation { summary, classes, .. } = evaluate(&truth, &detections, 2);
         assert!((summary.ap - 1.0).abs() < 1e-12 && (summary.ap_small - 1.0).abs() < 1e-12, "{summary:?}");
         assert_eq!([summary.ar1, summary.ar100, summary.ar_small], [1.0; 3]);
-        assert_eq!([summary.ap_medium, summary.ap_large, summary.ar_medium, summary.ar_large], [ABSENT; 4]);
+        assert_eq!([summary.ap_medium, summary.ap_large, summary.ar_medium, summary.ar_large], [UNDEFINED; 4]);
         assert_eq!([classes[0].objects, classes[1].objects], [1, 2]);
         assert_eq!(classes[1].best_f1, Some(BestF1 { score: 0.5, f1: 1.0, precision: 1.0, recall: 1.0 }));
     }
 
     #[test]
-    fn nothing_to_find_is_absent_and_nothing_found_is_zero() {
-        let empty = evaluate(&[], &[found(0, 0, 0.9, UNIT)], 1);
-        assert_eq!((empty.summary.ap, empty.summary.ar1), (ABSENT, ABSENT));
+    fn metrics_are_undefined_without_objects_and_zero_without_matches() {
+        let empty = evaluate(&[], &[detection(0, 0, 0.9, UNIT)], 1);
+        assert_eq!((empty.summary.ap, empty.summary.ar1), (UNDEFINED, UNDEFINED));
         let ClassSummary { objects, detections, ap, ap_small, ar100, best_f1, .. } = empty.classes[0];
-        assert_eq!((objects, detections, ap, ap_small, ar100, best_f1), (0, 1, ABSENT, ABSENT, ABSENT, None));
+        assert_eq!((objects, detections, ap, ap_small, ar100, best_f1), (0, 1, UNDEFINED, UNDEFINED, UNDEFINED, None));
         assert_eq!(empty.curves, [None]);
 
-        let missed = evaluate(&[object(0, 1, UNIT)], &[found(0, 0, 0.9, UNIT)], 2);
+        let missed = evaluate(&[object(0, 1, UNIT)], &[detection(0, 0, 0.9, UNIT)], 2);
         assert_eq!((missed.summary.ap, missed.summary.ar100), (0.0, 0.0));
-        assert_eq!(missed.classes.iter().map(|class| class.ap).collect::<Vec<_>>(), [ABSENT, 0.0]);
+        assert_eq!(missed.classes.iter().map(|class| class.ap).collect::<Vec<_>>(), [UNDEFINED, 0.0]);
         let ClassSummary { objects, detections, best_f1, .. } = missed.classes[1];
         assert_eq!((objects, detections, best_f1), (1, 0, None));
         assert!(
             missed.curves[1].iter().all(|curves| curves.precision == [0.0; 101] && curves.iou50.score == [0.0; 101])
         );
 
-        assert_eq!(evaluate(&[object(0, 5, UNIT)], &[found(0, 7, 0.9, UNIT)], 0).classes, []);
+        assert_eq!(evaluate(&[object(0, 5, UNIT)], &[detection(0, 7, 0.9, UNIT)], 0).classes, []);
     }
 
     #[test]
-    fn the_order_of_detections_with_distinct_scores_does_not_matter() {
+    fn order_of_detections_with_distinct_scores_does_not_matter() {
         let truth: Vec<_> = (0..6).map(|i| object(i % 2, i % 3, shifted(i as f64))).collect();
         let mut detections: Vec<_> =
-            (0..30).map(|i| found(i % 2, i % 3, (i * 7 % 31) as f64, shifted((i % 9) as f64 * 0.7))).collect();
+            (0..30).map(|i| detection(i % 2, i % 3, (i * 7 % 31) as f64, shifted((i % 9) as f64 * 0.7))).collect();
         let expected = evaluate(&truth, &detections, 3);
         assert!(expected.summary.ap > 0.0 && expected.summary.ap < 1.0);
         detections.reverse();
@@ -178,30 +180,30 @@ mod tests {
     }
 
     #[test]
-    fn a_detection_in_a_crowd_is_neither_right_nor_wrong() {
+    fn detections_in_a_crowd_region_are_ignored() {
         let crowd = Annotation { crowd: true, ..object(0, 0, Rectangle { x: 100.0, width: 80.0, ..UNIT }) };
         let truth = [object(0, 0, UNIT), crowd];
-        let inside = (0..5).map(|i| found(0, 0, 0.9, shifted(100.0 + f64::from(i))));
-        let detections: Vec<_> = inside.chain([found(0, 0, 0.1, UNIT)]).collect();
+        let inside = (0..5).map(|i| detection(0, 0, 0.9, shifted(100.0 + f64::from(i))));
+        let detections: Vec<_> = inside.chain([detection(0, 0, 0.1, UNIT)]).collect();
         let summary = evaluate(&truth, &detections, 1).summary;
         assert!((summary.ap - 1.0).abs() < 1e-12, "{summary:?}");
     }
 
     #[test]
-    fn only_the_best_hundred_of_an_image_and_class_count() {
-        let wrong = |count| (0..count).map(|_| found(0, 0, 0.9, shifted(100.0)));
+    fn only_the_100_highest_scoring_detections_of_an_image_and_class_count() {
+        let false_positives = |count| (0..count).map(|_| detection(0, 0, 0.9, shifted(100.0)));
         let recall = |count| {
-            let detections: Vec<_> = wrong(count).chain([found(0, 0, 0.1, UNIT)]).collect();
+            let detections: Vec<_> = false_positives(count).chain([detection(0, 0, 0.1, UNIT)]).collect();
             evaluate(&[object(0, 0, UNIT)], &detections, 1).summary.ar100
         };
         assert_eq!((recall(99), recall(100)), (1.0, 0.0));
     }
 
     #[test]
-    fn curves_fall_and_average_to_average_precision() {
+    fn curves_are_decreasing_and_average_to_ap() {
         let truth: Vec<_> = (0..9).map(|i| object(i, i % 2, UNIT)).collect();
         let detections: Vec<_> =
-            (0..40).map(|i| found(i % 9, i % 2, (i * 7 % 41) as f64, shifted((i % 5) as f64))).collect();
+            (0..40).map(|i| detection(i % 9, i % 2, (i * 7 % 41) as f64, shifted((i % 5) as f64))).collect();
         let Evaluation { classes, curves, .. } = evaluate(&truth, &detections, 2);
         for (class, curves) in classes.iter().zip(curves) {
             let Curves { precision, iou50, iou75 } = curves.unwrap();
@@ -217,25 +219,26 @@ mod tests {
     }
 
     #[test]
-    fn detections_of_one_score_are_chosen_together() {
+    fn best_f1_includes_all_detections_of_equal_score() {
         let truth = [object(0, 0, UNIT), object(1, 0, UNIT), object(2, 0, UNIT)];
-        let wrong = shifted(50.0);
-        let mut detections = vec![found(0, 0, 0.9, UNIT), found(1, 0, 0.9, wrong), found(1, 0, 0.7, UNIT)];
+        let apart = shifted(50.0);
+        let mut detections = vec![detection(0, 0, 0.9, UNIT), detection(1, 0, 0.9, apart), detection(1, 0, 0.7, UNIT)];
         let best = |detections: &[ScoredBox]| evaluate(&truth, detections, 1).classes[0].best_f1.unwrap();
-        // Two right of three chosen, of three objects.
+        // Two of three detections are true positives; there are three objects.
         let expected = BestF1 { score: 0.7, f1: 4.0 / 6.0, precision: 2.0 / 3.0, recall: 2.0 / 3.0 };
         assert_eq!(best(&detections), expected);
-        // The right one of the next six would make the choice better, were it chosen alone.
+        // The true positive among the six detections of score 0.5 would improve F1 if it were included alone.
         detections.truncate(1);
-        detections.push(found(2, 0, 0.5, UNIT));
-        detections.extend((0..5).map(|_| found(2, 0, 0.5, wrong)));
+        detections.push(detection(2, 0, 0.5, UNIT));
+        detections.extend((0..5).map(|_| detection(2, 0, 0.5, apart)));
         assert_eq!(best(&detections), BestF1 { score: 0.9, f1: 0.5, precision: 1.0, recall: 1.0 / 3.0 });
     }
 
     #[test]
-    fn numbers_that_are_none_do_no_harm() {
+    fn nan_boxes_and_scores_do_not_spoil_metrics() {
         let nan = Rectangle { x: f64::NAN, ..UNIT };
-        let detections = [found(0, 0, f64::NAN, UNIT), found(0, 0, 0.9, nan), found(0, 0, f64::INFINITY, UNIT)];
+        let detections =
+            [detection(0, 0, f64::NAN, UNIT), detection(0, 0, 0.9, nan), detection(0, 0, f64::INFINITY, UNIT)];
         let summary = evaluate(&[object(0, 0, UNIT)], &detections, 1).summary;
         assert!((summary.ap - 1.0).abs() < 1e-12, "{summary:?}");
     }

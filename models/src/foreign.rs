@@ -1,7 +1,7 @@
-//! Weights of other projects: what they are, what their tensors are called here, and what has to change in them.
+//! Import of weights of other projects: recognizes the network, renames its tensors, and converts them.
 //!
-//! A [`Plan`] is made from names and shapes alone; numbers are read, one tensor at a time, when it is carried out. So nothing
-//! large is in memory twice, and a file that does not fit is refused before any of its numbers are read.
+//! A [`Plan`] is made from names and shapes alone. Values are read one tensor at a time when it is carried out, so no large
+//! tensor is in memory twice, and a file that does not match is rejected before any of its values are read.
 
 mod kind;
 mod names;
@@ -26,59 +26,59 @@ use rename::{Renamed, rename};
 pub use error::ForeignError;
 pub use kind::Kind;
 
-/// A tensor in a file, of which no number has been read.
+/// A tensor in a file whose values have not been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
-    /// What its numbers are stored as, as safetensors calls it: `F32`, `BF16`.
+    /// Type of its values, as safetensors calls it: `F32`, `BF16`.
     pub number: String,
 }
 
-/// The tensors of a file, by their names in it.
+/// The tensors of a file, by their names in the file.
 pub type StoredTensors = BTreeMap<String, Stored>;
 
-/// A file, and what a person says of it. Where nothing is said, names and shapes decide.
+/// A file and the user's options for its import. Where an option is absent, names and shapes decide.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// The file's name, without folders.
     pub file: String,
     /// The SHA-256 of its bytes, in hexadecimal digits.
     pub sha256: String,
-    /// What it is.
+    /// Kind of its weights.
     pub kind: Option<Kind>,
-    /// Which entry of the file holds the weights, where several could.
+    /// Entry of the file that contains the weights, if there are several.
     pub key: Option<String>,
-    /// The classes, in the order of its outputs; without background.
+    /// Classes in the order of the network's outputs, without background.
     pub classes: Option<Vec<Class>>,
-    /// The norms' epsilon.
+    /// Epsilon of the backbone's norm layers.
     pub epsilon: Option<f32>,
-    /// Beginnings of names that may be left out, though they look as if they belonged to the network.
+    /// Name prefixes of tensors to ignore although they look like parts of the network.
     pub drop: Vec<String>,
 }
 
-/// How the tensors of a file become a network of ours.
+/// How the tensors of a file become the tensors of a [`Network`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// What the file is.
+    /// Kind of the weights.
     pub kind: Kind,
-    /// What its weights mean.
+    /// Spec of the network.
     pub network: Network,
-    /// What shows the kind.
+    /// How the kind was recognized.
     reason: String,
-    /// Every tensor of the network.
+    /// One for every tensor of the network.
     steps: Vec<Step>,
-    /// The outputs that become classes, where some do not.
+    /// The outputs that become classes; none if all of them do.
     kept: Option<Kept>,
-    /// Tensors that no network needs, by what they are.
+    /// Names of tensors that are not needed, by what they are.
     dropped: BTreeMap<String, Vec<String>>,
-    /// Tensors beside the network.
+    /// Names of tensors outside the network.
     unexpected: Vec<String>,
-    /// Whether the names of the classes are a guess by their number.
+    /// Whether the classes are assumed from the number of outputs.
     guessed: bool,
 }
 
-/// What imported weights mean.
+/// Spec of imported weights.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Network {
     /// A whole detector.
@@ -88,7 +88,7 @@ pub enum Network {
 }
 
 impl Network {
-    /// The backbone's section of the spec.
+    /// The backbone section of the spec.
     pub fn backbone(&self) -> &BackboneSpec {
         match self {
             Self::Detector(spec) => &spec.backbone,
@@ -97,33 +97,33 @@ impl Network {
     }
 }
 
-/// Where a tensor of the network comes from.
+/// The source of one tensor of the network.
 #[derive(Clone, Debug, PartialEq)]
 struct Step {
     name: String,
     shape: Vec<usize>,
-    /// Its name in the file and what its numbers are; none for zeros.
+    /// Its name and the type of its values in the file; none if it is filled with zeros.
     source: Option<(String, String)>,
 }
 
-/// The outputs per anchor, and those of them that become classes.
+/// The number of outputs per anchor, and the indices of those that become classes.
 #[derive(Clone, Debug, PartialEq)]
 struct Kept {
     all: usize,
     rows: Vec<usize>,
 }
 
-/// Real numbers, as safetensors calls their types.
+/// Floating-point types that can be imported, as safetensors calls them.
 const NUMBERS: [&str; 4] = ["F32", "F64", "F16", "BF16"];
 
-/// The layer whose channels belong to classes.
+/// Prefix of the layer whose output channels belong to classes.
 const CLASSIFIER: &str = "classificationModel.output.";
 
 impl Plan {
-    /// Finds out what the file is and where every tensor of its network comes from.
+    /// Recognizes the kind of the weights and finds the source of every tensor of their network.
     ///
     /// # Errors
-    /// When the file is of no known kind, or its tensors are not those of its kind.
+    /// When the kind is not recognized, or the tensors do not match it.
     pub fn new(tensors: &StoredTensors, request: &Request) -> Result<Self, ForeignError> {
         let Request { file, sha256, kind, key, .. } = request;
         let found = find(tensors, Said { kind: *kind, key: key.as_deref(), file, sha256 })?;
@@ -144,10 +144,10 @@ impl Plan {
         Ok(Self { kind, network, reason: found.reason, steps, kept, dropped, unexpected: outside, guessed })
     }
 
-    /// The network's tensors, which `read` gives under their names in the file, in the shapes that it has said.
+    /// The network's tensors, by name. `read` returns a tensor of the file, by its name there and in its declared shape.
     ///
     /// # Errors
-    /// Those of `read`, and when a tensor holds numbers that no network can work with.
+    /// Those of `read`, and when a tensor contains values that no network can use.
     pub fn carry_out<E: From<ForeignError>>(
         &self,
         read: impl Fn(&str) -> Result<ArrayD<f32>, E>,
@@ -175,35 +175,35 @@ impl Plan {
     fn check(&self, name: &str, key: &str, tensor: &ArrayD<f32>) -> Result<(), ForeignError> {
         let wrong = |what| Err(ForeignError::Values { name: key.to_owned(), what });
         if !tensor.iter().all(|value| value.is_finite()) {
-            return wrong("a number that is not finite");
+            return wrong("a value that is not finite");
         }
         let variances = name.ends_with(".running_var");
         if variances && tensor.iter().any(|value| *value < 0.0) {
-            return wrong("a variance below zero");
+            return wrong("a negative variance");
         }
         if variances && self.network.backbone().norm.epsilon == 0.0 && tensor.iter().any(|value| *value == 0.0) {
             return wrong(
-                "a variance of zero, which is divided by, since the norms' epsilon is 0; say another --norm-epsilon",
+                "a variance of zero, and the norm epsilon is 0, so it would divide by zero; set --norm-epsilon",
             );
         }
         Ok(())
     }
 }
 
-/// Where the tensors of a network could come from.
+/// The tensors of a file from which those of a network are taken.
 struct Sources<'a> {
     kind: Kind,
     prefix: &'a str,
-    /// Names in the file, without their prefix, by our names.
+    /// Names in the file, without the prefix, by our names.
     names: &'a BTreeMap<String, &'a str>,
-    /// The tensors of these names.
+    /// The tensors by these names.
     tensors: &'a BTreeMap<&'a str, &'a Stored>,
-    /// Tensors of the file that look as if they belonged to the network.
+    /// Full names of unknown tensors inside the network.
     refused: Vec<String>,
 }
 
 impl Sources<'_> {
-    /// Where those of `expected` come from.
+    /// The sources of the `expected` tensors.
     fn of(self, expected: Vec<Parameter>, network: &Network) -> Result<Vec<Step>, ForeignError> {
         let Self { kind, prefix, names, tensors, refused } = self;
         let full = |key: &str| format!("{prefix}{key}");
@@ -218,7 +218,7 @@ impl Sources<'_> {
                 None => problems.missing.push(full(&translate_back(kind.names(), &name))),
                 Some((key, stored)) if stored.shape != shape => {
                     let found = stored.shape.clone();
-                    problems.misshapen.push(WeightsError::Shape { name: key, expected: shape, found });
+                    problems.wrong_shape.push(WeightsError::Shape { name: key, expected: shape, found });
                 }
                 Some((key, Stored { number, .. })) => {
                     if !NUMBERS.contains(&number.as_str()) {
@@ -236,7 +236,7 @@ impl Sources<'_> {
 }
 
 impl Kept {
-    /// The rows of the kept outputs: row `a * all + k` is output k at anchor a.
+    /// The rows of the outputs that become classes. Row `a * all + k` is output k at anchor a.
     fn of(&self, tensor: &ArrayD<f32>) -> ArrayD<f32> {
         let anchors = tensor.shape()[0] / self.all;
         let rows = (0..anchors).flat_map(|anchor| self.rows.iter().map(move |row| anchor * self.all + row));
@@ -244,7 +244,7 @@ impl Kept {
     }
 }
 
-/// Whether this is a bias that the source does not have before a normalization. Zeros then say the same.
+/// Whether this is the bias of a head's convolution before a norm layer. Files do not contain it; zeros are equivalent.
 fn is_needless_bias(name: &str, network: &Network) -> bool {
     let Network::Detector(spec) = network else { return false };
     spec.heads.norm.is_some() && name.contains("Model.conv") && name.ends_with(".bias")

@@ -1,17 +1,17 @@
-//! The two shared subnets. <https://arxiv.org/abs/1708.02002>, section 4.
+//! The two heads, classification and box regression. <https://arxiv.org/abs/1708.02002>, section 4.
 
 use crate::layers::{Conv2d, Conv2dConfig, ConvInitial, Norm};
 use crate::spec::HeadsSpec;
 use crate::tensor::{Layer, Tensor};
 use crate::weights::{Scope, WeightsError};
 
-/// A small convolutional network that runs on every level with the same weights.
+/// A small convolutional network that runs on every feature level with the same weights.
 pub(crate) struct Head<T> {
     tower: Vec<TowerLayer<T>>,
     output: Conv2d<T>,
-    /// Numbers per anchor.
+    /// Outputs per anchor.
     width: usize,
-    /// Channels that `output` reads.
+    /// Input channels of `output`.
     feature_width: usize,
 }
 
@@ -23,13 +23,13 @@ struct TowerLayer<T> {
 /// Sizes of a head.
 #[derive(Clone, Copy)]
 pub(crate) struct HeadConfig {
-    /// Channels of the pyramid's levels.
+    /// Channels of the feature levels.
     pub(crate) inputs: usize,
-    /// Anchors of one cell.
+    /// Anchors per cell.
     pub(crate) anchors: usize,
-    /// Numbers per anchor.
+    /// Outputs per anchor.
     pub(crate) width: usize,
-    /// What the output says of every anchor before training.
+    /// Initial bias of `output`, so its value for every anchor before training.
     pub(crate) prior: f32,
 }
 
@@ -49,7 +49,7 @@ impl<T: Tensor> Head<T> {
         Ok(Self { tower, output, width: config.width, feature_width: inputs(spec.depth) })
     }
 
-    /// What the last convolution reads, a row per cell: `[N, channels, H, W]` to `[N, H * W, feature width]`.
+    /// The input of the `output` convolution, one row per cell: `[N, channels, H, W]` to `[N, H * W, feature width]`.
     pub(crate) fn feature_rows(&self, x: &T) -> T {
         self.features(x).per_anchor(self.feature_width)
     }

@@ -1,4 +1,4 @@
-//! The layers that the network is made of: named tensors and the numbers that give them meaning.
+//! The layers of the network: their tensors and hyperparameters.
 
 use crate::spec::{NormKind, NormSpec};
 use crate::tensor::{Layer, Tensor};
@@ -7,17 +7,17 @@ use crate::weights::{Initial, Scope, WeightsError};
 /// Sizes of a convolution with a square kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conv2dConfig {
-    /// Channels in.
+    /// Input channels.
     pub inputs: usize,
-    /// Channels out.
+    /// Output channels.
     pub outputs: usize,
-    /// Side of the kernel.
+    /// Side of the kernel, in pixels.
     pub kernel: usize,
-    /// Step between windows.
+    /// Stride, in pixels.
     pub stride: usize,
-    /// Zeros added on each side.
+    /// Zero padding of each side, in pixels.
     pub padding: usize,
-    /// Blocks of channels that do not see each other.
+    /// Number of groups of channels that are convolved separately.
     pub groups: usize,
 }
 
@@ -27,17 +27,17 @@ impl Conv2dConfig {
         Self { inputs, outputs, kernel, stride: 1, padding: kernel / 2, groups: 1 }
     }
 
-    /// The same convolution at every `stride`-th place.
+    /// The same convolution with this stride.
     pub fn stride(self, stride: usize) -> Self {
         Self { stride, ..self }
     }
 
-    /// The same convolution in `groups` blocks of channels.
+    /// The same convolution with this number of groups.
     pub fn groups(self, groups: usize) -> Self {
         Self { groups, ..self }
     }
 
-    /// Side of the output for a side of `n` pixels.
+    /// Side of the output for an input side of `n` pixels.
     pub fn output_side(&self, n: usize) -> usize {
         (n + 2 * self.padding - self.kernel) / self.stride + 1
     }
@@ -48,23 +48,24 @@ impl Conv2dConfig {
     }
 }
 
-/// A convolution.
+/// A two-dimensional convolution.
 #[derive(Clone, Debug)]
 pub struct Conv2d<T> {
     /// `[outputs, inputs / groups, kernel, kernel]`.
     pub weight: T,
     /// `[outputs]`.
     pub bias: Option<T>,
-    /// Sizes.
+    /// Hyperparameters.
     pub config: Conv2dConfig,
 }
 
-/// How a convolution's weight and bias start.
+/// Initial values of a convolution's weight and bias.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum ConvInitial {
-    /// Weight normal with variance 2 / (kernel² · outputs), bias uniform within 1 / √(kernel² · inputs) as PyTorch has it.
+    /// Weight normal with variance 2 / (kernel² · outputs); bias uniform within ±1 / √(kernel² · inputs / groups),
+    /// PyTorch's default.
     FanOut,
-    /// Constant weight zero and the given bias.
+    /// Weight zero and the given bias.
     Prior {
         /// Every element of the bias.
         bias: f32,
@@ -72,7 +73,7 @@ pub(crate) enum ConvInitial {
 }
 
 impl<T> Conv2d<T> {
-    /// A convolution without bias, as it stands before a normalization.
+    /// A convolution without bias, for use before a norm layer.
     pub(crate) fn without_bias(scope: &Scope<T>, config: Conv2dConfig) -> Result<Self, WeightsError> {
         let weight = scope.parameter("weight", &config.weight_shape(), fan_out(&config))?;
         Ok(Self { weight, bias: None, config })
@@ -109,22 +110,22 @@ impl<T: Tensor> Layer<T> for Conv2d<T> {
 /// Which mean and variance a batch normalization uses while training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
-    /// The running ones, always: what small batches need.
+    /// Always the running statistics. Suits small batches.
     Frozen,
-    /// The batch's own while training (the running ones follow), the running ones otherwise.
+    /// The batch's statistics while training, which also updates the running ones; otherwise the running ones.
     Live,
 }
 
 /// Batch normalization. All four tensors are `[channels]`.
 #[derive(Clone, Debug)]
 pub struct BatchNorm<T> {
-    /// Factor after normalization.
+    /// Scale after normalization.
     pub weight: T,
-    /// Term after normalization.
+    /// Shift after normalization.
     pub bias: T,
-    /// Mean over the training data.
+    /// Running mean of the training data.
     pub running_mean: T,
-    /// Variance over the training data.
+    /// Running variance of the training data.
     pub running_var: T,
     /// Added to the variance.
     pub epsilon: f32,
@@ -135,9 +136,9 @@ pub struct BatchNorm<T> {
 /// Group normalization.
 #[derive(Clone, Debug)]
 pub struct GroupNorm<T> {
-    /// Factor after normalization, `[channels]`.
+    /// Scale after normalization, `[channels]`.
     pub weight: T,
-    /// Term after normalization, `[channels]`.
+    /// Shift after normalization, `[channels]`.
     pub bias: T,
     /// Number of groups.
     pub groups: usize,
@@ -145,10 +146,10 @@ pub struct GroupNorm<T> {
     pub epsilon: f32,
 }
 
-/// A normalization of the kind that the spec names.
+/// A norm layer of the spec's kind.
 #[derive(Clone, Debug)]
 pub enum Norm<T> {
-    /// Frozen or live batch normalization.
+    /// Batch normalization with frozen or live statistics.
     Batch(BatchNorm<T>),
     /// Group normalization.
     Group(GroupNorm<T>),
@@ -179,13 +180,13 @@ impl<T: Tensor> Layer<T> for Norm<T> {
     }
 }
 
-/// Window of a max pooling.
+/// Hyperparameters of max pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxPool {
-    /// Side of the window.
+    /// Side of the window, in pixels.
     pub kernel: usize,
-    /// Step between windows.
+    /// Stride, in pixels.
     pub stride: usize,
-    /// Border that never wins.
+    /// Padding of each side with negative infinity, in pixels.
     pub padding: usize,
 }

@@ -1,7 +1,7 @@
 //! RetinaNet, written once, and everything that training and deployment must agree on.
 //!
-//! The network is generic over [`Tensor`]: libtorch trains it, the exporter traces it to ONNX, and [`Shape`] computes
-//! its shapes alone. <https://arxiv.org/abs/1708.02002>
+//! The network is generic over [`Tensor`]: the trainer runs it with libtorch, the exporter traces it to ONNX, and [`Shape`]
+//! computes only shapes and costs. <https://arxiv.org/abs/1708.02002>
 
 mod tensor;
 mod weights;
@@ -35,9 +35,9 @@ pub use atomic_file::{AtomicFile, is_device, write_atomically};
 pub use boxes::BoundingBox;
 pub use checkpoint::{
     BackboneCheckpoint, BackboneCheckpointSpec, Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe,
-    Provenance, TensorProblems, cells_of,
+    Provenance, TensorProblems, cells_per_level,
 };
-pub use deviation::{Deviation, larger};
+pub use deviation::{Deviation, max_abs};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
 pub use preprocessing::{CommonScale, Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};

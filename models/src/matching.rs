@@ -1,20 +1,20 @@
-//! Matching: which object, if any, each anchor shall learn. <https://arxiv.org/abs/1708.02002>, section 4
+//! Matching: assigns each anchor to an object or to the background. <https://arxiv.org/abs/1708.02002>, section 4
 
 use serde::{Deserialize, Serialize};
 
 use crate::boxes::BoundingBox;
 
-/// Assigns anchors by their IoU with the objects of an image. Without `allow_low_quality_matches`, no object is guaranteed an anchor: one
-/// that is too small or too thin for every anchor gets none.
+/// Assigns anchors to the objects of an image by IoU. Without `allow_low_quality_matches`, an object that is too small
+/// or too thin for every anchor gets none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Matcher {
-    /// An anchor whose best IoU is below this is background.
+    /// An anchor whose highest IoU is below this is background.
     pub background_iou_threshold: f32,
-    /// An anchor whose best IoU is at least this belongs to that object; between the two it is ignored.
+    /// An anchor whose highest IoU is at least this is positive for that object; between the two it is ignored.
     pub foreground_iou_threshold: f32,
-    /// Whether the anchors that no other anchor surpasses in IoU with some object are foreground too, however low it is.
-    /// Such an anchor belongs to the object of its own largest IoU, as in torchvision and Detectron2.
+    /// Whether the anchors with an object's highest IoU are positive too, however low that IoU is. As in torchvision
+    /// and Detectron2, such an anchor is assigned to the object with which its own IoU is highest.
     pub allow_low_quality_matches: bool,
 }
 
@@ -24,23 +24,23 @@ impl Default for Matcher {
     }
 }
 
-/// What an anchor shall learn.
+/// The training target of an anchor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Assignment {
-    /// There is nothing here.
+    /// No object.
     Background,
-    /// Nothing: it is too close to an object to be background, and not close enough to be the object.
+    /// None: too close to an object for background, and not close enough to be positive.
     Ignored,
-    /// The object of this index.
+    /// Positive for the object of this index.
     Object(usize),
 }
 
 impl Matcher {
-    /// One assignment per anchor. An anchor belongs to the box of largest IoU, and to the first of several.
+    /// One assignment per anchor, to the box with the highest IoU, the first among equals. Pixels of the padded input.
     pub fn assign(&self, anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<Assignment> {
-        let largest = if self.allow_low_quality_matches { max_ious(anchors, boxes) } else { Vec::new() };
-        // Below this the best IoU does not matter.
-        let relevant = if self.allow_low_quality_matches {
+        let max_ious = if self.allow_low_quality_matches { max_ious(anchors, boxes) } else { Vec::new() };
+        // Lower IoUs do not change the assignment.
+        let min_iou = if self.allow_low_quality_matches {
             0.0
         } else {
             self.background_iou_threshold.min(self.foreground_iou_threshold)
@@ -49,24 +49,24 @@ impl Matcher {
         for anchors in anchors.chunks(Block::SIZE) {
             let mut block = Block::new(anchors);
             for (index, object) in boxes.iter().enumerate() {
-                if block.may_reach(relevant, object) {
-                    block.meet(object, index);
+                if block.may_reach(min_iou, object) {
+                    block.update_best(object, index);
                 }
             }
-            for (object, &largest) in boxes.iter().zip(&largest) {
-                if largest > 0.0 && block.may_reach(largest, object) {
-                    block.raise(object, largest);
+            for (object, &max_iou) in boxes.iter().zip(&max_ious) {
+                if max_iou > 0.0 && block.may_reach(max_iou, object) {
+                    block.mark_best_anchors(object, max_iou);
                 }
             }
-            let best = block.best_iou.iter().zip(&block.best_index).zip(&block.unsurpassed).take(anchors.len());
-            assignments.extend(best.map(|((&iou, &index), &unsurpassed)| {
-                if unsurpassed { Assignment::Object(index as usize) } else { self.judge(iou, index) }
+            let best = block.best_iou.iter().zip(&block.best_index).zip(&block.is_best_anchor).take(anchors.len());
+            assignments.extend(best.map(|((&iou, &index), &is_best_anchor)| {
+                if is_best_anchor { Assignment::Object(index as usize) } else { self.classify(iou, index) }
             }));
         }
         assignments
     }
 
-    fn judge(&self, iou: f32, index: u32) -> Assignment {
+    fn classify(&self, iou: f32, index: u32) -> Assignment {
         if iou >= self.foreground_iou_threshold {
             Assignment::Object(index as usize)
         } else if iou < self.background_iou_threshold {
@@ -77,21 +77,21 @@ impl Matcher {
     }
 }
 
-/// The largest IoU of each box with any anchor.
+/// The maximum IoU of each box with any anchor.
 pub(crate) fn max_ious(anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<f32> {
-    let mut largest = vec![0.0; boxes.len()];
+    let mut max_ious = vec![0.0; boxes.len()];
     for anchors in anchors.chunks(Block::SIZE) {
         let block = Block::new(anchors);
-        for (object, largest) in boxes.iter().zip(&mut largest) {
-            if block.may_reach(*largest, object) {
-                *largest = block.ious(object).into_iter().fold(*largest, f32::max);
+        for (object, max_iou) in boxes.iter().zip(&mut max_ious) {
+            if block.may_reach(*max_iou, object) {
+                *max_iou = block.ious(object).into_iter().fold(*max_iou, f32::max);
             }
         }
     }
-    largest
+    max_ious
 }
 
-/// A few neighboring anchors, laid out so that the compiler computes several IoUs at once, and their best objects.
+/// A few consecutive anchors as arrays, so that the compiler vectorizes their IoUs, and the best object of each.
 struct Block {
     x1: [f32; Block::SIZE],
     y1: [f32; Block::SIZE],
@@ -100,20 +100,20 @@ struct Block {
     area: [f32; Block::SIZE],
     best_iou: [f32; Block::SIZE],
     best_index: [u32; Block::SIZE],
-    /// Whether some object has its largest IoU here.
-    unsurpassed: [bool; Block::SIZE],
-    /// The smallest box around all of them.
+    /// Whether no anchor has a higher IoU with some object.
+    is_best_anchor: [bool; Block::SIZE],
+    /// The smallest box that contains all anchors.
     hull: BoundingBox,
-    smallest_area: f32,
-    largest_area: f32,
+    min_area: f32,
+    max_area: f32,
 }
 
 impl Block {
     const SIZE: usize = 128;
 
-    /// A block of one to [`Self::SIZE`] anchors; boxes without extent fill it up.
+    /// A block of one to [`Self::SIZE`] anchors, padded with empty boxes.
     fn new(anchors: &[BoundingBox]) -> Self {
-        let everywhere = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
+        let empty = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
         let mut block = Self {
             x1: [0.0; Self::SIZE],
             y1: [0.0; Self::SIZE],
@@ -122,10 +122,10 @@ impl Block {
             area: [0.0; Self::SIZE],
             best_iou: [f32::NEG_INFINITY; Self::SIZE],
             best_index: [0; Self::SIZE],
-            unsurpassed: [false; Self::SIZE],
-            hull: everywhere,
-            smallest_area: f32::INFINITY,
-            largest_area: 0.0,
+            is_best_anchor: [false; Self::SIZE],
+            hull: empty,
+            min_area: f32::INFINITY,
+            max_area: 0.0,
         };
         for (i, anchor) in anchors.iter().enumerate() {
             (block.x1[i], block.y1[i], block.x2[i], block.y2[i]) = (anchor.x1, anchor.y1, anchor.x2, anchor.y2);
@@ -136,19 +136,19 @@ impl Block {
                 x2: block.hull.x2.max(anchor.x2),
                 y2: block.hull.y2.max(anchor.y2),
             };
-            block.smallest_area = block.smallest_area.min(block.area[i]);
-            block.largest_area = block.largest_area.max(block.area[i]);
+            block.min_area = block.min_area.min(block.area[i]);
+            block.max_area = block.max_area.max(block.area[i]);
         }
         block
     }
 
     /// Whether an anchor of the block can have an IoU of at least `iou` with `object`.
     fn may_reach(&self, iou: f32, object: &BoundingBox) -> bool {
-        /// For rounding in the estimate.
+        /// Allows for rounding in the estimate.
         const SLACK: f32 = 0.999;
         let width = (self.hull.x2.min(object.x2) - self.hull.x1.max(object.x1)).max(0.0);
         let height = (self.hull.y2.min(object.y2) - self.hull.y1.max(object.y1)).max(0.0);
-        (width * height).min(self.largest_area) / object.area().max(self.smallest_area) >= SLACK * iou
+        (width * height).min(self.max_area) / object.area().max(self.min_area) >= SLACK * iou
     }
 
     /// The IoU of each anchor with `object`.
@@ -165,20 +165,20 @@ impl Block {
         ious
     }
 
-    /// Makes `object` the best of every anchor that has a larger IoU with it than with those it met before.
-    fn meet(&mut self, object: &BoundingBox, index: usize) {
+    /// Makes `object` the best object of every anchor that has a higher IoU with it than with all previous objects.
+    fn update_best(&mut self, object: &BoundingBox, index: usize) {
         for (i, iou) in self.ious(object).into_iter().enumerate() {
-            let better = iou > self.best_iou[i];
-            self.best_iou[i] = if better { iou } else { self.best_iou[i] };
-            self.best_index[i] = if better { index as u32 } else { self.best_index[i] };
+            let is_better = iou > self.best_iou[i];
+            self.best_iou[i] = if is_better { iou } else { self.best_iou[i] };
+            self.best_index[i] = if is_better { index as u32 } else { self.best_index[i] };
         }
     }
 
-    /// Notes the anchors that no other surpasses in IoU with `object`, its largest being `largest`.
-    fn raise(&mut self, object: &BoundingBox, largest: f32) {
+    /// Marks the anchors whose IoU with `object` equals `max_iou`, its maximum over all anchors.
+    fn mark_best_anchors(&mut self, object: &BoundingBox, max_iou: f32) {
         let ious = self.ious(object);
-        for (unsurpassed, iou) in self.unsurpassed.iter_mut().zip(ious) {
-            *unsurpassed |= iou == largest;
+        for (is_best_anchor, iou) in self.is_best_anchor.iter_mut().zip(ious) {
+            *is_best_anchor |= iou == max_iou;
         }
     }
 }
@@ -189,28 +189,30 @@ mod tests {
     use crate::anchors::Anchors;
     use crate::spec::AnchorSpec;
 
-    /// The definition, one anchor at a time.
+    /// A reference implementation, one anchor at a time.
     fn reference(matcher: &Matcher, anchors: &[BoundingBox], boxes: &[BoundingBox]) -> Vec<Assignment> {
         let best = |anchor: &BoundingBox| {
             let ious = boxes.iter().map(|object| anchor.iou(object)).enumerate();
             ious.fold((0, f32::NEG_INFINITY), |best, (i, iou)| if iou > best.1 { (i, iou) } else { best })
         };
-        let largest = |object: &BoundingBox| anchors.iter().map(|anchor| anchor.iou(object)).fold(0.0, f32::max);
-        let largest: Vec<_> = boxes.iter().map(largest).collect();
-        let unsurpassed = |anchor: &BoundingBox| {
-            let mut pairs = boxes.iter().zip(&largest);
+        let max_iou = |object: &BoundingBox| anchors.iter().map(|anchor| anchor.iou(object)).fold(0.0, f32::max);
+        let max_ious: Vec<_> = boxes.iter().map(max_iou).collect();
+        let is_best_anchor = |anchor: &BoundingBox| {
+            let mut pairs = boxes.iter().zip(&max_ious);
             matcher.allow_low_quality_matches
-                && pairs.any(|(object, largest)| *largest > 0.0 && anchor.iou(object) == *largest)
+                && pairs.any(|(object, max_iou)| *max_iou > 0.0 && anchor.iou(object) == *max_iou)
         };
-        let judge = |anchor: &BoundingBox| match best(anchor) {
-            (index, iou) if iou >= matcher.foreground_iou_threshold || unsurpassed(anchor) => Assignment::Object(index),
+        let classify = |anchor: &BoundingBox| match best(anchor) {
+            (index, iou) if iou >= matcher.foreground_iou_threshold || is_best_anchor(anchor) => {
+                Assignment::Object(index)
+            }
             (_, iou) if iou < matcher.background_iou_threshold => Assignment::Background,
             _ => Assignment::Ignored,
         };
-        anchors.iter().map(judge).collect()
+        anchors.iter().map(classify).collect()
     }
 
-    /// Boxes of all sizes and shapes in an image of `side` pixels, a few beyond its edges.
+    /// Boxes of all sizes and shapes in an image of `side` pixels; some extend beyond it.
     fn scattered(count: u32, side: f32) -> Vec<BoundingBox> {
         let mut state = 7u32;
         let mut uniform = || {
@@ -229,12 +231,12 @@ mod tests {
     fn skipping_blocks_changes_nothing() {
         let anchors = Anchors::new(&AnchorSpec::default(), 320, 416);
         let boxes = scattered(60, 400.0);
-        let (lenient, absurd) = (
+        let (low, swapped) = (
             Matcher { background_iou_threshold: 0.0, foreground_iou_threshold: 0.1, allow_low_quality_matches: false },
             Matcher { background_iou_threshold: 0.5, foreground_iou_threshold: 0.2, allow_low_quality_matches: false },
         );
-        let generous = Matcher { allow_low_quality_matches: true, ..Matcher::default() };
-        for matcher in [Matcher::default(), lenient, absurd, generous] {
+        let low_quality = Matcher { allow_low_quality_matches: true, ..Matcher::default() };
+        for matcher in [Matcher::default(), low, swapped, low_quality] {
             let found = matcher.assign(anchors.boxes(), &boxes);
             assert_eq!(found, reference(&matcher, anchors.boxes(), &boxes));
             assert!(found.iter().any(|a| matches!(a, Assignment::Object(_))));
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn order_of_boxes_changes_indices_only() {
+    fn order_of_boxes_only_changes_the_indices() {
         let anchors = Anchors::new(&AnchorSpec::default(), 256, 256);
         let boxes = scattered(20, 256.0);
         let reversed: Vec<_> = boxes.iter().rev().copied().collect();
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_are_strict_as_the_paper_has_them() {
+    fn iou_equal_to_a_threshold_is_in_the_upper_range() {
         let object = BoundingBox::new(0.0, 0.0, 100.0, 100.0);
         let with_iou = |percent: f32| BoundingBox::new(0.0, 0.0, 100.0, percent);
         let cases = [
@@ -276,23 +278,23 @@ mod tests {
     }
 
     #[test]
-    fn without_boxes_all_is_background() {
+    fn without_boxes_all_anchors_are_background() {
         let anchors = Anchors::new(&AnchorSpec::default(), 64, 64);
         let assigned = Matcher::default().assign(anchors.boxes(), &[]);
         assert!(assigned.len() == 774 && assigned.iter().all(|a| *a == Assignment::Background));
         assert!(Matcher::default().assign(&[], &[BoundingBox::default()]).is_empty());
     }
 
-    // REFERENCE 1.9: there is no fallback to an object's best anchor.
+    // yhenon/pytorch-retinanet 0348a9d (`retinanet/losses.py`): no fallback to an object's best anchor.
     #[test]
-    fn a_tiny_box_gets_no_anchor() {
+    fn tiny_box_gets_no_anchor() {
         let anchors = Anchors::new(&AnchorSpec::default(), 128, 128);
         let assigned = Matcher::default().assign(anchors.boxes(), &[BoundingBox::new(60.0, 60.0, 66.0, 66.0)]);
         assert!(assigned.iter().all(|a| *a == Assignment::Background));
     }
 
     #[test]
-    fn with_low_quality_every_box_gets_an_anchor() {
+    fn with_low_quality_matches_every_box_gets_an_anchor() {
         let anchors = Anchors::new(&AnchorSpec::default(), 128, 128);
         let boxes = [BoundingBox::new(60.0, 60.0, 66.0, 66.0), BoundingBox::new(2.0, 100.0, 126.0, 104.0)];
         let assigned =
@@ -303,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_that_are_no_numbers_are_nobodys() {
+    fn nan_boxes_match_no_anchor() {
         let anchors = Anchors::new(&AnchorSpec::default(), 64, 64);
         let assigned = Matcher::default().assign(anchors.boxes(), &[BoundingBox::new(f32::NAN, 0.0, 50.0, 50.0)]);
         assert!(assigned.iter().all(|a| *a == Assignment::Background));

@@ -1,4 +1,4 @@
-//! Preprocessing: from an image's pixels to the network's input, and the way back for boxes.
+//! Preprocessing: converts an image to the network's input, and boxes between both frames.
 
 use ndarray::Array3;
 use pulp::{Arch, NullaryFnOnce};
@@ -7,7 +7,7 @@ use crate::boxes::BoundingBox;
 use crate::resize::{Window, windows};
 use crate::spec::{BoxScale, PadRule, PreprocessingSpec, ResizeFilter, SideRounding};
 
-/// An image in memory: red, green, blue, row by row, without gaps.
+/// An RGB image in memory, 8 bits per channel, row by row, without gaps.
 #[derive(Clone, Copy, Debug)]
 pub struct RgbView<'a> {
     width: u32,
@@ -15,7 +15,7 @@ pub struct RgbView<'a> {
     pixels: &'a [u8],
 }
 
-/// Why some bytes are no image.
+/// Why bytes are not a valid image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RgbViewError {
     /// A side is zero.
@@ -64,56 +64,56 @@ impl<'a> RgbView<'a> {
     }
 }
 
-/// Where an image lies in the network's input: resized in the upper left corner, zeros right of it and below.
+/// Where an image is in the network's input: resized, in the upper left corner, with zero padding on the right and below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Width of the image, in its own pixels.
+    /// Width of the original image (upright, after EXIF rotation).
     pub original_width: u32,
-    /// Height of the image, in its own pixels.
+    /// Height of the original image (upright, after EXIF rotation).
     pub original_height: u32,
-    /// Width of the image in the input.
+    /// Width of the resized image.
     pub resized_width: u32,
-    /// Height of the image in the input.
+    /// Height of the resized image.
     pub resized_height: u32,
-    /// Width of the input.
+    /// Width of the padded input.
     pub padded_width: u32,
-    /// Height of the input.
+    /// Height of the padded input.
     pub padded_height: u32,
-    /// What boxes are scaled by along both axes; if absent, each axis has the factor of its sides.
+    /// Scale factor of boxes along both axes; if absent, each axis has its own, resized over original side.
     pub common_scale: Option<CommonScale>,
 }
 
-/// A factor between image and input, before sides are whole pixels.
+/// A scale factor from original image to input, before sides are rounded to pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommonScale {
-    /// So many pixels of the input ...
+    /// Pixels of the input ...
     pub input: u32,
-    /// ... show so many pixels of the image.
+    /// ... per this many pixels of the original image.
     pub original: u32,
 }
 
 impl CommonScale {
-    /// How much larger the input shows the image.
+    /// Pixels of the input per pixel of the original image.
     fn factor(self) -> f64 {
         f64::from(self.input) / f64::from(self.original)
     }
 }
 
 impl Placement {
-    /// A box from pixels of the input to pixels of the image.
+    /// Converts a box from pixels of the padded input to pixels of the original image (upright, after EXIF rotation).
     pub fn to_original_image(&self, input: &BoundingBox) -> BoundingBox {
         let (x, y) = self.factors();
         input.scale(x.recip() as f32, y.recip() as f32)
     }
 
-    /// A box from pixels of the image to pixels of the input.
+    /// Converts a box from pixels of the original image (upright, after EXIF rotation) to pixels of the padded input.
     pub fn to_input(&self, original: &BoundingBox) -> BoundingBox {
         let (x, y) = self.factors();
         original.scale(x as f32, y as f32)
     }
 
-    /// How much larger the input shows boxes along x and y. Sides being whole pixels, the two differ unless there is a common
-    /// factor.
+    /// Scale factors of boxes along x and y, from original image to input. Without a common scale they differ slightly,
+    /// because sides are rounded to pixels.
     fn factors(&self) -> (f64, f64) {
         if let Some(scale) = self.common_scale {
             return (scale.factor(), scale.factor());
@@ -125,7 +125,7 @@ impl Placement {
 }
 
 impl PreprocessingSpec {
-    /// Where an image of `width` by `height` pixels, both at least 1, goes. No side is rounded to zero.
+    /// The placement of an image of `width` by `height` pixels, both at least 1. No side is rounded to zero.
     pub fn place(&self, width: u32, height: u32) -> Placement {
         let scale = self.scale(width, height);
         let resized = |side: u32| {
@@ -139,7 +139,7 @@ impl PreprocessingSpec {
         let [resized_height, resized_width] = self.fixed_size.unwrap_or_else(|| [resized(height), resized(width)]);
         let [padded_height, padded_width] =
             self.input_size.unwrap_or_else(|| [self.pad(resized_height), self.pad(resized_width)]);
-        // Only a stretched image whose size was varied could be larger.
+        // Only a `fixed_size` that scale augmentation enlarged exceeds the `input_size`.
         let (resized_height, resized_width) = (resized_height.min(padded_height), resized_width.min(padded_width));
         Placement {
             original_width: width,
@@ -152,8 +152,8 @@ impl PreprocessingSpec {
         }
     }
 
-    /// The smallest of the factors that bring the shorter side to its length, the longer side to its own, and, where inputs
-    /// have a size, height and width to theirs.
+    /// The minimum of the scale factors that resize the shorter side to `shorter_side`, the longer side to `longer_side`,
+    /// and, if there is an `input_size`, height and width to it.
     fn scale(&self, width: u32, height: u32) -> CommonScale {
         let shorter = CommonScale { input: self.shorter_side, original: width.min(height) };
         let longer = CommonScale { input: self.longer_side, original: width.max(height) };
@@ -164,7 +164,7 @@ impl PreprocessingSpec {
         fitting.into_iter().flatten().fold(smaller(shorter, longer), smaller)
     }
 
-    /// A side of the input that shows an image of this resized `side`, where inputs have no size of their own.
+    /// The padded length of a resized `side`, without an `input_size`.
     pub(crate) fn pad(&self, side: u32) -> u32 {
         match self.pad_rule {
             PadRule::Minimal => side.next_multiple_of(self.pad_multiple),
@@ -173,23 +173,22 @@ impl PreprocessingSpec {
     }
 }
 
-/// An image as the network takes it.
+/// An image as input of the network.
 #[derive(Clone, Debug)]
 pub struct Preprocessed {
     /// `[3, padded_height, padded_width]`, normalized.
     pub pixels: Array3<f32>,
-    /// Where in it the image is.
+    /// Where the image is in `pixels`.
     pub placement: Placement,
 }
 
-/// Resizes, normalizes and pads an image. One row at a time, so that a huge image needs no more memory than its
-/// result.
+/// Resizes, normalizes and pads an image. It works row by row, so that a huge image needs no more memory than its result.
 pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     let placement = spec.place(view.width, view.height);
     let (width, height) = (placement.padded_width as usize, placement.padded_height as usize);
     let columns = windows(view.width as usize, placement.resized_width as usize, spec);
     let rows = windows(view.height as usize, placement.resized_height as usize, spec);
-    // (v / 255 - mean) / std, as one factor and one term
+    // (v / 255 - mean) / std as v * factor + term
     let factor = spec.std.map(|std| (255.0 * std).recip());
     let term: [f32; 3] = std::array::from_fn(|channel| -spec.mean[channel] / spec.std[channel]);
 
@@ -198,8 +197,8 @@ pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     Preprocessed { pixels, placement }
 }
 
-/// What takes the time. Compiled for several widths of registers, of which the CPU's is taken; multiplications and sums are
-/// the same in all, and so is the result, to the last bit.
+/// The inner loops of [`preprocess`]. They are compiled for several SIMD widths, of which the CPU's is selected at run
+/// time. All of them do the same multiplications and additions, so results are identical to the last bit.
 struct Blend<'a> {
     view: RgbView<'a>,
     rows: &'a [Window],
@@ -212,11 +211,11 @@ struct Blend<'a> {
 impl NullaryFnOnce for Blend<'_> {
     type Output = ();
 
-    // Only what is inlined, here and below, is compiled for the wider registers.
+    // Only inlined code, here and below, is compiled for the wider registers.
     #[inline(always)]
     fn call(self) {
         let Self { view, rows, columns, factor, term, pixels } = self;
-        // One more than a row has, so that its last pixel too can be read as four numbers.
+        // One element more than a row, so that its last pixel too can be read as four values.
         let mut blended = vec![0.0; 3 * view.width as usize + 1];
         for (y, window) in rows.iter().enumerate() {
             blend_rows(&view, window, &mut blended);
@@ -231,7 +230,7 @@ impl NullaryFnOnce for Blend<'_> {
     }
 }
 
-/// An image in another size, both sides at least 1: bilinear, smoothed where it shrinks.
+/// Resizes an image to `width` by `height` pixels, both at least 1: bilinear, with antialiasing. Returns RGB bytes.
 pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
     let spec = PreprocessingSpec { filter: ResizeFilter::Bilinear, antialias: true, ..Default::default() };
     let columns = windows(view.width as usize, width as usize, &spec);
@@ -248,7 +247,7 @@ pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
     pixels
 }
 
-/// The weighted sum of a few rows of an image.
+/// Writes the weighted sum of a window of rows of an image to `blended`.
 #[inline(always)]
 fn blend_rows(view: &RgbView, window: &Window, blended: &mut [f32]) {
     let length = 3 * view.width as usize;
@@ -262,7 +261,7 @@ fn blend_rows(view: &RgbView, window: &Window, blended: &mut [f32]) {
     }
 }
 
-/// The weighted sum of a few pixels of a row; the fourth number means nothing.
+/// The weighted sum of a window of pixels of a row; the fourth value is meaningless.
 #[inline(always)]
 fn blend_pixels(row: &[f32], window: &Window) -> [f32; 4] {
     let mut sum = [0.0; 4];
@@ -280,19 +279,19 @@ fn blend_pixels(row: &[f32], window: &Window) -> [f32; 4] {
 mod tests {
     use super::*;
 
-    /// Leaves pixel values as they are.
-    fn plain() -> PreprocessingSpec {
+    /// A spec whose normalization leaves pixel values unchanged.
+    fn identity_normalization() -> PreprocessingSpec {
         PreprocessingSpec { mean: [0.0; 3], std: [1.0 / 255.0; 3], ..Default::default() }
     }
 
-    /// An image of 7x5 pixels whose red, green and blue differ by one.
+    /// An image of 7x5 pixels with green = red + 1 and blue = red + 2.
     fn pattern() -> Vec<u8> {
         let pixel = |x, y, channel| ((x * 37 + y * 61) % 256 + channel) as u8;
         (0..5).flat_map(|y| (0..7).flat_map(move |x| (0..3).map(move |channel| pixel(x, y, channel)))).collect()
     }
 
     #[test]
-    fn sizes_are_those_of_the_seed() {
+    fn sizes_match_yhenon() {
         let spec = PreprocessingSpec { pad_rule: PadRule::Always, ..Default::default() };
         let cases = [
             ((640, 480), (811, 608), (832, 640)),
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_width_of_the_registers_changes_no_bit() {
+    fn simd_width_does_not_change_results() {
         let (width, height) = (203, 157);
         let bytes: Vec<_> = (0..3 * width * height).map(|i| (i * 7919 % 251) as u8).collect();
         let view = RgbView::new(width, height, &bytes).unwrap();
@@ -325,21 +324,21 @@ mod tests {
     }
 
     #[test]
-    fn minimal_padding_leaves_multiples_alone() {
+    fn minimal_padding_adds_nothing_to_multiples() {
         let placement = PreprocessingSpec::default().place(1920, 1080);
         assert_eq!((placement.padded_width, placement.padded_height), (1024, 576));
     }
 
     #[test]
-    fn half_a_pixel_is_rounded_to_the_even_side() {
+    fn half_pixels_are_rounded_to_even_sides() {
         let spec = PreprocessingSpec { shorter_side: 50, longer_side: 1000, ..Default::default() };
         assert_eq!(spec.place(100, 101).resized_height, 50);
         assert_eq!(spec.place(103, 100).resized_width, 52);
     }
 
     #[test]
-    fn boxes_come_back_from_the_input() {
-        // 640 * 608 / 480 is 810.67, and the image's sides in the input are 811 and 608.
+    fn to_original_image_inverts_to_input() {
+        // 640 * 608 / 480 is 810.67, which is rounded to 811.
         for (box_scale, right) in [(BoxScale::PerAxis, 811.0), (BoxScale::Common, 810.666_7)] {
             let placement = PreprocessingSpec { box_scale, ..PreprocessingSpec::default() }.place(640, 480);
             assert_eq!((placement.resized_width, placement.resized_height), (811, 608));
@@ -351,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_common_scale_is_that_of_the_side_which_limits() {
+    fn common_scale_is_that_of_the_limiting_side() {
         let spec = PreprocessingSpec { box_scale: BoxScale::Common, ..PreprocessingSpec::default() };
         let scale = |width, height| spec.place(width, height).common_scale;
         assert_eq!(scale(640, 480), Some(CommonScale { input: 608, original: 480 }));
@@ -361,8 +360,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_size_stretches_every_image_and_its_boxes() {
-        let spec = PreprocessingSpec { fixed_size: Some([96, 200]), ..plain() };
+    fn fixed_size_stretches_images_and_boxes() {
+        let spec = PreprocessingSpec { fixed_size: Some([96, 200]), ..identity_normalization() };
         for (width, height) in [(640, 480), (3, 500), (1, 1)] {
             let placement = spec.place(width, height);
             assert_eq!((placement.resized_width, placement.resized_height), (200, 96));
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_size_is_filled_up_and_never_exceeded() {
+    fn images_are_padded_to_the_input_size() {
         let spec = PreprocessingSpec { input_size: Some([320, 640]), pad_rule: PadRule::Always, ..Default::default() };
         // Limited by the height, by the width, by the longer side, and by the shorter side.
         let wide = PreprocessingSpec { longer_side: 600, shorter_side: 100, ..spec.clone() };
@@ -403,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn no_shape_of_image_leaves_an_input_size() {
+    fn no_image_exceeds_the_input_size() {
         for side_rounding in [SideRounding::HalfEven, SideRounding::Down] {
             for input_size in [[32, 32], [96, 416], [608, 1024]] {
                 let spec = PreprocessingSpec { input_size: Some(input_size), side_rounding, ..Default::default() };
@@ -416,11 +415,11 @@ mod tests {
     }
 
     #[test]
-    fn extreme_shapes_keep_a_pixel() {
+    fn extreme_aspect_ratios_keep_at_least_one_pixel() {
         for (width, height) in [(1, 1), (4000, 2), (2, 4000)] {
             let bytes = vec![255; 3 * width as usize * height as usize];
             let view = RgbView::new(width, height, &bytes).unwrap();
-            let Preprocessed { pixels, placement } = preprocess(view, &plain());
+            let Preprocessed { pixels, placement } = preprocess(view, &identity_normalization());
             assert!(placement.resized_width >= 1 && placement.resized_height >= 1);
             assert_eq!(pixels.dim(), (3, placement.padded_height as usize, placement.padded_width as usize));
             let corner = [2, placement.resized_height as usize - 1, placement.resized_width as usize - 1];
@@ -429,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_the_right_size_is_only_normalized() {
+    fn image_of_the_target_size_is_only_normalized() {
         let bytes = pattern();
         let spec = PreprocessingSpec { shorter_side: 5, longer_side: 7, ..Default::default() };
         let pixels = preprocess(RgbView::new(7, 5, &bytes).unwrap(), &spec).pixels;
@@ -454,7 +453,7 @@ mod tests {
     // x = torch.tensor([[(x * 37 + y * 61) % 256 for x in range(7)] for y in range(5)]).double()[None, None]
     // F.interpolate(x, size, mode=mode, align_corners=False, antialias=antialias)[0, 0, 1]
     #[test]
-    fn resizing_is_that_of_torch() {
+    fn resizing_matches_torch() {
         use ResizeFilter::{Bicubic, Bilinear};
         let (smaller, larger) = (3, 8);
         let cases: [(u32, ResizeFilter, bool, &[f32]); 8] = [
@@ -468,7 +467,7 @@ mod tests {
             (larger, Bicubic, true, &[18.4096, 34.4208, 61.3748, 84.9203, 107.9234]),
         ];
         for (shorter_side, filter, antialias, expected) in cases {
-            let spec = PreprocessingSpec { shorter_side, filter, antialias, ..plain() };
+            let spec = PreprocessingSpec { shorter_side, filter, antialias, ..identity_normalization() };
             let pixels = preprocess(RgbView::new(7, 5, &pattern()).unwrap(), &spec).pixels;
             for (x, expected) in expected.iter().enumerate() {
                 let found = pixels[[0, 1, x]];
@@ -479,8 +478,8 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_resized_as_preprocessing_does() {
-        let spec = PreprocessingSpec { filter: ResizeFilter::Bilinear, antialias: true, ..plain() };
+    fn resize_matches_preprocess() {
+        let spec = PreprocessingSpec { filter: ResizeFilter::Bilinear, antialias: true, ..identity_normalization() };
         for shorter_side in [1, 3, 5, 8] {
             let spec = PreprocessingSpec { shorter_side, ..spec.clone() };
             let bytes = pattern();
@@ -497,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn any_size_becomes_any_other() {
+    fn resize_supports_any_sizes() {
         let bytes = [77; 3 * 60];
         for (width, height) in [(60, 1), (1, 60), (6, 10)] {
             for (to_width, to_height) in [(1, 1), (100, 1), (2, 300)] {
@@ -508,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_image_are_refused() {
+    fn empty_images_and_wrong_lengths_are_rejected() {
         assert_eq!(RgbView::new(0, 4, &[]).unwrap_err(), RgbViewError::Empty { width: 0, height: 4 });
         let error = RgbView::new(2, 2, &[0; 11]).unwrap_err();
         assert_eq!(error.to_string(), "image of 2x2 pixels has 11 bytes, expected 3 per pixel");

@@ -1,5 +1,5 @@
-//! The feature pyramid. <https://arxiv.org/abs/1612.03144>; levels P6 and P7 as in <https://arxiv.org/abs/1708.02002>,
-//! section 4.
+//! The feature pyramid (FPN). <https://arxiv.org/abs/1612.03144>; levels P6 and P7 as in
+//! <https://arxiv.org/abs/1708.02002>, section 4.
 
 use crate::layers::{Conv2d, Conv2dConfig, ConvInitial};
 use crate::resnet::{FeatureWidths, Features};
@@ -7,7 +7,7 @@ use crate::spec::{P6From, PyramidSpec};
 use crate::tensor::Tensor;
 use crate::weights::{Scope, WeightsError};
 
-/// Maps C3 to C5 onto P3 to P7.
+/// Computes P3 to P7 from C3 to C5.
 pub(crate) struct Pyramid<T> {
     p5_1: Conv2d<T>,
     p5_2: Conv2d<T>,
@@ -44,7 +44,7 @@ impl<T: Tensor> Pyramid<T> {
         })
     }
 
-    /// P3 to P7, each `[N, width, H / 2^level, W / 2^level]`.
+    /// P3 to P7, each `[N, width, H / 2^level, W / 2^level]`, rounded up.
     pub(crate) fn forward(&self, features: &Features<T>) -> [T; 5] {
         let top5 = features.c5.apply(&self.p5_1);
         let top4 = features.c4.apply(&self.p4_1).add(&top5.upsample2x());

@@ -2,22 +2,22 @@
 
 use crate::boxes::BoundingBox;
 
-/// A box by its corner and sides, in double precision. This is how COCO has it, and corners and back would move the last
-/// bit, which decides whether an IoU reaches a threshold.
+/// A box in double precision, in pixels of the original image (upright, after EXIF rotation). As in COCO, it has sides:
+/// converting to corners would change the last bit, which can decide whether an IoU reaches a threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rectangle {
-    /// Left.
+    /// Left edge.
     pub x: f64,
-    /// Top.
+    /// Top edge.
     pub y: f64,
-    /// To the right.
+    /// Width, to the right.
     pub width: f64,
-    /// Downwards.
+    /// Height, downwards.
     pub height: f64,
 }
 
 impl Rectangle {
-    /// The box between two corners.
+    /// A box from its corners `x1, y1, x2, y2`.
     pub(crate) fn between([x1, y1, x2, y2]: [f64; 4]) -> Self {
         Self { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }
     }
@@ -34,14 +34,14 @@ impl Rectangle {
         self.width * self.height
     }
 
-    /// Area of the intersection over area of the union, in [0, 1]; 0 when the union has no area.
+    /// Area of the intersection over area of the union, in [0, 1]; 0 if the union has no area.
     pub fn iou(&self, other: &Self) -> f64 {
         let intersection = self.intersection(other);
         let union = self.area() + other.area() - intersection;
         if union > 0.0 { intersection / union } else { 0.0 }
     }
 
-    /// The share of this box's area that lies in the other, in [0, 1]; 0 when this box has no area.
+    /// Fraction of this box's area that is inside `other`, in [0, 1]; 0 if this box has no area.
     pub fn intersection_over_area(&self, other: &Self) -> f64 {
         let area = self.area();
         if area > 0.0 { self.intersection(other) / area } else { 0.0 }
@@ -53,20 +53,20 @@ impl Rectangle {
         if width <= 0.0 || height <= 0.0 { 0.0 } else { width * height }
     }
 
-    /// The corners, in single precision.
+    /// The box as corners in single precision, in the same frame.
     pub fn bounding_box(&self) -> BoundingBox {
         let (x2, y2) = (self.x + self.width, self.y + self.height);
         BoundingBox { x1: self.x as f32, y1: self.y as f32, x2: x2 as f32, y2: y2 as f32 }
     }
 
-    /// The part inside an image; a side is zero or negative where nothing is.
+    /// The part inside an image of `width` by `height` pixels; has a zero or negative side if no part is inside.
     pub(crate) fn clip(&self, width: f64, height: f64) -> Self {
         let (x, y) = (self.x.max(0.0), self.y.max(0.0));
         let (x2, y2) = ((self.x + self.width).min(width), (self.y + self.height).min(height));
         Self { x, y, width: x2 - x, height: y2 - y }
     }
 
-    /// By how many pixels the box exceeds an image; not positive when it is inside.
+    /// How many pixels the box extends beyond an image of `width` by `height` pixels; zero or negative if it is inside.
     pub(crate) fn overshoot(&self, width: f64, height: f64) -> f64 {
         let right = self.x + self.width - width;
         let bottom = self.y + self.height - height;
@@ -95,12 +95,12 @@ mod tests {
             ("without area", Rectangle { width: 0.0, ..square }, 0.0, 0.0),
             ("apart in both directions", Rectangle { x: 20.0, y: 20.0, ..square }, 0.0, 0.0),
         ];
-        for (name, other, iou, share) in cases {
-            assert_eq!((square.iou(&other), square.intersection_over_area(&other)), (iou, share), "{name}");
+        for (name, other, iou, fraction) in cases {
+            assert_eq!((square.iou(&other), square.intersection_over_area(&other)), (iou, fraction), "{name}");
             assert_eq!(other.iou(&square), iou, "{name}");
         }
-        let endless = Rectangle { width: f64::NAN, ..square };
-        assert_eq!((square.iou(&endless), endless.intersection_over_area(&square)), (0.0, 0.0));
+        let nan = Rectangle { width: f64::NAN, ..square };
+        assert_eq!((square.iou(&nan), nan.intersection_over_area(&square)), (0.0, 0.0));
     }
 
     #[test]

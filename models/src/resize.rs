@@ -1,33 +1,33 @@
-//! Resizing: along one axis, which pixels of an image make one pixel of the resized image, and how much of each.
+//! Resizing along one axis: the weights with which source pixels contribute to each resized pixel.
 //!
-//! The results are those of PyTorch's `interpolate` with `align_corners=False`, on which training pipelines agree, or those of
+//! They reproduce PyTorch's `interpolate` with `align_corners=False`, the convention of most training pipelines, or
 //! scikit-image's `resize`.
 
 use crate::spec::{PreprocessingSpec, Resampling, ResizeFilter};
 
-/// The neighbors of one resized pixel.
+/// The source pixels of one resized pixel.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Window {
-    /// The first neighbor.
+    /// Index of the first source pixel.
     pub(crate) start: usize,
-    /// One weight per neighbor; they sum to 1.
+    /// One weight per source pixel; they sum to 1.
     pub(crate) weights: Vec<f32>,
 }
 
-/// The windows of `output` pixels over `input` pixels, both at least 1.
+/// The windows of `output` resized pixels over `input` source pixels, both at least 1.
 pub(crate) fn windows(input: usize, output: usize, spec: &PreprocessingSpec) -> Vec<Window> {
     let scale = input as f64 / output as f64;
-    // Where pixel centers lie half a pixel off the corner, in pixels of the input.
+    // In source pixels. The center of pixel i is at i + 0.5.
     let centers = (0..output).map(|i| (i as f64 + 0.5) * scale);
     let kernel = match (spec.filter, spec.antialias) {
         (ResizeFilter::Nearest, _) => return centers.map(|c| nearest(c, input)).collect(),
         (ResizeFilter::Bilinear, _) => Kernel { radius: 1.0, weight: |x| (1.0 - x).max(0.0) },
-        // PyTorch sharpens less when it also smooths.
+        // PyTorch uses another coefficient with antialiasing.
         (ResizeFilter::Bicubic, false) => Kernel { radius: 2.0, weight: |x| cubic(x, -0.75) },
         (ResizeFilter::Bicubic, true) => Kernel { radius: 2.0, weight: |x| cubic(x, -0.5) },
     };
     match (spec.resampling, spec.antialias) {
-        (Resampling::Torch, true) => centers.map(|c| smoothed(c, input, scale.max(1.0), &kernel)).collect(),
+        (Resampling::Torch, true) => centers.map(|c| antialiased(c, input, scale.max(1.0), &kernel)).collect(),
         (Resampling::Torch, false) => centers.map(|c| interpolated(c, input, &kernel)).collect(),
         (Resampling::ScikitImage, antialias) => {
             let blur = gaussian(if antialias { (0.5 * (scale - 1.0)).max(0.0) } else { 0.0 });
@@ -36,21 +36,21 @@ pub(crate) fn windows(input: usize, output: usize, spec: &PreprocessingSpec) -> 
     }
 }
 
-/// An even function of the distance, zero from `radius` on.
+/// An interpolation kernel: a weight for each absolute distance, zero from `radius` on.
 struct Kernel {
     radius: f64,
     weight: fn(f64) -> f64,
 }
 
-/// The pixel that the center lies in: PyTorch's `nearest-exact`, which is the nearest of Pillow too.
+/// The pixel that contains the center: PyTorch's `nearest-exact` and Pillow's `NEAREST`.
 fn nearest(center: f64, input: usize) -> Window {
     Window { start: (center as usize).min(input - 1), weights: vec![1.0] }
 }
 
-/// The kernel at its own size. Beyond the edge the image goes on with its last pixel.
+/// The kernel at its original size. Beyond the edge, the last pixel is repeated.
 fn interpolated(center: f64, input: usize, kernel: &Kernel) -> Window {
     let last = input - 1;
-    let (first, end) = reach(center, kernel.radius);
+    let (first, end) = support(center, kernel.radius);
     let inside = |pixel: i64| pixel.clamp(0, last as i64) as usize;
     let start = inside(first);
     let mut weights = vec![0.0; inside(end - 1) - start + 1];
@@ -60,23 +60,23 @@ fn interpolated(center: f64, input: usize, kernel: &Kernel) -> Window {
     Window::normalized(start, &weights)
 }
 
-/// The kernel widened `wider` times, so that an image that shrinks loses what it can no longer show. Beyond the edge
-/// there is nothing.
-fn smoothed(center: f64, input: usize, wider: f64, kernel: &Kernel) -> Window {
-    let (first, end) = reach(center, kernel.radius * wider);
+/// The kernel widened by the factor `widening`, which prevents aliasing when an image shrinks. Pixels beyond the edge have
+/// no weight.
+fn antialiased(center: f64, input: usize, widening: f64, kernel: &Kernel) -> Window {
+    let (first, end) = support(center, kernel.radius * widening);
     let (first, end) = (first.max(0) as usize, end.min(input as i64) as usize);
-    let weight = |pixel: usize| (kernel.weight)((pixel as f64 + 0.5 - center).abs() / wider);
+    let weight = |pixel: usize| (kernel.weight)((pixel as f64 + 0.5 - center).abs() / widening);
     Window::normalized(first, &(first..end).map(weight).collect::<Vec<_>>())
 }
 
-/// Linear between two pixels of an image to which the weights of `blur`, an odd number of them, were applied before. Beyond
-/// the edge the image goes on as its mirror image about the center of its last pixel.
+/// Linear interpolation between two pixels after a convolution with `blur`, an odd number of weights. Beyond the edge, the
+/// image is mirrored about the center of its last pixel.
 fn blurred(center: f64, input: usize, blur: &[f64]) -> Window {
     let first = (center - 0.5).floor();
-    let share = center - 0.5 - first;
+    let fraction = center - 0.5 - first;
     let radius = blur.len() as i64 / 2;
     let blur = |offset: i64| usize::try_from(offset + radius).ok().and_then(|i| blur.get(i)).copied().unwrap_or(0.0);
-    let weight = |offset: i64| (1.0 - share) * blur(offset) + share * blur(offset - 1);
+    let weight = |offset: i64| (1.0 - fraction) * blur(offset) + fraction * blur(offset - 1);
     let taps = (-radius..=radius + 1).map(|offset| (mirrored(first as i64 + offset, input), weight(offset)));
     let (start, last) =
         taps.clone().fold((input - 1, 0), |(start, last), (pixel, _)| (start.min(pixel), last.max(pixel)));
@@ -87,24 +87,24 @@ fn blurred(center: f64, input: usize, blur: &[f64]) -> Window {
     Window::normalized(start, &weights)
 }
 
-/// The pixel of an image that is seen at `pixel` in mirrors through the centers of its first and last one.
+/// The pixel inside the image that `pixel` maps to by mirroring at the centers of the first and last pixels.
 fn mirrored(pixel: i64, input: usize) -> usize {
     let period = (2 * (input as i64 - 1)).max(1);
     let pixel = pixel.rem_euclid(period);
     pixel.min(period - pixel) as usize
 }
 
-/// Weights of a Gaussian around the one in the middle, cut off at four standard deviations; they do not sum to 1.
-fn gaussian(deviation: f64) -> Vec<f64> {
-    let radius = (4.0 * deviation + 0.5) as i32;
+/// The weights of a Gaussian, cut off at four standard deviations; they are not normalized.
+fn gaussian(sigma: f64) -> Vec<f64> {
+    let radius = (4.0 * sigma + 0.5) as i32;
     match radius {
         0 => vec![1.0],
-        _ => (-radius..=radius).map(|x| (-0.5 * (f64::from(x) / deviation).powi(2)).exp()).collect(),
+        _ => (-radius..=radius).map(|x| (-0.5 * (f64::from(x) / sigma).powi(2)).exp()).collect(),
     }
 }
 
-/// First pixel, and the one after the last, whose centers lie within `radius` of `center`.
-fn reach(center: f64, radius: f64) -> (i64, i64) {
+/// The pixels whose centers are within `radius` of `center`: the first one, and the one after the last.
+fn support(center: f64, radius: f64) -> (i64, i64) {
     ((center - radius + 0.5).floor() as i64, (center + radius + 0.5).floor() as i64)
 }
 
@@ -118,7 +118,7 @@ fn cubic(x: f64, a: f64) -> f64 {
 }
 
 impl Window {
-    /// Without the zeros at both ends, so that an image that keeps its size is copied.
+    /// A window with weights that sum to 1, without zeros at its ends, so that an image that keeps its size is copied.
     fn normalized(start: usize, weights: &[f64]) -> Self {
         let sum: f64 = weights.iter().sum();
         let zeros = weights.iter().take_while(|w| **w == 0.0).count();
@@ -135,16 +135,16 @@ mod tests {
 
     fn specs() -> impl Iterator<Item = PreprocessingSpec> {
         let spec = |filter, antialias| PreprocessingSpec { filter, antialias, ..Default::default() };
-        let other = |antialias| PreprocessingSpec {
+        let scikit_image = |antialias| PreprocessingSpec {
             resampling: Resampling::ScikitImage,
             ..spec(ResizeFilter::Bilinear, antialias)
         };
-        let others = [other(false), other(true)];
-        FILTERS.into_iter().flat_map(move |filter| [spec(filter, false), spec(filter, true)]).chain(others)
+        let scikit_image = [scikit_image(false), scikit_image(true)];
+        FILTERS.into_iter().flat_map(move |filter| [spec(filter, false), spec(filter, true)]).chain(scikit_image)
     }
 
     #[test]
-    fn weights_sum_to_one_and_stay_inside() {
+    fn weights_sum_to_one_and_windows_stay_inside_the_image() {
         for spec in specs() {
             for (input, output) in [(1, 1), (1, 9), (9, 1), (2, 3), (3, 2), (100, 7), (7, 100), (4000, 1024)] {
                 let windows = windows(input, output, &spec);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_size_is_a_copy() {
+    fn resizing_to_the_same_size_copies() {
         for spec in specs() {
             let copy = |start| Window { start, weights: vec![1.0] };
             assert_eq!(windows(5, 5, &spec), (0..5).map(copy).collect::<Vec<_>>());

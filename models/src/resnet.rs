@@ -1,4 +1,4 @@
-//! The backbone: a residual network without its classifier. <https://arxiv.org/abs/1512.03385>, table 1.
+//! The backbone: a ResNet or ResNeXt without its classifier. <https://arxiv.org/abs/1512.03385>, table 1.
 
 use crate::layers::{Conv2d, Conv2dConfig, MaxPool, Norm};
 use crate::spec::BackboneSpec;
@@ -20,7 +20,7 @@ pub(crate) struct FeatureWidths {
     pub(crate) c5: usize,
 }
 
-/// A residual network.
+/// A ResNet or ResNeXt.
 pub(crate) struct ResNet<T> {
     conv1: Conv2d<T>,
     bn1: Norm<T>,
@@ -30,8 +30,8 @@ pub(crate) struct ResNet<T> {
     layer4: Stage<T>,
 }
 
-/// The kinds of residual blocks and the number of them in each of the four stages.
-struct Plan {
+/// The kind of residual blocks and their number in each of the four stages.
+struct StageLayout {
     block: BlockKind,
     blocks: [usize; 4],
 }
@@ -43,7 +43,7 @@ enum BlockKind {
 }
 
 impl BlockKind {
-    /// Channels that leave a block, per channel within.
+    /// Ratio of a block's output channels to its `planes`.
     fn expansion(self) -> usize {
         match self {
             BlockKind::Basic => 1,
@@ -52,7 +52,7 @@ impl BlockKind {
     }
 }
 
-impl Plan {
+impl StageLayout {
     fn new(depth: u32) -> Result<Self, WeightsError> {
         let (block, blocks) = match depth {
             18 => (BlockKind::Basic, [2, 2, 2, 2]),
@@ -60,7 +60,7 @@ impl Plan {
             50 => (BlockKind::Bottleneck, [3, 4, 6, 3]),
             101 => (BlockKind::Bottleneck, [3, 4, 23, 3]),
             152 => (BlockKind::Bottleneck, [3, 8, 36, 3]),
-            _ => return Err(WeightsError::Spec(format!("no residual network has depth {depth}"))),
+            _ => return Err(WeightsError::Spec(format!("ResNet depth is {depth}, expected 18, 34, 50, 101 or 152"))),
         };
         Ok(Self { block, blocks })
     }
@@ -68,19 +68,19 @@ impl Plan {
 
 impl<T: Tensor> ResNet<T> {
     pub(crate) fn new(scope: &Scope<T>, spec: &BackboneSpec) -> Result<Self, WeightsError> {
-        let plan = Plan::new(spec.depth)?;
+        let layout = StageLayout::new(spec.depth)?;
         let stem = Conv2dConfig { inputs: 3, outputs: 64, kernel: 7, stride: 2, padding: 3, groups: 1 };
         let stage = |index: usize, inputs: usize| {
             let config = StageConfig {
-                block: plan.block,
-                blocks: plan.blocks[index],
+                block: layout.block,
+                blocks: layout.blocks[index],
                 inputs,
                 planes: 64 << index,
                 stride: if index == 0 { 1 } else { 2 },
             };
             Stage::new(&scope.at(format!("layer{}", index + 1)), config, spec)
         };
-        let expansion = plan.block.expansion();
+        let expansion = layout.block.expansion();
         Ok(Self {
             conv1: Conv2d::without_bias(&scope.at("conv1"), stem)?,
             bn1: Norm::new(&scope.at("bn1"), 64, &spec.norm)?,
@@ -91,9 +91,9 @@ impl<T: Tensor> ResNet<T> {
         })
     }
 
-    /// Channels of the feature maps.
+    /// Channels of the feature maps C3 to C5.
     pub(crate) fn widths(spec: &BackboneSpec) -> Result<FeatureWidths, WeightsError> {
-        let expansion = Plan::new(spec.depth)?.block.expansion();
+        let expansion = StageLayout::new(spec.depth)?.block.expansion();
         Ok(FeatureWidths { c3: 128 * expansion, c4: 256 * expansion, c5: 512 * expansion })
     }
 
@@ -108,7 +108,7 @@ impl<T: Tensor> ResNet<T> {
     }
 }
 
-/// Blocks at one resolution.
+/// The residual blocks at one resolution.
 struct Stage<T>(Vec<Block<T>>);
 
 #[derive(Clone, Copy)]
@@ -161,7 +161,7 @@ struct BlockConfig {
     stride: usize,
 }
 
-/// Two 3x3 convolutions around a shortcut.
+/// Two 3x3 convolutions with a shortcut around them.
 struct BasicBlock<T> {
     conv1: Conv2d<T>,
     bn1: Norm<T>,
@@ -189,7 +189,7 @@ impl<T: Tensor> BasicBlock<T> {
     }
 }
 
-/// A 3x3 convolution between two 1x1 convolutions, around a shortcut. The stride is on the 3x3, as in torchvision.
+/// A 3x3 convolution between two 1x1 convolutions, with a shortcut around them. The 3x3 has the stride, as in torchvision.
 struct Bottleneck<T> {
     conv1: Conv2d<T>,
     bn1: Norm<T>,
@@ -225,7 +225,7 @@ impl<T: Tensor> Bottleneck<T> {
     }
 }
 
-/// The projection on a shortcut whose ends differ in shape.
+/// The 1x1 projection of a shortcut whose input and output differ in shape.
 struct Downsample<T> {
     conv: Conv2d<T>,
     norm: Norm<T>,

@@ -1,4 +1,4 @@
-//! The detector: backbone, pyramid and the two subnets. <https://arxiv.org/abs/1708.02002>, figure 3.
+//! The detector: backbone, feature pyramid and two heads. <https://arxiv.org/abs/1708.02002>, figure 3.
 
 use std::cell::RefCell;
 
@@ -10,12 +10,13 @@ use crate::spec::{BackboneSpec, ModelSpec};
 use crate::tensor::{Layer, Tensor};
 use crate::weights::{Parameter, Scope, Weights, WeightsError};
 
-/// What the network says of every anchor. Row i of both belongs to anchor i: levels P3 to P7, row y, column x, anchor.
+/// Raw outputs of the network. Row i of both belongs to anchor i; anchors are ordered by level P3 to P7, y, x, and anchor
+/// of a cell.
 #[derive(Clone, Debug)]
 pub struct Predictions<T> {
     /// `[N, anchors, classes]`, before the sigmoid.
     pub logits: T,
-    /// `[N, anchors, 4]`, in the box coder's units.
+    /// `[N, anchors, 4]`, box deltas in the box coder's units.
     pub offsets: T,
 }
 
@@ -35,10 +36,10 @@ pub struct RetinaNet<T> {
 }
 
 impl<T: Tensor> RetinaNet<T> {
-    /// Builds the network of `spec`, taking every tensor from `weights`.
+    /// Builds the network of `spec` with the tensors of `weights`.
     ///
     /// # Errors
-    /// When a tensor is missing or misshapen, or the spec has no classes or an unknown depth.
+    /// When a tensor is missing or has the wrong shape, or the spec has no classes or an unsupported depth.
     pub fn new(spec: &ModelSpec, weights: &dyn Weights<T>) -> Result<Self, WeightsError> {
         if spec.classes.is_empty() {
             return Err(WeightsError::Spec("the spec has no classes".to_owned()));
@@ -54,7 +55,7 @@ impl<T: Tensor> RetinaNet<T> {
             backbone: ResNet::new(&root, &spec.backbone)?,
             fpn: Pyramid::new(&root.at("fpn"), &spec.pyramid, widths)?,
             regression: head("regressionModel", 4, 0.0)?,
-            // The bias at which the sigmoid gives the prior.
+            // With this bias, all scores are `prior` before training.
             classification: head("classificationModel", spec.class_count(), (prior / (1.0 - prior)).ln())?,
         })
     }
@@ -64,8 +65,8 @@ impl<T: Tensor> RetinaNet<T> {
         self.predict(&self.levels(images))
     }
 
-    /// As [`forward`](Self::forward), and what the `output` convolutions of the classification and of the regression read,
-    /// `[N, cells, channels]` each; rows are ordered by level P3 to P7, y and x.
+    /// Like [`forward`](Self::forward), but also returns the inputs of the `output` convolutions of classification and
+    /// regression, `[N, cells, channels]` each, with rows ordered by level P3 to P7, y and x.
     pub fn forward_with_features(&self, images: &T) -> (Predictions<T>, [T; 2]) {
         let levels = self.levels(images);
         let rows = |head: &Head<T>| T::concat(&levels.each_ref().map(|level| head.feature_rows(level)));
@@ -86,7 +87,7 @@ impl<T: Tensor> RetinaNet<T> {
 /// Every tensor of the spec's network, in the order in which the network is built.
 ///
 /// # Errors
-/// When the spec has no classes or an unknown depth.
+/// When the spec has no classes or an unsupported depth.
 pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
     record(|recorder| RetinaNet::new(spec, recorder).map(drop))
 }
@@ -94,12 +95,12 @@ pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
 /// Every tensor of the spec's backbone, in the order in which it is built.
 ///
 /// # Errors
-/// When the spec has an unknown depth.
+/// When the spec has an unsupported depth.
 pub fn backbone_parameters(spec: &BackboneSpec) -> Result<Vec<Parameter>, WeightsError> {
     record(|recorder| ResNet::new(&Scope::root(recorder), spec).map(drop))
 }
 
-/// What `build` asks for.
+/// The parameters that `build` requests, in order.
 fn record(build: impl FnOnce(&dyn Weights<Shape>) -> Result<(), WeightsError>) -> Result<Vec<Parameter>, WeightsError> {
     struct Recorder(RefCell<Vec<Parameter>>);
 

@@ -1,4 +1,4 @@
-//! The shapes-only meaning of the network: what a forward pass would return and cost.
+//! Shape inference: output shapes and costs of a forward pass, without computing any values.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -9,33 +9,33 @@ use crate::spec::ModelSpec;
 use crate::tensor::Tensor;
 use crate::weights::{Parameter, Weights, WeightsError};
 
-/// A value of which only the shape is known.
+/// A tensor of which only the shape is known.
 #[derive(Clone, Debug)]
 pub struct Shape {
     sizes: Vec<usize>,
-    /// The layer that a weight belongs to: its name without the last part.
+    /// For a weight, the name of its layer: the tensor's name without the last part.
     layer: Rc<str>,
     costs: Costs,
 }
 
-/// Uses of layers, in the order of the forward pass. Shared by all values of one pass.
+/// Costs of the layers used, in the order of the forward pass. Shared by all tensors of one pass.
 type Costs = Rc<RefCell<Vec<LayerCost>>>;
 
-/// What one use of a layer produces and costs. A layer that runs on several levels appears once for each.
+/// Output shape and cost of one use of a layer. A layer that runs on several feature levels appears once for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerCost {
     /// Dotted name of the layer: `layer1.0.conv1`.
     pub name: String,
     /// Shape of the output.
     pub output: Vec<usize>,
-    /// Elements of the layer's learned tensors; zero from the second use on.
+    /// Number of trainable parameters of the layer; zero from its second use on.
     pub parameters: usize,
-    /// Multiplications with a following addition.
+    /// Number of multiply-add operations.
     pub multiply_adds: u64,
 }
 
 impl Shape {
-    /// A value of these sizes.
+    /// A tensor of these sizes.
     pub fn of(sizes: &[usize]) -> Self {
         Self { sizes: sizes.to_vec(), layer: "".into(), costs: Costs::default() }
     }
@@ -53,13 +53,13 @@ impl Shape {
         Self { sizes, ..self.clone() }
     }
 
-    /// The output of a layer with these weights, noted with what it cost.
-    fn through(&self, sizes: Vec<usize>, weights: &[&Shape], multiply_adds: usize) -> Self {
+    /// The output of a layer with these weights. Records its cost.
+    fn layer_output(&self, sizes: Vec<usize>, weights: &[&Shape], multiply_adds: usize) -> Self {
         let output = self.with(sizes);
         let name = weights[0].layer.to_string();
         let mut costs = self.costs.borrow_mut();
-        let known = costs.iter().any(|cost| cost.name == name);
-        let parameters = if known { 0 } else { weights.iter().map(|weight| weight.len()).sum() };
+        let counted = costs.iter().any(|cost| cost.name == name);
+        let parameters = if counted { 0 } else { weights.iter().map(|weight| weight.len()).sum() };
         let multiply_adds = multiply_adds as u64;
         costs.push(LayerCost { name, output: output.sizes.clone(), parameters, multiply_adds });
         output
@@ -71,15 +71,15 @@ impl Tensor for Shape {
         let config = &layer.config;
         let [n, height, width] = [self.sizes[0], config.output_side(self.sizes[2]), config.output_side(self.sizes[3])];
         let weights: Vec<_> = [Some(&layer.weight), layer.bias.as_ref()].into_iter().flatten().collect();
-        self.through(vec![n, config.outputs, height, width], &weights, n * height * width * layer.weight.len())
+        self.layer_output(vec![n, config.outputs, height, width], &weights, n * height * width * layer.weight.len())
     }
 
     fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
-        self.through(self.sizes.clone(), &[&layer.weight, &layer.bias], 0)
+        self.layer_output(self.sizes.clone(), &[&layer.weight, &layer.bias], 0)
     }
 
     fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {
-        self.through(self.sizes.clone(), &[&layer.weight, &layer.bias], 0)
+        self.layer_output(self.sizes.clone(), &[&layer.weight, &layer.bias], 0)
     }
 
     fn relu(&self) -> Self {
@@ -91,7 +91,7 @@ impl Tensor for Shape {
     }
 
     fn add(&self, other: &Self) -> Self {
-        assert_eq!(self.sizes, other.sizes, "a sum has terms of one shape");
+        assert_eq!(self.sizes, other.sizes, "terms of a sum must have the same shape");
         self.clone()
     }
 
@@ -115,7 +115,7 @@ impl Tensor for Shape {
     }
 }
 
-/// Weights that are only shapes.
+/// Weights without values.
 struct Shapes;
 
 impl Weights<Shape> for Shapes {
@@ -125,10 +125,10 @@ impl Weights<Shape> for Shapes {
     }
 }
 
-/// The layers that a forward pass over one image of `height` by `width` pixels uses, in order; both are multiples of 32.
+/// The layers used by a forward pass over one image of `height` by `width` pixels, both multiples of 32, in order.
 ///
 /// # Errors
-/// When the spec has no classes or an unknown depth.
+/// When the spec has no classes or an unsupported depth.
 pub fn summarize(spec: &ModelSpec, height: usize, width: usize) -> Result<Vec<LayerCost>, WeightsError> {
     let images = Shape::of(&[1, 3, height, width]);
     RetinaNet::new(spec, &Shapes)?.forward(&images);
@@ -147,9 +147,9 @@ mod tests {
         ModelSpec { classes, ..ModelSpec::preset(preset).unwrap() }
     }
 
-    /// REFERENCE 1.0: a batch of two images of 640x832, ResNet-50, 20 classes.
+    /// yhenon/pytorch-retinanet 0348a9d (REFERENCE 1.0): a batch of two images of 640x832, ResNet-50, 20 classes.
     #[test]
-    fn every_shape_of_the_seed_network_is_reproduced() {
+    fn all_shapes_match_yhenon() {
         let images = Shape::of(&[2, 3, 640, 832]);
         let predictions = RetinaNet::new(&spec("resnet50", 20), &Shapes).unwrap().forward(&images);
         let costs = images.costs.borrow();
@@ -183,19 +183,19 @@ mod tests {
 
     /// REFERENCE 1.2, 80 classes.
     #[test]
-    fn the_five_depths_have_the_published_number_of_parameters() {
+    fn all_depths_have_the_published_number_of_parameters() {
         let published = [21_410_100, 31_518_260, 37_968_692, 56_960_820, 72_604_468];
         for (preset, published) in preset_names().into_iter().zip(published) {
             let parameters = parameters(&spec(preset, 80)).unwrap();
-            let learned = parameters.iter().filter(|parameter| parameter.role == Role::Parameter);
-            assert_eq!(learned.map(Parameter::len).sum::<usize>(), published, "{preset}");
+            let trainable = parameters.iter().filter(|parameter| parameter.role == Role::Parameter);
+            assert_eq!(trainable.map(Parameter::len).sum::<usize>(), published, "{preset}");
             let costs = summarize(&spec(preset, 80), 64, 64).unwrap();
             assert_eq!(costs.iter().map(|cost| cost.parameters).sum::<usize>(), published, "{preset}");
         }
     }
 
     #[test]
-    fn names_are_unique_and_those_of_the_seed() {
+    fn names_are_unique_and_match_yhenon() {
         let parameters = parameters(&spec("resnet50", 20)).unwrap();
         let mut names: Vec<_> = parameters.iter().map(|parameter| parameter.name.as_str()).collect();
         for name in [
@@ -210,26 +210,26 @@ mod tests {
         ] {
             assert!(names.contains(&name), "{name}");
         }
-        let all = names.len();
+        let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), all);
+        assert_eq!(names.len(), count);
     }
 
     #[test]
-    fn an_unknown_depth_or_no_classes_is_an_error() {
-        let mut unknown = spec("resnet50", 1);
-        unknown.backbone.depth = 20;
+    fn unsupported_depths_and_missing_classes_are_errors() {
+        let mut unsupported = spec("resnet50", 1);
+        unsupported.backbone.depth = 20;
         assert_eq!(
-            parameters(&unknown).unwrap_err(),
-            WeightsError::Spec("no residual network has depth 20".to_owned())
+            parameters(&unsupported).unwrap_err(),
+            WeightsError::Spec("ResNet depth is 20, expected 18, 34, 50, 101 or 152".to_owned())
         );
         assert!(matches!(parameters(&spec("resnet50", 0)), Err(WeightsError::Spec(_))));
     }
 
-    /// torchvision.models.resnet50: 4.09 billion multiply-adds at 224x224, of which its classifier takes 2 million.
+    /// torchvision.models.resnet50: 4.09 billion multiply-adds at 224x224, including 2 million of its classifier.
     #[test]
-    fn the_backbone_costs_what_torchvision_says() {
+    fn backbone_multiply_adds_match_torchvision() {
         let costs = summarize(&spec("resnet50", 80), 224, 224).unwrap();
         let backbone = costs.iter().filter(|cost| !cost.name.contains("Model") && !cost.name.starts_with("fpn"));
         let billions = backbone.map(|cost| cost.multiply_adds).sum::<u64>() as f64 / 1e9;

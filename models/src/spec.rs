@@ -1,9 +1,9 @@
-//! The spec: everything that gives weights their meaning. It starts as YAML and travels in every checkpoint and every ONNX
-//! file.
+//! The spec: everything needed to interpret the weights of a detector. It is written in YAML and stored in every checkpoint
+//! and every ONNX file.
 //!
-//! Where nothing is said it has the values of yhenon/pytorch-retinanet, save four: boxes are clipped to the image, not to
-//! its padding (`clip`); a side that is a multiple of 32 gets no padding rather than 32 pixels (`pad_rule`); images are
-//! resized as PyTorch does, not scikit-image (`resampling`); and boxes by the sides in whole pixels (`box_scale`).
+//! The defaults are those of yhenon/pytorch-retinanet, with four exceptions: boxes are clipped to the image, not to the
+//! padded input (`clip`); a side that is a multiple of 32 gets no padding instead of 32 pixels (`pad_rule`); images are
+//! resized like PyTorch, not like scikit-image (`resampling`); boxes are scaled by the sides in whole pixels (`box_scale`).
 
 mod preprocessing;
 mod sources;
@@ -16,28 +16,28 @@ pub use preprocessing::{BoxScale, PadRule, PreprocessingSpec, Resampling, Resize
 pub use presets::{preset_names, preset_text};
 pub use sources::Source;
 
-/// The version of the spec's format that this program writes and reads.
+/// The version of the spec format that this program reads and writes.
 pub const FORMAT: u32 = 1;
 
-/// Everything that gives the weights of one detector their meaning.
+/// Everything needed to interpret the weights of a detector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelSpec {
-    /// Version of this format.
+    /// Version of the spec format.
     pub format: u32,
     /// The backbone.
     pub backbone: BackboneSpec,
     /// The feature pyramid.
     pub pyramid: PyramidSpec,
-    /// The two subnets.
+    /// The two heads.
     pub heads: HeadsSpec,
-    /// The boxes that detections start from.
+    /// The anchors.
     pub anchors: AnchorSpec,
-    /// How offsets and boxes translate into each other.
+    /// How boxes are encoded as offsets (box deltas).
     pub box_coder: BoxCoderSpec,
-    /// How an image becomes the network's input.
+    /// Conversion of images to the network's input.
     pub preprocessing: PreprocessingSpec,
-    /// How the network's outputs become detections.
+    /// Conversion of the network's outputs to detections.
     pub postprocessing: PostprocessingSpec,
     /// The classes, in the order of the network's outputs.
     pub classes: Vec<Class>,
@@ -47,13 +47,13 @@ pub struct ModelSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Class {
-    /// Id in the data set that the class comes from.
+    /// Id in the data set of the class.
     pub id: i64,
-    /// Name shown to people.
+    /// Name shown to users.
     pub name: String,
 }
 
-/// The backbone: a residual network. <https://arxiv.org/abs/1512.03385>
+/// The backbone: a ResNet. <https://arxiv.org/abs/1512.03385>
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackboneSpec {
@@ -61,17 +61,17 @@ pub struct BackboneSpec {
     pub depth: u32,
     /// Normalization after each convolution.
     pub norm: NormSpec,
-    /// Groups of the 3x3 convolution in bottleneck blocks; above 1 it is a ResNeXt. <https://arxiv.org/abs/1611.05431>
+    /// Groups of the 3x3 convolution in bottleneck blocks; more than 1 for a ResNeXt. <https://arxiv.org/abs/1611.05431>
     pub groups: usize,
     /// Channels per group of the first stage's bottlenecks; 64 for a ResNet.
     pub width_per_group: usize,
 }
 
-/// A normalization.
+/// A norm layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NormSpec {
-    /// Which kind.
+    /// Kind of norm layer.
     pub kind: NormKind,
     /// Added to the variance.
     pub epsilon: f32,
@@ -79,15 +79,15 @@ pub struct NormSpec {
     pub groups: usize,
 }
 
-/// Kinds of normalization.
+/// Kinds of norm layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
-    /// Batch normalization whose statistics never change; its factor and term are learned. For pretrained backbones.
+    /// Batch normalization with fixed statistics; its scale and shift are trained. For pretrained backbones.
     FrozenBatch,
-    /// Batch normalization by the statistics of the batch. For training without a pretrained backbone.
+    /// Batch normalization with the statistics of the batch. For training without a pretrained backbone.
     Batch,
-    /// Group normalization, the same in training and use. For training without a pretrained backbone, at any batch size.
+    /// Group normalization, for any batch size. For training without a pretrained backbone.
     Group,
 }
 
@@ -95,74 +95,74 @@ pub enum NormKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PyramidSpec {
-    /// Channels of every level.
+    /// Channels of every feature level.
     pub width: usize,
-    /// What P6 is computed from.
+    /// Input of P6.
     pub p6_from: P6From,
 }
 
-/// What P6 is computed from.
+/// Input of P6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum P6From {
-    /// The backbone's last stage.
+    /// C5, the last stage of the backbone.
     C5,
-    /// The pyramid's coarsest level.
+    /// P5, the coarsest level that merges backbone features.
     P5,
 }
 
-/// The two subnets, which share their form and no weights.
+/// The two heads, which have the same architecture but no common weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HeadsSpec {
-    /// Channels between their convolutions.
+    /// Channels of their hidden convolutions.
     pub width: usize,
-    /// Convolutions before the output.
+    /// Number of convolutions before the output.
     pub depth: usize,
-    /// Normalization after each of these convolutions; none if absent.
+    /// Norm layer after each of these convolutions; none if absent.
     pub norm: Option<NormSpec>,
-    /// Score that every anchor starts with (π in the paper, section 4.1), in (0, 1).
+    /// Initial score of every anchor (π in the paper, section 4.1), in (0, 1).
     pub prior: f32,
 }
 
-/// The anchors: at every cell of every level, one for each ratio and scale.
+/// The anchors: at every cell of every feature level, one for each ratio and scale.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AnchorSpec {
-    /// Side of the square anchor at P3 to P7, in pixels of the input.
+    /// Side of the square anchor at P3 to P7, in pixels of the padded input.
     pub sizes: [f64; 5],
-    /// Height over width.
+    /// Height / width.
     pub ratios: Vec<f64>,
-    /// Factors on the size.
+    /// Factors of the size.
     pub scales: Vec<f64>,
-    /// Where in a cell the anchors are centered.
+    /// Position of the anchors' center in a cell.
     pub center: AnchorCenter,
-    /// How far the cells of a level are apart.
+    /// Distance between cells.
     pub stride: AnchorStride,
     /// Whether sides are rounded to whole pixels.
     pub rounding: AnchorRounding,
-    /// Which of ratio and scale changes slower from anchor to anchor.
+    /// Order of the anchors of a cell.
     pub order: AnchorOrder,
 }
 
-/// Where in its cell an anchor is centered.
+/// Position of an anchor's center in its cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorCenter {
-    /// In the middle: (i + 0.5) · stride.
+    /// The center of the cell: (i + 0.5) · stride.
     Half,
-    /// At the upper left corner: i · stride.
+    /// Its upper left corner: i · stride.
     Zero,
 }
 
-/// Distance from cell to cell of level p.
+/// Distance between neighboring cells of level p.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorStride {
     /// 2^p pixels.
     Power,
-    /// As torchvision has it: a side of the input divided by its number of cells and cut to whole pixels, for each axis by
-    /// itself. P6 and P7 are denser so wherever a side is no multiple of 2^p.
+    /// As in torchvision: for each axis, the input's side divided by its number of cells, rounded down. If the side is not
+    /// a multiple of 2^p, the cells of P6 and P7 are closer together.
     Fitted,
 }
 
@@ -170,9 +170,9 @@ pub enum AnchorStride {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorRounding {
-    /// None.
+    /// No rounding.
     None,
-    /// As torchvision does: size · scale is cut to a whole number, then the corners around the origin are rounded half to even.
+    /// As in torchvision: size · scale is truncated, then the corners around the origin are rounded half to even.
     Corners,
 }
 
@@ -180,9 +180,9 @@ pub enum AnchorRounding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorOrder {
-    /// All scales of the first ratio, then of the second.
+    /// All scales of the first ratio, then all of the second.
     RatioMajor,
-    /// All ratios of the first scale, then of the second.
+    /// All ratios of the first scale, then all of the second.
     ScaleMajor,
 }
 
@@ -190,28 +190,28 @@ pub enum AnchorOrder {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BoxCoderSpec {
-    /// Unit of the offsets in x, y, log width and log height.
+    /// Divisors of the offsets in x, y, log width and log height.
     pub std: [f32; 4],
-    /// Largest log width and log height that is decoded; no limit if absent.
+    /// Maximum of the decoded log width and log height; no limit if absent.
     pub clamp: Option<f32>,
 }
 
-/// From the network's outputs to detections.
+/// Conversion of the network's outputs to detections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PostprocessingSpec {
-    /// A score must exceed this.
+    /// Only scores above this become detections.
     pub score_threshold: f32,
-    /// A box goes when its IoU with a better one exceeds this.
+    /// NMS removes a box whose IoU with a kept, higher-scoring box exceeds this.
     pub nms_threshold: f32,
-    /// In place of removing boxes by `nms_threshold`, every better rival multiplies a box's score by exp(-IoU² / this), and what then
-    /// does not exceed the score's threshold goes; not done if absent. <https://arxiv.org/abs/1704.04503>
+    /// Sigma of Gaussian soft-NMS, used instead of `nms_threshold` unless absent: each higher-scoring box multiplies a box's
+    /// score by exp(-IoU² / sigma), and the result must exceed `score_threshold`. <https://arxiv.org/abs/1704.04503>
     pub soft_nms: Option<f32>,
-    /// Whether boxes of other classes count as rivals.
+    /// Whether boxes of different classes suppress each other.
     pub suppression: Suppression,
-    /// Best candidates kept per level before suppression; all if absent.
+    /// Maximum number of highest-scoring candidates per feature level before NMS; no limit if absent.
     pub top_k: Option<usize>,
-    /// Best detections kept per image; all if absent.
+    /// Maximum number of highest-scoring detections per image; no limit if absent.
     pub max_detections: Option<usize>,
     /// What boxes are clipped to.
     pub clip: Clip,
@@ -221,9 +221,9 @@ pub struct PostprocessingSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Suppression {
-    /// Those of one class.
+    /// Boxes of the same class.
     PerClass,
-    /// All.
+    /// All boxes.
     ClassAgnostic,
 }
 
@@ -231,32 +231,32 @@ pub enum Suppression {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Clip {
-    /// The network's input, padding included.
+    /// The network's input, including padding.
     Padded,
-    /// The part of it that shows the image.
+    /// The part of the input that contains the image.
     Image,
 }
 
-/// Why a text is no spec.
+/// Why a spec is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
-    /// Not YAML, an unknown key, or a value of the wrong type; names key and line.
+    /// Not YAML, an unknown key, or a value of the wrong type; the message contains key and line.
     #[error("{0}")]
     Yaml(#[from] serde_yaml::Error),
-    /// Every value is of its type, and one makes no sense.
+    /// A value is out of range.
     #[error("`{field}` is {found}, expected {expected}")]
     Value {
-        /// Path of the field.
+        /// Path of the field, such as `backbone.depth`.
         field: &'static str,
-        /// What it holds.
+        /// Its value.
         found: String,
-        /// What it may hold.
+        /// Its valid values.
         expected: &'static str,
     },
-    /// No preset has that name.
-    #[error("no preset `{name}`; presets: {}", preset_names().join(", "))]
+    /// There is no preset of that name.
+    #[error("unknown preset `{name}`; presets: {}", preset_names().join(", "))]
     Preset {
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
 }
@@ -267,7 +267,7 @@ impl ModelSpec {
         self.classes.len()
     }
 
-    /// Anchors of one cell.
+    /// Number of anchors per cell.
     pub fn anchors_per_cell(&self) -> usize {
         self.anchors.ratios.len() * self.anchors.scales.len()
     }
@@ -275,14 +275,14 @@ impl ModelSpec {
     /// Reads and validates a spec.
     ///
     /// # Errors
-    /// When the text is no YAML, has an unknown key, a wrong type, or a value out of range.
+    /// When the text is not YAML, or has an unknown key, a value of the wrong type, or a value out of range.
     pub fn from_yaml(text: &str) -> Result<Self, SpecError> {
         let spec: Self = serde_yaml::from_str(text)?;
         spec.validate()?;
         Ok(spec)
     }
 
-    /// The spec as YAML, every field written out.
+    /// The spec as YAML, with all fields.
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("a spec holds only strings, numbers and lists, all of which YAML can write")
     }
@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_key_is_refused_with_its_line() {
+    fn error_of_an_unknown_key_contains_its_line() {
         let message = ModelSpec::from_yaml("format: 1\nbackbone:\n  depht: 50\n").unwrap_err().to_string();
         assert!(message.contains("depht") && message.contains("line 3"), "{message}");
     }

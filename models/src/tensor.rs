@@ -1,11 +1,11 @@
-//! The verbs of the network: what an interpreter must be able to do.
+//! The operations of the network, which every interpreter implements.
 
 use crate::layers::{BatchNorm, Conv2d, GroupNorm, MaxPool};
 
-/// A value that flows through the network, and the verbs that the network is written in.
+/// A tensor with the operations that the network uses.
 ///
-/// Shapes are `[N, C, H, W]` up to [`per_anchor`](Tensor::per_anchor), `[N, rows, width]` after it. Weights are checked
-/// where they enter, so no verb can fail.
+/// Shapes are `[N, C, H, W]` before [`per_anchor`](Tensor::per_anchor), `[N, rows, width]` after it. The shapes of weights
+/// are checked when the network is built, so no operation can fail.
 pub trait Tensor: Clone {
     /// Two-dimensional cross-correlation: `[N, inputs, H, W]` to `[N, outputs, H', W']`.
     fn conv2d(&self, layer: &Conv2d<Self>) -> Self;
@@ -25,25 +25,25 @@ pub trait Tensor: Clone {
     /// Element-wise sum of two values of the same shape.
     fn add(&self, other: &Self) -> Self;
 
-    /// Largest value of each window; the padding never wins.
+    /// Maximum of each window; padding is ignored.
     fn max_pool(&self, window: MaxPool) -> Self;
 
-    /// Nearest-neighbour upsampling: `[N, C, H, W]` to `[N, C, 2H, 2W]`.
+    /// Nearest-neighbor upsampling: `[N, C, H, W]` to `[N, C, 2H, 2W]`.
     fn upsample2x(&self) -> Self;
 
     /// One row per anchor: `[N, A * width, H, W]` to `[N, H * W * A, width]`, rows ordered by y, x, anchor.
     fn per_anchor(&self, width: usize) -> Self;
 
-    /// Joins `[N, rows_i, width]` along the rows.
+    /// Concatenates `[N, rows_i, width]` along the rows.
     fn concat(parts: &[Self]) -> Self;
 
-    /// `layer.forward(self)`, so that a forward pass reads as a chain.
+    /// `layer.forward(self)`, for chaining.
     fn apply(&self, layer: &impl Layer<Self>) -> Self {
         layer.forward(self)
     }
 }
 
-/// A part of the network that maps one value to one value.
+/// A part of the network that maps one tensor to one tensor.
 pub trait Layer<T> {
     /// Applies the layer.
     fn forward(&self, x: &T) -> T;

@@ -1,21 +1,21 @@
-//! Where weights come from. The code that builds a layer says its key, shape, start and role here, so that the list of
-//! layers is also the list of parameters.
+//! Sources of weights. The code that builds a layer declares name, shape, initial values and role of its tensors here, so
+//! building the network also lists its parameters.
 
-/// What a tensor of the network is to training.
+/// The role of a tensor in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Learned by gradient descent.
+    /// A trainable parameter.
     Parameter,
-    /// Statistics of a normalization: kept with the weights, never given a gradient.
+    /// Running statistics of batch normalization: part of the state dict, without gradient.
     Buffer,
 }
 
-/// The distribution a tensor starts from.
+/// The initial values of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Initial {
-    /// Every element has this value.
+    /// All elements have this value.
     Constant(f32),
-    /// Independent normal samples around zero.
+    /// Independent normal samples with mean zero.
     Normal {
         /// Standard deviation.
         std: f32,
@@ -30,13 +30,13 @@ pub enum Initial {
 /// One named tensor of the network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// Dotted name, as PyTorch's `state_dict` has it: `layer1.0.conv1.weight`.
+    /// Dotted name, as in PyTorch's `state_dict`: `layer1.0.conv1.weight`.
     pub name: String,
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
-    /// What training does with it.
+    /// Role in training.
     pub role: Role,
-    /// What it holds before training.
+    /// Initial values.
     pub initial: Initial,
 }
 
@@ -61,48 +61,48 @@ pub enum WeightsError {
         /// Dotted name.
         name: String,
     },
-    /// The source has the tensor, in another shape.
+    /// The source has the tensor with another shape.
     #[error("tensor `{name}` has shape {found:?}, expected {expected:?}")]
     Shape {
         /// Dotted name.
         name: String,
-        /// The network's shape.
+        /// Shape in the network.
         expected: Vec<usize>,
-        /// The source's shape.
+        /// Shape in the source.
         found: Vec<usize>,
     },
-    /// The spec asks for something that no network has.
+    /// No network can be built from the spec.
     #[error("{0}")]
     Spec(String),
 }
 
-/// A source of weights: a checkpoint, random numbers, or a recorder.
+/// A source of weights, such as a checkpoint or a random number generator.
 pub trait Weights<T> {
     /// The tensor that `parameter` describes.
     ///
     /// # Errors
-    /// When the source lacks it or has it in another shape.
+    /// When the source does not have it or has it with another shape.
     fn tensor(&self, parameter: Parameter) -> Result<T, WeightsError>;
 }
 
-/// A place in the tree of names, from which layers take their tensors.
+/// A prefix of tensor names, under which a layer creates its tensors.
 pub struct Scope<'a, T> {
     weights: &'a dyn Weights<T>,
     path: String,
 }
 
 impl<'a, T> Scope<'a, T> {
-    /// The top of the tree.
+    /// The scope with the empty prefix.
     pub fn root(weights: &'a dyn Weights<T>) -> Self {
         Self { weights, path: String::new() }
     }
 
-    /// The scope `name` below this one.
+    /// The scope `name` inside this one.
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
         Self { weights: self.weights, path: self.join(&name.to_string()) }
     }
 
-    /// A tensor that is learned.
+    /// A trainable tensor.
     ///
     /// # Errors
     /// Those of the source.
@@ -110,7 +110,7 @@ impl<'a, T> Scope<'a, T> {
         self.tensor(name, shape, initial, Role::Parameter)
     }
 
-    /// A tensor that is kept, not learned.
+    /// A buffer, which is not trained.
     ///
     /// # Errors
     /// Those of the source.
@@ -127,7 +127,7 @@ impl<'a, T> Scope<'a, T> {
     }
 }
 
-/// The names of tensors, those of one layer or block under its name with their number.
+/// Tensor names as text. Consecutive tensors of one layer or block are replaced by its name with their number.
 pub fn grouped<S: AsRef<str>>(names: &[S]) -> String {
     let mut groups: Vec<(&str, usize)> = Vec::new();
     let group = |name: &str| name.match_indices('.').nth(1).map_or(name.len(), |(at, _)| at);

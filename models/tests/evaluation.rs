@@ -1,4 +1,4 @@
-//! Numbers and curves are those of pycocotools, and in VOC's sense those of a program after its devkit.
+//! Metrics and curves match pycocotools; VOC metrics match a Python port of the VOC devkit.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -12,7 +12,7 @@ use models::evaluation::{Curve, Curves, Evaluation, Summary, VocSummary, evaluat
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Sums in another order differ in the last digits, nothing else may.
+/// The order of summation changes the last digits; nothing else may differ.
 const TOLERANCE: f64 = 1e-9;
 
 /// A case of `tests/golden/evaluation.json`.
@@ -34,7 +34,7 @@ struct GoldenClass {
     curves: Option<GoldenCurves>,
 }
 
-/// [`Curves`] with every number once, and how often it is repeated.
+/// [`Curves`], run-length encoded: values with their number of repetitions.
 #[derive(Deserialize)]
 struct GoldenCurves {
     precision: Vec<(f64, usize)>,
@@ -48,7 +48,7 @@ struct GoldenCurve {
     score: Vec<(f64, usize)>,
 }
 
-/// A case of `tests/golden/voc.json`: averages by area and by eleven points.
+/// A case of `tests/golden/voc.json`: AP by area and by eleven points.
 #[derive(Deserialize)]
 struct VocCase {
     name: String,
@@ -86,13 +86,13 @@ fn score(truth: &Dataset, results: &[CocoResult]) -> Evaluation {
     evaluate(&truth.annotations, &locate(truth, results).boxes, truth.classes.len())
 }
 
-/// The numbers of a summary by their names.
+/// The metrics of a summary by name.
 fn named(summary: &impl Serialize) -> BTreeMap<String, f64> {
-    let Value::Object(fields) = serde_json::to_value(summary).unwrap() else { panic!("a summary has names") };
+    let Value::Object(fields) = serde_json::to_value(summary).unwrap() else { panic!("a summary is a JSON object") };
     fields.into_iter().filter_map(|(name, value)| Some((name, value.as_f64()?))).collect()
 }
 
-/// Asserts that `found` has every number of `expected`.
+/// Asserts that `found` contains every value of `expected`.
 fn assert_agree(case: &str, found: &BTreeMap<String, f64>, expected: &BTreeMap<String, f64>) {
     for (key, expected) in expected {
         let found = found[key];
@@ -117,7 +117,7 @@ fn assert_runs_agree(case: &str, found: &[f64], expected: &[(f64, usize)]) {
 }
 
 #[test]
-fn awkward_sets_score_as_pycocotools_scores_them() {
+fn metrics_of_edge_cases_match_pycocotools() {
     let cases = golden_cases();
     assert!(!cases.is_empty());
     for case in cases {
@@ -125,11 +125,11 @@ fn awkward_sets_score_as_pycocotools_scores_them() {
         let evaluation = score(&truth, &case.results);
         assert_agree(&case.name, &named(&evaluation.summary), &named(&case.summary));
         assert_eq!(evaluation.classes.len(), case.per_class.len());
-        for (place, expected) in case.per_class.into_iter().enumerate() {
-            assert_eq!(truth.classes[place].id, expected.id, "{}", case.name);
-            assert_agree(&case.name, &named(&evaluation.classes[place]), &expected.numbers);
-            assert_eq!(evaluation.curves[place].is_some(), expected.curves.is_some(), "{}", case.name);
-            if let (Some(found), Some(expected)) = (&evaluation.curves[place], &expected.curves) {
+        for (class_index, expected) in case.per_class.into_iter().enumerate() {
+            assert_eq!(truth.classes[class_index].id, expected.id, "{}", case.name);
+            assert_agree(&case.name, &named(&evaluation.classes[class_index]), &expected.numbers);
+            assert_eq!(evaluation.curves[class_index].is_some(), expected.curves.is_some(), "{}", case.name);
+            if let (Some(found), Some(expected)) = (&evaluation.curves[class_index], &expected.curves) {
                 assert_curves_agree(&case.name, found, expected);
             }
         }
@@ -137,7 +137,7 @@ fn awkward_sets_score_as_pycocotools_scores_them() {
 }
 
 #[test]
-fn awkward_sets_score_in_the_sense_of_voc() {
+fn voc_metrics_of_edge_cases_match_the_devkit() {
     // numpy 2.4.6, by `tests/golden/voc.py`
     let cases: Vec<VocCase> = serde_json::from_str(include_str!("../../tests/golden/voc.json")).unwrap();
     assert!(!cases.is_empty());
@@ -151,15 +151,15 @@ fn awkward_sets_score_in_the_sense_of_voc() {
         for (found, expected) in found.classes.iter().zip(classes).chain([(&found.mean, mean)]) {
             let VocSummary { ap, ap11 } = *found;
             let differs = [ap, ap11].iter().zip(expected).any(|(found, expected)| (found - expected).abs() > TOLERANCE);
-            assert!(!differs, "{name} at {iou}: {found:?}, the devkit has {expected:?}");
+            assert!(!differs, "{name} at IoU {iou}: {found:?}, the devkit has {expected:?}");
         }
     }
 }
 
 #[test]
-fn published_sets_score_as_published() {
+fn metrics_of_published_results_match_the_published_ones() {
     let Some(data) = std::env::var_os("RETINANET_DATA") else {
-        eprintln!("skipped: RETINANET_DATA names no folder with the shared data");
+        eprintln!("skipped: RETINANET_DATA is not set to the folder of the shared data");
         return;
     };
     let folder = Path::new(&data).join("evaluation");
@@ -183,16 +183,16 @@ fn published_sets_score_as_published() {
 }
 
 #[test]
-fn real_annotations_are_read_and_their_two_empty_boxes_named() {
+fn real_annotations_are_read_and_their_two_empty_boxes_reported() {
     let Some(data) = std::env::var_os("RETINANET_DATA") else {
-        eprintln!("skipped: RETINANET_DATA names no folder with the shared data");
+        eprintln!("skipped: RETINANET_DATA is not set to the folder of the shared data");
         return;
     };
     let folder = Path::new(&data).join("bccd");
-    // Images and boxes with area of each split, and what is reported.
+    // Split, number of images, number of boxes with area, report.
     let splits = [
-        ("train", 205, 2804, "1 box of zero area dropped: BloodImage_00343.jpg annotation 2288"),
-        ("val", 87, 1137, "1 box of zero area dropped: BloodImage_00338.jpg annotation 887"),
+        ("train", 205, 2804, "1 box of zero area, dropped: BloodImage_00343.jpg annotation 2288"),
+        ("val", 87, 1137, "1 box of zero area, dropped: BloodImage_00338.jpg annotation 887"),
         ("test", 72, 945, ""),
     ];
     for (split, images, boxes, message) in splits {

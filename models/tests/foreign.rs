@@ -1,4 +1,5 @@
-//! Weights of other projects: by the names and shapes that `tests/golden/import.py` has printed of the originals.
+//! Import of weights of other projects: plans made from names and shapes of the original networks, which
+//! `tests/golden/import.py` printed.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -14,7 +15,7 @@ const V2: &str = include_str!("../../tests/golden/names-torchvision-v2.txt");
 const YHENON: &str = include_str!("../../tests/golden/names-yhenon.txt");
 const MLPERF: &str = include_str!("../../tests/golden/names-mlperf.txt");
 
-/// Lines of a name and a shape.
+/// Parses lines of a name and a shape.
 fn stored(text: &str) -> StoredTensors {
     let lines = text.lines().map(|line| line.split_once(' ').unwrap());
     lines.map(|(name, shape)| (name.to_owned(), float32(serde_json::from_str(shape).unwrap()))).collect()
@@ -29,12 +30,12 @@ fn renamed(tensors: &StoredTensors, rename: impl Fn(&str) -> String) -> StoredTe
     tensors.iter().map(|(name, stored)| (rename(name), stored.clone())).collect()
 }
 
-/// The tensors of a network of ours.
+/// The tensors of our network with these parameters.
 fn of_parameters(parameters: Vec<Parameter>) -> StoredTensors {
     parameters.into_iter().map(|parameter| (parameter.name, float32(parameter.shape))).collect()
 }
 
-/// As torchvision had it before 0.13, and MLPerf has it: the places of convolutions among convolutions and activations.
+/// The names of torchvision before 0.13 and of MLPerf: a convolution's index counts convolutions and activations.
 fn old_names(tensors: &StoredTensors) -> StoredTensors {
     renamed(tensors, |name| {
         let name = ["inner_blocks.", "layer_blocks."].iter().fold(name.to_owned(), |name, part| {
@@ -55,12 +56,12 @@ fn detector(plan: &Plan) -> &ModelSpec {
     }
 }
 
-fn refused(tensors: &StoredTensors, request: &Request) -> String {
+fn error_of(tensors: &StoredTensors, request: &Request) -> String {
     Plan::new(tensors, request).unwrap_err().to_string()
 }
 
 #[test]
-fn every_kind_is_known_by_its_names_and_shapes() {
+fn every_kind_is_recognized_by_names_and_shapes() {
     for (text, kind, norm, p6, head_norm, classes, (groups, width)) in [
         (V1, Kind::TorchvisionV1, NormKind::FrozenBatch, P6From::P5, false, 80, (1, 64)),
         (V2, Kind::TorchvisionV2, NormKind::Batch, P6From::C5, true, 80, (1, 64)),
@@ -80,7 +81,7 @@ fn every_kind_is_known_by_its_names_and_shapes() {
 }
 
 #[test]
-fn the_published_weights_of_torchvision_have_an_epsilon_of_zero_and_others_do_not() {
+fn only_torchvisions_published_coco_weights_have_an_epsilon_of_zero() {
     let tensors = stored(V1);
     let epsilon = |request: Request| {
         let plan = Plan::new(&tensors, &request).unwrap();
@@ -93,13 +94,13 @@ fn the_published_weights_of_torchvision_have_an_epsilon_of_zero_and_others_do_no
     assert_eq!(epsilon(Request { sha256, ..Request::default() }), (Kind::TorchvisionV1Coco, 0.0));
     let kind = Some(Kind::TorchvisionV1Coco);
     assert_eq!(epsilon(Request { kind, ..Request::default() }), (Kind::TorchvisionV1Coco, 0.0));
-    let said = Request { epsilon: Some(1e-3), ..Request::default() };
-    assert_eq!(epsilon(said), (Kind::TorchvisionV1, 1e-3));
+    let with_epsilon = Request { epsilon: Some(1e-3), ..Request::default() };
+    assert_eq!(epsilon(with_epsilon), (Kind::TorchvisionV1, 1e-3));
     assert!(plan(&tensors).lines()[0].contains("--kind torchvision-v1-coco"));
 }
 
 #[test]
-fn old_names_mean_what_new_ones_mean() {
+fn old_and_new_names_give_the_same_network() {
     for text in [V1, MLPERF] {
         let (new, old) = (stored(text), old_names(&stored(text)));
         assert_ne!(new, old);
@@ -111,35 +112,35 @@ fn old_names_mean_what_new_ones_mean() {
 }
 
 #[test]
-fn weights_are_found_in_wrappings_and_what_is_beside_them_is_listed() {
+fn prefixed_weights_are_found_and_other_tensors_are_listed() {
     let bare = stored(YHENON);
-    for wrapping in ["module.", "model.", "state_dict.module.", "_orig_mod."] {
-        let mut wrapped = renamed(&bare, |name| format!("{wrapping}{name}"));
-        wrapped.insert("optimizer.state.0.momentum_buffer".to_owned(), float32(vec![2]));
-        let plan = plan(&wrapped);
+    for prefix in ["module.", "model.", "state_dict.module.", "_orig_mod."] {
+        let mut prefixed = renamed(&bare, |name| format!("{prefix}{name}"));
+        prefixed.insert("optimizer.state.0.momentum_buffer".to_owned(), float32(vec![2]));
+        let plan = plan(&prefixed);
         assert_eq!(plan.network, self::plan(&bare).network);
-        assert!(plan.lines().contains(&"unexpected 1 (left out): optimizer.state".to_owned()), "{:?}", plan.lines());
+        assert!(plan.lines().contains(&"unexpected 1 (ignored): optimizer.state".to_owned()), "{:?}", plan.lines());
     }
     let mut two = renamed(&bare, |name| format!("model.{name}"));
     two.extend(renamed(&bare, |name| format!("ema.{name}")));
-    let error = refused(&two, &Request::default());
+    let error = error_of(&two, &Request::default());
     assert!(error.contains("`ema`, `model`") && error.contains("--key"), "{error}");
     let key = Some("ema".to_owned());
     assert!(Plan::new(&two, &Request { key, ..Request::default() }).is_ok());
 }
 
 #[test]
-fn every_missing_misshapen_and_unknown_tensor_is_named() {
+fn error_lists_missing_unexpected_and_wrongly_shaped_tensors() {
     let mut wrong = stored(V1);
     wrong.remove("head.regression_head.conv.2.0.bias");
     wrong.insert("backbone.body.conv1.weight".to_owned(), float32(vec![64, 1, 7, 7]));
     wrong.insert("backbone.body.layer1.0.se.fc1.weight".to_owned(), float32(vec![4]));
     wrong.insert("head.ctrness.weight".to_owned(), float32(vec![9]));
-    let error = refused(&wrong, &Request::default());
+    let error = error_of(&wrong, &Request::default());
     for line in [
-        "299 are:",
+        "(299 do):",
         "missing: head.regression_head.conv.2.0.bias",
-        "misshapen: tensor `backbone.body.conv1.weight` has shape [64, 1, 7, 7], expected [64, 3, 7, 7]",
+        "wrong shape: tensor `backbone.body.conv1.weight` has shape [64, 1, 7, 7], expected [64, 3, 7, 7]",
         "unexpected: backbone.body.layer1.0.se.fc1.weight",
         "unexpected: head.ctrness.weight",
         "--drop",
@@ -153,35 +154,35 @@ fn every_missing_misshapen_and_unknown_tensor_is_named() {
 }
 
 #[test]
-fn what_is_no_kind_is_refused_with_what_it_holds() {
+fn error_of_an_unknown_kind_lists_tensor_names() {
     for (name, part) in [
         ("backbone.bottom_up.res2.0.conv1.weight", "Detectron2"),
         ("bbox_head.retina_cls.weight", "MMDetection"),
         ("encoder.weight", "`encoder.weight`; kinds: torchvision-backbone"),
     ] {
         let tensors = StoredTensors::from([(name.to_owned(), float32(vec![1]))]);
-        let error = refused(&tensors, &Request::default());
+        let error = error_of(&tensors, &Request::default());
         assert!(error.contains(part), "{error}");
-        let error = refused(&tensors, &Request { kind: Some(Kind::Yhenon), ..Request::default() });
+        let error = error_of(&tensors, &Request { kind: Some(Kind::Yhenon), ..Request::default() });
         assert!(error.contains("it has no tensor `classificationModel.output.weight`"), "{error}");
     }
-    assert!(refused(&StoredTensors::new(), &Request::default()).contains("kinds"));
-    // A block more than any network has.
-    let mut deep = stored(YHENON);
-    deep.extend(renamed(&stored(YHENON), |name| name.replace("layer3.5.", "layer3.6.")));
-    assert!(refused(&deep, &Request::default()).contains("[3, 4, 7, 3] bottleneck blocks"));
+    assert!(error_of(&StoredTensors::new(), &Request::default()).contains("kinds"));
+    // One block more than the third stage of a ResNet-50.
+    let mut deeper = stored(YHENON);
+    deeper.extend(renamed(&stored(YHENON), |name| name.replace("layer3.5.", "layer3.6.")));
+    assert!(error_of(&deeper, &Request::default()).contains("[3, 4, 7, 3] bottleneck blocks"));
     let mut other_anchors = stored(V1);
     other_anchors.insert("head.regression_head.bbox_reg.weight".to_owned(), float32(vec![60, 256, 3, 3]));
-    assert!(refused(&other_anchors, &Request::default()).contains("15 anchors per cell, torchvision-v1 has 9"));
+    assert!(error_of(&other_anchors, &Request::default()).contains("15 anchors per cell, torchvision-v1 has 9"));
     for (rows, part) in [(9, "1 outputs per anchor"), (usize::MAX, "outputs per anchor"), (0, "0 outputs per anchor")] {
         let mut outputs = stored(V1);
         outputs.insert("head.classification_head.cls_logits.weight".to_owned(), float32(vec![rows, 0, 3, 3]));
-        assert!(refused(&outputs, &Request::default()).contains(part), "{rows}");
+        assert!(error_of(&outputs, &Request::default()).contains(part), "{rows}");
     }
     for name in ["backbone.fpn.layer_blocks.0.0.weight", "head.regression_head.conv.0.0.weight"] {
         let mut wide = stored(V1);
         wide.insert(name.to_owned(), float32(vec![usize::MAX, 0, 3, 3]));
-        assert!(refused(&wide, &Request::default()).contains("1 to 4096"), "{name}");
+        assert!(error_of(&wide, &Request::default()).contains("1 to 4096"), "{name}");
     }
     let mut integers = stored(V1);
     integers.get_mut("backbone.body.bn1.weight").unwrap().number = "I64".to_owned();
@@ -189,7 +190,7 @@ fn what_is_no_kind_is_refused_with_what_it_holds() {
 }
 
 #[test]
-fn a_residual_network_is_a_backbone_without_its_classifier() {
+fn resnets_become_backbones_without_classifier() {
     let body = |text: &str| -> StoredTensors {
         let tensors = stored(text).into_iter();
         tensors.filter_map(|(name, stored)| Some((name.strip_prefix("backbone.body.")?.to_owned(), stored))).collect()
@@ -199,24 +200,24 @@ fn a_residual_network_is_a_backbone_without_its_classifier() {
         tensors.insert("fc.weight".to_owned(), float32(vec![1000, 2048]));
         tensors.insert("fc.bias".to_owned(), float32(vec![1000]));
         let plan = plan(&tensors);
-        let Network::Backbone(spec) = &plan.network else { panic!("no backbone") };
+        let Network::Backbone(spec) = &plan.network else { panic!("not a backbone") };
         assert_eq!((plan.kind, spec.backbone.depth), (Kind::TorchvisionBackbone, 50));
         assert_eq!((spec.backbone.groups, spec.backbone.width_per_group), (groups, width));
         assert_eq!(spec.mean, [0.485, 0.456, 0.406]);
-        assert!(plan.lines().contains(&"dropped 2 (the classifier of whole images): fc.bias, fc.weight".to_owned()));
+        assert!(plan.lines().contains(&"dropped 2 (the image classifier): fc.bias, fc.weight".to_owned()));
     }
-    // That of a detector, when it is asked for.
+    // The backbone of a detector, if requested by kind.
     let kind = Some(Kind::TorchvisionBackbone);
     let plan = Plan::new(&stored(V2), &Request { kind, ..Request::default() }).unwrap();
     assert!(matches!(plan.network, Network::Backbone(_)));
-    // A detector that lacks its scores is no backbone.
+    // A detector without its classification output is not a backbone.
     let mut damaged = stored(YHENON);
     damaged.remove("classificationModel.output.weight");
     assert!(matches!(Plan::new(&damaged, &Request::default()), Err(ForeignError::Unknown { .. })));
 }
 
 #[test]
-fn the_background_goes_and_every_other_number_stays() {
+fn background_is_dropped_and_all_other_values_are_kept() {
     let mut tensors = stored(V2);
     for (name, rows) in [("weight", 27), ("bias", 27)] {
         tensors.get_mut(&format!("head.classification_head.cls_logits.{name}")).unwrap().shape[0] = rows;
@@ -232,24 +233,24 @@ fn the_background_goes_and_every_other_number_stays() {
     );
     assert!(lines.contains(&"converted 1 (F16 to F32): bn1.weight".to_owned()), "{lines:?}");
 
-    // Every number is that of its row.
+    // The value of every element is the index of its row.
     let read = |name: &str| -> Result<ArrayD<f32>, ForeignError> {
         let shape = &tensors[name].shape;
         let row = shape[1..].iter().product::<usize>();
         let numbers = (0..shape.iter().product::<usize>()).map(|index| (index / row) as f32).collect();
         Ok(ArrayD::from_shape_vec(IxDyn(shape), numbers).unwrap())
     };
-    let taken: BTreeMap<_, _> = plan.carry_out(read).unwrap();
+    let imported: BTreeMap<_, _> = plan.carry_out(read).unwrap();
     let expected: Vec<_> = (0..27).filter(|row| row % 3 != 0).map(|row| row as f32).collect();
-    assert_eq!(taken["classificationModel.output.bias"].as_slice().unwrap(), expected);
-    assert_eq!(taken["classificationModel.output.weight"][[17, 5, 2, 1]], 26.0);
-    assert_eq!(taken["regressionModel.output.bias"].len(), 36);
-    assert!(taken["regressionModel.conv1.bias"].iter().all(|number| *number == 0.0));
-    assert!(parameters(detector(&plan)).unwrap().iter().all(|p| taken[&p.name].shape() == p.shape));
+    assert_eq!(imported["classificationModel.output.bias"].as_slice().unwrap(), expected);
+    assert_eq!(imported["classificationModel.output.weight"][[17, 5, 2, 1]], 26.0);
+    assert_eq!(imported["regressionModel.output.bias"].len(), 36);
+    assert!(imported["regressionModel.conv1.bias"].iter().all(|number| *number == 0.0));
+    assert!(parameters(detector(&plan)).unwrap().iter().all(|p| imported[&p.name].shape() == p.shape));
 }
 
 #[test]
-fn shapes_say_what_every_network_is() {
+fn depth_and_widths_are_read_from_shapes() {
     for depth in [18, 34, 50, 101, 152] {
         // ResNeXt-50 32x4d, -101 32x8d and 64x4d; wide ResNet.
         let widths = [(1, 64), (32, 4), (32, 8), (64, 4), (1, 128)];
@@ -266,12 +267,12 @@ fn shapes_say_what_every_network_is() {
 }
 
 #[test]
-fn numbers_that_no_network_works_with_are_refused_by_name() {
+fn error_of_an_unusable_value_contains_the_tensor() {
     let tensors = stored(V1);
     let epsilon = |epsilon| Request { epsilon: Some(epsilon), ..Request::default() };
     for (request, bad, number, part) in [
-        (epsilon(1e-5), "backbone.body.conv1.weight", f32::NAN, "a number that is not finite"),
-        (epsilon(1e-5), "backbone.body.bn1.running_var", -1.0, "a variance below zero"),
+        (epsilon(1e-5), "backbone.body.conv1.weight", f32::NAN, "a value that is not finite"),
+        (epsilon(1e-5), "backbone.body.bn1.running_var", -1.0, "a negative variance"),
         (epsilon(0.0), "backbone.body.bn1.running_var", 0.0, "a variance of zero"),
     ] {
         let plan = Plan::new(&tensors, &request).unwrap();

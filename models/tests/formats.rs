@@ -1,17 +1,17 @@
-//! Real annotations in four formats are the same data set.
+//! The same real annotations in four formats give the same data set.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 use std::path::{Path, PathBuf};
 
-use models::dataset::{Dataset, OnProblem, ProblemKind, Report, Source};
+use models::dataset::{Dataset, Format, OnProblem, ProblemKind, Report, Source};
 
-/// YOLO's shares have eight decimals: half of the last one, of center and half a side, in 640 pixels.
+/// YOLO's fractions have eight decimals: half of the last one, for the center and half a side, of 640 pixels.
 const YOLO_TOLERANCE: f64 = 1.5 * 0.5e-8 * 640.0;
 
-/// The images of the set are all of this size, which only their files and half of the formats say.
+/// Reads an image's size, which not all formats contain; all images of this data set have the same.
 fn size_of(path: &Path) -> Result<(u32, u32), String> {
-    if path.is_file() { Ok((640, 480)) } else { Err("it is not there".to_owned()) }
+    if path.is_file() { Ok((640, 480)) } else { Err("it does not exist".to_owned()) }
 }
 
 fn read(source: &Source, on_problem: OnProblem) -> (Dataset, Report) {
@@ -20,7 +20,7 @@ fn read(source: &Source, on_problem: OnProblem) -> (Dataset, Report) {
     (dataset, report)
 }
 
-/// The file's own name, whatever folder the format has before it.
+/// The name of the file without its folder.
 fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
@@ -42,15 +42,15 @@ fn assert_same_data(one: &Dataset, other: &Dataset, tolerance: f64) {
     }
 }
 
-/// What is wrong with which image.
+/// Kind and image of each problem.
 fn problems(report: &Report) -> Vec<(ProblemKind, String)> {
-    report.problems.iter().map(|problem| (problem.kind, file_name(&problem.place).to_owned())).collect()
+    report.problems.iter().map(|problem| (problem.kind, file_name(&problem.location).to_owned())).collect()
 }
 
 #[test]
-fn all_formats_of_real_data_give_the_same() {
+fn all_formats_of_real_data_give_the_same_data_set() {
     let Some(data) = std::env::var_os("RETINANET_DATA") else {
-        eprintln!("skipped: RETINANET_DATA names no folder with the shared data");
+        eprintln!("skipped: RETINANET_DATA is not set to the folder of the shared data");
         return;
     };
     let folder = Path::new(&data).join("bccd");
@@ -66,7 +66,8 @@ fn all_formats_of_real_data_give_the_same() {
         let voc = Source { list: list.clone(), ..Source::new(at("Annotations")) };
         let labels = Source::new(at(&format!("derived/yolo/labels/{split}")));
         let yolo = Source { images: images.clone(), classes: classes.clone(), ..labels };
-        let all_labels = Source { annotations: at("derived/yolo/labels"), ..yolo.clone() };
+        let format = Some(Format::Yolo);
+        let all_labels = Source { annotations: at("derived/yolo/labels"), format, ..yolo.clone() };
         for on_problem in [OnProblem::Drop, OnProblem::Keep] {
             let (truth, report) = read(&coco, on_problem);
             assert_eq!(problems(&report), expected);

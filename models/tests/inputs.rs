@@ -1,4 +1,4 @@
-//! What the relatives make of images: the numbers of `tests/golden/inputs.json`, found with the specs of the sources.
+//! Preprocessing and anchors match those of other projects, which are in `tests/golden/inputs.json`.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -14,7 +14,7 @@ struct Cases {
     anchors: Vec<AnchorCase>,
 }
 
-/// Where an image and two boxes go. Sizes are width and height.
+/// The placement of an image, and two boxes converted in either direction. Sizes are width and height.
 #[derive(Deserialize)]
 struct SizeCase {
     source: String,
@@ -28,14 +28,14 @@ struct SizeCase {
     found_in_image: BoundingBox,
 }
 
-/// What an image of a known pattern looks like in the input. Sizes are width and height.
+/// The preprocessed pixels of an image with a known pattern. Sizes are width and height.
 #[derive(Deserialize)]
 struct PixelCase {
     source: String,
     image: [u32; 2],
     resized: [u32; 2],
     antialias: bool,
-    /// Row by row, normalized.
+    /// The green channel, row by row, normalized.
     green: Vec<f32>,
 }
 
@@ -45,18 +45,18 @@ struct AnchorCase {
     /// Height and width.
     input: [usize; 2],
     count: usize,
-    /// Some rows ...
+    /// Indices of some anchors ...
     rows: Vec<usize>,
-    /// ... and the anchors there.
+    /// ... and these anchors.
     boxes: Vec<BoundingBox>,
-    /// Of all coordinates, in the order of a box's.
+    /// Sums of x1, y1, x2 and y2 over all anchors.
     sums: [f64; 4],
 }
 
-/// Pixels of the input or the image. Theirs are single precision too, and 1334 has eleven bits before the point.
+/// In pixels. The reference is single precision too, and coordinates up to 1334 have eleven bits before the point.
 const BOX_TOLERANCE: f32 = 5e-4;
 
-/// Of normalized pixels, up to 2.7. torch computes weights in single precision; ours have 24 bits likewise.
+/// For normalized pixels, which are up to 2.7. Like ours, torch's interpolation weights are single precision.
 const PIXEL_TOLERANCE: f32 = 1e-5;
 
 /// torch 2.11.0, torchvision 0.26.0, scikit-image 0.26.0, by `tests/golden/inputs.py`
@@ -75,7 +75,7 @@ fn assert_near(found: BoundingBox, expected: BoundingBox, case: &str) {
 }
 
 #[test]
-fn images_and_boxes_are_placed_as_the_source_does() {
+fn placements_and_boxes_match_the_source() {
     let cases = cases().sizes;
     assert!(cases.len() > 150);
     for SizeCase { source, image, resized, padded, bounding_box, box_in_input, found, found_in_image } in cases {
@@ -88,21 +88,21 @@ fn images_and_boxes_are_placed_as_the_source_does() {
     }
 }
 
-/// There torchvision fails.
+/// torchvision fails for this image.
 #[test]
-fn a_side_that_would_be_cut_to_nothing_keeps_a_pixel() {
+fn side_that_would_be_rounded_to_zero_keeps_one_pixel() {
     let placement = Source::TorchvisionV1.spec().unwrap().preprocessing.place(4000, 2);
     assert_eq!([placement.resized_width, placement.resized_height], [1333, 1]);
     assert_eq!([placement.padded_width, placement.padded_height], [1344, 32]);
 }
 
 #[test]
-fn pixels_are_those_of_the_source() {
+fn pixels_match_the_source() {
     for PixelCase { source, image: [width, height], resized, antialias, green } in cases().pixels {
         let value = |x: u32, y: u32, channel: u32| ((x * 37 + y * 61 + channel * 101) % 256) as u8;
         let pixel = |x, y| [0, 1, 2].map(|channel| value(x, y, channel));
         let bytes: Vec<_> = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();
-        // The case says the size, so that both sides can change in any way.
+        // The size is given by the case, so that the aspect ratio may change.
         let spec = PreprocessingSpec {
             fixed_size: Some([resized[1], resized[0]]),
             box_scale: BoxScale::PerAxis,
@@ -124,7 +124,7 @@ fn pixels_are_those_of_the_source() {
 }
 
 #[test]
-fn anchors_are_those_of_torchvision() {
+fn anchors_match_torchvision() {
     for source in [Source::TorchvisionV1, Source::TorchvisionV2, Source::Mlperf] {
         let spec = source.spec().unwrap();
         for AnchorCase { input: [height, width], count, rows, boxes, sums } in cases().anchors {

@@ -1,4 +1,4 @@
-//! Known answers of other implementations, from the file `numbers/numeric_cases.json` of the folder `RETINANET_DATA`.
+//! Results of other implementations, from `numbers/numeric_cases.json` in the folder `RETINANET_DATA`.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -10,10 +10,10 @@ use models::{Assignment, BoundingBox, Grid, Matcher};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Asserts what a case says.
+/// Asserts that our result equals the case's.
 type Check = fn(&Value);
 
-/// A case's name and what checks it.
+/// Names of cases and their checks.
 const CHECKED: [(&str, Check); 12] = [
     ("box_iou_int", box_iou),
     ("box_iou_float", box_iou),
@@ -29,25 +29,25 @@ const CHECKED: [(&str, Check); 12] = [
     ("centre_log_coder_weights_1", |case| box_coder(case, [1.0; 4])),
 ];
 
-/// The other cases, and where they belong.
-const ELSEWHERE: [(&str, &str); 10] = [
+/// The other cases, and where or why not they are checked.
+const NOT_CHECKED: [(&str, &str); 10] = [
     ("generalized_box_iou_int", "there is no GIoU yet"),
     ("giou_loss", "there is no GIoU yet"),
     ("d2_diou_ciou", "there is no DIoU and no CIoU"),
-    ("box_convert", "boxes are corners everywhere; COCO's form is read and written by `models::coco`"),
+    ("box_convert", "all boxes are x1, y1, x2, y2; `models::coco` reads and writes COCO's format"),
     ("nms_float16_boxes", "runtime/tests/numeric_cases.rs"),
     ("nms_input_errors", "runtime/tests/numeric_cases.rs"),
     ("kr_filter_detections", "runtime/tests/numeric_cases.rs"),
-    ("kr_bbox_transform_inv_CORNER_CODER", "another coder; the file itself says that it does not apply"),
-    ("kr_smooth_l1", "the loss is the trainer's"),
-    ("focal", "the loss is the trainer's"),
+    ("kr_bbox_transform_inv_CORNER_CODER", "another box coder; the file itself declares that it does not apply"),
+    ("kr_smooth_l1", "the losses are in the trainer"),
+    ("focal", "the losses are in the trainer"),
 ];
 
-/// For numbers that the file gives in full; boxes are single precision.
+/// For values that the file contains with all digits; boxes are single precision.
 const TOLERANCE: f64 = 1e-4;
 
 #[test]
-fn answers_of_other_implementations() {
+fn results_match_other_implementations() {
     let Some(cases) = cases() else { return };
     for (name, check) in CHECKED {
         println!("{name}");
@@ -56,10 +56,10 @@ fn answers_of_other_implementations() {
 }
 
 #[test]
-fn every_case_has_its_place() {
+fn every_case_is_checked_or_listed_as_not_checked() {
     let Some(Value::Object(cases)) = cases() else { return };
     let found: BTreeSet<&str> = cases.keys().map(String::as_str).collect();
-    let known = CHECKED.map(|(name, _)| name).into_iter().chain(ELSEWHERE.map(|(name, _)| name));
+    let known = CHECKED.map(|(name, _)| name).into_iter().chain(NOT_CHECKED.map(|(name, _)| name));
     assert_eq!(found, known.collect());
 }
 
@@ -135,7 +135,7 @@ fn detectron2_anchors(case: &Value, center: AnchorCenter) {
     assert_boxes(&spec.level(sizes[0], &grid), &get::<Vec<_>>(case, "expected"));
 }
 
-/// Either the cells are given, or the image that they cover.
+/// The case contains either the grid or the image that it covers.
 fn keras_retinanet_anchors(case: &Value) {
     let spec = AnchorSpec { ratios: get(case, "ratios"), scales: get(case, "scales"), ..AnchorSpec::default() };
     let stride: usize = get(case, "stride");
@@ -158,9 +158,9 @@ fn keras_retinanet_anchor_count(case: &Value) {
     assert_eq!(levels.sum::<usize>(), get::<usize>(case, "count"));
 }
 
-/// The case hands over IoUs; here each anchor meets boxes that are cut from it to have them. It also gives every object
-/// its best anchor, which yhenon/pytorch-retinanet does not (`retinanet/losses.py`, 0348a9d): those anchors must be
-/// ignored here.
+/// The case contains IoUs; here each anchor is matched with boxes cut from it to have these IoUs. Detectron2 also matches
+/// each object with its best anchor, which yhenon/pytorch-retinanet does not (`retinanet/losses.py`, 0348a9d): those
+/// anchors must be ignored here.
 fn detectron2_matcher(case: &Value) {
     let [background_iou_threshold, foreground_iou_threshold]: [f32; 2] = get(case, "thresholds");
     let ious: Vec<Vec<f32>> = get(case, "iou_gt_by_anchor");
@@ -177,9 +177,9 @@ fn detectron2_matcher(case: &Value) {
             Assignment::Object(_) => 1,
         };
         assert_eq!(assigned_label, if best_anchors.contains(&anchor) { -1 } else { label }, "anchor {anchor}");
-        let anything =
+        let any_iou =
             Matcher { background_iou_threshold: 0.0, foreground_iou_threshold: 0.0, allow_low_quality_matches: false };
-        assert_eq!(anything.assign(&[square], &boxes), [Assignment::Object(expected)], "anchor {anchor}");
+        assert_eq!(any_iou.assign(&[square], &boxes), [Assignment::Object(expected)], "anchor {anchor}");
     }
 }
 
@@ -194,6 +194,6 @@ fn box_coder(case: &Value, std: [f32; 4]) {
     assert_boxes(&decoded, &get::<Vec<_>>(case, "expected"));
     for ((anchor, target), offsets) in boxes.iter().zip(&decoded).zip(deltas) {
         let near = coder.encode(anchor, target).into_iter().zip(offsets).all(|(a, b)| (a - b).abs() < 1e-4);
-        assert!(near, "{target:?} from {anchor:?}");
+        assert!(near, "offsets of {target:?} from {anchor:?}");
     }
 }

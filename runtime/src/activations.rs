@@ -1,4 +1,4 @@
-//! The activation reader: reads values inside of a network, on which calibration depends.
+//! The activation reader: reads intermediate values of a network, for calibration.
 
 use std::path::Path;
 
@@ -8,34 +8,33 @@ use ort::value::TensorRef;
 
 use crate::engine::{EngineError, EngineOptions, Fallback, IMAGES, session};
 
-/// A network all of whose outputs are read, whatever they are.
+/// A network whose outputs, whatever their names and shapes, are all read.
 #[derive(Debug)]
 pub struct ActivationReader {
     session: Session,
 }
 
 impl ActivationReader {
-    /// Opens an ONNX file that reads [`IMAGES`] and computes 32-bit floating point only.
+    /// Opens an ONNX file with the input [`IMAGES`] and only float32 outputs.
     ///
     /// # Errors
-    /// When ONNX Runtime is not found, or does not take the file.
+    /// When ONNX Runtime is not found, or cannot load the file.
     pub fn open(path: &Path, options: &EngineOptions) -> Result<Self, EngineError> {
         let session =
             session(&path.display().to_string(), options, Fallback::Allowed, |builder| builder.commit_from_file(path))?;
         Ok(Self { session })
     }
 
-    /// Opens an ONNX file in memory that reads [`IMAGES`] and computes 32-bit floating point only; `name` stands for it in
-    /// messages.
+    /// As [`ActivationReader::open`], for an ONNX file in memory; `name` names it in messages.
     ///
     /// # Errors
-    /// When ONNX Runtime is not found, or does not take the file.
+    /// As [`ActivationReader::open`].
     pub fn from_bytes(name: &str, bytes: &[u8], options: &EngineOptions) -> Result<Self, EngineError> {
         let session = session(name, options, Fallback::Allowed, |builder| builder.commit_from_memory(bytes))?;
         Ok(Self { session })
     }
 
-    /// Runs the network on `[N, 3, H, W]` and hands over every output, under its name.
+    /// Runs the network on `[N, 3, H, W]` and calls `read` with the name and values of every output.
     ///
     /// # Errors
     /// When ONNX Runtime fails.

@@ -1,4 +1,4 @@
-//! `runtime bench`: where the time of a detection goes, and how many images a second are to be had.
+//! `runtime bench`: the time of each stage of a detection, and the throughput in images per second.
 
 mod stages;
 mod throughput;
@@ -71,57 +71,57 @@ fn parse_size(text: &str) -> Result<(u32, u32), String> {
     size.ok_or_else(|| "expected pixels such as 1280x960, from 16 to 16384".to_owned())
 }
 
-/// What was measured.
+/// The measurements.
 #[derive(Serialize)]
-struct Measured {
+struct Measurements {
     setup: Setup,
     start: Start,
     stages: Stages,
     throughput: Vec<Throughput>,
-    /// Memory of the program at the end, in MiB, and the largest it had.
+    /// Resident memory at the end and peak resident memory, in MiB.
     memory_mib: [Option<u64>; 2],
 }
 
-/// What must be alike for two measurements to be compared.
+/// The conditions of a measurement; two measurements are comparable if these are equal.
 #[derive(Serialize)]
 struct Setup {
     runtime: &'static str,
     onnxruntime: String,
     provider: String,
-    /// GPUs and their software, if one computes.
+    /// GPUs and NVIDIA's software, if the provider runs on an NVIDIA GPU.
     drivers: Option<Drivers>,
     cpu: Option<String>,
     cores: usize,
     model: PathBuf,
     model_bytes: u64,
     model_sha256: String,
-    /// Of the first image: height, width.
+    /// Height and width of the network's input for the first image.
     input: [usize; 2],
     classes: usize,
     score_threshold: f32,
     images: usize,
-    /// Whether they were drawn, and how large: width, height.
-    drawn: Option<(u32, u32)>,
+    /// Width and height of the images, if they were generated.
+    generated: Option<(u32, u32)>,
     runs: usize,
     warm_up: usize,
 }
 
-/// Measures, and prints.
+/// Runs the benchmark and prints the results.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
-    let folder = tempfile::tempdir().context("cannot make a folder for drawn images")?;
+    let folder = tempfile::tempdir().context("cannot create a temporary folder for generated images")?;
     let files =
-        if args.paths.is_empty() { draw(folder.path(), args.size)? } else { inputs::expand(&args.paths, false)? };
+        if args.paths.is_empty() { generate(folder.path(), args.size)? } else { inputs::expand(&args.paths, false)? };
     let runs = args.runs.get();
 
     let (detector, start) = Start::measure(|| args.model.open(args.rules.rules(None), args.rules.views()), &files[0])?;
-    say(format_args!("first detection after {:.0} ms; measuring stages", start.total_ms));
+    say(format_args!("first detection after {:.0} ms; measuring the stages", start.total_ms));
     let (stages, input) = Stages::measure(&detector, &files, args.warm_up, runs)?;
     let bytes =
         fs::read(args.model.path()).with_context(|| format!("cannot read `{}`", args.model.path().display()))?;
     let setup = Setup {
         runtime: env!("CARGO_PKG_VERSION"),
-        onnxruntime: detector.engine().version().to_owned(),
+        onnxruntime: detector.engine().library().version.clone(),
         provider: detector.engine().provider().to_string(),
         drivers: drivers(&args.model, detector.engine().provider())?,
         cpu: machine::cpu(),
@@ -133,7 +133,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         classes: detector.spec().class_count(),
         score_threshold: detector.spec().postprocessing.score_threshold,
         images: files.len(),
-        drawn: args.paths.is_empty().then_some(args.size),
+        generated: args.paths.is_empty().then_some(args.size),
         runs,
         warm_up: args.warm_up,
     };
@@ -143,20 +143,20 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         [] => vec![args.model.threads()],
         threads => threads.iter().copied().map(Some).collect(),
     };
-    let mut measured = Vec::new();
+    let mut throughput = Vec::new();
     for threads in threads {
         let detector = args.model.open_with(threads, args.rules.rules(None), args.rules.views())?;
         for batch in &args.batch_sizes {
-            if detector.engine().batch().is_some_and(|most| *batch > most) {
+            if detector.engine().batch().is_some_and(|max| *batch > max) {
                 continue;
             }
-            say(format_args!("measuring {batch} at a time"));
-            measured.push(Throughput::measure(&detector, &files, args.warm_up, runs, *batch, threads)?);
+            say(format_args!("measuring the throughput with batch size {batch}"));
+            throughput.push(Throughput::measure(&detector, &files, args.warm_up, runs, *batch, threads)?);
         }
     }
     let memory_mib = [machine::memory(), machine::peak_memory()];
-    let measured = Measured { setup, start, stages, throughput: measured, memory_mib };
-    Ok(writer.publish(&measured, &measured.table())?)
+    let measurements = Measurements { setup, start, stages, throughput, memory_mib };
+    Ok(writer.publish(&measurements, &measurements.table())?)
 }
 
 fn drivers(model: &ModelArgs, provider: Provider) -> Result<Option<Drivers>> {
@@ -168,32 +168,32 @@ fn drivers(model: &ModelArgs, provider: Provider) -> Result<Option<Drivers>> {
     }
 }
 
-/// Files of drawn images.
-fn draw(folder: &Path, (width, height): (u32, u32)) -> Result<Vec<PathBuf>> {
+/// Writes JPEG files with generated images to a folder.
+fn generate(folder: &Path, (width, height): (u32, u32)) -> Result<Vec<PathBuf>> {
     let files = (0..4).map(|number| {
         let path = folder.join(format!("{number}.jpg"));
         let image = drawn::image(number, width, height);
-        image_file::write(&path, &image).with_context(|| format!("cannot write {}", path.display()))?;
+        image_file::write(&path, &image).with_context(|| format!("cannot write `{}`", path.display()))?;
         Ok(path)
     });
     files.collect()
 }
 
-impl Measured {
-    /// The numbers for people, without the last line's end.
+impl Measurements {
+    /// The text output, without a final newline.
     fn table(&self) -> String {
         let Setup { runtime, onnxruntime, provider, cpu, cores, .. } = &self.setup;
         let cpu = cpu.as_deref().unwrap_or("unknown CPU");
         let Setup { model, model_bytes, model_sha256, input: [height, width], classes, .. } = &self.setup;
-        let images = match self.setup.drawn {
-            Some((width, height)) => format!("drawn JPEG files of {width}x{height}"),
-            None => format!("{} files in turns", self.setup.images),
+        let images = match self.setup.generated {
+            Some((width, height)) => format!("generated JPEG files of {width}x{height}"),
+            None => format!("{} files, used in turn", self.setup.images),
         };
         let known = |version: &Option<String>| version.clone().unwrap_or_else(|| "unknown".to_owned());
         let gpu = self.setup.drivers.as_ref().map_or_else(String::new, |drivers| {
-            let Drivers { gpus, kernel, cuda_runtime, cudnn, .. } = drivers;
-            let [kernel, cuda, cudnn] = [kernel, cuda_runtime, cudnn].map(known);
-            format!("; {}, driver {kernel}, CUDA {cuda}, cuDNN {cudnn}", gpus.join(", "))
+            let Drivers { gpus, driver, cuda_runtime, cudnn, .. } = drivers;
+            let [driver, cuda, cudnn] = [driver, cuda_runtime, cudnn].map(known);
+            format!("; {}, driver {driver}, CUDA {cuda}, cuDNN {cudnn}", gpus.join(", "))
         });
         let mut text = format!(
             "runtime {runtime}, ONNX Runtime {onnxruntime} on {provider}; {cpu}, {cores} cores{gpu}\n\
@@ -205,26 +205,26 @@ impl Measured {
             self.stages.table(),
             throughput::table(&self.throughput),
         );
-        if let [Some(now), Some(most)] = self.memory_mib {
-            text += &format!("\n\nmemory: {now} MiB, {most} MiB at most");
+        if let [Some(now), Some(peak)] = self.memory_mib {
+            text += &format!("\n\nmemory: {now} MiB, peak {peak} MiB");
         }
         text
     }
 }
 
-/// A time for people.
+/// A time in milliseconds.
 fn milliseconds(time: Duration) -> f64 {
     1e3 * time.as_secs_f64()
 }
 
-/// The time that something takes, in milliseconds, and what it gives.
+/// Runs `work` and returns the time taken, in milliseconds, and its result.
 fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let started = Instant::now();
     let result = work();
     (milliseconds(started.elapsed()), result)
 }
 
-/// A table whose first row is the head.
+/// An aligned text table with a header row.
 fn tabulate<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     aligned([head.map(str::to_owned)].into_iter().chain(rows).map(Vec::from))
 }

@@ -1,6 +1,6 @@
-//! Data sets: which one a command is about, and how its images are measured.
+//! Data sets: their command-line arguments, and reading them with the sizes of their images.
 
-mod find;
+mod detect;
 
 use std::path::PathBuf;
 
@@ -8,9 +8,9 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use models::dataset::{DataError, Dataset, Format, Image, OnProblem, Report, Source};
 
 use crate::image_file;
-pub use find::{FindError, class_places, find};
+pub use detect::{DetectDatasetError, class_indices, detect_dataset};
 
-/// Which data set, and which part of it. Programs flatten this into their own arguments.
+/// Arguments of a data set. Programs flatten this into their own arguments.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DataArgs {
     /// Annotations: COCO JSON file, CSV file, folder of Pascal VOC XML files or folder of YOLO text files.
@@ -18,7 +18,7 @@ pub struct DataArgs {
     pub data: PathBuf,
 
     /// Folder that the annotations' file names are relative to [default: COCO, CSV: the file's folder; VOC: `JPEGImages`
-    /// beside --data; YOLO: `images` in place of `labels`; else --data].
+    /// next to --data; YOLO: `images` in place of `labels`; else --data].
     #[arg(long, value_name = "DIR", help_heading = "Data")]
     pub images: Option<PathBuf>,
 
@@ -37,14 +37,14 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
-    /// The same as a [`Source`].
+    /// The arguments as a [`Source`].
     pub fn source(&self) -> Source {
         let Self { data, images, format, list, classes } = self.clone();
         Source { annotations: data, images, format, list, classes }
     }
 }
 
-/// Reads a data set. Sizes that its files do not say are those of its images.
+/// Reads a data set. Image sizes that its annotation files do not contain are read from the images.
 ///
 /// # Errors
 /// Those of [`Source::read`].
@@ -52,8 +52,7 @@ pub fn read(source: &Source, on_problem: OnProblem) -> Result<(Dataset, Report),
     source.read(on_problem, &|path| image_file::size(path).map_err(|error| error.reason.to_string()))
 }
 
-/// Whether the image at place `image` of a data set is there and is an image, as far as its first bytes say, and has a
-/// size in the data set.
+/// Whether the image at index `image` of a data set has a size there, exists and is an image file, judged by its first bytes.
 pub fn has_image(dataset: &Dataset, image: usize) -> bool {
     let Image { width, height, .. } = dataset.images[image];
     width > 0 && height > 0 && image_file::size(dataset.path_of(image)).is_ok()
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_are_a_source() {
+    fn arguments_convert_to_a_source() {
         let source = |arguments: &str| Args::try_parse_from(arguments.split(' ')).map(|args| args.data.source());
         assert_eq!(source("test --data a").unwrap(), Source::new("a"));
         let expected = Source {
@@ -93,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_come_from_the_images() {
+    fn missing_sizes_are_read_from_the_images() {
         let folder = tempfile::tempdir().unwrap();
         RgbImage::new(30, 20).save(folder.path().join("a.png")).unwrap();
         std::fs::write(folder.path().join("b.png"), "no image").unwrap();
@@ -103,13 +102,13 @@ mod tests {
         let report = report.to_string();
         let (dataset, _) = read(&Source::new(folder.path().join("boxes.csv")), OnProblem::Keep).unwrap();
         assert_eq!([0, 1, 2].map(|image| has_image(&dataset, image)), [true, false, false]);
-        for part in ["2 images that cannot be read dropped: b.png (its content is none of", "c.png (No such file"] {
+        for part in ["2 images that cannot be read, dropped: b.png (not a JPEG, PNG", "c.png (No such file"] {
             assert!(report.contains(part), "{report}");
         }
     }
 
     #[test]
-    fn real_data_without_sizes_are_those_with() {
+    fn sizes_read_from_images_equal_those_in_coco_annotations() {
         let Some(data) = std::env::var_os("RETINANET_DATA") else {
             eprintln!("skipped: RETINANET_DATA is not set");
             return;

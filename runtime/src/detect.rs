@@ -1,4 +1,4 @@
-//! `runtime detect`: images in, boxes out.
+//! `runtime detect`: detects objects in images and videos.
 
 mod ids;
 mod made;
@@ -48,14 +48,14 @@ pub(crate) struct DetectArgs {
     max_bytes: u64,
 }
 
-/// Detects, and says on stderr how it went.
+/// Detects objects, and prints a summary on stderr.
 pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let source = Source::open(&args.source)?;
     let ids = args.lists.image_ids()?;
     let mut made = Made::open(&args.made, ids.clone(), &source)?;
     let writer = Writer::open(&args.lists, ids, args.source.stdin, made.is_nothing())?;
     let detector = args.detector.open()?;
-    let interrupt = Interrupt::watch("images under way are finished, files of results are not written")?;
+    let interrupt = Interrupt::watch("finishing the images in progress; result files are not written")?;
     let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
     let options = PipelineOptions { keep: made.needs_images(), ..args.detector.pipeline(&detector, limits)? };
 
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
         |finished| make(finished, classes),
         |finished| {
             let written = writer.run(finished, total, classes, &interrupt);
-            // The source may be waiting for a line of stdin.
+            // Stops the source, which may be waiting for a line on stdin.
             stop.raise();
             written
         },

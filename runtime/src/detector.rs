@@ -1,4 +1,4 @@
-//! The detector: images in, boxes out.
+//! The detector: from images to detections.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -11,88 +11,90 @@ use ndarray::Axis;
 use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
 use crate::postprocess::{Candidates, Detection, Selection};
 use crate::rules::{RuleError, Rules};
-use crate::views::{Look, TilingError, View, ViewOptions, merge};
+use crate::views::{PreparedView, TilingError, ViewOptions, ViewSpec, merge};
 
-/// How a detector runs.
+/// Options of a [`Detector`].
 #[derive(Clone, Debug, Default)]
 pub struct DetectorOptions {
     /// How the network runs.
     pub engine: EngineOptions,
-    /// What replaces the spec's rules.
+    /// Overrides of the spec's thresholds and limits.
     pub rules: Rules,
-    /// In which views the network sees an image.
+    /// Which views of an image the network runs on.
     pub views: ViewOptions,
 }
 
-/// Why there are no detections.
+/// Error of opening or running a [`Detector`].
 #[derive(Debug, thiserror::Error)]
 pub enum DetectorError {
-    /// The network cannot be had, or cannot run.
+    /// The network cannot be opened, or cannot run.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A rule cannot be followed.
+    /// A rule is invalid, or does not fit the model.
     #[error(transparent)]
     Rule(#[from] RuleError),
-    /// Images cannot be cut into such tiles.
+    /// The tiling is invalid.
     #[error(transparent)]
     Tiling(#[from] TilingError),
     /// The image has no pixels.
     #[error(transparent)]
     Image(#[from] RgbViewError),
-    /// The network has another number of anchors than its spec says.
-    #[error("the model has {found} anchors for an input of {width}x{height}, its spec {expected}; export it again")]
+    /// The network's number of anchors differs from its spec's.
+    #[error(
+        "the model has {found} anchors for an input of {width}x{height}, but its spec has {expected}; export it again"
+    )]
     Anchors {
-        /// The network's.
+        /// Anchors of the network.
         found: usize,
-        /// The spec's.
+        /// Anchors of the spec.
         expected: usize,
-        /// Pixels of the input.
+        /// Width of the input, in pixels.
         width: usize,
-        /// Pixels of the input.
+        /// Height of the input, in pixels.
         height: usize,
     },
-    /// The network names an anchor or a class that is not there.
+    /// The network outputs an invalid anchor or class index.
     #[error(
-        "the model names anchor {anchor} and class {class}, and for an input of {width}x{height} its spec has {anchors} anchors \
-         and {classes} classes; export it again"
+        "the model outputs anchor {anchor} and class {class}, but for an input of {width}x{height} its spec has {anchors} \
+         anchors and {classes} classes; export it again"
     )]
     Candidate {
-        /// The network's anchor.
+        /// Anchor index from the network.
         anchor: i64,
-        /// The network's class.
+        /// Class index from the network.
         class: i64,
-        /// Number of anchors.
+        /// Number of anchors in the spec.
         anchors: usize,
-        /// Number of classes.
+        /// Number of classes in the spec.
         classes: usize,
-        /// Pixels of the input.
+        /// Width of the input, in pixels.
         width: usize,
-        /// Pixels of the input.
+        /// Height of the input, in pixels.
         height: usize,
     },
-    /// The network has more scores than are counted.
-    #[error("{0} scores for one image are too many; use a smaller input or fewer classes")]
+    /// The network outputs 2^32 scores per image or more.
+    #[error("the model outputs {0} scores per image, expected fewer than 2^32; use a smaller input or fewer classes")]
     Scores(usize),
 }
 
-/// A RetinaNet that is ready to detect. It may be shared between threads: each prepares its images and reads the outputs by
-/// itself, and the runs of the network take turns.
+/// A RetinaNet that is ready to detect. Threads can share it: they preprocess and post-process concurrently, and take
+/// turns in the network.
 #[derive(Debug)]
 pub struct Detector {
     engine: Engine,
     /// The file's spec, with the rules applied.
     spec: ModelSpec,
-    /// For each class whether it is looked for; all are if absent.
+    /// For each class, whether it is wanted; `None` for all.
     wanted: Option<Vec<bool>>,
     views: ViewOptions,
     anchors: AnchorCache,
 }
 
 impl Detector {
-    /// Opens an ONNX file that the exporter wrote.
+    /// Opens an ONNX file that `exporter` wrote.
     ///
     /// # Errors
-    /// When the engine cannot be opened, and when an option makes no sense for this model.
+    /// When the engine cannot be opened, and when an option is invalid or does not fit the model.
     pub fn open(path: impl AsRef<Path>, options: DetectorOptions) -> Result<Self, DetectorError> {
         if let Some(tiling) = &options.views.tiling {
             tiling.check()?;
@@ -114,102 +116,108 @@ impl Detector {
         &self.engine
     }
 
-    /// The objects in an upright image, the best first, in the image's pixels.
+    /// The detections in an image (upright, after EXIF rotation), in its pixels, highest score first.
     ///
     /// # Errors
     /// When the image has no pixels, and when ONNX Runtime fails.
     pub fn detect(&self, image: &RgbImage) -> Result<Vec<Detection>, DetectorError> {
-        let mut seen = Vec::new();
-        for look in self.looks(image) {
-            let view = self.prepare(image, look)?;
+        let mut found = Vec::new();
+        for spec in self.view_specs(image) {
+            let view = self.prepare(image, spec)?;
             let outputs = self.run(&[&view])?;
-            seen.push((look, self.postprocess(&view, &outputs, 0)?));
+            found.push((spec, self.postprocess(&view, &outputs, 0)?));
         }
-        Ok(self.merge(image.dimensions(), seen))
+        Ok(self.merge(image.dimensions(), found))
     }
 
-    /// The objects in each of several images, as [`Detector::detect`] finds them; inputs of one size run together, `batch` at a
-    /// time.
+    /// The detections in each of several images, as from [`Detector::detect`]. Inputs of the same size share runs of at
+    /// most `batch` inputs.
     ///
     /// # Errors
     /// When an image has no pixels, and when ONNX Runtime fails.
     pub fn detect_batch(&self, images: &[RgbImage], batch: usize) -> Result<Vec<Vec<Detection>>, DetectorError> {
         let mut views = Vec::new();
-        for (place, image) in images.iter().enumerate() {
-            for look in self.looks(image) {
-                views.push((place, self.prepare(image, look)?));
+        for (index, image) in images.iter().enumerate() {
+            for spec in self.view_specs(image) {
+                views.push((index, self.prepare(image, spec)?));
             }
         }
-        // Stable, so that the views of an image stay in order.
+        // A stable sort, which keeps the views of an image in order.
         let mut order: Vec<_> = (0..views.len()).collect();
-        order.sort_by_key(|at| views[*at].1.size());
-        let mut seen: Vec<_> = views.iter().map(|(_, view)| (view.look, Vec::new())).collect();
-        for alike in order.chunk_by(|a, b| views[*a].1.size() == views[*b].1.size()) {
-            for group in alike.chunks(batch.max(1)) {
-                let inputs: Vec<_> = group.iter().map(|at| &views[*at].1).collect();
+        order.sort_by_key(|index| views[*index].1.size());
+        let mut found: Vec<_> = views.iter().map(|(_, view)| (view.spec, Vec::new())).collect();
+        for same_size in order.chunk_by(|a, b| views[*a].1.size() == views[*b].1.size()) {
+            for chunk in same_size.chunks(batch.max(1)) {
+                let inputs: Vec<_> = chunk.iter().map(|index| &views[*index].1).collect();
                 let outputs = self.run(&inputs)?;
-                for (row, at) in group.iter().enumerate() {
-                    seen[*at].1 = self.postprocess(&views[*at].1, &outputs, row)?;
+                for (row, index) in chunk.iter().enumerate() {
+                    found[*index].1 = self.postprocess(&views[*index].1, &outputs, row)?;
                 }
             }
         }
-        let mut of_images = vec![Vec::new(); images.len()];
-        for ((place, _), seen) in views.iter().zip(seen) {
-            of_images[*place].push(seen);
+        let mut per_image = vec![Vec::new(); images.len()];
+        for ((image, _), found) in views.iter().zip(found) {
+            per_image[*image].push(found);
         }
-        let merged = images.iter().zip(of_images).map(|(image, seen)| self.merge(image.dimensions(), seen));
+        let merged = images.iter().zip(per_image).map(|(image, found)| self.merge(image.dimensions(), found));
         Ok(merged.collect())
     }
 
-    /// What the network looks at in an image: all of it, and what the options add.
-    pub fn looks(&self, image: &RgbImage) -> Vec<Look> {
-        self.views.looks(image.width(), image.height())
+    /// The views of an image: the whole image, and those that the options add.
+    pub fn view_specs(&self, image: &RgbImage) -> Vec<ViewSpec> {
+        self.views.view_specs(image.width(), image.height())
     }
 
-    /// The first stage of [`Detector::detect`]: what of the image is looked at becomes the network's input. Needs nothing of
-    /// ONNX Runtime, so that the next image can be prepared while the network runs.
+    /// The first stage of [`Detector::detect`]: crops and preprocesses a view of the image. Does not use ONNX Runtime,
+    /// so the next image can be prepared while the network runs.
     ///
     /// # Errors
     /// When the image has no pixels.
-    pub fn prepare(&self, image: &RgbImage, look: Look) -> Result<View, DetectorError> {
+    pub fn prepare(&self, image: &RgbImage, spec: ViewSpec) -> Result<PreparedView, DetectorError> {
         let _span = tracing::debug_span!("prepare").entered();
-        let part = look.cut(image);
-        let seen = part.as_ref().unwrap_or(image);
-        let pixels = RgbView::new(seen.width(), seen.height(), seen.as_raw())?;
-        Ok(View { look, input: preprocess(pixels, &self.spec.preprocessing) })
+        let cropped = spec.crop(image);
+        let view = cropped.as_ref().unwrap_or(image);
+        let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
+        Ok(PreparedView { spec, input: preprocess(pixels, &self.spec.preprocessing) })
     }
 
-    /// The second stage: the network runs on one view or on several of the same [`View::size`].
+    /// The second stage: runs the network on one view or on several of the same [`PreparedView::size`].
     ///
     /// # Errors
     /// When their sizes differ, and when ONNX Runtime fails.
     ///
     /// # Panics
     /// When there are no views.
-    pub fn run(&self, views: &[&View]) -> Result<Outputs, DetectorError> {
+    pub fn run(&self, views: &[&PreparedView]) -> Result<Outputs, DetectorError> {
         self.run_batch(views, 0)
     }
 
-    /// As [`Detector::run`]; on a GPU of NVIDIA the input is filled up to `batch` views, so that its shape is a known one.
+    /// As [`Detector::run`]; on an NVIDIA GPU the input is padded to `batch` views, to avoid the cost of a new input
+    /// shape.
     ///
     /// # Errors
     /// As [`Detector::run`].
     ///
     /// # Panics
     /// As [`Detector::run`].
-    pub fn run_batch(&self, views: &[&View], batch: usize) -> Result<Outputs, DetectorError> {
+    pub fn run_batch(&self, views: &[&PreparedView], batch: usize) -> Result<Outputs, DetectorError> {
         let _span = tracing::debug_span!("run", images = views.len(), size = ?views[0].size()).entered();
         let inputs: Vec<_> = views.iter().map(|view| view.input.pixels.view()).collect();
         let batch = if self.engine.provider().is_nvidia() { batch } else { 0 };
         Ok(self.engine.run_padded(&inputs, batch)?)
     }
 
-    /// The third stage: the network's outputs for the view at place `row` of a run become detections, in pixels of the image,
-    /// the best first.
+    /// The third stage: the detections in the view at index `row` of a run, in pixels of the original image (upright,
+    /// after EXIF rotation), highest score first.
     ///
     /// # Errors
     /// When the outputs do not belong to the view.
-    pub fn postprocess(&self, view: &View, outputs: &Outputs, row: usize) -> Result<Vec<Detection>, DetectorError> {
+    pub fn postprocess(
+        &self,
+        view: &PreparedView,
+        outputs: &Outputs,
+        row: usize,
+    ) -> Result<Vec<Detection>, DetectorError> {
         let _span = tracing::debug_span!("postprocess").entered();
         let input = &view.input;
         let (_, height, width) = input.pixels.dim();
@@ -227,49 +235,50 @@ impl Detector {
                 if u32::try_from(scores.len()).is_err() {
                     return Err(DetectorError::Scores(scores.len()));
                 }
-                selection.of_all(scores, offsets)
+                selection.detections(scores, offsets)
             }
             Outputs::Candidates(outputs) => {
                 let found = outputs.of(row);
                 check(&found, anchors.boxes().len(), self.spec.class_count(), [height, width])?;
-                selection.of_candidates(&found)
+                selection.detections_of_candidates(&found)
             }
         };
         Ok(view.to_original_image(found))
     }
 
-    /// The last stage: what was found in all that was looked at becomes one result.
-    pub fn merge(&self, (width, height): (u32, u32), seen: Vec<(Look, Vec<Detection>)>) -> Vec<Detection> {
-        merge(seen, [width, height], &self.spec.postprocessing)
+    /// The last stage: merges the detections in the views of an image of this width and height. Boxes are in pixels of
+    /// the original image (upright, after EXIF rotation), highest score first.
+    pub fn merge(&self, (width, height): (u32, u32), found: Vec<(ViewSpec, Vec<Detection>)>) -> Vec<Detection> {
+        merge(found, [width, height], &self.spec.postprocessing)
     }
 }
 
-/// Checks that all candidates are of an anchor and a class that are there.
+/// Checks the anchor and class indices of all candidates.
 fn check(found: &Candidates, anchors: usize, classes: usize, [height, width]: [usize; 2]) -> Result<(), DetectorError> {
-    let within = |index: i64, count: usize| usize::try_from(index).is_ok_and(|index| index < count);
+    let is_valid = |index: i64, count: usize| usize::try_from(index).is_ok_and(|index| index < count);
     let mut pairs = found.anchors.iter().zip(&found.classes);
-    match pairs.find(|(anchor, class)| !within(**anchor, anchors) || !within(**class, classes)) {
+    match pairs.find(|(anchor, class)| !is_valid(**anchor, anchors) || !is_valid(**class, classes)) {
         None => Ok(()),
         Some((&anchor, &class)) => Err(DetectorError::Candidate { anchor, class, anchors, classes, width, height }),
     }
 }
 
-/// The anchors of the input sizes that came last.
+/// Least-recently-used cache of the anchors per input size.
 #[derive(Debug, Default)]
 struct AnchorCache {
-    /// Height, width and anchors; the latest used first.
+    /// Height, width and anchors, most recently used first.
     sizes: Mutex<VecDeque<(usize, usize, Arc<Anchors>)>>,
 }
 
 impl AnchorCache {
-    /// Images of any proportions, resized within 608 and 1024 and padded to multiples of 32, have 28 sizes. One size
-    /// takes about 2 MB.
+    /// Maximum number of sizes. Images of any aspect ratio, resized to 608 by at most 1024 and padded to multiples of
+    /// 32, have 28 sizes. The anchors of one size take about 2 MB.
     const CAPACITY: usize = 32;
 
     fn get(&self, height: usize, width: usize, spec: &ModelSpec) -> Arc<Anchors> {
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = sizes.iter().position(|(h, w, _)| (*h, *w) == (height, width));
-        let entry = known.and_then(|at| sizes.remove(at)).unwrap_or_else(|| {
+        let position = sizes.iter().position(|(h, w, _)| (*h, *w) == (height, width));
+        let entry = position.and_then(|position| sizes.remove(position)).unwrap_or_else(|| {
             let anchors = Anchors::new(&spec.anchors, height, width);
             (height, width, Arc::new(anchors))
         });
@@ -286,22 +295,22 @@ mod tests {
     use ndarray::{Array2, arr1};
 
     #[test]
-    fn a_detector_may_be_shared_between_threads() {
-        fn shared<T: Send + Sync>() {}
-        shared::<Detector>();
-        shared::<DetectorError>();
+    fn threads_can_share_a_detector() {
+        fn assert_send_and_sync<T: Send + Sync>() {}
+        assert_send_and_sync::<Detector>();
+        assert_send_and_sync::<DetectorError>();
     }
 
     #[test]
-    fn a_candidate_that_is_not_there_is_an_error_that_names_it() {
+    fn invalid_candidate_is_an_error_that_names_it() {
         let (scores, offsets) = (arr1(&[0.5, 0.25]), Array2::zeros((2, 4)));
         for (anchor, class, expected) in
             [(8, 2, None), (9, 2, Some("anchor 9")), (-1, 0, Some("anchor -1")), (0, 3, Some("class 3"))]
         {
-            let (rows, classes) = (arr1(&[0, anchor]), arr1(&[0, class]));
+            let (anchors, classes) = (arr1(&[0, anchor]), arr1(&[0, class]));
             let found = Candidates {
                 scores: scores.view(),
-                anchors: rows.view(),
+                anchors: anchors.view(),
                 classes: classes.view(),
                 offsets: offsets.view(),
             };
@@ -312,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn anchors_are_made_once_per_size_and_the_cache_is_bounded() {
+    fn anchors_are_computed_once_per_size_and_the_cache_is_bounded() {
         let (cache, spec) = (AnchorCache::default(), ModelSpec::default());
         let first = cache.get(32, 64, &spec);
         assert!(Arc::ptr_eq(&first, &cache.get(32, 64, &spec)));

@@ -1,4 +1,4 @@
-//! The arguments of what detects in image after image.
+//! Arguments of a detector that processes many images: model, thresholds, batch size and workers.
 
 use anyhow::{Result, bail};
 use runtime::image_file::Limits;
@@ -9,7 +9,7 @@ use crate::model_args::ModelArgs;
 use crate::rule_args::RuleArgs;
 use crate::up_to;
 
-/// What detects, by which rules, and in how many images at a time.
+/// Arguments of the detector and its batches.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DetectorArgs {
     #[command(flatten)]
@@ -37,17 +37,18 @@ impl DetectorArgs {
         self.model.open(self.rules.rules(self.classes.as_deref()), self.rules.views())
     }
 
-    /// How images within these limits go through the detector.
+    /// The options of the pipeline, with these limits on image files.
     pub(crate) fn pipeline(&self, detector: &Detector, limits: Limits) -> Result<PipelineOptions> {
-        let suited = PipelineOptions::of(detector);
-        if let (Some(asked), Some(most)) = (self.batch_size, detector.engine().batch())
-            && asked > most
+        let defaults = PipelineOptions::of(detector);
+        if let (Some(requested), Some(max)) = (self.batch_size, detector.engine().batch())
+            && requested > max
         {
             bail!(
-                "--batch-size {asked} is more than the {most} images that the model takes per run; lower it, or export with a larger --batch-size"
+                "`--batch-size {requested}` exceeds the model's batch size of {max}; lower it, or export the model with a larger \
+                 --batch-size"
             );
         }
-        let (batch, workers) = (self.batch_size.unwrap_or(suited.batch), self.workers.unwrap_or(suited.workers));
-        Ok(PipelineOptions { batch, workers, limits, ..suited })
+        let (batch, workers) = (self.batch_size.unwrap_or(defaults.batch), self.workers.unwrap_or(defaults.workers));
+        Ok(PipelineOptions { batch, workers, limits, ..defaults })
     }
 }

@@ -1,5 +1,6 @@
-//! `runtime doctor`: whether this machine can run models, on what, and what is missing.
+//! `runtime doctor`: which providers work on this machine, and what the others are missing.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,14 +9,14 @@ use runtime::drivers::Drivers;
 use runtime::library;
 use runtime::output::ReportWriter;
 use runtime::{EngineError, EngineOptions, OpenvinoDevice, Provider, machine, smoke_test};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Check which providers work on this machine, and say what the others are missing.
 ///
 /// Runs a tiny network on each provider. The exit code is 0 if at least the CPU works, otherwise 1.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
-    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then beside the program, .deps above it, the system's].
+    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then next to the program, .deps above it, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 
@@ -24,35 +25,51 @@ pub(crate) struct DoctorArgs {
     json: Option<PathBuf>,
 }
 
-/// What there is.
+/// The state of this machine.
 #[derive(Serialize)]
 struct Health {
     runtime: &'static str,
     cpu: Option<String>,
     cores: usize,
-    /// Of the CPU's extensions those that networks gain from.
+    /// The x86 extensions of the CPU that speed up networks.
     extensions: Vec<&'static str>,
-    onnxruntime: Result<Found, String>,
-    /// Whether ONNX Runtime may send what it is used for to Microsoft.
+    #[serde(serialize_with = "or_error")]
+    onnxruntime: Result<OnnxRuntime, String>,
+    /// Whether ONNX Runtime may send usage data to Microsoft.
     telemetry: bool,
     drivers: Option<Drivers>,
-    providers: Vec<Trial>,
+    providers: Vec<ProviderCheck>,
 }
 
-/// ONNX Runtime.
+/// The library of ONNX Runtime.
 #[derive(Serialize)]
-struct Found {
+struct OnnxRuntime {
     version: String,
     path: PathBuf,
-    how: String,
+    origin: String,
 }
 
 /// Whether a provider works.
 #[derive(Serialize)]
-struct Trial {
+struct ProviderCheck {
     provider: String,
-    /// How long it took to start and compute something, in milliseconds; why it did not.
-    outcome: Result<f64, String>,
+    /// The smoke test, or why it failed.
+    #[serde(flatten, serialize_with = "or_error")]
+    outcome: Result<SmokeTest, String>,
+}
+
+/// A smoke test that passed.
+#[derive(Serialize)]
+struct SmokeTest {
+    smoke_test_ms: f64,
+}
+
+/// Writes the fields of the value, or the field `error`.
+fn or_error<T: Serialize, S: Serializer>(result: &Result<T, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    match result {
+        Ok(value) => value.serialize(serializer),
+        Err(error) => BTreeMap::from([("error", error)]).serialize(serializer),
+    }
 }
 
 const PROVIDERS: [Provider; 4] = [
@@ -62,23 +79,24 @@ const PROVIDERS: [Provider; 4] = [
     Provider::Openvino { device: OpenvinoDevice::Cpu },
 ];
 
-/// Tries the providers and prints what works.
+/// Tests the providers and prints the results.
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let library = library::find(args.onnxruntime.as_deref());
     let drivers = library.as_ref().ok().map(|library| Drivers::find(&library.path));
-    let trial = |provider: Provider| {
+    let check = |provider: Provider| {
         let options = EngineOptions { provider, onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
         let reason = |error| match error {
             EngineError::Provider { reason, .. } => reason,
             other => other.to_string(),
         };
-        let outcome = smoke_test(&options).map(|time| 1e3 * time.as_secs_f64()).map_err(reason);
-        Trial { provider: provider.to_string(), outcome }
+        let outcome =
+            smoke_test(&options).map(|time| SmokeTest { smoke_test_ms: 1e3 * time.as_secs_f64() }).map_err(reason);
+        ProviderCheck { provider: provider.to_string(), outcome }
     };
-    let providers: Vec<_> = if library.is_ok() { PROVIDERS.map(trial).into() } else { Vec::new() };
-    let found = |library: library::Library| Found {
-        how: library.origin.to_string(),
+    let providers: Vec<_> = if library.is_ok() { PROVIDERS.map(check).into() } else { Vec::new() };
+    let onnxruntime = |library: library::Library| OnnxRuntime {
+        origin: library.origin.to_string(),
         version: library.version,
         path: library.path,
     };
@@ -87,7 +105,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         cpu: machine::cpu(),
         cores: machine::cores(),
         extensions: machine::extensions(),
-        onnxruntime: library.map(found).map_err(|error| error.to_string()),
+        onnxruntime: library.map(onnxruntime).map_err(|error| error.to_string()),
         telemetry: library::has_telemetry(),
         drivers,
         providers,
@@ -98,10 +116,10 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
 }
 
 impl Health {
-    /// For people, without the last line's end.
+    /// The text output, without a final newline.
     fn text(&self) -> String {
         let Self { runtime, cpu, cores, extensions, .. } = self;
-        let extensions = if extensions.is_empty() { "none known".to_owned() } else { extensions.join(", ") };
+        let extensions = if extensions.is_empty() { "none detected".to_owned() } else { extensions.join(", ") };
         let mut rows = vec![
             ["runtime".to_owned(), (*runtime).to_owned()],
             ["CPU".to_owned(), cpu.clone().unwrap_or_else(|| "unknown".to_owned())],
@@ -111,42 +129,46 @@ impl Health {
         rows.push([
             "ONNX Runtime".to_owned(),
             match &self.onnxruntime {
-                Ok(Found { version, path, how }) => format!("{version}, {}, {how}", path.display()),
+                Ok(OnnxRuntime { version, path, origin }) => format!("{version}, {}, {origin}", path.display()),
                 Err(reason) => reason.clone(),
             },
         ]);
         let telemetry = match self.telemetry {
-            true => "on: ORT_DISABLE_TELEMETRY is set, and not to 1",
+            true => "on: ORT_DISABLE_TELEMETRY is set, but not to 1",
             false => "off",
         };
-        rows.push(["its telemetry".to_owned(), telemetry.to_owned()]);
-        if let Some(Drivers { gpus, capabilities, kernel, cuda_driver, cuda_runtime, cudnn }) = &self.drivers {
+        rows.push(["ONNX Runtime telemetry".to_owned(), telemetry.to_owned()]);
+        if let Some(Drivers { gpus, capabilities, driver, cuda_driver, cuda_runtime, cudnn }) = &self.drivers {
             let gpus = if gpus.is_empty() { "none".to_owned() } else { gpus.join(", ") };
             rows.push(["NVIDIA GPUs".to_owned(), gpus]);
             for capability in capabilities {
                 let remedy = if capability.is_in_wheel() {
                     ""
                 } else {
-                    "; the library in Microsoft's wheel of ONNX Runtime 1.30 has no code for it: build ONNX Runtime for it"
+                    "; Microsoft's wheel of ONNX Runtime 1.30 does not support it: build ONNX Runtime for it"
                 };
                 rows.push(["compute capability".to_owned(), format!("{capability}{remedy}")]);
             }
             let parts = [
-                ("NVIDIA's driver", kernel),
-                ("CUDA of the driver", cuda_driver),
-                ("CUDA's runtime", cuda_runtime),
+                ("NVIDIA driver", driver),
+                ("CUDA version of the driver", cuda_driver),
+                ("CUDA runtime", cuda_runtime),
                 ("cuDNN", cudnn),
             ];
             for (name, version) in parts {
                 rows.push([name.to_owned(), version.clone().unwrap_or_else(|| "not found".to_owned())]);
             }
         }
-        for Trial { provider, outcome } in &self.providers {
+        for ProviderCheck { provider, outcome } in &self.providers {
             let outcome = match outcome {
-                Ok(ms) => format!("works; started in {ms:.0} ms"),
+                Ok(SmokeTest { smoke_test_ms: ms }) => format!("works; started in {ms:.0} ms"),
                 Err(reason) => format!("cannot start: {reason}"),
             };
-            let tf32 = if provider.starts_with("cuda") { "; convolutions in TF32 unless --no-tf32" } else { "" };
+            let tf32 = if provider.starts_with("cuda") {
+                "; float32 convolutions run in TF32 unless --no-tf32 is given"
+            } else {
+                ""
+            };
             rows.push([format!("--provider {provider}"), format!("{outcome}{tf32}")]);
         }
         let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Annotated images: a box and a tag for every detection, readable on any background.
+//! Draws detections on images: a box and a tag for each, readable on any background.
 
 use std::sync::LazyLock;
 
@@ -20,21 +20,22 @@ static FONT: LazyLock<FontRef<'static>> = LazyLock::new(|| {
 /// A box to draw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
-    /// Where, in pixels of the image.
+    /// In pixels of the image that it is drawn on.
     pub bounding_box: BoundingBox,
     /// Color of its frame and tag.
     pub color: Rgb<u8>,
-    /// What its tag says; a box without one is a hairline.
+    /// Text of the tag. A box without a tag is drawn one pixel wide.
     pub tag: Option<String>,
 }
 
-/// Draws the detections over the image, the best on top. `classes` are those of the spec.
+/// Draws detections with boxes in pixels of `image`, the first (highest-scoring) on top. `classes` are the classes of
+/// the spec.
 pub fn draw(image: &mut RgbImage, detections: &[Detection], classes: &[Class]) {
     draw_with_truth(image, detections, classes, &[]);
 }
 
-/// Draws the detections as [`draw`] does, and what there is to find as dashes, black and white in turns, which show on any
-/// background and on frames.
+/// As [`draw`]; also draws ground-truth boxes, in pixels of `image`, as black and white dashes, which are visible on
+/// any background and on the boxes of detections.
 pub fn draw_with_truth(image: &mut RgbImage, detections: &[Detection], classes: &[Class], truth: &[BoundingBox]) {
     let mark = |detection: &Detection| {
         let name = classes.get(detection.class_index).map_or("?", |class| class.name.as_str());
@@ -44,7 +45,7 @@ pub fn draw_with_truth(image: &mut RgbImage, detections: &[Detection], classes: 
     paint(image, &detections.iter().map(mark).collect::<Vec<_>>(), truth);
 }
 
-/// Draws boxes over the image, the first on top.
+/// Draws boxes, the first on top.
 pub fn draw_marks(image: &mut RgbImage, marks: &[Mark]) {
     paint(image, marks, &[]);
 }
@@ -54,7 +55,7 @@ fn paint(image: &mut RgbImage, marks: &[Mark], dashed: &[BoundingBox]) {
     let areas = marks.iter().rev().filter_map(|mark| Some((mark, Area::of(&mark.bounding_box, image)?)));
     let areas: Vec<_> = areas.collect();
     let dashed: Vec<_> = dashed.iter().filter_map(|bounding_box| Area::of(bounding_box, image)).collect();
-    // All boxes come before all tags, so that no line crosses a tag.
+    // Boxes are drawn before tags, so that no line crosses a tag.
     for (mark, area) in &areas {
         match mark.tag {
             Some(_) => pen.outline(image, *area, mark.color),
@@ -71,8 +72,8 @@ fn paint(image: &mut RgbImage, marks: &[Mark], dashed: &[BoundingBox]) {
     }
 }
 
-/// The color of a class, the same in every image and program. Hues follow each other by the golden angle, which keeps
-/// any number of first classes well apart; brightness and saturation alternate.
+/// The color of a class, the same in every image and program. Hues advance by the golden angle, so the colors of the
+/// first `n` classes differ clearly for any `n`; brightness and saturation alternate.
 pub fn color(class_index: usize) -> Rgb<u8> {
     const GOLDEN_ANGLE: f32 = 137.507_77;
     let hue = (class_index % 360) as f32 * GOLDEN_ANGLE % 360.0;
@@ -85,16 +86,16 @@ pub fn color(class_index: usize) -> Rgb<u8> {
     }))
 }
 
-/// Black or white, whichever stands out more against the color.
+/// Black or white, whichever has the higher contrast to the color.
 fn contrast(color: Rgb<u8>) -> Rgb<u8> {
-    // Relative luminance, and the value at which both contrast ratios are equal.
+    // Relative luminance. At 0.179, black and white have the same contrast ratio.
     // <https://www.w3.org/TR/WCAG22/#dfn-relative-luminance>
     let linear = color.0.map(|channel| (f32::from(channel) / 255.0).powf(2.2));
     let luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
     if luminance > 0.179 { BLACK } else { WHITE }
 }
 
-/// Whole pixels; right and bottom are exclusive. Parts outside an image are not painted.
+/// A rectangle of whole pixels; right and bottom are exclusive. Parts outside the image are not drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Area {
     left: i64,
@@ -104,7 +105,7 @@ struct Area {
 }
 
 impl Area {
-    /// The pixels of a box; none when it is empty, not a number, or outside.
+    /// The pixels of a box; `None` if it is empty, contains NaN, or is outside the image.
     fn of(b: &BoundingBox, image: &RgbImage) -> Option<Self> {
         let (width, height) = (image.width() as f32, image.height() as f32);
         let visible = b.x1 < b.x2 && b.y1 < b.y2 && b.x2 > 0.0 && b.y2 > 0.0 && b.x1 < width && b.y1 < height;
@@ -116,7 +117,7 @@ impl Area {
         })
     }
 
-    /// The area that is `by` pixels larger on each side.
+    /// The area extended by `by` pixels on each side.
     fn grow(self, by: i64) -> Self {
         Self { left: self.left - by, top: self.top - by, right: self.right + by, bottom: self.bottom + by }
     }
@@ -129,7 +130,7 @@ impl Area {
         }
     }
 
-    /// Fills what lies within this area and outside `hole`, which it contains.
+    /// Fills this area except `hole`, which is inside it.
     fn fill_around(self, hole: Self, image: &mut RgbImage, color: Rgb<u8>) {
         Self { bottom: hole.top, ..self }.fill(image, color);
         Self { top: hole.bottom, ..self }.fill(image, color);
@@ -138,7 +139,7 @@ impl Area {
     }
 }
 
-/// Line width and letter size, by the size of the image.
+/// Line width and font size for an image size.
 struct Pen {
     width: i64,
     font: PxScaleFont<&'static FontRef<'static>>,
@@ -147,11 +148,12 @@ struct Pen {
 impl Pen {
     fn new(image: &RgbImage) -> Self {
         let side = image.width().min(image.height()) as f32;
-        let letters = (side / 32.0).clamp(14.0, 64.0);
-        Self { width: (side / 240.0).round().max(2.0) as i64, font: FONT.as_scaled(letters.round()) }
+        let font_size = (side / 32.0).clamp(14.0, 64.0);
+        Self { width: (side / 240.0).round().max(2.0) as i64, font: FONT.as_scaled(font_size.round()) }
     }
 
-    /// A frame inside the box's edge, with a thin rim on both sides that stands out where the background has its color.
+    /// Draws a frame inside the edge of the box, with a thin rim on both sides that is visible on a background of the
+    /// same color.
     fn outline(&self, image: &mut RgbImage, area: Area, color: Rgb<u8>) {
         let inner = area.grow(-self.width.min((area.right - area.left) / 2).min((area.bottom - area.top) / 2));
         area.grow(1).fill_around(area, image, contrast(color));
@@ -159,7 +161,7 @@ impl Pen {
         inner.fill_around(inner.grow(-1), image, contrast(color));
     }
 
-    /// Dashes inside the box's edge.
+    /// Draws dashes inside the edge of the box.
     fn dashes(&self, image: &mut RgbImage, area: Area) {
         let length = 4 * self.width;
         let color = |start: i64, from: i64| if (start - from) / length % 2 == 0 { WHITE } else { BLACK };
@@ -177,7 +179,7 @@ impl Pen {
         }
     }
 
-    /// A filled tag on top of the box, or within it where there is no room above, moved to lie inside the image.
+    /// Draws a filled tag above the box, or inside it if there is no room above; it is moved to stay inside the image.
     fn tag(&self, image: &mut RgbImage, area: Area, color: Rgb<u8>, text: &str) {
         let margin = (self.font.height() / 6.0).ceil();
         let (glyphs, length) = self.lay_out(text);
@@ -196,7 +198,7 @@ impl Pen {
         }
     }
 
-    /// The text's letters on a line from the origin, and its length.
+    /// The glyphs of a text on a line from the origin, and the length of the line.
     fn lay_out(&self, text: &str) -> (Vec<Glyph>, f32) {
         let mut length = 0.0;
         let glyphs = text.chars().map(|letter| {
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_colors_are_well_apart() {
+    fn the_first_colors_differ_clearly() {
         let distance = |a: Rgb<u8>, b: Rgb<u8>| -> i32 {
             a.0.iter().zip(b.0).map(|(a, b)| (i32::from(*a) - i32::from(b)).pow(2)).sum()
         };
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_black_or_white_by_the_brightness_behind_it() {
+    fn text_is_black_on_light_and_white_on_dark_colors() {
         for (behind, expected) in
             [(WHITE, BLACK), (BLACK, WHITE), (Rgb([255, 255, 0]), BLACK), (Rgb([0, 0, 200]), WHITE)]
         {
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_shows_on_a_background_of_its_color() {
+    fn a_box_is_visible_on_a_background_of_its_color() {
         let mut image = RgbImage::from_pixel(200, 200, color(0));
         draw(&mut image, &[detection(0, 50.0, 80.0, 150.0, 180.0)], &classes());
         for x in 60..140 {
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_lies_on_the_edge_and_leaves_the_middle_alone() {
+    fn a_frame_covers_only_the_edge_of_the_box() {
         let mut image = RgbImage::new(200, 200);
         draw(&mut image, &[detection(0, 50.0, 80.0, 150.0, 180.0)], &classes());
         for (x, y) in [(50, 130), (51, 130), (149, 130), (100, 178), (100, 179)] {
@@ -280,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_without_a_tag_is_a_hairline() {
+    fn a_box_without_a_tag_is_one_pixel_wide() {
         let mut image = RgbImage::new(200, 200);
         let bounding_box = BoundingBox::new(50.0, 80.0, 150.0, 180.0);
         draw_marks(&mut image, &[Mark { bounding_box, color: WHITE, tag: None }]);
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn dashes_show_on_any_background_and_leave_the_middle_alone() {
+    fn dashes_are_visible_on_any_background_and_cover_only_the_edge() {
         for background in [BLACK, WHITE, color(0)] {
             let mut image = RgbImage::from_pixel(200, 200, background);
             draw_with_truth(&mut image, &[], &classes(), &[BoundingBox::new(50.0, 80.0, 150.0, 180.0)]);
@@ -305,7 +307,7 @@ mod tests {
 
     #[test]
     fn tags_stay_inside_the_image() {
-        // A tag that lies inside has rows of nothing but its color above and below the letters.
+        // A tag inside the image has rows of only its color above and below the letters.
         for (x1, y1, x2, y2) in [(0.0, 0.0, 30.0, 30.0), (170.0, 0.0, 200.0, 20.0), (180.0, 90.0, 200.0, 100.0)] {
             let mut image = RgbImage::new(200, 100);
             draw(&mut image, &[detection(0, x1, y1, x2, y2)], &classes());
@@ -315,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn no_box_and_no_image_is_too_odd_to_draw() {
+    fn invalid_boxes_and_tiny_images_do_not_panic() {
         let odd = [f32::NAN, f32::NEG_INFINITY, -1e30, -5.0, 0.0, 0.4, 3.0, 1e30, f32::INFINITY];
         for (width, height) in [(1, 1), (3, 200), (200, 3), (64, 64)] {
             let mut image = RgbImage::new(width, height);

@@ -1,18 +1,18 @@
-//! Drawn images, where there are no others to measure on.
+//! Synthetic images, for measurements without real ones.
 
 use image::{Rgb, RgbImage};
 
-/// Rectangles and ellipses of an image.
+/// Number of rectangles and ellipses per image.
 const SHAPES: u32 = 16;
 
-/// An image with waves of many lengths, so that decoding takes as long as with photographs, and shapes of many sizes, so
-/// that there is something to find. Each `number` gives another one, always the same.
+/// An image of waves of many wavelengths, so that decoding takes as long as for photographs, and of shapes of many
+/// sizes to detect. Deterministic; every `number` gives a different image.
 pub fn image(number: u32, width: u32, height: u32) -> RgbImage {
     let shapes: Vec<_> =
         (0..SHAPES).map(|shape| Shape::new(number * SHAPES + shape, width as f32, height as f32)).collect();
     RgbImage::from_fn(width, height, |x, y| {
         let (x, y) = (x as f32, y as f32);
-        // The last one lies on top.
+        // The last shape is on top.
         let color = shapes.iter().rev().find(|shape| shape.covers(x, y)).map_or([0.0; 3], |shape| shape.color);
         let x = x + 50.0 * number as f32;
         let wave = |period: f32, tilt: f32| ((x + tilt * y) / period).sin() + ((y - tilt * x) / period).cos();
@@ -30,21 +30,21 @@ struct Shape {
     /// Half of width and height.
     radii: [f32; 2],
     round: bool,
-    /// What it adds to red, green and blue.
+    /// Added to red, green and blue.
     color: [f32; 3],
 }
 
 impl Shape {
     fn new(seed: u32, width: f32, height: f32) -> Self {
         let mut state = u64::from(seed) + 1;
-        // Knuth's MMIX, of which the upper bits are good.
+        // Knuth's MMIX generator; only its upper bits are random enough.
         let mut random = |low: f32, high: f32| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             low + (high - low) * (state >> 40) as f32 / (1 << 24) as f32
         };
         random(0.0, 1.0);
         let center = [random(0.0, width), random(0.0, height)];
-        // From a 40th of the shorter side to a quarter, as many small ones as large ones on a scale of factors.
+        // From 1/40 to 1/4 of the shorter side, uniform on a logarithmic scale.
         let size = width.min(height) * 0.025 * random(0.0, 10f32.ln()).exp();
         let radii = [size * random(0.6, 1.0), size * random(0.6, 1.0)];
         Self { center, radii, round: random(0.0, 1.0) < 0.5, color: std::array::from_fn(|_| random(-120.0, 120.0)) }
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_give_other_images_and_the_same_number_the_same() {
+    fn images_differ_by_number_and_are_deterministic() {
         assert!(image(0, 40, 30) == image(0, 40, 30));
         assert!(image(0, 40, 30) != image(1, 40, 30));
         assert_eq!(image(7, 3, 200).dimensions(), (3, 200));

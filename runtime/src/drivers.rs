@@ -1,4 +1,4 @@
-//! NVIDIA's software: which versions are there, as far as they can be asked without starting anything.
+//! Versions of NVIDIA's driver and libraries, as far as they can be queried without starting a session.
 
 use std::ffi::{c_int, c_uint};
 use std::fmt;
@@ -7,37 +7,37 @@ use std::path::Path;
 
 use serde::Serialize;
 
-/// What there is; absent is what is not found.
+/// NVIDIA GPUs, driver and libraries; `None` where not found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Drivers {
     /// Names of the GPUs.
     pub gpus: Vec<String>,
-    /// Compute capabilities of the GPUs that CUDA sees, such as 9.0.
+    /// Compute capabilities of the GPUs that are visible to CUDA, such as 9.0.
     pub capabilities: Vec<Capability>,
-    /// Version of the kernel's module.
-    pub kernel: Option<String>,
-    /// The newest CUDA that the driver can run.
+    /// Version of the driver.
+    pub driver: Option<String>,
+    /// The newest CUDA version that the driver supports.
     pub cuda_driver: Option<String>,
-    /// CUDA's runtime library.
+    /// Version of CUDA's runtime library.
     pub cuda_runtime: Option<String>,
-    /// cuDNN.
+    /// Version of cuDNN.
     pub cudnn: Option<String>,
 }
 
 impl Drivers {
-    /// Looks. `library` is ONNX Runtime's file, in whose neighborhood the libraries may lie.
+    /// Searches the system and `../../nvidia` from the folder of `library`, ONNX Runtime's file.
     pub fn find(library: &Path) -> Self {
         let wheels = library.parent().unwrap_or(library).join("../../nvidia");
         let near = |folder: &str, name: &str| [wheels.join(folder).join(name), name.into()];
-        let thousandths = |version: c_int| format!("{}.{}", version / 1000, version % 1000 / 10);
+        let cuda_version = |version: c_int| format!("{}.{}", version / 1000, version % 1000 / 10);
         Self {
             gpus: gpus(),
             capabilities: capabilities().unwrap_or_default(),
-            kernel: kernel(),
-            cuda_driver: ask_by_pointer(&["libcuda.so.1".into()], b"cuDriverGetVersion\0").map(thousandths),
-            cuda_runtime: ask_by_pointer(&near("cu13/lib", "libcudart.so.13"), b"cudaRuntimeGetVersion\0")
-                .map(thousandths),
-            cudnn: ask(&near("cudnn/lib", "libcudnn.so.9"), b"cudnnGetVersion\0")
+            driver: driver(),
+            cuda_driver: version_by_pointer(&["libcuda.so.1".into()], b"cuDriverGetVersion\0").map(cuda_version),
+            cuda_runtime: version_by_pointer(&near("cu13/lib", "libcudart.so.13"), b"cudaRuntimeGetVersion\0")
+                .map(cuda_version),
+            cudnn: version(&near("cudnn/lib", "libcudnn.so.9"), b"cudnnGetVersion\0")
                 .map(|version| format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100)),
         }
     }
@@ -49,8 +49,8 @@ impl Drivers {
 pub struct Capability(pub c_int, pub c_int);
 
 impl Capability {
-    /// Whether the CUDA library of Microsoft's wheel of ONNX Runtime 1.30 has code for it: sm_75, 80, 86, 89, 90a and 120a, and none
-    /// that a driver could compile for others.
+    /// Whether the CUDA library in Microsoft's wheel of ONNX Runtime 1.30 supports it: the wheel contains code for
+    /// sm_75, 80, 86, 89, 90a and 120a, and no PTX that a driver could compile for others.
     pub fn is_in_wheel(self) -> bool {
         matches!(self, Self(7, 5..) | Self(8, _) | Self(9, 0) | Self(12, 0))
     }
@@ -68,30 +68,31 @@ impl From<Capability> for String {
     }
 }
 
-/// Those of all GPUs, asked of the driver. <https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__DEVICE.html>
-#[allow(unsafe_code, reason = "asking a library of C is beyond what the compiler can check")]
+/// Compute capabilities of all GPUs, from the driver.
+/// <https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__DEVICE.html>
+#[allow(unsafe_code, reason = "the compiler cannot check calls of C libraries")]
 fn capabilities() -> Option<Vec<Capability>> {
     type Init = unsafe extern "C" fn(c_uint) -> c_uint;
     type Count = unsafe extern "C" fn(*mut c_int) -> c_uint;
     type Attribute = unsafe extern "C" fn(*mut c_int, c_uint, c_int) -> c_uint;
     const MAJOR: c_uint = 75;
     const MINOR: c_uint = 76;
-    // SAFETY: the driver's functions have these types in every version, and write to numbers that live until they return. Device
-    // handles are numbers from 0.
+    // SAFETY: the driver's functions have these types in every version, and write to integers that outlive the calls.
+    // Device handles are integers from 0.
     unsafe {
         let library = libloading::Library::new("libcuda.so.1").ok()?;
         let initialized = library.get::<Init>(b"cuInit\0").ok()?(0) == 0;
         let mut count = 0;
-        let counted = initialized && library.get::<Count>(b"cuDeviceGetCount\0").ok()?(&raw mut count) == 0;
-        let ask = *library.get::<Attribute>(b"cuDeviceGetAttribute\0").ok()?;
-        // What CUDA has begun must not be unloaded.
+        let has_count = initialized && library.get::<Count>(b"cuDeviceGetCount\0").ok()?(&raw mut count) == 0;
+        let get_attribute = *library.get::<Attribute>(b"cuDeviceGetAttribute\0").ok()?;
+        // CUDA's libraries must not be unloaded once initialized.
         std::mem::forget(library);
-        let attribute = |which, device| {
+        let attribute = |attribute, device| {
             let mut value = 0;
-            (ask(&raw mut value, which, device) == 0).then_some(value)
+            (get_attribute(&raw mut value, attribute, device) == 0).then_some(value)
         };
         let capability = |device| Some(Capability(attribute(MAJOR, device)?, attribute(MINOR, device)?));
-        if counted { (0..count).map(capability).collect() } else { None }
+        if has_count { (0..count).map(capability).collect() } else { None }
     }
 }
 
@@ -105,31 +106,31 @@ fn gpus() -> Vec<String> {
     folders.filter_map(name).collect()
 }
 
-fn kernel() -> Option<String> {
+fn driver() -> Option<String> {
     let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
     let is_version = |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());
     text.split_whitespace().find(is_version).map(str::to_owned)
 }
 
-/// A version that a function of the first of these libraries which is there returns.
-#[allow(unsafe_code, reason = "asking a library of C is beyond what the compiler can check")]
-fn ask(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<usize> {
+/// The version that `function` of the first of these libraries that loads returns.
+#[allow(unsafe_code, reason = "the compiler cannot check calls of C libraries")]
+fn version(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<usize> {
     type Function = unsafe extern "C" fn() -> usize;
-    // SAFETY: NVIDIA's libraries have no preconditions to be loaded, and the functions asked for have this type in every version.
+    // SAFETY: loading NVIDIA's libraries has no preconditions, and the functions have this type in every version.
     libraries.iter().find_map(|path| unsafe {
         let library = libloading::Library::new(path).ok()?;
         let version = library.get::<Function>(function).ok()?();
-        // What CUDA has begun must not be unloaded.
+        // CUDA's libraries must not be unloaded once initialized.
         std::mem::forget(library);
         Some(version)
     })
 }
 
-/// A version that such a function writes, unless it returns an error.
-#[allow(unsafe_code, reason = "asking a library of C is beyond what the compiler can check")]
-fn ask_by_pointer(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<c_int> {
+/// As [`version`], for functions that write the version to a pointer and return an error code.
+#[allow(unsafe_code, reason = "the compiler cannot check calls of C libraries")]
+fn version_by_pointer(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<c_int> {
     type Function = unsafe extern "C" fn(*mut c_int) -> c_uint;
-    // SAFETY: as above; the pointer is to a number that lives until the function returns.
+    // SAFETY: as above; the pointer is to an integer that outlives the call.
     libraries.iter().find_map(|path| unsafe {
         let library = libloading::Library::new(path).ok()?;
         let mut version = 0;
@@ -144,22 +145,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_for_a_gpu_serves_later_ones_of_its_major_version() {
-        let known =
+    fn gpu_code_also_runs_on_later_minor_versions() {
+        let supported =
             [(7, 0), (7, 5), (8, 6), (8, 7), (9, 0), (10, 0), (12, 0)].map(|(a, b)| Capability(a, b).is_in_wheel());
-        assert_eq!(known, [false, true, true, true, true, false, true]);
+        assert_eq!(supported, [false, true, true, true, true, false, true]);
         assert_eq!(serde_json::to_string(&Capability(9, 0)).unwrap(), "\"9.0\"");
     }
 
     #[test]
-    fn what_is_not_there_is_absent() {
+    fn missing_libraries_and_functions_give_none() {
         let nowhere = [std::path::PathBuf::from("/nonexistent/libcudart.so.13")];
         assert_eq!(
-            (ask(&nowhere, b"cudnnGetVersion\0"), ask_by_pointer(&nowhere, b"cudaRuntimeGetVersion\0")),
+            (version(&nowhere, b"cudnnGetVersion\0"), version_by_pointer(&nowhere, b"cudaRuntimeGetVersion\0")),
             (None, None)
         );
         // A library without that function.
         #[cfg(target_os = "linux")]
-        assert_eq!(ask(&["libc.so.6".into()], b"cudnnGetVersion\0"), None);
+        assert_eq!(version(&["libc.so.6".into()], b"cudnnGetVersion\0"), None);
     }
 }

@@ -1,9 +1,9 @@
-//! The engine: an ONNX file of ours in a session of ONNX Runtime.
+//! The engine: an exported RetinaNet in a session of ONNX Runtime.
 
-mod about;
 mod contract;
 mod error;
 mod memory;
+mod model_info;
 mod outputs;
 mod start;
 
@@ -17,100 +17,104 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 use ort::value::{DynValue, TensorRef};
 
-pub use about::{About, Port};
 pub use error::EngineError;
-pub(crate) use error::words;
+pub(crate) use error::ort_message;
+pub use model_info::{ModelInfo, ValueInfo};
 pub use outputs::{CandidateOutputs, DenseOutputs, Outputs};
 pub(crate) use start::{Fallback, session};
 pub use start::{ShapeProfile, TensorrtOptions};
 
-use crate::library;
+use crate::library::{self, Library};
 use crate::provider::Provider;
 use crate::trial::smoke_test;
 use contract::Contract;
-use memory::{Memory, Place};
+use memory::{IoBuffers, MemoryLocations};
 
-/// The key in an ONNX file's `metadata_props` under which the spec stands, as YAML.
+/// Key of the spec, as YAML, in an ONNX file's `metadata_props`.
 pub const SPEC_KEY: &str = "retinanet.spec";
 
-/// The key under which an ONNX file says that it hands over only candidates: how many of each level.
+/// Key of the maximum number of candidates per feature level, in files that output only candidates (`--top-k`).
 pub const TOP_K_KEY: &str = "retinanet.top_k";
 
-/// The network's input, `[N, 3, H, W]`.
+/// Name of the input: preprocessed images, `[N, 3, H, W]`.
 pub const IMAGES: &str = "images";
 
-/// The network's first output, `[N, A, K]`.
+/// Name of the first output: scores, `[N, anchors, classes]`.
 pub const CLASSIFICATION: &str = "classification";
 
-/// The network's second output, `[N, A, 4]`; of a file that hands over candidates the fourth, `[N, M, 4]`.
+/// Name of the second output: offsets, `[N, anchors, 4]`. In files that output only candidates it is the fourth,
+/// `[N, candidates, 4]`.
 pub const REGRESSION: &str = "regression";
 
-/// The first output of a file that hands over candidates: their scores, `[N, M]`.
+/// Name of a candidate file's first output: scores, `[N, candidates]`.
 pub const CANDIDATE_SCORES: &str = "scores";
 
-/// Its second output: the rows of their anchors among all anchors, `[N, M]`.
+/// Name of a candidate file's second output: anchor indices, `[N, candidates]`.
 pub const CANDIDATE_ANCHORS: &str = "anchors";
 
-/// Its third output: their classes, `[N, M]`.
+/// Name of a candidate file's third output: class indices, `[N, candidates]`.
 pub const CANDIDATE_CLASSES: &str = "classes";
 
-/// The network halves its input five times and adds the halves up again, so sides must be multiples of this.
+/// Height and width must be multiples of this: the FPN adds upsampled maps, up to stride 32, to maps of twice the size.
 const SIDE_MULTIPLE: usize = 32;
 
-/// How an engine runs.
+/// Options of an [`Engine`].
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
-    /// What computes the network.
+    /// Execution provider that computes the network.
     pub provider: Provider,
-    /// Threads of its own that a run uses, from 1 to [`EngineOptions::MOST_THREADS`]. If absent, all engines of the process share as
-    /// many as there are cores.
+    /// Threads of the engine's own pool, from 1 to [`EngineOptions::MAX_THREADS`]. `None`: all engines of the process
+    /// share one pool with a thread per core.
     pub threads: Option<usize>,
-    /// CPUs, from 0, to which these threads are bound, one for each but the caller's; none are bound if empty.
+    /// CPUs, from 0, to bind these threads to: one fewer than `threads`, since the calling thread is not bound. Empty:
+    /// no binding.
     pub affinity: Vec<usize>,
-    /// GPU memory limit for CUDA's arena, in bytes; what it needs if absent.
+    /// GPU memory limit for CUDA's arena, in bytes; `None` for no limit.
     pub cuda_memory: Option<usize>,
-    /// Whether CUDA records a run and replays it, which saves the time of starting each of its kernels. For a file that fixes the
-    /// shape of its input.
+    /// Whether to record a run as a CUDA graph and replay it, which saves kernel launches. Requires a model with a
+    /// fixed input shape.
     pub cuda_graphs: bool,
-    /// Whether `cuda` computes convolutions of 32 bits in full, rather than in TF32, whose mantissas have 10 bits and which ONNX
-    /// Runtime takes where the GPU has it.
+    /// Whether `cuda` computes float32 convolutions in full precision. Otherwise ONNX Runtime uses TF32, with 10 bits
+    /// of mantissa, on GPUs that support it.
     pub no_tf32: bool,
-    /// How TensorRT runs.
+    /// Options of TensorRT.
     pub tensorrt: TensorrtOptions,
-    /// File of ONNX Runtime's library; searched for as [`crate::library::find`] says if absent.
+    /// File of ONNX Runtime's library; if `None`, [`crate::library::find`] searches for it.
     pub onnxruntime: Option<PathBuf>,
 }
 
-/// A detector's network, ready to run. It may be shared between threads; their runs take turns, because ONNX Runtime's
-/// providers are not all safe to enter twice, and one run uses all cores anyway.
+/// A network that is ready to run. Threads can share it; their runs take turns, because not all of ONNX Runtime's
+/// providers support concurrent runs, and one run uses all cores anyway.
 #[derive(Debug)]
 pub struct Engine {
     runner: Mutex<Runner>,
     contract: Contract,
     provider: Provider,
-    version: &'static str,
+    library: &'static Library,
     library_time: Duration,
-    about: About,
+    info: ModelInfo,
     skipped_providers: SkippedProviders,
 }
 
-/// A session, and where its inputs and outputs lie.
+/// A session and the buffers of its inputs and outputs.
 #[derive(Debug)]
 struct Runner {
     session: Session,
-    /// That of a GPU; the CPU reads and writes any.
-    memory: Option<Memory>,
+    /// Buffers that a GPU can access; `None` on the CPU, which can access all memory.
+    buffers: Option<IoBuffers>,
 }
 
 impl Engine {
-    /// Opens an ONNX file that the exporter wrote.
+    /// Opens an ONNX file that `exporter` wrote.
     ///
     /// # Errors
-    /// When ONNX Runtime is not found, the file cannot be read or is not ours, or the provider does not work here.
+    /// When ONNX Runtime is not found, the file cannot be read or was not written by `exporter`, or the provider does
+    /// not work on this machine.
     pub fn open(path: impl AsRef<Path>, options: &EngineOptions) -> Result<Self, EngineError> {
         let path = path.as_ref();
         let model = path.display().to_string();
-        // ONNX Runtime reads the file itself, which saves a copy; only the system says plainly why it cannot be read.
+        // ONNX Runtime reads the file itself, which saves a copy. The file is opened here first because the operating
+        // system's reason for a failure is clearer than ONNX Runtime's.
         let readable = std::fs::File::open(path).and_then(|file| file.metadata());
         match readable {
             Err(error) => return Err(EngineError::Read { model, reason: error.to_string() }),
@@ -122,7 +126,7 @@ impl Engine {
         Self::commit(model, options, |builder| builder.commit_from_file(path))
     }
 
-    /// Opens an ONNX file that is still in memory; `name` stands for it in messages.
+    /// Opens an ONNX file in memory; `name` names it in messages.
     ///
     /// # Errors
     /// As [`Engine::open`].
@@ -140,8 +144,8 @@ impl Engine {
         let library_time = started.elapsed();
         let start = |provider| {
             let options = options.on(provider);
-            match session(&model, &options, Fallback::Refused, &commit) {
-                // Only those that hand over candidates compute shapes, which is the CPU's work.
+            match session(&model, &options, Fallback::Forbidden, &commit) {
+                // Models that output only candidates compute shapes, which always runs on the CPU.
                 Err(EngineError::Fallback { .. }) => Ok((session(&model, &options, Fallback::Allowed, &commit)?, true)),
                 session => Ok((session?, false)),
             }
@@ -154,91 +158,90 @@ impl Engine {
             }
             provider => (start(provider)?, provider, SkippedProviders::new()),
         };
-        let about = About::read(&session).map_err(|reason| EngineError::Foreign { model: model.clone(), reason })?;
+        let info = ModelInfo::read(&session).map_err(|reason| EngineError::Foreign { model: model.clone(), reason })?;
         let contract = Contract::read(&session).map_err(|reason| EngineError::Foreign { model, reason })?;
         if matches!(provider, Provider::Tensorrt { .. })
             && contract.size.is_none()
             && options.tensorrt.profile.is_none()
         {
-            let reason = "the model takes inputs of any size, and an engine is built for known ones; say which with --tensorrt-profile, \
-                          or export the model with --input-size";
+            let reason = "the model accepts inputs of any size, but TensorRT needs to know the sizes; pass \
+                          --tensorrt-profile, or export the model with --input-size";
             return Err(EngineError::Provider { provider, reason: reason.to_owned() });
         }
-        if let (true, Some(reason)) = (options.cuda_graphs, contract.against_graphs()) {
-            return Err(EngineError::Option { option: "a CUDA graph", provider, reason: reason.to_owned() });
+        if let (true, Some(reason)) = (options.cuda_graphs, contract.cuda_graph_obstacle()) {
+            return Err(EngineError::Option { option: "--cuda-graphs", provider, reason: reason.to_owned() });
         }
         if is_partly_on_cpu && contract.top_k.is_none() {
-            let reason =
-                "some of the model's operators would run on the CPU; a newer ONNX Runtime may have them".to_owned();
+            let reason = "some of the model's operators would run on the CPU; try a newer ONNX Runtime".to_owned();
             return Err(EngineError::Provider { provider, reason });
         }
-        let memory = match provider {
+        let buffers = match provider {
             Provider::Cuda { device } | Provider::Tensorrt { device } => {
-                Some(Memory::new(Place::cuda(device, &session), options.cuda_graphs))
+                Some(IoBuffers::new(MemoryLocations::cuda(device, &session), options.cuda_graphs))
             }
             _ => None,
         };
-        let version = &loaded.library.version;
-        let runner = Mutex::new(Runner { session, memory });
-        Ok(Self { runner, contract, provider, version, library_time, about, skipped_providers })
+        let runner = Mutex::new(Runner { session, buffers });
+        Ok(Self { runner, contract, provider, library: &loaded.library, library_time, info, skipped_providers })
     }
 
-    /// The spec that the file carries.
+    /// The spec in the file.
     pub fn spec(&self) -> &ModelSpec {
         &self.contract.spec
     }
 
-    /// How many candidates of each level the file hands over; a score for everything if absent.
+    /// Maximum number of candidates per feature level that the file outputs; `None` if it outputs the scores of all
+    /// anchors.
     pub fn top_k(&self) -> Option<usize> {
         self.contract.top_k
     }
 
-    /// The number of images that the file computes at a time; any if absent.
+    /// Batch size that the file fixes; `None` for any.
     pub fn batch(&self) -> Option<usize> {
         self.contract.batch
     }
 
-    /// Height and width that the file takes; any multiples of 32 if absent.
+    /// Input height and width that the file fixes; `None` for any multiples of 32.
     pub fn size(&self) -> Option<[usize; 2]> {
         self.contract.size
     }
 
-    /// What computes the network; never [`Provider::Auto`].
+    /// The provider in use; never [`Provider::Auto`].
     pub fn provider(&self) -> Provider {
         self.provider
     }
 
-    /// What [`Provider::Auto`] could not have before it came to [`Engine::provider`], and why.
+    /// Providers that [`Provider::Auto`] tried before [`Engine::provider`], and why each failed.
     pub fn skipped_providers(&self) -> &[(Provider, String)] {
         &self.skipped_providers
     }
 
-    /// What the file says about itself.
-    pub fn about(&self) -> &About {
-        &self.about
+    /// Description of the file apart from its spec.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
     }
 
-    /// The version of ONNX Runtime, such as `1.30.0`.
-    pub fn version(&self) -> &'static str {
-        self.version
+    /// The ONNX Runtime that runs the network.
+    pub fn library(&self) -> &'static Library {
+        self.library
     }
 
-    /// How long it took to find and start ONNX Runtime; next to nothing when an earlier engine of the process had done so.
+    /// Time to find and start ONNX Runtime; nearly zero if an earlier engine of the process did so.
     pub fn library_time(&self) -> Duration {
         self.library_time
     }
 
-    /// Runs the network on a batch of preprocessed images, `[N, 3, H, W]` with H and W multiples of 32. Where the file fixes
-    /// the number of images, fewer are filled up with zeros, of which the outputs say nothing.
+    /// Runs the network on a batch of preprocessed images, `[N, 3, H, W]` with H and W multiples of 32. If the file
+    /// fixes the batch size, a smaller batch is padded with zeros; the outputs omit the padding.
     ///
     /// # Errors
-    /// When the input has another shape than the file takes, and when ONNX Runtime fails.
+    /// When the file does not accept the input's shape, and when ONNX Runtime fails.
     pub fn run(&self, images: ArrayView4<f32>) -> Result<Outputs, EngineError> {
-        let each: Vec<_> = images.outer_iter().collect();
-        self.run_each(&each)
+        let images: Vec<_> = images.outer_iter().collect();
+        self.run_each(&images)
     }
 
-    /// As [`Engine::run`], on images `[3, H, W]` of one size that lie apart.
+    /// As [`Engine::run`], on separate images `[3, H, W]` of one size.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -246,8 +249,8 @@ impl Engine {
         self.run_padded(images, 0)
     }
 
-    /// As [`Engine::run_each`], with zeros in place of the images that are missing to `batch` of them. For a GPU, on which every
-    /// new shape of input costs as much as many runs: <https://github.com/microsoft/onnxruntime/issues/23006>.
+    /// As [`Engine::run_each`], with the batch padded with zeros to at least `batch` images. For GPUs, on which every
+    /// new input shape costs as much as many runs: <https://github.com/microsoft/onnxruntime/issues/23006>.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -256,38 +259,38 @@ impl Engine {
         let shape = self.contract.shape(images, batch)?;
         let run_error = |error: ort::Error| EngineError::run(&shape, &error);
         let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut run = |names: &[&'static str]| runner.run(images, shape, names).map_err(run_error);
+        let mut run = |outputs: &[&'static str]| runner.run(images, shape, outputs).map_err(run_error);
         let (batch, count) = (shape[0], images.len());
         match top_k {
-            None => DenseOutputs::take(run(&DenseOutputs::NAMES)?, batch, count, spec, run_error).map(Outputs::Dense),
+            None => DenseOutputs::new(run(&DenseOutputs::NAMES)?, batch, count, spec, run_error).map(Outputs::Dense),
             Some(_) => {
                 let outputs = run(&CandidateOutputs::NAMES)?;
-                CandidateOutputs::take(outputs, batch, count, run_error).map(Outputs::Candidates)
+                CandidateOutputs::new(outputs, batch, count, run_error).map(Outputs::Candidates)
             }
         }
     }
 }
 
 impl Runner {
-    /// Runs on images that make an input of this shape, with zeros for those that are missing, and gives the outputs of these names.
+    /// Runs the network on an input of this shape: the images, padded with zeros. Returns the outputs with these names.
     fn run(
         &mut self,
         images: &[ArrayView3<f32>],
         shape: [usize; 4],
         outputs: &[&'static str],
     ) -> ort::Result<Vec<DynValue>> {
-        let Self { session, memory } = self;
-        if let Some(memory) = memory {
-            return memory.run(session, images, shape, outputs);
+        let Self { session, buffers } = self;
+        if let Some(buffers) = buffers {
+            return buffers.run(session, images, shape, outputs);
         }
-        let filled;
+        let padded;
         let input = match images {
             [image] if shape[0] == 1 && image.is_standard_layout() => image.view().insert_axis(Axis(0)),
             images => {
                 let mut input = Array4::zeros(shape);
                 input.outer_iter_mut().zip(images).for_each(|(mut slot, image)| slot.assign(image));
-                filled = input;
-                filled.view()
+                padded = input;
+                padded.view()
             }
         };
         let mut values = session.run(ort::inputs![IMAGES => TensorRef::from_array_view(input)?])?;
@@ -295,10 +298,11 @@ impl Runner {
     }
 }
 
-/// Providers that do not work, and why.
+/// Providers that do not work, with the reasons.
 type SkippedProviders = Vec<(Provider, String)>;
 
-/// What the first provider that `start`s and `works` gives, which that is, and why those before do not.
+/// Starts the first provider for which `works` and `start` succeed, the CPU last. Returns what `start` returned, the
+/// provider, and the providers that failed.
 fn first_that_works<S>(
     start: impl Fn(Provider) -> Result<S, EngineError>,
     works: impl Fn(Provider) -> Result<(), EngineError>,
@@ -321,39 +325,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_engine_may_be_shared_between_threads() {
-        fn shared<T: Send + Sync>() {}
-        shared::<Engine>();
-        shared::<EngineError>();
+    fn threads_can_share_an_engine() {
+        fn assert_send_and_sync<T: Send + Sync>() {}
+        assert_send_and_sync::<Engine>();
+        assert_send_and_sync::<EngineError>();
     }
 
     #[test]
-    fn a_missing_file_is_an_error_that_names_it() {
+    fn missing_file_is_an_error_that_names_it() {
         let error = Engine::open("nonexistent.onnx", &EngineOptions::default()).unwrap_err();
         assert!(matches!(error, EngineError::Read { .. }));
         assert!(error.to_string().contains("`nonexistent.onnx`"), "{error}");
     }
 
     #[test]
-    fn a_folder_is_no_model() {
+    fn folder_is_rejected_as_model() {
         let folder = tempfile::tempdir().unwrap();
         let error = Engine::open(folder.path(), &EngineOptions::default()).unwrap_err();
         assert!(error.to_string().contains("it is a folder"), "{error}");
     }
 
     #[test]
-    fn auto_takes_the_first_provider_that_computes_something() {
+    fn auto_uses_the_first_provider_that_runs() {
         let fails = |provider| EngineError::Provider { provider, reason: "libcudnn.so.9 is missing".to_owned() };
         let [cuda, openvino] = Provider::BEFORE_CPU;
         let start = |provider| Ok(format!("{provider}"));
-        // CUDA starts, and does not compute.
+        // CUDA starts but fails to compute.
         let works = |provider| if provider == cuda { Err(fails(provider)) } else { Ok(()) };
         let (started, provider, skipped) = first_that_works(start, works).unwrap();
         assert_eq!((started.as_str(), provider), ("openvino:cpu", openvino));
         assert_eq!(skipped, [(cuda, "libcudnn.so.9 is missing".to_owned())]);
         let (_, provider, skipped) = first_that_works(start, |provider| Err(fails(provider))).unwrap();
         assert_eq!((provider, skipped.len()), (Provider::Cpu, 2));
-        // What is wrong with the model is no reason to try another.
+        // An error in the model does not make `auto` try the next provider.
         let broken = |_| Err::<(), _>(EngineError::OnlyCandidates);
         assert!(matches!(first_that_works(broken, |_| Ok(())), Err(EngineError::OnlyCandidates)));
     }

@@ -1,10 +1,10 @@
-//! `runtime eval`: COCO's numbers of a model on a data set.
+//! `runtime eval`: COCO metrics of a model on a data set.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use models::dataset::OnProblem;
-use runtime::data::{self, DataArgs, find};
+use runtime::data::{self, DataArgs, detect_dataset};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
 
@@ -33,18 +33,18 @@ pub(crate) struct EvalArgs {
     json: Option<PathBuf>,
 }
 
-/// Runs the model over the data set and prints the numbers.
+/// Runs the model on the data set and prints the metrics.
 ///
 /// # Errors
-/// When an image can't be read or is not of the size that the ground truth says: an average precision without it would
-/// not be that of the data set.
+/// Includes images that cannot be read or differ in size from the ground truth, since metrics without them would not be
+/// those of the data set.
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let source = args.data.source();
     let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?);
     let detector = args.model.open(args.rules.rules(None), args.rules.views())?;
     let mut progress = Progress::new(Some(truth.images.len()), false);
-    let scored = find(&detector, &truth, || progress.advance())?;
+    let scored = detect_dataset(&detector, &truth, || progress.advance())?;
     let report = EvaluationReport::new(&truth, &scored, &args.details);
     Ok(writer.publish(&report, &report.to_string())?)
 }

@@ -1,5 +1,5 @@
-//! What detections are worth, for people as tables and for programs as JSON. `runtime eval`, `runtime score` and `trainer`
-//! write the same.
+//! The metrics of detections, as tables for people and as JSON for programs. `runtime eval`, `runtime score` and
+//! `trainer` write the same report.
 
 mod table;
 
@@ -10,7 +10,7 @@ use models::evaluation::{
 };
 use serde::Serialize;
 
-/// What is wanted beyond COCO's numbers.
+/// Metrics beyond COCO's.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 pub struct Details {
     /// Also compute Pascal VOC's average precision at this IoU: by area (VOC2010) and by 11 points (VOC2007).
@@ -28,7 +28,7 @@ pub struct Details {
 
 fn parse_iou(text: &str) -> Result<f64, String> {
     let iou = text.parse().ok().filter(|iou| *iou > 0.0 && *iou <= 1.0);
-    iou.ok_or_else(|| "expected a number above 0, up to 1".to_owned())
+    iou.ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }
 
 fn parse_score(text: &str) -> Result<f64, String> {
@@ -36,61 +36,61 @@ fn parse_score(text: &str) -> Result<f64, String> {
     score.filter(|score| score.is_finite()).ok_or_else(|| "expected a number".to_owned())
 }
 
-/// What detections are worth. Displayed, it is tables for people; serialized, an object with COCO's twelve numbers and the
-/// details beside them.
+/// The metrics of detections on a data set. `Display` writes tables; serialized, it is an object with COCO's twelve
+/// metrics and the details.
 #[derive(Clone, Debug, Serialize)]
 pub struct EvaluationReport {
-    /// COCO's twelve numbers.
+    /// COCO's twelve metrics.
     #[serde(flatten)]
     pub summary: Summary,
-    /// The numbers of each class.
+    /// The metrics of each class.
     pub classes: Vec<Named<ClassSummary>>,
-    /// Precision over recall, of each class that has objects.
+    /// Precision-recall curves, for each class with objects.
     pub curves: Vec<Named<Curves>>,
-    /// Average precision in VOC's sense, if wanted.
+    /// Pascal VOC's average precision, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub voc: Option<VocReport>,
-    /// Which class is taken for which, if wanted.
+    /// The confusion matrix, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confusion: Option<ConfusionReport>,
 }
 
-/// Something of one class.
+/// A value of one class.
 #[derive(Clone, Debug, Serialize)]
 pub struct Named<T> {
     /// Id of the class in the data set.
     pub id: i64,
     /// Name of the class.
     pub name: String,
-    /// What it has.
+    /// The value.
     #[serde(flatten)]
     pub value: T,
 }
 
-/// Average precision in VOC's sense.
+/// Pascal VOC's average precision.
 #[derive(Clone, Debug, Serialize)]
 pub struct VocReport {
-    /// IoU from which a detection has found an object.
+    /// Minimum IoU of a detection and the object that it matches.
     pub iou: f64,
-    /// Over the classes that have objects.
+    /// Mean over the classes with objects.
     #[serde(flatten)]
     pub mean: VocSummary,
-    /// Of each class.
+    /// The values of each class.
     pub classes: Vec<Named<VocSummary>>,
 }
 
-/// Which class is taken for which.
+/// A confusion matrix with class names.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConfusionReport {
     /// Names of rows and columns; the last is the background.
     pub classes: Vec<String>,
-    /// How often each was taken for each.
+    /// Counts of the classes of objects (rows) and detections (columns).
     #[serde(flatten)]
     pub matrix: ConfusionMatrix,
 }
 
 impl EvaluationReport {
-    /// Judges the detections on a data set.
+    /// Evaluates detections on a data set.
     pub fn new(truth: &Dataset, detections: &[ScoredBox], details: &Details) -> Self {
         let (objects, classes) = (&truth.annotations, truth.classes.len());
         let evaluation = evaluate(objects, detections, classes);
@@ -132,9 +132,10 @@ mod samples {
 
     pub(super) const DETAILS: Details = Details { voc_iou: Some(0.5), confusion: Some(0.5) };
 
-    /// One image; of each class but the last an object, found, taken for the next class, and so on in turns.
+    /// One image with an object of each class except the last. Objects at even indices are detected as their class, the
+    /// others as the next class.
     pub(super) fn report(classes: &[&str], details: &Details) -> EvaluationReport {
-        let rectangle = |place: usize| Rectangle { x: 50.0 * place as f64, y: 0.0, width: 40.0, height: 40.0 };
+        let rectangle = |index: usize| Rectangle { x: 50.0 * index as f64, y: 0.0, width: 40.0, height: 40.0 };
         let objects = (0..classes.len() - 1).map(|class_index| Annotation {
             id: 1,
             image: 0,
@@ -143,11 +144,11 @@ mod samples {
             area: 1600.0,
             crowd: false,
         });
-        let found = (0..classes.len() - 1).map(|place| ScoredBox {
+        let detections = (0..classes.len() - 1).map(|index| ScoredBox {
             image: 0,
-            class_index: place + place % 2,
+            class_index: index + index % 2,
             score: 0.75,
-            rectangle: rectangle(place),
+            rectangle: rectangle(index),
         });
         let truth = Dataset {
             folder: Default::default(),
@@ -155,6 +156,6 @@ mod samples {
             annotations: objects.collect(),
             classes: (3..).zip(classes).map(|(id, name)| Class { id, name: (*name).to_owned() }).collect(),
         };
-        EvaluationReport::new(&truth, &found.collect::<Vec<_>>(), details)
+        EvaluationReport::new(&truth, &detections.collect::<Vec<_>>(), details)
     }
 }

@@ -1,4 +1,4 @@
-//! Images: from a file in any usual format to upright red, green and blue, and back to a file.
+//! Image files: decoding them to upright RGB images, and writing images.
 
 mod size;
 mod tiff;
@@ -17,23 +17,24 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Rg
 pub use models::dataset::IMAGE_EXTENSIONS as EXTENSIONS;
 pub use size::size;
 
-/// What is refused before memory is taken for it.
+/// Limits that are checked before memory is allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Images with more pixels.
+    /// Maximum pixels of an image.
     pub pixels: u64,
-    /// Files with more bytes.
+    /// Maximum bytes of a file.
     pub bytes: u64,
 }
 
 impl Limits {
-    /// 16384 by 16384 pixels, and 1 GiB.
+    /// 16384 x 16384 pixels, and 1 GiB.
     pub const DEFAULT: Self = Self { pixels: 1 << 28, bytes: 1 << 30 };
 
-    /// Memory that one decoder may take: the largest image with four channels of 16 bits, and what it needs besides.
+    /// Bytes that a decoder may allocate: the largest image with four channels of 16 bits, and 16 MiB of working
+    /// memory.
     fn memory(&self) -> u64 {
-        const BESIDES: u64 = 1 << 24;
-        self.pixels.saturating_mul(8).saturating_add(BESIDES)
+        const WORKING_MEMORY: u64 = 1 << 24;
+        self.pixels.saturating_mul(8).saturating_add(WORKING_MEMORY)
     }
 }
 
@@ -43,69 +44,69 @@ impl Default for Limits {
     }
 }
 
-/// Quality of written JPEG files, of 100: no visible loss on lines and letters.
+/// Quality of written JPEG files, from 1 to 100: no visible loss on lines and letters.
 const JPEG_QUALITY: u8 = 90;
 
-/// A file that is no image, or cannot be read.
+/// An image file that cannot be read or decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read image `{}`: {reason}", .path.display())]
 pub struct ImageFileError {
     /// The file.
     pub path: PathBuf,
-    /// Why.
+    /// What went wrong.
     pub reason: DecodeError,
 }
 
-/// Why bytes do not become an image.
+/// Why an image cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// There are no bytes.
+    /// The file has no bytes.
     #[error("the file is empty")]
     Empty,
-    /// There are too many bytes.
-    #[error("the file is longer than {limit} bytes")]
+    /// The file has too many bytes.
+    #[error("the file is larger than the limit of {limit} bytes")]
     Long {
-        /// Bytes.
+        /// Maximum bytes.
         limit: u64,
     },
-    /// The bytes begin as no known format does.
-    #[error("its content is none of JPEG, PNG, WebP, BMP, GIF and TIFF")]
+    /// The first bytes match no supported format.
+    #[error("not a JPEG, PNG, WebP, BMP, GIF or TIFF image")]
     Unknown,
-    /// The image is too large.
-    #[error("{width} x {height} pixels are more than the limit of {limit}")]
+    /// The image has too many pixels.
+    #[error("{width}x{height} pixels exceed the limit of {limit} pixels")]
     Large {
-        /// Pixels that there may be.
+        /// Maximum pixels.
         limit: u64,
-        /// Pixels.
+        /// Width in pixels.
         width: u32,
-        /// Pixels.
+        /// Height in pixels.
         height: u32,
     },
     /// The file ends before the image does.
     #[error("the file is truncated")]
     Truncated,
-    /// The decoder's words.
+    /// The decoder reports an error.
     #[error("{0}")]
     Decoder(ImageError),
-    /// The decoder has a fault.
-    #[error("its decoder stopped at a fault of its own; please report it, with the image")]
+    /// The decoder panicked.
+    #[error("the image decoder crashed; please report this together with the image")]
     Panicked,
 }
 
-/// Reads an image. The format is told from the content, whatever the file is called. The image is turned upright as
-/// its EXIF orientation says; of an animation it is the first frame; transparency is dropped, not blended; 16 bits are
-/// scaled to 8, and gray, palettes and CMYK become red, green and blue.
+/// Reads an image. The content determines the format, not the file name. The EXIF orientation is applied, so the image
+/// is upright. Animations give their first frame. The alpha channel is dropped, not blended. 16-bit channels are scaled
+/// to 8 bits; gray, palette and CMYK images are converted to RGB.
 ///
 /// # Errors
-/// When the file cannot be read, is no image in a known format, is truncated, or exceeds [`Limits::DEFAULT`].
+/// When the file cannot be read, has an unsupported format, is damaged or truncated, or exceeds [`Limits::DEFAULT`].
 pub fn read(path: impl AsRef<Path>) -> Result<RgbImage, ImageFileError> {
     read_within(path, &Limits::DEFAULT)
 }
 
-/// As [`read`], with other limits.
+/// As [`read`], with the given limits.
 ///
 /// # Errors
 /// As [`read`].
@@ -117,8 +118,8 @@ pub fn read_within(path: impl AsRef<Path>, limits: &Limits) -> Result<RgbImage, 
 }
 
 fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
-    if waits_for_a_writer(path) {
-        return Err(io::Error::other("it is a pipe, which may never have an end; give a file").into());
+    if is_named_pipe(path) {
+        return Err(io::Error::other("it is a named pipe; pass a regular file").into());
     }
     let file = File::open(path)?;
     let expected = file.metadata().map_or(0, |metadata| metadata.len());
@@ -126,24 +127,25 @@ fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
         return Err(DecodeError::Long { limit: limits.bytes });
     }
     let mut bytes = Vec::with_capacity(expected as usize + 1);
-    // It may grow meanwhile, and a device does not say how long it is.
+    // The file may grow meanwhile, and devices report no length.
     file.take(limits.bytes.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limits.bytes { Err(DecodeError::Long { limit: limits.bytes }) } else { Ok(bytes) }
 }
 
-/// Whether opening would wait for someone who writes. Those in /dev are open already, as stdin is.
+/// Whether opening the path would block until another process writes to it. Pipes in /dev, such as stdin, are already
+/// open.
 #[cfg(unix)]
-fn waits_for_a_writer(path: &Path) -> bool {
+fn is_named_pipe(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     !path.starts_with("/dev") && std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 #[cfg(not(unix))]
-fn waits_for_a_writer(_path: &Path) -> bool {
+fn is_named_pipe(_path: &Path) -> bool {
     false
 }
 
-/// As [`read`], from the bytes of a file.
+/// As [`read`], from the bytes of an image file.
 ///
 /// # Errors
 /// As [`read`].
@@ -151,7 +153,7 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
     decode_within(bytes, &Limits::DEFAULT)
 }
 
-/// As [`decode`], with other limits.
+/// As [`decode`], with the given limits.
 ///
 /// # Errors
 /// As [`read`].
@@ -159,14 +161,14 @@ pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
-    let reader = recognize(Cursor::new(bytes), limits)?;
+    let reader = detect_format(Cursor::new(bytes), limits)?;
     match reader.format() {
-        Some(ImageFormat::Jpeg) if !ends_properly(bytes) => return Err(DecodeError::Truncated),
+        Some(ImageFormat::Jpeg) if !has_end_marker(bytes) => return Err(DecodeError::Truncated),
         Some(ImageFormat::Tiff) => tiff::check(bytes)?,
         Some(ImageFormat::WebP) => webp::check(bytes, limits)?,
         _ => {}
     }
-    sheltered(|| {
+    catch_panic(|| {
         let (decoder, orientation) = open(reader, limits)?;
         let mut image = DynamicImage::from_decoder(decoder)?;
         image.apply_orientation(orientation);
@@ -174,14 +176,14 @@ pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     })
 }
 
-/// Makes a decoder's panic an error of its image: decoders are many lines of others, and images come from anyone.
-fn sheltered<T>(decode: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
-    // What a panic leaves half done goes away with it.
+/// Turns a decoder's panic into an error: decoders are large dependencies, and images are untrusted input.
+fn catch_panic<T>(decode: impl FnOnce() -> Result<T, DecodeError>) -> Result<T, DecodeError> {
+    // Everything that a panic leaves inconsistent is dropped with it.
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or(Err(DecodeError::Panicked))
 }
 
-/// Tells the format from the content.
-fn recognize<R: BufRead + Seek>(content: R, limits: &Limits) -> Result<ImageReader<R>, DecodeError> {
+/// Detects the format from the content.
+fn detect_format<R: BufRead + Seek>(content: R, limits: &Limits) -> Result<ImageReader<R>, DecodeError> {
     let memory = limits.memory();
     let mut limits = image::Limits::no_limits();
     limits.max_alloc = Some(memory);
@@ -190,7 +192,8 @@ fn recognize<R: BufRead + Seek>(content: R, limits: &Limits) -> Result<ImageRead
     if reader.format().is_some() { Ok(reader) } else { Err(DecodeError::Unknown) }
 }
 
-/// Reads the header of an image that is not too large. Gives its decoder, and how to turn what that gives.
+/// Reads the header of an image and checks its size. Returns the decoder, and the orientation to apply to the decoded
+/// image.
 fn open<'a, R: BufRead + Seek + 'a>(
     reader: ImageReader<R>,
     limits: &Limits,
@@ -200,7 +203,7 @@ fn open<'a, R: BufRead + Seek + 'a>(
     if u64::from(width) * u64::from(height) > limits.pixels || decoder.total_bytes() > limits.memory() {
         return Err(DecodeError::Large { width, height, limit: limits.pixels });
     }
-    // Broken metadata around a sound image turn nothing.
+    // Damaged metadata in a valid image do not rotate it.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     Ok((decoder, orientation))
 }
@@ -218,35 +221,34 @@ impl From<ImageError> for DecodeError {
     }
 }
 
-/// Whether a JPEG stream has its end marker. The decoder paints what is missing gray, which would be detected on as if it
-/// were an image.
-fn ends_properly(bytes: &[u8]) -> bool {
+/// Whether a JPEG stream has its end marker. The decoder fills missing parts with gray and reports no error.
+fn has_end_marker(bytes: &[u8]) -> bool {
     const START: u8 = 0xD8;
     const END: u8 = 0xD9;
     let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|byte| *byte == 0xFF) {
-        let Some(&marker) = rest.get(at + 1) else { return false };
+    while let Some(position) = rest.iter().position(|byte| *byte == 0xFF) {
+        let Some(&marker) = rest.get(position + 1) else { return false };
         let skipped = match marker {
             END => return true,
-            // Filling before a marker.
+            // Padding before a marker.
             0xFF => 1,
-            // A byte FF of compressed data, restarts among such data, and markers without a segment.
+            // An escaped FF byte of compressed data, a restart marker, or another marker without a segment.
             0x00 | 0x01 | 0xD0..=START => 2,
-            // A segment that tells its length; compressed data may follow, in which the search goes on.
-            _ => match rest.get(at + 2..at + 4) {
+            // A segment with its length; the search continues in the compressed data that may follow.
+            _ => match rest.get(position + 2..position + 4) {
                 Some(&[high, low]) => 2 + usize::from(u16::from_be_bytes([high, low])),
                 _ => return false,
             },
         };
-        rest = rest.get(at + skipped..).unwrap_or_default();
+        rest = rest.get(position + skipped..).unwrap_or_default();
     }
     false
 }
 
-/// Writes an image as JPEG where the extension says so, otherwise as PNG; whole or not at all.
+/// Writes an image atomically: as JPEG if the extension is one of JPEG's, otherwise as PNG.
 ///
 /// # Errors
-/// Those of the file system.
+/// When the image cannot be encoded, and I/O errors.
 pub fn write(path: &Path, image: &RgbImage) -> io::Result<()> {
     let written = models::write_atomically(path, |file| {
         if is_jpeg(path) {
@@ -261,7 +263,7 @@ pub fn write(path: &Path, image: &RgbImage) -> io::Result<()> {
     })
 }
 
-/// An image as the bytes of a JPEG file.
+/// Encodes an image as a JPEG file.
 ///
 /// # Errors
 /// When a side is longer than JPEG allows, 65,535 pixels.
@@ -271,7 +273,7 @@ pub fn to_jpeg(image: &RgbImage) -> Result<Vec<u8>, ImageError> {
     Ok(bytes)
 }
 
-/// Whether [`write`] makes a JPEG file of this name.
+/// Whether [`write`] writes a file of this name as JPEG.
 pub fn is_jpeg(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     ["jpg", "jpeg", "jpe", "jfif"].iter().any(|jpeg| extension == *jpeg)
@@ -287,7 +289,7 @@ mod tests {
 
     use super::*;
 
-    /// An image of smooth areas in which every corner has a color of its own, so that turning shows and JPEG keeps it.
+    /// Four areas of different colors, so that rotations are visible and JPEG changes little.
     pub(super) fn sample() -> RgbImage {
         RgbImage::from_fn(48, 32, |x, y| match (x < 24, y < 16) {
             (true, true) => Rgb([220, 30, 30]),
@@ -306,17 +308,17 @@ mod tests {
     pub(super) const FORMATS: [ImageFormat; 6] =
         [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff];
 
-    /// Largest difference of a channel.
+    /// Maximum difference of a channel.
     fn difference(a: &RgbImage, b: &RgbImage) -> u8 {
         assert_eq!(a.dimensions(), b.dimensions());
         a.as_raw().iter().zip(b.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
     }
 
-    /// What JPEG loses on flat areas whose edges lie on its blocks.
+    /// Maximum change of a channel by JPEG, for flat areas aligned to its blocks.
     const JPEG_LOSS: u8 = 6;
 
     #[test]
-    fn every_format_is_read_whatever_the_file_is_called() {
+    fn every_format_is_read_regardless_of_the_file_name() {
         let folder = tempfile::tempdir().unwrap();
         for format in FORMATS {
             let path = folder.path().join("image.txt");
@@ -327,33 +329,33 @@ mod tests {
     }
 
     #[test]
-    fn an_image_cut_short_anywhere_is_an_error() {
+    fn truncated_images_are_errors() {
         for format in FORMATS {
             let bytes = encode(&sample(), format);
-            // The last bytes of a PNG, GIF and TIFF file say nothing about its pixels.
+            // The last bytes of PNG, GIF and TIFF files contain no pixels.
             for length in (0..bytes.len() * 9 / 10).step_by(1 + bytes.len() / 200) {
-                assert!(decode(&bytes[..length]).is_err(), "{format:?} cut at {length} of {}", bytes.len());
+                assert!(decode(&bytes[..length]).is_err(), "{format:?} truncated to {length} of {}", bytes.len());
             }
         }
     }
 
     #[test]
-    fn a_fault_of_a_decoder_is_an_error_of_the_image() {
-        assert!(matches!(sheltered::<()>(|| panic!("of a test")), Err(DecodeError::Panicked)));
-        assert!(matches!(sheltered(|| Ok(1)), Ok(1)));
+    fn a_panic_of_a_decoder_is_an_error() {
+        assert!(matches!(catch_panic::<()>(|| panic!("of a test")), Err(DecodeError::Panicked)));
+        assert!(matches!(catch_panic(|| Ok(1)), Ok(1)));
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_pipe_that_nobody_writes_to_is_not_waited_for() {
+    fn a_named_pipe_is_an_error_and_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe.jpg");
         assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-        assert!(read(&path).unwrap_err().to_string().contains("it is a pipe"));
+        assert!(read(&path).unwrap_err().to_string().contains("it is a named pipe"));
     }
 
     #[test]
-    fn a_jpeg_without_its_end_is_truncated() {
+    fn a_jpeg_without_end_marker_is_truncated() {
         let bytes = encode(&sample(), ImageFormat::Jpeg);
         assert!(decode(&bytes).is_ok());
         assert!(matches!(decode(&bytes[..bytes.len() - 1]), Err(DecodeError::Truncated)));
@@ -363,13 +365,13 @@ mod tests {
         assert!(decode(&followed).is_ok());
     }
 
-    /// EXIF metadata that tell this orientation: a TIFF header, and one entry, tag 0x112, one 16-bit number.
+    /// EXIF metadata with this orientation: a TIFF header and one entry, tag 0x112, with one 16-bit number.
     pub(super) fn exif(orientation: u8) -> Vec<u8> {
         [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0", &[orientation, 0, 0, 0][..], &[0; 4]].concat()
     }
 
     #[test]
-    fn images_are_turned_upright() {
+    fn exif_orientation_is_applied() {
         // <https://www.cipa.jp/std/documents/e/DC-008-2012_E.pdf>, section 4.6.4, Orientation
         let upright = sample();
         for value in 1..=8 {
@@ -389,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_bits_are_scaled_and_gray_is_repeated() {
+    fn sixteen_bit_gray_is_converted_to_eight_bit_rgb() {
         let gray: ImageBuffer<Luma<u16>, Vec<u16>> =
             ImageBuffer::from_fn(4, 1, |x, _| Luma([[0, 257 * 100, 257 * 200, 65535][x as usize]]));
         let mut bytes = Cursor::new(Vec::new());
@@ -398,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn transparency_is_dropped() {
+    fn the_alpha_channel_is_dropped() {
         let bytes = {
             let mut bytes = Vec::new();
             let pixels = [10, 20, 30, 0, 40, 50, 60, 128];
@@ -409,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_animation_the_first_frame_counts() {
+    fn animations_give_their_first_frame() {
         let mut bytes = Vec::new();
         let mut encoder = GifEncoder::new(&mut bytes);
         for shade in [10, 200] {
@@ -420,8 +422,8 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_refused_by_its_header() {
-        // A PNG of 60000 x 60000 pixels that has a header and nothing else.
+    fn a_huge_image_is_rejected_by_its_header() {
+        // A PNG whose header declares 60000 x 60000 pixels, without pixel data.
         let mut bytes = encode(&RgbImage::new(1, 1), ImageFormat::Png);
         bytes[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
         let checksum = crc32(&bytes[12..29]);
@@ -440,7 +442,7 @@ mod tests {
     #[test]
     fn errors_name_the_file_and_the_reason() {
         let folder = tempfile::tempdir().unwrap();
-        for (content, reason) in [(&b""[..], "the file is empty"), (b"GIMP", "its content is none of JPEG")] {
+        for (content, reason) in [(&b""[..], "the file is empty"), (b"GIMP", "not a JPEG, PNG")] {
             let path = folder.path().join("odd.jpg");
             fs::write(&path, content).unwrap();
             let text = read(&path).unwrap_err().to_string();
@@ -450,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_images_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         for (name, loss) in [("a.png", 0), ("a.jpg", JPEG_LOSS)] {
             let path = folder.path().join(name);
@@ -460,15 +462,15 @@ mod tests {
     }
 
     #[test]
-    fn real_images_are_what_pillow_makes_of_them() {
-        /// Decoders of JPEG differ in the rounding of colors: by less than a third of a level in the mean.
+    fn real_images_decode_as_with_pillow() {
+        /// JPEG decoders round colors differently; their channel means differ by less than a third.
         const MEAN_TOLERANCE: f64 = 0.35;
         let Some(data) = std::env::var_os("RETINANET_DATA") else {
             eprintln!("skipped: RETINANET_DATA is not set");
             return;
         };
-        // Pillow keeps colors where the animation is fully transparent; here they are black.
-        let unlike_pillow = HashMap::from([("imagers__anim.webp", 2.6)]);
+        // Pillow keeps the colors of fully transparent areas; here they are black.
+        let larger_tolerances = HashMap::from([("imagers__anim.webp", 2.6)]);
 
         let folder = Path::new(&data).join("pictures");
         let manifest = fs::read_to_string(folder.join("manifest.json")).unwrap();
@@ -483,8 +485,8 @@ mod tests {
             }
             let image = result.unwrap();
             assert_eq!(serde_json::json!([image.width(), image.height()]), expected["upright_size"], "{name}");
-            let tolerance = unlike_pillow.get(name).copied().unwrap_or(MEAN_TOLERANCE);
-            // Pillow has none for 16 bits of gray, which it clips.
+            let tolerance = larger_tolerances.get(name).copied().unwrap_or(MEAN_TOLERANCE);
+            // 16-bit gray images have no expected means, since Pillow clips them.
             let Some(means) = expected["rgb_mean"].as_array() else { continue };
             for (channel, mean) in means.iter().enumerate() {
                 let sum: u64 = image.pixels().map(|pixel| u64::from(pixel.0[channel])).sum();

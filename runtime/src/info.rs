@@ -1,4 +1,4 @@
-//! `runtime info`: what a model's file is.
+//! `runtime info`: describes an ONNX file.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use models::{ModelSpec, Role, parameters};
 use runtime::output::{ReportWriter, aligned};
-use runtime::{About, Engine, EngineOptions, Port};
+use runtime::{Engine, EngineOptions, ModelInfo, ValueInfo};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -17,7 +17,7 @@ pub(crate) struct InfoArgs {
     #[arg(long, short, value_name = "FILE", default_value = "retinanet.onnx")]
     model: PathBuf,
 
-    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then beside the program, .deps above it, the system's].
+    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then next to the program, .deps above it, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
 
@@ -26,26 +26,26 @@ pub(crate) struct InfoArgs {
     json: Option<PathBuf>,
 }
 
-/// What a file is.
+/// Description of a file.
 #[derive(Serialize)]
 struct Info<'a> {
     file: PathBuf,
     bytes: u64,
     sha256: String,
-    /// Trained numbers.
+    /// Number of trainable parameters.
     parameters: usize,
-    /// Images that it computes at a time; any number if absent.
+    /// Fixed batch size; `None` for any.
     batch: Option<usize>,
-    /// Height and width of its input; any multiples of 32 if absent.
+    /// Fixed height and width of the input; `None` for any multiples of 32.
     size: Option<[usize; 2]>,
-    /// Candidates of each level that it hands over; all scores if absent.
+    /// Maximum number of candidates per feature level that it outputs; `None` for the scores of all anchors.
     top_k: Option<usize>,
     #[serde(flatten)]
-    about: &'a About,
+    model_info: &'a ModelInfo,
     spec: &'a ModelSpec,
 }
 
-/// Prints the description of the model.
+/// Prints the description of the file.
 pub(crate) fn run(args: &InfoArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let options = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
@@ -53,58 +53,57 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
     let bytes = fs::read(&args.model).with_context(|| format!("cannot read `{}`", args.model.display()))?;
     let spec = engine.spec();
     let tensors = parameters(spec)?;
-    let trained = tensors.iter().filter(|tensor| tensor.role == Role::Parameter);
+    let trainable = tensors.iter().filter(|tensor| tensor.role == Role::Parameter);
     let info = Info {
         file: args.model.clone(),
         bytes: bytes.len() as u64,
         sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        parameters: trained.map(|parameter| parameter.len()).sum(),
+        parameters: trainable.map(|parameter| parameter.len()).sum(),
         batch: engine.batch(),
         size: engine.size(),
         top_k: engine.top_k(),
-        about: engine.about(),
+        model_info: engine.info(),
         spec,
     };
     Ok(writer.publish(&info, &info.text())?)
 }
 
 impl Info<'_> {
-    /// For people, without the last line's end.
+    /// The text output, without a final newline.
     fn text(&self) -> String {
-        let Self { bytes, sha256, parameters, about, spec, .. } = self;
+        let Self { bytes, sha256, parameters, model_info, spec, .. } = self;
         let mut text = format!(
             "{}: {:.1} MB, SHA-256 {sha256}\n{}, {parameters} parameters; written by {}\n\n",
             self.file.display(),
             *bytes as f64 / 1e6,
-            about.graph,
-            about.producer,
+            model_info.graph,
+            model_info.producer,
         );
         let batch = self.batch.map_or("any number of images".to_owned(), |batch| format!("{batch} images"));
-        let size = self.size.map_or("sides that are multiples of 32".to_owned(), |[height, width]| {
+        let size = self.size.map_or("height and width multiples of 32".to_owned(), |[height, width]| {
             format!("height {height}, width {width}")
         });
-        let scores = self.top_k.map_or("a score for each class at each anchor".to_owned(), |top_k| {
-            format!("the best {top_k} candidates of each level")
+        let scores = self.top_k.map_or("the scores of all classes at all anchors".to_owned(), |top_k| {
+            format!("the {top_k} highest-scoring candidates per level")
         });
-        text += &format!("takes {batch} at a time, {size}; says {scores}\n");
-        text +=
-            "on GPUs of NVIDIA, convolutions of 32 bits run in TF32 (10 bits of mantissa) unless --no-tf32 is given\n";
-        for (kind, ports) in [("input", &about.inputs), ("output", &about.outputs)] {
-            for Port { name, element, shape } in ports {
-                let sides: Vec<_> =
-                    shape.iter().map(|side| side.map_or("any".to_owned(), |side| side.to_string())).collect();
-                text += &format!("{kind} {name}: [{}] {element}\n", sides.join(", "));
+        text += &format!("runs on {batch} at a time, {size}; outputs {scores}\n");
+        text += "on NVIDIA GPUs, float32 convolutions run in TF32 (10 bits of mantissa) unless --no-tf32 is given\n";
+        for (kind, values) in [("input", &model_info.inputs), ("output", &model_info.outputs)] {
+            for ValueInfo { name, element, shape } in values {
+                let sizes: Vec<_> =
+                    shape.iter().map(|size| size.map_or("any".to_owned(), |size| size.to_string())).collect();
+                text += &format!("{kind} {name}: [{}] {element}\n", sizes.join(", "));
             }
         }
         text += "\nprovenance\n";
-        for (key, value) in &about.metadata {
+        for (key, value) in &model_info.metadata {
             text += &format!("  {key}: {value}\n");
         }
-        let rules = ModelSpec { classes: Vec::new(), ..(*spec).clone() };
-        text += &format!("\nspec\n{}\n", rules.to_yaml().trim_end().replace("classes: []", "").trim_end());
+        let without_classes = ModelSpec { classes: Vec::new(), ..(*spec).clone() };
+        text += &format!("\nspec\n{}\n", without_classes.to_yaml().trim_end().replace("classes: []", "").trim_end());
         let head = ["class", "id", "name"].map(str::to_owned).to_vec();
         let rows = spec.classes.iter().enumerate();
-        let rows = rows.map(|(label, class)| vec![label.to_string(), class.id.to_string(), class.name.clone()]);
+        let rows = rows.map(|(index, class)| vec![index.to_string(), class.id.to_string(), class.name.clone()]);
         text + "\n" + &aligned([head].into_iter().chain(rows))
     }
 }

@@ -1,4 +1,4 @@
-//! Inputs: from what a user names to the images that are meant.
+//! Inputs: expands folders and patterns to image files, and reads file names from a stream.
 
 mod lines;
 
@@ -10,7 +10,7 @@ use walkdir::{DirEntry, WalkDir};
 use crate::image_file;
 pub use lines::{BadLine, Lines};
 
-/// Why a name stands for no images.
+/// Why an input does not give any images.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// A folder cannot be listed.
@@ -18,47 +18,52 @@ pub enum InputError {
     Folder {
         /// The folder.
         folder: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         reason: io::Error,
     },
-    /// A folder holds no images.
-    #[error("folder `{}` has no images; files that end in {} count, those in folders below {}",
-        .folder.display(), image_file::EXTENSIONS.join(", "), if *.recursive { "too" } else { "only with --recursive" })]
+    /// A folder contains no images.
+    #[error("no images in folder `{}`{}; known extensions: {}",
+        .folder.display(), if *.recursive { " or its subfolders" } else { "; --recursive also searches its subfolders" },
+        image_file::EXTENSIONS.join(", "))]
     Empty {
         /// The folder.
         folder: PathBuf,
-        /// Whether folders below were looked into.
+        /// Whether its subfolders were searched.
         recursive: bool,
     },
-    /// A pattern is malformed.
-    #[error("pattern `{pattern}` is malformed: {reason}")]
+    /// A pattern has a syntax error.
+    #[error("invalid pattern `{pattern}`: {reason}")]
     Pattern {
         /// The pattern.
         pattern: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// A pattern fits no file.
-    #[error("pattern `{pattern}` fits no file")]
+    /// A pattern matches no file.
+    #[error("no file matches pattern `{pattern}`")]
     NoMatch {
         /// The pattern.
         pattern: String,
     },
 }
 
-/// The images that `names` stand for, in the order of the names. A folder stands for the images in it, told by their
-/// extension and sorted by name, hidden ones excepted, and with `recursive` those in folders below; a pattern with `*`, `?` or `[`
-/// for the files that fit it, sorted; anything else for itself, whether there is such a file or not, so that one missing image
-/// fails by itself. What is named twice comes twice.
+/// Expands `names` to image files, in the order of the names:
+/// * a folder to the files in it that have an image extension, sorted by name, without hidden ones; with `recursive`
+///   also those in its subfolders;
+/// * a pattern with `*`, `?` or `[` to the files that match it, sorted;
+/// * any other name to itself, even if the file does not exist: its own result then is an error, and the others are not
+///   affected.
+///
+/// Duplicates are kept.
 ///
 /// # Errors
-/// When a folder cannot be listed or has no images, and when a pattern is malformed or fits no file.
+/// When a folder cannot be listed or contains no images, and when a pattern is invalid or matches no file.
 pub fn expand<P: AsRef<Path>>(names: &[P], recursive: bool) -> Result<Vec<PathBuf>, InputError> {
     let mut files = Vec::new();
     for name in names {
         let name = name.as_ref();
         if name.is_dir() {
-            files.extend(in_folder(name, recursive)?);
+            files.extend(images_in(name, recursive)?);
         } else if let Some(pattern) = pattern(name) {
             files.extend(matches(pattern)?);
         } else {
@@ -68,9 +73,9 @@ pub fn expand<P: AsRef<Path>>(names: &[P], recursive: bool) -> Result<Vec<PathBu
     Ok(files)
 }
 
-fn in_folder(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, InputError> {
+fn images_in(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, InputError> {
     let depth = if recursive { usize::MAX } else { 1 };
-    // Links are followed; one that leads back up is an error of its own, and nothing is missed without it.
+    // Symbolic links are followed. Loops are reported as errors, which are ignored since they hide no files.
     let walk = WalkDir::new(folder).min_depth(1).max_depth(depth).follow_links(true).sort_by_file_name();
     let mut files = Vec::new();
     for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry)) {
@@ -80,7 +85,7 @@ fn in_folder(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, InputError>
             Err(error) if error.loop_ancestor().is_some() => {}
             Err(error) => {
                 let path = error.path().unwrap_or(folder).to_owned();
-                // A link that leads nowhere is an image that is missing, if its name says that it is one.
+                // A broken link with an image extension is kept: it becomes a missing image.
                 if path.is_symlink() {
                     files.extend(Some(path).filter(|path| is_image(path)));
                     continue;
@@ -100,13 +105,13 @@ fn is_hidden(entry: &DirEntry) -> bool {
     entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
-/// Told by the name, so that a folder of images may hold their annotations too.
+/// Decides by the extension, so that a folder may contain other files, such as annotations.
 fn is_image(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     image_file::EXTENSIONS.iter().any(|known| extension == *known)
 }
 
-/// The name as a pattern, unless it has no wildcards or a file bears that very name.
+/// The name, if it contains wildcards and no file has exactly this name.
 fn pattern(name: &Path) -> Option<&str> {
     name.to_str().filter(|text| text.contains(['*', '?', '[']) && !name.exists())
 }
@@ -149,13 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_gives_its_images_sorted() {
+    fn a_folder_expands_to_its_images_sorted_by_name() {
         let folder = folder(&["b.PNG", "a.jpg", "labels.json", ".hidden.jpg", "below/c.jpg", "d.tif"]);
         assert_eq!(names(&folder, &expand(&[folder.path()], false).unwrap()), ["a.jpg", "b.PNG", "d.tif"]);
     }
 
     #[test]
-    fn a_folder_without_images_is_an_error_that_names_it() {
+    fn the_error_of_a_folder_without_images_names_it() {
         let folder = folder(&["labels.json", "below/c.jpg"]);
         let error = expand(&[folder.path()], false).unwrap_err();
         assert!(matches!(error, InputError::Empty { .. }));
@@ -163,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_gives_the_files_that_fit_sorted() {
+    fn a_pattern_expands_to_the_matching_files_sorted() {
         let folder = folder(&["2.jpg", "1.jpg", "1.png", "3.jpg/inside.txt"]);
         assert_eq!(names(&folder, &expand(&[folder.path().join("*.jpg")], false).unwrap()), ["1.jpg", "2.jpg"]);
         assert!(matches!(expand(&[folder.path().join("*.gif")], false), Err(InputError::NoMatch { .. })));
@@ -171,20 +176,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_whose_name_looks_like_a_pattern_is_taken_as_it_is() {
+    fn an_existing_file_name_with_wildcards_is_not_a_pattern() {
         let folder = folder(&["a[1].jpg", "a1.jpg"]);
         assert_eq!(names(&folder, &expand(&[folder.path().join("a[1].jpg")], false).unwrap()), ["a[1].jpg"]);
     }
 
     #[test]
-    fn names_keep_their_order_and_missing_files_their_place() {
+    fn names_keep_their_order_missing_files_included() {
         let folder = folder(&["a.jpg", "b.jpg"]);
         let given = ["b.jpg", "missing.jpg", "a.jpg", "b.jpg"].map(|name| folder.path().join(name));
         assert_eq!(expand(&given, false).unwrap(), given);
     }
 
     #[test]
-    fn folders_below_count_on_request_and_hidden_ones_never_do() {
+    fn recursion_skips_hidden_files_and_folders() {
         let folder = folder(&["b.jpg", "a/z.jpg", "a/.b/c.jpg", ".d/e.jpg", "a/notes.txt", "c/d/e/f.png"]);
         let found = expand(&[folder.path()], true).unwrap();
         assert_eq!(names(&folder, &found), ["a/z.jpg", "b.jpg", "c/d/e/f.png"]);
@@ -192,7 +197,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_are_followed_and_loops_end() {
+    fn symbolic_links_are_followed_and_loops_end() {
         use std::os::unix::fs::symlink;
         let folder = folder(&["a/b.jpg"]);
         symlink(folder.path(), folder.path().join("a/up")).unwrap();

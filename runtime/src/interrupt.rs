@@ -1,4 +1,4 @@
-//! Ctrl-C and requests to terminate: the first ends the work in order, the second at once.
+//! Ctrl-C and termination signals: the first stops the program gracefully, the second at once.
 
 use std::process::{self, ExitCode};
 use std::sync::Arc;
@@ -8,40 +8,41 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use runtime::progress::say;
 
-/// What a shell reports of a program that Ctrl-C has ended.
-const CODE: u8 = 130;
+/// Exit code of a program stopped by Ctrl-C, as shells report it.
+const EXIT_CODE: u8 = 130;
 
-/// Whether the work is to end.
+/// A flag that Ctrl-C and termination signals set.
 #[derive(Clone, Debug)]
 pub(crate) struct Interrupt {
     raised: Arc<AtomicBool>,
 }
 
 impl Interrupt {
-    /// How often someone who waits for something else looks whether the work is to end.
-    pub(crate) const GLANCE: Duration = Duration::from_millis(50);
+    /// How often a thread that waits for something else checks the flag.
+    pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-    /// Watches from now on, once in a process. `consequence` says what will become of the work.
+    /// Installs the signal handlers. Call at most once per process. `consequence` is printed at the first signal and
+    /// describes what happens to the work in progress.
     pub(crate) fn watch(consequence: &'static str) -> Result<Self> {
         let raised = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&raised);
         ctrlc::set_handler(move || {
             if flag.swap(true, Ordering::SeqCst) {
-                process::exit(CODE.into());
+                process::exit(EXIT_CODE.into());
             }
-            say(format_args!("stopping: {consequence}; again to stop at once"));
+            say(format_args!("stopping: {consequence}; press Ctrl-C again to stop at once"));
         })
-        .context("cannot watch for Ctrl-C")?;
+        .context("cannot install the handler of Ctrl-C")?;
         Ok(Self { raised })
     }
 
-    /// Whether it is to end.
+    /// Whether a signal has been received.
     pub(crate) fn is_raised(&self) -> bool {
         self.raised.load(Ordering::SeqCst)
     }
 
-    /// How a program ends that was interrupted.
+    /// The exit code of an interrupted program.
     pub(crate) fn exit_code() -> ExitCode {
-        ExitCode::from(CODE)
+        ExitCode::from(EXIT_CODE)
     }
 }

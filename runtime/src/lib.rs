@@ -1,4 +1,4 @@
-//! Images in, boxes out: runs a RetinaNet that `exporter` wrote to an ONNX file, with ONNX Runtime.
+//! Object detection: runs RetinaNet models that `exporter` wrote as ONNX files, with ONNX Runtime.
 //!
 //! ```no_run
 //! use runtime::{Detector, DetectorOptions, image_file};
@@ -7,15 +7,15 @@
 //!     let detector = Detector::open("retinanet.onnx", DetectorOptions::default())?;
 //!     let image = image_file::read("street.jpg")?;
 //!     for detection in detector.detect(&image)? {
-//!         let class = &detector.spec().classes[detection.label];
+//!         let class = &detector.spec().classes[detection.class_index];
 //!         println!("{} {:.2} {:?}", class.name, detection.score, detection.bounding_box);
 //!     }
 //!     Ok(())
 //! }
 //! ```
 //!
-//! Any number of images go through a [`pipeline`](pipeline::pipeline), which reads, computes and finishes beside each other, and gives
-//! results in order:
+//! A [`pipeline`](pipeline::pipeline) processes any number of images. It decodes, runs the network and post-processes
+//! concurrently, and yields the results in order:
 //!
 //! ```no_run
 //! use runtime::pipeline::{Content, Item, PipelineOptions, pipeline};
@@ -41,9 +41,9 @@
 //! }
 //! ```
 //!
-//! The file carries the spec: class names, preprocessing and everything else that the weights need. ONNX Runtime's
-//! library is loaded when the first detector opens; [`library::find`] says from where. A process loads it once and for
-//! all: beyond that there is no global state. Nothing is printed but by [`progress`], which is for programs.
+//! The ONNX file contains the [`models::ModelSpec`]: class names, preprocessing, anchors and post-processing. ONNX
+//! Runtime's library is loaded when the first detector opens, from where [`library::find`] finds it, and stays loaded;
+//! there is no other global state. Only [`progress`], which is for programs, prints anything.
 
 mod detector;
 mod rules;
@@ -74,13 +74,13 @@ pub mod video;
 pub use activations::ActivationReader;
 pub use detector::{Detector, DetectorError, DetectorOptions};
 pub use engine::{
-    About, CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, CandidateOutputs, DenseOutputs,
-    Engine, EngineError, EngineOptions, IMAGES, Outputs, Port, REGRESSION, SPEC_KEY, ShapeProfile, TOP_K_KEY,
-    TensorrtOptions,
+    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, CandidateOutputs, DenseOutputs, Engine,
+    EngineError, EngineOptions, IMAGES, ModelInfo, Outputs, REGRESSION, SPEC_KEY, ShapeProfile, TOP_K_KEY,
+    TensorrtOptions, ValueInfo,
 };
 pub use nms::suppress;
 pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
 pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
 pub use trial::smoke_test;
-pub use views::{Area, Look, Tiling, TilingError, View, ViewOptions};
+pub use views::{Area, PreparedView, Tiling, TilingError, ViewOptions, ViewSpec};

@@ -1,16 +1,16 @@
-//! The machine: what a measurement was made on, for those who compare numbers, and the memory that this program takes.
+//! The machine: CPU, cores and this process's memory, for comparing measurements.
 
 use std::fs;
 use std::thread;
 
-/// Name of the CPU; none where the system does not say.
+/// Name of the CPU; `None` if the system does not report it.
 pub fn cpu() -> Option<String> {
     let information = fs::read_to_string("/proc/cpuinfo").ok()?;
     let (_, name) = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "))?;
     Some(name.to_owned())
 }
 
-/// The CPU's extensions that networks gain from, of x86; none where the system does not say.
+/// The x86 extensions of the CPU that speed up networks; empty if the system does not report them.
 pub fn extensions() -> Vec<&'static str> {
     const KNOWN: [&str; 7] = ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"];
     let information = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -18,15 +18,15 @@ pub fn extensions() -> Vec<&'static str> {
     KNOWN.into_iter().filter(|known| flags.split_whitespace().any(|flag| flag == *known)).collect()
 }
 
-/// Cores that this program may use.
+/// Number of cores that this process may use.
 pub fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Whether this program may use a CPU, counted from 0; also where the system does not say.
+/// Whether this process may use a CPU, counted from 0; true if the system does not report it.
 pub fn has_cpu(cpu: usize) -> bool {
     let Some(allowed) = status("Cpus_allowed_list:") else { return true };
-    // Such as `0-3,8`.
+    // For example `0-3,8`.
     allowed.split(',').any(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let ends: (Option<usize>, Option<usize>) = (first.parse().ok(), last.parse().ok());
@@ -34,12 +34,12 @@ pub fn has_cpu(cpu: usize) -> bool {
     })
 }
 
-/// Memory that this program has now, in MiB; none where the system does not say.
+/// Resident memory of this process, in MiB; `None` if the system does not report it.
 pub fn memory() -> Option<u64> {
     mebibytes("VmRSS:")
 }
 
-/// Largest memory that this program has had so far, in MiB; none where the system does not say.
+/// Peak resident memory of this process so far, in MiB; `None` if the system does not report it.
 pub fn peak_memory() -> Option<u64> {
     mebibytes("VmHWM:")
 }
@@ -49,7 +49,7 @@ fn mebibytes(field: &str) -> Option<u64> {
     Some(kibibytes / 1024)
 }
 
-/// A line of what Linux says of this program.
+/// The value of a field in `/proc/self/status`.
 fn status(field: &str) -> Option<String> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     status.lines().find_map(|line| line.strip_prefix(field)).map(|value| value.trim().to_owned())
@@ -61,7 +61,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_machine_is_known() {
+    fn linux_reports_cpu_cores_and_memory() {
         assert!(cores() >= 1 && cpu().is_some());
         assert!((0..4096).filter(|cpu| has_cpu(*cpu)).count() >= cores());
         assert!(memory().is_some_and(|now| now > 0 && peak_memory() >= Some(now)));

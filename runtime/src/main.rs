@@ -1,4 +1,4 @@
-//! `runtime`: finds objects in images, and says how well.
+//! `runtime`: detects objects in images and videos, and evaluates the results.
 
 mod bench;
 mod detect;
@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
 use runtime::output::Target;
+use runtime::progress::{self, VerbosityArgs};
 
 /// Detect objects with RetinaNet models in ONNX files.
 #[derive(Debug, Parser)]
@@ -27,6 +28,9 @@ use runtime::output::Target;
 struct Args {
     #[command(subcommand)]
     command: Command,
+
+    #[command(flatten)]
+    verbosity: VerbosityArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -40,22 +44,29 @@ enum Command {
     Score(score::ScoreArgs),
 }
 
-/// The exit code of a run in which some images failed and the others went on.
+/// Exit code of a run that finished although some images failed.
 const SOME_FAILED: u8 = 3;
 
-/// What could not be done; `-` is stdout.
+/// Error context for an output that cannot be written; `-` is stdout.
 fn cannot_write(path: &Path) -> String {
     format!("cannot write {}", Target::name(path))
 }
 
-/// Parses a number from 1 to `most`.
-fn up_to(most: usize) -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=most as u64)
+/// The path to read: `-` is stdin.
+fn or_stdin(path: &Path) -> &Path {
+    if path == Path::new("-") { Path::new("/dev/stdin") } else { path }
+}
+
+/// Parses a number from 1 to `max`.
+fn up_to(max: usize) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=max as u64)
 }
 
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
-    let result = match Args::parse().command {
+    let args = Args::parse();
+    args.verbosity.apply();
+    let result = match args.command {
         Command::Detect(args) => detect::run(&args),
         Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => info::run(&args).map(|()| ExitCode::SUCCESS),
@@ -65,7 +76,7 @@ fn main() -> ExitCode {
         Command::Score(args) => score::run(args).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        runtime::progress::say(format_args!("error: {error:#}"));
+        progress::error(format_args!("{error:#}"));
         ExitCode::FAILURE
     })
 }

@@ -1,15 +1,16 @@
-//! The arguments that say which model runs, and on what.
+//! Arguments of the model and its provider.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use runtime::progress::say;
+use models::spec::{PostprocessingSpec, Suppression};
+use runtime::progress::{detail, say, warn};
 use runtime::{
     Detector, DetectorError, DetectorOptions, EngineOptions, Provider, Rules, ShapeProfile, TensorrtOptions,
     ViewOptions, machine,
 };
 
-/// Which model runs, and on what.
+/// Arguments of the model and its provider.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
     /// ONNX file written by `exporter`.
@@ -23,7 +24,7 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "NAME", default_value_t, help_heading = "Provider")]
     provider: Provider,
 
-    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then beside the program, .deps above it, the system's].
+    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then next to the program, .deps above it, the system's].
     #[arg(long, value_name = "FILE", help_heading = "Provider")]
     onnxruntime: Option<PathBuf>,
 
@@ -68,7 +69,7 @@ impl ModelArgs {
         self.open_with(self.threads, rules, views)
     }
 
-    /// As [`ModelArgs::open`], with so many threads; as many as there are cores if absent.
+    /// As [`ModelArgs::open`], with this number of threads; `None` for one per core.
     pub(crate) fn open_with(
         &self,
         threads: Option<NonZeroUsize>,
@@ -76,9 +77,7 @@ impl ModelArgs {
         views: ViewOptions,
     ) -> Result<Detector, DetectorError> {
         if matches!(self.provider, Provider::Tensorrt { .. }) {
-            say(format_args!(
-                "tensorrt: an engine that its cache does not have is built first, which can take minutes"
-            ));
+            say(format_args!("tensorrt: building an engine that is not in the cache can take minutes"));
         }
         let engine = EngineOptions {
             provider: self.provider,
@@ -97,28 +96,64 @@ impl ModelArgs {
         let detector = Detector::open(&self.model, DetectorOptions { engine, rules, views })?;
         let cores = machine::cores();
         if let Some(threads) = threads.filter(|threads| threads.get() > cores) {
-            say(format_args!("warning: {threads} threads on {cores} cores wait for each other; fewer are faster"));
+            warn(format_args!("{threads} threads on {cores} cores slow each other down; use at most {cores}"));
         }
         if self.provider == Provider::Auto {
-            say(format_args!("auto: {}", detector.engine().provider()));
+            say(format_args!("auto: using {}", detector.engine().provider()));
             for (provider, reason) in detector.engine().skipped_providers() {
-                say(format_args!("auto: not {provider}: {reason}"));
+                say(format_args!("auto: skipped {provider}: {reason}"));
             }
         }
+        self.print_details(&detector);
         Ok(detector)
     }
 
-    /// Threads that compute the network; as many as there are cores if absent.
+    /// What `--verbose` prints about the model and where it runs.
+    fn print_details(&self, detector: &Detector) {
+        let (engine, spec) = (detector.engine(), detector.spec());
+        detail(format_args!("library: {}", engine.library()));
+        detail(format_args!(
+            "model: `{}`, {}, {} classes",
+            self.model.display(),
+            engine.info().graph,
+            spec.class_count()
+        ));
+        detail(format_args!(
+            "provider: {}, {} CPU threads",
+            engine.provider(),
+            self.threads.map_or(machine::cores(), NonZeroUsize::get)
+        ));
+        let PostprocessingSpec {
+            score_threshold,
+            nms_threshold,
+            soft_nms,
+            suppression,
+            top_k,
+            max_detections,
+            clip: _,
+        } = &spec.postprocessing;
+        let limit = |limit: &Option<usize>| limit.map_or_else(|| "all".to_owned(), |limit| limit.to_string());
+        let nms =
+            soft_nms.map_or_else(|| format!("NMS IoU {nms_threshold}"), |sigma| format!("soft-NMS sigma {sigma}"));
+        detail(format_args!(
+            "thresholds: score {score_threshold}, {nms} {}, top {} per level, {} detections per image",
+            if *suppression == Suppression::PerClass { "per class" } else { "across classes" },
+            limit(top_k),
+            limit(max_detections)
+        ));
+    }
+
+    /// Number of threads that compute the network; `None` for one per core.
     pub(crate) fn threads(&self) -> Option<NonZeroUsize> {
         self.threads
     }
 
-    /// ONNX Runtime's library, where it was named.
+    /// Path of ONNX Runtime's library, if --onnxruntime is given.
     pub(crate) fn library(&self) -> Option<&Path> {
         self.onnxruntime.as_deref()
     }
 
-    /// The model's file.
+    /// Path of the model.
     pub(crate) fn path(&self) -> &Path {
         &self.model
     }
@@ -132,12 +167,12 @@ fn parse_profile(text: &str) -> Result<ShapeProfile, String> {
         fits.then_some([images, height, width])
     };
     let shapes: Option<Vec<_>> = text.split(',').map(shape).collect();
-    let [least, usual, most] = shapes
+    let [min, opt, max] = shapes
         .and_then(|shapes| shapes.try_into().ok())
-        .ok_or("expected three of IMAGESxHEIGHTxWIDTH, with sides that are multiples of 32")?;
+        .ok_or("expected three times IMAGESxHEIGHTxWIDTH, with height and width multiples of 32")?;
     let ascends = |low: [usize; 3], high: [usize; 3]| low.iter().zip(high).all(|(low, high)| *low <= high);
-    match ascends(least, usual) && ascends(usual, most) {
-        true => Ok(ShapeProfile { least, usual, most }),
-        false => Err("expected nothing of the first to exceed the second, and of the second the third".to_owned()),
+    match ascends(min, opt) && ascends(opt, max) {
+        true => Ok(ShapeProfile { min, opt, max }),
+        false => Err("expected MIN <= OPT <= MAX in images, height and width".to_owned()),
     }
 }

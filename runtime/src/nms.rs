@@ -1,19 +1,19 @@
-//! Non-maximum suppression: of several boxes on one object, the best remains.
+//! Non-maximum suppression: of several boxes on one object, keeps the highest-scoring one.
 //!
-//! The rule is torchvision's: best score first, the lower index first among equals; a box goes when its IoU with one that
-//! remained exceeds the threshold. What was suppressed is never looked at again.
+//! The rule is torchvision's. Boxes are visited by descending score, equal scores by ascending index; a box is removed
+//! if its IoU with a kept box exceeds the threshold. Removed boxes suppress nothing.
 
 use models::BoundingBox;
 
-/// Indices of the boxes that remain, best first. A score that is not a number comes last.
+/// Indices of the boxes that NMS keeps, highest score first; NaN scores come last. Boxes may be in any frame.
 pub fn suppress(scored: &[(f32, BoundingBox)], threshold: f32) -> Vec<usize> {
     let scores = scored.iter().map(|(score, _)| if score.is_nan() { f32::NEG_INFINITY } else { *score });
     let ranks = scores.enumerate().map(|(index, score)| Rank::new(score, index)).collect();
     let mut kept = KeptBoxes::default();
-    BestFirst::new(ranks).filter(|index| kept.try_keep(&scored[*index].1, threshold)).collect()
+    ByDescendingScore::new(ranks).filter(|index| kept.try_keep(&scored[*index].1, threshold)).collect()
 }
 
-/// The boxes that remained so far, of those that may suppress each other.
+/// The boxes of one suppression group that are kept so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KeptBoxes {
     blocks: Vec<Block>,
@@ -21,20 +21,20 @@ pub(crate) struct KeptBoxes {
 }
 
 impl KeptBoxes {
-    /// Whether the box remains; then it is one of them.
+    /// Keeps the box unless a kept box suppresses it; whether it was kept.
     pub(crate) fn try_keep(&mut self, candidate: &BoundingBox, threshold: f32) -> bool {
         let area = candidate.area();
         if self.blocks.iter().any(|block| block.suppresses(candidate, area, threshold)) {
             return false;
         }
-        let place = self.count % LANES;
-        if place == 0 {
+        let lane = self.count % LANES;
+        if lane == 0 {
             self.blocks.push(Block::EMPTY);
         }
         if let Some(block) = self.blocks.last_mut() {
-            (block.x1[place], block.y1[place]) = (candidate.x1, candidate.y1);
-            (block.x2[place], block.y2[place]) = (candidate.x2, candidate.y2);
-            block.area[place] = area;
+            (block.x1[lane], block.y1[lane]) = (candidate.x1, candidate.y1);
+            (block.x2[lane], block.y2[lane]) = (candidate.x2, candidate.y2);
+            block.area[lane] = area;
         }
         self.count += 1;
         true
@@ -44,7 +44,7 @@ impl KeptBoxes {
 /// Boxes per block.
 const LANES: usize = 8;
 
-/// A few boxes, laid out so that the compiler computes all their IoUs with another at once.
+/// A few boxes, laid out so that the compiler vectorizes the computation of their IoUs with another box.
 #[derive(Clone, Debug)]
 struct Block {
     x1: [f32; LANES],
@@ -55,7 +55,7 @@ struct Block {
 }
 
 impl Block {
-    /// Boxes that overlap with nothing.
+    /// Boxes that overlap no other box.
     const EMPTY: Self = Self {
         x1: [f32::INFINITY; LANES],
         y1: [f32::INFINITY; LANES],
@@ -64,8 +64,9 @@ impl Block {
         area: [0.0; LANES],
     };
 
-    /// [`BoundingBox::iou`], eight times, and without a branch: where it has 0 for a union without area, there is
-    /// something here that exceeds no threshold.
+    /// Whether the IoU of any box with the candidate exceeds the threshold. Computes [`BoundingBox::iou`] for all
+    /// boxes, without branches: where that returns 0 for a union without area, this has NaN, which exceeds no
+    /// threshold.
     fn suppresses(&self, candidate: &BoundingBox, area: f32, threshold: f32) -> bool {
         let mut any = false;
         for i in 0..LANES {
@@ -78,7 +79,7 @@ impl Block {
     }
 }
 
-/// The place of a score among others: a higher score is less, that is, earlier; equal scores are ordered by their index.
+/// Sort key of a score: higher scores are less and so come first; equal scores are ordered by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Rank {
     descending: u32,
@@ -86,37 +87,38 @@ pub(crate) struct Rank {
 }
 
 impl Rank {
-    /// The rank of a score that is a number. `index` must be below 2^32.
+    /// The rank of a score, which must not be NaN. `index` must be less than 2^32.
     pub(crate) fn new(score: f32, index: usize) -> Self {
         let bits = score.to_bits();
-        // The bits of positive floats are in order, those of negative ones in reverse order.
+        // As integers, the bits of positive floats are in ascending order, those of negative floats in descending
+        // order.
         let ascending = if score.is_sign_negative() { !bits } else { bits | 1 << 31 };
         Self { descending: !ascending, index: index as u32 }
     }
 
-    /// The score that it is the rank of.
+    /// The score.
     pub(crate) fn score(self) -> f32 {
         let ascending = !self.descending;
         f32::from_bits(if ascending >> 31 == 0 { !ascending } else { ascending & !(1 << 31) })
     }
 
-    /// The index that it was given.
+    /// The index.
     pub(crate) fn index(self) -> usize {
         self.index as usize
     }
 }
 
-/// Indices in the order of their ranks, sorted only as far as they are asked for.
+/// Iterator over indices in the order of their ranks. Sorts only as many as are requested.
 #[derive(Clone, Debug)]
-pub(crate) struct BestFirst {
+pub(crate) struct ByDescendingScore {
     ranks: Vec<Rank>,
     sorted: usize,
     next: usize,
 }
 
-impl BestFirst {
-    /// How many are sorted at first; after that, each time three times as many as there were.
-    const START: usize = 4096;
+impl ByDescendingScore {
+    /// Number of ranks sorted at first; each further step sorts three times as many as are sorted already.
+    const FIRST_STEP: usize = 4096;
 
     pub(crate) fn new(ranks: Vec<Rank>) -> Self {
         Self { ranks, sorted: 0, next: 0 }
@@ -124,7 +126,7 @@ impl BestFirst {
 
     fn sort_more(&mut self) {
         let rest = &mut self.ranks[self.sorted..];
-        let count = rest.len().min(Self::START.max(3 * self.sorted));
+        let count = rest.len().min(Self::FIRST_STEP.max(3 * self.sorted));
         if count < rest.len() {
             rest.select_nth_unstable(count);
         }
@@ -133,7 +135,7 @@ impl BestFirst {
     }
 }
 
-impl Iterator for BestFirst {
+impl Iterator for ByDescendingScore {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
@@ -163,24 +165,24 @@ mod tests {
         (0..count).map(|_| scored()).collect()
     }
 
-    fn cornered(side: f32) -> BoundingBox {
-        BoundingBox::new(0.0, 0.0, side, 10.0)
+    fn box_of_width(width: f32) -> BoundingBox {
+        BoundingBox::new(0.0, 0.0, width, 10.0)
     }
 
     #[test]
-    fn what_remains_does_not_overlap_and_what_goes_overlaps_with_a_better_one() {
+    fn kept_boxes_do_not_overlap_and_removed_boxes_overlap_a_higher_scoring_one() {
         let scored = boxes(2_000);
         for threshold in [0.0, 0.3, 0.5, 0.9] {
-            let remaining = suppress(&scored, threshold);
-            assert!(remaining.windows(2).all(|pair| scored[pair[0]].0 >= scored[pair[1]].0));
-            for (place, index) in remaining.iter().enumerate() {
-                let better = &remaining[..place];
-                assert!(better.iter().all(|rival| scored[*rival].1.iou(&scored[*index].1) <= threshold));
+            let kept = suppress(&scored, threshold);
+            assert!(kept.windows(2).all(|pair| scored[pair[0]].0 >= scored[pair[1]].0));
+            for (position, index) in kept.iter().enumerate() {
+                let earlier = &kept[..position];
+                assert!(earlier.iter().all(|other| scored[*other].1.iou(&scored[*index].1) <= threshold));
             }
-            for gone in (0..scored.len()).filter(|index| !remaining.contains(index)).step_by(37) {
-                let suppresses = |&&index: &&usize| scored[index].1.iou(&scored[gone].1) > threshold;
-                let rival = remaining.iter().find(suppresses).expect("a box goes only because of another");
-                assert!(scored[*rival].0 >= scored[gone].0);
+            for removed in (0..scored.len()).filter(|index| !kept.contains(index)).step_by(37) {
+                let suppresses = |&&index: &&usize| scored[index].1.iou(&scored[removed].1) > threshold;
+                let suppressor = kept.iter().find(suppresses).expect("a kept box overlaps every removed box");
+                assert!(scored[*suppressor].0 >= scored[removed].0);
             }
         }
     }
@@ -196,43 +198,44 @@ mod tests {
     #[test]
     fn suppressing_twice_changes_nothing() {
         let scored = boxes(300);
-        let remaining: Vec<_> = suppress(&scored, 0.5).into_iter().map(|index| scored[index]).collect();
-        assert!(suppress(&remaining, 0.5).into_iter().eq(0..remaining.len()));
+        let kept: Vec<_> = suppress(&scored, 0.5).into_iter().map(|index| scored[index]).collect();
+        assert!(suppress(&kept, 0.5).into_iter().eq(0..kept.len()));
     }
 
     #[test]
-    fn without_boxes_nothing_remains() {
+    fn empty_input_gives_empty_output() {
         assert!(suppress(&[], 0.5).is_empty());
     }
 
     #[test]
-    fn an_overlap_of_exactly_the_threshold_is_allowed() {
-        let scored = [(0.9, cornered(10.0)), (0.8, cornered(5.0)), (0.7, cornered(5.1))];
+    fn overlap_of_exactly_the_threshold_is_allowed() {
+        let scored = [(0.9, box_of_width(10.0)), (0.8, box_of_width(5.0)), (0.7, box_of_width(5.1))];
         assert_eq!(suppress(&scored, 0.5), [0, 1]);
     }
 
     #[test]
-    fn the_first_of_equal_scores_remains() {
-        let scored = [(0.5, cornered(9.0)), (0.5, cornered(10.0)), (0.5, cornered(9.5))];
+    fn first_of_equal_scores_is_kept() {
+        let scored = [(0.5, box_of_width(9.0)), (0.5, box_of_width(10.0)), (0.5, box_of_width(9.5))];
         assert_eq!(suppress(&scored, 0.5), [0]);
     }
 
     #[test]
-    fn what_was_suppressed_suppresses_nothing() {
-        let scored = [(0.9, cornered(10.0)), (0.8, cornered(6.0)), (0.7, cornered(4.0))];
+    fn suppressed_boxes_suppress_nothing() {
+        let scored = [(0.9, box_of_width(10.0)), (0.8, box_of_width(6.0)), (0.7, box_of_width(4.0))];
         assert_eq!(suppress(&scored, 0.5), [0, 2]);
     }
 
     #[test]
-    fn strange_numbers_do_no_harm() {
-        let endless = BoundingBox::new(f32::NEG_INFINITY, 0.0, f32::INFINITY, 10.0);
-        let nowhere = BoundingBox::new(f32::NAN, 0.0, 1.0, 1.0);
-        let scored = [(f32::NAN, cornered(10.0)), (0.5, cornered(10.0)), (f32::INFINITY, endless), (-0.5, nowhere)];
+    fn infinite_and_nan_values_are_handled() {
+        let infinite = BoundingBox::new(f32::NEG_INFINITY, 0.0, f32::INFINITY, 10.0);
+        let undefined = BoundingBox::new(f32::NAN, 0.0, 1.0, 1.0);
+        let scored =
+            [(f32::NAN, box_of_width(10.0)), (0.5, box_of_width(10.0)), (f32::INFINITY, infinite), (-0.5, undefined)];
         assert_eq!(suppress(&scored, 0.5), [2, 1, 3]);
     }
 
     #[test]
-    fn ranks_are_in_order_of_scores_then_indices() {
+    fn ranks_order_by_score_then_index() {
         let scores = [f32::INFINITY, 1.0, 0.5, f32::MIN_POSITIVE, 0.0, -1.0, f32::NEG_INFINITY];
         assert!(scores.windows(2).all(|pair| Rank::new(pair[0], 9) < Rank::new(pair[1], 3)));
         assert!(Rank::new(0.5, 3) < Rank::new(0.5, 4));
@@ -240,12 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn sorting_piece_by_piece_is_sorting() {
+    fn sorting_in_steps_sorts_everything() {
         let scores: Vec<f32> =
-            boxes(3 * BestFirst::START).into_iter().map(|(score, _)| (score * 99.0).floor()).collect();
+            boxes(3 * ByDescendingScore::FIRST_STEP).into_iter().map(|(score, _)| (score * 99.0).floor()).collect();
         let ranks: Vec<_> = scores.iter().enumerate().map(|(index, score)| Rank::new(*score, index)).collect();
         let mut expected: Vec<_> = (0..scores.len()).collect();
         expected.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-        assert!(BestFirst::new(ranks).eq(expected));
+        assert!(ByDescendingScore::new(ranks).eq(expected));
     }
 }

@@ -1,4 +1,4 @@
-//! Results: what became of every image, in the formats that people and programs read.
+//! Output of results: a report per image, in several formats.
 
 mod coco;
 mod csv;
@@ -28,19 +28,19 @@ pub use table::aligned;
 pub use target::{Target, print};
 pub use yolo::yolo;
 
-/// What became of one image.
+/// The result of one image or frame.
 #[derive(Debug)]
 pub struct Report {
-    /// The image, as the user named it.
+    /// The image file, as the user named it.
     pub file: PathBuf,
-    /// Which frame of it this is about, if it is a video.
+    /// The frame, if the file is a video.
     pub frame: Option<Frame>,
-    /// What was found in it, or why nothing could be.
+    /// The detections, or why there are none.
     pub outcome: Result<Found, Failure>,
 }
 
 impl Report {
-    /// What messages call the image.
+    /// The name of the image or frame in messages.
     pub fn name(&self) -> String {
         match self.frame {
             None => self.file.display().to_string(),
@@ -49,74 +49,74 @@ impl Report {
     }
 }
 
-/// Why nothing could be found in an image.
+/// Why an image has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// It could not be read.
+    /// The image cannot be read.
     #[error(transparent)]
     Image(#[from] DecodeError),
-    /// The detector failed, which images of one run share.
+    /// The detector failed; all images of the run share the error.
     #[error(transparent)]
     Detector(#[from] Arc<DetectorError>),
-    /// There is none, for this reason.
+    /// There is no image, for this reason.
     #[error("{0}")]
     Missing(String),
 }
 
-/// What was found in an image.
+/// The detections in an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// Pixels of the upright image.
+    /// Width of the upright image, in pixels.
     pub width: u32,
-    /// Pixels of the upright image.
+    /// Height of the upright image, in pixels.
     pub height: u32,
-    /// The best first.
+    /// Highest score first, with boxes in pixels of the original image (upright, after EXIF rotation).
     pub detections: Vec<Detection>,
 }
 
-/// Formats of results.
+/// Output formats.
 #[derive(Clone, Debug)]
 pub enum Format {
-    /// A list with one object per image, failed ones included.
+    /// A JSON list with one object per image, including failed images.
     Json,
     /// The same objects, one per line.
     Ndjson,
-    /// COCO's results: a list with one object per detection.
+    /// COCO results: a JSON list with one object per detection.
     Coco(ImageIds),
-    /// One line per detection, after a line with the names of the columns.
+    /// A header, then one line per detection.
     Csv,
-    /// Lines for people.
+    /// Human-readable text.
     Text,
 }
 
-/// A stream of reports in one format, to stdout or to a file. A file appears under its name when the stream is finished.
+/// Writes reports in one format to stdout or to a file. A file gets its name in [`Output::finish`].
 #[derive(Debug)]
 pub struct Output {
     format: Format,
     target: Target,
-    /// Reports written so far; of COCO's results detections.
+    /// Number of reports written so far; for COCO results, of detections.
     count: usize,
 }
 
 impl Output {
-    /// Opens a stream to `path`, where `-` is stdout.
+    /// Opens `path` for writing; `-` is stdout.
     ///
     /// # Errors
-    /// When nothing can be written there.
+    /// When `path` cannot be written.
     pub fn open(path: &Path, format: Format) -> io::Result<Self> {
         Ok(Self { format, target: Target::open(path)?, count: 0 })
     }
 
-    /// Appends a report; `classes` are those of the spec. On stdout it is visible at once. When nobody reads stdout
-    /// anymore, this and later reports go nowhere, which is no error.
+    /// Writes a report; `classes` are the classes of the spec. Flushes, unless writing to a file. After the reader of
+    /// stdout has closed it, reports are discarded without an error.
     ///
     /// # Errors
-    /// Those of the file system, and for COCO's results when the image has no id.
+    /// I/O errors, and for COCO results when the image has no id.
     pub fn write(&mut self, report: &Report, classes: &[Class]) -> io::Result<()> {
         let written = match &self.format {
             Format::Coco(ids) => {
                 self.count = coco::write(&mut self.target, report, classes, ids, self.count)?;
-                return self.target.show();
+                return self.target.flush_unless_file();
             }
             Format::Json => json::write(&mut self.target, report, classes, self.count),
             Format::Ndjson => json::write_line(&mut self.target, report, classes),
@@ -124,18 +124,18 @@ impl Output {
             Format::Text => text::write(&mut self.target, report, classes),
         };
         self.count += 1;
-        written.and_then(|()| self.target.show())
+        written.and_then(|()| self.target.flush_unless_file())
     }
 
-    /// Whether nobody reads what is written.
+    /// Whether the reader has closed stdout or the pipe.
     pub fn is_closed(&self) -> bool {
         matches!(self.target, Target::Closed)
     }
 
-    /// Ends the stream and gives a file its name.
+    /// Completes the output and gives a file its name.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// I/O errors.
     pub fn finish(mut self) -> io::Result<()> {
         let ended = match self.format {
             Format::Json => json::end(&mut self.target, self.count),
@@ -152,12 +152,12 @@ mod samples {
     use super::*;
     use models::BoundingBox;
 
-    /// Classes with every sign that a format must quote.
+    /// Class names with all characters that a format must quote.
     pub(super) fn classes() -> Vec<Class> {
         vec![Class { id: 7, name: "cat".to_owned() }, Class { id: 90, name: "a \"b\", c".to_owned() }]
     }
 
-    /// An image with two detections, one with none, one that failed, and a frame of a video.
+    /// An image with two detections, one without detections, a failed one, and a frame of a video.
     pub(super) fn reports() -> Vec<Report> {
         let detections = vec![
             Detection { class_index: 1, score: 0.875, bounding_box: BoundingBox::new(1.0, 2.5, 30.25, 40.0) },

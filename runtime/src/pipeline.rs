@@ -1,9 +1,10 @@
-//! The pipeline: many images through one detector, every stage beside the next, with results in the order of the images.
+//! The pipeline: runs one detector on many images, with all stages concurrently, and returns the results in input
+//! order.
 //!
-//! Some threads read, decode and prepare images, one runs the network on batches of inputs of one size, some
-//! post-process and do what the caller wants done to each image, and the caller's thread gets the results in order. As many
-//! images as there are permits are under way at a time: that bounds memory whatever the number of images and however slow one
-//! of them or their receiver is.
+//! Reader threads read, decode and preprocess images. One thread runs the network on batches of inputs of the same
+//! size. Other threads post-process and call the caller's function on each image. The caller's thread receives the
+//! results in order. Permits bound the number of images in progress, and so the memory, regardless of the number of
+//! images and of slow images or a slow receiver.
 
 mod batches;
 
@@ -19,7 +20,7 @@ use image::RgbImage;
 use crate::output::{Failure, Found, Report};
 use crate::postprocess::Detection;
 use crate::video::Frame;
-use crate::views::{Look, View};
+use crate::views::{PreparedView, ViewSpec};
 use crate::{
     Detector,
     image_file::{self, Limits},
@@ -27,32 +28,33 @@ use crate::{
 };
 use batches::{Run, infer};
 
-/// How images go through.
+/// Options of a [`pipeline`].
 #[derive(Clone, Debug)]
 pub struct PipelineOptions {
-    /// Inputs of one size that the network runs on at a time, from 1 to [`PipelineOptions::MOST_BATCH`], which is taken for more. When
-    /// fewer are ready, it does not wait.
+    /// Maximum batch size: inputs of the same size per run of the network. Clamped to 1 to
+    /// [`PipelineOptions::MOST_BATCH`]. When fewer inputs are ready, the network does not wait for more.
     pub batch: usize,
-    /// Threads that read and prepare images, and as many that post-process, from 1 to [`PipelineOptions::MOST_WORKERS`], which is
-    /// taken for more. With two, an image that takes long does not hold up the next.
+    /// Number of threads that read and preprocess images, and of as many that post-process. Clamped to 1 to
+    /// [`PipelineOptions::MOST_WORKERS`]. With two or more, a slow image does not delay the next.
     pub workers: usize,
-    /// Whether images are handed on with their results, to be drawn on.
+    /// Whether to return the images with their results, for example to draw on them.
     pub keep: bool,
-    /// Of the files.
+    /// Limits of the image files.
     pub limits: Limits,
 }
 
 impl PipelineOptions {
-    /// Larger batches have no use on any machine.
+    /// Maximum of `batch`; larger batches are of no use on any machine.
     pub const MOST_BATCH: usize = 1024;
 
-    /// As have more threads.
+    /// Maximum of `workers`.
     pub const MOST_WORKERS: usize = 256;
 
-    /// What suits a detector: batches as large as its file fixes, and as many workers as keep its provider busy.
+    /// Defaults for a detector: the model's batch size if it is fixed, else 1, and enough workers to keep its provider
+    /// busy.
     pub fn of(detector: &Detector) -> Self {
         let engine = detector.engine();
-        // The CPU has enough to do with the network; a GPU waits for images.
+        // On the CPU, the network takes most of the time; a GPU would wait for images.
         let workers = if engine.provider().is_on_cpu() { 2 } else { machine::cores().max(2) };
         Self { batch: engine.batch().unwrap_or(1), workers, ..Self::default() }
     }
@@ -64,47 +66,50 @@ impl Default for PipelineOptions {
     }
 }
 
-/// An image that is to go through.
+/// An image to process.
 #[derive(Clone, Debug)]
 pub struct Item<T> {
-    /// What it is called in its report.
+    /// The file name for its report.
     pub file: PathBuf,
-    /// Which frame it is, if the file is a video.
+    /// The frame, if the file is a video.
     pub frame: Option<Frame>,
-    /// Where its pixels are.
+    /// The source of its pixels.
     pub content: Content,
-    /// What comes out again with its result.
+    /// Returned with its result.
     pub tag: T,
 }
 
-/// Where the pixels of an image are.
+/// The source of an image's pixels.
 #[derive(Clone, Debug)]
 pub enum Content {
-    /// In the file.
+    /// The file.
     File,
-    /// In these bytes of a file.
+    /// The bytes of an image file.
     Bytes(Vec<u8>),
-    /// Here.
+    /// A decoded image, upright.
     Image(RgbImage),
-    /// Nowhere, for this reason.
+    /// There is no image, for this reason.
     Missing(String),
 }
 
-/// An image that has gone through.
+/// A processed image.
 #[derive(Debug)]
 pub struct Finished<T> {
-    /// What was found, or why nothing could be.
+    /// The detections, or why there are none.
     pub report: Report,
-    /// The image, if images are kept and it could be read.
+    /// The upright image, with [`PipelineOptions::keep`] and if it could be read.
     pub image: Option<RgbImage>,
-    /// What came with the item.
+    /// [`Item::tag`].
     pub tag: T,
 }
 
-/// Sends `items` through the detector. `finish` is called for each, in several threads and in any order; `sink` gets what it
-/// returns, in the order of the items. When the sink returns, no more images are begun.
+/// Runs the detector on `items`. Calls `finish` for each image, from several threads and in any order. `sink` receives
+/// the values that `finish` returns, in the order of the items. When `sink` returns, no more images are started.
 ///
-/// Returns the time that the network ran, and what the sink returned.
+/// Returns the time spent in the network, and the value that `sink` returned.
+///
+/// # Panics
+/// When `finish` or `sink` panics.
 pub fn pipeline<T: Send, F: Send, R>(
     detector: &Detector,
     options: &PipelineOptions,
@@ -114,16 +119,16 @@ pub fn pipeline<T: Send, F: Send, R>(
 ) -> (Duration, R) {
     let batch = options.batch.clamp(1, PipelineOptions::MOST_BATCH);
     let workers = options.workers.clamp(1, PipelineOptions::MOST_WORKERS);
-    // Enough for every thread to have one at hand and one in work, and for the next batch to gather.
+    // Enough for every thread to process one image and have the next one ready, while the next batch is collected.
     let under_way = 4 * workers + 3 * batch;
     let (permit_sender, permits) = bounded(under_way);
     for _ in 0..under_way {
-        // There is room for all.
+        // Does not block: the channel has room for all permits.
         let _ = permit_sender.send(());
     }
     let source = Source { items: Mutex::new(items.enumerate().fuse()), permits };
     let (job_sender, jobs) = bounded(batch.max(2));
-    // Outputs are large: those of one run wait while those of another are read.
+    // Outputs are large, so at most one run waits to be post-processed.
     let (run_sender, runs) = bounded(1);
     let (finished_sender, finished) = bounded(under_way);
 
@@ -138,7 +143,7 @@ pub fn pipeline<T: Send, F: Send, R>(
             scope.spawn(move || conclude(detector, &runs, &exit));
         }
         let network = scope.spawn(move || infer(detector, batch, &jobs, &run_sender));
-        // What the threads wait for must end when the others do.
+        // Drops this thread's ends of the channels, so that each channel closes when the threads that use it end.
         drop((finished_sender, job_sender, runs));
         let result = sink(Ordered { finished, permits: permit_sender, early: BTreeMap::new(), next: 0 });
         let inference = network.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -146,14 +151,14 @@ pub fn pipeline<T: Send, F: Send, R>(
     })
 }
 
-/// Where the images come from, each with its place among them.
+/// The items with their indices, and the permits to start them.
 struct Source<I> {
     items: Mutex<I>,
     permits: Receiver<()>,
 }
 
 impl<T, I: Iterator<Item = (usize, Item<T>)>> Source<I> {
-    /// The next image, when it may begin; none when all have, or when nobody wants results anymore.
+    /// Waits for a permit and returns the next item; `None` at the end, or when no more results are wanted.
     fn next(&self) -> Option<(usize, Item<T>)> {
         let mut items = lock(&self.items);
         self.permits.recv().ok()?;
@@ -161,15 +166,15 @@ impl<T, I: Iterator<Item = (usize, Item<T>)>> Source<I> {
     }
 }
 
-/// A view of an image, on its way to the network.
+/// A preprocessed view of an image, for the network.
 struct Job<T> {
     image: Arc<Image<T>>,
-    /// Place among the views of the image.
+    /// Index among the views of the image.
     place: usize,
-    view: View,
+    view: PreparedView,
 }
 
-/// An image whose views are under way.
+/// An image whose views are in progress.
 struct Image<T> {
     index: usize,
     size: (u32, u32),
@@ -177,12 +182,12 @@ struct Image<T> {
 }
 
 struct State<T> {
-    /// Taken out at the end.
+    /// File, frame and tag of the item, until the image is finished.
     item: Option<(PathBuf, Option<Frame>, T)>,
     kept: Option<RgbImage>,
-    /// What was found in each view so far.
-    seen: Vec<Option<(Look, Vec<Detection>)>>,
-    /// Views that are still under way.
+    /// The detections of each view that is finished.
+    seen: Vec<Option<(ViewSpec, Vec<Detection>)>>,
+    /// Number of unfinished views.
     left: usize,
     failure: Option<Failure>,
 }
@@ -193,11 +198,11 @@ impl<T> Image<T> {
         Self { index, size, state: Mutex::new(state) }
     }
 
-    /// Adds what was found in a view. After the last one the image is finished.
+    /// Adds the detections of a view. Returns the finished image after the last view.
     fn add(
         &self,
         place: usize,
-        found: Result<(Look, Vec<Detection>), Failure>,
+        found: Result<(ViewSpec, Vec<Detection>), Failure>,
         detector: &Detector,
     ) -> Option<Finished<T>> {
         let mut state = lock(&self.state);
@@ -247,14 +252,14 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
                 continue;
             }
         };
-        let looks = detector.looks(&image);
+        let looks = detector.view_specs(&image);
         let shared = Arc::new(Image::new(index, image.dimensions(), (file, frame, tag), looks.len()));
         let last = looks.len() - 1;
         let mut image = Some(image);
         for (place, look) in looks.into_iter().enumerate() {
             let view = image.as_ref().map(|image| detector.prepare(image, look));
             if place == last {
-                // Whoever adds to the last view must find it.
+                // Must be set before the last view is sent, which finishes the image.
                 lock(&shared.state).kept = image.take().filter(|_| options.keep);
             }
             let sent = match view {
@@ -269,7 +274,7 @@ fn read<T: Send, F: Send, I: Iterator<Item = (usize, Item<T>)>, G: Fn(Finished<T
     }
 }
 
-/// The third stage: reads what the network said, and finishes images of which all views are there.
+/// The third stage: post-processes the network's outputs, and finishes images whose views are complete.
 fn conclude<T: Send, F: Send, G: Fn(Finished<T>) -> F>(
     detector: &Detector,
     runs: &Receiver<Run<T>>,
@@ -281,30 +286,30 @@ fn conclude<T: Send, F: Send, G: Fn(Finished<T>) -> F>(
                 Ok(outputs) => detector.postprocess(&view, outputs, row).map_err(|error| Arc::new(error).into()),
                 Err(error) => Err(Arc::clone(error).into()),
             };
-            if exit.add(&image, place, found.map(|found| (view.look, found)), detector).is_none() {
+            if exit.add(&image, place, found.map(|found| (view.spec, found)), detector).is_none() {
                 return;
             }
         }
     }
 }
 
-/// The way out.
+/// Calls `finish` on images, and sends the results to the sink.
 struct Exit<'a, F, G> {
     sender: Sender<Message<F>>,
     finish: &'a G,
 }
 
-/// What comes out.
+/// A message to the sink.
 #[derive(Debug)]
 enum Message<F> {
-    /// A finished image, by its place among all.
+    /// The index of a finished image, and what `finish` returned.
     Finished(usize, F),
-    /// A thread has panicked, and with it its image is lost.
+    /// A thread has panicked, so its image has no result.
     Panicked,
 }
 
 impl<F, G> Exit<'_, F, G> {
-    /// Finishes an image; nothing when nobody wants it.
+    /// Finishes an image; `None` when the sink has returned.
     fn send<T>(&self, index: usize, finished: Finished<T>) -> Option<()>
     where
         G: Fn(Finished<T>) -> F,
@@ -316,7 +321,7 @@ impl<F, G> Exit<'_, F, G> {
         &self,
         image: &Image<T>,
         place: usize,
-        found: Result<(Look, Vec<Detection>), Failure>,
+        found: Result<(ViewSpec, Vec<Detection>), Failure>,
         detector: &Detector,
     ) -> Option<()>
     where
@@ -330,7 +335,7 @@ impl<F, G> Exit<'_, F, G> {
 }
 
 impl<F, G> Drop for Exit<'_, F, G> {
-    /// Nobody must wait for an image that was lost in a panic, which goes on when the threads are joined.
+    /// After a panic, keeps the sink from waiting for the image. The panic resumes when the threads are joined.
     fn drop(&mut self) {
         if thread::panicking() {
             let _ = self.sender.send(Message::Panicked);
@@ -338,12 +343,12 @@ impl<F, G> Drop for Exit<'_, F, G> {
     }
 }
 
-/// The results, in the order of the items. It ends after the last; when it is dropped earlier, so do the images.
+/// Iterator over the results in the order of the items. Dropping it stops the pipeline.
 #[derive(Debug)]
 pub struct Ordered<F> {
     finished: Receiver<Message<F>>,
     permits: Sender<()>,
-    /// Those whose turn has not come, by place.
+    /// Results that are finished before their predecessors, by index.
     early: BTreeMap<usize, F>,
     next: usize,
 }
@@ -355,7 +360,7 @@ impl<F> Iterator for Ordered<F> {
         loop {
             if let Some(finished) = self.early.remove(&self.next) {
                 self.next += 1;
-                // Fails only when no image is left to begin.
+                // Fails only when all images have been started.
                 let _ = self.permits.send(());
                 return Some(finished);
             }
@@ -367,7 +372,7 @@ impl<F> Iterator for Ordered<F> {
     }
 }
 
-/// The threads share nothing that a panic leaves half done.
+/// Ignores poisoning: the shared state is consistent even after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

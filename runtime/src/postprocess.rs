@@ -1,35 +1,36 @@
-//! Post-processing: from the network's outputs to detections.
+//! Post-processing: from the network's scores and offsets to detections.
 
 use models::spec::{Clip, Suppression};
 use models::{Anchors, BoundingBox, ModelSpec, Placement};
 use ndarray::{ArrayView1, ArrayView2};
 
-use crate::nms::{BestFirst, KeptBoxes, Rank};
-use crate::soft_nms::{Rival, soft_nms};
+use crate::nms::{ByDescendingScore, KeptBoxes, Rank};
+use crate::soft_nms::{GroupedBox, soft_nms};
 
-/// An object that was found.
+/// A detected object.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Detection {
-    /// Index of its class in the spec.
+    /// Index of the class in the spec.
     pub class_index: usize,
-    /// How certain the network is, in [0, 1].
+    /// Score, in [0, 1].
     pub score: f32,
-    /// Where it is, in pixels of the upright original image.
+    /// Box in pixels of the original image (upright, after EXIF rotation).
     pub bounding_box: BoundingBox,
 }
 
-/// The detections of one image, best score first and, among equal scores, in the order of anchors and then classes.
+/// The detections in one image, in pixels of the original image (upright, after EXIF rotation). The highest score comes
+/// first; equal scores are in the order of anchors, then classes.
 ///
-/// * `scores`: `[anchors, classes]`. Only what exceeds the threshold is looked at; what is not a number never does.
-/// * `offsets`: `[anchors, 4]`. Only those of candidates are decoded, and with a cap on detections no more than it takes.
+/// * `scores`: `[anchors, classes]`. Only scores above the threshold are considered; NaN scores are ignored.
+/// * `offsets`: `[anchors, 4]`. Only those of candidates are decoded, and only until `max_detections` is reached.
 ///
-/// Differs from yhenon/pytorch-retinanet (`retinanet/model.py`, 0348a9d) in the order, which there is by class first, and in
-/// one kind of box: what has no extent after clipping (it lies outside, or its offsets are no numbers) is no detection and does not count for the cap. Such a box
-/// has an IoU of 0 with every other, so that it would have suppressed nothing.
+/// Differs from yhenon/pytorch-retinanet (`retinanet/model.py`, 0348a9d) in the order, which is by class first there,
+/// and in boxes without area after clipping (outside the image, or with NaN offsets): here they are not detections and
+/// do not count towards `max_detections`. Since their IoU with every other box is 0, they would not suppress anything.
 ///
 /// # Panics
-/// When the outputs do not have one row per anchor and one score per class. Outputs of a file that may be wrong are
-/// checked where they enter, as [`Detector`](crate::Detector) does.
+/// When the outputs do not have one row per anchor and one score per class. [`Detector`](crate::Detector) checks that
+/// for the outputs of a file.
 pub fn postprocess(
     scores: ArrayView2<f32>,
     offsets: ArrayView2<f32>,
@@ -37,47 +38,46 @@ pub fn postprocess(
     placement: &Placement,
     spec: &ModelSpec,
 ) -> Vec<Detection> {
-    Selection { anchors, placement, spec, wanted: None }.of_all(scores, offsets)
+    Selection { anchors, placement, spec, wanted: None }.detections(scores, offsets)
 }
 
-/// What a network hands over of one image that has selected its candidates itself. Their order means nothing, and a score
-/// of 0 is none.
+/// Candidates in one image that the network itself selected, in any order. Entries with a score of 0 are padding.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates<'a> {
     /// Scores: `[candidates]`, in [0, 1].
     pub scores: ArrayView1<'a, f32>,
-    /// Rows of the anchors among all: `[candidates]`.
+    /// Anchor indices: `[candidates]`.
     pub anchors: ArrayView1<'a, i64>,
-    /// Indices of the classes: `[candidates]`.
+    /// Class indices: `[candidates]`.
     pub classes: ArrayView1<'a, i64>,
     /// Offsets: `[candidates, 4]`.
     pub offsets: ArrayView2<'a, f32>,
 }
 
-/// The detections among candidates: those of [`postprocess`] on all scores, of which these are the best of each level by the
-/// spec's `top_k`. The threshold may be higher than the one that they were selected by.
+/// As [`postprocess`] and with the same result, from the `top_k` highest-scoring candidates of each feature level
+/// instead of all scores. The score threshold may be higher than the one that the network used.
 ///
 /// # Panics
-/// When the four do not have one length, or an anchor or a class is not there, where its score exceeds the threshold.
+/// When the four arrays differ in length, or a candidate above the threshold has an invalid anchor or class index.
 pub fn postprocess_candidates(
-    found: &Candidates,
+    candidates: &Candidates,
     anchors: &Anchors,
     placement: &Placement,
     spec: &ModelSpec,
 ) -> Vec<Detection> {
-    Selection { anchors, placement, spec, wanted: None }.of_candidates(found)
+    Selection { anchors, placement, spec, wanted: None }.detections_of_candidates(candidates)
 }
 
-/// By what detections are selected.
+/// Selects detections from the outputs for one image.
 pub(crate) struct Selection<'a> {
     pub(crate) anchors: &'a Anchors,
     pub(crate) placement: &'a Placement,
     pub(crate) spec: &'a ModelSpec,
-    /// For each class whether it is looked for; all are if absent. Scores of others count for nothing.
+    /// For each class, whether it is wanted; `None` for all. The scores of other classes are ignored.
     pub(crate) wanted: Option<&'a [bool]>,
 }
 
-/// A score above the threshold, and where it stands.
+/// A score above the threshold, with its anchor, class and offsets.
 struct Candidate {
     anchor: usize,
     class_index: usize,
@@ -87,7 +87,7 @@ struct Candidate {
 
 impl Selection<'_> {
     /// As [`postprocess`].
-    pub(crate) fn of_all(&self, scores: ArrayView2<f32>, offsets: ArrayView2<f32>) -> Vec<Detection> {
+    pub(crate) fn detections(&self, scores: ArrayView2<f32>, offsets: ArrayView2<f32>) -> Vec<Detection> {
         let (rows, classes) = (self.anchors.boxes().len(), self.spec.class_count());
         assert_eq!(scores.dim(), (rows, classes), "shape of the scores");
         assert_eq!(offsets.dim(), (rows, 4), "shape of the offsets");
@@ -103,64 +103,69 @@ impl Selection<'_> {
                 offsets: std::array::from_fn(|i| offsets[[anchor, i]]),
             }
         };
-        self.select(self.candidates(scores), candidate)
+        self.apply_nms(self.candidates(scores), candidate)
     }
 
     /// As [`postprocess_candidates`].
-    pub(crate) fn of_candidates(&self, found: &Candidates) -> Vec<Detection> {
-        let Candidates { scores, anchors: rows, classes, offsets } = found;
+    pub(crate) fn detections_of_candidates(&self, candidates: &Candidates) -> Vec<Detection> {
+        let Candidates { scores, anchors, classes, offsets } = candidates;
         let count = scores.len();
-        assert_eq!((rows.len(), classes.len(), offsets.dim()), (count, count, (count, 4)), "lengths of the candidates");
+        assert_eq!(
+            (anchors.len(), classes.len(), offsets.dim()),
+            (count, count, (count, 4)),
+            "lengths of the candidates"
+        );
         let threshold = self.spec.postprocessing.score_threshold;
         let wanted = |index: &usize| self.wanted.is_none_or(|wanted| wanted[classes[*index] as usize]);
         let above = (0..count).filter(|index| scores[*index] > threshold);
         let mut order: Vec<usize> = above.filter(wanted).collect();
-        // Equal scores go by anchor and class, as where there is a score for everything.
-        order.sort_unstable_by_key(|index| (rows[*index], classes[*index]));
-        let ranks = order.iter().enumerate().map(|(place, index)| Rank::new(scores[*index], place)).collect();
-        let candidate = |place: usize| {
-            let index = order[place];
+        // Equal scores are ordered by anchor and class, as in `detections`.
+        order.sort_unstable_by_key(|index| (anchors[*index], classes[*index]));
+        let ranks = order.iter().enumerate().map(|(position, index)| Rank::new(scores[*index], position)).collect();
+        let candidate = |position: usize| {
+            let index = order[position];
             Candidate {
-                anchor: rows[index] as usize,
+                anchor: anchors[index] as usize,
                 class_index: classes[index] as usize,
                 score: scores[index],
                 offsets: std::array::from_fn(|i| offsets[[index, i]]),
             }
         };
-        self.select(ranks, candidate)
+        self.apply_nms(ranks, candidate)
     }
 
-    /// The scores above the threshold, at most `top_k` of each level; an index is that of anchor times classes plus class.
+    /// Ranks of the scores above the threshold, at most `top_k` per feature level. An index is `anchor * classes +
+    /// class`.
     fn candidates(&self, scores: &[f32]) -> Vec<Rank> {
         let (rules, classes) = (&self.spec.postprocessing, self.spec.class_count());
         let mut candidates = Vec::new();
         for level in self.anchors.levels() {
-            let mut found = TopK::new(rules.score_threshold, rules.top_k.unwrap_or(usize::MAX));
+            let mut top_k = TopK::new(rules.score_threshold, rules.top_k.unwrap_or(usize::MAX));
             let (first, end) = (level.start * classes, level.end * classes);
             match self.wanted {
-                None => found.scan(&scores[first..end], first, |_| true),
-                Some(wanted) => found.scan(&scores[first..end], first, |index| wanted[index % classes]),
+                None => top_k.scan(&scores[first..end], first, |_| true),
+                Some(wanted) => top_k.scan(&scores[first..end], first, |index| wanted[index % classes]),
             }
-            candidates.append(&mut found.into_ranks());
+            candidates.append(&mut top_k.into_ranks());
         }
         candidates
     }
 
-    /// The candidates that remain, best first. `candidate` says what a rank's index stands for.
-    fn select(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
+    /// The candidates that NMS keeps, highest score first. `candidate` maps a rank's index to its candidate.
+    fn apply_nms(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
         match self.spec.postprocessing.soft_nms {
             Some(sigma) => self.soft_nms(ranks, candidate, sigma),
-            None => self.suppress(ranks, candidate),
+            None => self.greedy_nms(ranks, candidate),
         }
     }
 
-    /// Those that no better one suppresses.
-    fn suppress(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
+    /// Greedy NMS: keeps boxes that no higher-scoring kept box overlaps by more than the threshold.
+    fn greedy_nms(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
         let rules = &self.spec.postprocessing;
         let mut kept = vec![KeptBoxes::default(); self.spec.class_count()];
         let mut detections = Vec::new();
-        for index in BestFirst::new(ranks) {
-            if rules.max_detections.is_some_and(|most| detections.len() >= most) {
+        for index in ByDescendingScore::new(ranks) {
+            if rules.max_detections.is_some_and(|max| detections.len() >= max) {
                 break;
             }
             let candidate = candidate(index);
@@ -173,27 +178,27 @@ impl Selection<'_> {
         detections
     }
 
-    /// Those whose score exceeds the threshold after what better ones take from it.
+    /// Soft-NMS: lowers the scores of overlapping boxes, and keeps those that still exceed the threshold.
     fn soft_nms(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate, sigma: f32) -> Vec<Detection> {
         let rules = &self.spec.postprocessing;
-        let candidates = BestFirst::new(ranks).map(candidate);
+        let candidates = ByDescendingScore::new(ranks).map(candidate);
         let decoded = candidates.filter_map(|candidate| {
             let bounding_box = self.decode(&candidate)?;
             Some((
                 candidate.class_index,
-                Rival { score: candidate.score, bounding_box, group: self.group(candidate.class_index) },
+                GroupedBox { score: candidate.score, bounding_box, group: self.group(candidate.class_index) },
             ))
         });
-        let (class_indices, rivals): (Vec<_>, Vec<_>) = decoded.unzip();
-        let most = rules.max_detections.unwrap_or(usize::MAX);
-        let remaining = soft_nms(&rivals, sigma, rules.score_threshold, most).into_iter().map(|(index, score)| {
-            let bounding_box = self.placement.to_original_image(&rivals[index].bounding_box);
+        let (class_indices, boxes): (Vec<_>, Vec<_>) = decoded.unzip();
+        let max = rules.max_detections.unwrap_or(usize::MAX);
+        let kept = soft_nms(&boxes, sigma, rules.score_threshold, max).into_iter().map(|(index, score)| {
+            let bounding_box = self.placement.to_original_image(&boxes[index].bounding_box);
             Detection { class_index: class_indices[index], score, bounding_box }
         });
-        remaining.collect()
+        kept.collect()
     }
 
-    /// Its box, clipped, in pixels of the input; none if that has no extent.
+    /// The candidate's clipped box in pixels of the padded input; `None` if it has no area.
     fn decode(&self, candidate: &Candidate) -> Option<BoundingBox> {
         let Placement { padded_width, padded_height, resized_width, resized_height, .. } = *self.placement;
         let (width, height) = match self.spec.postprocessing.clip {
@@ -205,7 +210,7 @@ impl Selection<'_> {
         (clipped.width() > 0.0 && clipped.height() > 0.0).then_some(clipped)
     }
 
-    /// Boxes of one group are rivals.
+    /// The group of a class; only boxes of the same group suppress each other.
     fn group(&self, class_index: usize) -> usize {
         match self.spec.postprocessing.suppression {
             Suppression::PerClass => class_index,
@@ -214,20 +219,20 @@ impl Selection<'_> {
     }
 }
 
-/// The best scores above a threshold, which rises when there are more than wanted.
+/// Collects the `limit` highest scores above a threshold. The threshold rises once more than that are found.
 struct TopK {
     threshold: f32,
-    most: usize,
+    limit: usize,
     ranks: Vec<Rank>,
 }
 
 impl TopK {
-    fn new(threshold: f32, most: usize) -> Self {
-        Self { threshold, most, ranks: Vec::new() }
+    fn new(threshold: f32, limit: usize) -> Self {
+        Self { threshold, limit, ranks: Vec::new() }
     }
 
-    /// Adds what is above the threshold. There are millions of scores and few are: whole blocks are skipped as fast as memory
-    /// allows.
+    /// Adds the scores above the threshold; `first` is the index of `scores[0]`. Few of millions of scores exceed it,
+    /// so whole blocks are skipped, as fast as memory allows.
     fn scan(&mut self, scores: &[f32], first: usize, wanted: impl Fn(usize) -> bool) {
         const BLOCK: usize = 64;
         for (block, start) in scores.chunks(BLOCK).zip((first..).step_by(BLOCK)) {
@@ -236,21 +241,21 @@ impl TopK {
                 let above = block.iter().zip(start..).filter(|(score, _)| **score > threshold);
                 let wanted = above.filter(|(_, index)| wanted(*index));
                 self.ranks.extend(wanted.map(|(score, index)| Rank::new(*score, index)));
-                // Twice as many, so that the work of each selection is shared by as many additions.
-                if self.ranks.len() / 2 >= self.most {
+                // Selecting only at twice the limit keeps the amortized cost per score constant.
+                if self.ranks.len() / 2 >= self.limit {
                     self.select();
                 }
             }
         }
     }
 
-    /// Drops all but the best. What comes later and is not better than the last of them would be dropped, too.
+    /// Drops all but the highest scores. The lowest of these becomes the threshold, since later scores must exceed it.
     fn select(&mut self) {
-        if self.ranks.len() > self.most {
-            if let Some(last) = self.most.checked_sub(1) {
+        if self.ranks.len() > self.limit {
+            if let Some(last) = self.limit.checked_sub(1) {
                 self.threshold = self.ranks.select_nth_unstable(last).1.score();
             }
-            self.ranks.truncate(self.most);
+            self.ranks.truncate(self.limit);
         }
     }
 
@@ -269,7 +274,7 @@ mod tests {
     const SIDE: usize = 64;
     const CLASSES: usize = 3;
 
-    /// An image of 96x192 pixels, shown in the upper left 48x48 pixels of an input of 64x64.
+    /// An image of 96x192 pixels, resized to the upper left 48x48 pixels of a 64x64 input.
     const PLACEMENT: Placement = Placement {
         original_width: 96,
         original_height: 192,
@@ -287,16 +292,16 @@ mod tests {
         spec
     }
 
-    /// Outputs that say nothing, to be changed.
-    fn silence() -> (Anchors, Array2<f32>, Array2<f32>) {
+    /// Outputs with all scores and offsets 0, to be changed.
+    fn empty_outputs() -> (Anchors, Array2<f32>, Array2<f32>) {
         let anchors = Anchors::new(&ModelSpec::default().anchors, SIDE, SIDE);
         let rows = anchors.boxes().len();
         (anchors, Array2::zeros((rows, CLASSES)), Array2::zeros((rows, 4)))
     }
 
-    /// Outputs that say anything: every score differs or is equal to a few others, offsets move and stretch.
-    fn noise() -> (Anchors, Array2<f32>, Array2<f32>) {
-        let (anchors, mut scores, mut offsets) = silence();
+    /// Random outputs, in which some scores are equal.
+    fn random_outputs() -> (Anchors, Array2<f32>, Array2<f32>) {
+        let (anchors, mut scores, mut offsets) = empty_outputs();
         let mut state = 3u32;
         let mut unit = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -307,13 +312,13 @@ mod tests {
         (anchors, scores, offsets)
     }
 
-    /// Says that `expected` is at `anchor`.
-    fn say(offsets: &mut Array2<f32>, anchors: &Anchors, anchor: usize, expected: [f32; 4]) {
+    /// Sets the offsets of `anchor` so that they decode to `expected`, in pixels of the padded input.
+    fn set_box(offsets: &mut Array2<f32>, anchors: &Anchors, anchor: usize, expected: [f32; 4]) {
         let encoded = BoxCoderSpec::default().encode(&anchors.boxes()[anchor], &expected.into());
         offsets.row_mut(anchor).assign(&ndarray::arr1(&encoded));
     }
 
-    /// What postprocessing means, one step after another and every step on everything.
+    /// Post-processing without shortcuts: every step on all boxes.
     fn reference(scores: &Array2<f32>, offsets: &Array2<f32>, anchors: &Anchors, spec: &ModelSpec) -> Vec<Detection> {
         let rules = &spec.postprocessing;
         let mut all: Vec<(usize, Detection)> = Vec::new();
@@ -338,10 +343,9 @@ mod tests {
         let mut kept: Vec<Detection> = Vec::new();
         let agnostic = rules.suppression == Suppression::ClassAgnostic;
         for (_, candidate) in all {
-            let has_extent = candidate.bounding_box.width() > 0.0 && candidate.bounding_box.height() > 0.0;
-            let mut rivals = kept.iter().filter(|other| agnostic || other.class_index == candidate.class_index);
-            if has_extent && !rivals.any(|other| other.bounding_box.iou(&candidate.bounding_box) > rules.nms_threshold)
-            {
+            let has_area = candidate.bounding_box.width() > 0.0 && candidate.bounding_box.height() > 0.0;
+            let mut group = kept.iter().filter(|other| agnostic || other.class_index == candidate.class_index);
+            if has_area && !group.any(|other| other.bounding_box.iou(&candidate.bounding_box) > rules.nms_threshold) {
                 kept.push(candidate);
             }
         }
@@ -351,8 +355,8 @@ mod tests {
     }
 
     #[test]
-    fn shortcuts_change_nothing() {
-        let (anchors, scores, offsets) = noise();
+    fn shortcuts_do_not_change_detections() {
+        let (anchors, scores, offsets) = random_outputs();
         let rules: [fn(&mut PostprocessingSpec); 7] = [
             |_| (),
             |rules| rules.top_k = Some(20),
@@ -371,7 +375,8 @@ mod tests {
         }
     }
 
-    /// What a network with `top_k` in it hands over: the best of each level, with a score of 0 where there are no more.
+    /// The outputs of a network exported with `--top-k`: the highest-scoring candidates of each level, padded with
+    /// scores of 0.
     fn selected(
         scores: &Array2<f32>,
         offsets: &Array2<f32>,
@@ -395,7 +400,7 @@ mod tests {
         all
     }
 
-    /// Candidates as a network hands them over.
+    /// Candidates as a network outputs them.
     struct Columns {
         scores: Array1<f32>,
         anchors: Array1<i64>,
@@ -421,8 +426,8 @@ mod tests {
     }
 
     #[test]
-    fn candidates_say_what_all_scores_say() {
-        let (anchors, scores, offsets) = noise();
+    fn candidates_and_dense_outputs_give_equal_detections() {
+        let (anchors, scores, offsets) = random_outputs();
         let rules: [fn(&mut PostprocessingSpec); 5] = [
             |_| (),
             |rules| rules.max_detections = Some(7),
@@ -448,35 +453,35 @@ mod tests {
     }
 
     #[test]
-    fn classes_that_are_not_wanted_neither_appear_nor_count() {
-        let (anchors, scores, offsets) = noise();
+    fn unwanted_classes_are_not_reported_and_suppress_nothing() {
+        let (anchors, scores, offsets) = random_outputs();
         let agnostic = |rules: &mut PostprocessingSpec| {
             (rules.suppression, rules.top_k) = (Suppression::ClassAgnostic, Some(20));
         };
         for spec in [spec(|_| ()), spec(agnostic)] {
-            let mut silenced = scores.clone();
-            silenced.column_mut(1).fill(0.0);
-            let expected = postprocess(silenced.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+            let mut without_class = scores.clone();
+            without_class.column_mut(1).fill(0.0);
+            let expected = postprocess(without_class.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
             assert!(expected.len() > 5);
             let wanted = Some(&[true, false, true][..]);
             let selection = Selection { anchors: &anchors, placement: &PLACEMENT, spec: &spec, wanted };
-            assert_eq!(selection.of_all(scores.view(), offsets.view()), expected);
+            assert_eq!(selection.detections(scores.view(), offsets.view()), expected);
         }
         let spec = spec(|rules| rules.top_k = Some(100_000));
         let selected = selected(&scores, &offsets, &anchors, 100_000);
         let wanted = Some(&[false, false, true][..]);
         let selection = Selection { anchors: &anchors, placement: &PLACEMENT, spec: &spec, wanted };
-        let found = selection.of_candidates(&Columns::new(&selected).candidates());
-        assert_eq!(found, selection.of_all(scores.view(), offsets.view()));
+        let found = selection.detections_of_candidates(&Columns::new(&selected).candidates());
+        assert_eq!(found, selection.detections(scores.view(), offsets.view()));
         assert!(found.len() > 5 && found.iter().all(|detection| detection.class_index == 2));
     }
 
     #[test]
-    fn soft_suppression_lowers_scores_in_place_of_removing_boxes() {
-        let (anchors, mut scores, mut offsets) = silence();
+    fn soft_nms_lowers_scores_instead_of_removing_boxes() {
+        let (anchors, mut scores, mut offsets) = empty_outputs();
         for (anchor, score, right) in [(5, 0.75, 40.0), (14, 0.5, 34.0)] {
             scores[[anchor, 2]] = score;
-            say(&mut offsets, &anchors, anchor, [10.0, 10.0, right, 40.0]);
+            set_box(&mut offsets, &anchors, anchor, [10.0, 10.0, right, 40.0]);
         }
         let find = |sigma, threshold| {
             let spec = spec(|rules| (rules.soft_nms, rules.score_threshold) = (sigma, threshold));
@@ -485,14 +490,14 @@ mod tests {
         };
         assert_eq!(find(None, 0.05), [0.75]);
         // The overlap is 24 of 30 columns.
-        let [best, lowered] = find(Some(0.5), 0.05)[..] else { panic!("not two") };
-        assert!(best == 0.75 && (lowered - 0.5 * (-0.8f32 * 0.8 / 0.5).exp()).abs() < 1e-3, "{lowered}");
+        let [first, lowered] = find(Some(0.5), 0.05)[..] else { panic!("expected two detections") };
+        assert!(first == 0.75 && (lowered - 0.5 * (-0.8f32 * 0.8 / 0.5).exp()).abs() < 1e-3, "{lowered}");
         assert_eq!(find(Some(0.5), 0.2), [0.75]);
     }
 
     #[test]
-    fn layout_of_outputs_does_not_matter() {
-        let (anchors, scores, offsets) = noise();
+    fn memory_layout_of_outputs_does_not_matter() {
+        let (anchors, scores, offsets) = random_outputs();
         let spec = spec(|_| ());
         let expected = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
         let (scores, offsets) =
@@ -501,14 +506,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_nothing_found() {
-        let (anchors, scores, offsets) = silence();
+    fn zero_scores_give_no_detections() {
+        let (anchors, scores, offsets) = empty_outputs();
         assert!(postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec(|_| ())).is_empty());
     }
 
     #[test]
-    fn a_score_must_exceed_the_threshold() {
-        let (anchors, mut scores, offsets) = silence();
+    fn scores_must_exceed_the_threshold() {
+        let (anchors, mut scores, offsets) = empty_outputs();
         for (score, expected) in [(0.05, 0), (0.050_000_1, 1), (f32::NAN, 0), (1.0, 1)] {
             scores[[0, 1]] = score;
             let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec(|_| ()));
@@ -517,10 +522,10 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_in_pixels_of_the_image() {
-        let (anchors, mut scores, mut offsets) = silence();
+    fn boxes_are_in_pixels_of_the_original_image() {
+        let (anchors, mut scores, mut offsets) = empty_outputs();
         scores[[5, 2]] = 0.75;
-        say(&mut offsets, &anchors, 5, [8.0, 12.0, 30.0, 60.0]);
+        set_box(&mut offsets, &anchors, 5, [8.0, 12.0, 30.0, 60.0]);
         let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec(|_| ()));
         let [Detection { class_index: 2, score: 0.75, bounding_box }] = found[..] else { panic!("{found:?}") };
         assert!((bounding_box.x1 - 16.0).abs() < 1e-3 && (bounding_box.y1 - 48.0).abs() < 1e-3, "{bounding_box:?}");
@@ -528,8 +533,8 @@ mod tests {
     }
 
     #[test]
-    fn one_box_may_belong_to_several_classes_unless_they_are_rivals() {
-        let (anchors, mut scores, offsets) = silence();
+    fn one_box_gives_a_detection_per_class_unless_nms_is_class_agnostic() {
+        let (anchors, mut scores, offsets) = empty_outputs();
         scores.row_mut(0).assign(&ndarray::arr1(&[0.5, 0.75, 0.25]));
         let class_indices = |spec: ModelSpec| {
             let found = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
@@ -540,10 +545,10 @@ mod tests {
     }
 
     #[test]
-    fn boxes_without_extent_are_dropped_and_endless_ones_clipped() {
-        let (anchors, mut scores, mut offsets) = silence();
+    fn boxes_without_area_are_dropped_and_huge_ones_clipped() {
+        let (anchors, mut scores, mut offsets) = empty_outputs();
         scores.column_mut(0).slice_mut(ndarray::s![..5]).assign(&ndarray::arr1(&[0.9, 0.8, 0.7, 0.6, 0.5]));
-        say(&mut offsets, &anchors, 0, [50.0, 10.0, 60.0, 20.0]);
+        set_box(&mut offsets, &anchors, 0, [50.0, 10.0, 60.0, 20.0]);
         offsets[[1, 0]] = f32::NAN;
         offsets[[2, 3]] = f32::NAN;
         offsets[[3, 1]] = f32::INFINITY;

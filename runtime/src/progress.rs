@@ -1,23 +1,84 @@
-//! Progress on stderr: one line that keeps changing on a terminal, a line now and then elsewhere.
+//! Messages and progress on stderr, for programs.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-/// Between two states of the changing line.
+/// Time between two updates of the progress line on a terminal.
 const FRAME: Duration = Duration::from_millis(100);
 
-/// Between two lines that stay.
+/// Time between two progress lines elsewhere.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Writes a line to stderr. That nobody reads it is no reason to stop.
+const QUIET: u8 = 0;
+const NORMAL: u8 = 1;
+const VERBOSE: u8 = 2;
+
+/// How much this process prints.
+static VERBOSITY: AtomicU8 = AtomicU8::new(NORMAL);
+
+/// How much a program prints on stderr.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct VerbosityArgs {
+    /// Print only results, warnings and errors, no progress.
+    #[arg(long, short, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Also print which libraries, devices, files and settings are used.
+    #[arg(long, short, global = true)]
+    verbose: bool,
+}
+
+impl VerbosityArgs {
+    /// Sets how much this process prints.
+    pub fn apply(self) {
+        let verbosity = match (self.quiet, self.verbose) {
+            (true, _) => QUIET,
+            (_, true) => VERBOSE,
+            _ => NORMAL,
+        };
+        VERBOSITY.store(verbosity, Ordering::Relaxed);
+    }
+}
+
+/// Whether only results, warnings and errors are printed.
+pub fn is_quiet() -> bool {
+    VERBOSITY.load(Ordering::Relaxed) == QUIET
+}
+
+/// Prints a line of progress to stderr, unless quiet.
 pub fn say(line: fmt::Arguments) {
+    if !is_quiet() {
+        write_line(line);
+    }
+}
+
+/// Prints a line to stderr if verbose.
+pub fn detail(line: fmt::Arguments) {
+    if VERBOSITY.load(Ordering::Relaxed) == VERBOSE {
+        write_line(line);
+    }
+}
+
+/// Prints `warning: ...` to stderr.
+pub fn warn(line: fmt::Arguments) {
+    write_line(format_args!("warning: {line}"));
+}
+
+/// Prints `error: ...` to stderr.
+pub fn error(line: fmt::Arguments) {
+    write_line(format_args!("error: {line}"));
+}
+
+/// A closed stderr is not an error.
+fn write_line(line: fmt::Arguments) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// How far a run over many images has come.
+/// Progress of a run over many images: one line that changes in place on a terminal, a line every ten seconds elsewhere.
 pub struct Progress {
-    /// How many there are, if that is known.
+    /// Number of images, if known.
     total: Option<usize>,
     done: usize,
     started: Instant,
@@ -27,14 +88,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `stdout_in_use` says that results go to stdout; on a terminal they are progress enough, and share its lines.
+    /// `stdout_in_use`: results go to stdout; if that is the same terminal, they show the progress, and no line is drawn.
     pub fn new(total: Option<usize>, stdout_in_use: bool) -> Self {
         let changing = io::stderr().is_terminal() && !(stdout_in_use && io::stdout().is_terminal());
         let now = Instant::now();
-        Self { total, done: 0, started: now, shown: now, changing }
+        Self { total, done: 0, started: now, shown: now, changing: changing && !is_quiet() }
     }
 
-    /// One more image is done.
+    /// Counts one more image.
     pub fn advance(&mut self) {
         self.done += 1;
         let interval = if self.changing { FRAME } else { INTERVAL };
@@ -50,13 +111,12 @@ impl Progress {
         }
     }
 
-    /// Writes a line that stays.
-    pub fn say(&self, line: fmt::Arguments) {
+    /// Prints `error: ...` above the progress line.
+    pub fn error(&self, line: fmt::Arguments) {
         self.clear();
-        say(line);
+        error(line);
     }
 
-    /// Takes the changing line away.
     fn clear(&self) {
         if self.changing {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");
@@ -72,9 +132,9 @@ impl Drop for Progress {
 
 fn line(done: usize, total: Option<usize>, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64();
-    let Some(total) = total else { return format!("{done} images, {rate:.1} per second") };
+    let Some(total) = total else { return format!("{done} images, {rate:.1} images/s") };
     let left = ((total - done) as f64 / rate).round() as u64;
-    format!("{done} of {total} images, {rate:.1} per second, {}:{:02} left", left / 60, left % 60)
+    format!("{done}/{total} images, {rate:.1} images/s, {}:{:02} left", left / 60, left % 60)
 }
 
 #[cfg(test)]
@@ -82,9 +142,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_tells_rate_and_time_left() {
+    fn the_line_shows_rate_and_remaining_time() {
         let elapsed = Duration::from_secs(25);
-        assert_eq!(line(50, Some(200), elapsed), "50 of 200 images, 2.0 per second, 1:15 left");
-        assert_eq!(line(50, None, elapsed), "50 images, 2.0 per second");
+        assert_eq!(line(50, Some(200), elapsed), "50/200 images, 2.0 images/s, 1:15 left");
+        assert_eq!(line(50, None, elapsed), "50 images, 2.0 images/s");
     }
 }

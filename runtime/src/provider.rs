@@ -1,34 +1,34 @@
-//! What computes the network: the CPU, or a GPU.
+//! Execution providers: what computes the network.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What computes the network.
+/// Execution provider: what computes the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Provider {
-    /// The CPU, by ONNX Runtime itself.
+    /// The CPU, with ONNX Runtime's own kernels.
     #[default]
     Cpu,
-    /// An NVIDIA GPU.
+    /// An NVIDIA GPU, with CUDA.
     Cuda {
-        /// Number of the GPU, from 0.
+        /// Index of the GPU, from 0.
         device: u16,
     },
-    /// An NVIDIA GPU, by TensorRT, which first builds an engine for it.
+    /// An NVIDIA GPU, with TensorRT, which first builds an engine.
     Tensorrt {
-        /// Number of the GPU, from 0.
+        /// Index of the GPU, from 0.
         device: u16,
     },
-    /// An Intel CPU or GPU, by OpenVINO.
+    /// An Intel CPU, GPU or NPU, with OpenVINO.
     Openvino {
-        /// Which one.
+        /// The device.
         device: OpenvinoDevice,
     },
-    /// The first that starts of CUDA, OpenVINO and the CPU. TensorRT is none of them, because it takes minutes to start.
+    /// The first of CUDA, OpenVINO and the CPU that works. TensorRT is not tried, because it takes minutes to start.
     Auto,
 }
 
-/// What OpenVINO uses.
+/// Device that OpenVINO uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OpenvinoDevice {
     /// The CPU.
@@ -40,11 +40,11 @@ pub enum OpenvinoDevice {
     Npu,
 }
 
-/// Why a text names no provider.
+/// The text is not the name of a provider.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{found}` is no provider; there are `cpu`, `cuda`, `tensorrt`, `openvino` and `auto`; `cuda:1` and `tensorrt:1` name the \
-     second GPU, `openvino:gpu` and `openvino:npu` other devices than the CPU"
+    "unknown provider `{found}`; expected `cpu`, `cuda`, `tensorrt`, `openvino` or `auto`, optionally with a device such as \
+     `cuda:1` (the second GPU), `openvino:gpu` or `openvino:npu`"
 )]
 pub struct ParseProviderError {
     /// The text.
@@ -52,15 +52,15 @@ pub struct ParseProviderError {
 }
 
 impl Provider {
-    /// Those that [`Provider::Auto`] tries before the CPU, in order.
+    /// Providers that [`Provider::Auto`] tries before the CPU, in order.
     pub const BEFORE_CPU: [Self; 2] = [Self::Cuda { device: 0 }, Self::Openvino { device: OpenvinoDevice::Cpu }];
 
-    /// Whether it computes on a GPU of NVIDIA.
+    /// Whether it computes on an NVIDIA GPU.
     pub fn is_nvidia(self) -> bool {
         matches!(self, Self::Cuda { .. } | Self::Tensorrt { .. })
     }
 
-    /// Whether it computes on the CPU, which then has less time for all else.
+    /// Whether it computes on the CPU, and so competes with decoding and post-processing.
     pub fn is_on_cpu(self) -> bool {
         matches!(self, Self::Cpu | Self::Openvino { device: OpenvinoDevice::Cpu })
     }
@@ -71,12 +71,12 @@ impl FromStr for Provider {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, device) = text.split_once(':').map_or((text, None), |(name, device)| (name, Some(device)));
-        let number = || device.map_or(Some(0), |device| device.parse().ok());
+        let index = || device.map_or(Some(0), |device| device.parse().ok());
         let provider = match (name, device) {
             ("cpu", None) => Some(Self::Cpu),
             ("auto", None) => Some(Self::Auto),
-            ("cuda", _) => number().map(|device| Self::Cuda { device }),
-            ("tensorrt", _) => number().map(|device| Self::Tensorrt { device }),
+            ("cuda", _) => index().map(|device| Self::Cuda { device }),
+            ("tensorrt", _) => index().map(|device| Self::Tensorrt { device }),
             ("openvino", None | Some("cpu")) => Some(Self::Openvino { device: OpenvinoDevice::Cpu }),
             ("openvino", Some("gpu")) => Some(Self::Openvino { device: OpenvinoDevice::Gpu }),
             ("openvino", Some("npu")) => Some(Self::Openvino { device: OpenvinoDevice::Npu }),
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parsing_inverts_writing() {
+    fn parsing_inverts_display() {
         let devices = [OpenvinoDevice::Cpu, OpenvinoDevice::Gpu, OpenvinoDevice::Npu];
         let gpus = [0, 7].into_iter().flat_map(|device| [Provider::Cuda { device }, Provider::Tensorrt { device }]);
         let intel = devices.map(|device| Provider::Openvino { device });
@@ -123,21 +123,21 @@ mod tests {
     }
 
     #[test]
-    fn openvino_computes_on_the_cpu_unless_told_otherwise() {
+    fn openvino_computes_on_the_cpu_by_default() {
         let on_cpu = ["cpu", "cuda", "tensorrt", "openvino", "openvino:gpu", "openvino:npu"]
             .map(|name| name.parse::<Provider>().unwrap().is_on_cpu());
         assert_eq!(on_cpu, [true, false, false, true, false, false]);
     }
 
     #[test]
-    fn the_first_device_needs_no_name() {
+    fn device_defaults_to_the_first() {
         assert_eq!("cuda".parse(), Ok(Provider::Cuda { device: 0 }));
         assert_eq!("tensorrt".parse(), Ok(Provider::Tensorrt { device: 0 }));
         assert_eq!("openvino".parse(), Ok(Provider::Openvino { device: OpenvinoDevice::Cpu }));
     }
 
     #[test]
-    fn anything_else_is_an_error_that_shows_it() {
+    fn unknown_names_are_errors_that_quote_them() {
         for text in [
             "",
             "CUDA",

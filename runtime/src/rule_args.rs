@@ -1,11 +1,11 @@
-//! The arguments that say what counts as a detection, and how images are looked at.
+//! Arguments of the thresholds and limits, and of the views.
 
 use std::num::NonZeroUsize;
 
 use models::spec::Suppression;
 use runtime::{Rules, Tiling, ViewOptions};
 
-/// What counts as a detection, and how images are looked at.
+/// Arguments of thresholds, tiles and flips.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Thresholds")]
 pub(crate) struct RuleArgs {
@@ -50,7 +50,7 @@ pub(crate) struct RuleArgs {
 }
 
 impl RuleArgs {
-    /// What replaces the rules of the model's spec, for these classes or for all.
+    /// The overrides of the model's spec, with these classes or all.
     pub(crate) fn rules(&self, classes: Option<&[String]>) -> Rules {
         Rules {
             score_threshold: self.min_score,
@@ -63,7 +63,7 @@ impl RuleArgs {
         }
     }
 
-    /// The views of an image.
+    /// The options of an image's views.
     pub(crate) fn views(&self) -> ViewOptions {
         let tiling = self.tile.map(|(width, height)| Tiling { width, height, overlap: self.tile_overlap });
         ViewOptions { tiling, flip: self.flip }
@@ -90,7 +90,9 @@ fn parse_limit(text: &str) -> Result<usize, String> {
 
 fn parse_tile(text: &str) -> Result<(u32, u32), String> {
     let (width, height) = text.split_once('x').unwrap_or((text, text));
-    let side = |text: &str| text.parse().ok().filter(|side| *side >= Tiling::LEAST_SIDE);
+    let side = |text: &str| text.parse().ok().filter(|side| *side >= Tiling::MIN_SIDE);
     let sides = side(width).zip(side(height));
-    sides.ok_or_else(|| format!("expected pixels such as 1024 or 1280x960, at least {}", Tiling::LEAST_SIDE))
+    sides.ok_or_else(|| {
+        format!("expected a size in pixels such as 1024 or 1280x960, at least {} per side", Tiling::MIN_SIDE)
+    })
 }

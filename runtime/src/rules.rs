@@ -1,94 +1,92 @@
-//! Rules: what a caller wants otherwise than the model's spec says, from which scores count to how many detections remain.
+//! Rules: a caller's thresholds and limits, which override those in the model's spec.
 
 use models::ModelSpec;
 use models::spec::Suppression;
 
 use crate::engine::Engine;
 
-/// What replaces the spec's rules of post-processing; what is absent stays as the spec has it.
+/// Overrides of the spec's post-processing settings; `None` keeps the spec's value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rules {
-    /// A score must exceed this, in [0, 1].
+    /// Minimum score, in [0, 1]; scores must exceed it.
     pub score_threshold: Option<f32>,
-    /// A box goes when its IoU with a better one exceeds this, in [0, 1].
+    /// IoU threshold of NMS, in [0, 1]: a box whose IoU with a higher-scoring kept box exceeds this is removed.
     pub nms_threshold: Option<f32>,
-    /// Every better box multiplies a score by exp(-IoU² / this), above 0, in place of removing boxes.
-    /// <https://arxiv.org/abs/1704.04503>
+    /// Sigma of soft-NMS, above 0: every higher-scoring kept box multiplies a score by exp(-IoU² / sigma) instead of
+    /// removing the box. <https://arxiv.org/abs/1704.04503>
     pub soft_nms: Option<f32>,
-    /// Best candidates kept per level before suppression, at least 1; `usize::MAX` keeps all.
+    /// Maximum number of candidates per feature level that enter NMS, at least 1; `usize::MAX` for no limit.
     pub top_k: Option<usize>,
-    /// Best detections kept per image, at least 1; `usize::MAX` keeps all.
+    /// Maximum number of detections per image, at least 1; `usize::MAX` for no limit.
     pub max_detections: Option<usize>,
     /// Which boxes suppress each other.
     pub suppression: Option<Suppression>,
-    /// The classes that are looked for, by name or by id in the data set; others neither appear nor suppress. Commas
-    /// separate several in one text.
+    /// Classes to detect, by name or by id in the data set. Other classes are not reported and suppress nothing. One
+    /// text may contain several, separated by commas.
     pub classes: Option<Vec<String>>,
 }
 
-/// Why a rule cannot be followed.
+/// A rule is invalid, or does not fit the model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RuleError {
-    /// A threshold is out of its range.
+    /// A threshold is out of range.
     #[error("{name} threshold {found} is not between 0 and 1")]
     Threshold {
-        /// Which one.
+        /// Name of the threshold.
         name: &'static str,
-        /// What was asked for.
+        /// The requested value.
         found: f32,
     },
-    /// Not a number above 0.
-    #[error("sigma of soft suppression is {0}, expected a number above 0")]
+    /// Sigma is not a number above 0.
+    #[error("soft-NMS sigma is {0}, expected a number above 0")]
     Sigma(f32),
-    /// Nothing would be kept.
-    #[error("{0} of 0 would keep nothing; ask for at least 1")]
-    Nothing(&'static str),
-    /// The file has dropped lower scores already.
+    /// A limit is 0.
+    #[error("{0} is 0, expected at least 1")]
+    ZeroLimit(&'static str),
+    /// The file does not output scores that low.
     #[error(
-        "score threshold {asked} is below {least}, and the model hands over only candidates above that; ask for {least} or \
-         more, or export it without --top-k"
+        "score threshold {requested} is below {min}, and the model outputs only candidates above {min}; use at least {min}, or \
+         export it without --top-k"
     )]
-    Dropped {
-        /// The threshold that was asked for.
-        asked: f32,
-        /// The file's own.
-        least: f32,
+    BelowExported {
+        /// The requested threshold.
+        requested: f32,
+        /// The file's threshold.
+        min: f32,
     },
-    /// The file has chosen its candidates already.
-    #[error(
-        "the model itself hands over the best {fixed} candidates of each level; export it without --top-k to choose here"
-    )]
+    /// The file fixes the number of candidates.
+    #[error("the model fixes top-k to {fixed} candidates per level; export it without --top-k to change it")]
     TopK {
-        /// The file's own.
+        /// The file's value.
         fixed: usize,
     },
-    /// A class is none of the model's.
+    /// The model does not have a class.
     #[error("the model has no class `{found}`; its classes are {known}")]
     Class {
-        /// What was asked for.
+        /// The requested class.
         found: String,
-        /// The model's, in part.
+        /// Names of the model's classes, abridged.
         known: String,
     },
 }
 
 impl Rules {
-    /// Puts the rules in place of the spec's own; `engine` is what will run.
+    /// Overrides the settings of `spec`, for a model that runs in `engine`.
     pub(crate) fn apply(&self, spec: &mut ModelSpec, engine: &Engine) -> Result<(), RuleError> {
         self.replace(spec, engine.top_k())
     }
 
     fn replace(&self, spec: &mut ModelSpec, fixed_top_k: Option<usize>) -> Result<(), RuleError> {
         let rules = &mut spec.postprocessing;
-        if let Some(asked) = self.score_threshold {
-            let least = rules.score_threshold;
-            rules.score_threshold = within("score", asked)?;
-            if fixed_top_k.is_some() && asked < least {
-                return Err(RuleError::Dropped { asked, least });
+        if let Some(requested) = self.score_threshold {
+            let min = rules.score_threshold;
+            rules.score_threshold = threshold("score", requested)?;
+            if fixed_top_k.is_some() && requested < min {
+                return Err(RuleError::BelowExported { requested, min });
             }
         }
-        if let Some(asked) = self.nms_threshold {
-            rules.nms_threshold = within("NMS", asked)?;
+        if let Some(requested) = self.nms_threshold {
+            rules.nms_threshold = threshold("NMS", requested)?;
         }
         if let Some(sigma) = self.soft_nms {
             if !(sigma > 0.0 && sigma.is_finite()) {
@@ -96,14 +94,14 @@ impl Rules {
             }
             rules.soft_nms = Some(sigma);
         }
-        if let Some(asked) = self.top_k {
-            if let Some(fixed) = fixed_top_k.filter(|fixed| *fixed != asked) {
+        if let Some(requested) = self.top_k {
+            if let Some(fixed) = fixed_top_k.filter(|fixed| *fixed != requested) {
                 return Err(RuleError::TopK { fixed });
             }
-            rules.top_k = cap("top-k", asked)?;
+            rules.top_k = limit("top-k", requested)?;
         }
-        if let Some(asked) = self.max_detections {
-            rules.max_detections = cap("a maximum of detections", asked)?;
+        if let Some(requested) = self.max_detections {
+            rules.max_detections = limit("maximum number of detections", requested)?;
         }
         if let Some(suppression) = self.suppression {
             rules.suppression = suppression;
@@ -111,41 +109,45 @@ impl Rules {
         Ok(())
     }
 
-    /// For each class of the spec whether it is looked for; all are if absent.
+    /// For each class of the spec, whether it is wanted; `None` for all.
     pub(crate) fn wanted(&self, spec: &ModelSpec) -> Result<Option<Vec<bool>>, RuleError> {
-        let Some(asked) = &self.classes else { return Ok(None) };
+        let Some(requested) = &self.classes else { return Ok(None) };
         let mut wanted = vec![false; spec.class_count()];
-        let place = |text: &str| {
+        let class_index = |text: &str| {
             let name = spec.classes.iter().position(|class| class.name == text);
             name.or_else(|| spec.classes.iter().position(|class| text.parse() == Ok(class.id)))
         };
-        for text in asked {
-            // A name may contain a comma itself.
-            let parts =
-                if place(text).is_some() { vec![text.as_str()] } else { text.split(',').map(str::trim).collect() };
+        for text in requested {
+            // A class name may contain commas.
+            let parts = if class_index(text).is_some() {
+                vec![text.as_str()]
+            } else {
+                text.split(',').map(str::trim).collect()
+            };
             for part in parts {
                 let known = || {
                     let names: Vec<_> = spec.classes.iter().map(|class| format!("`{}`", class.name)).collect();
-                    models::dataset::named(&names)
+                    models::dataset::format_list(&names)
                 };
-                let at = place(part).ok_or_else(|| RuleError::Class { found: part.to_owned(), known: known() })?;
-                wanted[at] = true;
+                let index =
+                    class_index(part).ok_or_else(|| RuleError::Class { found: part.to_owned(), known: known() })?;
+                wanted[index] = true;
             }
         }
         Ok(Some(wanted))
     }
 }
 
-fn within(name: &'static str, threshold: f32) -> Result<f32, RuleError> {
-    if (0.0..=1.0).contains(&threshold) { Ok(threshold) } else { Err(RuleError::Threshold { name, found: threshold }) }
+fn threshold(name: &'static str, found: f32) -> Result<f32, RuleError> {
+    if (0.0..=1.0).contains(&found) { Ok(found) } else { Err(RuleError::Threshold { name, found }) }
 }
 
-/// A cap as the spec has it.
-fn cap(name: &'static str, most: usize) -> Result<Option<usize>, RuleError> {
-    match most {
-        0 => Err(RuleError::Nothing(name)),
+/// A limit as the spec stores it: `None` for no limit.
+fn limit(name: &'static str, max: usize) -> Result<Option<usize>, RuleError> {
+    match max {
+        0 => Err(RuleError::ZeroLimit(name)),
         usize::MAX => Ok(None),
-        most => Ok(Some(most)),
+        max => Ok(Some(max)),
     }
 }
 
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_absent_stays() {
+    fn absent_rules_keep_the_spec() {
         let mut changed = spec();
         Rules::default().replace(&mut changed, None).unwrap();
         assert_eq!(changed, spec());
@@ -172,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_replaces_the_specs() {
+    fn every_rule_overrides_the_spec() {
         let rules = Rules {
             score_threshold: Some(0.3),
             nms_threshold: Some(0.7),
@@ -190,24 +192,24 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_followed_is_an_error() {
-        let refused = |rules: Rules, fixed| rules.replace(&mut spec(), fixed).unwrap_err().to_string();
+    fn invalid_rules_are_errors() {
+        let error_of = |rules: Rules, fixed| rules.replace(&mut spec(), fixed).unwrap_err().to_string();
         for threshold in [-0.1, 1.1, f32::NAN] {
             let rules = Rules { nms_threshold: Some(threshold), ..Rules::default() };
-            assert!(refused(rules, None).contains("NMS threshold"));
+            assert!(error_of(rules, None).contains("NMS threshold"));
         }
         let rules = Rules { soft_nms: Some(0.0), ..Rules::default() };
-        assert!(refused(rules, None).contains("sigma of soft suppression is 0"));
+        assert!(error_of(rules, None).contains("soft-NMS sigma is 0"));
         let rules = Rules { max_detections: Some(0), ..Rules::default() };
-        assert!(refused(rules, None).contains("at least 1"));
+        assert!(error_of(rules, None).contains("at least 1"));
         let rules = Rules { score_threshold: Some(0.01), ..Rules::default() };
-        assert!(refused(rules, Some(1000)).contains("below 0.05"));
+        assert!(error_of(rules, Some(1000)).contains("below 0.05"));
         let rules = Rules { top_k: Some(10), ..Rules::default() };
-        assert!(refused(rules, Some(1000)).contains("best 1000 candidates"));
+        assert!(error_of(rules, Some(1000)).contains("1000 candidates per level"));
     }
 
     #[test]
-    fn classes_are_found_by_name_first_then_by_id() {
+    fn classes_are_selected_by_name_first_then_by_id() {
         let wanted = |texts: &[&str]| {
             let classes = Some(texts.iter().map(|text| (*text).to_owned()).collect());
             Rules { classes, ..Rules::default() }.wanted(&spec())

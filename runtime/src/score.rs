@@ -1,4 +1,4 @@
-//! `runtime score`: COCO's numbers for anyone's results.
+//! `runtime score`: COCO metrics of a COCO results file.
 
 use std::path::{Path, PathBuf};
 
@@ -8,8 +8,9 @@ use models::dataset::{Dataset, OnProblem, Report};
 use models::evaluation::ScoredBox;
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
+use runtime::progress::{say, warn};
 
-use runtime::progress::say;
+use crate::or_stdin;
 
 /// Compute the COCO metrics of detections that are already in a file, as pycocotools does.
 ///
@@ -17,10 +18,10 @@ use runtime::progress::say;
 /// detections of other categories are ignored with a warning.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ScoreArgs {
-    /// COCO ground truth: a JSON object with images, annotations and categories.
+    /// COCO ground truth: a JSON object with images, annotations and categories; `-` reads it from stdin.
     #[arg(long, value_name = "COCO.json", help_heading = "Data")]
     pub(crate) truth: PathBuf,
-    /// COCO results: a JSON list of objects with image_id, category_id, bbox and score.
+    /// COCO results: a JSON list of objects with image_id, category_id, bbox and score; `-` reads it from stdin.
     #[arg(long, value_name = "RESULTS.json", help_heading = "Data")]
     pub(crate) detections: PathBuf,
     #[command(flatten)]
@@ -30,37 +31,38 @@ pub(crate) struct ScoreArgs {
     pub(crate) json: Option<PathBuf>,
 }
 
-/// Prints the numbers to stdout, and to stderr what is odd about the files.
+/// Prints the metrics to stdout, and warnings and notes about the files to stderr.
 ///
 /// # Errors
-/// When a file cannot be read or written, or detections are on images that the ground truth does not have.
+/// When a file cannot be read or written, and when detections are on images that are not in the ground truth.
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
-    let truth = with_notes(&args.truth, Dataset::read_coco(&args.truth, OnProblem::Keep)?);
-    let detections = read_detections(&args.detections, &truth)?;
+    let [truth, detections] = [&args.truth, &args.detections].map(|path| or_stdin(path));
+    let truth = with_notes(truth, Dataset::read_coco(truth, OnProblem::Keep)?);
+    let detections = read_detections(detections, &truth)?;
     let report = EvaluationReport::new(&truth, &detections, &args.details);
     Ok(writer.publish(&report, &report.to_string())?)
 }
 
-/// Ground truth as pycocotools takes it, boxes that make no sense included, once these are noted.
+/// Prints notes about the ground truth and returns it, including invalid boxes, as pycocotools does.
 pub(crate) fn with_notes(path: &Path, (truth, report): (Dataset, Report)) -> Dataset {
     for line in report.lines() {
         say(format_args!("note: `{}`: {line}", path.display()));
     }
     if truth.annotations.iter().any(|annotation| annotation.id == 0) {
-        say(format_args!("note: `{}`: an annotation has id 0; pycocotools never counts it as found", path.display()));
+        say(format_args!("note: `{}`: an annotation has id 0, which pycocotools never matches", path.display()));
     }
     truth
 }
 
-/// The detections that count.
+/// The detections of categories in the ground truth.
 fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
     let results = read_results(path)?;
     let LocatedResults { boxes, unknown_images, unknown_classes } = truth.locate(&results);
     if let Some(first) = unknown_images.first() {
         bail!(
-            "{} of the {} detections in `{}` are on images that the ground truth does not have, the first on image_id {}; \
-             give the ground truth that these results were made for",
+            "{} of the {} detections in `{}` are on images that are not in the ground truth, the first on image_id {}; \
+             pass the ground truth that these results belong to",
             unknown_images.len(),
             results.len(),
             path.display(),
@@ -68,9 +70,9 @@ fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
         );
     }
     if let Some(first) = unknown_classes.first() {
-        say(format_args!(
-            "warning: {} of the {} detections in `{}` are of categories that the ground truth does not have, the first of \
-             category_id {}; they don't count",
+        warn(format_args!(
+            "{} of the {} detections in `{}` have categories that are not in the ground truth, the first category_id \
+             {}; they are ignored",
             unknown_classes.len(),
             results.len(),
             path.display(),
@@ -87,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs on one image with one object and these results; gives the JSON that was written.
+    /// Scores results on one image with one object. Returns the JSON.
     fn score(results: &str) -> Result<String> {
         let folder = tempfile::tempdir().unwrap();
         let [truth, detections, json] = ["truth", "detections", "json"].map(|name| folder.path().join(name));
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_has_the_twelve_keys_and_details_beside_them() {
+    fn the_json_has_the_twelve_coco_metrics_and_the_details() {
         let json = score(r#"[{"image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.9}]"#).unwrap();
         let numbers: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
         let keys = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"];
@@ -125,13 +127,13 @@ mod tests {
     }
 
     #[test]
-    fn detections_of_other_categories_do_not_count() {
+    fn detections_of_unknown_categories_are_ignored() {
         let json = score(r#"[{"image_id": 1, "category_id": 4, "bbox": [10, 10, 40, 40], "score": 0.9}]"#).unwrap();
         assert_eq!(serde_json::from_str::<Summary>(&json).unwrap().ap, 0.0);
     }
 
     #[test]
-    fn detections_on_other_images_are_refused() {
+    fn detections_on_unknown_images_are_errors() {
         let results = r#"[{"image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.9},
             {"image_id": 77, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.9}]"#;
         let error = format!("{:#}", score(results).unwrap_err());
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn no_detections_at_all_score_zero() {
+    fn without_detections_the_metrics_are_zero() {
         assert_eq!(serde_json::from_str::<Summary>(&score("[]").unwrap()).unwrap().ar100, 0.0);
     }
 }

@@ -1,4 +1,4 @@
-//! `runtime serve`: images in and boxes out, over HTTP.
+//! `runtime serve`: detects objects in images sent over HTTP.
 
 mod http;
 
@@ -16,7 +16,7 @@ use runtime::Detector;
 use runtime::image_file::{DecodeError, Limits};
 use runtime::output::{Failure, outcome_json};
 use runtime::pipeline::{Content, Finished, Item, pipeline};
-use runtime::progress::say;
+use runtime::progress::{self, say};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -68,15 +68,15 @@ pub(crate) struct ServeArgs {
     max_bytes: u64,
 }
 
-/// Serves until it is told to end, and says on stderr how it went.
+/// Serves until Ctrl-C or a termination signal, then prints a summary on stderr.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let (listener, address) = listen(&args.listen).map_err(|error| {
-        anyhow!("cannot listen on `{}`: {error}; name another with --listen ADDRESS:PORT", args.listen)
+        anyhow!("cannot listen on `{}`: {error}; choose another with --listen ADDRESS:PORT", args.listen)
     })?;
     let detector = args.detector.open()?;
     let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
     let options = args.detector.pipeline(&detector, limits)?;
-    let interrupt = Interrupt::watch("requests under way are answered")?;
+    let interrupt = Interrupt::watch("finishing the requests in progress")?;
     let broken = AtomicBool::new(false);
     let is_over = || interrupt.is_raised() || broken.load(Ordering::SeqCst);
     let patience = Duration::from_secs(args.patience);
@@ -99,7 +99,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
             |finished| answer(finished, classes),
             |answered| {
                 let tally = answered.fold(Tally::default(), Tally::add);
-                // After a panic nobody would answer anymore.
+                // After a panic, requests would get no response.
                 broken.store(true, Ordering::SeqCst);
                 tally
             },
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     served.context("the server stopped")
 }
 
-/// A socket that hears connections, and its address.
+/// A listening socket, and its address.
 fn listen(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
@@ -125,14 +125,14 @@ fn listen(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
     Ok((listener, address))
 }
 
-/// What `GET /model` says.
+/// The response to `GET /model`.
 #[derive(Serialize)]
 struct Description<'a> {
     model: PathBuf,
     runtime: &'static str,
     onnxruntime: &'static str,
     provider: String,
-    /// The file's, with the rules applied.
+    /// The spec of the file, with the rules applied.
     spec: &'a ModelSpec,
 }
 
@@ -141,31 +141,31 @@ fn describe(model: &ModelArgs, detector: &Detector) -> Result<String> {
     let description = Description {
         model: model.path().to_owned(),
         runtime: env!("CARGO_PKG_VERSION"),
-        onnxruntime: engine.version(),
+        onnxruntime: &engine.library().version,
         provider: engine.provider().to_string(),
         spec: detector.spec(),
     };
     Ok(serde_json::to_string(&description)?)
 }
 
-/// What waits for an answer.
+/// Sends the response to a waiting request.
 type Asker = oneshot::Sender<Answer>;
 
-/// The image of a request; none when nobody waits for it anymore.
+/// The image of a request; `None` if its client has disconnected.
 fn item(Request { bytes, asker }: Request) -> Option<Item<Asker>> {
     let content = Content::Bytes(bytes);
     (!asker.is_closed()).then(|| Item { file: PathBuf::new(), frame: None, content, tag: asker })
 }
 
-/// Tells the asker what became of an image, and its status the caller.
+/// Responds to a request, and returns the status.
 fn answer(finished: Finished<Asker>, classes: &[Class]) -> StatusCode {
     let outcome = finished.report.outcome;
     let status = outcome.as_ref().map_or_else(status, |_| StatusCode::OK);
     if let (Err(failure), true) = (&outcome, status.is_server_error()) {
-        // Of images that are none the asker knows; this is for who runs the server.
-        say(format_args!("error: {failure}"));
+        // Errors of the client are only in the response; errors of the server also go to its stderr.
+        progress::error(format_args!("{failure}"));
     }
-    // It may have gone meanwhile.
+    // Fails if the client has disconnected.
     let _ = finished.tag.send(Answer { status, body: outcome_json(&outcome, classes) });
     status
 }
@@ -178,7 +178,7 @@ fn status(failure: &Failure) -> StatusCode {
     }
 }
 
-/// What was done.
+/// Counts of a run.
 #[derive(Default)]
 struct Tally {
     images: u64,

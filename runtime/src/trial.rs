@@ -1,45 +1,47 @@
-//! A trial: whether a provider starts and computes, shown on a network of one convolution.
+//! Smoke test of a provider: starts a session and runs a network of one convolution.
 
 use std::time::{Duration, Instant};
 
 use ndarray::Array4;
 use ort::value::TensorRef;
 
-use crate::engine::{EngineError, EngineOptions, Fallback, session, words};
+use crate::engine::{EngineError, EngineOptions, Fallback, ort_message, session};
 
-/// Starts a session with these options and runs it once; how long that took. [`Provider::Auto`](crate::Provider::Auto) is tried as the
-/// CPU.
+/// Starts a session with these options, runs it once and returns the time taken.
+/// [`Provider::Auto`](crate::Provider::Auto) tests the CPU.
 ///
 /// # Errors
 /// When ONNX Runtime is not found, or the provider does not start or compute.
 pub fn smoke_test(options: &EngineOptions) -> Result<Duration, EngineError> {
     let started = Instant::now();
     let model = one_convolution();
-    let mut session = session("a trial", options, Fallback::Allowed, |builder| builder.commit_from_memory(&model))?;
+    let mut session =
+        session("the smoke test", options, Fallback::Allowed, |builder| builder.commit_from_memory(&model))?;
     let failed = |reason: String| EngineError::Provider { provider: options.provider, reason };
     let (images, weights) = (Array4::from_elem((1, 1, SIDE, SIDE), 3.0f32), Array4::from_elem((1, 1, 1, 1), 0.5f32));
-    let tensor = |array| TensorRef::from_array_view(array).map_err(|error| failed(words(&error)));
+    let tensor = |array| TensorRef::from_array_view(array).map_err(|error| failed(ort_message(&error)));
     let (images, weights) = (tensor(&images)?, tensor(&weights)?);
-    let outputs = session.run(ort::inputs!["x" => images, "w" => weights]).map_err(|error| failed(words(&error)))?;
-    let (_, found) = outputs["y"].try_extract_tensor::<f32>().map_err(|error| failed(words(&error)))?;
+    let outputs =
+        session.run(ort::inputs!["x" => images, "w" => weights]).map_err(|error| failed(ort_message(&error)))?;
+    let (_, found) = outputs["y"].try_extract_tensor::<f32>().map_err(|error| failed(ort_message(&error)))?;
     if found.len() == SIDE * SIDE && found.iter().all(|value| *value == 1.5) {
         Ok(started.elapsed())
     } else {
-        Err(failed(format!("it computes {found:?} where each is 1.5")))
+        Err(failed(format!("it computes wrong values: {found:?}, expected 1.5 everywhere")))
     }
 }
 
 const SIDE: usize = 4;
 
-/// The network as an ONNX file. <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>, whose numbers of fields stand here;
-/// <https://protobuf.dev/programming-guides/encoding/>
+/// The network as an ONNX file. Field numbers are those of <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>;
+/// encoding: <https://protobuf.dev/programming-guides/encoding/>
 fn one_convolution() -> Vec<u8> {
     fn number(field: u8, value: u8) -> Vec<u8> {
         vec![field << 3, value]
     }
     fn bytes(field: u8, content: &[u8]) -> Vec<u8> {
-        let length =
-            u8::try_from(content.len()).expect("everything here is shorter than 128 bytes, one digit of a length");
+        let length = u8::try_from(content.len())
+            .expect("every field here is shorter than 128 bytes, so its length takes one byte");
         [&[field << 3 | 2, length], content].concat()
     }
     let value = |name: &[u8], side: u8| {

@@ -1,4 +1,4 @@
-//! Videos, by the program `ffmpeg`: from a file to its frames, and from frames to a file. <https://ffmpeg.org/ffmpeg.html>
+//! Reading and writing videos with the program `ffmpeg`. <https://ffmpeg.org/ffmpeg.html>
 
 mod encoder;
 mod ffmpeg;
@@ -12,26 +12,26 @@ pub use encoder::Encoder;
 pub use ffmpeg::check;
 pub use frames::Frames;
 
-/// Files that end in these are videos; letters may be large.
+/// File name extensions of videos, in lower case; matched regardless of case.
 pub const EXTENSIONS: [&str; 15] =
     ["3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "ogv", "ts", "webm", "wmv"];
 
-/// Whether a file is a video, told by its name.
+/// Whether a file has the extension of a video.
 pub fn is_video(path: &Path) -> bool {
     let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
     EXTENSIONS.iter().any(|known| extension == *known)
 }
 
-/// A frame among those of a video.
+/// Position of a frame in its video.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Frame {
-    /// Its number, from 0.
+    /// Frame number, from 0.
     pub number: u64,
-    /// Seconds from the beginning of the video to it.
+    /// Time since the start of the video, in seconds.
     pub time: f64,
 }
 
-/// Frames per second, as a fraction: 30000/1001 is common.
+/// Frames per second as a fraction, such as 30000/1001.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     numerator: u32,
@@ -39,24 +39,24 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many frames in so many seconds; none when either is zero.
+    /// `frames` per `seconds`; `None` if either is zero.
     pub fn new(frames: u32, seconds: u32) -> Option<Self> {
         (frames > 0 && seconds > 0).then_some(Self { numerator: frames, denominator: seconds })
     }
 
     fn is_plausible(self) -> bool {
-        /// Slow motion of telephones.
-        const MOST: u64 = 240;
-        u64::from(self.numerator) <= MOST * u64::from(self.denominator)
+        /// Frames per second of slow-motion videos.
+        const MAX: u64 = 240;
+        u64::from(self.numerator) <= MAX * u64::from(self.denominator)
     }
 
-    /// Seconds from the beginning to a frame.
+    /// Time of a frame since the start of the video, in seconds.
     fn time(self, number: u64) -> f64 {
         number as f64 * f64::from(self.denominator) / f64::from(self.numerator)
     }
 }
 
-/// A text that says no rate.
+/// Error of parsing a [`Rate`].
 #[derive(Debug, thiserror::Error)]
 #[error("expected frames per second, such as 25, 0.5 or 30000/1001")]
 pub struct ParseRateError;
@@ -65,13 +65,13 @@ impl FromStr for Rate {
     type Err = ParseRateError;
 
     fn from_str(text: &str) -> Result<Self, ParseRateError> {
-        /// Of a number with a point so many digits count.
-        const DECIMALS: u32 = 1000;
+        /// Denominator of decimal numbers: three decimal places.
+        const DENOMINATOR: u32 = 1000;
         let rate = match text.split_once('/') {
             Some((frames, seconds)) => frames.parse().ok().zip(seconds.parse().ok()),
             None => {
                 let frames = text.parse::<f64>().ok().filter(|frames| (0.0..=1e5).contains(frames));
-                frames.map(|frames| ((frames * f64::from(DECIMALS)).round() as u32, DECIMALS))
+                frames.map(|frames| ((frames * f64::from(DENOMINATOR)).round() as u32, DENOMINATOR))
             }
         };
         rate.and_then(|(frames, seconds)| Self::new(frames, seconds)).ok_or(ParseRateError)
@@ -87,37 +87,35 @@ impl fmt::Display for Rate {
 /// Why a video cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum VideoError {
-    /// There is no `ffmpeg`.
+    /// `ffmpeg` is not on the PATH.
     #[error("videos need the program `ffmpeg`, which is not on the PATH; install it (on Debian: apt install ffmpeg)")]
     NoFfmpeg,
-    /// The file cannot be read.
+    /// The video file cannot be opened.
     #[error(transparent)]
     Read(std::io::Error),
-    /// It does not start.
+    /// `ffmpeg` does not start.
     #[error("cannot start `ffmpeg`: {0}")]
     Start(std::io::Error),
-    /// It fails.
-    #[error("ffmpeg: {words}")]
+    /// `ffmpeg` fails.
+    #[error("ffmpeg: {message}")]
     Failed {
-        /// Its words.
-        words: String,
+        /// What it prints to stderr, or how it ends.
+        message: String,
     },
-    /// It says no rate, but how finely it tells times.
-    #[error(
-        "its frames come at uneven times, told in {rate} of a second, which is no rate; say with --fps how many to look at"
-    )]
-    Uneven {
-        /// Parts of a second.
+    /// The video has a variable frame rate, for which `ffmpeg` reports the resolution of its timestamps.
+    #[error("the frame rate is variable (ffmpeg reports {rate} frames per second); set it with --fps")]
+    VariableRate {
+        /// What `ffmpeg` reports as frames per second.
         rate: Rate,
     },
-    /// A frame is too large.
-    #[error("frames of {width} x {height} pixels are more than the limit of {limit}")]
+    /// A frame has too many pixels.
+    #[error("frames of {width}x{height} pixels exceed the limit of {limit} pixels")]
     Large {
-        /// Pixels that there may be.
+        /// Maximum pixels.
         limit: u64,
-        /// Pixels.
+        /// Width in pixels.
         width: u32,
-        /// Pixels.
+        /// Height in pixels.
         height: u32,
     },
     /// The annotated video cannot be written.
@@ -125,7 +123,7 @@ pub enum VideoError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What went wrong.
         reason: String,
     },
 }

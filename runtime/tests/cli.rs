@@ -1,5 +1,5 @@
-//! The program from outside: what it prints, and how it ends when something is wrong. What it detects is tested where
-//! there are models, in the crate `tests`.
+//! Output, errors and exit codes of the program without a model. Detection is tested in `detect.rs` and in the crate
+//! `tests`.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use image::RgbImage;
 use tempfile::TempDir;
 
-/// The program, in an empty folder, with the environment's ONNX Runtime.
+/// The program with this working folder, with ONNX Runtime from the environment or from `.deps`.
 fn runtime(folder: &TempDir) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_runtime"));
     command.current_dir(folder.path());
@@ -27,7 +27,7 @@ fn run(command: &mut Command) -> (i32, String, String) {
     (status.code().unwrap(), text(stdout), text(stderr))
 }
 
-/// Runs `runtime detect` and expects one line on stderr with all of `parts`, this exit code, and nothing on stdout.
+/// Runs the command and expects one line on stderr with all of `parts`, this exit code, and no output on stdout.
 fn expect_error(command: &mut Command, code: i32, parts: &[&str]) {
     let (found, stdout, stderr) = run(command);
     assert_eq!((found, stdout.as_str()), (code, ""), "{stderr}");
@@ -37,7 +37,8 @@ fn expect_error(command: &mut Command, code: i32, parts: &[&str]) {
     }
 }
 
-/// A folder with one image, `a.png`, and a file that is no model, `garbage.onnx`.
+/// A folder with an image, `a.png`, a file that is not ONNX, `garbage.onnx`, and an ONNX model of another program,
+/// `foreign.onnx`.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     RgbImage::new(40, 30).save(folder.path().join("a.png")).unwrap();
@@ -46,7 +47,7 @@ fn folder() -> TempDir {
     folder
 }
 
-/// A sound ONNX file of other making: one node that copies `x` to `y`.
+/// A valid ONNX file that `exporter` did not write: one node that copies `x` to `y`.
 fn foreign_model() -> Vec<u8> {
     // <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>, <https://protobuf.dev/programming-guides/encoding/>
     fn number(tag: u8, value: u8) -> Vec<u8> {
@@ -64,7 +65,7 @@ fn foreign_model() -> Vec<u8> {
 }
 
 #[test]
-fn wrong_usage_ends_with_2() {
+fn wrong_usage_exits_with_2() {
     let folder = folder();
     let wrong: [&[&str]; 20] = [
         &[],
@@ -93,34 +94,34 @@ fn wrong_usage_ends_with_2() {
         assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
     }
     let (_, _, stderr) = run(runtime(&folder).args(["detect", "--provider", "gpu", "a.png"]));
-    assert!(stderr.contains("`gpu` is no provider; there are `cpu`"), "{stderr}");
+    assert!(stderr.contains("unknown provider `gpu`; expected `cpu`"), "{stderr}");
 }
 
 #[test]
-fn a_missing_model_is_named() {
+fn the_error_of_a_missing_model_names_it() {
     let folder = folder();
     expect_error(runtime(&folder).args(["detect", "a.png"]), 1, &["`retinanet.onnx`", "exporter --out"]);
 }
 
 #[test]
-fn a_file_of_other_making_is_no_model() {
+fn models_not_written_by_exporter_are_errors() {
     let folder = folder();
-    for (model, reason) in [("garbage.onnx", "no ONNX file"), ("foreign.onnx", "no `retinanet.spec`")] {
-        let parts = [model, "no detector of ours", reason, "exporter --out"];
+    for (model, reason) in [("garbage.onnx", "not an ONNX file"), ("foreign.onnx", "no `retinanet.spec`")] {
+        let parts = [model, "not a RetinaNet written by `exporter`", reason, "exporter --out"];
         expect_error(runtime(&folder).args(["detect", "--model", model, "a.png"]), 1, &parts);
     }
 }
 
 #[test]
-fn a_folder_without_images_and_a_pattern_without_files_are_errors() {
+fn a_folder_without_images_and_a_pattern_without_matches_are_errors() {
     let folder = folder();
     fs::create_dir(folder.path().join("empty")).unwrap();
-    expect_error(runtime(&folder).args(["detect", "empty"]), 1, &["folder `empty` has no images"]);
-    expect_error(runtime(&folder).args(["detect", "*.jpg"]), 1, &["pattern `*.jpg` fits no file"]);
+    expect_error(runtime(&folder).args(["detect", "empty"]), 1, &["no images in folder `empty`"]);
+    expect_error(runtime(&folder).args(["detect", "*.jpg"]), 1, &["no file matches pattern `*.jpg`"]);
 }
 
 #[test]
-fn a_missing_onnx_runtime_is_an_error_that_names_the_file() {
+fn the_error_of_a_missing_onnx_runtime_names_the_library() {
     let folder = folder();
     let mut by_variable = runtime(&folder);
     by_variable.env("ORT_DYLIB_PATH", "/nonexistent").args(["detect", "--model", "foreign.onnx", "a.png"]);
@@ -133,13 +134,13 @@ fn a_missing_onnx_runtime_is_an_error_that_names_the_file() {
 }
 
 #[test]
-fn cuda_without_cuda_is_an_error() {
+fn an_unavailable_cuda_device_is_an_error() {
     let folder = folder();
     let mut command = runtime(&folder);
     command.args(["detect", "--model", "foreign.onnx", "--provider", "cuda:3", "a.png"]);
     let (code, stdout, stderr) = run(&mut command);
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
-    // Where there are four GPUs, the model is what is wrong.
+    // On a machine with four GPUs, the model is the error.
     assert!(stderr.contains("provider `cuda:3` cannot start") || stderr.contains("foreign.onnx"), "{stderr}");
 }
 
@@ -147,13 +148,13 @@ fn cuda_without_cuda_is_an_error() {
 fn options_of_other_providers_are_errors() {
     let folder = folder();
     for (options, reason) in [
-        (&["--cuda-memory", "100"][..], "only `cuda` has it"),
-        (&["--tensorrt-fp16"], "only `tensorrt` has it"),
-        (&["--tensorrt-profile", "1x64x64,1x64x96,2x96x96"], "only `tensorrt` has it"),
+        (&["--cuda-memory", "100"][..], "only `cuda` supports it"),
+        (&["--tensorrt-fp16"], "only `tensorrt` supports it"),
+        (&["--tensorrt-profile", "1x64x64,1x64x96,2x96x96"], "only `tensorrt` supports it"),
         (&["--threads", "2", "--affinity", "0,1"], "one CPU fewer"),
         (&["--threads", "100000"], "100000 is not between 1 and 1024"),
         #[cfg(target_os = "linux")]
-        (&["--threads", "2", "--affinity", "123456"], "CPU 123456 is none that this program may use"),
+        (&["--threads", "2", "--affinity", "123456"], "CPU 123456 is not available to this program"),
     ] {
         let arguments = ["detect", "--model", "foreign.onnx", "a.png"].iter().chain(options);
         expect_error(runtime(&folder).args(arguments), 1, &[reason]);
@@ -165,19 +166,19 @@ fn options_of_other_providers_are_errors() {
 }
 
 #[test]
-fn doctor_says_what_works_and_what_is_missing() {
+fn doctor_reports_what_works_and_what_is_missing() {
     let folder = folder();
     let (code, stdout, stderr) = run(runtime(&folder).arg("doctor"));
     assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
-    for part in ["ONNX Runtime", "named by ORT_DYLIB_PATH", "--provider cpu", "works; started in", "cuDNN"] {
+    for part in ["ONNX Runtime", "set by ORT_DYLIB_PATH", "--provider cpu", "works; started in", "cuDNN"] {
         assert!(stdout.contains(part), "`{part}` is not in: {stdout}");
     }
     let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--json", "-"]));
     let health: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, health["providers"].as_array().unwrap().len()), (0, 4));
-    assert!(health["providers"][0]["outcome"]["Ok"].as_f64().unwrap() > 0.0);
+    assert!(health["providers"][0]["smoke_test_ms"].as_f64().unwrap() > 0.0);
 
-    // What is no library is named, whatever else is asked.
+    // A file that is not a library is an error that names it.
     for library in ["garbage.onnx", "missing.so"] {
         let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--onnxruntime", library]));
         assert_eq!(code, 1);
@@ -186,9 +187,9 @@ fn doctor_says_what_works_and_what_is_missing() {
 }
 
 #[test]
-fn an_image_is_not_drawn_over_itself() {
+fn annotated_images_do_not_overwrite_inputs() {
     let folder = folder();
-    expect_error(runtime(&folder).args(["detect", "--draw", ".", "a.png"]), 1, &["a.png", "draw into another folder"]);
+    expect_error(runtime(&folder).args(["detect", "--draw", ".", "a.png"]), 1, &["a.png", "choose another folder"]);
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn score_prints_tables_or_json() {
 }
 
 #[test]
-fn score_needs_its_files() {
+fn score_reports_missing_files() {
     let folder = folder();
     let (code, _, stderr) = run(runtime(&folder).args(["score", "--truth", "t.json", "--detections", "d.json"]));
     assert_eq!(code, 1);
@@ -224,7 +225,25 @@ fn score_needs_its_files() {
 }
 
 #[test]
-fn eval_reads_every_form_of_data() {
+fn score_reads_stdin() {
+    let folder = folder();
+    let truth = r#"{"images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}], "categories": [{"id": 1, "name": "a"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}]}"#;
+    fs::write(folder.path().join("truth.json"), truth).unwrap();
+    let detections = r#"[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "score": 0.9}]"#;
+    fs::write(folder.path().join("detections.json"), detections).unwrap();
+    for (file, truth, detections) in [("truth", "-", "detections.json"), ("detections", "truth.json", "-")] {
+        let stdin = fs::File::open(folder.path().join(format!("{file}.json"))).unwrap();
+        let mut command = runtime(&folder);
+        command.args(["score", "--truth", truth, "--detections", detections, "--json", "-"]);
+        let output = command.stdin(stdin).output().unwrap();
+        let numbers: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(numbers["AP"].as_f64().unwrap() > 0.999);
+    }
+}
+
+#[test]
+fn eval_reads_every_annotation_format() {
     let folder = folder();
     let voc = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax>\
         </bndbox></object></annotation>";
@@ -236,7 +255,7 @@ fn eval_reads_every_form_of_data() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    // What is wrong is the model, which comes after the data.
+    // The data are read before the model, so only the missing model is an error.
     for data in ["boxes.csv", "voc", "yolo"] {
         let arguments = ["eval", "--images", ".", "--list", "list", "--data", data];
         expect_error(runtime(&folder).args(arguments), 1, &["`retinanet.onnx`", "exporter --out"]);
@@ -248,7 +267,7 @@ fn eval_reads_every_form_of_data() {
 }
 
 #[test]
-fn what_cannot_be_written_is_found_before_the_work() {
+fn unwritable_outputs_are_errors_before_the_work_starts() {
     let folder = folder();
     for option in ["--json", "--csv"] {
         expect_error(
@@ -259,7 +278,7 @@ fn what_cannot_be_written_is_found_before_the_work() {
         expect_error(runtime(&folder).args(["detect", option, ".", "a.png"]), 1, &["cannot write `.`"]);
     }
     expect_error(runtime(&folder).args(["detect", "--draw", "a.png", "a.png"]), 1, &["cannot write", "`a.png`"]);
-    // Neither the model nor the ground truth is there, which is not looked at yet.
+    // Model and ground truth are missing too, but are read later.
     for command in [["eval", "--data", "t.json"].as_slice(), &["score", "--truth", "t.json", "--detections", "d.json"]]
     {
         expect_error(
@@ -268,7 +287,7 @@ fn what_cannot_be_written_is_found_before_the_work() {
             &["cannot write `missing/out`"],
         );
     }
-    // Nothing is left of outputs that were opened.
+    // No temporary files of the opened outputs remain.
     let parts = ["`retinanet.onnx`"];
     expect_error(runtime(&folder).args(["detect", "--json", "a.json", "--csv", "a.csv", "a.png"]), 1, &parts);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);

@@ -1,4 +1,4 @@
-//! `runtime detect` from outside, with a model: what it writes, as a filter too, and how it ends early.
+//! `runtime detect`, `bench` and `info` with a model: outputs, stdin mode, interrupts and errors.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(dead_code, reason = "not every test uses all of the fixture")]
@@ -14,13 +14,13 @@ use tempfile::TempDir;
 use fixture::{detect, folder, json, list, read, run, runtime};
 
 #[test]
-fn all_forms_of_results_say_the_same() {
+fn all_output_formats_contain_the_same_results() {
     let folder = folder();
     let lists = ["--json", "a.json", "--ndjson", "a.ndjson", "--csv", "a.csv", "--coco", "a.coco"];
     let folders = ["--draw", "drawn", "--yolo", "yolo", "--crops", "crops", "--max-detections", "7"];
     let (code, stdout, stderr) = run(detect(&folder).args(["1.png", "2.png", "3.jpg"]).args(lists).args(folders));
     assert_eq!((code, stdout.as_str()), (3, ""), "{stderr}");
-    assert!(stderr.contains("`2.png`: its content is none of JPEG") && stderr.contains("failed: 1, detections: 14"));
+    assert!(stderr.contains("`2.png`: not a JPEG, PNG") && stderr.contains("failed: 1, detections: 14"));
 
     let images = json(&read(&folder, "a.json"));
     assert_eq!(images.as_array().unwrap().len(), 3);
@@ -47,7 +47,7 @@ fn all_forms_of_results_say_the_same() {
 }
 
 #[test]
-fn the_batch_changes_nothing_but_rounding() {
+fn results_do_not_depend_on_the_batch_size_except_for_rounding() {
     let folder = folder();
     let boxes = |arguments: &[&str]| -> Vec<f64> {
         let (code, stdout, stderr) =
@@ -63,7 +63,7 @@ fn the_batch_changes_nothing_but_rounding() {
 }
 
 #[test]
-fn rules_are_followed() {
+fn thresholds_classes_and_views_are_applied() {
     let folder = folder();
     let labels = |arguments: &[&str]| -> Vec<String> {
         let (code, stdout, stderr) = run(detect(&folder).args(["--json", "-", "1.png"]).args(arguments));
@@ -90,7 +90,7 @@ fn rules_are_followed() {
 }
 
 #[test]
-fn folders_below_and_limits_count_on_request() {
+fn recursive_and_size_limits_are_applied() {
     let folder = folder();
     let files = |arguments: &[&str]| -> Vec<(String, bool)> {
         let (_, stdout, _) = run(detect(&folder).args(["--ndjson", "-", "."]).args(arguments));
@@ -109,12 +109,12 @@ fn folders_below_and_limits_count_on_request() {
 }
 
 #[test]
-fn images_without_an_id_are_found_before_the_work_and_of_a_filter_fail_alone() {
+fn missing_image_ids_are_errors_before_the_work_starts_and_per_image_with_stdin() {
     let folder = folder();
     std::fs::copy(folder.path().join("1.png"), folder.path().join("cat.png")).unwrap();
     for (files, reason) in [
-        (["1.png", "cat.png"], "`cat.png`: its name is no number"),
-        (["1.png", "01.png"], "`01.png`: its image id, 1, is that of an earlier image"),
+        (["1.png", "cat.png"], "`cat.png`: the file name is not a number"),
+        (["1.png", "01.png"], "`01.png`: its image id 1 is already used by an earlier image"),
     ] {
         let (code, _, stderr) = run(detect(&folder).args(["--coco", "a.coco"]).args(files));
         assert!(code == 1 && stderr.contains(reason), "{stderr}");
@@ -130,8 +130,8 @@ fn images_without_an_id_are_found_before_the_work_and_of_a_filter_fail_alone() {
     assert_eq!(ids, [1, 3]);
 }
 
-/// `runtime detect --stdin`, with pipes on both ends.
-fn filter(folder: &TempDir) -> Child {
+/// Starts `runtime detect --stdin` with piped stdin, stdout and stderr.
+fn start_with_stdin(folder: &TempDir) -> Child {
     let pipes = |command: &mut Command| {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
@@ -139,59 +139,86 @@ fn filter(folder: &TempDir) -> Child {
 }
 
 #[test]
-fn a_filter_answers_each_line_when_it_comes_and_survives_bad_ones() {
+fn with_stdin_each_line_gets_its_result_at_once_and_bad_lines_are_errors() {
     let folder = folder();
-    let mut child = filter(&folder);
-    let mut asked = child.stdin.take().unwrap();
-    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut child = start_with_stdin(&folder);
+    let mut stdin = child.stdin.take().unwrap();
+    let mut results = BufReader::new(child.stdout.take().unwrap()).lines();
     let long = "x".repeat(40_000);
     for (line, error) in [
         ("1.png", None),
         ("missing.png", Some("No such file")),
         (long.as_str(), Some("line 3 is longer")),
         ("below", Some("directory")),
-        ("2.png", Some("none of JPEG")),
+        ("2.png", Some("not a JPEG")),
         ("3.jpg", None),
     ] {
-        writeln!(asked, "{line}").unwrap();
-        let answer = json(&answers.next().unwrap().unwrap());
+        writeln!(stdin, "{line}").unwrap();
+        let result = json(&results.next().unwrap().unwrap());
         match error {
-            None => assert_eq!(answer["file"], line),
-            Some(error) => assert!(answer["error"].as_str().unwrap().contains(error), "{answer}"),
+            None => assert_eq!(result["file"], line),
+            Some(error) => assert!(result["error"].as_str().unwrap().contains(error), "{result}"),
         }
     }
-    drop(asked);
-    assert!(answers.next().is_none());
+    drop(stdin);
+    assert!(results.next().is_none());
     assert_eq!(child.wait().unwrap().code(), Some(3));
 }
 
 #[test]
-fn a_filter_whose_reader_goes_away_ends_without_another_line() {
+fn an_image_from_stdin_has_the_same_detections() {
     let folder = folder();
-    let mut child = filter(&folder);
-    let mut asked = child.stdin.take().unwrap();
+    let detections = |path: &str| {
+        let image = std::fs::File::open(folder.path().join("1.png")).unwrap();
+        let (code, stdout, stderr) = run(detect(&folder).args(["--json", "-", path]).stdin(image));
+        assert_eq!(code, 0, "{stderr}");
+        json(&stdout)[0]["detections"].clone()
+    };
+    assert_eq!(detections("-"), detections("1.png"));
+}
+
+#[test]
+fn quiet_prints_errors_only_and_verbose_also_the_library() {
+    let folder = folder();
+    let stderr = |flag: &str| run(detect(&folder).args([flag, "1.png", "missing.png"])).2;
+    assert_eq!(stderr("--quiet"), "error: `missing.png`: No such file or directory (os error 2)\n");
+    let verbose = stderr("-v");
+    for part in
+        ["library: ONNX Runtime 1.", "model: `", "provider: cpu", "thresholds: score 0.", "images: 2, failed: 1"]
+    {
+        assert!(verbose.contains(part), "{verbose}");
+    }
+    let (code, _, stderr) = run(runtime(&folder, "detect").args(["-q", "-v", "1.png"]));
+    assert!(code == 2 && stderr.contains("cannot be used with"), "{stderr}");
+}
+
+#[test]
+fn with_stdin_a_closed_stdout_ends_the_program() {
+    let folder = folder();
+    let mut child = start_with_stdin(&folder);
+    let mut stdin = child.stdin.take().unwrap();
     drop(child.stdout.take());
-    writeln!(asked, "1.png").unwrap();
-    // Its stdin stays open.
+    writeln!(stdin, "1.png").unwrap();
+    // Ends although its stdin stays open.
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_leaves_no_file() {
+fn an_interrupt_writes_no_result_files() {
     let folder = folder();
     let mut command = detect(&folder);
     command.args(["--stdin", "--json", "a.json", "--ndjson", "-"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut asked = child.stdin.take().unwrap();
-    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
-    writeln!(asked, "1.png").unwrap();
-    assert_eq!(json(&answers.next().unwrap().unwrap())["file"], "1.png");
+    let mut stdin = child.stdin.take().unwrap();
+    let mut results = BufReader::new(child.stdout.take().unwrap()).lines();
+    writeln!(stdin, "1.png").unwrap();
+    assert_eq!(json(&results.next().unwrap().unwrap())["file"], "1.png");
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("files of results are not written"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("result files are not written"));
     assert_eq!(list(folder.path()), ["1.png", "2.png", "3.jpg", "below"]);
 }
 
@@ -207,7 +234,7 @@ fn a_full_disk_is_an_error() {
 }
 
 #[test]
-fn bench_measures_every_stage_and_says_on_what() {
+fn bench_reports_every_stage_and_its_setup() {
     let folder = folder();
     let arguments = ["--runs", "2", "--warm-up", "0", "--batch-sizes", "1,2", "--json", "-", "1.png", "3.jpg"];
     let (code, stdout, stderr) = run(runtime(&folder, "bench").args(arguments));
@@ -215,8 +242,8 @@ fn bench_measures_every_stage_and_says_on_what() {
     let numbers = json(&stdout);
     assert_eq!(numbers["setup"]["model_sha256"].as_str().unwrap().len(), 64);
     assert_eq!((&numbers["setup"]["input"][0], &numbers["setup"]["input"][1]), (&64.into(), &96.into()));
-    for stage in ["read", "prepare", "run", "postprocess"] {
-        let times = &numbers["stages"]["stages"][stage];
+    for stage in ["read", "preprocess", "network", "postprocess"] {
+        let times = &numbers["stages"][stage];
         let [p50, p99] = ["p50", "p99"].map(|name| times[name].as_f64().unwrap());
         assert!(0.0 < p50 && p50 <= p99, "{stage}: {times}");
     }
@@ -231,7 +258,7 @@ fn bench_measures_every_stage_and_says_on_what() {
 }
 
 #[test]
-fn info_says_what_a_file_is() {
+fn info_describes_a_file() {
     let folder = folder();
     let (code, text, stderr) = run(&mut runtime(&folder, "info"));
     assert_eq!(code, 0, "{stderr}");
@@ -250,22 +277,22 @@ fn info_says_what_a_file_is() {
     assert_eq!(info["spec"]["classes"][1]["id"], 9);
     assert_eq!(info["outputs"][0]["shape"], serde_json::json!([null, null, 2]));
     assert_eq!((&info["batch"], &info["metadata"]["retinanet.program"]), (&Value::Null, &Value::from("a test")));
-    // A ResNet-18 of 80 classes has 21,410,100 trained numbers; each class fewer takes the 9 * (256 * 9 + 1) of its output along.
+    // A ResNet-18 with 80 classes has 21,410,100 trainable parameters, of which 9 * (256 * 9 + 1) per class.
     assert_eq!(info["parameters"], 21_410_100 - 78 * 9 * 2305);
 }
 
 #[test]
-fn the_first_provider_that_starts_is_taken_on_request_and_said() {
+fn auto_uses_the_first_provider_that_works_and_reports_it() {
     let folder = folder();
     let (code, _, stderr) = run(detect(&folder).args(["--provider", "auto", "1.png"]));
     assert_eq!(code, 0, "{stderr}");
-    // With a GPU or OpenVINO it is another.
+    // With a GPU or OpenVINO, `auto` does not use the CPU.
     assert!(stderr.starts_with("auto: "), "{stderr}");
-    assert_eq!(stderr.contains("auto: cpu"), stderr.contains("auto: not openvino:cpu: "), "{stderr}");
+    assert_eq!(stderr.contains("auto: using cpu"), stderr.contains("auto: skipped openvino:cpu: "), "{stderr}");
 }
 
 #[test]
-fn threads_of_its_own_change_nothing() {
+fn a_separate_thread_pool_does_not_change_results() {
     let folder = folder();
     let found = |arguments: &[&str]| run(detect(&folder).args(["--json", "-", "1.png"]).args(arguments)).1;
     let expected = found(&[]);

@@ -1,4 +1,4 @@
-//! What `runtime` leaves behind: nothing, however often it starts and however many names it gets.
+//! `runtime` leaves no files behind, sends no telemetry, and loads no library from the current folder.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
@@ -14,7 +14,7 @@ use fixture::{detect, folder, json};
 use footprint::run_without_footprint;
 
 #[test]
-fn fifty_starts_leave_nothing() {
+fn fifty_starts_leave_nothing_behind() {
     let folder = folder();
     for _ in 0..50 {
         let output = run_without_footprint(detect(&folder).args(["--json", "-", "1.png"]));
@@ -22,9 +22,9 @@ fn fifty_starts_leave_nothing() {
     }
 }
 
-/// The telemetry of ONNX Runtime 1.30 overflows the stack on command lines of 45 kB.
+/// The telemetry of ONNX Runtime 1.30 overflows the stack for command lines of 45 kB.
 #[test]
-fn two_thousand_names_are_taken() {
+fn two_thousand_file_names_are_accepted() {
     let folder = folder();
     let png = fs::read(folder.path().join("below/4.png")).unwrap();
     let names: Vec<_> = (0..2000).map(|number| format!("a-rather-long-name-of-an-image-{number:05}.png")).collect();
@@ -42,11 +42,11 @@ fn two_thousand_names_are_taken() {
 }
 
 #[test]
-fn doctor_says_that_telemetry_is_off_unless_the_user_has_decided() {
+fn doctor_reports_that_telemetry_is_off_unless_the_user_enables_it() {
     let folder = folder();
     let telemetry = |value: Option<&str>| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_runtime"));
-        // Without ONNX Runtime, so that nothing is reported while this is tested.
+        // Without ONNX Runtime, so that the test itself sends no telemetry.
         command.args(["doctor", "--json", "-", "--onnxruntime", "nowhere.so"]).current_dir(folder.path());
         match value {
             Some(value) => command.env("ORT_DISABLE_TELEMETRY", value),
@@ -58,7 +58,7 @@ fn doctor_says_that_telemetry_is_off_unless_the_user_has_decided() {
     assert_eq!([None, Some("1"), Some("true"), Some("0"), Some("")].map(telemetry), [false, false, false, true, true]);
 }
 
-/// Whoever can write into the folder where somebody works must not choose the code that runs.
+/// Otherwise, whoever can write to the current folder could choose the code that runs.
 #[test]
 fn a_library_in_the_current_folder_is_not_loaded() {
     let folder = folder();
@@ -67,7 +67,7 @@ fn a_library_in_the_current_folder_is_not_loaded() {
     fs::write(&library, "loading this would fail, and name it").unwrap();
     let below = folder.path().join("below");
     for current in [folder.path(), &below] {
-        // A copy with no checkout above it.
+        // A copy of the program outside the checkout, whose `.deps` it would find.
         let elsewhere = tempfile::tempdir().unwrap();
         let program = elsewhere.path().join("runtime");
         fs::copy(env!("CARGO_BIN_EXE_runtime"), &program).unwrap();

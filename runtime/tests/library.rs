@@ -1,4 +1,4 @@
-//! The library with a model, as other programs use it.
+//! The library with a model: spans, errors of rules, and padded batches.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(dead_code, reason = "not every test uses all of the fixture")]
@@ -14,7 +14,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 use fixture::{MODEL, folder};
 
-/// Keeps the names of spans, in the order in which they begin.
+/// Records the names of spans, in the order in which they start.
 #[derive(Clone, Default)]
 struct Names(Arc<Mutex<Vec<&'static str>>>);
 
@@ -37,7 +37,7 @@ impl Subscriber for Names {
 }
 
 #[test]
-fn the_stages_are_spans() {
+fn every_stage_is_a_span() {
     let folder = folder();
     let detector = Detector::open(&MODEL.1, DetectorOptions::default()).unwrap();
     let names = Names::default();
@@ -46,21 +46,21 @@ fn the_stages_are_spans() {
         detector.detect(&image).unwrap();
     });
     let names = names.0.lock().unwrap();
-    let ours: Vec<_> = names.iter().filter(|name| ["read", "prepare", "run", "postprocess"].contains(name)).collect();
-    assert_eq!(ours, [&"read", &"prepare", &"run", &"postprocess"]);
+    let stages: Vec<_> = names.iter().filter(|name| ["read", "prepare", "run", "postprocess"].contains(name)).collect();
+    assert_eq!(stages, [&"read", &"prepare", &"run", &"postprocess"]);
 }
 
 #[test]
-fn rules_that_make_no_sense_for_the_model_are_errors_that_say_so() {
+fn the_error_of_an_unknown_class_lists_the_classes_of_the_model() {
     let open = |rules| Detector::open(&MODEL.1, DetectorOptions { rules, ..DetectorOptions::default() });
     let rules = Rules { classes: Some(vec!["dog".to_owned()]), ..Rules::default() };
     let error = open(rules).unwrap_err().to_string();
     assert!(error.contains("dog") && error.contains("cat"), "{error}");
 }
 
-/// As on a GPU, where a new number of images would cost as much as many runs.
+/// Padding is used on GPUs, where a new batch size costs as much as many runs.
 #[test]
-fn images_that_fill_up_a_batch_change_nothing() {
+fn padding_a_batch_does_not_change_outputs() {
     let engine = Engine::open(&MODEL.1, &EngineOptions::default()).unwrap();
     let image =
         |seed: usize| Array3::from_shape_fn((3, 64, 96), |(c, y, x)| ((x * y + 7 * c + seed) % 11) as f32 / 5.0 - 1.0);

@@ -1,5 +1,5 @@
-//! Known answers of other implementations, from the file `numbers/numeric_cases.json` of the folder `RETINANET_DATA`.
-//! `models/tests/numeric_cases.rs` says where each of its cases belongs.
+//! Expected values of other implementations, from `numbers/numeric_cases.json` in the folder `RETINANET_DATA`.
+//! `models/tests/numeric_cases.rs` lists which test uses which of its cases.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -26,7 +26,7 @@ fn get<T: serde::de::DeserializeOwned>(case: &Value, key: &str) -> T {
 }
 
 #[test]
-fn suppression_is_that_of_torchvision() {
+fn nms_equals_torchvision() {
     let Some(cases) = cases() else { return };
     let case = &cases["nms_float16_boxes"];
     let (boxes, scores): (Vec<BoundingBox>, Vec<f32>) = (get(case, "boxes"), get(case, "scores"));
@@ -35,19 +35,19 @@ fn suppression_is_that_of_torchvision() {
 }
 
 #[test]
-fn no_boxes_are_no_error() {
+fn nms_of_no_boxes_is_empty() {
     let Some(cases) = cases() else { return };
-    // What the case wants refused, the type of a list of scored boxes cannot express.
+    // The invalid inputs of this case cannot be expressed as a list of scored boxes.
     assert_eq!(get::<String>(&cases["nms_input_errors"], "empty"), "0 boxes -> empty result, no error");
     assert!(suppress(&[], 0.5).is_empty());
 }
 
 #[test]
-fn detections_are_those_of_keras_retinanet() {
+fn detections_equal_keras_retinanet() {
     let Some(cases) = cases() else { return };
     for case in cases["kr_filter_detections"]["cases"].as_array().unwrap() {
-        let (boxes, said): (Vec<BoundingBox>, Vec<Vec<f32>>) = (get(case, "boxes"), get(case, "scores"));
-        let classes = (0..said[0].len() as i64).map(|id| Class { id, name: id.to_string() }).collect();
+        let (boxes, box_scores): (Vec<BoundingBox>, Vec<Vec<f32>>) = (get(case, "boxes"), get(case, "scores"));
+        let classes = (0..box_scores[0].len() as i64).map(|id| Class { id, name: id.to_string() }).collect();
         let postprocessing = PostprocessingSpec { max_detections: Some(300), ..Default::default() };
         let mut spec = ModelSpec { classes, postprocessing, ..ModelSpec::default() };
         spec.preprocessing.shorter_side = 160;
@@ -55,8 +55,8 @@ fn detections_are_those_of_keras_retinanet() {
         let anchors = Anchors::new(&spec.anchors, 160, 160);
         let rows = anchors.boxes().len();
         let (mut scores, mut offsets) = (Array2::zeros((rows, spec.class_count())), Array2::zeros((rows, 4)));
-        for (row, (b, said)) in boxes.iter().zip(said).enumerate() {
-            scores.row_mut(row).assign(&arr1(&said));
+        for (row, (b, box_scores)) in boxes.iter().zip(box_scores).enumerate() {
+            scores.row_mut(row).assign(&arr1(&box_scores));
             offsets.row_mut(row).assign(&arr1(&spec.box_coder.encode(&anchors.boxes()[row], b)));
         }
 

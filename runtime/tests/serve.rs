@@ -1,4 +1,4 @@
-//! `runtime serve` from outside, with a model: what it answers, whom it turns away, and how it ends.
+//! `runtime serve` with a model: responses, limits and shutdown.
 
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use fixture::{detect, folder, json, run, runtime};
 
-/// The program, and where it listens.
+/// A running server.
 struct Server {
     child: Child,
     stderr: BufReader<ChildStderr>,
@@ -37,40 +37,40 @@ impl Server {
         Self { child, stderr, address }
     }
 
-    /// A request whose answer is still to be read.
-    fn begin(&self, request: &str, header: &str, body: &[u8]) -> TcpStream {
+    /// Sends a request. The response is to be read from the stream.
+    fn send(&self, request: &str, header: &str, body: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).unwrap();
         write!(stream, "{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{header}\r\n\r\n").unwrap();
         stream.write_all(body).unwrap();
         stream
     }
 
-    /// A request to detect of which only so many bytes of the image have come.
-    fn begin_slowly(&self, image: &[u8], come: usize) -> TcpStream {
-        self.begin("POST /detect", &format!("Content-Length: {}", image.len()), &image[..come])
+    /// Starts to send an image, of which only the first `sent` bytes are sent.
+    fn send_image(&self, image: &[u8], sent: usize) -> TcpStream {
+        self.send("POST /detect", &format!("Content-Length: {}", image.len()), &image[..sent])
     }
 
     fn detect(&self, image: &[u8]) -> (u16, Value) {
-        answer(self.begin_slowly(image, image.len()))
+        read_json(self.send_image(image, image.len()))
     }
 
     fn get(&self, path: &str) -> (u16, String) {
-        answer_text(self.begin(&format!("GET {path}"), "Accept: */*", b""))
+        read_text(self.send(&format!("GET {path}"), "Accept: */*", b""))
     }
 
-    /// It ends, having been told to, and says that.
-    fn expect_end(mut self, tally: &str) {
-        let mut said = String::new();
-        self.stderr.read_to_string(&mut said).unwrap();
-        assert!(self.child.wait().unwrap().code() == Some(0) && said.contains(tally), "{said}");
+    /// Expects exit code 0 and `summary` on stderr.
+    fn expect_end(mut self, summary: &str) {
+        let mut text = String::new();
+        self.stderr.read_to_string(&mut text).unwrap();
+        assert!(self.child.wait().unwrap().code() == Some(0) && text.contains(summary), "{text}");
     }
 
-    fn tell_to_end(&self) {
+    fn terminate(&self) {
         assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
     }
 }
 
-fn answer_text(mut stream: TcpStream) -> (u16, String) {
+fn read_text(mut stream: TcpStream) -> (u16, String) {
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -78,8 +78,8 @@ fn answer_text(mut stream: TcpStream) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-fn answer(stream: TcpStream) -> (u16, Value) {
-    let (status, body) = answer_text(stream);
+fn read_json(stream: TcpStream) -> (u16, Value) {
+    let (status, body) = read_text(stream);
     (status, json(&body))
 }
 
@@ -88,7 +88,7 @@ fn image(folder: &TempDir, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn images_are_answered_as_detect_does_and_each_of_many_askers_gets_its_own() {
+fn concurrent_clients_get_the_results_of_detect_for_their_images() {
     let folder = folder();
     let (_, expected, _) = run(detect(&folder).args(["--json", "-", "1.png", "3.jpg"]));
     let mut expected = json(&expected);
@@ -98,21 +98,21 @@ fn images_are_answered_as_detect_does_and_each_of_many_askers_gets_its_own() {
     let server = Server::start(&folder, &["--workers", "3"]);
     let images = ["1.png", "3.jpg"].map(|name| image(&folder, name));
     thread::scope(|scope| {
-        for asker in 0..8 {
+        for client in 0..8 {
             let (server, images, expected) = (&server, &images, &expected);
             scope.spawn(move || {
-                for turn in asker..asker + 4 {
-                    assert_eq!(server.detect(&images[turn % 2]), (200, expected[turn % 2].clone()));
+                for request in client..client + 4 {
+                    assert_eq!(server.detect(&images[request % 2]), (200, expected[request % 2].clone()));
                 }
             });
         }
     });
-    server.tell_to_end();
+    server.terminate();
     server.expect_end("images: 32, failed: 0");
 }
 
 #[test]
-fn the_model_is_described_and_rules_are_followed() {
+fn the_model_is_described_and_thresholds_are_applied() {
     let folder = folder();
     let server = Server::start(&folder, &["--classes", "a/b", "--max-detections", "3"]);
     assert_eq!(server.get("/health"), (200, "ok".to_owned()));
@@ -126,77 +126,77 @@ fn the_model_is_described_and_rules_are_followed() {
 }
 
 #[test]
-fn what_cannot_be_answered_says_why_and_the_next_image_goes_on() {
+fn bad_requests_get_an_error_and_do_not_affect_the_next() {
     let folder = folder();
     let server = Server::start(&folder, &["--max-pixels", "5000", "--max-bytes", "100000"]);
     let large = vec![0; 100_001];
     for (image, status, reason) in [
-        (b"no image".to_vec(), 422, "its content is none of JPEG"),
+        (b"no image".to_vec(), 422, "not a JPEG, PNG"),
         (Vec::new(), 422, "the file is empty"),
-        (image(&folder, "1.png"), 413, "90 x 60 pixels are more than the limit of 5000"),
-        (large.clone(), 413, "the file is longer than 100000 bytes"),
+        (image(&folder, "1.png"), 413, "90x60 pixels exceed the limit of 5000 pixels"),
+        (large.clone(), 413, "the file is larger than the limit of 100000 bytes"),
     ] {
         let (found, answer) = server.detect(&image);
         assert!(found == status && answer["error"].as_str().unwrap().contains(reason), "{found} {answer}");
     }
-    // How much comes is not said before.
+    // Chunked requests do not declare their length.
     let chunks = [format!("{:x}\r\n", large.len()).as_bytes(), &large, b"\r\n0\r\n\r\n"].concat();
-    assert_eq!(answer(server.begin("POST /detect", "Transfer-Encoding: chunked", &chunks)).0, 413);
+    assert_eq!(read_json(server.send("POST /detect", "Transfer-Encoding: chunked", &chunks)).0, 413);
     assert_eq!(server.get("/detect").0, 405);
-    let (status, lost) = server.get("/else");
-    assert!(status == 404 && json(&lost)["error"].as_str().unwrap().contains("POST /detect"), "{lost}");
-    assert_eq!(answer_text(server.begin("nonsense", "Accept: */*", b"")).0, 400);
+    let (status, error) = server.get("/else");
+    assert!(status == 404 && json(&error)["error"].as_str().unwrap().contains("POST /detect"), "{error}");
+    assert_eq!(read_text(server.send("nonsense", "Accept: */*", b"")).0, 400);
 
     assert_eq!(server.detect(&image(&folder, "3.jpg")).0, 200);
-    server.tell_to_end();
+    server.terminate();
     server.expect_end("images: 4, failed: 3");
 }
 
 #[test]
-fn who_finds_no_place_is_told_to_come_again() {
+fn requests_above_the_limit_get_503() {
     let folder = folder();
     let server = Server::start(&folder, &["--requests", "1"]);
     let image = image(&folder, "1.png");
-    let mut slow = server.begin_slowly(&image, 10);
-    // It has the place when its head has come.
-    let began = Instant::now();
+    let mut slow = server.send_image(&image, 10);
+    // The slow request counts as soon as its header has arrived.
+    let start = Instant::now();
     while server.detect(&image).0 != 503 {
-        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
-    assert_eq!(server.detect(&image), (503, json!({"error": "too many requests are under way; try again"})));
+    assert_eq!(server.detect(&image), (503, json!({"error": "too many requests in progress; try again"})));
     assert_eq!(server.get("/health").0, 200);
     slow.write_all(&image[10..]).unwrap();
-    assert_eq!(answer(slow).0, 200);
-    // Who goes away leaves its place.
-    drop(server.begin_slowly(&image, 10));
-    let began = Instant::now();
+    assert_eq!(read_json(slow).0, 200);
+    // A client that disconnects no longer counts.
+    drop(server.send_image(&image, 10));
+    let start = Instant::now();
     while server.detect(&image).0 != 200 {
-        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 }
 
 #[test]
-fn an_image_that_does_not_come_is_not_waited_for() {
+fn an_image_that_arrives_too_slowly_gets_408() {
     let folder = folder();
     let server = Server::start(&folder, &["--patience", "1"]);
-    let (status, reason) = answer(server.begin_slowly(&image(&folder, "1.png"), 10));
-    assert_eq!((status, reason), (408, json!({"error": "the image has not come within 1 s"})));
+    let (status, reason) = read_json(server.send_image(&image(&folder, "1.png"), 10));
+    assert_eq!((status, reason), (408, json!({"error": "the image did not arrive within 1 s"})));
 }
 
 #[test]
-fn connections_that_ask_nothing_are_closed_and_give_their_places_to_others() {
+fn idle_connections_are_closed_and_make_room_for_others() {
     let folder = folder();
     let server = Server::start(&folder, &["--header-timeout", "1", "--max-connections", "4"]);
     let image = image(&folder, "1.png");
-    // Two send nothing, one a head without end, byte by byte, and one stays after its answer.
+    // Two send nothing, one sends an endless header byte by byte, and one stays open after its response.
     let mut silent: Vec<_> = (0..2).map(|_| TcpStream::connect(server.address).unwrap()).collect();
     let mut slow = TcpStream::connect(server.address).unwrap();
     let mut idle = TcpStream::connect(server.address).unwrap();
     write!(idle, "GET /health HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let mut answered = [0; 12];
-    idle.read_exact(&mut answered).unwrap();
-    assert_eq!(&answered, b"HTTP/1.1 200");
-    let began = Instant::now();
+    let mut status_line = [0; 12];
+    idle.read_exact(&mut status_line).unwrap();
+    assert_eq!(&status_line, b"HTTP/1.1 200");
+    let start = Instant::now();
     thread::scope(|scope| {
         let sending = scope.spawn(move || {
             for byte in
@@ -207,36 +207,36 @@ fn connections_that_ask_nothing_are_closed_and_give_their_places_to_others() {
                 }
                 thread::sleep(Duration::from_millis(50));
             }
-            began.elapsed()
+            start.elapsed()
         });
-        // All places are taken; they are free again soon.
+        // The connection limit is reached, until the idle connections are closed.
         assert_eq!(server.detect(&image).0, 200);
-        assert!((0.5..10.0).contains(&began.elapsed().as_secs_f64()), "{:?}", began.elapsed());
-        assert!(sending.join().unwrap() < Duration::from_secs(4), "the slow one was cut off");
+        assert!((0.5..10.0).contains(&start.elapsed().as_secs_f64()), "{:?}", start.elapsed());
+        assert!(sending.join().unwrap() < Duration::from_secs(4), "the slow connection was not closed in time");
     });
     silent.push(idle);
     for mut stream in silent {
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        // What is still to be read of an answer, then the end.
+        // Reads the rest of the response, up to the end of the connection.
         let _ = stream.read_to_end(&mut Vec::new()).unwrap();
     }
 }
 
 #[test]
-fn told_to_end_it_answers_what_is_under_way_and_waits_for_nobody_else() {
+fn shutdown_finishes_requests_in_progress_and_closes_idle_connections() {
     let folder = folder();
     let server = Server::start(&folder, &[]);
     let image = image(&folder, "1.png");
     let idle = TcpStream::connect(server.address).unwrap();
-    let mut slow = server.begin_slowly(&image, 10);
+    let mut slow = server.send_image(&image, 10);
     assert_eq!(server.detect(&image).0, 200);
-    server.tell_to_end();
-    let began = Instant::now();
+    server.terminate();
+    let start = Instant::now();
     while TcpStream::connect(server.address).is_ok() {
-        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
     slow.write_all(&image[10..]).unwrap();
-    assert_eq!(answer(slow).0, 200);
+    assert_eq!(read_json(slow).0, 200);
     server.expect_end("images: 2, failed: 0");
     drop(idle);
 }
@@ -252,7 +252,7 @@ fn an_address_in_use_is_an_error_before_the_model_is_opened() {
 }
 
 impl Drop for Server {
-    /// A failed test leaves no server behind.
+    /// Also after a failed test, no server remains.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

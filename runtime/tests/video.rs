@@ -1,4 +1,4 @@
-//! `runtime detect` on videos. The tests need `ffmpeg`: the one on the PATH, or what `make test` brings.
+//! `runtime detect` on videos. Needs `ffmpeg` on the PATH, or the one that `make test` downloads.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(dead_code, reason = "not every test uses all of the fixture")]
@@ -15,14 +15,15 @@ use tempfile::TempDir;
 
 use fixture::{detect, folder, json, list, read, run};
 
-/// The PATH with an `ffmpeg` on it; none where there is none.
+/// The PATH, extended to contain an `ffmpeg`; `None` if there is no `ffmpeg`.
 fn path() -> Option<OsString> {
-    let brought = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".deps/ffmpeg");
-    let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).chain([brought]).collect();
+    let downloaded = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join(".deps/ffmpeg");
+    let folders: Vec<PathBuf> =
+        env::split_paths(&env::var_os("PATH").unwrap_or_default()).chain([downloaded]).collect();
     if folders.iter().any(|folder| folder.join("ffmpeg").is_file()) {
         return Some(env::join_paths(folders).unwrap());
     }
-    eprintln!("skipped: there is no ffmpeg; `make test` brings one");
+    eprintln!("skipped: ffmpeg not found; `make test` downloads it");
     None
 }
 
@@ -33,18 +34,18 @@ fn ffmpeg(folder: &TempDir, path: &OsString, arguments: &str) {
     assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Frames of a moving test image, kept without loss.
+/// Makes a lossless video of a test pattern.
 const CLIP: &str = "-f lavfi -i testsrc=size=65x49:rate=5 -frames:v 7 -c:v ffv1 -pix_fmt bgr0 clip.mkv";
 
 #[test]
-fn every_frame_is_an_image_and_the_annotated_ones_a_video() {
+fn every_frame_is_an_image_and_annotated_frames_make_a_video() {
     let Some(path) = path() else { return };
     let folder = folder();
     ffmpeg(&folder, &path, CLIP);
     ffmpeg(&folder, &path, "-i clip.mkv -vf select=eq(n\\,3) -frames:v 1 frame.png");
-    let made = ["--draw", "drawn", "--yolo", "yolo", "--crops", "crops", "--csv", "a.csv", "--ndjson", "a.ndjson"];
+    let outputs = ["--draw", "drawn", "--yolo", "yolo", "--crops", "crops", "--csv", "a.csv", "--ndjson", "a.ndjson"];
     let mut command = detect(&folder);
-    command.env("PATH", &path).args(made).args(["--max-detections", "2", "1.png", "clip.mkv", "frame.png"]);
+    command.env("PATH", &path).args(outputs).args(["--max-detections", "2", "1.png", "clip.mkv", "frame.png"]);
     let (code, _, stderr) = run(&mut command);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("images: 9, failed: 0, detections: 18"), "{stderr}");
@@ -55,7 +56,7 @@ fn every_frame_is_an_image_and_the_annotated_ones_a_video() {
         assert_eq!((line["time"].as_f64(), &line["width"]), (Some(number as f64 / 5.0), &65.into()));
     }
     assert!(lines[8].get("frame").is_none());
-    // A frame is detected in as the same image in a file is.
+    // A frame gives the same detections as an image file with the same pixels.
     assert_eq!(lines[4]["detections"], lines[8]["detections"]);
     assert_ne!(lines[4]["detections"], lines[1]["detections"]);
     assert_eq!(read(&folder, "a.csv").lines().filter(|line| line.ends_with(",6")).count(), 2);
@@ -68,12 +69,12 @@ fn every_frame_is_an_image_and_the_annotated_ones_a_video() {
     let (_, stdout, stderr) = run(detect(&folder).env("PATH", &path).args(["--json", "-", "drawn/clip.mp4"]));
     let frames = json(&stdout);
     assert_eq!(frames.as_array().unwrap().len(), 7, "{stderr}");
-    // Of even sides, as players want.
+    // The sides are padded to even numbers.
     assert_eq!((&frames[6]["width"], &frames[6]["height"], &frames[6]["time"]), (&66.into(), &50.into(), &1.2.into()));
 }
 
 #[test]
-fn a_rate_leaves_frames_out() {
+fn fps_selects_frames() {
     let Some(path) = path() else { return };
     let folder = folder();
     ffmpeg(&folder, &path, &CLIP.replace("-frames:v 7", "-frames:v 15"));
@@ -90,13 +91,13 @@ fn a_rate_leaves_frames_out() {
 }
 
 #[test]
-fn a_video_with_uneven_times_is_not_taken_by_its_clock() {
+fn a_variable_frame_rate_requires_fps() {
     let Some(path) = path() else { return };
     let folder = folder();
-    // As browsers record a screen: few frames, told in thousandths of a second.
+    // Like screen recordings of browsers: few frames, with timestamps in milliseconds.
     ffmpeg(&folder, &path, &CLIP.replace("rate=5", "rate=1000"));
     let (code, stdout, _) = run(detect(&folder).env("PATH", &path).args(["--json", "-", "clip.mkv"]));
-    assert!(code == 3 && stdout.contains("1000/1 of a second") && stdout.contains("--fps"), "{stdout}");
+    assert!(code == 3 && stdout.contains("1000/1 frames per second") && stdout.contains("--fps"), "{stdout}");
     let (code, stdout, stderr) =
         run(detect(&folder).env("PATH", &path).args(["--fps", "1000", "--ndjson", "-", "clip.mkv"]));
     assert_eq!((code, stdout.lines().count()), (0, 7), "{stderr}");
@@ -111,7 +112,7 @@ fn frames_have_no_image_ids() {
 }
 
 #[test]
-fn what_is_no_video_fails_by_itself_and_leaves_no_file() {
+fn an_invalid_video_is_an_error_and_writes_no_file() {
     let Some(path) = path() else { return };
     let folder = folder();
     std::fs::write(folder.path().join("bad.mp4"), "no video").unwrap();
@@ -128,11 +129,11 @@ fn what_is_no_video_fails_by_itself_and_leaves_no_file() {
     ffmpeg(&folder, &path, CLIP);
     let (code, stdout, _) =
         run(detect(&folder).env("PATH", &path).args(["--max-pixels", "3000", "--json", "-", "clip.mkv"]));
-    assert!(code == 3 && stdout.contains("65 x 49 pixels"), "{stdout}");
+    assert!(code == 3 && stdout.contains("65x49 pixels"), "{stdout}");
 }
 
 #[test]
-fn without_ffmpeg_it_is_named_before_the_work() {
+fn a_missing_ffmpeg_is_an_error_before_the_work_starts() {
     let folder = folder();
     let (code, stdout, stderr) = run(detect(&folder).env("PATH", "").args(["1.png", "clip.mp4"]));
     assert_eq!((code, stdout.as_str()), (1, ""));
@@ -140,14 +141,14 @@ fn without_ffmpeg_it_is_named_before_the_work() {
 }
 
 #[test]
-fn a_playlist_by_the_name_of_a_video_opens_no_other_file() {
+fn a_playlist_named_like_a_video_opens_no_other_files() {
     let Some(path) = path() else { return };
     let folder = folder();
     ffmpeg(&folder, &path, "-f lavfi -i testsrc=size=64x48:rate=5 -frames:v 5 -c:v mpeg4 segment.mp4");
-    let there = folder.path().join("segment.mp4");
+    let segment = folder.path().join("segment.mp4");
     let playlists = [
         "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsegment.mp4\n#EXT-X-ENDLIST\n".to_owned(),
-        format!("ffconcat version 1.0\nfile '{}'\n", there.display()),
+        format!("ffconcat version 1.0\nfile '{}'\n", segment.display()),
         "ffconcat version 1.0\nfile segment.mp4\n".to_owned(),
     ];
     for playlist in playlists {
@@ -156,7 +157,7 @@ fn a_playlist_by_the_name_of_a_video_opens_no_other_file() {
         assert_eq!(code, 3, "{playlist}: {stderr}");
         assert!(stdout.contains("\"error\"") && !stdout.contains("\"frame\""), "{playlist}: {stdout}");
     }
-    // The segment itself is a video like any other.
+    // The segment itself is a valid video.
     let (code, stdout, _) = run(detect(&folder).env("PATH", &path).args(["--ndjson", "-", "segment.mp4"]));
     assert_eq!((code, stdout.lines().count()), (0, 5));
 }

@@ -1,7 +1,7 @@
-//! What `runtime detect` takes beyond the network, and against Python: ResNet-50 with 90 classes, 100 JPEG files of mixed sizes that
-//! become 640x832 or 832x640. The network is torchvision's, imported and exported, so that all find the same. When `PEER_PYTHON`
-//! names a Python with torch 2.11, torchvision 0.26, onnxruntime and Pillow, it makes the weights and detects in turns with us;
-//! otherwise weights are random.
+//! Time of `runtime detect` compared with its time in the network, and with Python: ResNet-50, 90 classes, 100 JPEG
+//! files of several sizes that become inputs of 640x832 or 832x640. `PEER_PYTHON` names a Python with torch 2.11,
+//! torchvision 0.26, onnxruntime and Pillow. It makes torchvision's weights, which are imported and exported here, so
+//! that all programs detect the same; all take turns. Without it the weights are random.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,15 +16,15 @@ use runtime::EngineOptions;
 use serde::Deserialize;
 use tests::Peer;
 
-/// Sizes of the images, which take turns.
+/// Width and height of the images, repeated in this order.
 const SIZES: [(u32, u32); 5] = [(640, 480), (1280, 960), (960, 1280), (2048, 1536), (800, 600)];
 
 const IMAGES: usize = 100;
 
-/// Images that one takes before it is another's turn.
+/// Images that a program processes before the next program's turn.
 const TURN: usize = 25;
 
-/// Torchvision's transform for 4:3 gives 624x832, which is padded.
+/// torchvision resizes 4:3 images to 624x832 and pads them to 640x832.
 const SHORTER_SIDE: u32 = 624;
 
 fn main() -> anyhow::Result<()> {
@@ -39,7 +39,7 @@ fn main() -> anyhow::Result<()> {
     };
     let mut spec = checkpoint.spec;
     spec.preprocessing.shorter_side = SHORTER_SIDE;
-    // The probe is of the network, whatever the size of images.
+    // The probe does not depend on the preprocessing.
     let checkpoint = Checkpoint { spec, ..checkpoint };
     let options = ExportOptions::default();
     export(checkpoint, AtomicFile::create(&folder.join("model.onnx"))?, &options, &EngineOptions::default())?;
@@ -48,21 +48,21 @@ fn main() -> anyhow::Result<()> {
     for name in ["onnxruntime", "torchvision"] {
         if let Some(python) = &python {
             let mut peer = Peer::start(python, "detect.py", &[Path::new(name), folder])?;
-            detects(&mut peer, &images[..2])?;
+            detect_with_peer(&mut peer, &images[..2])?;
             peers.push((name, peer, Times::default()));
         }
     }
     let program = program()?;
     let mut ours = Times::default();
-    ours_detects(&program, folder, &images[..2])?;
+    detect_with_runtime(&program, folder, &images[..2])?;
     for turn in images.chunks(TURN) {
-        ours.add(ours_detects(&program, folder, turn)?);
+        ours.add(detect_with_runtime(&program, folder, turn)?);
         for (_, peer, times) in &mut peers {
-            times.add(detects(peer, turn)?);
+            times.add(detect_with_peer(peer, turn)?);
         }
     }
     println!(
-        "ResNet-50, 640x832 and 832x640, {IMAGES} JPEG files, in turns of {TURN}; s in all, of which network; ratio"
+        "ResNet-50, 640x832 and 832x640, {IMAGES} JPEG files, in turns of {TURN}: seconds, of which in the network"
     );
     println!(
         "  runtime detect      {:>7.2} {:>7.2}  {:.3} times the network",
@@ -71,7 +71,7 @@ fn main() -> anyhow::Result<()> {
         ours.seconds / ours.network
     );
     println!(
-        "    with its start    {:>7.2}          {:.3} times the network",
+        "    with startup      {:>7.2}          {:.3} times the network",
         ours.program,
         ours.program / ours.network
     );
@@ -83,23 +83,23 @@ fn main() -> anyhow::Result<()> {
             times.seconds / ours.seconds
         );
         let differing = times.detections.iter().zip(&ours.detections).filter(|(a, b)| a != b).count();
-        println!("    {differing} of {IMAGES} images have another number of detections than with us");
+        println!("    {differing} of {IMAGES} images have a different number of detections");
     }
     let count: usize = ours.detections.iter().sum();
-    println!("  detections in an image: {}", count / IMAGES);
+    println!("  detections per image: {}", count / IMAGES);
     Ok(())
 }
 
-/// What images took, in seconds.
+/// Times for some images, in seconds.
 #[derive(Default, Deserialize)]
 struct Times {
-    /// Reading to detections.
+    /// From reading the files to their detections.
     seconds: f64,
-    /// Of it in the network; of torchvision in the model, which does all but read.
+    /// The part in the network; for torchvision, the part in the model, which is everything except reading.
     network: f64,
-    /// Numbers of detections of the images.
+    /// Number of detections of each image.
     detections: Vec<usize>,
-    /// From the start of the program to its end.
+    /// From starting the program to its exit; 0 for peers.
     #[serde(default)]
     program: f64,
 }
@@ -113,17 +113,17 @@ impl Times {
     }
 }
 
-/// The program, built as users have it.
+/// Builds `runtime` in release mode and returns its path.
 fn program() -> anyhow::Result<PathBuf> {
     let status =
         Command::new(env!("CARGO")).args(["build", "--release", "--quiet", "--package", "runtime"]).status()?;
-    ensure!(status.success(), "cannot build runtime");
+    ensure!(status.success(), "cannot build `runtime`");
     let bench = std::env::current_exe()?;
-    let folder = bench.ancestors().nth(2).context("a benchmark lies in `deps`")?;
+    let folder = bench.ancestors().nth(2).context("benchmarks are in `deps`")?;
     Ok(folder.join("runtime"))
 }
 
-fn ours_detects(program: &Path, folder: &Path, images: &[PathBuf]) -> anyhow::Result<Times> {
+fn detect_with_runtime(program: &Path, folder: &Path, images: &[PathBuf]) -> anyhow::Result<Times> {
     let json = folder.join("ours.json");
     let started = Instant::now();
     let mut command = Command::new(program);
@@ -134,22 +134,22 @@ fn ours_detects(program: &Path, folder: &Path, images: &[PathBuf]) -> anyhow::Re
     }
     let output = command.output()?;
     let elapsed = started.elapsed().as_secs_f64();
-    let said = String::from_utf8(output.stderr)?;
-    ensure!(output.status.success(), "runtime detect ends with {}: {said}", output.status);
+    let stderr = String::from_utf8(output.stderr)?;
+    ensure!(output.status.success(), "`runtime detect` failed with {}: {stderr}", output.status);
     // `...; 71.003 s, 70.001 s of it in ONNX Runtime on cpu`
-    let numbers = said.rsplit(';').next().unwrap_or_default().split(" s").map(|text| text.trim_matches([',', ' ']));
+    let numbers = stderr.rsplit(';').next().unwrap_or_default().split(" s").map(|text| text.trim_matches([',', ' ']));
     let numbers: Vec<f64> = numbers.filter_map(|text| text.parse().ok()).collect();
-    let [seconds, network] = numbers[..] else { anyhow::bail!("no times in: {said}") };
+    let [seconds, network] = numbers[..] else { anyhow::bail!("found no times in `{stderr}`") };
     let found: Vec<serde_json::Value> = serde_json::from_slice(&std::fs::read(json)?)?;
     let detections = found.iter().map(|image| image["detections"].as_array().map_or(0, Vec::len)).collect();
     Ok(Times { seconds, network, detections, program: elapsed })
 }
 
-fn detects(peer: &mut Peer, images: &[PathBuf]) -> anyhow::Result<Times> {
-    Ok(serde_json::from_value(peer.ask(&serde_json::json!(images))?)?)
+fn detect_with_peer(peer: &mut Peer, images: &[PathBuf]) -> anyhow::Result<Times> {
+    Ok(serde_json::from_value(peer.request(&serde_json::json!(images))?)?)
 }
 
-/// Torchvision's network, with weights that the peer makes.
+/// Imports torchvision's RetinaNet with weights that the peer makes.
 fn import(python: &str, folder: &Path) -> anyhow::Result<Checkpoint> {
     #[derive(clap::Parser)]
     struct Import {
@@ -157,14 +157,14 @@ fn import(python: &str, folder: &Path) -> anyhow::Result<Checkpoint> {
         args: trainer::import::ImportArgs,
     }
     let status = Command::new(python).arg(Peer::script("detect.py")).arg("make").arg(folder).status()?;
-    ensure!(status.success(), "the peer ends with {status}");
+    ensure!(status.success(), "the peer failed with {status}");
     let [weights, checkpoint] = ["weights.pth", "imported.safetensors"].map(|name| folder.join(name));
     let Import { args } = clap::Parser::parse_from([Path::new("import"), &weights, Path::new("--out"), &checkpoint]);
     trainer::import::run(&args)?;
     Ok(Checkpoint::open(&checkpoint)?)
 }
 
-/// Images with details of many sizes.
+/// Draws images with details of many sizes and returns their paths.
 fn draw(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for (number, (width, height)) in SIZES.into_iter().cycle().take(IMAGES).enumerate() {

@@ -1,5 +1,5 @@
-//! The loader alone: drawn JPEG files of 640x480 as batches of 8, resized to 320x240, by workers, cache and variations; and
-//! its memory over 1,000 batches.
+//! Speed of the data loader for each number of workers, cache and augmentation, and its memory over 1,000 batches. It
+//! reads JPEG files of 640x480 in batches of 8 and resizes them to 320x240.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
@@ -15,17 +15,18 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use trainer::augmentation::AugmentationConfig;
 use trainer::cache::{Cache, CacheConfig, CacheKind};
-use trainer::loader::{Loader, Recipe, aspect_groups, orders};
+use trainer::loader::{Loader, Recipe, aspect_groups, batch_requests};
 use trainer::synth::{Size, draw};
 use trainer::targets::Normalizer;
 
 const IMAGES: usize = 128;
 const BATCH: usize = 8;
-/// Passes over the images that are measured, after one that is not.
+/// Measured passes over the images, after a first one that is not measured.
 const EPOCHS: u32 = 4;
+/// Batches of the memory measurement.
 const LONG_RUN: usize = 1000;
 
-const VARIATIONS: [(&str, &str); 12] = [
+const AUGMENTATIONS: [(&str, &str); 12] = [
     ("none", "{horizontal_flip: 0}"),
     ("horizontal_flip", "{horizontal_flip: 1}"),
     ("vertical_flip", "{horizontal_flip: 0, vertical_flip: 1}"),
@@ -40,28 +41,28 @@ const VARIATIONS: [(&str, &str); 12] = [
     ("all", ALL),
 ];
 
-/// Everything at every image.
+/// All augmentations on every image.
 const ALL: &str = "{horizontal_flip: 1, vertical_flip: 1, rotation: 1, scale: {probability: 1}, crop: {probability: 1},
     brightness: {probability: 1}, contrast: {probability: 1}, saturation: {probability: 1}, hue: {probability: 1},
     mosaic: {probability: 1}}";
 
 fn main() -> anyhow::Result<()> {
-    trainer::memory::keep();
+    trainer::memory::restart_with_huge_pages();
     let data = Data::draw()?;
     for kind in [CacheKind::None, CacheKind::Memory, CacheKind::Disk] {
         for workers in [1, 2] {
-            let plain = data.loader(VARIATIONS[0].1, kind, workers)?.measure()?;
+            let plain = data.loader(AUGMENTATIONS[0].1, kind, workers)?.measure()?;
             let all = data.loader(ALL, kind, workers)?.measure()?;
-            println!("cache {kind:?}, {workers} workers: {plain}; with all variations {all}");
+            println!("cache {kind:?}, {workers} workers: {plain}; with all augmentations {all}");
         }
     }
-    for (name, config) in VARIATIONS {
-        println!("{name}, from memory: {}", data.loader(config, CacheKind::Memory, 1)?.measure()?);
+    for (name, config) in AUGMENTATIONS {
+        println!("{name}, memory cache: {}", data.loader(config, CacheKind::Memory, 1)?.measure()?);
     }
     data.loader(ALL, CacheKind::Memory, 2)?.long_run()
 }
 
-/// Images in a temporary folder.
+/// A data set in a temporary folder.
 struct Data {
     folder: tempfile::TempDir,
     dataset: Dataset,
@@ -86,7 +87,7 @@ impl Data {
                 dataset.annotations.push(Annotation { id, image: index, class_index, rectangle, area, crowd: false });
             }
         }
-        let last = classes.last().context("some image shows something")?;
+        let last = classes.last().context("at least one image has an object")?;
         dataset.classes = (0..=*last).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
         Ok(Self { folder, dataset })
     }
@@ -112,7 +113,7 @@ impl Data {
     }
 }
 
-/// A loader in use.
+/// A loader and its current epoch.
 struct Running {
     loader: Loader,
     epoch: u32,
@@ -129,27 +130,27 @@ impl Running {
         })
     }
 
-    /// Says how much memory the program has as batches go by.
+    /// Prints the program's memory every 100 batches.
     fn long_run(&mut self) -> anyhow::Result<()> {
         let epochs = LONG_RUN / (IMAGES / BATCH);
         self.run(epochs as u32 + 1, |batch| {
             if batch % 100 == 0 && batch <= LONG_RUN {
-                println!("after {batch} batches with all variations: {:.0} MB in memory", resident()? / 1e6);
+                println!("after {batch} batches with all augmentations: {:.0} MB of memory", resident()? / 1e6);
             }
             Ok(())
         })?;
         Ok(())
     }
 
-    /// Takes all batches of some epochs, and returns how many images they had. `watch` is told how many batches there were.
-    fn run(&mut self, epochs: u32, watch: impl Fn(usize) -> anyhow::Result<()>) -> anyhow::Result<usize> {
+    /// Loads `epochs` epochs and returns the number of images. `on_batch` gets the number of batches so far.
+    fn run(&mut self, epochs: u32, on_batch: impl Fn(usize) -> anyhow::Result<()>) -> anyhow::Result<usize> {
         let groups = aspect_groups(&self.loader.recipe().dataset.images);
         let (mut images, mut batches) = (0, 0);
         for _ in 0..epochs {
-            for batch in self.loader.batches(orders(&groups, BATCH, 0, self.epoch).into_iter()) {
+            for batch in self.loader.batches(batch_requests(&groups, BATCH, 0, self.epoch).into_iter()) {
                 images += batch?.images.len();
                 batches += 1;
-                watch(batches)?;
+                on_batch(batches)?;
             }
             self.epoch += 1;
         }
@@ -157,10 +158,10 @@ impl Running {
     }
 }
 
-/// How fast a loader was. On a machine that others use too, CPU time says more.
+/// Speed of a loader. On a shared machine, CPU time is more reliable.
 struct Measure {
     images_per_second: f64,
-    /// For one image, over all threads.
+    /// Per image, summed over all threads.
     cpu_milliseconds: f64,
 }
 
@@ -170,20 +171,20 @@ impl Display for Measure {
     }
 }
 
-/// Time that the threads of this program have run.
+/// CPU time of all threads of this program, in seconds.
 fn cpu_seconds() -> anyhow::Result<f64> {
-    /// The unit of `/proc`, on every Linux there is.
+    /// Seconds per clock tick in `/proc`, the same on all Linux systems.
     const TICK: f64 = 0.01;
     let text = std::fs::read_to_string("/proc/self/stat")?;
-    let (_, fields) = text.rsplit_once(')').context("the system tells no time")?;
+    let (_, fields) = text.rsplit_once(')').context("/proc/self/stat has no CPU times")?;
     let ticks: Vec<f64> = fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
     Ok(TICK * ticks.iter().sum::<f64>())
 }
 
-/// Bytes of this program in memory.
+/// Resident memory of this program, in bytes.
 fn resident() -> anyhow::Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("the system tells no memory")?;
-    let kibibytes: f64 = line.split_whitespace().nth(1).context("the system tells no memory")?.parse()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("/proc/self/status has no VmRSS")?;
+    let kibibytes: f64 = line.split_whitespace().nth(1).context("VmRSS has no value")?.parse()?;
     Ok(1024.0 * kibibytes)
 }

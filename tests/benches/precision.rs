@@ -1,6 +1,6 @@
-//! What ONNX Runtime takes for ResNet-50 with 80 classes at 640x832 in each precision, in turns. When `PEER_PYTHON` names a
-//! Python with torch 2.11, torchvision 0.26, onnx and onnxruntime, also for torchvision's own export of that network, and
-//! for what ONNX Runtime's quantizer makes of our file.
+//! Time of a run in ONNX Runtime in each precision: ResNet-50, 80 classes, 640x832; the files take turns. When
+//! `PEER_PYTHON` names a Python with torch 2.11, torchvision 0.26, onnx and onnxruntime, also measures PyTorch's
+//! export of torchvision's RetinaNet and our float32 file quantized by ONNX Runtime's quantizer.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,12 +16,13 @@ use runtime::{ActivationReader, EngineOptions};
 
 const WARM_UP: usize = 1;
 const RUNS: usize = 9;
+/// Height and width of the input.
 const SIDES: [usize; 2] = [640, 832];
 
 fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let mut spec = tests::spec("resnet50", NormKind::FrozenBatch, 80);
-    // As torchvision has it.
+    // As in torchvision.
     spec.pyramid.p6_from = P6From::P5;
     spec.preprocessing.shorter_side = 624;
     let checkpoint = tests::checkpoint(&spec, 0);
@@ -55,17 +56,17 @@ fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, image: &Path
     Ok(())
 }
 
-/// Lets the other programs write their files beside ours.
+/// Has the peer write its ONNX files next to ours, and returns their names and paths.
 fn peers(python: &str, folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/onnx_files.py");
     let status =
-        Command::new(python).arg(script).arg(folder).status().with_context(|| format!("can't run {python}"))?;
-    ensure!(status.success(), "the peer ends with {status}");
+        Command::new(python).arg(script).arg(folder).status().with_context(|| format!("cannot run `{python}`"))?;
+    ensure!(status.success(), "the peer failed with {status}");
     let file = |name: &str| (name.to_owned(), folder.join(format!("{}.onnx", name.split(' ').next().unwrap_or(name))));
     Ok(vec![file("torchvision export"), file("quantizer of onnxruntime")])
 }
 
-/// The median time of a run of each file, in seconds.
+/// Median time of a run of each file, in seconds.
 fn measure(files: &[(String, PathBuf)]) -> anyhow::Result<Vec<f64>> {
     let images = Array4::from_shape_fn((1, 3, SIDES[0], SIDES[1]), |(_, c, y, x)| {
         ((x as f32 / 9.0).sin() + (y as f32 / 7.0).cos()) * (1.0 + c as f32) / 2.0

@@ -1,5 +1,6 @@
-//! One training step, forward to optimizer: ResNet-18 and ResNet-50, 80 classes, alone and beside other programs, next
-//! to torchvision's RetinaNet when `PEER_PYTHON` names a Python with torch 2.11 and torchvision 0.26.
+//! Time of one training step, from forward pass to optimizer: ResNet-18 and ResNet-50, 80 classes, on an idle machine
+//! and next to busy programs. When `PEER_PYTHON` names a Python with torch 2.11 and torchvision 0.26, also
+//! measures torchvision's RetinaNet.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -21,10 +22,10 @@ use trainer::targets::{Normalizer, Object, Targets};
 
 const WARM_UP: usize = 2;
 const STEPS: usize = 10;
-/// Side of the images by which the objects below are given.
+/// Image side that the objects' coordinates below refer to.
 const SIDE: usize = 320;
 
-/// How images and kernels lie in memory, on both sides.
+/// Memory format of images and convolution weights, in both implementations.
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
     ChannelsFirst,
@@ -32,7 +33,7 @@ enum Layout {
 }
 
 impl Layout {
-    /// What the peer calls it.
+    /// Name on the peer's command line.
     fn name(self) -> &'static str {
         match self {
             Self::ChannelsFirst => "first",
@@ -41,7 +42,7 @@ impl Layout {
     }
 }
 
-/// What both sides train: a ResNet of this depth, on `count` images of `side` by `side`.
+/// What both implementations train: a ResNet of this depth, on `count` images of `side` x `side`.
 #[derive(Clone, Copy)]
 struct Case {
     depth: u32,
@@ -58,23 +59,23 @@ impl Case {
 }
 
 fn main() -> anyhow::Result<()> {
-    trainer::memory::keep();
+    trainer::memory::restart_with_huge_pages();
     for depth in [18, 50] {
         for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
             bench(Case { depth, layout, count: 2, side: SIDE })?;
         }
     }
-    beside_neighbors("shapes.yaml, 8x3x96x96", shapes()?, None)?;
+    bench_with_neighbors("shapes.yaml, 8x3x96x96", shapes()?, None)?;
     for (depth, count, side) in [(18, 8, 96), (18, 2, SIDE), (50, 2, SIDE)] {
         let case = Case { depth, layout: Layout::ChannelsFirst, count, side };
         let mut peer = peer_of(case)?;
         let peer = peer.as_mut().map(|peer| peer as &mut dyn FnMut() -> anyhow::Result<f64>);
-        beside_neighbors(&case.name(), ours(case)?, peer)?;
+        bench_with_neighbors(&case.name(), ours(case)?, peer)?;
     }
     Ok(())
 }
 
-/// Other programs that keep a core busy each, until this is dropped.
+/// Processes that each keep one core busy; killed on drop.
 struct Neighbors(Vec<Child>);
 
 impl Neighbors {
@@ -93,8 +94,8 @@ impl Drop for Neighbors {
     }
 }
 
-/// Prints how fast steps are beside none, one and two busy programs. Each side makes its steps in a row, as in a training.
-fn beside_neighbors(
+/// Prints the time of a step next to 0, 1 and 2 busy programs. Each implementation runs all its steps in a row.
+fn bench_with_neighbors(
     name: &str,
     mut ours: impl FnMut() -> f64,
     mut peer: Option<&mut dyn FnMut() -> anyhow::Result<f64>>,
@@ -103,12 +104,12 @@ fn beside_neighbors(
     for count in 0..=2 {
         let _neighbors = Neighbors::start(count)?;
         let our = steady(|| Ok(ours()))?;
-        let kept = *alone.get_or_insert(our) / our;
-        print!("training step, {name}, beside {count} busy programs: {our:.3} s, {kept:.2} of its speed alone");
+        let relative_speed = *alone.get_or_insert(our) / our;
+        print!("training step, {name}, {count} busy programs: {our:.3} s, {relative_speed:.2} of the speed without");
         match &mut peer {
             Some(peer) => {
                 let peer = steady(peer)?;
-                println!(", torchvision {peer:.3} s: {:.2} times as long", peer / our);
+                println!(", torchvision {peer:.3} s, {:.2} times ours", peer / our);
             }
             None => println!(),
         }
@@ -116,7 +117,7 @@ fn beside_neighbors(
     Ok(())
 }
 
-/// Mean time of a step, once there have been steps for two seconds.
+/// Mean time of a step over ten seconds, after two seconds of warm-up.
 fn steady(mut step: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<f64> {
     let mut pass = |seconds: f64| {
         let (mut steps, mut sum) = (0, 0.0);
@@ -147,9 +148,9 @@ fn bench(case: Case) -> anyhow::Result<()> {
     match peer {
         Some(_) => {
             let peer = median(peer_times);
-            println!(", torchvision {peer:.3} s, ratio {:.2}", ours / peer);
+            println!(", torchvision {peer:.3} s, ours / torchvision {:.2}", ours / peer);
         }
-        None => println!(" (no peer: PEER_PYTHON is not set)"),
+        None => println!(" (torchvision not measured: PEER_PYTHON is not set)"),
     }
     Ok(())
 }
@@ -157,15 +158,15 @@ fn bench(case: Case) -> anyhow::Result<()> {
 fn ours(case: Case) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
     let Case { depth, layout, count, side } = case;
     let spec = tests::spec(&format!("resnet{depth}"), NormKind::FrozenBatch, 80);
-    let nowhere = "{annotations: unused, images: unused}";
-    let mut config: TrainConfig = serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}"))?;
+    let no_data = "{annotations: unused, images: unused}";
+    let mut config: TrainConfig = serde_yaml::from_str(&format!("data: {{train: {no_data}, validation: {no_data}}}"))?;
     config.optimizer.kind = OptimizerKind::Sgd;
     config.optimizer.learning_rate = 1e-4;
     config.run.channels_last = layout == Layout::ChannelsLast;
     steps(&spec, &config, count, side)
 }
 
-/// Steps of the demo's training.
+/// Training steps of the demo's configuration.
 fn shapes() -> anyhow::Result<impl FnMut() -> f64> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/configs/shapes.yaml");
     let config = TrainConfig::read(Path::new(path), None)?;
@@ -173,7 +174,7 @@ fn shapes() -> anyhow::Result<impl FnMut() -> f64> {
     steps(&ModelSpec { classes, ..config.model.clone() }, &config, config.run.batch_size, 96)
 }
 
-/// Steps on `count` images of noise.
+/// Training steps on `count` images of noise; each call runs one and returns its time in seconds.
 fn steps(
     spec: &ModelSpec,
     config: &TrainConfig,
@@ -199,15 +200,15 @@ fn steps(
     let at = SchedulePosition { step: 500, steps: 1000, epoch: 0, patience: Patience::default() };
     Ok(move || {
         let start = Instant::now();
-        // Here as in the peer, though in training threads of their own do this meanwhile.
+        // Included since the peer does it too; in real training, worker threads do it in parallel.
         batch.targets = assign();
-        let step = learner.step(std::slice::from_ref(&batch), &at).expect("there is memory for two images");
+        let step = learner.step(std::slice::from_ref(&batch), &at).expect("a training step succeeds");
         assert!(step.is_finite());
         start.elapsed().as_secs_f64()
     })
 }
 
-/// Torchvision's side, where there is a Python for it.
+/// Training steps of torchvision if `PEER_PYTHON` is set.
 fn peer_of(case: Case) -> anyhow::Result<Option<impl FnMut() -> anyhow::Result<f64> + use<>>> {
     std::env::var("PEER_PYTHON").ok().map(|python| peer(&python, case)).transpose()
 }
@@ -222,14 +223,14 @@ fn peer(python: &str, case: Case) -> anyhow::Result<impl FnMut() -> anyhow::Resu
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .with_context(|| format!("can't start {python}"))?;
-    let mut input = process.stdin.take().context("the peer has an input")?;
-    let mut output = BufReader::new(process.stdout.take().context("the peer has an output")?);
+        .with_context(|| format!("cannot run `{python}`"))?;
+    let mut input = process.stdin.take().context("stdin is piped")?;
+    let mut output = BufReader::new(process.stdout.take().context("stdout is piped")?);
     Ok(move || {
         writeln!(input)?;
         let mut line = String::new();
         output.read_line(&mut line)?;
-        line.trim().parse().context("the peer ended early")
+        line.trim().parse().context("the peer has exited")
     })
 }
 

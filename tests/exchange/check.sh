@@ -1,10 +1,10 @@
 #!/bin/bash
-# What programs of other makers say of files that `exporter` wrote, in every form that it has:
+# Checks every variant of ONNX file that `exporter` writes with ONNX's checker, ONNX Runtime and tract:
 #
 #     tests/exchange/check.sh CHECKPOINT IMAGES
 #
-# CHECKPOINT is any of ours, IMAGES a folder to calibrate int8 with. Needs `make build`, and Python with pip, which brings
-# ONNX and ONNX Runtime into a temporary folder. Builds tract in its own folder (two minutes).
+# CHECKPOINT is any checkpoint of `trainer`, IMAGES a folder of calibration images for int8. Needs `make build` and
+# Python with pip. Installs ONNX and ONNX Runtime in a temporary folder, and builds tract (two minutes).
 set -euo pipefail
 checkpoint=$(realpath "$1") images=$(realpath "$2")
 here=$(dirname "$(realpath "$0")") root=$(dirname "$(dirname "$(dirname "$(realpath "$0")")")")
@@ -12,7 +12,7 @@ exporter=${EXPORTER:-$root/target/release/exporter}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-echo "files ..."
+echo "exporting ..."
 export_as() { # NAME FLAGS...
     local name=$1
     shift
@@ -38,15 +38,15 @@ for precision in fp32 fp16 int8; do
     done
 done
 
-echo "ONNX's checker, shape inference, ONNX Runtime ..."
+echo "checking with onnx and ONNX Runtime ..."
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet onnx==1.23.2 onnxruntime==1.30.0 numpy
 "$work/venv/bin/python" "$here/check.py" "$work/expected" "${files[@]}"
 
-echo "tract ..."
+echo "comparing with tract ..."
 cargo build --quiet --release --manifest-path "$here/tract/Cargo.toml" --target-dir "${TRACT_TARGET:-$work/tract}"
 tract=${TRACT_TARGET:-$work/tract}/release/exchange-tract
 for name in fp32 external fixed-fp32 topk-fp32-13 topk-fp32-18 topk-fp32-21 topk-fixed-fp32-18; do
     "$tract" "$work/$name.onnx" "$work/expected/$name"
 done
-echo "all agree"
+echo "all checks passed"

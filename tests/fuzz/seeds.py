@@ -1,6 +1,6 @@
-"""Makes the images that fuzzing begins with, one of every kind that the decoders have code for.
+"""Makes the seed images for fuzzing, one for each format variant that the decoders support.
 
-    python tests/fuzz/seeds.py      # Pillow 13; they are committed, in tests/fuzz/seeds/image_file
+    python tests/fuzz/seeds.py      # with Pillow 13; writes tests/fuzz/seeds/image_file, which is committed
 """
 
 from pathlib import Path

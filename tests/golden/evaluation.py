@@ -1,11 +1,11 @@
-"""Average precision as pycocotools computes it, on random data sets that are awkward on purpose.
+"""Expected average precision from pycocotools, on random data sets full of edge cases.
 
     pip install pycocotools==2.0.11
     python evaluation.py write                      # writes evaluation.json, which models/tests/evaluation.rs reads
-    python evaluation.py compare RUNTIME [COUNT]    # COUNT random sets through `RUNTIME score` and pycocotools
+    python evaluation.py compare RUNTIME [COUNT]    # compares `RUNTIME score` with pycocotools on COUNT (200) random sets
 
-RUNTIME is the program, for instance target/release/runtime. Tests need neither this script nor Python; how long
-pycocotools takes is measured by models/benches/evaluation.rs.
+RUNTIME is the program, for instance target/release/runtime. Tests need neither this script nor Python.
+models/benches/evaluation.rs measures the speed of pycocotools.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from pycocotools.cocoeval import COCOeval
 
 KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 TOLERANCE = 1e-9
-# A category that no ground truth has: such detections don't count.
+# A category id that the ground truth does not have: such detections are ignored.
 UNKNOWN = 100_000
 
 
 def make(seed, images=6, classes=3, objects=4, detections=8, crowd=0.1, side=(8, 140), grid=4, levels=7, found=0.7):
-    """Ground truth and results. Coordinates are multiples of `grid`, so that overlaps tie and meet thresholds exactly;
-    scores have `levels` values; a share `found` of detections is near an object. Ids have gaps and no order."""
+    """Ground truth and results. Coordinates are multiples of `grid`, so that some IoUs are equal or exactly at a threshold;
+    scores have `levels` distinct values; a fraction `found` of detections is near an object. Ids have gaps and no order."""
     rng = random.Random(seed)
     number = lambda low, high: rng.randrange(low, high, grid) if grid else round(rng.uniform(low, high), 2)
     image_ids = rng.sample(range(0, 10 * images), images)
@@ -41,7 +41,7 @@ def make(seed, images=6, classes=3, objects=4, detections=8, crowd=0.1, side=(8,
         "categories": [{"id": i, "name": f"class {i}"} for i in class_ids],
         "annotations": [],
     }
-    # The last class has no object and the first image has neither object nor detection.
+    # The last class has no objects. The first image has neither objects nor detections.
     for _ in range(objects * images):
         width, height = number(*side), number(*side)
         truth["annotations"].append({
@@ -49,7 +49,7 @@ def make(seed, images=6, classes=3, objects=4, detections=8, crowd=0.1, side=(8,
             "image_id": rng.choice(image_ids[1:]),
             "category_id": rng.choice(class_ids[:-1]),
             "bbox": [number(0, 260), number(0, 260), width, height],
-            # As the area of a mask is: less than the box has, and sometimes on the border between two ranges.
+            # Like the area of a mask: smaller than the box, and sometimes exactly at the limit of a size range.
             "area": rng.choice([width * height, width * height, round(width * height * rng.uniform(0.4, 1), 1), 1024, 9216]),
             "iscrowd": int(rng.random() < crowd),
         })
@@ -68,7 +68,7 @@ def make(seed, images=6, classes=3, objects=4, detections=8, crowd=0.1, side=(8,
 
 
 def evaluate(truth, results):
-    """pycocotools' twelve numbers, and its numbers and curves per class."""
+    """The twelve summary metrics of pycocotools, and metrics and curves per class."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = copy.deepcopy(truth)
@@ -86,7 +86,7 @@ def of_class(evaluation, k):
     # [threshold, recall], all sizes, 100 detections
     precision, scores = (evaluation.eval[key][:, :, k, 0, 2] for key in ("precision", "scores"))
     by_size = evaluation.eval["precision"][:, :, k, :, 2]
-    # Of all sizes come first within each class.
+    # Within each class, the entries for all sizes come first.
     params = evaluation.params
     start = k * len(params.areaRng) * len(params.imgIds)
     images = [image for image in evaluation.evalImgs[start : start + len(params.imgIds)] if image]
@@ -109,12 +109,12 @@ def of_class(evaluation, k):
 
 
 def runs(numbers):
-    """Curves have few steps: every number once, with how often it is repeated."""
+    """Run-length encoding of a curve: each value with its number of repetitions."""
     return [[number, len(list(group))] for number, group in itertools.groupby(map(float, numbers))]
 
 
 def ours(runtime, truth, results):
-    """The same from `runtime score`."""
+    """The same as `evaluate`, from `runtime score`."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("truth.json", "results.json")]
         for path, content in zip(paths, (truth, results)):
@@ -124,18 +124,18 @@ def ours(runtime, truth, results):
     curves = {of_class["id"]: of_class for of_class in report["curves"]}
     for of_class in report["classes"]:
         if of_class["id"] in curves:
-            of_class["curves"] = shortened(curves[of_class["id"]])
+            of_class["curves"] = run_length_encoded(curves[of_class["id"]])
     return {key: report[key] for key in KEYS}, report["classes"]
 
 
-def shortened(curves):
-    """Curves as `of_class` has them."""
+def run_length_encoded(curves):
+    """Curves in the encoding of `of_class`."""
     curve = lambda key: {name: runs(numbers) for name, numbers in curves[key].items()}
     return {"precision": runs(curves["precision"]), "iou50": curve("iou50"), "iou75": curve("iou75")}
 
 
 def difference(found, expected):
-    """The largest between numbers at the same place of two structures."""
+    """The maximum difference between corresponding numbers of two nested structures."""
     match expected:
         case dict():
             return max((difference(found[key], value) for key, value in expected.items()), default=0)
@@ -165,7 +165,7 @@ def write():
 
 
 def compare(runtime, count):
-    worst = 0.0
+    max_difference = 0.0
     for seed in range(count):
         rng = random.Random(seed)
         options = dict(
@@ -176,11 +176,11 @@ def compare(runtime, count):
         truth, results = make(seed, **options)
         expected = evaluate(truth, results)
         found = ours(runtime, truth, results)
-        most = difference(list(found), list(expected))
-        if not most <= TOLERANCE:
-            sys.exit(f"seed {seed} {options} differs by {most}:\n{found}\n{expected}")
-        worst = max(worst, most)
-    print(f"{count} sets agree, largest difference {worst:.1e}")
+        case_difference = difference(list(found), list(expected))
+        if not case_difference <= TOLERANCE:
+            sys.exit(f"seed {seed} {options} differs by {case_difference}:\n{found}\n{expected}")
+        max_difference = max(max_difference, case_difference)
+    print(f"{count} sets agree, maximum difference {max_difference:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The record in trainer/src/events.rs. Run with TensorBoard 2.21.0: python tests/golden/events.py"""
+"""Prints the expected record in trainer/src/events.rs. Run with TensorBoard 2.21.0: python tests/golden/events.py"""
 import io
 
 from tensorboard.compat.proto.event_pb2 import Event

@@ -1,13 +1,14 @@
-"""What the projects that `trainer import` reads from detect, with weights that follow from their names.
+"""Expected detections of the projects whose weights `trainer import` reads, with pseudorandom weights.
 
     pip install torch==2.11.0 torchvision==0.26.0 numpy==2.4.6 scikit-image==0.26.0 pillow
-    cargo run --package tests --example lossless -- IMAGES ../shared/data     # our decoder's pixels, as PNG
+    cargo run --package tests --example lossless -- IMAGES ../shared/data     # images decoded by `runtime`, as PNG
     python import.py IMAGES YHENON      # YHENON: a checkout of yhenon/pytorch-retinanet
 
-Writes import.json, which tests/import.rs reads, and names-*.txt, which models/tests/foreign.rs reads too: the best
-detections, and how many there are. torchvision and yhenon's network (model.py and utils.py of 3eea11e, anchors.py of
-5a5c32f) run themselves; before and after yhenon's there are the rules of its dataloader.py and coco_eval.py. MLPerf's is
-torchvision's with the backbone, sizes and classes that MLPerf gives it. Tests need neither this script nor Python.
+Writes import.json (the highest-scoring detections and the number of all), which tests/import.rs reads, and names-*.txt
+(tensor names and shapes), which models/tests/foreign.rs reads too. torchvision and the network of yhenon/pytorch-retinanet
+(model.py and utils.py of 3eea11e, anchors.py of 5a5c32f) run unchanged; yhenon's pre- and post-processing (dataloader.py,
+coco_eval.py) is reimplemented. MLPerf's network is torchvision's with MLPerf's backbone, sizes and classes. Tests need
+neither this script nor Python.
 """
 
 import json
@@ -34,14 +35,14 @@ from retinanet import model as yhenon  # noqa: E402
 
 HERE = Path(__file__).parent
 BLOOD = "bccd/JPEGImages/BloodImage_00007.jpg"
-# Detections of an image that are written, of all that there are.
-KEPT = 120
-# 0 is the background, the others no class of COCO.
+# Maximum number of detections that are written per image.
+MAX_DETECTIONS = 120
+# Outputs that are not COCO classes: the background (0) and unused category ids.
 UNUSED = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83]
 
 
 def uniform(name, shape, low, high):
-    """Numbers that follow from name and place, in tests/import.rs the same to the bit."""
+    """Pseudorandom numbers, a function of name and element index; tests/import.rs computes the same bits."""
     seed = 0xCBF29CE484222325
     for byte in name.encode():
         seed = (seed ^ byte) * 0x100000001B3 % 2**64
@@ -56,10 +57,10 @@ def uniform(name, shape, low, high):
 
 
 def weight(name, shape, case):
-    """The tensor of that name: activations neither vanish nor explode, and no normalization is the identity."""
+    """Values of the tensor `name`. Activations neither vanish nor explode, and no normalization is the identity."""
     scores = "cls_logits" in name or "classificationModel.output" in name
     boxes = "bbox_reg" in name or "regressionModel.output" in name
-    # The stem's variances are so small that the norms' epsilon shows.
+    # The stem's variances are so small that the epsilon of its batch norm matters.
     stem = name.removeprefix("backbone.body.").startswith(("conv1.", "bn1."))
     if len(shape) == 4:
         gain = case["scores"] if scores else case["boxes"] if boxes else 0.01 if stem else 1.0
@@ -76,7 +77,7 @@ def weight(name, shape, case):
         return uniform(name, shape, -0.001, 0.001)
     if name.endswith("bias") or name.endswith("running_mean"):
         return uniform(name, shape, -0.1, 0.1)
-    # The last factor of a residual block is small, or the blocks would add up.
+    # A small scale at the end of each residual block keeps the sum over the blocks bounded.
     return uniform(name, shape, 0.1, 0.3) if ".bn3." in name else uniform(name, shape, 0.7, 1.3)
 
 
@@ -118,7 +119,7 @@ def torchvision_detects(model, image):
 
 
 def yhenon_detects(model, image):
-    """As dataloader.py (Normalizer, Resizer) and coco_eval.py have it."""
+    """The same as dataloader.py (Normalizer, Resizer) and coco_eval.py. Boxes are in pixels of the image."""
     image = (image / 255.0 - np.array([[[0.485, 0.456, 0.406]]])) / np.array([[[0.229, 0.224, 0.225]]])
     rows, columns, _ = image.shape
     scale = 608 / min(rows, columns)
@@ -132,8 +133,8 @@ def yhenon_detects(model, image):
     return labels, scores, boxes / scale
 
 
-# The scales of the outputs' weights and the bias of the scores make some hundred detections; a part of an image is left,
-# top, right, bottom.
+# `scores` and `boxes` scale the weights of the last layers; with `bias`, they give about a hundred detections per image.
+# Each image is a file and a crop: left, top, right, bottom, or None.
 CASES = [
     (dict(kind="torchvision-v1-coco", scores=0.07, boxes=0.02, bias=-7.75), v1,
      [(BLOOD, None), ("pictures/pillow__hopper.bmp", None), (BLOOD, (31, 7, 353, 407))]),
@@ -159,7 +160,7 @@ def main():
                 labels, scores, boxes = detect(model, pixels((file, part)))
             print(case["kind"], file, part, len(scores), scores.max().item(), file=sys.stderr)
             extent = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-            order = scores[extent].argsort(descending=True, stable=True)[:KEPT]
+            order = scores[extent].argsort(descending=True, stable=True)[:MAX_DETECTIONS]
             rows = zip(*[values[extent][order].tolist() for values in (labels, scores, boxes)])
             detections = [[label, round(score, 5), *(round(edge, 3) for edge in box)] for label, score, box in rows]
             case["images"].append(dict(file=file, part=part, count=int(extent.sum()), detections=detections))

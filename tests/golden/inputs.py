@@ -1,10 +1,10 @@
-"""What the relatives make of images: sizes, boxes, pixels and anchors.
+"""Expected preprocessing of other RetinaNet implementations: sizes, boxes, pixels and anchors.
 
     pip install torch==2.11.0 torchvision==0.26.0 numpy==2.4.6 scikit-image==0.26.0
     python inputs.py     # writes inputs.json, which models/tests/inputs.rs reads
 
-torchvision and scikit-image run themselves. Of yhenon/pytorch-retinanet (0348a9d) there are the two rules of its Resizer
-and its evaluation. Tests need neither this script nor Python.
+torchvision and scikit-image are called. The rules of yhenon/pytorch-retinanet (0348a9d) for the resized size and for boxes
+are reimplemented. Tests need neither this script nor Python.
 """
 
 import json
@@ -22,7 +22,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-# Width and height. 97, 161, 305 and 322 become 799 as the shorter side; the last ones are wide, tiny or shrink.
+# Width and height. Shorter sides of 97, 161, 305 and 322 are resized to 799; the last sizes are wide, tiny or reduced.
 SIZES = [(640, 480), (480, 640), (97, 130), (130, 97), (161, 161), (305, 400), (322, 400), (416, 416), (800, 800)]
 SIZES += [(1800, 1200), (1333, 800), (1334, 800), (1920, 1080), (1500, 200), (200, 1500), (1, 1), (3, 2), (19, 32), (608, 1024)]
 random.seed(0)
@@ -48,7 +48,7 @@ def torchvision_size(source, width, height, fixed=None):
     rules = transform(fixed=fixed)
     images, targets = rules([torch.zeros(3, height, width)], targets)
     ((resized_height, resized_width),) = images.image_sizes
-    # A box of the input comes back.
+    # A box in pixels of the input, converted to pixels of the image.
     found = [0.1 * resized_width, 0.3 * resized_height, 1.0 * resized_width, 1.0 * resized_height]
     results = rules.postprocess([dict(boxes=torch.tensor([found]))], images.image_sizes, [(height, width)])
     return dict(
@@ -83,7 +83,7 @@ def yhenon_size(width, height):
 
 
 def pixels(source, width, height, resized, antialias):
-    """The input's green pixels, row by row, without padding."""
+    """The green channel of the network's input, row by row, without padding."""
     image = pattern(width, height).astype(np.float32) / 255.0
     if source == "yhenon":
         normalized = (image - np.array([[MEAN]])) / np.array([[STD]])
@@ -101,7 +101,7 @@ def anchors(height, width):
     images = ImageList(torch.zeros(1, 3, height, width), [(height, width)])
     (found,) = _default_anchorgen()(images, features)
     ends = np.cumsum([9 * feature.shape[2] * feature.shape[3] for feature in features])
-    # The last anchor of every level, and one in the middle of all.
+    # The last anchor of each level, and the one in the middle of the list.
     rows = [int(end) - 1 for end in ends] + [len(found) // 2]
     sums = found.double().sum(dim=0).tolist()
     return dict(input=[height, width], count=len(found), rows=rows, boxes=found[rows].tolist(), sums=sums)
@@ -114,7 +114,7 @@ def main():
     sizes = [torchvision_size("torchvision-v1", *size) for size in SIZES]
     sizes += [torchvision_size("mlperf", *size, fixed=(800, 800)) for size in SIZES[:10]]
     sizes += [yhenon_size(*size) for size in SIZES]
-    # Larger, smaller, much smaller, one side each way, one pixel, and the same; sizes are height and width.
+    # Enlarged, reduced, strongly reduced, one side of each, one-pixel sides, and unchanged. New sizes are height, width.
     ways = [(7, 5, [8, 11]), (23, 17, [9, 12]), (50, 40, [5, 6]), (23, 17, [20, 9]), (1, 9, [4, 3]), (9, 1, [2, 5]), (6, 4, [4, 6])]
     resized = [pixels("torchvision-v1", *way, False) for way in ways]
     resized += [pixels("yhenon", *way, antialias) for way in ways for antialias in (True, False)]

@@ -1,4 +1,4 @@
-"""The numbers in trainer/src/optimizer.rs. Run with PyTorch 2.11.0: python tests/golden/optimizers.py"""
+"""Prints the expected numbers in trainer/src/optimizer.rs. Run with PyTorch 2.11.0: python tests/golden/optimizers.py"""
 import torch
 
 START = [1.0, -2.0, 0.5]

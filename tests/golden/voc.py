@@ -1,10 +1,10 @@
-"""Average precision in VOC's sense, of the sets in evaluation.json.
+"""Expected Pascal VOC average precision of the data sets in evaluation.json.
 
     pip install numpy==2.4.6
     python voc.py        # writes voc.json, which models/tests/evaluation.rs reads
 
-As the challenge's devkit has it, except that a box is `w` wide and not `w + 1`, and that tenths of recall are exact.
-Crowds are treated as the devkit treats what is difficult. Tests need neither this script nor Python.
+Like VOC's devkit, except that box widths are `w` instead of `w + 1` and that the eleven recall points are exact. Crowd
+annotations are treated like `difficult` objects. Tests need neither this script nor Python.
 """
 
 import json
@@ -24,7 +24,7 @@ def iou(box, boxes):
 
 
 def average_precisions(annotations, results, threshold):
-    """Of one class: by area, and by eleven points; -1 where no object is to be found."""
+    """AP of one class: area under the curve, and eleven-point; -1 if the class has no objects."""
     images = {}
     for annotation in annotations:
         images.setdefault(annotation["image_id"], []).append(annotation)
@@ -32,8 +32,8 @@ def average_precisions(annotations, results, threshold):
     positives = sum(not annotation["iscrowd"] for annotation in annotations)
     if positives == 0:
         return -1.0, -1.0
-    taken, right, wrong = set(), [], []
-    # Of equal scores those of the earlier image come first.
+    matched, true_positives, false_positives = set(), [], []
+    # Among equal scores, detections of earlier images come first.
     for result in sorted(results, key=lambda result: (-result["score"], result["image_id"])):
         image = result["image_id"]
         overlaps = iou(np.array(result["bbox"], float), boxes[image]) if image in boxes else np.zeros(1)
@@ -41,13 +41,13 @@ def average_precisions(annotations, results, threshold):
         found = overlaps[best] >= threshold
         if found and images[image][best]["iscrowd"]:
             continue
-        new = found and (image, best) not in taken
+        new = found and (image, best) not in matched
         if new:
-            taken.add((image, best))
-        right.append(new)
-        wrong.append(not new)
-    right, wrong = np.cumsum(right), np.cumsum(wrong)
-    recall, precision = right / positives, right / (right + wrong)
+            matched.add((image, best))
+        true_positives.append(new)
+        false_positives.append(not new)
+    true_positives, false_positives = np.cumsum(true_positives), np.cumsum(false_positives)
+    recall, precision = true_positives / positives, true_positives / (true_positives + false_positives)
     points = [precision[recall >= tenth].max(initial=0) for tenth in np.arange(11) / 10]
     recall, precision = np.r_[0, recall, 1], np.r_[0, precision, 0]
     precision = np.maximum.accumulate(precision[::-1])[::-1]

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# How fast CUDA is, within 360 seconds: RetinaNet of ResNet-50 with 80 classes in training at 800x1344 and in detection at
-# 800x800, beside torchvision's in PyTorch eager on the same GPU. Most important first. Options and variables: steps.sh.
+# Measures the speed on CUDA in at most 360 seconds: RetinaNet with ResNet-50 and 80 classes, training at 800x1344 and
+# detection at 800x800, compared with torchvision (PyTorch eager, same GPU). Most important steps first. Options: steps.sh.
 #
 # usage: [BIN=DIR] [OUT=DIR] tests/gpu/bench.sh [--dry-run]
-# Steps call the functions.
+# The functions are called by `step`.
 # shellcheck disable=SC2329
 name=bench budget=340
 # shellcheck source=tests/gpu/steps.sh
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
-# Height x width, as in a network's input; images are width x height.
+# Sizes are height x width of the network's input; image files have width x height.
 if [[ $dry ]]; then
     depth=18 height=128 width=160 batch=2 batches=1,2 fixed_batch=2 steps=2 runs=2 warm_up=1 group=2
 else
@@ -23,7 +23,7 @@ machine() {
     "$bin/runtime" doctor
 }
 
-# config PRECISION: the configuration of both sides.
+# config PRECISION: prints a training configuration.
 config() {
     cat <<YAML
 data: {train: {annotations: train.json, images: train}, validation: {annotations: val.json, images: val}}
@@ -37,7 +37,7 @@ model:
 YAML
 }
 
-# As JSON, which is YAML too.
+# Prints 80 classes as JSON, which is also YAML.
 classes() { python3 -c 'import json; print(json.dumps([{"id": i, "name": f"class {i}"} for i in range(1, 81)]))'; }
 export -f classes config
 
@@ -48,15 +48,15 @@ train() {
     "$here/figures.py" train "train-$1.json" | tee "$figures"
 }
 
-# peer TASK PRECISION SIZE BATCHES RUNS OURS...
+# peer TASK PRECISION SIZE BATCHES RUNS OUR_RESULT...: runs torchvision and compares its times with our result files.
 peer() {
     needs "${@:6}"
     "$here/peer.py" "$1" --precision "$2" --size "$3" --batches "$4" --runs "$5" --device "$device" --depth "$depth" \
         >peer.json
-    "$here/figures.py" beside peer.json "${@:6}" | tee "$figures"
+    "$here/figures.py" ratios peer.json "${@:6}" | tee "$figures"
 }
 
-# Random weights, of which nothing is believed, so that the time is the network's.
+# Makes a checkpoint with initial weights. Their low scores give no detections, so that only the network's time counts.
 checkpoint() {
     "$bin/trainer" synth --out shapes --width "$height" --height "$height" --train 1 --val 1 --test 0
     local split
@@ -72,13 +72,13 @@ PY
     "$bin/trainer" fit --config checkpoint.yaml --data shapes --device "$device" --out run
 }
 
-# export_as FILE FLAG...
+# export_as FILE FLAG...: exports the checkpoint.
 export_as() {
     needs run/last.safetensors
     "$bin/exporter" --checkpoint run/last.safetensors --out "$@"
 }
 
-# detect FILE BATCHES FLAG...
+# detect FILE BATCHES FLAG...: measures detection for each batch size.
 detect() {
     needs "$1"
     "$bin/runtime" bench --model "$1" --provider "$device" --min-score 0.99 --size "${height}x$height" --runs "$runs" \
@@ -86,13 +86,13 @@ detect() {
     "$here/figures.py" detect "${1%.onnx}.json" | tee "$figures"
 }
 
-# in_order NAME IMAGE...
+# in_order NAME IMAGE...: measures detection of these images in this order.
 in_order() {
     "$bin/runtime" bench --model fp32.onnx --provider "$device" --min-score 0.99 --batch-sizes 1 \
         --runs $((4 * group)) --warm-up $((2 * group)) --json "$1.json" "${@:2}"
 }
 
-# Images of two shapes, one by one in turns and then in groups.
+# Measures images of two shapes, first alternating, then grouped by shape.
 shapes() {
     needs fp32.onnx
     local shape number alternating=()
@@ -111,7 +111,7 @@ export -f machine train peer checkpoint export_as detect in_order shapes
 
 with_peer=1
 if [[ $dry ]] && ! python3 -c 'import importlib.util as i; exit(not (i.find_spec("torch") and i.find_spec("torchvision")))'; then
-    echo "no torchvision here, so nothing beside it"
+    echo "torchvision is not installed; skipping the comparison"
     with_peer=
 fi
 
@@ -119,7 +119,7 @@ step "machine" 30 machine
 for precision in bfloat16 float32; do
     step "train, $precision" 45 train "$precision"
     if [[ $with_peer ]]; then
-        step "train, $precision, beside torchvision" 45 peer train "$precision" "${height}x$width" "$batch" "$steps" \
+        step "train, $precision, torchvision" 45 peer train "$precision" "${height}x$width" "$batch" "$steps" \
             "train-$precision.json"
     fi
 done
@@ -131,10 +131,10 @@ step "detect, fp32" 40 detect fp32.onnx "$batches"
 step "export, fp16" 30 export_as fp16.onnx --precision fp16
 step "detect, fp16" 40 detect fp16.onnx "$batches"
 if [[ $with_peer ]]; then
-    step "detect, fp16, beside torchvision" 40 peer detect float16 "${height}x$height" "$batches" "$runs" fp16{-top-k,}.json
-    step "detect, fp32, beside torchvision" 40 peer detect float32 "${height}x$height" "$batches" "$runs" fp32.json
+    step "detect, fp16, torchvision" 40 peer detect float16 "${height}x$height" "$batches" "$runs" fp16{-top-k,}.json
+    step "detect, fp32, torchvision" 40 peer detect float32 "${height}x$height" "$batches" "$runs" fp32.json
 fi
-step "shapes in turns and in groups" 60 shapes
+step "shapes, alternating and grouped" 60 shapes
 step "export, fp16, fixed size" 30 export_as fixed.onnx --precision fp16 --input-size "${height}x$height" --batch-size "$fixed_batch"
 step "detect, fp16, fixed size" 30 detect fixed.onnx "$fixed_batch"
 if [[ ! $dry ]]; then step "detect, CUDA graphs" 30 detect fixed.onnx "$fixed_batch" --cuda-graphs; fi

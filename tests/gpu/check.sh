@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Whether CUDA computes what the CPU computes, within 330 seconds: steps of training, a short fit, detection with every
-# kind of file, evaluation, starts. Most important first. Options and variables: steps.sh.
+# Checks in at most 330 seconds that CUDA computes the same as the CPU: training steps, a short training, detection with
+# every variant of ONNX file, evaluation, repeated starts. Most important steps first. Options: steps.sh.
 #
 # usage: [BIN=DIR] [OUT=DIR] tests/gpu/check.sh [--dry-run]
-# Steps call the functions.
+# The functions are called by `step`.
 # shellcheck disable=SC2329
 name=check budget=310
 # shellcheck source=tests/gpu/steps.sh
@@ -30,10 +30,10 @@ draw() {
     "$bin/trainer" synth --out few --train 16 --val 2 --test 0
 }
 
-# config EPOCHS [LINE]: the configuration of shapes with other epochs and one more line under `run`.
+# config EPOCHS [LINE]: prints shapes.yaml with another number of epochs and an additional line in `run`.
 config() { sed -e "s/^  epochs: .*/  epochs: $1/" -e "s/^run:/&\n  ${2:-seed: 0}/" "$root/trainer/configs/shapes.yaml"; }
 
-# The same weights, batches and augmentation: what differs is the arithmetic.
+# Trains with the same weights, batches and augmentation on the tested device and on the CPU.
 first_steps() {
     config 1 >first.yaml
     local side
@@ -50,20 +50,21 @@ fit() {
     "$here/figures.py" fit run/log.jsonl "$min_ap50" | tee "$figures"
 }
 
-# export_as FILE FLAG...
+# export_as FILE FLAG...: exports the trained checkpoint.
 export_as() {
     needs run/best.safetensors
     "$bin/exporter" --checkpoint run/best.safetensors --out "$@"
 }
 
-# detect NAME FILE FLAG...
+# detect NAME FILE FLAG...: writes the detections of FILE to NAME.json.
 detect() {
     needs "$2"
     "$bin/runtime" detect --model "$2" --json "$1.json" --min-score 0.05 "${@:3}" shapes/test
 }
 
-# agree NAME UNMATCHED SCORE FILE FLAG...: detects as the CPU with the plain file does, save for that fraction of
-# detections and that difference of scores. Scores near the threshold of 0.05 may fall on either side of it.
+# agree NAME UNMATCHED SCORE FILE FLAG...: detects with FILE and compares with retinanet.onnx on the CPU. Allows the
+# fraction UNMATCHED of unmatched detections and the score difference SCORE. Detections close to the threshold of 0.05
+# may be unmatched.
 agree() {
     needs cpu.json
     detect "$1" "$4" --provider "$device" "${@:5}"
@@ -73,7 +74,7 @@ agree() {
 
 agree_without_tf32() { NVIDIA_TF32_OVERRIDE=0 agree "$@"; }
 
-# bench PRECISION: steps of training; nothing is compared.
+# bench PRECISION: times training steps without checking their results.
 bench() {
     config 1 "precision: $1\n  channels_last: true" >"$1.yaml"
     "$bin/trainer" bench --config "$1.yaml" --device "$device" --steps "$steps" --width 192 --height 192 \
@@ -93,7 +94,7 @@ evaluate() {
     "$here/figures.py" eval {trainer,runtime}-*.json | tee "$figures"
 }
 
-# A program may find everything and crash at its end.
+# Runs the program repeatedly, since it could detect everything and crash at exit.
 start() {
     needs retinanet.onnx
     local number failed=0
@@ -119,7 +120,7 @@ if [[ ! $dry ]]; then
     step "detect with --no-tf32" 20 agree flag 0.001 1e-4 retinanet.onnx --no-tf32
 fi
 step "detect in batches" 20 agree batches 0.01 5e-3 retinanet.onnx --batch-size 8
-# Group norm sees padding, so the fixed size is that which shapes.yaml makes.
+# Padding affects group norm, so the fixed size is the input size of shapes.yaml.
 step "export, fixed size" 20 export_as fixed.onnx --input-size 96x96 --batch-size 4
 step "detect, fixed size" 20 agree fixed 0.01 5e-3 fixed.onnx
 if [[ ! $dry ]]; then step "detect, CUDA graphs" 20 agree graphs 0.01 5e-3 fixed.onnx --cuda-graphs; fi

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Whether two JSON files of `runtime detect` say the same of the same images. Prints the differences as JSON; the exit code
-is 1 when they are larger than allowed.
+"""Compares two JSON files of `runtime detect` for the same images. Prints the differences as JSON; the exit code is 1
+if they are larger than allowed.
 
-Detections of one label are matched one to one, those with the highest scores first, each with the box that overlaps it
-most: by an IoU of 0.9, or within 0.5 pixels on every side.
+Detections with the same label are matched one to one in descending order of score, each with the free box of highest IoU:
+at least 0.9, or every edge within 0.5 pixels.
 """
 import argparse
 import json
@@ -25,36 +25,36 @@ def is_match(a, b):
 
 
 def match(left, right):
-    """Pairs of matched detections, and the detections of both sides that have no partner."""
-    pairs, alone, free = [], [], list(right)
+    """Pairs of matched detections, and the unmatched detections of both files."""
+    pairs, unmatched, free = [], [], list(right)
     for a in sorted(left, key=lambda detection: -detection["score"]):
         partner = max((b for b in free if is_match(a, b)), key=lambda b: iou(a["box"], b["box"]), default=None)
         if partner is None:
-            alone.append(a)
+            unmatched.append(a)
         else:
             free.remove(partner)
             pairs.append((a, partner))
-    return pairs, alone, free
+    return pairs, unmatched, free
 
 
 parser = argparse.ArgumentParser()
 parser.add_argument("files", nargs=2)
-parser.add_argument("--min-score", type=float, required=True, help="detections below this need no partner")
-parser.add_argument("--max-unmatched", type=float, required=True, help="fraction of the detections of both files")
+parser.add_argument("--min-score", type=float, required=True, help="detections with lower scores may be unmatched")
+parser.add_argument("--max-unmatched", type=float, required=True, help="maximum fraction of unmatched detections in both files")
 parser.add_argument("--max-score-difference", type=float, required=True)
 arguments = parser.parse_args()
 
 sides = [json.load(open(file)) for file in arguments.files]
-assert [image["file"] for image in sides[0]] == [image["file"] for image in sides[1]], "not the same images"
-scores = lambda detections: sum(detection["score"] >= arguments.min_score for detection in detections)
+assert [image["file"] for image in sides[0]] == [image["file"] for image in sides[1]], "the files are about different images"
+counted = lambda detections: sum(detection["score"] >= arguments.min_score for detection in detections)
 total = unmatched = 0
-worst = 0.0
+max_difference = 0.0
 for left, right in zip(*sides):
     left, right = left["detections"], right["detections"]
-    pairs, *alone = match(left, right)
-    total += scores(left) + scores(right)
-    unmatched += sum(map(scores, alone))
-    worst = max([worst, *(abs(a["score"] - b["score"]) for a, b in pairs)])
+    pairs, *both_unmatched = match(left, right)
+    total += counted(left) + counted(right)
+    unmatched += sum(map(counted, both_unmatched))
+    max_difference = max([max_difference, *(abs(a["score"] - b["score"]) for a, b in pairs)])
 fraction = unmatched / max(total, 1)
-print(json.dumps({"detections": total, "unmatched": round(fraction, 6), "score_difference": worst}))
-sys.exit(total == 0 or fraction > arguments.max_unmatched or worst > arguments.max_score_difference)
+print(json.dumps({"detections": total, "unmatched": round(fraction, 6), "score_difference": max_difference}))
+sys.exit(total == 0 or fraction > arguments.max_unmatched or max_difference > arguments.max_score_difference)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What check.sh and bench.sh report of the JSON that our programs and peer.py write, as one line of JSON; the exit code is 1
-when it is not as it should be. All names of our JSON that the scripts depend on stand here and in compare.py.
+"""Summarizes the JSON of our programs and of peer.py for check.sh and bench.sh as one line of JSON. The exit code is 1 if a
+check fails. Only this file and compare.py depend on JSON keys of our programs.
 
-usage: figures.py doctor|first-steps|fit|eval|train|detect|beside|shapes FILE.. [NUMBER]
+usage: figures.py doctor|first-steps|fit|eval|train|detect|ratios|shapes FILE.. [NUMBER]
 """
 import json
 import sys
@@ -13,18 +13,18 @@ def read(path):
         return [json.loads(line) for line in file] if path.endswith(".jsonl") else json.load(file)
 
 
-def check(fine, reason):
-    if not fine:
+def check(passed, reason):
+    if not passed:
         print(f"error: {reason}", file=sys.stderr)
         sys.exit(1)
 
 
 def doctor(path, provider):
-    """The provider must work."""
-    outcomes = {each["provider"].split(":")[0]: each["outcome"] for each in read(path)["providers"]}
-    outcome = outcomes.get(provider, {"Err": "is not known"})
-    check("Ok" in outcome, f"{provider} does not start: {outcome.get('Err')}")
-    return {"start_ms": round(outcome["Ok"], 1)}
+    """Checks that the provider works."""
+    outcomes = {each["provider"].split(":")[0]: each for each in read(path)["providers"]}
+    outcome = outcomes.get(provider, {"error": "`runtime doctor` does not list it"})
+    check("smoke_test_ms" in outcome, f"`{provider}` does not work: {outcome.get('error')}")
+    return {"start_ms": round(outcome["smoke_test_ms"], 1)}
 
 
 def steps(path):
@@ -33,33 +33,33 @@ def steps(path):
 
 
 def first_steps(path, reference):
-    """The first step must agree to 0.1 %, the second, with other weights, to 1 %."""
+    """Checks that the first step agrees within 0.1 % and the second, after one update, within 1 %."""
     relative = [max(abs(a - b) / abs(b) for a, b in zip(*pair)) for pair in zip(steps(path), steps(reference))]
-    check(len(relative) >= 2 and relative[0] <= 1e-3 and relative[1] <= 1e-2, f"steps differ by {relative}")
+    check(len(relative) >= 2 and relative[0] <= 1e-3 and relative[1] <= 1e-2, f"relative differences of the steps: {relative}")
     return {"relative_differences": relative}
 
 
 def fit(path, min_ap50):
-    """The loss must fall, and the detector must be worth something."""
+    """Checks that the loss decreases and that AP50 is at least `min_ap50`."""
     losses = [classification_loss + box_loss for classification_loss, box_loss, _ in steps(path)]
-    few = max(len(losses) // 4, 1)
-    first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
+    quarter = max(len(losses) // 4, 1)
+    first, last = sum(losses[:quarter]) / quarter, sum(losses[-quarter:]) / quarter
     epoch = [line for line in read(path) if "validation" in line][-1]
     ap50 = epoch["validation"]["AP50"]
     found = {"steps": len(losses), "loss": [first, last], "images_per_second": epoch["images_per_second"], "AP50": ap50}
-    check(last < first and ap50 >= float(min_ap50), f"it has not learned: {found}")
+    check(last < first and ap50 >= float(min_ap50), f"the loss did not decrease or AP50 is below {min_ap50}: {found}")
     return found
 
 
 def evaluations(*paths):
-    """All must find the same average precision, to 0.01."""
+    """Checks that the AP of all files agrees within 0.01."""
     found = {path.removesuffix(".json"): read(path)["AP"] for path in paths}
     check(max(found.values()) - min(found.values()) <= 0.01, f"AP differs: {found}")
     return found
 
 
 def train(path):
-    """Milliseconds of a step, and of its stages as they are named."""
+    """Milliseconds per training step and of each stage."""
     found = read(path)
     stages = {stage: round(1e3 * seconds, 2) for stage, seconds in found["seconds"].items()}
     step = 1e3 * found["batch_size"] / found["images_per_second"]
@@ -67,35 +67,35 @@ def train(path):
 
 
 def detect(path):
-    """Images per second of the whole, and milliseconds of the network per image, by batch."""
+    """Images per second, and milliseconds per image in the network, by batch size."""
     found = read(path)
     network = {}
     for each in found["throughput"]:
         speed = each["images_per_second"]
-        network[each["batch"]] = {"images_per_second": round(speed, 1), "network_ms": round(1e3 * each["in_network"] / speed, 3)}
-    start = {"session_ms": found["start"]["session_ms"], "first_run_ms": found["start"]["first"]["run"]}
-    return {"input": found["setup"]["input"], **start, "detections": found["stages"]["detections"], "by_batch": network}
+        network[each["batch"]] = {"images_per_second": round(speed, 1), "network_ms": round(1e3 * each["network_fraction"] / speed, 3)}
+    start = {"session_ms": found["start"]["session_ms"], "first_run_ms": found["start"]["first"]["network"]}
+    return {"input": found["setup"]["input"], **start, "detections": found["stages"]["detections_per_image"], "by_batch": network}
 
 
-def beside(peer, *ours):
-    """Our time over the peer's: below 1 we are faster."""
-    peer, ratios = read(peer), {}
+def ratios(peer, *ours):
+    """Our time divided by the peer's; below 1 we are faster."""
+    peer, found = read(peer), {}
     for path in ours:
         if "seconds" in read(path):
-            ratios[path] = round(train(path)["ms_per_step"] / peer["ms_per_step"], 3)
+            found[path] = round(train(path)["ms_per_step"] / peer["ms_per_step"], 3)
         else:
             times = {str(batch): each["network_ms"] for batch, each in detect(path)["by_batch"].items()}
-            ratios[path] = {batch: round(times[batch] / ms, 3) for batch, ms in peer["ms_per_image"].items() if batch in times}
-    return {"peer": peer, "our_time_over_the_peers": ratios}
+            found[path] = {batch: round(times[batch] / ms, 3) for batch, ms in peer["ms_per_image"].items() if batch in times}
+    return {"peer": peer, "time_relative_to_peer": found}
 
 
 def shapes(alternating, grouped, per_group):
-    """What a change of the input's shape costs: of `per_group` images, grouped ones have one change, alternating ones all."""
-    means = [read(path)["stages"]["stages"]["run"]["mean"] for path in (alternating, grouped)]
+    """Cost of a change of the input shape, which one of `per_group` images causes if grouped, and all if alternating."""
+    means = [read(path)["stages"]["network"]["mean"] for path in (alternating, grouped)]
     change = (means[0] - means[1]) / (1 - 1 / int(per_group))
     return {"alternating_ms": means[0], "grouped_ms": means[1], "ms_per_change": round(change, 2)}
 
 
 commands = {"doctor": doctor, "first-steps": first_steps, "fit": fit, "eval": evaluations, "train": train, "detect": detect,
-            "beside": beside, "shapes": shapes}
+            "ratios": ratios, "shapes": shapes}
 print(json.dumps(commands[sys.argv[1]](*sys.argv[2:])))

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times torchvision's RetinaNet in PyTorch eager, beside which bench.sh puts ours: random weights, 80 classes, channels last,
-cuDNN's algorithms chosen by measuring. Prints JSON.
+"""Times torchvision's RetinaNet in PyTorch (eager) for bench.sh: random weights, 80 classes, channels last, cuDNN benchmark
+mode. Prints JSON.
 
 usage: peer.py train|detect --device cuda|cpu --depth 50 --size 800x1344 --batches 8 --precision float32 --runs 20
 """
@@ -42,7 +42,7 @@ def host_images(batch):
 
 
 def median_ms(run):
-    """Of a call that leaves its result on the host, or has the device wait."""
+    """Median time of a call in milliseconds, including the device's work."""
     times = []
     for _ in range(5 + arguments.runs if cuda else 1 + arguments.runs):
         start = time.perf_counter()
@@ -54,7 +54,7 @@ def median_ms(run):
 
 
 def train(batch):
-    """Upload, forward with its matching of anchors, backward, optimizer."""
+    """Milliseconds per step: upload, forward with anchor matching, backward, optimizer."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=0.9, weight_decay=1e-4)
     images = host_images(batch)
@@ -72,16 +72,16 @@ def train(batch):
 
 
 def detect(batch):
-    """Upload, network, the best 1000 scores of each image and their offsets back on the host."""
+    """Milliseconds per image: upload, network, download of the 1000 highest scores of each image and their offsets."""
     model.eval().to(dtype)
     images = host_images(batch)
 
     def run():
         device_images = images.to(arguments.device, non_blocking=True).to(dtype, memory_format=torch.channels_last)
         found = model.head(list(model.backbone(device_images).values()))
-        scores, places = found["cls_logits"].flatten(1).sigmoid().topk(1000)
-        anchors = (places // 80)[..., None].expand(-1, -1, 4)
-        return scores.cpu(), places.cpu(), found["bbox_regression"].gather(1, anchors).cpu()
+        scores, indices = found["cls_logits"].flatten(1).sigmoid().topk(1000)
+        anchors = (indices // 80)[..., None].expand(-1, -1, 4)
+        return scores.cpu(), indices.cpu(), found["bbox_regression"].gather(1, anchors).cpu()
     with torch.inference_mode():
         return median_ms(run) / batch
 

@@ -1,8 +1,8 @@
-# What check.sh and bench.sh share: where everything is, and steps that fail one by one. They source this file with
-# `name` and `budget`, the seconds for everything, set.
+# Shared by check.sh and bench.sh: paths, and steps that fail independently of each other. Before sourcing this file they set
+# `name` and `budget`, the time limit in seconds for all steps.
 #
-#   --dry-run  on the CPU, with small numbers: shows that the scripts work, and nothing about CUDA
-#   BIN        folder of trainer, exporter and runtime (default: target/release of the checkout or the kit)
+#   --dry-run  runs small cases on the CPU, to test the scripts themselves
+#   BIN        folder with trainer, exporter and runtime (default: target/release of the checkout or kit)
 #   OUT        folder for $name.jsonl, one line per step, and $name.log, all output (default: .gpu)
 # shellcheck shell=bash disable=SC2154
 set -u
@@ -19,15 +19,15 @@ results=$out/$name.jsonl
 : >"$results"
 case ${1:-} in
 '') dry='' device=cuda ;;
-# One thread, as threads that wait for each other are slow where others run tests too.
+# One thread, since several threads are slow on a machine that runs other tests at the same time.
 --dry-run) dry=1 device=cpu && export OMP_NUM_THREADS=1 ;;
 *) echo "usage: $name.sh [--dry-run]" >&2 && exit 2 ;;
 esac
 
-# A kit has no sources, and neither libtorch nor CUDA: those of Python's PyTorch take their place.
+# A kit contains neither sources nor libtorch and CUDA; it uses those of Python's PyTorch.
 if [[ ! -e $root/Cargo.toml ]]; then
     torch=$(python3 -c 'import importlib.util as i; print(i.find_spec("torch").submodule_search_locations[0])') ||
-        { echo "error: this Python has no PyTorch, from which the kit takes libtorch and CUDA" >&2 && exit 2; }
+        { echo "error: python3 has no torch, whose libtorch and CUDA the kit needs" >&2 && exit 2; }
     ln -sfn "$torch" "$root/.deps/libtorch"
     ln -sfn "$(dirname "$torch")/nvidia" "$root/.deps/nvidia"
     export LD_LIBRARY_PATH=$root/.deps/libtorch/lib:$root/.deps/nvidia/cu13/lib:$root/.deps/nvidia/cudnn/lib
@@ -36,16 +36,16 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 2
-# What a step writes here becomes part of its line.
+# A step can write JSON to $figures, which becomes part of its result line.
 export figures=$work/figures.json here root bin device dry
 declare -A count=([passed]=0 [failed]=0 [skipped]=0)
 
-# step NAME SECONDS COMMAND...: runs a command, or a function that was exported, for no longer than that.
+# step NAME SECONDS COMMAND...: runs a command or an exported function with a time limit and reports the outcome.
 step() {
     local title=$1 limit=$2 left=$((budget - SECONDS)) start=$EPOCHREALTIME code=0 memory sampler
     shift 2
     if ((left < 5)); then
-        report "$title" skipped 0 null "the $budget seconds are used up"
+        report "$title" skipped 0 null "the time limit of $budget seconds is reached"
         return
     fi
     ((limit <= left)) || limit=$left
@@ -67,12 +67,12 @@ step() {
     esac
 }
 
-# Memory in use on the GPU, in MiB, twice a second; nothing where there is no GPU.
+# Prints the GPU memory in use, in MiB, twice a second; nothing without a GPU.
 sample_memory() {
     while nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits --id=0 2>/dev/null; do sleep 0.5; done
 }
 
-# report NAME OUTCOME SECONDS MEMORY REASON
+# report NAME OUTCOME SECONDS MEMORY REASON: appends a line to $results and prints the outcome.
 report() {
     local values=null
     if [[ -s $figures ]]; then values=$(tr -d '\n' <"$figures"); fi
@@ -83,16 +83,16 @@ report() {
     if [[ $2 == failed ]]; then tail -n 8 output.txt | cut -c 1-300 | sed 's/^/    | /'; fi
 }
 
-# needs FILE...: skips the step whose input an earlier one did not make.
+# needs FILE...: skips the step if an earlier step did not make its input.
 needs() {
     local file
     for file; do
-        if [[ ! -e $file ]]; then echo "there is no $file" && exit 77; fi
+        if [[ ! -e $file ]]; then echo "missing input $file" && exit 77; fi
     done
 }
 export -f needs
 
-# With an exit code that says whether every step passed.
+# Prints a summary and exits with 0 if every step passed.
 finish() {
     echo "$name: ${count[passed]} passed, ${count[failed]} failed, ${count[skipped]} skipped in $SECONDS s; see $results, $log"
     ((count[failed] + count[skipped] == 0))

@@ -1,4 +1,4 @@
-"""thin.py on a library made by hand. usage: python3 -m unittest tests/gpu/test_thin.py"""
+"""Tests thin.py with a hand-made library. usage: python3 -m unittest tests/gpu/test_thin.py"""
 import re
 import struct
 import unittest
@@ -20,7 +20,7 @@ def container(*content):
 
 
 def library(*content):
-    """An ELF file with these containers in .nv_fatbin."""
+    """An ELF file whose section .nv_fatbin has this content."""
     names, fatbin = b"\0.nv_fatbin\0", b"".join(content)
     header = b"\x7fELF\x02\x01".ljust(0x28, b"\0") + struct.pack("<QIHHHHHH", 64, 0, 64, 0, 0, 64, 2, 1)
     at = 64 + 2 * 64
@@ -35,7 +35,7 @@ def kernels(data):
 
 
 class Thin(unittest.TestCase):
-    def test_one_architecture_stays_and_so_do_size_and_containers_without_it(self):
+    def test_thinning_keeps_one_architecture_and_the_file_size_and_containers_without_it(self):
         data = library(container(entry(ELF, 80, b"old"), entry(ELF, 90, b"new"), entry(PTX, 90, b"text")), bytes(8),
                        container(entry(ELF, 75, b"alone")))
         size = len(data)
@@ -45,15 +45,15 @@ class Thin(unittest.TestCase):
         self.assertIn(b"new", data)
         self.assertNotIn(b"old", data)
 
-    def test_kernels_go_by_name(self):
+    def test_drop_removes_kernels_by_name(self):
         data = library(container(entry(ELF, 90, b"flash_attention")), container(entry(ELF, 90, b"convolution")))
         self.assertEqual(thin(data, 90, re.compile(b"flash"))[2], 64 + 16)
         self.assertEqual(kernels(data), [[], [(ELF, 90)]])
 
-    def test_what_is_not_known_is_refused(self):
+    def test_invalid_files_are_refused(self):
         whole = library(container(entry(ELF, 90, b"new")))
-        wrong = {"not a little-endian": bytearray(b"text"), "no code for sm_90": library(container(entry(ELF, 80, b"old"))), "no container": library(b"wrong".ljust(16)),
-                 "behind the end": whole[:-8], "cut off": library(container(b"short".ljust(8)))}
-        for reason, data in wrong.items():
+        invalid = {"not a little-endian": bytearray(b"text"), "no code for sm_90": library(container(entry(ELF, 80, b"old"))), "expected a container": library(b"wrong".ljust(16)),
+                 "past the end": whole[:-8], "truncated": library(container(b"short".ljust(8)))}
+        for reason, data in invalid.items():
             with self.assertRaisesRegex(Unusable, reason):
                 thin(data, 90)

@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""Takes the code for all but one architecture out of a library with CUDA kernels. The file keeps its size and addresses; what
-is gone becomes zeros, so that it compresses well.
+"""Removes the code for all but one GPU architecture from a library with CUDA kernels. The file keeps its size and
+addresses; removed code becomes zeros, so that it compresses well.
 
 usage: thin.py SOURCE TARGET [--arch 90] [--drop REGEX]
-  --arch  90 for sm_90, the H100 and H200
-  --drop  also takes out code that holds a kernel with such a mangled name. For programs that never start these, with CUDA's
-          default of loading kernels when they are first started
+  --arch  compute capability, for example 90 for sm_90 (H100, H200)
+  --drop  also removes code that contains a kernel whose mangled name matches. Only for programs that never launch such
+          kernels, with CUDA's default of lazy loading
 
-nvcc puts kernels into the sections .nv_fatbin and __nv_relfatbin, as containers one after the other at multiples of 8 bytes.
-All numbers are little-endian:
+nvcc stores kernels in the sections .nv_fatbin and __nv_relfatbin, as consecutive containers aligned to 8 bytes. All
+numbers are little-endian:
 
   container  u32 magic, u16 version, u16 size of this header, u64 size of its entries
-  entry      u16 kind (1: PTX, 2: ELF, that is machine code), u16 version, u32 size of this header, u64 size of the code;
-             at 16: u32 size when compressed, at 28: u32 architecture (90: sm_90), at 40: u64 flags, at 56: u64 size when
-             decompressed
+  entry      u16 kind (1: PTX, 2: ELF with machine code), u16 version, u32 size of this header, u64 size of the code;
+             at 16: u32 compressed size, at 28: u32 architecture (90: sm_90), at 40: u64 flags, at 56: u64
+             decompressed size
 
-An entry that goes is cut out and its container becomes shorter. A container without any entry for the architecture stays as
-it is: it could not run there before, and CUDA may want to find something in it.
+Removed entries make their container shorter. A container without an entry for the architecture stays unchanged: its kernels
+could not run there before, and CUDA may expect it to be non-empty.
 """
 import argparse
 import collections
@@ -33,11 +33,11 @@ Entry = collections.namedtuple("Entry", "start code end kind arch compressed fla
 
 
 class Unusable(Exception):
-    """The file is not what this program knows."""
+    """The file cannot be thinned."""
 
 
 def sections(data):
-    """Start and end of the sections with kernels."""
+    """Start and end of each section with kernels."""
     if data[:6] != b"\x7fELF\x02\x01":
         raise Unusable("not a little-endian 64-bit ELF file")
     table, = struct.unpack_from("<Q", data, 0x28)
@@ -47,32 +47,33 @@ def sections(data):
         at = headers[names][4] + name
         if data[at:data.index(0, at)].decode() in SECTIONS:
             if start + length > len(data):
-                raise Unusable(f"a section ends at {start + length:#x}, behind the end of the file")
+                raise Unusable(f"a section ends at {start + length:#x}, past the end of the file")
             yield start, start + length
 
 
 def containers(data, start, end):
-    """Start of the header, of the entries, and their end."""
+    """Start of the header, start of the entries and end of the entries of each container."""
     while start + 16 <= end:
         magic, _, header, length = struct.unpack_from("<IHHQ", data, start)
         if magic == 0:  # padding
             start += 8
             continue
         if magic != MAGIC:
-            raise Unusable(f"no container of kernels at {start:#x} but {magic:#010x}, expected {MAGIC:#010x}")
+            raise Unusable(f"expected a container with magic {MAGIC:#010x} at {start:#x}, found {magic:#010x}")
         if header < 16 or start + header + length > end:
-            raise Unusable(f"the container at {start:#x} ends behind its section")
+            raise Unusable(f"the container at {start:#x} ends past its section")
         yield start, start + header, start + header + length
         start += (header + length + 7) // 8 * 8
 
 
 def entries(data, start, end):
+    """The entries of a container."""
     while start < end:
         if start + 64 > end:
-            raise Unusable(f"the entry at {start:#x} is cut off")
+            raise Unusable(f"the entry at {start:#x} is truncated")
         kind, _, header, length = struct.unpack_from("<HHIQ", data, start)
         if header < 64 or start + header + length > end:
-            raise Unusable(f"the entry at {start:#x} ends behind its container")
+            raise Unusable(f"the entry at {start:#x} ends past its container")
         compressed, arch = struct.unpack_from("<I8xI", data, start + 16)
         flags, size = struct.unpack_from("<Q8xQ", data, start + 40)
         yield Entry(start, start + header, start + header + length, kind, arch, compressed, flags, size)
@@ -83,7 +84,7 @@ def machine_code(data, entry):
     """The code of an entry, decompressed."""
     code = bytes(data[entry.code:entry.end])
     if entry.flags & LZ4:
-        raise Unusable(f"the entry at {entry.start:#x} is compressed with LZ4, which --drop can't look into")
+        raise Unusable(f"the entry at {entry.start:#x} is compressed with LZ4, which --drop does not support")
     if not entry.flags & ZSTD:
         return code
     zstd = ctypes.CDLL("libzstd.so.1")
@@ -91,12 +92,12 @@ def machine_code(data, entry):
     zstd.ZSTD_decompress.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
     found = ctypes.create_string_buffer(entry.size)
     if zstd.ZSTD_decompress(found, entry.size, code, entry.compressed) != entry.size:
-        raise Unusable(f"the entry at {entry.start:#x} is not what its header says, or not compressed with zstd")
+        raise Unusable(f"cannot decompress the entry at {entry.start:#x} with zstd to the size in its header")
     return found.raw
 
 
 def thin(data, arch, drop=None):
-    """Thins `data` in place. Says how many bytes of entries there were, how many stay, and how many `drop` took of those."""
+    """Thins `data` in place. Returns the bytes of all entries before and after, and the bytes that `drop` removed."""
     before = after = dropped = found = 0
     for section in sections(data):
         for header, start, end in list(containers(data, *section)):
@@ -113,7 +114,7 @@ def thin(data, arch, drop=None):
             struct.pack_into("<Q", data, header + 8, len(code))
             after += len(code)
     if found == 0:
-        raise Unusable(f"it has no code for sm_{arch}")
+        raise Unusable(f"the file has no code for sm_{arch}")
     return before, after, dropped
 
 
@@ -133,7 +134,7 @@ def main():
     with open(arguments.target, "wb") as file:
         file.write(data)
     mebibytes = [round(size / 2**20, 1) for size in (before, after, dropped)]
-    print("{}: {} MiB of kernels, {} MiB stay, {} MiB dropped by name".format(arguments.target, *mebibytes))
+    print("{}: {} MiB of kernels, {} MiB kept, {} MiB dropped by name".format(arguments.target, *mebibytes))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Detection as it is deployed with Python, for benches/detect.rs: torchvision's RetinaNet, and our export of its weights run by
-onnxruntime with Pillow, NumPy and torchvision's suppression.
+"""Detection in Python, for benches/detect.rs: torchvision's RetinaNet, and our ONNX file of its weights run by
+onnxruntime with Pillow, NumPy and torchvision's NMS.
 
-    detect.py make FOLDER           # writes FOLDER/weights.pth, so that FOLDER/image.jpg has some detections
-    detect.py torchvision FOLDER    # answers every line of stdin, a JSON list of files, with a JSON object
+    detect.py make FOLDER           # writes FOLDER/weights.pth, with a score bias chosen for FOLDER/image.jpg
+    detect.py torchvision FOLDER    # for each line of stdin, a JSON list of files, prints a JSON object
     detect.py onnxruntime FOLDER    # the same, with FOLDER/model.onnx
 """
 
@@ -24,7 +24,7 @@ SHORTER, LONGER = 624, 1333
 THRESHOLD, NMS, TOP_K, DETECTIONS = 0.05, 0.5, 1000, 300
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
-# Scores of the image that exceed the threshold.
+# Number of scores above the threshold in image.jpg.
 CANDIDATES = 2000
 
 command, folder = sys.argv[1], pathlib.Path(sys.argv[2])
@@ -44,7 +44,7 @@ def make():
     torch.manual_seed(0)
     model = network()
     for name, tensor in model.state_dict().items():
-        # Blocks add up less so.
+        # Keeps the sum over the residual blocks bounded.
         if name.endswith("bn3.weight"):
             tensor.fill_(0.2)
     with torch.no_grad():
@@ -77,7 +77,7 @@ class Onnxruntime:
         self.anchors = {}
 
     def anchors_of(self, height, width):
-        """[A, 4], and the number of anchors of each level."""
+        """Anchors [A, 4] in pixels of the padded input, and the number of anchors of each level."""
         if (height, width) not in self.anchors:
             image = torch.zeros(1, 3, height, width)
             sides = [(-(-height // 2**p), -(-width // 2**p)) for p in range(3, 8)]
@@ -100,24 +100,24 @@ class Onnxruntime:
         seconds = time.perf_counter() - start
 
         anchors, levels = self.anchors_of(*padded.shape[2:])
-        scores, offsets, classes, kept, first = scores[0], offsets[0], scores.shape[2], [], 0
+        scores, offsets, classes, candidates, first = scores[0], offsets[0], scores.shape[2], [], 0
         for count in levels:
             flat = scores[first : first + count].reshape(-1)
             (above,) = np.nonzero(flat > THRESHOLD)
             if len(above) > TOP_K:
                 above = above[np.argpartition(-flat[above], TOP_K)[:TOP_K]]
-            kept.append(above + first * classes)
+            candidates.append(above + first * classes)
             first += count
-        kept = np.concatenate(kept)
-        rows_of, labels = kept // classes, kept % classes
-        scores, anchors, offsets = scores.reshape(-1)[kept], anchors[rows_of], offsets[rows_of]
+        candidates = np.concatenate(candidates)
+        rows_of, labels = candidates // classes, candidates % classes
+        scores, anchors, offsets = scores.reshape(-1)[candidates], anchors[rows_of], offsets[rows_of]
         sides = anchors[:, 2:] - anchors[:, :2]
         centers = anchors[:, :2] + 0.5 * sides + offsets[:, :2] * sides
         sides = sides * np.exp(np.minimum(offsets[:, 2:], np.log(1000 / 16)))
         boxes = np.concatenate([centers - 0.5 * sides, centers + 0.5 * sides], 1)
         boxes = boxes.clip(0, [columns, rows, columns, rows]).astype(np.float32)
-        best = torchvision.ops.batched_nms(torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels), NMS)
-        boxes = boxes[best[:DETECTIONS].numpy()] / np.array([columns / width, rows / height] * 2, np.float32)
+        kept = torchvision.ops.batched_nms(torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels), NMS)
+        boxes = boxes[kept[:DETECTIONS].numpy()] / np.array([columns / width, rows / height] * 2, np.float32)
         return len(boxes), seconds
 
 
@@ -128,9 +128,9 @@ else:
     for line in sys.stdin:
         start = time.perf_counter()
         found = [detector.detect(file) for file in json.loads(line)]
-        answer = {
+        response = {
             "seconds": time.perf_counter() - start,
             "network": sum(seconds for _, seconds in found),
             "detections": [count for count, _ in found],
         }
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(response), flush=True)

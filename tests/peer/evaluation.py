@@ -1,8 +1,8 @@
-"""Times pycocotools and faster-coco-eval at COCO's average precision: matching and accumulating, files already read.
+"""Times COCO evaluation (matching and accumulation, without reading files) in pycocotools and faster-coco-eval.
 
 Started by models/benches/evaluation.rs as `python evaluation.py`, which lists the peers that are installed, and as
-`python evaluation.py PEER TRUTH RESULTS`, which answers every line on stdin with one line of JSON: the peer's name, the
-seconds of one evaluation and the twelve numbers.
+`python evaluation.py PEER TRUTH RESULTS`, which runs one evaluation for each line on stdin and prints one line of JSON: the
+peer's name, the seconds of the evaluation and the twelve metrics.
 """
 import contextlib
 import importlib

@@ -1,5 +1,5 @@
-"""The files that ours are measured against: torchvision's RetinaNet of 80 classes without anchors and boxes, exported by
-PyTorch, and what ONNX Runtime's quantizer makes of our file of 32 bits: onnx_files.py FOLDER, in which fp32.onnx is ours.
+"""ONNX files to compare ours with: torchvision's RetinaNet (80 classes, without anchors and box decoding) exported by
+PyTorch, and our float32 file quantized by ONNX Runtime: onnx_files.py FOLDER, which contains our fp32.onnx.
 """
 
 import pathlib
@@ -55,7 +55,7 @@ ours = str(folder / "fp32.onnx")
 prepared = str(folder / "prepared.onnx")
 quant_pre_process(ours, prepared, skip_symbolic_shape=True)
 nodes = [node.name for node in onnx.load(prepared).graph.node]
-kept = [name for name in nodes if name == "conv1" or ".output" in name]
+excluded = [name for name in nodes if name == "conv1" or ".output" in name]
 quantize_static(
     prepared,
     str(folder / "quantizer.onnx"),
@@ -64,5 +64,5 @@ quantize_static(
     activation_type=QuantType.QUInt8,
     weight_type=QuantType.QInt8,
     per_channel=True,
-    nodes_to_exclude=kept,
+    nodes_to_exclude=excluded,
 )

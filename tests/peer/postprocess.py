@@ -1,9 +1,9 @@
-"""torchvision's post-processing and suppression on one core, for benches/postprocess.rs: postprocess.py FOLDER.
+"""torchvision's post-processing and NMS on one thread, for benches/postprocess.rs: postprocess.py FOLDER.
 
-Answers every line of stdin, a JSON object, with one:
-    {"scores": {...}}   makes FOLDER/scores of FOLDER/logits, as torchvision does it itself
-    {"detect": {...}}   detections, and the median time in milliseconds
-    {"suppress": 0.5}   how many of FOLDER/boxes remain, and the time
+For each line of stdin, a JSON object, prints a JSON object:
+    {"scores": true, "levels": [...]}                             writes FOLDER/scores, the sigmoid of FOLDER/logits
+    {"detect": [height, width], "levels": [...], "runs": count}   returns detections and the median time in milliseconds
+    {"suppress": threshold, "runs": count}                        returns how many of FOLDER/boxes NMS keeps, and the time
 All files are float32, little-endian.
 """
 
@@ -36,14 +36,14 @@ def timed(work, runs):
 
 
 @torch.inference_mode()
-def answer(asked):
-    if "suppress" in asked:
+def respond(request):
+    if "suppress" in request:
         boxes = read("boxes", 5)
-        kept, ms = timed(lambda: torchvision.ops.nms(boxes[:, 1:], boxes[:, 0], asked["suppress"]), asked["runs"])
+        kept, ms = timed(lambda: torchvision.ops.nms(boxes[:, 1:], boxes[:, 0], request["suppress"]), request["runs"])
         return {"kept": len(kept), "ms": ms}
-    levels = asked["levels"]
+    levels = request["levels"]
     logits = read("logits", 80).split(levels)
-    if "scores" in asked:
+    if "scores" in request:
         np.concatenate([torch.sigmoid(level).numpy() for level in logits]).tofile(folder / "scores")
         return {}
     head = {
@@ -51,7 +51,7 @@ def answer(asked):
         "bbox_regression": [level[None] for level in read("offsets", 4).split(levels)],
     }
     anchors = [list(read("anchors", 4).split(levels))]
-    found, ms = timed(lambda: model.postprocess_detections(head, anchors, [tuple(asked["detect"])])[0], asked["runs"])
+    found, ms = timed(lambda: model.postprocess_detections(head, anchors, [tuple(request["detect"])])[0], request["runs"])
     return {
         "ms": ms,
         "scores": found["scores"].tolist(),
@@ -61,4 +61,4 @@ def answer(asked):
 
 
 for line in sys.stdin:
-    print(json.dumps(answer(json.loads(line))), flush=True)
+    print(json.dumps(respond(json.loads(line))), flush=True)

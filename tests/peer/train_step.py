@@ -1,8 +1,8 @@
-"""Times torchvision's RetinaNet at one training step, forward to optimizer, with 80 classes.
+"""Times one training step of torchvision's RetinaNet, from forward pass to optimizer, with 80 classes.
 
-Started by tests/benches/train_step.rs as `python train_step.py DEPTH THREADS LAYOUT COUNT SIDE`, with the layout first
-or last, for COUNT images of SIDE x SIDE; it answers every line on stdin with the seconds of one step, so that the two
-sides can take turns.
+Started by tests/benches/train_step.rs as `python train_step.py DEPTH THREADS LAYOUT COUNT SIDE`, for COUNT images of
+SIDE x SIDE. LAYOUT is `first` or `last`: the position of the channels. Runs one step for each line on stdin and prints its
+seconds, so that the two implementations can take turns.
 """
 import sys
 import time

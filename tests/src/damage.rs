@@ -1,4 +1,4 @@
-//! Damage: a checkpoint one of whose tensors is not what made its probe, to see whether it is exported all the same.
+//! Exports checkpoints with one damaged tensor, which no longer match their probe, and records which are refused.
 
 use std::collections::BTreeMap;
 
@@ -12,54 +12,58 @@ use runtime::EngineOptions;
 use tch::{Device, Kind, Tensor};
 use trainer::torch::{Torch, images};
 
-/// How far each number is off, up or down at random, as a fraction of it.
+/// Relative change of each element of the damaged tensor, with a random sign.
 const DAMAGE: f32 = 0.01;
 
-/// What came of the damage of a tensor.
+/// The result of exporting a checkpoint with one damaged tensor.
 #[derive(Clone, Debug)]
 pub struct Damaged {
-    /// The tensor.
+    /// Name of the damaged tensor.
     pub name: String,
-    /// How many times as far off as by rounding the file is, as the proof says; none if it was exported.
+    /// `Differences::error_ratio` of the refused export; `None` if it was exported.
     pub refused: Option<f64>,
-    /// Whether it was exported although libtorch computes other outputs in 64 bits.
+    /// Whether it was exported although the damage changes libtorch's float64 outputs.
     pub missed: bool,
 }
 
-/// Damages `count` tensors of a checkpoint, evenly taken from all, one after another, and exports each.
+/// Damages `count` evenly spaced tensors of a checkpoint, one at a time, and exports each result.
 ///
 /// # Errors
-/// When an export fails for another reason than its proof.
+/// When an export fails for a reason other than its verification.
 pub fn damage_each(checkpoint: &Checkpoint, count: usize) -> anyhow::Result<Vec<Damaged>> {
     let Checkpoint { spec, tensors, probe, .. } = checkpoint;
     let folder = tempfile::tempdir()?;
     let input = images(&probe.images, Device::Cpu, false).to_kind(Kind::Double);
-    let right = in_double(spec, tensors, &input)?;
+    let expected = float64_outputs(spec, tensors, &input)?;
     let names: Vec<_> = parameters(spec)?.into_iter().map(|parameter| parameter.name).collect();
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let taken = (0..count.min(names.len())).map(|index| &names[index * names.len() / count.min(names.len())]);
+    let selected = (0..count.min(names.len())).map(|index| &names[index * names.len() / count.min(names.len())]);
     let damage = |name: &String| {
-        let mut wrong = checkpoint.clone();
-        let tensor = wrong.tensors.get_mut(name).context("a checkpoint has every tensor of its spec")?;
+        let mut damaged = checkpoint.clone();
+        let tensor = damaged.tensors.get_mut(name).context("a checkpoint has every tensor of its spec")?;
         tensor.mapv_inplace(|value| value * (1.0 + if random.random() { DAMAGE } else { -DAMAGE }));
-        let tensors = wrong.tensors.clone();
+        let tensors = damaged.tensors.clone();
         let file = AtomicFile::create(&folder.path().join("model.onnx"))?;
-        let refused = match export(wrong, file, &ExportOptions::default(), &EngineOptions::default()) {
+        let refused = match export(damaged, file, &ExportOptions::default(), &EngineOptions::default()) {
             Ok(_) => None,
-            Err(ExportError::Proof(ProofError::Differs(differences))) => Some(differences.times),
+            Err(ExportError::Proof(ProofError::Differs(differences))) => Some(differences.error_ratio),
             Err(error) => bail!(error),
         };
-        let missed = refused.is_none() && in_double(spec, &tensors, &input)? != right;
+        let missed = refused.is_none() && float64_outputs(spec, &tensors, &input)? != expected;
         Ok(Damaged { name: name.clone(), refused, missed })
     };
-    taken.map(damage).collect()
+    selected.map(damage).collect()
 }
 
-/// Logits, offsets and the features of both heads, computed in 64 bits.
-fn in_double(spec: &ModelSpec, tensors: &BTreeMap<String, ArrayD<f32>>, input: &Tensor) -> anyhow::Result<[Tensor; 4]> {
-    struct Doubles<'a>(&'a BTreeMap<String, ArrayD<f32>>);
+/// Logits, offsets and the features of both heads, computed in float64.
+fn float64_outputs(
+    spec: &ModelSpec,
+    tensors: &BTreeMap<String, ArrayD<f32>>,
+    input: &Tensor,
+) -> anyhow::Result<[Tensor; 4]> {
+    struct Float64Weights<'a>(&'a BTreeMap<String, ArrayD<f32>>);
 
-    impl Weights<Torch<false>> for Doubles<'_> {
+    impl Weights<Torch<false>> for Float64Weights<'_> {
         fn tensor(&self, Parameter { name, shape, .. }: Parameter) -> Result<Torch<false>, WeightsError> {
             let Some(tensor) = self.0.get(&name) else { return Err(WeightsError::Missing { name }) };
             let values: Vec<f64> = tensor.iter().map(|value| f64::from(*value)).collect();
@@ -68,10 +72,10 @@ fn in_double(spec: &ModelSpec, tensors: &BTreeMap<String, ArrayD<f32>>, input: &
         }
     }
 
-    let network = RetinaNet::new(spec, &Doubles(tensors))?;
+    let network = RetinaNet::new(spec, &Float64Weights(tensors))?;
     let input = Torch(input.shallow_clone());
     let (predictions, [classification, regression]) = tch::no_grad(|| network.forward_with_features(&input));
     let outputs = [predictions.logits.0, predictions.offsets.0, classification.0, regression.0];
-    ensure!(outputs.iter().all(|output| output.kind() == Kind::Double), "a layer computes in fewer bits");
+    ensure!(outputs.iter().all(|output| output.kind() == Kind::Double), "a layer does not compute in float64");
     Ok(outputs)
 }

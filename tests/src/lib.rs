@@ -1,4 +1,4 @@
-//! Detectors for tests: any spec, with random weights that give every part of the network something to say.
+//! Checkpoints for tests: any spec, with random weights under which every part of the network affects the outputs.
 
 pub mod damage;
 mod peer;
@@ -17,62 +17,62 @@ use trainer::probe::probe;
 
 pub use peer::Peer;
 
-/// The folder of the programs that `cargo test --workspace` has built, two above that of a test.
+/// The folder with the programs that `cargo test --workspace` built: the parent of the test binary's folder `deps`.
 ///
 /// # Panics
-/// When they are not there.
+/// When a program is missing.
 pub fn programs() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a file");
-    let folder = test.ancestors().nth(2).expect("tests lie in `deps`").to_owned();
+    let test = std::env::current_exe().expect("a running test has an executable");
+    let folder = test.ancestors().nth(2).expect("test binaries are in `deps`").to_owned();
     for name in ["trainer", "exporter", "runtime"] {
-        let place = folder.join(name);
-        assert!(place.exists(), "{} is missing; `cargo test --workspace` builds it", place.display());
+        let path = folder.join(name);
+        assert!(path.exists(), "{} is missing; build it with `cargo test --workspace`", path.display());
     }
     folder
 }
 
 /// A preset with another kind of normalization and `classes` classes.
 pub fn spec(preset: &str, norm: NormKind, classes: usize) -> ModelSpec {
-    let mut spec = ModelSpec::preset(preset).expect("tests name presets that exist");
+    let mut spec = ModelSpec::preset(preset).expect("tests use existing presets");
     spec.backbone.norm.kind = norm;
     spec.classes = (1..=classes).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
     spec
 }
 
-/// A network with random weights and its probe, from libtorch.
+/// A checkpoint with random weights, and the probe that libtorch computes for them.
 pub fn checkpoint(spec: &ModelSpec, seed: u64) -> Checkpoint {
     checkpoint_of(spec, tensors(spec, seed))
 }
 
-/// Random weights by their names.
+/// Random weights by name.
 pub fn tensors(spec: &ModelSpec, seed: u64) -> BTreeMap<String, ArrayD<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let list = parameters(spec).expect("tests make valid specs");
     list.iter().map(|parameter| (parameter.name.clone(), random_tensor(parameter, &mut random))).collect()
 }
 
-/// A network with these weights and its probe, from libtorch.
+/// A checkpoint with these weights, and the probe that libtorch computes for them.
 pub fn checkpoint_of(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Checkpoint {
     let list = parameters(spec).expect("tests make valid specs");
-    let parameters = Parameters::of_tensors(&list, Layout::default(), Device::Cpu, &tensors);
+    let parameters = Parameters::from_tensors(&list, Layout::default(), Device::Cpu, &tensors);
     let probe = probe(spec, &parameters).expect("the tensors were made from the spec");
     let provenance = Provenance { program: "tests".to_owned(), epoch: None, ap: None, origin: None };
     Checkpoint { spec: spec.clone(), provenance, tensors, probe }
 }
 
-/// Numbers under which activations neither vanish nor explode, however deep the network, and no normalization is the
+/// Random values under which activations neither vanish nor explode at any depth, and no normalization layer is the
 /// identity.
 fn random_tensor(parameter: &Parameter, random: &mut ChaCha8Rng) -> ArrayD<f32> {
     let name = &parameter.name;
     let fan_in = parameter.shape[1..].iter().product::<usize>() as f32;
     let range = if parameter.shape.len() > 1 {
-        // Uniform numbers of variance 2 / fan_in keep the scale of rectified activations.
+        // A uniform distribution with variance 2 / fan_in (He) keeps the scale of activations after ReLU.
         let bound = (6.0 / fan_in).sqrt();
         -bound..bound
     } else if name.ends_with("running_var") {
         0.5..1.5
     } else if name.ends_with("weight") {
-        // The last factor of a residual block is small, or a hundred blocks would add up.
+        // A small scale at the end of each residual block keeps the sum over dozens of blocks bounded.
         if name.contains("bn3") || name.contains("bn2") { 0.1..0.3 } else { 0.7..1.3 }
     } else {
         -0.1..0.1

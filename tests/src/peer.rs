@@ -1,4 +1,4 @@
-//! Programs of others, which benchmarks measure beside ours: scripts in `peer/` that answer lines of JSON.
+//! Peers: scripts in `peer/` that run other projects' code for comparison. They read and write one JSON value per line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -7,42 +7,42 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use anyhow::Context;
 use serde_json::Value;
 
-/// A Python that runs one of the scripts; it is killed when this is dropped.
+/// A Python process that runs one of the scripts. Dropping this kills it.
 #[derive(Debug)]
 pub struct Peer {
     child: Child,
-    asked: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Peer {
-    /// Starts the script with this name.
+    /// Starts the script `script` of the folder `peer`.
     ///
     /// # Errors
-    /// When Python can't be run.
+    /// When `python` cannot be run.
     pub fn start(python: &str, script: &str, arguments: &[&Path]) -> anyhow::Result<Self> {
         let mut command = Command::new(python);
         command.arg(Self::script(script)).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("can't run {python}"))?;
-        let asked = child.stdin.take().context("stdin is piped")?;
-        let answers = BufReader::new(child.stdout.take().context("stdout is piped")?);
-        Ok(Self { child, asked, answers })
+        let mut child = command.spawn().with_context(|| format!("cannot run `{python}`"))?;
+        let stdin = child.stdin.take().context("stdin is piped")?;
+        let stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
+        Ok(Self { child, stdin, stdout })
     }
 
-    /// Where the script with this name lies.
+    /// Path of a script.
     pub fn script(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("peer").join(name)
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for the response.
     ///
     /// # Errors
-    /// When the script has ended.
-    pub fn ask(&mut self, question: &Value) -> anyhow::Result<Value> {
-        writeln!(self.asked, "{question}").context("the peer has ended")?;
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer)?;
-        serde_json::from_str(&answer).context("the peer has ended")
+    /// When the script has exited or its response is not JSON.
+    pub fn request(&mut self, request: &Value) -> anyhow::Result<Value> {
+        writeln!(self.stdin, "{request}").context("the peer has exited")?;
+        let mut response = String::new();
+        self.stdout.read_line(&mut response)?;
+        serde_json::from_str(&response).context("the peer has exited or its response is not JSON")
     }
 }
 

@@ -1,4 +1,4 @@
-//! The invariants of the code map: which crate may link what.
+//! Which dependencies each crate may have, as in CONTRIBUTING.md, "Invariants".
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Packages that a build of `member` contains, build scripts and tests aside.
+/// Packages in the dependency tree of `member`, without build and dev dependencies.
 fn dependencies(metadata: &Value, member: &str) -> BTreeSet<String> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let names: BTreeMap<_, _> = metadata["packages"]
@@ -21,19 +21,19 @@ fn dependencies(metadata: &Value, member: &str) -> BTreeSet<String> {
     let is_normal =
         |dependency: &&Value| dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"].is_null());
     let start = names.iter().find(|(_, name)| *name == member).unwrap().0;
-    let mut open = vec![start.clone()];
+    let mut pending = vec![start.clone()];
     let mut seen = BTreeSet::new();
-    while let Some(id) = open.pop() {
+    while let Some(id) = pending.pop() {
         if seen.insert(id.clone()) {
             let dependencies = nodes[&id]["deps"].as_array().unwrap().iter().filter(is_normal);
-            open.extend(dependencies.map(|dependency| text(&dependency["pkg"])));
+            pending.extend(dependencies.map(|dependency| text(&dependency["pkg"])));
         }
     }
     seen.into_iter().map(|id| names[&id].clone()).collect()
 }
 
 #[test]
-fn crates_link_what_the_code_map_says() {
+fn crates_have_only_allowed_dependencies() {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -55,8 +55,8 @@ fn crates_link_what_the_code_map_says() {
     for (member, allowed) in allowed {
         let linked = dependencies(&metadata, member);
         for package in [libtorch.as_slice(), &onnxruntime, &codecs, &ours].concat() {
-            let may = allowed.contains(&package) || package == member;
-            assert_eq!(linked.contains(package), may, "{member} and {package}");
+            let expected = allowed.contains(&package) || package == member;
+            assert_eq!(linked.contains(package), expected, "does `{member}` depend on `{package}`?");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What `exporter` and `trainer` leave on a machine beside their output: nothing. Of `runtime`, its own tests show it.
+//! `exporter` and `trainer` leave no files behind except their output. `runtime/tests/footprint.rs` tests `runtime`.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
@@ -15,7 +15,7 @@ use models::dataset::{Annotation, Dataset, Image, Rectangle};
 use models::spec::NormKind;
 
 #[test]
-fn export_and_evaluation_leave_nothing() {
+fn export_and_evaluation_leave_only_their_output() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let mut spec = tests::spec("resnet18", NormKind::FrozenBatch, 1);

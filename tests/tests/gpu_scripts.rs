@@ -1,4 +1,4 @@
-//! The scripts for machines with a GPU, on the CPU: they must work on the day that a GPU is there.
+//! Dry runs on the CPU of the scripts for GPU machines, so that they work once a GPU is available.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/gpu");
 
-/// A dry run with the programs in `bin`: whether it succeeds, each step with its outcome, and its output.
+/// Dry run with the programs in `bin`. Returns whether it succeeded, each step with its outcome, and the output.
 fn dry_run(script: &str, bin: &Path) -> (bool, Vec<(String, String)>, String) {
     let out = tempfile::tempdir().unwrap();
     let mut command = Command::new("bash");
@@ -22,7 +22,7 @@ fn dry_run(script: &str, bin: &Path) -> (bool, Vec<(String, String)>, String) {
         let line: Value = serde_json::from_str(line).unwrap();
         [&line["step"], &line["outcome"]].map(|value| value.as_str().unwrap().to_owned()).into()
     };
-    assert!(fs::read_dir(out.path()).unwrap().count() <= 4, "a GPU machine hands back eight files");
+    assert!(fs::read_dir(out.path()).unwrap().count() <= 4, "a GPU machine returns at most eight files");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), text("jsonl").lines().map(step).collect(), printed + &text("log"))
 }
@@ -31,7 +31,7 @@ fn dry_run(script: &str, bin: &Path) -> (bool, Vec<(String, String)>, String) {
 fn every_step_passes_in_a_dry_run() {
     for (script, expected) in [
         ("check", &["first steps of training", "fit", "detect without TF32", "detect, fp16", "evaluate", "starts"][..]),
-        ("bench", &["train, bfloat16", "detect, fp16 and top-k", "shapes in turns and in groups"]),
+        ("bench", &["train, bfloat16", "detect, fp16 and top-k", "shapes, alternating and grouped"]),
     ] {
         let (succeeded, steps, output) = dry_run(script, &tests::programs());
         assert!(succeeded && steps.iter().all(|(_, outcome)| outcome == "passed"), "{output}");
@@ -42,7 +42,7 @@ fn every_step_passes_in_a_dry_run() {
 }
 
 #[test]
-fn a_failing_step_is_reported_and_the_others_still_run() {
+fn a_failed_step_is_reported_and_later_steps_still_run() {
     let bin = tempfile::tempdir().unwrap();
     let programs = tests::programs();
     for name in ["trainer", "exporter"] {

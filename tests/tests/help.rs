@@ -1,4 +1,4 @@
-//! What `--help` prints, command by command, as files: its wording is reviewed like code.
+//! Snapshots of every command's `--help`, so that its wording is reviewed like code.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -7,17 +7,17 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Set it, and the files are written instead of compared.
+/// Environment variable: when set, the snapshots are rewritten instead of compared.
 const UPDATE: &str = "UPDATE_HELP";
 
-/// What a program prints for these arguments; wrapped as on a terminal of 100 columns, wherever this runs.
+/// The help text for these arguments, wrapped at 100 columns whatever the terminal.
 fn help(program: &Path, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).arg("--help").env("COLUMNS", "100").output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The commands that a program lists in its help.
+/// The commands listed in a help text.
 fn commands(help: &str) -> Vec<String> {
     let list = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
     let names = list.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
@@ -25,7 +25,7 @@ fn commands(help: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_help_text_is_the_reviewed_one() {
+fn help_texts_match_their_snapshots() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("help");
     let mut texts = Vec::new();
     for name in ["trainer", "exporter", "runtime"] {
@@ -39,7 +39,7 @@ fn every_help_text_is_the_reviewed_one() {
     let files: BTreeSet<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     let expected: BTreeSet<_> = texts.iter().map(|(file, _)| file.into()).collect();
     let update = std::env::var_os(UPDATE).is_some();
-    assert!(update || files == expected, "{} has other files than there are commands", folder.display());
+    assert!(update || files == expected, "the files in {} do not match the commands", folder.display());
     for (file, text) in texts {
         let path = folder.join(&file);
         if update {
@@ -47,10 +47,10 @@ fn every_help_text_is_the_reviewed_one() {
             continue;
         }
         let reviewed = fs::read_to_string(&path).unwrap();
-        let differing = text.lines().zip(reviewed.lines()).find(|(now, then)| now != then);
+        let differing = text.lines().zip(reviewed.lines()).find(|(actual, expected)| actual != expected);
         assert!(
             text == reviewed,
-            "{file} is no longer what is printed, {differing:?}; review it and run: {UPDATE}=1 cargo test -p tests --test help"
+            "`--help` differs from help/{file}: {differing:?}; to accept: {UPDATE}=1 cargo test -p tests --test help"
         );
     }
 }

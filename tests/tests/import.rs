@@ -1,4 +1,4 @@
-//! Weights of other projects find here what they find there: import, export, detection.
+//! Imported weights of other projects: after import and export, the detections match those of the original project.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -13,24 +13,24 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
 
-/// Largest difference of a score.
-const SCORE: f32 = 1e-3;
+/// Maximum difference of scores.
+const MAX_SCORE_DIFFERENCE: f32 = 1e-3;
 
-/// Smallest overlap of a box with its counterpart.
-const OVERLAP: f32 = 0.99;
+/// Minimum IoU of matching boxes.
+const MIN_IOU: f32 = 0.99;
 
-/// Outputs that torchvision has and that are no class of COCO, background first.
+/// Outputs of torchvision's models that are not COCO classes: the background (0) and unused category ids.
 const UNUSED: [usize; 11] = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83];
 
-/// A network of another project, and what it finds in images: an entry of `golden/import.json`.
+/// A network of another project and its detections: an entry of `golden/import.json`.
 #[derive(Deserialize)]
 struct Case {
     kind: String,
-    /// Scale of the weights that say scores.
+    /// Scale of the weights of the last classification layer.
     scores: f64,
-    /// Scale of those that say boxes.
+    /// Scale of the weights of the last regression layer.
     boxes: f64,
-    /// Middle of the scores' biases.
+    /// Mean of the biases of the last classification layer.
     bias: f32,
     images: Vec<Image>,
 }
@@ -38,15 +38,15 @@ struct Case {
 #[derive(Deserialize)]
 struct Image {
     file: String,
-    /// Left, top, right, bottom; all of it if absent.
+    /// Crop: left, top, right, bottom in pixels; `None` is the whole image.
     part: Option<[u32; 4]>,
-    /// How many detections there are.
+    /// Number of all detections.
     count: usize,
-    /// The best of them.
+    /// The highest-scoring detections.
     detections: Vec<Original>,
 }
 
-/// Label, score, and the box's edges.
+/// Label, score, and the box x1, y1, x2, y2 in pixels of the image or crop.
 #[derive(Deserialize)]
 struct Original(usize, f32, f32, f32, f32, f32);
 
@@ -59,13 +59,13 @@ fn case(kind: &str) -> Case {
     cases.into_iter().find(|case| case.kind == kind).unwrap()
 }
 
-/// Numbers that follow from name and place. `golden/import.py`: uniform
+/// Pseudorandom numbers, a function of the tensor's name and the element's index. `golden/import.py`: uniform
 fn uniform(name: &str, count: usize, low: f32, high: f32) -> Vec<f32> {
     let seed = name
         .bytes()
         .fold(0xCBF2_9CE4_8422_2325_u64, |seed, byte| (seed ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
-    let number = |place: u64| {
-        let x = seed.wrapping_add(place.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let number = |index: u64| {
+        let x = seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         let x = x ^ (x >> 31);
@@ -75,7 +75,7 @@ fn uniform(name: &str, count: usize, low: f32, high: f32) -> Vec<f32> {
 }
 
 impl Case {
-    /// The tensor of that name. `golden/import.py`: weight
+    /// Values of the tensor `name`. `golden/import.py`: weight
     fn weight(&self, name: &str, shape: &[usize]) -> Vec<f32> {
         let count = shape.iter().product();
         let scores = name.contains("cls_logits") || name.contains("classificationModel.output");
@@ -112,7 +112,7 @@ impl Case {
         }
     }
 
-    /// Writes the weights as the other project has them, `rename` aside.
+    /// Writes the weights under the other project's names, each changed by `rename`.
     fn write(&self, path: &Path, rename: impl Fn(&str) -> String) {
         let names = golden(&format!("names-{}.txt", self.kind));
         let tensors = names.lines().map(|line| {
@@ -127,14 +127,14 @@ impl Case {
         });
         let tensors: Vec<_> = tensors.collect();
         let views = tensors.iter().map(|(name, shape, bytes)| {
-            let number = if name.ends_with("num_batches_tracked") { Dtype::I64 } else { Dtype::F32 };
-            (rename(name), TensorView::new(number, shape.clone(), bytes).unwrap())
+            let dtype = if name.ends_with("num_batches_tracked") { Dtype::I64 } else { Dtype::F32 };
+            (rename(name), TensorView::new(dtype, shape.clone(), bytes).unwrap())
         });
         safetensors::serialize_to_file(views, None, path).unwrap();
     }
 }
 
-/// `trainer import` as the command line has it.
+/// The command line of `trainer import`.
 #[derive(clap::Parser)]
 struct Import {
     #[command(flatten)]
@@ -156,8 +156,8 @@ fn read(data: &Path, image: &Image) -> RgbImage {
     }
 }
 
-/// Imports the weights of `kind`, exports them, and looks for every detection of the original.
-fn finds_what_the_original_finds(kind: &str, file_name: &str, rename: impl Fn(&str) -> String) {
+/// Imports and exports the weights of `kind`, and compares the detections with the original's.
+fn assert_import_matches_original(kind: &str, file_name: &str, rename: impl Fn(&str) -> String) {
     let Some(data) = std::env::var_os("RETINANET_DATA").map(PathBuf::from) else {
         eprintln!("skipped: RETINANET_DATA is not set");
         return;
@@ -190,42 +190,42 @@ fn compare(kind: &str, image: &Image, found: &[Detection], spec: &ModelSpec) {
     let same = |Original(original, score, x1, y1, x2, y2): &Original, detection: &Detection| {
         let bounding_box = BoundingBox { x1: *x1, y1: *y1, x2: *x2, y2: *y2 };
         label(detection) == *original
-            && (detection.score - score).abs() <= SCORE
-            && detection.bounding_box.iou(&bounding_box) >= OVERLAP
+            && (detection.score - score).abs() <= MAX_SCORE_DIFFERENCE
+            && detection.bounding_box.iou(&bounding_box) >= MIN_IOU
     };
-    let lost = image.detections.iter().filter(|original| !found.iter().any(|detection| same(original, detection)));
-    let lost: Vec<_> = lost.map(|Original(label, score, ..)| (label, score)).collect();
+    let missing = image.detections.iter().filter(|original| !found.iter().any(|detection| same(original, detection)));
+    let missing: Vec<_> = missing.map(|Original(label, score, ..)| (label, score)).collect();
     let Image { file, part, count, detections } = image;
-    println!("{kind} {file} {part:?}: {count} detections, here {}", found.len());
-    assert!(detections.len() >= 40, "{kind} {file}: so few detections prove little");
-    assert!(lost.is_empty(), "{kind} {file} {part:?}: lost {lost:?}");
-    assert!(found.len().abs_diff(*count) * 50 <= *count, "{kind} {file} {part:?}: {} for {count}", found.len());
+    println!("{kind} {file} {part:?}: {count} detections expected, {} found", found.len());
+    assert!(detections.len() >= 40, "{kind} {file}: too few detections to prove anything");
+    assert!(missing.is_empty(), "{kind} {file} {part:?}: missing {missing:?}");
+    assert!(found.len().abs_diff(*count) * 50 <= *count, "{kind} {file} {part:?}: {} != {count}", found.len());
 }
 
-/// Under the names of torchvision before 0.13, which the published file has.
+/// With tensor names from before torchvision 0.13, as in the published file.
 #[test]
-fn torchvision_v1() {
-    let old = |name: &str| {
+fn torchvision_v1_detections_match() {
+    let old_name = |name: &str| {
         let name = ["inner_blocks.", "layer_blocks."].iter().fold(name.to_owned(), |name, part| {
             (0..3).fold(name, |name, i| name.replace(&format!("{part}{i}.0."), &format!("{part}{i}.")))
         });
         (0..4).fold(name, |name, i| name.replace(&format!("_head.conv.{i}.0."), &format!("_head.conv.{}.", 2 * i)))
     };
-    finds_what_the_original_finds("torchvision-v1-coco", "retinanet_resnet50_fpn_coco-eeacb38b.safetensors", old);
+    assert_import_matches_original("torchvision-v1-coco", "retinanet_resnet50_fpn_coco-eeacb38b.safetensors", old_name);
 }
 
 #[test]
-fn torchvision_v2() {
-    finds_what_the_original_finds("torchvision-v2", "weights.safetensors", str::to_owned);
+fn torchvision_v2_detections_match() {
+    assert_import_matches_original("torchvision-v2", "weights.safetensors", str::to_owned);
 }
 
-/// Within a network that trained on several devices.
+/// With the prefix `module.` of `DataParallel`.
 #[test]
-fn yhenon() {
-    finds_what_the_original_finds("yhenon", "weights.safetensors", |name| format!("module.{name}"));
+fn yhenon_detections_match() {
+    assert_import_matches_original("yhenon", "weights.safetensors", |name| format!("module.{name}"));
 }
 
 #[test]
-fn mlperf() {
-    finds_what_the_original_finds("mlperf", "weights.safetensors", str::to_owned);
+fn mlperf_detections_match() {
+    assert_import_matches_original("mlperf", "weights.safetensors", str::to_owned);
 }

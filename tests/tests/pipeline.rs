@@ -1,4 +1,4 @@
-//! Many images through one detector: order, broken images, batches, views, and ends before the end.
+//! Many images through one detector: order, unreadable images, batches, tiles and flips, early stops and panics.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -17,22 +17,22 @@ use runtime::pipeline::{Content, Finished, Item, Ordered, PipelineOptions, pipel
 use runtime::{Detection, Detector, DetectorOptions, Tiling, ViewOptions};
 use tempfile::TempDir;
 
-/// Of a side of an image: sums in another order move a box by no more.
-const CORNER: f32 = 1e-3;
+/// Maximum difference of box coordinates from a different order of summation, as a fraction of the image side.
+const MAX_CORNER_DIFFERENCE: f32 = 1e-3;
 
-/// The same, for scores.
-const SCORE: f32 = 1e-5;
+/// Maximum difference of scores from a different order of summation.
+const MAX_SCORE_DIFFERENCE: f32 = 1e-5;
 
 fn spec() -> ModelSpec {
     let mut spec = tests::spec("resnet18", NormKind::Batch, 4);
     spec.preprocessing.shorter_side = 64;
     spec.preprocessing.longer_side = 96;
-    // The random network believes in a good part of its anchors; these are enough.
+    // The random weights give high scores to many anchors; a high threshold limits the number of detections.
     spec.postprocessing.score_threshold = 0.6;
     spec
 }
 
-/// A folder with a model, and images of three sizes in turns.
+/// A folder with an ONNX file, and images of three alternating sizes.
 fn folder(images: usize) -> (TempDir, Vec<PathBuf>) {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = tests::checkpoint(&spec(), 3);
@@ -65,7 +65,7 @@ fn items(files: &[PathBuf]) -> impl Iterator<Item = Item<usize>> + Send {
 
 fn reports(detector: &Detector, options: &PipelineOptions, files: &[PathBuf]) -> Vec<Report> {
     let finish = |finished: Finished<usize>| {
-        // Those that come later are ready earlier.
+        // Later images finish earlier.
         thread::sleep(Duration::from_millis(10 - finished.tag as u64 % 10));
         finished.report
     };
@@ -76,22 +76,22 @@ fn detections(report: &Report) -> &[Detection] {
     &report.outcome.as_ref().unwrap().detections
 }
 
-/// Whether two lists are the same but for rounding. What is nearly at the threshold may be missing in one.
+/// Asserts that two lists of detections are equal up to rounding, except for some close to the score threshold.
 fn assert_same(found: &[Detection], expected: &[Detection]) {
     assert!(expected.len() > 5, "only {} detections", expected.len());
-    assert!(found.len().abs_diff(expected.len()) <= 1 + expected.len() / 50, "{} and {}", found.len(), expected.len());
+    assert!(found.len().abs_diff(expected.len()) <= 1 + expected.len() / 50, "{} != {}", found.len(), expected.len());
     let near = |a: &Detection, b: &Detection| {
         let (p, q): ([f32; 4], [f32; 4]) = (a.bounding_box.into(), b.bounding_box.into());
         a.class_index == b.class_index
-            && (a.score - b.score).abs() <= SCORE
-            && p.iter().zip(q).all(|(p, q)| (p - q).abs() <= 100.0 * CORNER)
+            && (a.score - b.score).abs() <= MAX_SCORE_DIFFERENCE
+            && p.iter().zip(q).all(|(p, q)| (p - q).abs() <= 100.0 * MAX_CORNER_DIFFERENCE)
     };
     let matched = expected.iter().filter(|a| found.iter().any(|b| near(a, b))).count();
     assert!(matched * 50 >= expected.len() * 49, "{matched} of {} detections have a counterpart", expected.len());
 }
 
 #[test]
-fn results_are_in_order_and_those_of_single_images_whatever_the_batch() {
+fn results_keep_the_input_order_and_do_not_depend_on_the_batch_size() {
     let (folder, files) = folder(13);
     let detector = open(folder.path(), ViewOptions::default());
     let images: Vec<_> = files.iter().map(|file| runtime::image_file::read(file).unwrap()).collect();
@@ -109,20 +109,20 @@ fn results_are_in_order_and_those_of_single_images_whatever_the_batch() {
 }
 
 #[test]
-fn what_is_broken_keeps_its_place_and_the_others_go_on() {
+fn unreadable_images_keep_their_position_and_do_not_stop_the_others() {
     let (folder, mut files) = folder(6);
     let detector = open(folder.path(), ViewOptions::default());
     std::fs::write(&files[2], "no image").unwrap();
     files.insert(4, folder.path().join("missing.png"));
     let found = reports(&detector, &PipelineOptions { batch: 2, ..PipelineOptions::default() }, &files);
-    let failed: Vec<_> = (0..7).filter(|place| found[*place].outcome.is_err()).collect();
+    let failed: Vec<_> = (0..7).filter(|index| found[*index].outcome.is_err()).collect();
     assert_eq!(failed, [2, 4]);
     assert!(matches!(found[2].outcome, Err(Failure::Image(DecodeError::Unknown))));
     assert!(matches!(found[4].outcome, Err(Failure::Image(DecodeError::Io(_)))));
 }
 
 #[test]
-fn images_in_memory_and_reasons_go_through_too_and_are_handed_back_when_kept() {
+fn images_in_memory_and_missing_images_are_accepted_and_images_are_returned_on_request() {
     let (folder, _) = folder(0);
     let detector = open(folder.path(), ViewOptions::default());
     let item = |tag: u32, content| Item { file: "frame".into(), frame: None, content, tag };
@@ -143,34 +143,33 @@ fn images_in_memory_and_reasons_go_through_too_and_are_handed_back_when_kept() {
 }
 
 #[test]
-fn nothing_is_begun_when_nobody_wants_more() {
+fn no_more_images_are_started_once_the_consumer_stops() {
     let (folder, files) = folder(3);
     let detector = open(folder.path(), ViewOptions::default());
-    let begun = AtomicUsize::new(0);
-    // Without end.
+    let started = AtomicUsize::new(0);
     let endless = files.iter().cycle().map(|file| {
-        begun.fetch_add(1, Relaxed);
+        started.fetch_add(1, Relaxed);
         Item { file: file.clone(), frame: None, content: Content::File, tag: () }
     });
     let options = PipelineOptions::default();
     let (_, first) = pipeline(&detector, &options, endless, |finished| finished.report, |mut reports| reports.next());
     assert_eq!(first.map(|report| report.file), Some(files[0].clone()));
-    assert!(begun.into_inner() < 20);
+    assert!(started.into_inner() < 20);
 }
 
 #[test]
-fn a_slow_receiver_bounds_how_many_are_begun() {
+fn a_slow_consumer_limits_the_number_of_images_in_flight() {
     let (folder, files) = folder(3);
     let detector = open(folder.path(), ViewOptions::default());
-    let begun = AtomicUsize::new(0);
+    let started = AtomicUsize::new(0);
     let many = files.iter().cycle().take(40).map(|file| {
-        begun.fetch_add(1, Relaxed);
+        started.fetch_add(1, Relaxed);
         Item { file: file.clone(), frame: None, content: Content::File, tag: () }
     });
     let sink = |mut reports: Ordered<Report>| {
         for done in 0.. {
             thread::sleep(Duration::from_millis(5));
-            assert!(begun.load(Relaxed) <= done + 16);
+            assert!(started.load(Relaxed) <= done + 16);
             if reports.next().is_none() {
                 return done;
             }
@@ -191,7 +190,7 @@ fn a_panic_while_finishing_ends_the_pipeline() {
 }
 
 #[test]
-fn a_mirrored_image_has_mirrored_detections_when_both_are_looked_at() {
+fn with_flips_a_mirrored_image_has_mirrored_detections() {
     let (folder, _) = folder(0);
     let detector = open(folder.path(), ViewOptions { tiling: None, flip: true });
     let image = image(96, 64, 9);
@@ -204,19 +203,19 @@ fn a_mirrored_image_has_mirrored_detections_when_both_are_looked_at() {
 }
 
 #[test]
-fn tiles_add_what_the_whole_does_not_show_and_keep_what_it_does() {
+fn tiles_add_smaller_detections() {
     let (folder, _) = folder(0);
     let tiling = Some(Tiling { width: 96, height: 64, overlap: 0.25 });
     let [plain, tiled] =
         [ViewOptions::default(), ViewOptions { tiling, flip: false }].map(|views| open(folder.path(), views));
-    // One tile shows all of it: nothing changes.
+    // The image fits into one tile, so nothing changes.
     let small = image(96, 64, 5);
     assert_eq!(tiled.detect(&small).unwrap(), plain.detect(&small).unwrap());
 
     let large = image(400, 300, 5);
     let found = tiled.detect(&large).unwrap();
-    let least = |found: &[Detection]| found.iter().map(|d| d.bounding_box.area()).fold(f32::INFINITY, f32::min);
-    assert!(least(&found) < least(&plain.detect(&large).unwrap()) / 2.0);
+    let min_area = |found: &[Detection]| found.iter().map(|d| d.bounding_box.area()).fold(f32::INFINITY, f32::min);
+    assert!(min_area(&found) < min_area(&plain.detect(&large).unwrap()) / 2.0);
     assert!(found.iter().all(|d| d.bounding_box.x2 <= 400.01 && d.bounding_box.y2 <= 300.01));
     assert!(found.windows(2).all(|pair| pair[0].score >= pair[1].score));
 }

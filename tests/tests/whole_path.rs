@@ -1,4 +1,4 @@
-//! From a checkpoint to boxes on an image: the exported file finds what libtorch finds.
+//! From checkpoint to detections: the exported file and libtorch detect the same.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -15,20 +15,20 @@ use tch::{Device, Tensor};
 use trainer::parameters::{Layout, Parameters, to_array};
 use trainer::torch::{Inference, Torch};
 
-/// Largest difference of a score between the two.
-const SCORE: f32 = 1e-4;
+/// Maximum difference of scores between the two.
+const MAX_SCORE_DIFFERENCE: f32 = 1e-4;
 
-/// Smallest overlap of a box with its counterpart.
-const OVERLAP: f32 = 0.99;
+/// Minimum IoU of matching boxes.
+const MIN_IOU: f32 = 0.99;
 
-/// Largest difference of a number of average precision: an overlap may fall on either side of a threshold.
-const NUMBER: f64 = 0.02;
+/// Maximum difference of AP and AR: an IoU close to a threshold may fall on either side of it.
+const MAX_AP_DIFFERENCE: f64 = 0.02;
 
 fn spec() -> ModelSpec {
     let mut spec = tests::spec("resnet18", NormKind::Batch, 4);
     spec.preprocessing.shorter_side = 96;
     spec.preprocessing.longer_side = 160;
-    // The random network believes in a good part of its anchors; these are enough.
+    // The random weights give high scores to many anchors; a high threshold limits the number of detections.
     spec.postprocessing.score_threshold = 0.6;
     spec
 }
@@ -47,7 +47,8 @@ fn image(width: u32, height: u32) -> RgbImage {
     })
 }
 
-fn libtorch_detects(network: &RetinaNet<Inference>, image: &RgbImage, spec: &ModelSpec) -> Vec<Detection> {
+/// Boxes are in pixels of `image`.
+fn detect_with_libtorch(network: &RetinaNet<Inference>, image: &RgbImage, spec: &ModelSpec) -> Vec<Detection> {
     let view = RgbView::new(image.width(), image.height(), image.as_raw()).unwrap();
     let input = preprocess(view, &spec.preprocessing);
     let (_, height, width) = input.pixels.dim();
@@ -60,31 +61,31 @@ fn libtorch_detects(network: &RetinaNet<Inference>, image: &RgbImage, spec: &Mod
 }
 
 #[test]
-fn the_exported_file_finds_what_libtorch_finds() {
+fn the_exported_file_and_libtorch_detect_the_same() {
     let spec = spec();
     let checkpoint = tests::checkpoint(&spec, 3);
     let weights =
-        Parameters::of_tensors(&parameters(&spec).unwrap(), Layout::default(), Device::Cpu, &checkpoint.tensors);
+        Parameters::from_tensors(&parameters(&spec).unwrap(), Layout::default(), Device::Cpu, &checkpoint.tensors);
     let network = RetinaNet::new(&spec, &weights).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("retinanet.onnx");
     export(checkpoint, AtomicFile::create(&path).unwrap(), &ExportOptions::default(), &EngineOptions::default())
         .unwrap();
     let detector = Detector::open(&path, DetectorOptions::default()).unwrap();
-    assert_eq!(detector.spec(), &spec, "the spec travels");
+    assert_eq!(detector.spec(), &spec, "the file contains the spec");
 
     for (width, height) in [(200, 130), (120, 333), (96, 96)] {
         let image = image(width, height);
-        let expected = libtorch_detects(&network, &image, &spec);
+        let expected = detect_with_libtorch(&network, &image, &spec);
         let found = detector.detect(&image).unwrap();
         assert!(expected.len() > 5, "{width}x{height}: only {} detections", expected.len());
-        // A score that is nearly the threshold, or nearly a rival's, may fall on either side.
-        assert!(found.len().abs_diff(expected.len()) <= expected.len() / 50, "{} and {}", found.len(), expected.len());
+        // Rounding adds or drops detections with scores close to the threshold or to that of an overlapping box.
+        assert!(found.len().abs_diff(expected.len()) <= expected.len() / 50, "{} != {}", found.len(), expected.len());
         let has_counterpart = |detection: &&Detection| {
             found.iter().any(|other| {
                 other.class_index == detection.class_index
-                    && (other.score - detection.score).abs() <= SCORE
-                    && other.bounding_box.iou(&detection.bounding_box) >= OVERLAP
+                    && (other.score - detection.score).abs() <= MAX_SCORE_DIFFERENCE
+                    && other.bounding_box.iou(&detection.bounding_box) >= MIN_IOU
             })
         };
         let matched = expected.iter().filter(has_counterpart).count();
@@ -96,14 +97,14 @@ fn the_exported_file_finds_what_libtorch_finds() {
     }
 }
 
-/// `trainer eval` as the command line has it.
+/// The command line of `trainer eval`.
 #[derive(clap::Parser)]
 struct Evaluation {
     #[command(flatten)]
     args: trainer::eval::EvalArgs,
 }
 
-/// The numbers that `trainer eval` writes.
+/// The JSON that `trainer eval` writes.
 fn evaluate(folder: &Path, network: &[&str]) -> serde_json::Value {
     let json = folder.join("numbers.json");
     let data = folder.join("truth.json");
@@ -114,11 +115,11 @@ fn evaluate(folder: &Path, network: &[&str]) -> serde_json::Value {
     serde_json::from_str(&std::fs::read_to_string(&json).unwrap()).unwrap()
 }
 
-/// The truth is what the network itself is surest of, under other class ids, so that there is something to be right about.
+/// The ground truth is a part of the network's own detections, with other category ids, so that AP is not zero.
 #[test]
-fn a_checkpoint_is_worth_what_its_exported_file_is_worth() {
+fn a_checkpoint_and_its_exported_file_have_the_same_ap() {
     let spec = spec();
-    // Scores that are all but one could not be told apart.
+    // Smaller weights, since scores close to 1 could not be distinguished.
     let mut tensors = tests::tensors(&spec, 3);
     tensors.get_mut("classificationModel.output.weight").unwrap().mapv_inplace(|weight| 0.1 * weight);
     let checkpoint = tests::checkpoint_of(&spec, tensors);
@@ -132,7 +133,7 @@ fn a_checkpoint_is_worth_what_its_exported_file_is_worth() {
     let classes = spec.classes.iter().rev().zip((10..).step_by(7));
     let classes: Vec<_> = classes.map(|(class, id)| Class { id, ..class.clone() }).collect();
     let mut truth = Dataset { classes, ..Dataset::default() };
-    // Of several sizes, which must not pad each other.
+    // Several sizes: images of a batch must not change each other's padding.
     for (index, (width, height)) in [(200, 130), (120, 333), (96, 96), (208, 130), (120, 300)].into_iter().enumerate() {
         let image = image(width, height);
         let file_name = format!("{index}.png");
@@ -150,18 +151,18 @@ fn a_checkpoint_is_worth_what_its_exported_file_is_worth() {
 
     let torch = evaluate(folder.path(), &["--checkpoint", weights.to_str().unwrap()]);
     let onnx = evaluate(folder.path(), &["--model", onnx.to_str().unwrap()]);
-    assert!(torch["AR100"].as_f64().unwrap() > 0.8, "the network finds again what it has found");
+    assert!(torch["AR100"].as_f64().unwrap() > 0.8, "the network detects its own detections again");
     for name in ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"] {
         let [torch, onnx] = [&torch, &onnx].map(|numbers| numbers[name].as_f64().unwrap());
-        assert!((torch - onnx).abs() < NUMBER, "{name}: {torch} and {onnx}");
+        assert!((torch - onnx).abs() < MAX_AP_DIFFERENCE, "{name}: {torch} != {onnx}");
     }
     assert_eq!(torch["classes"].as_array().unwrap().len(), 4);
-    let counted = |numbers: &serde_json::Value| -> u64 {
+    let confusion_total = |numbers: &serde_json::Value| -> u64 {
         let rows = numbers["confusion"]["counts"].as_array().unwrap().iter();
         rows.flat_map(|row| row.as_array().unwrap()).map(|count| count.as_u64().unwrap()).sum()
     };
-    let [torch, onnx] = [&torch, &onnx].map(counted);
-    // More than COCO's numbers look at, so that a cap would show.
+    let [torch, onnx] = [&torch, &onnx].map(confusion_total);
+    // More than the 100 detections per class and image that COCO's AP uses, so that a limit would be noticed.
     assert!(torch > 2 * 100 * 4 * truth.images.len() as u64, "{torch}");
-    assert!(torch.abs_diff(onnx) <= torch / 50, "{torch} and {onnx}");
+    assert!(torch.abs_diff(onnx) <= torch / 50, "{torch} != {onnx}");
 }

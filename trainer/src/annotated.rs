@@ -1,4 +1,4 @@
-//! Images of the validation data with what was found in them.
+//! Images with their detections drawn.
 
 use image::RgbImage;
 use models::evaluation::ScoredBox;
@@ -6,32 +6,32 @@ use runtime::Detection;
 
 use crate::loader::Recipe;
 
-/// Detections that are surer than this are drawn.
-const DRAWN_FROM: f64 = 0.3;
+/// Minimum score of the drawn detections.
+const MIN_SCORE: f64 = 0.3;
 
-/// Longest side of a drawn image, in pixels.
-const DRAWN_SIDE: u32 = 1024;
+/// Larger images are scaled down to this longer side, in pixels.
+const MAX_SIDE: u32 = 1024;
 
-/// The image at place `index` of the data set with what was found in it, no larger than a screen shows.
+/// The image at index `index` of the data set with its detections drawn. `scored` may contain other images' detections.
 pub(crate) fn annotated(recipe: &Recipe, index: usize, scored: &[ScoredBox]) -> anyhow::Result<RgbImage> {
     let mut image = runtime::image_file::read(recipe.dataset.path_of(index))?;
-    let factor = f64::from(DRAWN_SIDE) / f64::from(image.width().max(image.height()));
+    let factor = f64::from(MAX_SIDE) / f64::from(image.width().max(image.height()));
     let mut scale = 1.0;
     if factor < 1.0 {
         let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
         image = image::imageops::thumbnail(&image, side(image.width()), side(image.height()));
         scale = factor as f32;
     }
-    let detections = sure_detections(scored, index, DRAWN_FROM, scale);
+    let detections = confident_detections(scored, index, MIN_SCORE, scale);
     runtime::draw::draw(&mut image, &detections, &recipe.spec.classes);
     Ok(image)
 }
 
-/// What was found in the image at place `index` with at least this `score`, surest first, in pixels of the image made
-/// larger by `scale`.
-pub(crate) fn sure_detections(scored: &[ScoredBox], index: usize, score: f64, scale: f32) -> Vec<Detection> {
-    let sure = scored.iter().filter(|scored| scored.image == index && scored.score >= score);
-    let mut detections: Vec<_> = sure
+/// Detections in the image at index `index` with a score of at least `min_score`, highest first. Boxes are in pixels of
+/// the original image (upright, after EXIF rotation), multiplied by `scale`.
+pub(crate) fn confident_detections(scored: &[ScoredBox], index: usize, min_score: f64, scale: f32) -> Vec<Detection> {
+    let confident = scored.iter().filter(|scored| scored.image == index && scored.score >= min_score);
+    let mut detections: Vec<_> = confident
         .map(|scored| Detection {
             class_index: scored.class_index,
             score: scored.score as f32,

@@ -1,14 +1,14 @@
-//! Variations of an image together with its boxes.
+//! Augmentation of images and their boxes.
 //!
-//! On the image's own pixels and in this order: mosaic, crop, rotation, flips, colors. Then comes preprocessing, whose size
-//! `scale` varies, so that no image is resized twice for it.
+//! Mosaic, crop, rotation, flips and colors are applied in this order to the original image. `scale` changes the size that
+//! preprocessing resizes to, so that no image is resized twice.
 
 mod sample;
-mod draws;
+mod random_streams;
 mod mosaic;
 mod crop;
 mod window;
-mod turn;
+mod rotation;
 mod color;
 mod scale;
 #[cfg(test)]
@@ -20,39 +20,39 @@ use serde::{Deserialize, Serialize};
 
 pub use color::{ColorConfig, HueConfig};
 pub use crop::CropConfig;
-pub use draws::Draws;
 pub use mosaic::MosaicConfig;
+pub use random_streams::RandomStreams;
 pub use sample::Sample;
 pub use scale::ScaleConfig;
 
-use color::ColorChange;
-use draws::Variation;
-use turn::Turn;
+use color::ColorMatrix;
+use random_streams::Augmentation;
+use rotation::Rotation;
 
-/// Which variations, and how likely. Each is drawn by itself: none changes the chance of another.
+/// Augmentations and their probabilities. Each is applied independently of the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentationConfig {
-    /// Probability that left and right are exchanged.
+    /// Probability of a horizontal flip (left and right swapped).
     pub horizontal_flip: f64,
-    /// Probability that top and bottom are exchanged.
+    /// Probability of a vertical flip (top and bottom swapped).
     pub vertical_flip: f64,
-    /// Probability of a turn by 90, 180 or 270 degrees, each as likely. Turned images and others in one batch are padded
-    /// to a square.
+    /// Probability of a rotation by 90, 180 or 270 degrees, all equally likely. A batch with rotated and other images is
+    /// padded to a square.
     pub rotation: f64,
-    /// The network sees images larger or smaller.
+    /// Scale jitter: changes the input size of a batch.
     pub scale: ScaleConfig,
-    /// Only a part of the image is seen.
+    /// Random crop.
     pub crop: CropConfig,
-    /// Every channel is multiplied.
+    /// Multiplies every channel by a factor.
     pub brightness: ColorConfig,
-    /// Every channel moves away from the image's mean gray, or to it.
+    /// Moves every channel away from the image's mean gray, or toward it.
     pub contrast: ColorConfig,
-    /// Every channel moves away from the pixel's gray, or to it.
+    /// Moves every channel away from the pixel's gray, or toward it.
     pub saturation: ColorConfig,
-    /// Colors turn around gray.
+    /// Rotates the hue.
     pub hue: HueConfig,
-    /// Four images in one.
+    /// Mosaic of four images.
     pub mosaic: MosaicConfig,
 }
 
@@ -63,7 +63,7 @@ impl Default for AugmentationConfig {
 }
 
 impl AugmentationConfig {
-    /// No variation: for validation.
+    /// No augmentation, as for validation.
     pub fn none() -> Self {
         Self {
             horizontal_flip: 0.0,
@@ -79,13 +79,13 @@ impl AugmentationConfig {
         }
     }
 
-    /// Whether every value makes sense.
+    /// Checks every value.
     ///
     /// # Errors
-    /// When one does not; the message names its key and what it may be.
+    /// When a value is out of range; the message contains its key and the range.
     pub fn validate(&self) -> anyhow::Result<()> {
         let Self { scale, crop, brightness, contrast, saturation, hue, mosaic, .. } = self;
-        let shares = [
+        let fractions = [
             ("horizontal_flip", self.horizontal_flip),
             ("vertical_flip", self.vertical_flip),
             ("rotation", self.rotation),
@@ -102,19 +102,19 @@ impl AugmentationConfig {
             ("mosaic.probability", mosaic.probability),
             ("mosaic.min_visibility", mosaic.min_visibility),
         ];
-        for (key, value) in shares {
+        for (key, value) in fractions {
             ensure!((0.0..=1.0).contains(&value), "`augmentation.{key}` is {value}, expected 0 to 1");
         }
         let ScaleConfig { min, max, .. } = *scale;
         ensure!(
-            ScaleConfig::LEAST <= min && min <= max && max <= ScaleConfig::MOST,
-            "`augmentation.scale` goes from {min} to {max}, expected {} <= min <= max <= {}",
-            ScaleConfig::LEAST,
-            ScaleConfig::MOST
+            ScaleConfig::MIN_FACTOR <= min && min <= max && max <= ScaleConfig::MAX_FACTOR,
+            "`augmentation.scale` has min {min} and max {max}, expected {} <= min <= max <= {}",
+            ScaleConfig::MIN_FACTOR,
+            ScaleConfig::MAX_FACTOR
         );
         ensure!(
             0.0 < crop.min && crop.min <= 1.0,
-            "`augmentation.crop.min` is {}, expected more than 0, up to 1",
+            "`augmentation.crop.min` is {}, expected more than 0 and at most 1",
             crop.min
         );
         ensure!(
@@ -125,34 +125,34 @@ impl AugmentationConfig {
         Ok(())
     }
 
-    /// Varies an image, by numbers from `draws` alone. `another` gives some image of the data set, which it chooses with
-    /// the numbers that it is handed.
+    /// Augments an image with random numbers from `streams` only. For mosaics, `load_random` returns a random image of the
+    /// data set, chosen with the generator it gets.
     ///
     /// # Errors
-    /// Those of `another`.
+    /// Those of `load_random`.
     pub fn apply<E>(
         &self,
         mut sample: Sample,
-        draws: &Draws,
-        another: impl FnMut(&mut ChaCha8Rng) -> Result<Sample, E>,
+        streams: &RandomStreams,
+        load_random: impl FnMut(&mut ChaCha8Rng) -> Result<Sample, E>,
     ) -> Result<Sample, E> {
-        if let Some(mut random) = draws.chance(Variation::Mosaic, self.mosaic.probability) {
-            sample = mosaic::mosaic(sample, self.mosaic.min_visibility, &mut random, another)?;
+        if let Some(mut random) = streams.chance(Augmentation::Mosaic, self.mosaic.probability) {
+            sample = mosaic::mosaic(sample, self.mosaic.min_visibility, &mut random, load_random)?;
         }
-        if let Some(mut random) = draws.chance(Variation::Crop, self.crop.probability) {
+        if let Some(mut random) = streams.chance(Augmentation::Crop, self.crop.probability) {
             sample = crop::crop(sample, &self.crop, &mut random);
         }
-        if let Some(mut random) = draws.chance(Variation::Rotation, self.rotation) {
-            sample.turn(Turn::draw(&mut random));
+        if let Some(mut random) = streams.chance(Augmentation::Rotation, self.rotation) {
+            sample.rotate(Rotation::random(&mut random));
         }
-        if draws.chance(Variation::HorizontalFlip, self.horizontal_flip).is_some() {
+        if streams.chance(Augmentation::HorizontalFlip, self.horizontal_flip).is_some() {
             sample.flip_horizontally();
         }
-        if draws.chance(Variation::VerticalFlip, self.vertical_flip).is_some() {
+        if streams.chance(Augmentation::VerticalFlip, self.vertical_flip).is_some() {
             sample.flip_vertically();
         }
-        if let Some(change) = ColorChange::draw(self, draws, &sample.pixels) {
-            sample.recolor(&change);
+        if let Some(matrix) = ColorMatrix::random(self, streams, &sample.pixels) {
+            sample.transform_colors(&matrix);
         }
         Ok(sample)
     }
@@ -166,11 +166,13 @@ mod tests {
     use image::RgbImage;
 
     use super::*;
-    use crate::augmentation::testing::{assert_boxes_are_on_their_rectangles, colorful, marked, marked_among, plain};
+    use crate::augmentation::testing::{
+        assert_boxes_enclose_rectangles, colored_rectangles, colored_rectangles_of, colorful, gray_image,
+    };
 
     const ALWAYS: ColorConfig = ColorConfig { probability: 1.0, strength: 0.1 };
 
-    /// Every variation of positions by itself, by name.
+    /// Every augmentation that moves boxes, alone, with its name.
     fn geometric() -> [(&'static str, AugmentationConfig); 5] {
         let none = AugmentationConfig::none();
         [
@@ -182,7 +184,7 @@ mod tests {
         ]
     }
 
-    /// Every variation of colors by itself, by name.
+    /// Every color augmentation alone, with its name.
     fn colors() -> [(&'static str, AugmentationConfig); 4] {
         let none = AugmentationConfig::none();
         [
@@ -208,54 +210,59 @@ mod tests {
         }
     }
 
-    /// The image with the rectangles of colors 0 and 1, varied; in a mosaic with three that have two other colors each,
-    /// the last only one.
-    fn vary(config: &AugmentationConfig, seed: u64) -> Sample {
+    /// Augments an image with rectangles of colors 0 and 1. The other images of a mosaic have the colors 2 and 3, 4 and 5,
+    /// and 6.
+    fn augment(config: &AugmentationConfig, seed: u64) -> Sample {
         let mut colors = [2..4, 4..6, 6..7].into_iter();
-        let another = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(marked_among(seed, colors.next().unwrap()));
-        let Ok(varied) = config.apply(marked_among(seed, 0..2), &Draws::new(seed, 7), another);
-        varied
+        let load_random = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(colored_rectangles_of(seed, colors.next().unwrap()));
+        let Ok(augmented) = config.apply(colored_rectangles_of(seed, 0..2), &RandomStreams::new(seed, 7), load_random);
+        augmented
     }
 
     fn recolor(config: &AugmentationConfig, seed: u64) -> Sample {
-        let another = |_: &mut ChaCha8Rng| unreachable!("colors need no other image");
-        let Ok(varied) = config.apply::<Infallible>(colorful(), &Draws::new(seed, 7), another);
-        varied
+        let load_random = |_: &mut ChaCha8Rng| unreachable!("color augmentations need no other image");
+        let Ok(recolored) = config.apply::<Infallible>(colorful(), &RandomStreams::new(seed, 7), load_random);
+        recolored
     }
 
     #[test]
-    fn boxes_stay_on_their_objects() {
+    fn boxes_enclose_their_objects_after_augmentation() {
         let cases = geometric().into_iter().chain(colors()).chain([("all", all())]);
         for (name, config) in cases {
-            // Resizing blurs what is found by up to a pixel at each edge.
+            // Resizing blurs the rectangles by up to a pixel at each edge.
             let tolerance = if config.mosaic.probability > 0.0 { 1.0 } else { 0.0 };
             let mut boxes = 0;
             for seed in 0..200 {
-                let varied = vary(&config, seed);
-                assert_boxes_are_on_their_rectangles(&varied, tolerance, &format!("{name}, seed {seed}"));
-                boxes += varied.objects.len();
+                let augmented = augment(&config, seed);
+                assert_boxes_enclose_rectangles(&augmented, tolerance, &format!("{name}, seed {seed}"));
+                boxes += augmented.objects.len();
             }
-            assert!(boxes > 200, "{name} leaves only {boxes} boxes");
+            assert!(boxes > 200, "only {boxes} boxes are left after {name}");
         }
     }
 
     #[test]
-    fn a_variation_happens_when_its_probability_is_one_and_not_when_it_is_zero() {
+    fn augmentations_are_applied_at_probability_one_and_not_at_zero() {
         for seed in 0..20 {
-            assert_eq!(vary(&AugmentationConfig::none(), seed), marked_among(seed, 0..2));
+            assert_eq!(augment(&AugmentationConfig::none(), seed), colored_rectangles_of(seed, 0..2));
         }
         for (name, config) in geometric() {
-            let changed = (0..20).filter(|&seed| vary(&config, seed).pixels != marked_among(seed, 0..2).pixels).count();
+            let changed = (0..20)
+                .filter(|&seed| augment(&config, seed).pixels != colored_rectangles_of(seed, 0..2).pixels)
+                .count();
             assert_eq!(changed, 20, "{name}");
         }
         for (name, config) in colors() {
             let changed = (0..20).filter(|&seed| recolor(&config, seed).pixels != colorful().pixels).count();
-            assert!(changed >= 18, "{name} changed {changed} of 20 images; a few factors are nearly 1");
+            assert!(
+                changed >= 18,
+                "{name} changed {changed} of 20 images, expected at least 18: a few factors are nearly 1"
+            );
         }
     }
 
     #[test]
-    fn colors_leave_boxes_alone() {
+    fn color_augmentations_do_not_change_boxes() {
         for (name, config) in colors() {
             for seed in 0..20 {
                 assert_eq!(recolor(&config, seed).objects, colorful().objects, "{name}");
@@ -264,24 +271,24 @@ mod tests {
     }
 
     #[test]
-    fn the_same_numbers_repeat_and_others_do_not() {
-        assert_eq!(vary(&all(), 3), vary(&all(), 3));
-        assert_ne!(vary(&all(), 3), vary(&all(), 4));
+    fn augmentation_depends_only_on_seed_and_image_index() {
+        assert_eq!(augment(&all(), 3), augment(&all(), 3));
+        assert_ne!(augment(&all(), 3), augment(&all(), 4));
         let apply = |image| {
-            let another = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(marked(1));
-            let Ok(varied) = all().apply(marked(0), &Draws::new(0, image), another);
-            varied
+            let load_random = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(colored_rectangles(1));
+            let Ok(augmented) = all().apply(colored_rectangles(0), &RandomStreams::new(0, image), load_random);
+            augmented
         };
         assert_ne!(apply(0), apply(1));
     }
 
     #[test]
-    fn a_variation_does_not_change_the_chance_of_another() {
+    fn augmentations_are_applied_independently() {
         let half = AugmentationConfig { horizontal_flip: 0.5, ..AugmentationConfig::none() };
         let both = AugmentationConfig { rotation: 0.5, brightness: ALWAYS, ..half.clone() };
         let flips = |config: &AugmentationConfig, image| {
-            let draws = Draws::new(0, image);
-            draws.chance(Variation::HorizontalFlip, config.horizontal_flip).is_some()
+            let streams = RandomStreams::new(0, image);
+            streams.chance(Augmentation::HorizontalFlip, config.horizontal_flip).is_some()
         };
         let flipped: Vec<_> = (0..100).map(|image| flips(&half, image)).collect();
         assert_eq!(flipped, (0..100).map(|image| flips(&both, image)).collect::<Vec<_>>());
@@ -289,20 +296,21 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_and_the_longest_images_are_varied() {
+    fn tiny_and_elongated_images_are_augmented() {
         for (width, height) in [(1, 1), (1, 2), (2, 1), (2, 2), (4000, 2), (2, 4000), (17, 16)] {
             for (name, config) in geometric().into_iter().chain(colors()).chain([("all", all())]) {
                 for seed in 0..10 {
                     let sizes = [(1, 1), (4000, 2), (40, 30)];
                     let mut sizes = sizes.into_iter();
-                    let another = |_: &mut ChaCha8Rng| {
+                    let load_random = |_: &mut ChaCha8Rng| {
                         let (width, height) = sizes.next().unwrap();
-                        Ok::<_, Infallible>(plain(width, height))
+                        Ok::<_, Infallible>(gray_image(width, height))
                     };
-                    let Ok(varied) = config.apply(plain(width, height), &Draws::new(seed, 0), another);
-                    assert!(varied.pixels.width() > 0 && varied.pixels.height() > 0);
-                    let (width, height) = (varied.pixels.width() as f32, varied.pixels.height() as f32);
-                    for object in &varied.objects {
+                    let streams = RandomStreams::new(seed, 0);
+                    let Ok(augmented) = config.apply(gray_image(width, height), &streams, load_random);
+                    assert!(augmented.pixels.width() > 0 && augmented.pixels.height() > 0);
+                    let (width, height) = (augmented.pixels.width() as f32, augmented.pixels.height() as f32);
+                    for object in &augmented.objects {
                         let inside = object.bounding_box.clip(width, height);
                         assert_eq!(inside, object.bounding_box, "{name}");
                         assert!(inside.width() > 0.0 && inside.height() > 0.0, "{name}");
@@ -313,25 +321,25 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_others_hold_too_is_not_changed_under_them() {
-        let sample = marked(0);
-        let held = sample.pixels.clone();
-        let before: RgbImage = (*held).clone();
-        let another = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(marked(1));
-        let Ok(varied) = all().apply(sample, &Draws::new(0, 0), another);
-        assert_eq!(*held, before);
-        assert!(!Arc::ptr_eq(&held, &varied.pixels));
+    fn augmentation_does_not_modify_shared_pixels() {
+        let sample = colored_rectangles(0);
+        let shared = sample.pixels.clone();
+        let before: RgbImage = (*shared).clone();
+        let load_random = |_: &mut ChaCha8Rng| Ok::<_, Infallible>(colored_rectangles(1));
+        let Ok(augmented) = all().apply(sample, &RandomStreams::new(0, 0), load_random);
+        assert_eq!(*shared, before);
+        assert!(!Arc::ptr_eq(&shared, &augmented.pixels));
     }
 
     #[test]
-    fn an_error_of_another_image_is_passed_on() {
+    fn errors_of_other_mosaic_images_are_returned() {
         let [.., (_, mosaic)] = geometric();
-        let result = mosaic.apply(marked(0), &Draws::new(0, 0), |_| Err("unreadable"));
+        let result = mosaic.apply(colored_rectangles(0), &RandomStreams::new(0, 0), |_| Err("unreadable"));
         assert_eq!(result.unwrap_err(), "unreadable");
     }
 
     #[test]
-    fn every_option_is_read_and_numbers_for_flips_are_plain() {
+    fn configs_are_read_from_yaml_and_written_back() {
         let text = "{horizontal_flip: 0, vertical_flip: 0.5, rotation: 1, scale: {probability: 1, max: 2},
             crop: {min: 0.25}, brightness: {strength: 1}, hue: {degrees: 90}, mosaic: {min_visibility: 0}}";
         let config: AugmentationConfig = serde_yaml::from_str(text).unwrap();
@@ -353,10 +361,10 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_and_values_out_of_range_are_named() {
-        for (text, named) in [("zoom: 1", "`zoom`"), ("crop: {share: 1}", "`share`"), ("hue: 0.5", "hue")] {
+    fn errors_name_unknown_keys_and_values_out_of_range() {
+        for (text, key) in [("zoom: 1", "`zoom`"), ("crop: {size: 1}", "`size`"), ("hue: 0.5", "hue")] {
             let error = serde_yaml::from_str::<AugmentationConfig>(text).unwrap_err().to_string();
-            assert!(error.contains(named), "{error}");
+            assert!(error.contains(key), "{error}");
         }
         let cases = [
             ("horizontal_flip: -0.1", "`augmentation.horizontal_flip` is -0.1, expected 0 to 1"),
@@ -364,9 +372,9 @@ mod tests {
             ("mosaic: {probability: .nan}", "`augmentation.mosaic.probability` is NaN, expected 0 to 1"),
             ("contrast: {strength: 2}", "`augmentation.contrast.strength` is 2, expected 0 to 1"),
             ("crop: {min_visibility: 30}", "`augmentation.crop.min_visibility` is 30, expected 0 to 1"),
-            ("crop: {min: 0}", "`augmentation.crop.min` is 0, expected more than 0, up to 1"),
+            ("crop: {min: 0}", "`augmentation.crop.min` is 0, expected more than 0 and at most 1"),
             ("hue: {degrees: 270}", "`augmentation.hue.degrees` is 270, expected 0 to 180"),
-            ("scale: {min: 1.5}", "`augmentation.scale` goes from 1.5 to 1.25, expected 0.1 <= min <= max <= 4"),
+            ("scale: {min: 1.5}", "`augmentation.scale` has min 1.5 and max 1.25, expected 0.1 <= min <= max <= 4"),
         ];
         for (text, message) in cases {
             let config: AugmentationConfig = serde_yaml::from_str(text).unwrap();

@@ -1,24 +1,24 @@
-//! A moving average of a network's numbers, which often detects better than the last of them.
+//! Exponential moving average (EMA) of the weights, which often reaches a higher AP than the last weights.
 
 use tch::Tensor;
 
 use crate::parameters::Parameters;
 
-/// An exponential moving average of weights and statistics.
+/// Exponential moving average of trainable parameters and buffers.
 pub struct Average {
-    /// The averages.
+    /// The averaged values.
     pub parameters: Parameters,
     decay: f64,
 }
 
 impl Average {
-    /// An average that begins at `parameters`, of which it keeps the share `decay` at each step.
+    /// An average with initial values `parameters`. Each update keeps the fraction `decay` of the average.
     pub fn new(parameters: Parameters, decay: f64) -> Self {
         Self { parameters, decay }
     }
 
-    /// Moves towards `current` after `steps` steps. The first steps count more, or the random beginning would stay in the
-    /// average for long.
+    /// Updates the average with `current`, the parameters after `steps` optimizer steps. The decay is at most
+    /// (1 + steps) / (10 + steps), so that the random initial values fade quickly.
     pub fn update(&mut self, current: &Parameters, steps: i64) {
         let steps = steps as f64;
         let decay = self.decay.min((1.0 + steps) / (10.0 + steps));
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_and_statistics_move_by_the_share_that_is_not_kept() {
+    fn update_moves_weights_and_buffers_by_one_minus_decay() {
         let mut average = Average::new(parameters(1.0), 0.75);
         average.update(&parameters(2.0), 1000);
         assert_eq!(values(&average.parameters), [1.25; 4]);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_steps_count_more() {
+    fn decay_is_lower_in_the_first_steps() {
         let mut average = Average::new(parameters(0.0), 0.999);
         average.update(&parameters(1.0), 0);
         assert!(values(&average.parameters).iter().all(|value| (value - 0.9).abs() < 1e-6));

@@ -1,4 +1,4 @@
-//! `trainer bench`: where the time of training goes, without data of one's own.
+//! `trainer bench`: time of the stages of a training step, on generated images.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,22 +11,22 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use runtime::machine::memory;
 use runtime::output::ReportWriter;
+use runtime::progress::say;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
-use crate::device::{Device, search_algorithms};
+use crate::device::{Device, set_cudnn_benchmark};
 use crate::journal::Seconds;
 use crate::learner::Learner;
-use crate::loader::{Loader, Order, Recipe};
+use crate::loader::{BatchRequest, Loader, Recipe};
 use crate::machine::Machine;
-use crate::progress::say;
 use crate::schedule::{Patience, SchedulePosition};
 use crate::synth::{Size, draw_images};
 
-/// Steps whose time does not count: libtorch chooses algorithms and takes its memory in them.
+/// Warm-up steps, which are not measured: libtorch selects algorithms and allocates its memory in them.
 const WARM_UP: u64 = 2;
 
-/// Batches that are drawn; the steps take them in turns.
+/// Number of generated batches; the steps cycle through them.
 const BATCHES: usize = 4;
 
 /// Measure the speed of training steps on generated images.
@@ -52,33 +52,34 @@ pub struct BenchArgs {
     json: Option<PathBuf>,
 }
 
-/// What was measured.
+/// Results of the measurement.
 #[derive(Debug, Serialize)]
 struct Measured {
     machine: Machine,
     device: String,
+    /// Images per optimizer step.
     batch_size: usize,
     /// Pixels of the network's input: height, width.
     input: [usize; 2],
     steps: u64,
-    /// Mean of a step.
+    /// Mean times of a step.
     seconds: Seconds,
-    /// Of the steps.
+    /// Training speed.
     images_per_second: f64,
-    /// Of the loader alone, while nothing else runs.
+    /// Speed of the data loader alone, without training steps.
     loader_images_per_second: f64,
-    /// Memory of the program after a tenth of the steps and after all of them, in MiB.
+    /// Memory of this process after a tenth of the steps and after all of them, in MiB; none if unknown.
     memory_mib: [Option<u64>; 2],
 }
 
-/// Measures and prints.
+/// Runs the measurement and prints the results.
 ///
 /// # Errors
-/// When configuration or device are not as they should be, and when a file can't be written.
+/// When the configuration or the device is invalid, when a file cannot be written, and when the loss is not finite.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let config = TrainConfig::read(&args.config, None)?;
     let device = args.device.open()?;
-    let folder = tempfile::tempdir().context("can't make a folder for the drawn images")?;
+    let folder = tempfile::tempdir().context("cannot create a temporary folder for generated images")?;
     let writer = ReportWriter::open(args.json.as_deref())?;
     let measured = measure(args, &config, device, folder.path())?;
     Ok(writer.publish(&measured, &table(&measured))?)
@@ -88,7 +89,7 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     let batch_size = config.run.batch_size;
     let images = u32::try_from(BATCHES * batch_size).context("`run.batch_size` is too large")?;
     let size = Size { width: args.width, height: args.height };
-    say(&format!("drawing {images} images of {}x{}", args.width, args.height));
+    say(format_args!("generating {images} images of {}x{}", args.width, args.height));
     let generator = |index: u32| ChaCha8Rng::seed_from_u64(index.into());
     let dataset = draw_images(folder, "jpg", images, size, generator)?;
     let mut spec = ModelSpec { classes: config.model.classes.clone(), ..config.model.clone() };
@@ -108,40 +109,40 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         config.run.workers,
     )?;
 
-    search_algorithms(device, &config.run, loader.recipe());
+    set_cudnn_benchmark(device, &config.run, loader.recipe());
 
     let start = Instant::now();
     let mut loaded = 0;
-    for batch in loader.batches(orders(BATCHES as u64, batch_size)) {
+    for batch in loader.batches(requests(BATCHES as u64, batch_size)) {
         loaded += batch?.images.len();
     }
     let loader_images_per_second = loaded as f64 / start.elapsed().as_secs_f64();
 
     let per_step = config.optimizer.gradient_accumulation_steps;
     let steps = WARM_UP + args.steps;
-    let mut batches = loader.batches(orders(steps * per_step as u64, batch_size));
+    let mut batches = loader.batches(requests(steps * per_step as u64, batch_size));
     let mut seconds = Seconds::default();
     let (mut input, mut early) = ([0, 0], None);
-    let (mut learned, mut start) = (0, Instant::now());
+    let (mut trained, mut start) = (0, Instant::now());
     for step in 0..steps {
         if step == WARM_UP {
-            (seconds, learned, start) = (Seconds::default(), 0, Instant::now());
+            (seconds, trained, start) = (Seconds::default(), 0, Instant::now());
         }
         if step == WARM_UP + args.steps / 10 {
             early = memory();
         }
         let waiting = Instant::now();
-        let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>()?;
+        let group = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>()?;
         let waited = waiting.elapsed().as_secs_f64();
-        let made =
-            learner.step(&together, &SchedulePosition { step, steps, epoch: 0, patience: Patience::default() })?;
-        ensure!(made.is_finite(), "the loss is no longer finite; lower `optimizer.learning_rate`");
-        seconds.add(waited, &made.seconds);
-        learned += together.iter().map(|batch| batch.indices.len()).sum::<usize>();
-        let (_, _, height, width) = together[0].images.dim();
+        let result =
+            learner.step(&group, &SchedulePosition { step, steps, epoch: 0, patience: Patience::default() })?;
+        ensure!(result.is_finite(), "the loss is not finite; lower `optimizer.learning_rate`");
+        seconds.add(waited, &result.seconds);
+        trained += group.iter().map(|batch| batch.indices.len()).sum::<usize>();
+        let (_, _, height, width) = group[0].images.dim();
         input = [height, width];
     }
-    let images_per_second = learned as f64 / start.elapsed().as_secs_f64();
+    let images_per_second = trained as f64 / start.elapsed().as_secs_f64();
     Ok(Measured {
         machine: Machine::new(),
         device: args.device.to_string(),
@@ -155,15 +156,15 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     })
 }
 
-/// `count` batches, over the drawn images in turns.
-fn orders(count: u64, batch_size: usize) -> impl Iterator<Item = Order> {
+/// Requests for `count` batches that cycle through the generated images.
+fn requests(count: u64, batch_size: usize) -> impl Iterator<Item = BatchRequest> {
     (0..count).map(move |batch| {
         let first = (batch as usize % BATCHES) * batch_size;
-        Order { indices: (first..first + batch_size).collect(), seed: batch }
+        BatchRequest { indices: (first..first + batch_size).collect(), seed: batch }
     })
 }
 
-/// The numbers for people, without the last line's end.
+/// The results as a table, without a final newline.
 fn table(measured: &Measured) -> String {
     let Measured { machine, seconds, batch_size, input: [height, width], .. } = measured;
     let stages = [
@@ -172,18 +173,18 @@ fn table(measured: &Measured) -> String {
         ("backward", seconds.steps.backward),
         ("optimizer", seconds.steps.optimizer),
     ];
-    let whole: f64 = stages.iter().map(|(_, seconds)| seconds).sum();
+    let total: f64 = stages.iter().map(|(_, seconds)| seconds).sum();
     let mut table = format!(
-        "{machine}\n{} images a step, {height}x{width}, on {}, mean of {} steps\n",
+        "{machine}\n{} images per step, {height}x{width}, on {}, mean of {} steps\n",
         batch_size, measured.device, measured.steps
     );
-    for (name, seconds) in stages.into_iter().chain([("step", whole)]) {
-        table += &format!("\n{name:<10}{:>10.1} ms{:>8.1} %", 1e3 * seconds, 100.0 * seconds / whole);
+    for (name, seconds) in stages.into_iter().chain([("step", total)]) {
+        table += &format!("\n{name:<10}{:>10.1} ms{:>8.1} %", 1e3 * seconds, 100.0 * seconds / total);
     }
-    table += &format!("\n\n{:.2} images/s; the loader alone: ", measured.images_per_second);
+    table += &format!("\n\n{:.2} images/s; loader alone: ", measured.images_per_second);
     table += &format!("{:.1} images/s", measured.loader_images_per_second);
     if let [Some(early), Some(late)] = measured.memory_mib {
-        table += &format!("\nmemory: {early} MiB after a tenth of the steps, {late} MiB after all");
+        table += &format!("\nmemory: {early} MiB after 10 % of the steps, {late} MiB at the end");
     }
     table
 }

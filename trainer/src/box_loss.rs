@@ -1,4 +1,4 @@
-//! What it costs to place a box wrongly, for each foreground anchor.
+//! The box regression loss of each foreground anchor.
 
 use models::spec::BoxCoderSpec;
 use serde::{Deserialize, Serialize};
@@ -6,29 +6,29 @@ use tch::{Kind, Reduction, Tensor};
 
 use crate::targets::Targets;
 
-/// Keeps quotients of areas finite; in square pixels.
+/// Added to divisors, so that GIoU stays finite; in square pixels.
 const EPSILON: f64 = 1e-7;
 
-/// Largest log width and log height that a prediction is decoded with where the box coder sets no limit: a side of 1,000
-/// pixels from an anchor of 16. Without one, a prediction gone astray has an infinite area and no gradient.
-const LARGEST_LOG_SIDE: f64 = 4.135_166_556_742_356;
+/// Maximum of the log-scale width and height offsets if the box coder sets none: ln(1000 / 16), as in Detectron2.
+/// Without it, an extreme prediction has an infinite area and no gradient.
+const MAX_LOG_SIDE: f64 = 4.135_166_556_742_356;
 
-/// Kinds of box losses.
+/// Kinds of box regression loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BoxLoss {
     /// On offsets: quadratic below `beta`, linear above. <https://arxiv.org/abs/1504.08083>
     SmoothL1,
-    /// On offsets: their absolute errors.
+    /// On offsets: absolute error.
     L1,
-    /// On boxes: one minus their generalized intersection over union. <https://arxiv.org/abs/1902.09630>
+    /// On boxes: one minus the generalized IoU. <https://arxiv.org/abs/1902.09630>
     Giou,
 }
 
 impl BoxLoss {
-    /// The loss of each foreground anchor, `[foreground]`, for its predicted `offsets`, `[foreground, 4]`. Those on offsets
-    /// are means over the four of them.
-    pub(crate) fn of(self, offsets: &Tensor, targets: &Targets, beta: f64, coder: &BoxCoderSpec) -> Tensor {
+    /// The loss of each foreground anchor, `[foreground]`, for its predicted `offsets`, `[foreground, 4]`. L1 and
+    /// smooth L1 are means over the four offsets.
+    pub(crate) fn per_anchor(self, offsets: &Tensor, targets: &Targets, beta: f64, coder: &BoxCoderSpec) -> Tensor {
         let rows =
             |values: &[[f32; 4]]| Tensor::from_slice(values.as_flattened()).view([-1, 4]).to_device(offsets.device());
         let truth = rows(&targets.offsets);
@@ -44,19 +44,20 @@ impl BoxLoss {
     }
 }
 
-/// The boxes `[n, 4]` that `offsets` make of `anchors`, both `[n, 4]`, as [`BoxCoderSpec::decode`] has it.
+/// Decodes `offsets` `[n, 4]` relative to `anchors` `[n, 4]` to boxes `[n, 4]` in pixels of the padded input, like
+/// [`BoxCoderSpec::decode`].
 fn decode(anchors: &Tensor, offsets: &Tensor, coder: &BoxCoderSpec) -> Tensor {
     let std = Tensor::from_slice(&coder.std).to_device(offsets.device());
     let sides = anchors.narrow(1, 2, 2) - anchors.narrow(1, 0, 2);
     let centers = anchors.narrow(1, 0, 2) + &sides * 0.5;
     let offsets = offsets * std;
     let centers = centers + offsets.narrow(1, 0, 2) * &sides;
-    let limit = coder.clamp.map_or(LARGEST_LOG_SIDE, f64::from);
+    let limit = coder.clamp.map_or(MAX_LOG_SIDE, f64::from);
     let half = offsets.narrow(1, 2, 2).clamp_max(limit).exp() * sides * 0.5;
     Tensor::cat(&[&centers - &half, centers + half], 1)
 }
 
-/// The generalized intersection over union of pairs of boxes `[n, 4]`, in [-1, 1].
+/// Generalized IoU of pairs of boxes `[n, 4]`, in [-1, 1].
 fn giou(a: &Tensor, b: &Tensor) -> Tensor {
     let area = |near: &Tensor, far: &Tensor| {
         let sides = (far - near).clamp_min(0.0);
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
     use models::BoundingBox;
 
-    /// Single precision of corners up to a few hundred.
+    /// Rounding error of float32 for coordinates up to a few hundred.
     const TOLERANCE: f64 = 1e-4;
 
     fn row(corners: [f32; 4]) -> Tensor {
@@ -83,7 +84,7 @@ mod tests {
 
     // torchvision, test/test_ops.py, TestGeneralizedBoxIouLoss: 1 - GIoU
     #[test]
-    fn giou_is_that_of_torchvision() {
+    fn giou_matches_torchvision() {
         let cases = [
             ([-1., -1., 1., 1.], [-1., -1., 1., 1.], 0.0),
             ([-1., -1., 1., 1.], [0., 0., 1., 1.], 0.75),
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_is_that_of_the_box_coder() {
+    fn decode_matches_the_box_coder() {
         let anchor = BoundingBox::new(80.0, 120.0, 200.0, 300.0);
         for coder in [BoxCoderSpec::default(), BoxCoderSpec { std: [1.0; 4], clamp: Some(0.5) }] {
             for offsets in [[0.0; 4], [1.5, -2.0, 0.7, -0.3], [0.1, 0.2, 3.0, 1.0]] {
@@ -110,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_zero_at_the_truth_and_leads_there() {
+    fn every_loss_is_zero_at_the_target_and_its_gradient_leads_there() {
         let coder = BoxCoderSpec::default();
         let anchor = BoundingBox::new(0.0, 0.0, 64.0, 32.0);
         let offsets = coder.encode(&anchor, &BoundingBox::new(4.0, -2.0, 60.0, 37.0));
         let targets = Targets { offsets: vec![offsets], anchors: vec![anchor.into()], ..Targets::default() };
         for kind in [BoxLoss::SmoothL1, BoxLoss::L1, BoxLoss::Giou] {
-            let loss = |offsets: &Tensor| kind.of(offsets, &targets, 1.0 / 9.0, &coder).sum(Kind::Float);
+            let loss = |offsets: &Tensor| kind.per_anchor(offsets, &targets, 1.0 / 9.0, &coder).sum(Kind::Float);
             assert!(loss(&row(offsets)).double_value(&[]).abs() < TOLERANCE, "{kind:?}");
             let mut guess = row([30.0, 0.0, 0.0, 0.0]).set_requires_grad(true);
             let mut losses = Vec::new();
@@ -132,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn a_prediction_gone_astray_still_has_a_gradient() {
+    fn extreme_predictions_have_a_finite_loss_and_gradient() {
         let coder = BoxCoderSpec::default();
         let targets = Targets { offsets: vec![[0.0; 4]], anchors: vec![[0.0, 0.0, 32.0, 32.0]], ..Targets::default() };
         let guess = row([1e4, -1e4, 1e3, -1e3]).set_requires_grad(true);
-        let loss = BoxLoss::Giou.of(&guess, &targets, 0.1, &coder).sum(Kind::Float);
+        let loss = BoxLoss::Giou.per_anchor(&guess, &targets, 0.1, &coder).sum(Kind::Float);
         let gradient = Tensor::run_backward(&[&loss], &[&guess], false, false).remove(0);
         assert!(loss.double_value(&[]).is_finite() && gradient.isfinite().all().int64_value(&[]) == 1);
     }

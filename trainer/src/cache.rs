@@ -1,7 +1,7 @@
-//! Decoded images, kept from one epoch to the next.
+//! Cache of decoded images, from one epoch to the next.
 //!
-//! What is kept is never thrown out for another image. Every epoch reads every image once, so whatever had to go would be
-//! read again before what took its place: a cache that forgets the oldest would forget each image just before its turn.
+//! A full cache does not evict images. Every epoch reads every image once, so an LRU cache would evict each image shortly
+//! before it is read again.
 
 mod disk;
 mod memory;
@@ -17,28 +17,28 @@ use serde::{Deserialize, Serialize};
 use disk::DiskCache;
 use memory::MemoryCache;
 
-/// Whether decoded images are kept, where, and how many. Training and validation share them.
+/// Cache of decoded images. Training and validation share it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
-    /// Where they are.
+    /// Where images are cached.
     pub kind: CacheKind,
-    /// The room that they may take, in units of 10^9 bytes; three bytes per pixel.
+    /// Maximum size, in units of 10^9 bytes. An image takes three bytes per pixel.
     pub max_gigabytes: f64,
-    /// Folder for those on disk. Later runs find them there.
+    /// Folder of a cache on disk. Later runs reuse it.
     pub folder: PathBuf,
 }
 
-/// Where decoded images are kept.
+/// Where decoded images are cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CacheKind {
-    /// Nowhere: they are decoded every time.
+    /// No cache: images are decoded in every epoch.
     #[default]
     None,
-    /// In memory, as long as the run lasts. An image that changes meanwhile stays what it was.
+    /// In memory, until the run ends. Changes to image files during the run have no effect.
     Memory,
-    /// In files. An image that has changed is decoded anew.
+    /// In files. A changed image file is decoded again.
     Disk,
 }
 
@@ -49,21 +49,21 @@ impl Default for CacheConfig {
 }
 
 impl CacheConfig {
-    /// Whether every value makes sense.
+    /// Checks every value.
     ///
     /// # Errors
-    /// When one does not; the message names its key and what it may be.
+    /// When a value is out of range; the message contains its key and the range.
     pub fn validate(&self) -> anyhow::Result<()> {
         let gigabytes = self.max_gigabytes;
         ensure!(
             gigabytes.is_finite() && gigabytes > 0.0,
-            "`data.cache.max_gigabytes` is {gigabytes}, expected more than zero; for no cache, set `data.cache.kind: none`"
+            "`data.cache.max_gigabytes` is {gigabytes}, expected more than 0; to disable the cache, set `data.cache.kind: none`"
         );
         Ok(())
     }
 }
 
-/// Reads images, and remembers some. Threads share it.
+/// Reads images and caches them. Can be shared by threads.
 #[derive(Debug, Default)]
 pub struct Cache(Store);
 
@@ -76,10 +76,10 @@ enum Store {
 }
 
 impl Cache {
-    /// A cache as configured.
+    /// Opens the cache.
     ///
     /// # Errors
-    /// When the folder of a cache on disk can't be made or read.
+    /// When the folder of a cache on disk cannot be created or read.
     pub fn open(config: &CacheConfig) -> anyhow::Result<Self> {
         let limit = (config.max_gigabytes * 1e9) as u64;
         Ok(Self(match config.kind {
@@ -87,15 +87,16 @@ impl Cache {
             CacheKind::Memory => Store::Memory(MemoryCache::new(limit)),
             CacheKind::Disk => {
                 let open = DiskCache::open(&config.folder, limit);
-                Store::Disk(open.with_context(|| format!("can't use `data.cache.folder` {}", config.folder.display()))?)
+                let context = || format!("cannot use the folder `{}` (`data.cache.folder`)", config.folder.display());
+                Store::Disk(open.with_context(context)?)
             }
         }))
     }
 
-    /// The image in a file, upright.
+    /// Reads an image file (upright, after EXIF rotation).
     ///
     /// # Errors
-    /// When it has to be decoded and can't be.
+    /// When the image is not cached and cannot be decoded.
     pub fn read(&self, path: &Path) -> Result<Arc<RgbImage>, ImageFileError> {
         match &self.0 {
             Store::None => Ok(Arc::new(runtime::image_file::read(path)?)),
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_reads_the_same() {
+    fn all_cache_kinds_return_the_same_image() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image.png");
         let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 9]));
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cache_an_image_is_decoded_every_time() {
+    fn without_cache_images_are_decoded_every_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image.png");
         let cache = Cache::default();
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_used_is_an_error() {
+    fn an_unusable_cache_folder_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn room_that_makes_no_sense_is_refused() {
+    fn invalid_sizes_are_refused() {
         for max_gigabytes in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             let error = CacheConfig { max_gigabytes, ..Default::default() }.validate().unwrap_err().to_string();
             assert!(error.contains("data.cache.max_gigabytes") && error.contains("kind: none"), "{error}");

@@ -1,4 +1,4 @@
-//! `trainer check`: what is in the data, what is wrong with it, and whether the anchors fit it.
+//! `trainer check`: statistics and problems of the data, and anchor coverage.
 
 mod gallery;
 mod survey;
@@ -19,8 +19,8 @@ use crate::config::TrainConfig;
 use crate::loader::Recipe;
 use survey::Survey;
 
-/// Images that anchors are tried on.
-const TRIED: usize = 500;
+/// Maximum number of images that suggested anchors are tested on.
+const MAX_SUGGESTION_IMAGES: usize = 500;
 
 /// Check a data set before training: annotations, images, box sizes, anchor coverage.
 ///
@@ -50,53 +50,53 @@ pub struct CheckArgs {
     count: usize,
 }
 
-/// All that is reported.
+/// The report. Its field names are JSON keys.
 #[derive(Serialize)]
-struct Checked<'a> {
+struct CheckReport<'a> {
     train: &'a Survey,
     validation: &'a Survey,
-    /// Pairs of images, one of the training and one of the validation data, that have the same pixels.
+    /// Pairs of a training image and a validation image with identical pixels.
     in_both: Vec<[String; 2]>,
     suggestion: Option<&'a Suggestion>,
 }
 
-/// Reads, measures, prints and draws. Says whether training could use the data as it is.
+/// Checks the data, prints the report and draws images. Returns whether training accepts the data.
 ///
 /// # Errors
-/// When the configuration or a file of annotations can't be read, and when something can't be written.
+/// When the configuration or the annotations cannot be read, or an output cannot be written.
 pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let config = TrainConfig::read(&args.config, args.data.as_deref())?;
     let (train, train_report) = read(&config.data.train, OnProblem::Drop)?;
     let (validation, validation_report) = read(&config.data.validation, OnProblem::Keep)?;
-    ensure!(!train.classes.is_empty(), "the training data lists no classes");
-    let listed = Some(config.model.classes.as_slice());
-    let foreign = listed.filter(|classes| !classes.is_empty() && *classes != train.classes);
+    ensure!(!train.classes.is_empty(), "the training data declares no classes; check `data.train`");
+    let configured = Some(config.model.classes.as_slice());
+    let mismatched = configured.filter(|classes| !classes.is_empty() && *classes != train.classes);
     let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
 
     let survey = |title, dataset, report| Survey::new(title, dataset, report, &spec, &config.matching);
     let train_survey = survey("training images", &train, &train_report);
     let validation_survey = survey("validation images", &validation, &validation_report);
     let in_both = train_survey.shared_images(&validation_survey);
-    let tried = spread(train.images.len(), TRIED);
-    let suggestion = args.suggest_anchors.then(|| suggest(&train, &tried, &spec, &config.matching));
+    let sampled = evenly_spaced(train.images.len(), MAX_SUGGESTION_IMAGES);
+    let suggestion = args.suggest_anchors.then(|| suggest(&train, &sampled, &spec, &config.matching));
 
     let mut tables = vec![
-        table::part(&format!("training, {}", config.data.train.annotations.display()), &train_survey),
-        table::part(&format!("validation, {}", config.data.validation.annotations.display()), &validation_survey),
+        table::split(&format!("training, {}", config.data.train.annotations.display()), &train_survey),
+        table::split(&format!("validation, {}", config.data.validation.annotations.display()), &validation_survey),
     ];
-    tables.extend(table::differences(foreign, &train, &validation, &in_both));
-    tables.extend(suggestion.as_ref().map(|found| table::suggestion(found.as_ref(), tried.len())));
+    tables.extend(table::differences(mismatched, &train, &validation, &in_both));
+    tables.extend(suggestion.as_ref().map(|found| table::suggestion(found.as_ref(), sampled.len())));
     let suggestion = suggestion.flatten();
-    let checked =
-        Checked { train: &train_survey, validation: &validation_survey, in_both, suggestion: suggestion.as_ref() };
-    writer.publish(&checked, &tables.join("\n\n"))?;
+    let report =
+        CheckReport { train: &train_survey, validation: &validation_survey, in_both, suggestion: suggestion.as_ref() };
+    writer.publish(&report, &tables.join("\n\n"))?;
 
-    let sound = train_survey.is_sound(config.data.bad_annotations)
-        && validation_survey.is_sound(config.data.bad_annotations)
+    let accepted = train_survey.is_accepted(config.data.bad_annotations)
+        && validation_survey.is_accepted(config.data.bad_annotations)
         && train.classes == validation.classes
-        && foreign.is_none();
-    let drawn = spread(train.images.len(), args.count);
+        && mismatched.is_none();
+    let drawn = evenly_spaced(train.images.len(), args.count);
     let recipe = Recipe {
         dataset: train,
         spec,
@@ -106,20 +106,20 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
         cache: Arc::default(),
     };
     if let Some(folder) = &args.draw {
-        gallery::draw_truth(&recipe, &drawn, folder)?;
+        gallery::draw_ground_truth(&recipe, &drawn, folder)?;
     }
     if let Some(folder) = &args.draw_augmented {
         gallery::draw_inputs(&recipe, &drawn, config.run.seed, folder)?;
     }
-    Ok(sound)
+    Ok(accepted)
 }
 
 fn read(source: &Source, on_problem: OnProblem) -> anyhow::Result<(Dataset, Report)> {
-    runtime::data::read(source, on_problem).with_context(|| source.annotations.display().to_string())
+    runtime::data::read(source, on_problem).with_context(|| format!("data set `{}`", source.annotations.display()))
 }
 
-/// At most `count` of `all` places, evenly spread.
-fn spread(all: usize, count: usize) -> Vec<usize> {
+/// At most `count` indices below `all`, evenly spaced.
+fn evenly_spaced(all: usize, count: usize) -> Vec<usize> {
     let count = count.min(all);
     (0..count).map(|index| index * all / count).collect()
 }
@@ -129,10 +129,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_spread_and_none_comes_twice() {
-        assert_eq!(spread(10, 5), [0, 2, 4, 6, 8]);
-        assert_eq!(spread(3, 20), [0, 1, 2]);
-        assert_eq!(spread(0, 20), [0; 0]);
-        assert_eq!(spread(20, 0), [0; 0]);
+    fn indices_are_evenly_spaced_and_distinct() {
+        assert_eq!(evenly_spaced(10, 5), [0, 2, 4, 6, 8]);
+        assert_eq!(evenly_spaced(3, 20), [0, 1, 2]);
+        assert_eq!(evenly_spaced(0, 20), [0; 0]);
+        assert_eq!(evenly_spaced(20, 0), [0; 0]);
     }
 }

@@ -14,102 +14,102 @@ use crate::optimizer::{OptimizerConfig, OptimizerKind};
 use crate::part::Part;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 
-/// Everything that decides what a training run does.
+/// The complete configuration of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// The detector. Its classes are those of the training data unless they are listed.
+    /// The detector. Its classes default to those of the training data.
     #[serde(default)]
     pub model: ModelSpec,
-    /// Where the images and boxes are.
+    /// Training and validation data.
     pub data: DataConfig,
-    /// How images are varied.
+    /// Augmentation of training images.
     #[serde(default)]
     pub augmentation: AugmentationConfig,
-    /// Which anchors stand for which boxes.
+    /// Matching of anchors to boxes.
     #[serde(default)]
     pub matching: Matcher,
-    /// What is minimized.
+    /// The loss.
     #[serde(default)]
     pub loss: LossConfig,
-    /// How it is minimized.
+    /// The optimizer.
     #[serde(default)]
     pub optimizer: OptimizerConfig,
-    /// How the learning rate moves, and when a run ends early.
+    /// Learning rate schedule and early stopping.
     #[serde(default)]
     pub schedule: ScheduleConfig,
-    /// Lengths and seeds, and what steps are made of.
+    /// Length of the run, batches, seed and precision.
     #[serde(default)]
     pub run: RunConfig,
 }
 
-/// Where the images and boxes are. Relative paths start from the folder of the configuration, or from `--data`.
+/// Training and validation data. Relative paths start from the folder of the configuration, or from `--data`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// What is learned.
+    /// Training data.
     pub train: Source,
-    /// What average precision is measured on.
+    /// Validation data, on which AP is measured.
     pub validation: Source,
-    /// What happens to annotations that make no sense.
+    /// What to do with invalid annotations.
     #[serde(default)]
     pub bad_annotations: BadAnnotations,
-    /// Whether decoded images are kept.
+    /// Cache of decoded images.
     #[serde(default)]
     pub cache: CacheConfig,
 }
 
-/// What happens to annotations that make no sense: boxes without area or outside their image, unknown classes or
-/// images.
+/// What to do with invalid annotations: boxes of zero area or outside their image, unknown classes, missing images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadAnnotations {
-    /// The run does not begin.
+    /// Refuse to start the run.
     #[default]
     Refuse,
-    /// They are left out, and counted on stderr.
+    /// Ignore them, and report their number on stderr.
     Drop,
 }
 
-/// Lengths and seeds, and what steps are made of.
+/// Length of the run, batches, seed and precision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
-    /// Passes over the training data.
+    /// Number of passes over the training data.
     pub epochs: u32,
-    /// Images per step.
+    /// Images per batch.
     pub batch_size: usize,
-    /// Whether the images of a batch are of like aspect ratio, as far as there are enough, which spares padding.
+    /// Whether batches group images of similar aspect ratio, which reduces padding.
     pub aspect_ratio_grouping: bool,
-    /// Threads that read and prepare images. [default: as many as there are cores, from 2 to 32]
+    /// Threads that decode and augment images. Default: one per core, from 2 to 32.
     pub workers: usize,
-    /// Start of all random numbers. The same seed gives the same weights on the same CPU with as many threads.
+    /// Seed of all random numbers. The same seed, CPU and number of threads give the same weights.
     pub seed: u64,
-    /// Whether cuDNN takes the same algorithms in every run. Otherwise, where all inputs have one size, it tries which are fastest.
+    /// Whether cuDNN uses the same algorithms in every run. If not, it benchmarks them if all inputs have the same
+    /// size.
     pub deterministic: bool,
-    /// The part up to which, itself included, nothing is learned, and batch norms use their running statistics; nothing is
-    /// frozen if absent.
+    /// Freezes the network up to and including this part; frozen batch norms use their running statistics. `None`:
+    /// nothing is frozen.
     pub freeze: Option<Part>,
-    /// Share of the moving average of the weights that a step keeps. The average is what is validated and kept as a
-    /// checkpoint; none is made if absent.
+    /// Decay of the exponential moving average of the weights, which is then what is validated and saved. `None`: no
+    /// average.
     pub ema_decay: Option<f64>,
-    /// What convolutions compute in while training. Weights and validation are float32 in any case.
+    /// Data type of convolutions in training. Weights and validation are always float32.
     pub precision: Precision,
-    /// Whether images and kernels lie in memory with their channels last.
+    /// Whether images and kernels have the channels-last memory format (NHWC).
     pub channels_last: bool,
-    /// Epochs from one validation to the next; the last epoch has one in any case.
+    /// Epochs between validations; the last epoch is always validated.
     pub validate_every: u32,
-    /// Minutes between two saves of the run's state within an epoch; only after each epoch if absent.
+    /// Minutes between saves of the run's state within an epoch. `None`: saves only after each epoch.
     pub save_every_minutes: Option<f64>,
 }
 
-/// What convolutions compute in.
+/// Data type of convolutions in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// Single precision.
     Float32,
-    /// Eight bits of exponent and eight of fraction: faster where the CPU or GPU has instructions for it.
+    /// bfloat16: faster if the CPU or GPU has instructions for it.
     Bfloat16,
 }
 
@@ -133,15 +133,18 @@ impl Default for RunConfig {
 }
 
 impl TrainConfig {
-    /// Reads a configuration and makes its paths start from `data`, or from the folder it is in.
+    /// Reads a configuration and makes its paths absolute. Relative paths start from `data`, else from the file's
+    /// folder.
     ///
     /// # Errors
-    /// When the file can't be read, has an unknown key, a wrong type (with key and line) or a value out of range.
+    /// When the file cannot be read, has an unknown key, a wrong type (with key and line) or a value out of range.
     pub fn read(path: &Path, data: Option<&Path>) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("can't read the configuration {}; `trainer init` writes one", path.display()))?;
-        let mut config: Self = serde_yaml::from_str(&text).with_context(|| path.display().to_string())?;
-        config.validate().with_context(|| path.display().to_string())?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!("cannot read the configuration `{}`; create one with `trainer init`", path.display())
+        })?;
+        let mut config: Self =
+            serde_yaml::from_str(&text).with_context(|| format!("invalid configuration `{}`", path.display()))?;
+        config.validate().with_context(|| format!("invalid configuration `{}`", path.display()))?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
         for path in [&mut config.data.train, &mut config.data.validation].into_iter().flat_map(Source::paths_mut) {
             *path = std::path::absolute(base.join(&*path))?;
@@ -153,7 +156,7 @@ impl TrainConfig {
     fn validate(&self) -> anyhow::Result<()> {
         let Self { augmentation, matching, loss, optimizer, schedule, run, .. } = self;
         self.model.validate().context("model")?;
-        let share = |name: &str, value: f64| {
+        let fraction = |name: &str, value: f64| {
             ensure!((0.0..=1.0).contains(&value), "`{name}` is {value}, expected 0 to 1");
             Ok(())
         };
@@ -163,7 +166,7 @@ impl TrainConfig {
         };
         self.data.cache.validate()?;
         augmentation.validate()?;
-        share("loss.alpha", loss.alpha)?;
+        fraction("loss.alpha", loss.alpha)?;
         not_negative("loss.gamma", loss.gamma)?;
         not_negative("loss.box_loss_weight", loss.box_loss_weight)?;
         ensure!(
@@ -174,28 +177,29 @@ impl TrainConfig {
         let thresholds = [matching.background_iou_threshold, matching.foreground_iou_threshold];
         if !(0.0 <= thresholds[0] && thresholds[0] <= thresholds[1] && thresholds[1] <= 1.0) {
             bail!(
-                "`matching` has the thresholds {thresholds:?}, expected 0 <= background_iou_threshold <= foreground_iou_threshold <= 1"
+                "`matching` has the IoU thresholds {thresholds:?}, expected 0 <= background_iou_threshold <= \
+                 foreground_iou_threshold <= 1"
             );
         }
         not_negative("optimizer.learning_rate", optimizer.learning_rate)?;
         not_negative("optimizer.backbone_lr_multiplier", optimizer.backbone_lr_multiplier)?;
         not_negative("optimizer.weight_decay", optimizer.weight_decay)?;
-        share("optimizer.momentum", optimizer.momentum)?;
+        fraction("optimizer.momentum", optimizer.momentum)?;
         for beta in optimizer.betas {
-            ensure!((0.0..1.0).contains(&beta), "`optimizer.betas` holds {beta}, expected 0 to 1, 1 excluded");
+            ensure!((0.0..1.0).contains(&beta), "`optimizer.betas` contains {beta}, expected 0 to 1, 1 excluded");
         }
         if let Some(norm) = optimizer.clip_grad_norm {
             ensure!(norm > 0.0, "`optimizer.clip_grad_norm` is {norm}, expected more than zero, or null");
         }
         ensure!(
             !optimizer.nesterov || (optimizer.kind == OptimizerKind::Sgd && optimizer.momentum > 0.0),
-            "`optimizer.nesterov` is for `kind: sgd` with a momentum above zero"
+            "`optimizer.nesterov` requires `kind: sgd` and a momentum above zero"
         );
         ensure!(
             optimizer.gradient_accumulation_steps > 0,
             "`optimizer.gradient_accumulation_steps` is 0, expected at least 1"
         );
-        share("schedule.final_lr_ratio", schedule.final_lr_ratio)?;
+        fraction("schedule.final_lr_ratio", schedule.final_lr_ratio)?;
         ensure!(
             schedule.factor > 0.0 && schedule.factor < 1.0,
             "`schedule.factor` is {}, expected 0 to 1, both excluded",
@@ -203,7 +207,7 @@ impl TrainConfig {
         );
         ensure!(
             schedule.kind != ScheduleKind::Step || !schedule.milestones.is_empty(),
-            "`schedule.milestones` is empty, expected the epochs after which the learning rate falls"
+            "`schedule.milestones` is empty, expected the epochs after which the learning rate is reduced"
         );
         ensure!(
             schedule.milestones.iter().all(|epoch| (1..run.epochs).contains(epoch)),
@@ -214,7 +218,10 @@ impl TrainConfig {
         ensure!(schedule.early_stop != Some(0), "`schedule.early_stop` is 0, expected at least 1, or null");
         ensure!(run.epochs > 0, "`run.epochs` is 0, expected at least 1");
         ensure!(run.batch_size > 0, "`run.batch_size` is 0, expected at least 1");
-        ensure!(run.freeze != Some(Part::Heads), "`run.freeze` is heads, which would leave nothing to learn");
+        ensure!(
+            run.freeze != Some(Part::Heads),
+            "`run.freeze` is `heads`, which leaves nothing to train; expected at most `pyramid`"
+        );
         if let Some(decay) = run.ema_decay {
             ensure!((0.0..1.0).contains(&decay), "`run.ema_decay` is {decay}, expected 0 to 1, 1 excluded, or null");
         }
@@ -232,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_factor_that_lowers_nothing_or_leaves_nothing_is_refused() {
+    fn schedule_factor_must_be_between_0_and_1() {
         for (factor, valid) in [(-0.5, false), (0.0, false), (0.001, true), (0.5, true), (1.0, false), (2.0, false)] {
             let data = "data: {train: {annotations: train.json}, validation: {annotations: val.json}}";
             let text = format!("{data}\nschedule: {{factor: {factor:?}}}\n");

@@ -1,13 +1,13 @@
-//! The CPU watch: how libtorch's threads wait for each other, by whether other programs use the CPUs too.
+//! Lets libtorch's threads sleep instead of spin while they wait for each other, if other programs use the CPUs too.
 //!
-//! After every operation libgomp's threads wait for the slowest of them in a loop. That is fast while each has a CPU to itself.
-//! Where another program takes one, the loops eat the time that the slowest thread needs, and a step takes three to seventeen
-//! times as long. Threads that sleep instead keep their speed beside others, and lose up to half of it alone. So a run measures
-//! how long it waits for a CPU, and changes from one to the other.
+//! After every operation, libgomp's threads spin until the slowest has finished. This is fast while each has a CPU to
+//! itself. If another program uses one, the spinning threads take the time that the slowest thread needs, and a step
+//! takes 3 to 17 times as long. Sleeping threads keep their speed next to other programs, but lose up to half of it
+//! alone. So a run measures how long it waits for a CPU and switches between the two.
 //!
-//! libgomp decides by a rule: threads loop 100 times, then sleep, while it has more threads than there are CPUs.
-//! <https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html> One more team of threads, which does nothing, brings that about,
-//! and is undone when it ends. The numbers of a step are the same either way.
+//! While libgomp has more threads than there are CPUs, its threads spin only 100 times and then sleep
+//! (<https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html>). A second, idle team of threads has this effect
+//! until it ends. The results of a step are the same either way.
 
 use std::env;
 use std::fs;
@@ -17,91 +17,92 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-/// How often to look.
+/// Time between two measurements.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Fraction of the time in which a thread could run and has no CPU, above which the threads sleep. One busy program on two CPUs makes
-/// it 0.3 to 0.4, a run alone 0.03.
-const CROWDED: f64 = 0.2;
+/// The threads sleep if the training thread waits for a CPU for more than this fraction of its runnable time. Measured
+/// on two CPUs: 0.3 to 0.4 with one other busy program, 0.03 alone.
+const MIN_TO_SLEEP: f64 = 0.2;
 
-/// Fraction below which they loop again.
-const FREE: f64 = 0.08;
+/// The threads spin again below this fraction.
+const MAX_TO_SPIN: f64 = 0.08;
 
-/// Elements of a tensor on which libtorch uses all of its threads.
+/// Elements of a tensor that libtorch processes with all of its threads.
 const PARALLEL: i64 = 1 << 20;
 
-/// Chooses how the threads wait. To be used by the thread that trains.
+/// Switches between spinning and sleeping threads. Must be used by the training thread.
 #[derive(Debug)]
 pub(crate) struct CpuWatch {
-    /// When it last looked, and what the thread had had until then; none if it does not look.
-    last: Option<(Instant, Turns)>,
-    /// Keeps the threads asleep.
-    extra: Option<ExtraTeam>,
+    /// The last measurement; none if switching is disabled.
+    last: Option<(Instant, CpuTimes)>,
+    /// Makes the threads sleep while it exists.
+    idle_team: Option<IdleTeam>,
 }
 
 impl CpuWatch {
-    /// A watch for training on `device`. It does nothing on a GPU, where the user has decided by `GOMP_SPINCOUNT` or
-    /// `OMP_WAIT_POLICY`, and where the system does not tell how long threads wait.
+    /// A watch for training on `device`. It does nothing on a GPU, if the user has set `GOMP_SPINCOUNT` or
+    /// `OMP_WAIT_POLICY`, and if the system does not report how long threads wait.
     pub(crate) fn new(device: Device) -> Self {
-        let decided = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"].iter().any(|name| env::var_os(name).is_some());
-        let last = if device == Device::Cpu && !decided { Turns::of_this_thread() } else { None };
-        let last = last.map(|turns| (Instant::now(), turns));
-        Self { last, extra: None }
+        let is_set_by_user = ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"].iter().any(|name| env::var_os(name).is_some());
+        let last = if device == Device::Cpu && !is_set_by_user { CpuTimes::of_this_thread() } else { None };
+        let last = last.map(|times| (Instant::now(), times));
+        Self { last, idle_team: None }
     }
 
-    /// Looks, if it is time to, and changes how the threads wait.
-    pub(crate) fn look(&mut self) {
+    /// Measures and switches, at most once per interval.
+    pub(crate) fn update(&mut self) {
         let Some((then, before)) = self.last else { return };
         if then.elapsed() < INTERVAL {
             return;
         }
-        self.last = Turns::of_this_thread().map(|turns| (Instant::now(), turns));
+        self.last = CpuTimes::of_this_thread().map(|times| (Instant::now(), times));
         let Some((_, now)) = self.last else { return };
-        let fraction = now.waited_since(before);
-        if fraction > CROWDED && self.extra.is_none() {
-            self.extra = ExtraTeam::start();
-        } else if fraction < FREE {
-            self.extra = None;
+        let fraction = now.waiting_fraction_since(before);
+        if fraction > MIN_TO_SLEEP && self.idle_team.is_none() {
+            self.idle_team = IdleTeam::start();
+        } else if fraction < MAX_TO_SPIN {
+            self.idle_team = None;
         }
     }
 }
 
-/// How long a thread has had a CPU, and has waited for one, in nanoseconds.
+/// Time that a thread has run on a CPU, and has waited for one, in nanoseconds.
 #[derive(Clone, Copy, Debug)]
-struct Turns {
-    ran: u64,
-    waited: u64,
+struct CpuTimes {
+    running: u64,
+    waiting: u64,
 }
 
-impl Turns {
-    /// None where the system does not say.
+impl CpuTimes {
+    /// None if the system does not report it.
     fn of_this_thread() -> Option<Self> {
         let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
         let mut numbers = text.split(' ').map(str::parse);
-        Some(Self { ran: numbers.next()?.ok()?, waited: numbers.next()?.ok()? })
+        Some(Self { running: numbers.next()?.ok()?, waiting: numbers.next()?.ok()? })
     }
 
-    /// Of the time since `earlier` in which the thread could run, the fraction in which it waited.
-    fn waited_since(self, earlier: Self) -> f64 {
-        let [ran, waited] = [self.ran - earlier.ran, self.waited - earlier.waited].map(|time| time as f64);
-        waited / (ran + waited).max(1.0)
+    /// Fraction of the runnable time since `earlier` that the thread waited for a CPU; 0 if it only slept.
+    fn waiting_fraction_since(self, earlier: Self) -> f64 {
+        let times = [self.running - earlier.running, self.waiting - earlier.waiting];
+        let [running, waiting] = times.map(|time| time as f64);
+        waiting / (running + waiting).max(1.0)
     }
 }
 
-/// A team of libgomp's threads that does nothing until it is dropped.
+/// A team of libgomp threads that does nothing until it is dropped.
 #[derive(Debug)]
-struct ExtraTeam {
-    /// Nothing is sent: its end is the message.
+struct IdleTeam {
+    /// Dropping it ends the team; nothing is sent.
     sender: Option<Sender<()>>,
     master: Option<JoinHandle<()>>,
 }
 
-impl ExtraTeam {
-    /// None where the system gives no thread.
+impl IdleTeam {
+    /// None if no thread can be started.
     fn start() -> Option<Self> {
         let (sender, ended) = channel();
         let master = thread::Builder::new().name("asleep".to_owned()).spawn(move || {
-            // libgomp makes a team for a thread at its first parallel operation, and ends it with the thread.
+            // libgomp creates a team for a thread at its first parallel operation, and ends it with the thread.
             let _ = Tensor::zeros([PARALLEL], (Kind::Float, Device::Cpu)).exp();
             let _ = ended.recv();
         });
@@ -109,7 +110,7 @@ impl ExtraTeam {
     }
 }
 
-impl Drop for ExtraTeam {
+impl Drop for IdleTeam {
     fn drop(&mut self) {
         self.sender = None;
         if let Some(master) = self.master.take() {
@@ -123,31 +124,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fraction_is_of_the_time_in_which_a_thread_could_run() {
-        let turns = |ran, waited| Turns { ran, waited };
-        assert_eq!(turns(700, 300).waited_since(turns(100, 100)), 0.25);
-        // A thread that only slept waited for nothing.
-        assert_eq!(turns(100, 100).waited_since(turns(100, 100)), 0.0);
+    fn waiting_fraction_is_relative_to_the_runnable_time() {
+        let times = |running, waiting| CpuTimes { running, waiting };
+        assert_eq!(times(700, 300).waiting_fraction_since(times(100, 100)), 0.25);
+        assert_eq!(times(100, 100).waiting_fraction_since(times(100, 100)), 0.0);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_thread_that_runs_is_seen_to() {
-        let before = Turns::of_this_thread().unwrap();
+    fn times_of_a_running_thread_increase() {
+        let before = CpuTimes::of_this_thread().unwrap();
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(50) {}
-        let after = Turns::of_this_thread().unwrap();
-        assert!(after.ran + after.waited > before.ran + before.waited);
+        let after = CpuTimes::of_this_thread().unwrap();
+        assert!(after.running + after.waiting > before.running + before.waiting);
     }
 
     #[test]
-    fn a_team_that_sleeps_ends_when_it_is_dropped_and_computes_nothing_else_meanwhile() {
+    fn idle_team_does_not_change_results_and_ends_when_dropped() {
         let numbers = || {
             Vec::<f64>::try_from((Tensor::arange(1 << 18, (Kind::Double, Device::Cpu)) * 1.5).slice(0, None, None, 999))
                 .unwrap()
         };
         let expected = numbers();
-        let team = ExtraTeam::start().unwrap();
+        let team = IdleTeam::start().unwrap();
         assert_eq!(numbers(), expected);
         drop(team);
         assert_eq!(numbers(), expected);

@@ -1,4 +1,4 @@
-//! The device that a network is trained on.
+//! The device to train or evaluate on.
 
 use std::fmt;
 use std::str::FromStr;
@@ -45,8 +45,8 @@ impl fmt::Display for Device {
     }
 }
 
-/// Lets cuDNN try which algorithms are fastest for a size of input, which pays where there is only one.
-pub(crate) fn search_algorithms(device: tch::Device, config: &RunConfig, data: &Recipe) {
+/// On CUDA, lets cuDNN benchmark its algorithms if all inputs have the same size, unless the run is `deterministic`.
+pub(crate) fn set_cudnn_benchmark(device: tch::Device, config: &RunConfig, data: &Recipe) {
     if device.is_cuda() {
         Cuda::cudnn_set_benchmark(!config.deterministic && data.has_one_input_size());
     }
@@ -60,32 +60,32 @@ impl FromStr for Device {
         match (text, text.strip_prefix("cuda:")) {
             ("cpu", _) => Ok(Self(tch::Device::Cpu)),
             ("cuda", _) => Ok(Self(tch::Device::Cuda(0))),
-            (_, Some(index)) => cuda(index).map_err(|_| format!("`{index}` is no device number")),
+            (_, Some(index)) => cuda(index).map_err(|_| format!("`{index}` is not a device index; expected cuda:N")),
             _ => Err("expected cpu, cuda or cuda:N".to_owned()),
         }
     }
 }
 
 impl Device {
-    /// Whether it is the CPU.
+    /// Whether this is the CPU.
     pub(crate) fn is_cpu(self) -> bool {
         self.0 == tch::Device::Cpu
     }
 
-    /// The same for ONNX Runtime.
+    /// The execution provider of ONNX Runtime for this device.
     pub(crate) fn provider(self) -> Provider {
         match self.0 {
             tch::Device::Cuda(index) => {
-                Provider::Cuda { device: index.try_into().expect("device numbers are read as 16 bits") }
+                Provider::Cuda { device: index.try_into().expect("device indices are parsed as u16") }
             }
             _ => Provider::Cpu,
         }
     }
 
-    /// The device, once it is known to be there.
+    /// Checks that the device is available.
     ///
     /// # Errors
-    /// When CUDA is asked for and this libtorch, driver or machine has none. Nothing falls back to the CPU.
+    /// When this libtorch, driver or machine does not provide the CUDA device. There is no fallback to the CPU.
     pub(crate) fn open(self) -> anyhow::Result<tch::Device> {
         let tch::Device::Cuda(index) = self.0 else { return Ok(self.0) };
         let devices = Cuda::device_count();
@@ -95,11 +95,14 @@ impl Device {
                 if tch::utils::has_cudart() {
                     "this machine has no NVIDIA GPU, or its driver is too old for CUDA 13 (see `nvidia-smi`)"
                 } else {
-                    "this build is for the CPU: run `make setup CUDA=1` and build again"
+                    "this build supports only the CPU; run `make setup CUDA=1` and rebuild"
                 }
             );
         }
-        ensure!((index as i64) < devices, "`--device cuda:{index}`: there are {devices} CUDA devices, counted from 0");
+        ensure!(
+            (index as i64) < devices,
+            "`--device cuda:{index}`: this machine has {devices} CUDA devices, numbered from 0"
+        );
         Ok(self.0)
     }
 }
@@ -109,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_named_as_everywhere() {
+    fn devices_parse_and_other_names_are_errors() {
         assert_eq!("cpu".parse(), Ok(Device(tch::Device::Cpu)));
         assert_eq!("cuda".parse(), Ok(Device(tch::Device::Cuda(0))));
         assert_eq!("cuda:3".parse(), Ok(Device(tch::Device::Cuda(3))));

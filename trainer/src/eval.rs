@@ -1,4 +1,4 @@
-//! `trainer eval`: what a checkpoint or an ONNX file is worth on a data set.
+//! `trainer eval`: COCO metrics of a checkpoint or an ONNX file on a data set.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,16 +8,17 @@ use clap::Args;
 use models::dataset::{Dataset, OnProblem};
 use models::evaluation::ScoredBox;
 use models::{Checkpoint, Matcher};
-use runtime::data::{DataArgs, class_places, find};
+use runtime::data::{DataArgs, class_indices, detect_dataset};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
+use runtime::progress::say;
 use runtime::{Detector, DetectorOptions, EngineOptions};
 
 use crate::augmentation::AugmentationConfig;
 use crate::device::Device;
 use crate::loader::{Loader, Recipe};
 use crate::predictor::{Predictor, validation_batches};
-use crate::progress::{Count, say};
+use crate::progress::Count;
 use crate::targets::Normalizer;
 
 /// Evaluate a checkpoint or an ONNX file on a data set: COCO average precision and recall.
@@ -55,40 +56,40 @@ pub struct EvalArgs {
     json: Option<PathBuf>,
 }
 
-/// Runs the network over the data set and prints the numbers.
+/// Runs the network on the data set and prints the metrics.
 ///
 /// # Errors
-/// When network, data or device are not as they should be, when an image can't be read, and when the numbers can't be
+/// When the network, the data or the device is invalid, when an image cannot be read, and when the metrics cannot be
 /// written.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let source = args.data.source();
-    // As COCO's own program has it: boxes that make no sense count too.
+    // Invalid boxes count too, as in pycocotools.
     let (truth, report) = runtime::data::read(&source, OnProblem::Keep)?;
     for line in report.lines() {
-        say(&format!("note: {}: {line}", source.annotations.display()));
+        say(format_args!("note: `{}` has {line}", source.annotations.display()));
     }
     let scored = match &args.model {
-        Some(path) => of_model(path, args.device, &truth)?,
-        None => of_checkpoint(args, &truth)?,
+        Some(path) => evaluate_onnx(path, args.device, &truth)?,
+        None => evaluate_checkpoint(args, &truth)?,
     };
     let report = EvaluationReport::new(&truth, &scored, &args.details);
     Ok(writer.publish(&report, &report.to_string())?)
 }
 
-fn of_model(path: &Path, device: Device, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
+fn evaluate_onnx(path: &Path, device: Device, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
     let engine = EngineOptions { provider: device.provider(), ..EngineOptions::default() };
     let detector = Detector::open(path, DetectorOptions { engine, ..DetectorOptions::default() })?;
     let count = Count::new("evaluation", truth.images.len() as u64);
-    Ok(find(&detector, truth, || count.advance())?)
+    Ok(detect_dataset(&detector, truth, || count.advance())?)
 }
 
-fn of_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
+fn evaluate_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
     let checkpoint = Checkpoint::open(&args.checkpoint).context(
-        "nothing to evaluate; `trainer fit` makes runs/latest/best.safetensors, --checkpoint or --model names another",
+        "cannot open the checkpoint; create one with `trainer fit`, or pass another file with --checkpoint or --model",
     )?;
-    let predictor = Predictor::of_checkpoint(&checkpoint, args.device.open()?)?;
-    let places = class_places(&predictor.spec, truth)?;
+    let predictor = Predictor::from_checkpoint(&checkpoint, args.device.open()?)?;
+    let class_indices = class_indices(&predictor.spec, truth)?;
     let recipe = Recipe {
         dataset: truth.clone(),
         spec: predictor.spec.clone(),
@@ -101,9 +102,9 @@ fn of_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<ScoredB
     let count = Count::new("evaluation", truth.images.len() as u64);
     let mut scored = Vec::new();
     for batch in validation_batches(&loader, args.batch_size.into()) {
-        let batch = batch.with_context(|| args.data.data.display().to_string())?;
-        let found = predictor.find(&batch).into_iter();
-        scored.extend(found.map(|found| ScoredBox { class_index: places[found.class_index], ..found }));
+        let batch = batch.with_context(|| format!("cannot evaluate on `{}`", args.data.data.display()))?;
+        let detections = predictor.detect(&batch).into_iter();
+        scored.extend(detections.map(|scored| ScoredBox { class_index: class_indices[scored.class_index], ..scored }));
         batch.indices.iter().for_each(|_| count.advance());
     }
     Ok(scored)

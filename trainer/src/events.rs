@@ -1,9 +1,10 @@
-//! TensorBoard's event files.
+//! TensorBoard event files.
 //!
 //! A file is a sequence of records: length, its checksum, message, its checksum
 //! (<https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/tensorflow_stub/pywrap_tensorflow.py>). A
-//! message is an `Event` (<https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>),
-//! written by hand here, so that no build needs protoc.
+//! message is an `Event`
+//! (<https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>), declared by hand
+//! here, so that the build needs no protoc.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,61 +13,62 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::{Message, Oneof};
 
-/// One session's file of events.
+/// The event file of one session: of a new run, or of a resumed one.
 pub(crate) struct Events {
     file: File,
 }
 
 impl Events {
-    /// A new file in `folder`, of a run that is at `step`. TensorBoard forgets what earlier files there say of later
-    /// steps: a run that goes on repeats them, one that was killed before its first save all of them.
+    /// Creates a new file in `folder` for a run that has made `step` steps. TensorBoard then ignores the later steps in
+    /// earlier files of the folder, because a resumed run repeats them.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// When the file cannot be written.
     pub(crate) fn create(folder: &Path, step: u64) -> io::Result<Self> {
         let seconds = since_1970() as u64;
-        // TensorBoard tells event files by this word, and reads those of a folder in the order of their names.
+        // TensorBoard recognizes event files by `tfevents`, and reads the files of a folder in the order of their
+        // names.
         let names = (0..).map(|index| folder.join(format!("events.out.tfevents.{seconds:010}.{index:03}.trainer")));
         for path in names {
             match File::options().write(true).create_new(true).open(path) {
                 Ok(file) => {
                     let mut events = Self { file };
-                    events.write(0, What::FileVersion("brain.Event:2".to_owned()))?;
-                    events.write(step + 1, What::SessionLog(SessionLog { status: SessionLog::START }))?;
+                    events.write(0, Content::FileVersion("brain.Event:2".to_owned()))?;
+                    events.write(step + 1, Content::SessionLog(SessionLog { status: SessionLog::START }))?;
                     return Ok(events);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
-        unreachable!("the numbers of files do not end")
+        unreachable!("the range of file numbers is unbounded")
     }
 
-    /// Numbers after `step` steps, by their names; a slash groups them.
+    /// Writes numbers after `step` steps, by tag. TensorBoard groups tags by the part before the slash.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// When the file cannot be written.
     pub(crate) fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> io::Result<()> {
         let value = |(tag, number): &(&str, f64)| Value {
             tag: (*tag).to_owned(),
             kind: Some(ValueKind::SimpleValue(*number as f32)),
         };
-        self.write(step, What::Summary(Summary { value: scalars.iter().map(value).collect() }))
+        self.write(step, Content::Summary(Summary { value: scalars.iter().map(value).collect() }))
     }
 
-    /// An image after `step` steps: a PNG or JPEG file of `width` by `height` pixels.
+    /// Writes an image after `step` steps; `file` contains a PNG or JPEG file of `width` by `height` pixels.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// When the file cannot be written.
     pub(crate) fn image(&mut self, step: u64, tag: &str, [width, height]: [u32; 2], file: Vec<u8>) -> io::Result<()> {
         const RGB: i32 = 3;
         let image = Image { height: height as i32, width: width as i32, colorspace: RGB, encoded: file };
         let value = Value { tag: tag.to_owned(), kind: Some(ValueKind::Image(image)) };
-        self.write(step, What::Summary(Summary { value: vec![value] }))
+        self.write(step, Content::Summary(Summary { value: vec![value] }))
     }
 
-    fn write(&mut self, step: u64, what: What) -> io::Result<()> {
-        let event = Event { wall_time: since_1970(), step: step as i64, what: Some(what) };
+    fn write(&mut self, step: u64, content: Content) -> io::Result<()> {
+        let event = Event { wall_time: since_1970(), step: step as i64, content: Some(content) };
         self.file.write_all(&record(&event.encode_to_vec()))
     }
 }
@@ -77,13 +79,13 @@ fn record(message: &[u8]) -> Vec<u8> {
     [&length[..], &checksum(&length), message, &checksum(message)].concat()
 }
 
-/// CRC-32C, masked so that a checksum of data that hold checksums is still good.
+/// CRC-32C, masked as in TFRecord files, whose data may contain checksums.
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes()
 }
 
 fn since_1970() -> f64 {
-    // A clock set before 1970 is no reason to end a training.
+    // A clock set before 1970 is not an error.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 
@@ -93,12 +95,12 @@ struct Event {
     wall_time: f64,
     #[prost(int64, tag = "2")]
     step: i64,
-    #[prost(oneof = "What", tags = "3, 5, 7")]
-    what: Option<What>,
+    #[prost(oneof = "Content", tags = "3, 5, 7")]
+    content: Option<Content>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-enum What {
+enum Content {
     #[prost(string, tag = "3")]
     FileVersion(String),
     #[prost(message, tag = "5")]
@@ -155,14 +157,14 @@ struct Image {
 mod tests {
     use super::*;
 
-    /// The events of a file, after their checksums have been looked at.
+    /// The events of a file; checks their checksums.
     fn read(mut bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
         while !bytes.is_empty() {
             let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-            let (whole, rest) = bytes.split_at(16 + length);
-            let message = &whole[12..12 + length];
-            assert_eq!(whole, record(message));
+            let (found, rest) = bytes.split_at(16 + length);
+            let message = &found[12..12 + length];
+            assert_eq!(found, record(message));
             events.push(Event::decode(message).unwrap());
             bytes = rest;
         }
@@ -173,16 +175,16 @@ mod tests {
     const RECORD: &str = "19000000000000008bf1082809000000000000f83f10032a0c0a0a0a03612f62150000003f4431a8bc";
 
     #[test]
-    fn a_record_is_that_of_tensorboard() {
+    fn record_matches_tensorboard() {
         let value = Value { tag: "a/b".to_owned(), kind: Some(ValueKind::SimpleValue(0.5)) };
-        let summary = What::Summary(Summary { value: vec![value] });
-        let event = Event { wall_time: 1.5, step: 3, what: Some(summary) };
+        let summary = Content::Summary(Summary { value: vec![value] });
+        let event = Event { wall_time: 1.5, step: 3, content: Some(summary) };
         let hex: String = record(&event.encode_to_vec()).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, RECORD);
     }
 
     #[test]
-    fn what_is_written_is_read_again_and_no_file_is_overwritten() {
+    fn written_events_are_read_back_and_files_are_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let mut first = Events::create(folder.path(), 0).unwrap();
         first.scalars(7, &[("train/box_loss", 0.25), ("AP", 0.5)]).unwrap();
@@ -195,14 +197,14 @@ mod tests {
         files.sort();
         let [first, second, third] = &files[..] else { panic!("{files:?}") };
         let events = read(&std::fs::read(first).unwrap());
-        assert_eq!(events[0].what, Some(What::FileVersion("brain.Event:2".to_owned())));
+        assert_eq!(events[0].content, Some(Content::FileVersion("brain.Event:2".to_owned())));
         assert_eq!(events.iter().map(|event| event.step).collect::<Vec<_>>(), [0, 1, 7, 8]);
-        let Some(What::Summary(Summary { value })) = &events[2].what else { panic!("{:?}", events[2]) };
+        let Some(Content::Summary(Summary { value })) = &events[2].content else { panic!("{:?}", events[2]) };
         assert_eq!(value[0], Value { tag: "train/box_loss".to_owned(), kind: Some(ValueKind::SimpleValue(0.25)) });
         for (file, step) in [(first, 1), (second, 8), (third, 1)] {
             let events = read(&std::fs::read(file).unwrap());
-            assert_eq!(events[1].what, Some(What::SessionLog(SessionLog { status: 1 })));
-            assert_eq!(events[1].step, step, "from here on the earlier files do not count");
+            assert_eq!(events[1].content, Some(Content::SessionLog(SessionLog { status: 1 })));
+            assert_eq!(events[1].step, step, "later steps in earlier files are ignored");
         }
     }
 }

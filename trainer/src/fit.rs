@@ -1,4 +1,4 @@
-//! `trainer fit`: data in, checkpoints out.
+//! `trainer fit`: starts or resumes a training run.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use models::dataset::{Dataset, OnProblem, Source, named};
+use models::dataset::{Dataset, OnProblem, Source, format_list};
 use models::spec::NormKind;
 use models::{ModelSpec, Pretrained};
 use rayon::prelude::*;
 use runtime::data::has_image;
+use runtime::progress::{detail, say, warn};
 
 use crate::augmentation::AugmentationConfig;
 use crate::cache::Cache;
 use crate::config::{BadAnnotations, Precision, TrainConfig};
-use crate::device::{Device, search_algorithms};
+use crate::device::{Device, set_cudnn_benchmark};
 use crate::learner::Learner;
 use crate::loader::{Loader, Recipe};
-use crate::machine::computes_bfloat16;
-use crate::progress::say;
+use crate::machine::{Machine, has_bfloat16_instructions};
 use crate::run::Run;
 use crate::run_folder::RunFolder;
 
@@ -46,32 +46,35 @@ pub struct FitArgs {
     resume: bool,
 }
 
-/// Trains as the configuration says.
+/// Trains as configured.
 ///
 /// # Errors
-/// When configuration, data, device or folder are not as they should be, and when the loss is no longer finite.
+/// When the configuration, the data, the device or the run folder is invalid, and when training fails or is
+/// interrupted.
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     let (folder, config, device) = if args.resume { existing_run(args)? } else { new_run(args)? };
     let (train, validation) = open_data(&config)?;
     let on = device.open()?;
+    detail(format_args!("configuration: `{}`", folder.config_path().display()));
+    detail(format_args!("machine: {}", Machine::new()));
     let learner = match &args.weights {
         Some(path) => pretrained(path, &train.recipe().spec, &config, on)?,
         None => Learner::new(&train.recipe().spec, &config, on)?,
     };
-    search_algorithms(on, &config.run, train.recipe());
+    set_cudnn_benchmark(on, &config.run, train.recipe());
     let interrupted = watch_interrupts()?;
     let resumption = format!("trainer fit --resume --out {}", folder.path().display());
     let run = Run::new(folder, config, [train, validation], learner, device, interrupted, resumption);
     if args.resume { run.resume() } else { run.begin() }
 }
 
-/// A network that begins with the weights of a checkpoint or a backbone.
+/// A network with initial weights from a checkpoint or a backbone.
 fn pretrained(path: &Path, spec: &ModelSpec, config: &TrainConfig, device: tch::Device) -> anyhow::Result<Learner> {
-    let place = || format!("the weights of {}", path.display());
-    let pretrained = Pretrained::open(path).with_context(place)?;
-    let (learner, lines) = Learner::from_pretrained(spec, config, device, &pretrained).with_context(place)?;
+    let context = || format!("cannot use the weights in `{}`", path.display());
+    let pretrained = Pretrained::open(path).with_context(context)?;
+    let (learner, lines) = Learner::from_pretrained(spec, config, device, &pretrained).with_context(context)?;
     for line in lines {
-        say(&format!("{}: {line}", path.display()));
+        say(format_args!("{}: {line}", path.display()));
     }
     Ok(learner)
 }
@@ -80,17 +83,17 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
     let device = args.device.unwrap_or_default();
     device.open()?;
     if args.device.is_none() && tch::Cuda::is_available() {
-        say("training on the CPU; `--device cuda` would use the GPU that is here");
+        say(format_args!("training on the CPU; use `--device cuda` to train on the GPU"));
     }
     let path = args.config.as_deref().unwrap_or(Path::new("retinanet.yaml"));
     let config = TrainConfig::read(path, args.data.as_deref())?;
     if args.weights.is_none() && config.model.backbone.norm.kind == NormKind::FrozenBatch {
-        say(
-            "warning: `frozen_batch` is for pretrained weights; from scratch, set `backbone.norm.kind` to batch or group",
-        );
+        warn(format_args!(
+            "`frozen_batch` norms need pretrained weights (--weights); from scratch, use `batch` or `group`"
+        ));
     }
-    if config.run.precision == Precision::Bfloat16 && device.is_cpu() && !computes_bfloat16() {
-        say("warning: this CPU has no instructions for bfloat16; `run.precision: float32` will be faster");
+    if config.run.precision == Precision::Bfloat16 && device.is_cpu() && !has_bfloat16_instructions() {
+        warn(format_args!("this CPU has no bfloat16 instructions; `run.precision: float32` is faster"));
     }
     let name = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
     Ok((RunFolder::create(args.out.as_deref(), &name)?, config, device))
@@ -99,14 +102,14 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
 fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
     ensure!(
         args.data.is_none() || args.config.is_some(),
-        "the run knows where its data is; leave --data out, or give --config too"
+        "a resumed run uses the data paths of its configuration; omit --data, or pass --config too"
     );
     let folder = RunFolder::existing(args.out.as_deref())?;
     let config = TrainConfig::read(&folder.config_path(), None)?;
     if let Some(path) = &args.config {
         ensure!(
             TrainConfig::read(path, args.data.as_deref())? == config,
-            "{} is not the configuration that the run in {} was started with; leave --config out, or start a new run",
+            "`{}` is not the configuration that the run in `{}` was started with; omit --config, or start a new run",
             path.display(),
             folder.path().display()
         );
@@ -114,23 +117,23 @@ fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Devic
     let before = folder.progress()?.device;
     let device = args.device.unwrap_or(before);
     device.open().with_context(|| match args.device {
-        Some(_) => format!("the run in {} cannot go on there", folder.path().display()),
-        None => format!("the run in {} was on {before}; --device names another", folder.path().display()),
+        Some(device) => format!("cannot resume the run in `{}` on {device}", folder.path().display()),
+        None => format!("the run in `{}` used {before}; choose another with --device", folder.path().display()),
     })?;
     if device != before {
-        say(&format!("the run was on {before} and goes on on {device}, where results differ in the last digits"));
+        say(format_args!("the run used {before} and continues on {device}; results may differ in the last digits"));
     }
     Ok((folder, config, device))
 }
 
-/// The training and the validation data, each with its own threads.
+/// Loaders of the training and the validation data, each with its own threads.
 fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
     let train = read_split(&config.data.train, config.data.bad_annotations, OnProblem::Drop)?;
-    // Evaluation takes the boxes as they are, as COCO's own program does, so that its numbers mean the same.
+    // Evaluation keeps invalid boxes, as pycocotools does, so that its metrics are comparable.
     let validation = read_split(&config.data.validation, config.data.bad_annotations, OnProblem::Keep)?;
     ensure!(
         train.classes == validation.classes,
-        "the classes of {} and {} differ; list them in a file, and give it to both as `classes`",
+        "the classes of `{}` and `{}` differ; list them in a file, and set `classes` of both to it",
         config.data.train.annotations.display(),
         config.data.validation.annotations.display()
     );
@@ -151,44 +154,47 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
 }
 
 fn read_split(source: &Source, bad: BadAnnotations, dropping: OnProblem) -> anyhow::Result<Dataset> {
-    const MEND: &str = "mend them, or set `data.bad_annotations: drop`";
+    const REMEDY: &str = "fix them, or set `data.bad_annotations: drop`";
     let path = source.annotations.display();
     let (mut dataset, mut report) = runtime::data::read(source, dropping)?;
     if bad == BadAnnotations::Refuse && report.is_serious() {
         report.on_problem = OnProblem::Refuse;
-        bail!("{path}: {report}; {MEND}");
+        bail!("`{path}` has {report}; {REMEDY}");
     }
     for line in report.lines() {
-        say(&format!("warning: {path}: {line}"));
+        warn(format_args!("`{path}` has {line}"));
     }
     let all = dataset.images.len();
-    let there: Vec<_> = (0..all).into_par_iter().map(|image| has_image(&dataset, image)).collect();
-    let missing: Vec<_> = dataset.drop_images(&there).into_iter().map(|image| image.file_name).collect();
+    let readable: Vec<_> = (0..all).into_par_iter().map(|image| has_image(&dataset, image)).collect();
+    let missing: Vec<_> = dataset.drop_images(&readable).into_iter().map(|image| image.file_name).collect();
     if !missing.is_empty() {
         let count = missing.len();
         let folder = dataset.folder.display();
-        let text = format!("{path}: {count} of {all} are no images in {folder}: {}", named(&missing));
-        // Without any image it is the folder that is wrong.
-        ensure!(bad == BadAnnotations::Drop && count < all, "{text}; {MEND}");
-        say(&format!("warning: {text}; dropped"));
+        let text = format!(
+            "`{path}`: {count} of {all} images are missing in `{folder}` or cannot be read: {}",
+            format_list(&missing)
+        );
+        // If none can be read, the folder is probably wrong.
+        ensure!(bad == BadAnnotations::Drop && count < all, "{text}; {REMEDY}");
+        warn(format_args!("{text}; dropped"));
     }
-    ensure!(!dataset.images.is_empty(), "{path}: there are no images");
+    ensure!(!dataset.images.is_empty(), "`{path}` has no images");
     Ok(dataset)
 }
 
 /// The configured spec with the classes of the data.
 fn complete_spec(spec: &ModelSpec, dataset: &Dataset) -> anyhow::Result<ModelSpec> {
-    ensure!(!dataset.classes.is_empty(), "the training data lists no classes");
+    ensure!(!dataset.classes.is_empty(), "the training data has no classes");
     ensure!(
         spec.classes.is_empty() || spec.classes == dataset.classes,
-        "`model.classes` are not those of the training data; leave them out to take them from there"
+        "`model.classes` differs from the classes of the training data; omit it to use those of the data"
     );
     Ok(ModelSpec { classes: dataset.classes.clone(), ..spec.clone() })
 }
 
-/// Whether Ctrl-C was pressed. The first one ends the run after its step, the second one at once.
+/// A flag that Ctrl-C sets. The first Ctrl-C ends the run after its current step, the second one immediately.
 fn watch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
-    /// What a shell reports of a program that Ctrl-C has ended.
+    /// The exit code of a program ended by Ctrl-C.
     const INTERRUPTED: i32 = 130;
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = interrupted.clone();
@@ -196,8 +202,10 @@ fn watch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        say("stopping after this step; press Ctrl-C again to stop at once and lose what is not saved");
+        say(format_args!(
+            "stopping after this step; press Ctrl-C again to stop immediately and lose the steps since the last save"
+        ));
     })
-    .context("can't watch for Ctrl-C")?;
+    .context("cannot watch for Ctrl-C")?;
     Ok(interrupted)
 }

@@ -1,4 +1,4 @@
-//! `trainer import`: weights of other projects become a checkpoint, or a backbone to begin a training with.
+//! `trainer import`: converts weights of other projects to a checkpoint, or to a backbone to train from.
 
 mod file;
 
@@ -48,16 +48,16 @@ pub struct ImportArgs {
 /// Imports the file and prints what became of its tensors.
 ///
 /// # Errors
-/// When the file can't be read or is of no known kind, when its tensors are not those of its kind, and when the checkpoint
-/// can't be written.
+/// When the file cannot be read or is of an unknown kind, when its tensors do not match its kind, and when the
+/// checkpoint cannot be written.
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let out = args.out.display();
     if !is_device(&args.out) {
-        // First of all, so that a folder that can't be written costs no one a wait.
+        // First, so that a folder that cannot be written is reported without delay.
         AtomicFile::create(&args.out)
-            .with_context(|| format!("can't write {out}; make its folder, or give another --out"))?;
+            .with_context(|| format!("cannot write `{out}`; create its folder, or choose another file with --out"))?;
     }
-    let place = || format!("can't import {}", args.file.display());
+    let place = || format!("cannot import `{}`", args.file.display());
     let file = WeightsFile::open(&args.file).with_context(place)?;
     let request = request(args, &file)?;
     let plan = Plan::new(&file.tensors, &request).with_context(place)?;
@@ -74,7 +74,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             let checkpoint = checkpoint(&spec, provenance, tensors).with_context(place)?;
             let probe = &checkpoint.probe;
             let finite = probe.outputs.each().into_iter().flatten().all(|value| value.is_finite());
-            ensure!(finite, "can't import {}: its network says numbers that are not finite", args.file.display());
+            ensure!(finite, "cannot import `{}`: its network outputs NaN or infinity", args.file.display());
             checkpoint.write(&args.out)?;
         }
         Network::Backbone(spec) => BackboneCheckpoint { spec, provenance, tensors }.write(&args.out)?,
@@ -84,7 +84,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
 
 fn request(args: &ImportArgs, file: &WeightsFile) -> anyhow::Result<Request> {
     if let Some(epsilon) = args.norm_epsilon {
-        ensure!(epsilon.is_finite() && epsilon >= 0.0, "--norm-epsilon {epsilon}: expected a number of zero or more");
+        ensure!(epsilon.is_finite() && epsilon >= 0.0, "--norm-epsilon {epsilon}: expected zero or more");
     }
     Ok(Request {
         file: args.file.file_name().unwrap_or_default().to_string_lossy().into_owned(),

@@ -1,4 +1,4 @@
-//! `trainer init`: a configuration to start from.
+//! `trainer init`: writes a commented configuration.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,32 +25,33 @@ pub struct InitArgs {
     from: Option<PathBuf>,
 }
 
-/// What the configuration says of its model.
+/// Comment on the model in `init.yaml`.
 const FROM_SCRATCH: &str = "Training starts from random weights, hence `kind: batch` under model.backbone.norm.";
 
-/// Writes the configuration; an existing file is left alone.
+/// Writes the configuration. An existing file is not overwritten.
 ///
 /// # Errors
-/// When the file exists or can't be written, and when `from` is no file of ours.
+/// When the file exists or cannot be written, or `from` is neither a checkpoint nor a backbone.
 pub fn run(args: &InitArgs) -> anyhow::Result<()> {
     let path = args.out.display();
-    ensure!(!args.out.exists(), "{path} exists; remove it, or give another --out");
+    ensure!(!args.out.exists(), "`{path}` exists; remove it, or choose another --out");
     let (text, weights) = match &args.from {
         Some(from) => (text_from(from)?, format!(" --weights {}", from.display())),
         None => (text(&args.preset)?, String::new()),
     };
     write_atomically::<io::Error>(&args.out, |file| file.write_all(text.as_bytes()))
-        .with_context(|| format!("can't write {path}"))?;
-    print(&format!("wrote {path}: say under `data` where your images and boxes are, then run `trainer fit{weights}`"))
+        .with_context(|| format!("cannot write `{path}`"))?;
+    print(&format!("wrote `{path}`; set the paths under `data`, then run `trainer fit{weights}`"))
 }
 
-/// The configuration with `preset` as its model, save that it normalizes by batch, because training starts from scratch.
+/// The configuration with the model of `preset`. It uses batch norm, not frozen batch norm, because training starts from
+/// random weights.
 fn text(preset: &str) -> anyhow::Result<String> {
     let model = preset_text(preset)?.replace("kind: frozen_batch ", "kind: batch        ");
     Ok(with_model(&model))
 }
 
-/// The configuration with the spec of pretrained weights as its model; the classes are those of the data.
+/// The configuration with the model of pretrained weights. Its classes are left out, so that those of the data are used.
 fn text_from(path: &Path) -> anyhow::Result<String> {
     let spec = match Pretrained::open(path)? {
         Pretrained::Detector(checkpoint) => ModelSpec { classes: Vec::new(), ..checkpoint.spec },
@@ -61,7 +62,7 @@ fn text_from(path: &Path) -> anyhow::Result<String> {
         }
     };
     let model = spec.to_yaml().replace("classes: []\n", "");
-    let weights = format!("That of {0}, for training that begins there: trainer fit --weights {0}", path.display());
+    let weights = format!("The model of {0}; to fine-tune its weights: trainer fit --weights {0}", path.display());
     Ok(with_model(&model).replace(FROM_SCRATCH, &weights))
 }
 
@@ -79,7 +80,7 @@ mod tests {
     use models::spec::NormKind;
 
     #[test]
-    fn every_preset_makes_a_configuration_that_is_read_and_shows_the_defaults() {
+    fn configurations_of_all_presets_are_valid_and_contain_the_defaults() {
         let folder = tempfile::tempdir().unwrap();
         for preset in preset_names() {
             let path = folder.path().join(preset);
@@ -91,8 +92,8 @@ mod tests {
             let cache = CacheConfig { folder: folder.path().join("image-cache"), ..Default::default() };
             assert_eq!(config.data.cache, cache);
             let data = serde_yaml::to_string(&config.data).unwrap();
-            let bare: TrainConfig = serde_yaml::from_str(&format!("data:\n{}", indent(&data))).unwrap();
-            assert_eq!(TrainConfig { model: bare.model.clone(), ..config }, bare);
+            let defaults: TrainConfig = serde_yaml::from_str(&format!("data:\n{}", indent(&data))).unwrap();
+            assert_eq!(TrainConfig { model: defaults.model.clone(), ..config }, defaults);
         }
     }
 
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_file_is_left_alone() {
+    fn an_existing_file_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("retinanet.yaml");
         std::fs::write(&out, "mine").unwrap();

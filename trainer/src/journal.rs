@@ -1,4 +1,4 @@
-//! What a run tells of itself while it goes on: `log.jsonl` for programs, and TensorBoard's events.
+//! The logs of a run: `log.jsonl` and TensorBoard event files.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,27 +15,28 @@ use crate::events::Events;
 use crate::learner::{Step, StepSeconds};
 use crate::run_folder::Progress;
 
-/// The two records of a run.
+/// The logs of a run.
 pub(crate) struct Journal {
     path: PathBuf,
     log: File,
     events: Events,
 }
 
-/// What the steps of an epoch did.
+/// Training results of an epoch.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Learned {
     /// Mean focal loss.
     pub(crate) classification_loss: f64,
     /// Mean box loss.
     pub(crate) box_loss: f64,
-    /// Since the epoch began, or went on.
+    /// Time since the epoch was started or resumed.
     pub(crate) seconds: f64,
     pub(crate) images_per_second: f64,
+    /// Where this time went.
     pub(crate) spent: Seconds,
 }
 
-/// Where the time of steps went, in seconds.
+/// Time of the stages of steps, in seconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Seconds {
     /// Waiting for batches.
@@ -45,7 +46,7 @@ pub(crate) struct Seconds {
 }
 
 impl Seconds {
-    /// Adds a step that `waited` for its batches.
+    /// Adds a step that waited `waited` seconds for its batches.
     pub(crate) fn add(&mut self, waited: f64, step: &StepSeconds) {
         self.data += waited;
         self.steps.forward += step.forward;
@@ -53,7 +54,7 @@ impl Seconds {
         self.steps.optimizer += step.optimizer;
     }
 
-    /// The share of one of `steps`.
+    /// The mean per step over `steps` steps.
     pub(crate) fn over(&self, steps: u64) -> Self {
         let share = |seconds: f64| seconds / steps as f64;
         let StepSeconds { forward, backward, optimizer } = self.steps;
@@ -63,10 +64,11 @@ impl Seconds {
 }
 
 impl Journal {
-    /// The records in a run's folder, without what they say of steps after `progress`: a run that was killed repeats them.
+    /// Opens or creates the logs in a run folder. Removes log lines of steps after `progress`, because a resumed run
+    /// repeats these steps.
     ///
     /// # Errors
-    /// When they can't be read or written.
+    /// When the logs cannot be read or written.
     pub(crate) fn open(folder: &Path, progress: &Progress) -> anyhow::Result<Self> {
         let path = folder.join("log.jsonl");
         let open = || {
@@ -74,14 +76,14 @@ impl Journal {
             let log = File::options().create(true).append(true).open(&path)?;
             Ok::<_, std::io::Error>((log, Events::create(folder, progress.steps)?))
         };
-        let (log, events) = open().with_context(|| format!("can't write {}", path.display()))?;
+        let (log, events) = open().with_context(|| format!("cannot write the log `{}`", path.display()))?;
         Ok(Self { path, log, events })
     }
 
-    /// Notes a step, after which the run is at `progress`.
+    /// Logs a step; `progress` includes it.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the logs cannot be written.
     pub(crate) fn step(&mut self, progress: &Progress, step: &Step) -> anyhow::Result<()> {
         let line = json!({
             "step": progress.steps, "epoch": progress.epochs + 1,
@@ -97,10 +99,10 @@ impl Journal {
         self.write(progress.steps, &line, &scalars)
     }
 
-    /// Notes an epoch, after which the run is at `progress`, with the numbers of its validation if there was one.
+    /// Logs an epoch and its validation, if it had one; `progress` includes it.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the logs cannot be written.
     pub(crate) fn epoch(
         &mut self,
         progress: &Progress,
@@ -132,23 +134,23 @@ impl Journal {
         self.write(progress.steps, &line, &scalars)
     }
 
-    /// Shows an image, with what the network found in it, to those who watch.
+    /// Adds an image with its detections to TensorBoard.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the event file cannot be written.
     pub(crate) fn image(&mut self, progress: &Progress, name: &str, image: &RgbImage) -> anyhow::Result<()> {
-        let file = runtime::image_file::to_jpeg(image).context("can't encode an image")?;
+        let file = runtime::image_file::to_jpeg(image).context("cannot encode the image")?;
         let written = self.events.image(progress.steps, &format!("found/{name}"), image.dimensions().into(), file);
-        written.with_context(|| format!("can't write beside {}", self.path.display()))
+        written.with_context(|| format!("cannot write the TensorBoard events next to `{}`", self.path.display()))
     }
 
     fn write(&mut self, step: u64, line: &serde_json::Value, scalars: &[(&str, f64)]) -> anyhow::Result<()> {
         let written = writeln!(self.log, "{line}").and_then(|()| self.events.scalars(step, scalars));
-        written.with_context(|| format!("can't write {}", self.path.display()))
+        written.with_context(|| format!("cannot write the log `{}`", self.path.display()))
     }
 }
 
-/// Takes from a log what lies after `progress`.
+/// Removes the lines of a log that come after `progress`.
 fn rewind(path: &Path, progress: &Progress) -> std::io::Result<()> {
     #[derive(Deserialize)]
     struct Line {
@@ -159,7 +161,7 @@ fn rewind(path: &Path, progress: &Progress) -> std::io::Result<()> {
         return Ok(());
     }
     let made = |line: &&str| {
-        // The last line may be cut short.
+        // The last line may be incomplete.
         serde_json::from_str(line).is_ok_and(|Line { step, epoch }| match step {
             Some(step) => step <= progress.steps,
             None => epoch <= progress.epochs,
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_is_rewound_to_where_the_run_is() {
+    fn rewind_removes_lines_after_the_progress() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
         let lines = [

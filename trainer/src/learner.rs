@@ -1,4 +1,4 @@
-//! A network that learns: weights, optimizer and the steps between.
+//! A network in training: its weights, optimizer and training steps.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -26,54 +26,54 @@ use crate::transfer::Transfer;
 
 /// A network in training.
 pub struct Learner {
-    /// What the network is.
+    /// The spec of the network.
     pub spec: ModelSpec,
-    /// Where it is.
+    /// The device of the parameters.
     pub device: Device,
-    /// Its numbers.
+    /// Trainable parameters and buffers.
     pub parameters: Parameters,
-    /// Their moving average, if one is kept. It is then what predicts, and what a checkpoint holds.
+    /// Moving average of the parameters, if configured. It is then what is validated and saved in checkpoints.
     pub average: Option<Average>,
-    /// The network in use.
+    /// The network for inference, on the average if there is one.
     pub predictor: Predictor,
-    /// The optimizer, which counts the steps.
+    /// The optimizer; counts the steps.
     pub optimizer: Optimizer,
     list: Vec<Parameter>,
     training: RetinaNet<Training>,
     config: TrainConfig,
     watch: CpuWatch,
-    /// Whether an update of the weights was broken off.
+    /// Whether an update of the weights failed midway.
     torn: bool,
 }
 
-/// What one step did.
+/// Results of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Step {
-    /// Focal loss, before the step.
+    /// Focal loss before the update.
     pub classification_loss: f64,
-    /// Box loss, before the step.
+    /// Box loss before the update.
     pub box_loss: f64,
-    /// Length of the gradient, before clipping.
+    /// Gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Step size.
+    /// Learning rate.
     pub learning_rate: f64,
-    /// Where the time went.
+    /// Times of the stages.
     pub seconds: StepSeconds,
 }
 
-/// Seconds of the stages of a step.
+/// Times of the stages of a step, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct StepSeconds {
-    /// From images to losses.
+    /// Forward pass and loss.
     pub forward: f64,
-    /// From losses to gradients.
+    /// Backward pass.
     pub backward: f64,
-    /// From gradients to new weights, average included.
+    /// Optimizer and moving average.
     pub optimizer: f64,
 }
 
 impl Step {
-    /// Whether all of its numbers are finite. The weights are unchanged if not.
+    /// Whether losses and gradient norm are finite. If not, the weights are unchanged.
     pub fn is_finite(&self) -> bool {
         [self.classification_loss, self.box_loss, self.gradient_norm].iter().all(|value| value.is_finite())
     }
@@ -91,11 +91,11 @@ impl Learner {
         Self::of(spec, config, list, parameters)
     }
 
-    /// A network of `spec` before its first step, with the weights of another one where they fit; and lines that say what
-    /// came from where.
+    /// A network of `spec` before its first step, with the pretrained weights whose names and shapes match; and lines
+    /// that report which tensors these are.
     ///
     /// # Errors
-    /// When the spec has no classes, or another kind of backbone than the pretrained network.
+    /// When the spec has no classes, or when its backbone differs from the pretrained one.
     pub fn from_pretrained(
         spec: &ModelSpec,
         config: &TrainConfig,
@@ -106,7 +106,7 @@ impl Learner {
         let mut tensors = learner.parameters.to_tensors();
         let transfer = Transfer::new(pretrained, spec, &mut tensors)?;
         let layout = Layout { frozen: config.run.freeze, channels_last: config.run.channels_last };
-        let parameters = Parameters::of_tensors(&learner.list, layout, device, &tensors);
+        let parameters = Parameters::from_tensors(&learner.list, layout, device, &tensors);
         Ok((Self::of(spec, config, learner.list, parameters)?, transfer.lines()))
     }
 
@@ -133,22 +133,23 @@ impl Learner {
         })
     }
 
-    /// Learns from `batches` in one step, as if they were one batch; `at` says where the run is.
+    /// Makes one optimizer step on `batches`, as if they were one batch; `at` is the position in the schedule.
     ///
     /// # Errors
-    /// When libtorch fails, as when memory runs out. The network is then as before the step, unless it [is torn](Self::is_torn).
+    /// When libtorch fails, for example when memory runs out. The network is then as before the step, unless it
+    /// [is torn](Self::is_torn).
     pub fn step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Result<Step, TorchError> {
         let statistics = self.parameters.buffers.copy();
         let step = catch(|| self.make_step(batches, at));
         if step.is_err() {
-            // Norms that look at their batch have changed them.
+            // Live batch norms have updated the running statistics.
             catch(|| tch::no_grad(|| self.parameters.buffers.copy_(&statistics)))?;
         }
-        self.watch.look();
+        self.watch.update();
         step
     }
 
-    /// Whether a step failed while it changed the weights, so that they are those of no step.
+    /// Whether a step failed while it updated the weights. They are then unusable.
     pub fn is_torn(&self) -> bool {
         self.torn
     }
@@ -157,7 +158,7 @@ impl Learner {
         let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.lr_multiplier(at);
         let seconds = StepSeconds::default();
         let mut step = Step { classification_loss: 0.0, box_loss: 0.0, gradient_norm: 0.0, learning_rate, seconds };
-        // What the losses of a batch are divided by, so that the shares make one batch of all.
+        // The divisor of a batch's loss. Weighted by the shares, the losses add up to that of one large batch.
         let divisor = |batch: &Batch| match self.config.loss.normalizer {
             Normalizer::Image => batch.indices.len(),
             Normalizer::Batch => batch.targets.rows.len(),
@@ -168,7 +169,7 @@ impl Learner {
         for (batch, share) in batches.iter().zip(shares) {
             let start = Instant::now();
             let loss = self.loss(batch);
-            // Asking for the values waits until they are there, also where the device computes on its own.
+            // Reading the values waits for the device, which computes asynchronously.
             let [classification_loss, box_loss] = loss.values();
             step.classification_loss += share * classification_loss;
             step.box_loss += share * box_loss;
@@ -208,37 +209,37 @@ impl Learner {
         Loss::new(&logits, &offsets, &batch.targets, &self.config.loss, &self.spec.box_coder)
     }
 
-    /// Waits for the device, so that time is counted where it is spent.
+    /// Waits for the device, so that its time is counted in the right stage.
     fn synchronize(&self) {
         if let Device::Cuda(index) = self.device {
             tch::Cuda::synchronize(index as i64);
         }
     }
 
-    /// A copy of the network, the average if one is kept, with its probe.
+    /// A checkpoint of the network, or of its average if there is one, with its probe.
     ///
     /// # Errors
-    /// When a weight is not finite: no use is worth keeping such a network.
+    /// When a weight is not finite.
     pub fn checkpoint(&self, provenance: Provenance) -> anyhow::Result<Checkpoint> {
         let predicting = self.average.as_ref().map_or(&self.parameters, |average| &average.parameters);
         checkpoint(&self.spec, provenance, predicting.to_tensors())
     }
 }
 
-/// A network with its probe. The tensors are those of `spec`.
+/// A checkpoint with its probe. `tensors` must be those of `spec`.
 ///
 /// # Errors
-/// When a weight is not finite: no use is worth keeping such a network.
+/// When a weight is not finite.
 pub fn checkpoint(
     spec: &ModelSpec,
     provenance: Provenance,
     tensors: BTreeMap<String, ArrayD<f32>>,
 ) -> anyhow::Result<Checkpoint> {
     for (name, tensor) in &tensors {
-        ensure!(tensor.iter().all(|value| value.is_finite()), "tensor `{name}` holds a number that is not finite");
+        ensure!(tensor.iter().all(|value| value.is_finite()), "tensor `{name}` contains NaN or infinity");
     }
-    // On the CPU wherever the training is, because a GPU's convolutions may round to fewer bits.
-    let parameters = Parameters::of_tensors(&parameters(spec)?, Layout::default(), Device::Cpu, &tensors);
+    // Always on the CPU, because a GPU's convolutions may round to fewer bits (TF32).
+    let parameters = Parameters::from_tensors(&parameters(spec)?, Layout::default(), Device::Cpu, &tensors);
     let probe = probe(spec, &parameters)?;
     Ok(Checkpoint { spec: spec.clone(), provenance, tensors, probe })
 }

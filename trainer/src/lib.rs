@@ -1,4 +1,4 @@
-//! Trains RetinaNet with libtorch. The only crate that links it.
+//! Trains RetinaNet with libtorch. Except for `tests`, no other crate links libtorch.
 
 mod device;
 pub mod torch;

@@ -1,6 +1,6 @@
-//! Batches, prepared in worker threads ahead of the network and handed over in order.
+//! The data loader: worker threads prepare batches ahead of the training loop; batches arrive in the order requested.
 
-mod orders;
+mod sampler;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,65 +15,65 @@ use ndarray::{Array4, s};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use crate::augmentation::{AugmentationConfig, Draws, Sample};
+use crate::augmentation::{AugmentationConfig, RandomStreams, Sample};
 use crate::cache::Cache;
 use crate::targets::{Normalizer, Object, Targets};
 
-pub use orders::{Order, aspect_groups, orders};
+pub use sampler::{BatchRequest, aspect_groups, batch_requests};
 
-/// Images as the network takes them, and what it should say of them.
+/// Network inputs with their training targets.
 pub struct Batch {
-    /// `[N, 3, H, W]`.
+    /// `[N, 3, H, W]`, normalized and zero-padded to the largest input of the batch.
     pub images: Array4<f32>,
-    /// The truth, anchor by anchor.
+    /// Training targets of every anchor.
     pub targets: Targets,
-    /// Where each image lies in `images`.
+    /// How each image was resized and padded.
     pub placements: Vec<Placement>,
-    /// Which images these are: places in the data set.
+    /// Indices of the images in the data set.
     pub indices: Vec<usize>,
 }
 
-/// How a data set becomes batches.
+/// A data set and everything that turns its images into batches.
 pub struct Recipe {
-    /// The images and boxes.
+    /// Images and annotations.
     pub dataset: Dataset,
-    /// Says size, normalization and anchors.
+    /// Input size, normalization, anchors and box coder.
     pub spec: ModelSpec,
-    /// Assigns objects to anchors.
+    /// Matches anchors to objects.
     pub matcher: Matcher,
-    /// What losses are divided by.
+    /// What the losses are divided by.
     pub normalizer: Normalizer,
-    /// Varies images.
+    /// Augmentation of images and boxes.
     pub augmentation: AugmentationConfig,
-    /// Keeps decoded images; several recipes may share it.
+    /// Cache of decoded images; several recipes may share it.
     pub cache: Arc<Cache>,
 }
 
 impl Recipe {
-    /// Whether all inputs of the network have one size, whatever the augmentation draws.
+    /// Whether all network inputs have the same size, with any random augmentation.
     pub fn has_one_input_size(&self) -> bool {
         let Self { dataset, spec, augmentation, .. } = self;
-        let placed = |[width, height]: [u32; 2]| {
+        let padded_size = |[width, height]: [u32; 2]| {
             let placement = spec.preprocessing.place(width.max(1), height.max(1));
             [placement.padded_width, placement.padded_height]
         };
         let mut sizes = dataset.images.iter().flat_map(|image| {
             let size = [image.width, image.height];
-            // A turned image has its sides exchanged.
-            let turned = (augmentation.rotation > 0.0).then_some([size[1], size[0]]);
-            [Some(size), turned].into_iter().flatten().map(placed)
+            // Rotation by 90 or 270 degrees swaps width and height.
+            let rotated = (augmentation.rotation > 0.0).then_some([size[1], size[0]]);
+            [Some(size), rotated].into_iter().flatten().map(padded_size)
         });
         let first = sizes.next();
-        // Crops keep the aspect ratio, but for rounding.
+        // Crops keep the aspect ratio only up to rounding.
         let varies = augmentation.scale.probability > 0.0 || augmentation.crop.probability > 0.0;
         !varies && sizes.all(|size| Some(size) == first)
     }
 }
 
-/// An order on its way, and where its batch is awaited.
-type Job = (Order, Sender<anyhow::Result<Batch>>);
+/// A request, and the channel that its batch is sent to.
+type Job = (BatchRequest, Sender<anyhow::Result<Batch>>);
 
-/// Worker threads that turn orders into batches.
+/// Worker threads that prepare batches.
 pub struct Loader {
     recipe: Arc<Recipe>,
     jobs: Option<Sender<Job>>,
@@ -84,44 +84,45 @@ impl Loader {
     /// Starts `workers` threads.
     ///
     /// # Errors
-    /// When the system gives no more threads.
+    /// When a thread cannot be started.
     pub fn new(recipe: Recipe, workers: usize) -> anyhow::Result<Self> {
         let recipe = Arc::new(recipe);
         let (jobs, queue) = bounded::<Job>(workers);
         let workers = (0..workers).map(|index| {
             let (recipe, queue): (_, Receiver<Job>) = (recipe.clone(), queue.clone());
             thread::Builder::new().name(format!("loader {index}")).spawn(move || {
-                for (order, reply) in queue {
-                    // Nobody waits any more when the run has ended early.
-                    let _ = reply.send(recipe.prepare(&order));
+                for (request, reply) in queue {
+                    // The receiver is gone if the run has ended early.
+                    let _ = reply.send(recipe.prepare(&request));
                 }
             })
         });
-        let workers = workers.collect::<Result<_, _>>().context("can't start the loader's threads")?;
+        let workers =
+            workers.collect::<Result<_, _>>().context("cannot start the data loader's threads; lower `run.workers`")?;
         Ok(Self { recipe, jobs: Some(jobs), workers })
     }
 
-    /// How batches are made.
+    /// The data set, and how its images become batches.
     pub fn recipe(&self) -> &Recipe {
         &self.recipe
     }
 
-    /// The batches of `orders`, in their order. At most two per worker are prepared ahead.
-    pub fn batches(&self, orders: impl Iterator<Item = Order>) -> impl Iterator<Item = anyhow::Result<Batch>> {
-        let mut orders = orders.fuse();
-        let mut awaited = VecDeque::new();
+    /// The batches of `requests`, in the same order. At most two batches per worker are prepared ahead.
+    pub fn batches(&self, requests: impl Iterator<Item = BatchRequest>) -> impl Iterator<Item = anyhow::Result<Batch>> {
+        let mut requests = requests.fuse();
+        let mut pending = VecDeque::new();
         std::iter::from_fn(move || {
-            while awaited.len() < 2 * self.workers.len()
-                && let Some(order) = orders.next()
+            while pending.len() < 2 * self.workers.len()
+                && let Some(request) = requests.next()
             {
                 let (reply, batch) = bounded(1);
                 let jobs = self.jobs.as_ref().expect("jobs are taken only when the loader is dropped");
-                // With all threads gone the job comes back and its reply is dropped, which is noticed below.
-                let _ = jobs.send((order, reply));
-                awaited.push_back(batch);
+                // If all threads have ended, sending fails and drops `reply`; then `recv` below returns an error.
+                let _ = jobs.send((request, reply));
+                pending.push_back(batch);
             }
-            let batch: Receiver<anyhow::Result<Batch>> = awaited.pop_front()?;
-            Some(batch.recv().context("a loader thread ended before its batch was ready").flatten())
+            let batch: Receiver<anyhow::Result<Batch>> = pending.pop_front()?;
+            Some(batch.recv().context("a data loader thread ended before its batch was ready").flatten())
         })
     }
 }
@@ -136,19 +137,18 @@ impl Drop for Loader {
 }
 
 impl Recipe {
-    fn prepare(&self, order: &Order) -> anyhow::Result<Batch> {
-        let first = order.indices.first().copied().unwrap_or_default();
-        let preprocessing = self.preprocessing(first, order.seed);
+    fn prepare(&self, request: &BatchRequest) -> anyhow::Result<Batch> {
+        let first = request.indices.first().copied().unwrap_or_default();
+        let preprocessing = self.preprocessing(first, request.seed);
         let mut prepared = Vec::new();
         let mut objects = Vec::new();
-        for &index in &order.indices {
-            let (pixels, on_it) = self.image(index, order.seed, &preprocessing)?;
-            prepared.push(pixels);
-            objects.push(on_it);
+        for &index in &request.indices {
+            let (input, image_objects) = self.image(index, request.seed, &preprocessing)?;
+            prepared.push(input);
+            objects.push(image_objects);
         }
-        let side =
-            |side: fn(&Placement) -> u32| prepared.iter().map(|p| side(&p.placement)).max().unwrap_or(0) as usize;
-        let (height, width) = (side(|placement| placement.padded_height), side(|placement| placement.padded_width));
+        let max = |side: fn(&Placement) -> u32| prepared.iter().map(|p| side(&p.placement)).max().unwrap_or(0) as usize;
+        let (height, width) = (max(|placement| placement.padded_height), max(|placement| placement.padded_width));
         let mut images = Array4::zeros((prepared.len(), 3, height, width));
         for (index, image) in prepared.iter().enumerate() {
             let (_, height, width) = image.pixels.dim();
@@ -157,28 +157,28 @@ impl Recipe {
         let anchors = Anchors::new(&self.spec.anchors, height, width);
         let targets = Targets::new(&objects, &anchors, &self.matcher, &self.spec.box_coder, self.normalizer);
         let placements = prepared.iter().map(|image| image.placement).collect();
-        Ok(Batch { images, targets, placements, indices: order.indices.clone() })
+        Ok(Batch { images, targets, placements, indices: request.indices.clone() })
     }
 
-    /// What the network sees of an image in a batch of its own, and the objects on it in pixels of the input.
+    /// The network input of an image in a batch of one, and its objects, in pixels of the padded input.
     pub(crate) fn input(&self, index: usize, seed: u64) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
         self.image(index, seed, &self.preprocessing(index, seed))
     }
 
-    /// The size of the batch that begins with the image at place `first`.
+    /// The preprocessing of the batch whose first image has index `first`.
     fn preprocessing(&self, first: usize, seed: u64) -> PreprocessingSpec {
-        self.augmentation.scale.vary(&self.spec.preprocessing, &Draws::new(seed, first))
+        self.augmentation.scale.jitter(&self.spec.preprocessing, &RandomStreams::new(seed, first))
     }
 
-    /// One image, varied and prepared, and the objects on it in pixels of the input.
+    /// The network input of an augmented image, and its objects, in pixels of the padded input.
     fn image(
         &self,
         index: usize,
         seed: u64,
         preprocessing: &PreprocessingSpec,
     ) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
-        let another = |random: &mut ChaCha8Rng| self.sample(random.random_range(0..self.dataset.images.len()));
-        let sample = self.augmentation.apply(self.sample(index)?, &Draws::new(seed, index), another)?;
+        let load_random = |random: &mut ChaCha8Rng| self.sample(random.random_range(0..self.dataset.images.len()));
+        let sample = self.augmentation.apply(self.sample(index)?, &RandomStreams::new(seed, index), load_random)?;
         let Sample { pixels, mut objects } = sample;
         let view = RgbView::new(pixels.width(), pixels.height(), pixels.as_raw())?;
         let prepared = preprocess(view, preprocessing);
@@ -188,7 +188,8 @@ impl Recipe {
         Ok((prepared, objects))
     }
 
-    /// One image as it is in the data set, and the objects on it save crowds.
+    /// An image of the data set without augmentation, and its objects, in pixels of the original image (upright, after EXIF
+    /// rotation). Crowd regions are left out.
     fn sample(&self, index: usize) -> anyhow::Result<Sample> {
         let image = &self.dataset.images[index];
         let path = self.dataset.path_of(index);
@@ -196,7 +197,7 @@ impl Recipe {
         let (width, height) = pixels.dimensions();
         ensure!(
             (width, height) == (image.width, image.height),
-            "{} is {width}x{height} upright, but the annotations say {}x{}, so its boxes would be wrong; mend either",
+            "`{}` is {width}x{height} pixels after EXIF rotation, but its annotations declare {}x{}; correct one of them",
             path.display(),
             image.width,
             image.height
@@ -220,16 +221,16 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::augmentation::testing::{COLORS, assert_boxes_are_on_their_rectangles, marked};
+    use crate::augmentation::testing::{COLORS, assert_boxes_enclose_rectangles, colored_rectangles};
     use crate::cache::{CacheConfig, CacheKind};
 
     const IMAGES: usize = 6;
 
-    /// Every variation of positions, and no colors, so that objects are found by theirs.
-    const VARIATIONS: &str = "horizontal_flip: 0.5, vertical_flip: 0.5, rotation: 0.5, crop: {probability: 0.5}, \
-                              scale: {probability: 0.8}";
+    /// All augmentations that move boxes; none that changes colors, because the tests find objects by their color.
+    const GEOMETRIC: &str = "horizontal_flip: 0.5, vertical_flip: 0.5, rotation: 0.5, crop: {probability: 0.5}, \
+                             scale: {probability: 0.8}";
 
-    /// A folder with marked images, and how they become batches.
+    /// A folder of images with colored rectangles, and a recipe for them.
     struct Fixture {
         folder: TempDir,
         recipe: Recipe,
@@ -241,7 +242,7 @@ mod tests {
             let classes = (0..COLORS).map(|id| Class { id: id as i64, name: format!("color {id}") }).collect();
             let mut dataset = Dataset { folder: folder.path().to_owned(), classes, ..Dataset::default() };
             for image in 0..IMAGES {
-                let sample = marked(image as u64);
+                let sample = colored_rectangles(image as u64);
                 let (width, height) = sample.pixels.dimensions();
                 let file_name = format!("{image}.png");
                 sample.pixels.save(folder.path().join(&file_name)).unwrap();
@@ -274,13 +275,13 @@ mod tests {
 
         fn batches(self, workers: usize, batch_size: usize) -> Vec<Batch> {
             let loader = Loader::new(self.recipe, workers).unwrap();
-            let epochs = (0..3).flat_map(|epoch| orders(&[0; IMAGES], batch_size, 0, epoch));
-            loader.batches(epochs).map(Result::unwrap).collect()
+            let requests = (0..3).flat_map(|epoch| batch_requests(&[0; IMAGES], batch_size, 0, epoch));
+            loader.batches(requests).map(Result::unwrap).collect()
         }
     }
 
     #[test]
-    fn inputs_have_one_size_unless_images_or_augmentation_vary_it() {
+    fn inputs_have_one_size_unless_images_or_augmentation_differ_in_size() {
         let one_size = |augmentation: &str, sizes: &[[u32; 2]]| {
             let mut recipe = Fixture::new(augmentation).recipe;
             let images = recipe.dataset.images.iter_mut().zip(sizes.iter().cycle());
@@ -295,8 +296,8 @@ mod tests {
     }
 
     #[test]
-    fn batches_do_not_depend_on_threads_or_cache() {
-        let all = format!("{{{VARIATIONS}, mosaic: {{probability: 0.5}}, hue: {{probability: 1}}}}");
+    fn batches_do_not_depend_on_workers_or_cache() {
+        let all = format!("{{{GEOMETRIC}, mosaic: {{probability: 0.5}}, hue: {{probability: 1}}}}");
         let expected = Fixture::new(&all).batches(1, 4);
         for (kind, workers) in [(CacheKind::None, 3), (CacheKind::Memory, 1), (CacheKind::Disk, 2)] {
             let mut fixture = Fixture::new(&all);
@@ -305,30 +306,29 @@ mod tests {
             for (found, expected) in fixture.batches(workers, 4).iter().zip(&expected) {
                 assert_eq!(found.images, expected.images, "{kind:?}");
                 assert_eq!(found.targets, expected.targets, "{kind:?}");
-                assert_eq!(found.images, expected.images, "{kind:?}");
             }
         }
     }
 
     #[test]
-    fn boxes_are_on_their_objects_in_the_input() {
-        let Fixture { recipe, folder: _folder } = Fixture::new(&format!("{{{VARIATIONS}}}"));
+    fn boxes_enclose_their_objects_in_the_network_input() {
+        let Fixture { recipe, folder: _folder } = Fixture::new(&format!("{{{GEOMETRIC}}}"));
         for seed in 0..20 {
             for index in 0..IMAGES {
-                let draws = Draws::new(seed, index);
-                let preprocessing = recipe.augmentation.scale.vary(&recipe.spec.preprocessing, &draws);
+                let streams = RandomStreams::new(seed, index);
+                let preprocessing = recipe.augmentation.scale.jitter(&recipe.spec.preprocessing, &streams);
                 let (Preprocessed { pixels, placement }, objects) = recipe.image(index, seed, &preprocessing).unwrap();
                 let (width, height) = (placement.resized_width, placement.resized_height);
                 let value = |x: u32, y: u32, channel| pixels[[channel, y as usize, x as usize]] as u8;
-                let shown = RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|channel| value(x, y, channel))));
-                let sample = Sample { pixels: Arc::new(shown), objects };
-                assert_boxes_are_on_their_rectangles(&sample, 1.5, &format!("seed {seed}, image {index}"));
+                let input = RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|channel| value(x, y, channel))));
+                let sample = Sample { pixels: Arc::new(input), objects };
+                assert_boxes_enclose_rectangles(&sample, 1.5, &format!("seed {seed}, image {index}"));
             }
         }
     }
 
     #[test]
-    fn the_images_of_a_batch_have_one_scale_and_batches_have_several() {
+    fn scale_varies_between_batches_but_not_within_a_batch() {
         let scale = "{scale: {probability: 1, min: 0.5, max: 2}}";
         let mut shorter_sides = Vec::new();
         for batch in Fixture::new(scale).batches(2, 3) {
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn crowds_do_not_become_objects() {
+    fn crowd_regions_are_not_training_objects() {
         for augmentation in ["{mosaic: {probability: 0}}", "{mosaic: {probability: 1, min_visibility: 0}}"] {
             let mut fixture = Fixture::new(augmentation);
             for annotation in &mut fixture.recipe.dataset.annotations {
@@ -360,12 +360,12 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_a_mosaic_needs_and_that_cannot_be_read_is_named() {
+    fn errors_name_unreadable_images_that_a_mosaic_needs() {
         let fixture = Fixture::new("{mosaic: {probability: 1}}");
-        std::fs::write(fixture.folder.path().join("5.png"), "no image").unwrap();
+        std::fs::write(fixture.folder.path().join("5.png"), "not an image").unwrap();
         let loader = Loader::new(fixture.recipe, 1).unwrap();
-        let order = |seed| Order { indices: vec![0], seed };
-        let failures: Vec<_> = loader.batches((0..10).map(order)).filter_map(Result::err).collect();
+        let request = |seed| BatchRequest { indices: vec![0], seed };
+        let failures: Vec<_> = loader.batches((0..10).map(request)).filter_map(Result::err).collect();
         assert!(!failures.is_empty());
         assert!(failures.iter().all(|error| format!("{error:#}").contains("5.png")), "{failures:?}");
     }

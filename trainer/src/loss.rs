@@ -1,7 +1,7 @@
 //! The loss. <https://arxiv.org/abs/1708.02002>, sections 3 and 4; details as in yhenon/pytorch-retinanet, `losses.py`.
 //!
-//! The focal loss is computed from logits and therefore needs no clamp on the probability, which would cut the gradient of
-//! the worst mistakes.
+//! The focal loss is computed from logits. It needs no clamp on the probability, which would zero the gradient of the
+//! worst predictions.
 
 use models::spec::BoxCoderSpec;
 use serde::{Deserialize, Serialize};
@@ -10,21 +10,21 @@ use tch::{Device, Kind, Tensor};
 use crate::box_loss::BoxLoss;
 use crate::targets::{Normalizer, Targets};
 
-/// Numbers of the loss.
+/// Hyperparameters of the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossConfig {
-    /// Weight of a foreground score; a background score has the rest to 1.
+    /// Focal loss: weight of foreground scores; background scores have the weight 1 - alpha.
     pub alpha: f64,
-    /// How much an easy score counts less: the exponent of its distance to the truth.
+    /// Focal loss: exponent of the distance between score and target, which reduces the loss of easy examples.
     pub gamma: f64,
-    /// What a wrongly placed box costs.
+    /// Kind of box loss.
     pub box_loss: BoxLoss,
     /// Offset error at which the smooth L1 loss turns from quadratic to linear.
     pub smooth_l1_beta: f64,
-    /// Factor on the box loss. Where others sum over the four offsets, this is four times theirs.
+    /// Factor on the box loss, which is a mean over the four offsets; for the loss of implementations that sum, use 4.
     pub box_loss_weight: f64,
-    /// What the losses of an image's anchors are divided by.
+    /// Divisor of the losses of an image's anchors.
     pub normalizer: Normalizer,
 }
 
@@ -41,18 +41,18 @@ impl Default for LossConfig {
     }
 }
 
-/// The two parts of the loss, each a scalar: means over the images of the batch.
+/// The two parts of the loss, each a scalar: the mean over the images of the batch.
 pub struct Loss {
-    /// Focal loss of all scores, over the [`Normalizer`].
+    /// Focal loss of all scores, divided by the [`Normalizer`].
     pub classification_loss: Tensor,
-    /// Box loss of the foreground anchors, over the [`Normalizer`]; zero without any.
+    /// Box loss of the foreground anchors, divided by the [`Normalizer`]; zero if there are none.
     pub box_loss: Tensor,
 }
 
 impl Loss {
-    /// Compares predictions with targets.
+    /// The loss of predictions.
     ///
-    /// `logits` is `[N, anchors, classes]`, `offsets` is `[N, anchors, 4]`, both of single precision.
+    /// `logits` is `[N, anchors, classes]`, `offsets` is `[N, anchors, 4]`, both float32.
     pub fn new(
         logits: &Tensor,
         offsets: &Tensor,
@@ -66,22 +66,22 @@ impl Loss {
         let object_weights = Tensor::from_slice(&targets.object_weights).to_device(device);
         let rows = Tensor::from_slice(&targets.rows).to_device(device);
 
-        // Nearly every score is one of background, so all are taken for that and the few foreground ones are set right.
+        // Nearly all scores are background: treats all as background, then corrects the few foreground scores.
         let background = focal(logits, config.gamma) * anchor_weights.view([logits.size()[0], -1, 1]);
-        let foreground_at = &rows * classes + Tensor::from_slice(&targets.classes).to_device(device);
-        let logits_there = logits.reshape(-1).index_select(0, &foreground_at);
-        let foreground = focal(&-&logits_there, config.gamma) * config.alpha;
-        let mistaken = focal(&logits_there, config.gamma) * (1.0 - config.alpha);
+        let foreground_indices = &rows * classes + Tensor::from_slice(&targets.classes).to_device(device);
+        let foreground_logits = logits.reshape(-1).index_select(0, &foreground_indices);
+        let foreground = focal(&-&foreground_logits, config.gamma) * config.alpha;
+        let as_background = focal(&foreground_logits, config.gamma) * (1.0 - config.alpha);
         let classification_loss = background.sum(Kind::Float) * (1.0 - config.alpha)
-            + ((foreground - mistaken) * &object_weights).sum(Kind::Float);
+            + ((foreground - as_background) * &object_weights).sum(Kind::Float);
 
-        let offsets_there = offsets.reshape([-1, 4]).index_select(0, &rows);
-        let errors = config.box_loss.of(&offsets_there, targets, config.smooth_l1_beta, coder);
+        let foreground_offsets = offsets.reshape([-1, 4]).index_select(0, &rows);
+        let errors = config.box_loss.per_anchor(&foreground_offsets, targets, config.smooth_l1_beta, coder);
         let box_loss = (errors * &object_weights).sum(Kind::Float) * config.box_loss_weight;
         Self { classification_loss, box_loss }
     }
 
-    /// What is minimized.
+    /// The sum of both parts.
     pub fn total(&self) -> Tensor {
         &self.classification_loss + &self.box_loss
     }
@@ -93,7 +93,7 @@ impl Loss {
     }
 }
 
-/// The focal loss of scores whose truth is background, without alpha: p^gamma * -log(1 - p) with p = sigmoid(logit).
+/// The focal loss of background scores, without alpha: p^gamma * -log(1 - p) with p = sigmoid(logit).
 /// The loss of a foreground score is that of its negative logit.
 fn focal(logits: &Tensor, gamma: f64) -> Tensor {
     let probability = logits.sigmoid();
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// `numeric_cases.json`, where there is one.
+    /// `numeric_cases.json` of the shared test data; none without it.
     fn numeric_cases() -> Option<serde_json::Value> {
         let Ok(data) = std::env::var("RETINANET_DATA") else {
             eprintln!("skipped: RETINANET_DATA is not set");
@@ -121,11 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn the_focal_loss_is_that_of_fvcore() {
+    fn focal_loss_matches_fvcore() {
         let Some(cases) = numeric_cases() else { return };
         for case in cases["focal"].as_array().unwrap() {
             let (gamma, alpha) = (case["gamma"].as_f64().unwrap(), case["alpha"].as_f64().unwrap());
-            // fvcore: a negative alpha stands for no weights.
+            // fvcore: a negative alpha means no weights.
             let weight = |target: f64| match target {
                 _ if alpha < 0.0 => 1.0,
                 1.0 => alpha,
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn the_box_loss_is_a_quarter_of_that_of_keras_retinanet() {
+    fn box_loss_is_a_quarter_of_keras_retinanets() {
         let Some(cases) = numeric_cases() else { return };
         let case = &cases["kr_smooth_l1"];
         let rows = |name: &str| -> Vec<[f32; 4]> {

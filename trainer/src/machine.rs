@@ -1,4 +1,4 @@
-//! What a run was made with: versions and hardware, for those who compare numbers.
+//! Versions and hardware, to make reported results comparable.
 
 use std::fmt;
 use std::fs;
@@ -11,18 +11,18 @@ use serde::Serialize;
 pub(crate) struct Machine {
     /// This program and its version.
     pub(crate) program: String,
-    /// Version of libtorch that this program is built for.
+    /// Version of libtorch that this program was built for.
     pub(crate) libtorch: &'static str,
     /// Name of the CPU.
     pub(crate) cpu: String,
-    /// Cores that this program may use.
+    /// Number of cores that this program may use.
     pub(crate) cores: usize,
-    /// CUDA devices that libtorch sees.
+    /// Number of CUDA devices that libtorch finds.
     pub(crate) cuda_devices: i64,
 }
 
 impl Machine {
-    /// The machine that this program runs on.
+    /// The machine that runs this program.
     pub(crate) fn new() -> Self {
         Self {
             program: concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -41,8 +41,8 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Whether the CPU has instructions for bfloat16; true where the system does not say.
-pub(crate) fn computes_bfloat16() -> bool {
+/// Whether the CPU has instructions for bfloat16; true if unknown.
+pub(crate) fn has_bfloat16_instructions() -> bool {
     let Ok(information) = fs::read_to_string("/proc/cpuinfo") else { return true };
     let flags = information.lines().find(|line| line.starts_with("flags"));
     flags.is_none_or(|flags| flags.split_whitespace().any(|flag| ["amx_bf16", "avx512_bf16"].contains(&flag)))
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_is_known() {
+    fn cpu_and_cores_are_known() {
         let machine = Machine::new();
         assert!(machine.cores >= 1 && !machine.to_string().contains("unknown"), "{machine}");
     }

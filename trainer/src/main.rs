@@ -3,17 +3,21 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use runtime::progress::{self, VerbosityArgs};
 use trainer::{bench, check, eval, fit, import, init, memory, synth};
 
-/// The status that says that `check` has found data which training would refuse or stop at.
+/// Exit code of `check` when training would refuse the data or stop at an image.
 const UNSOUND_DATA: u8 = 3;
 
 /// Train RetinaNet object detectors.
 #[derive(Parser, Debug)]
 #[command(version)]
-struct Arguments {
+struct Args {
     #[command(subcommand)]
     command: Command,
+
+    #[command(flatten)]
+    verbosity: VerbosityArgs,
 }
 
 #[derive(Subcommand, Debug)]
@@ -29,8 +33,10 @@ enum Command {
 
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
-    memory::keep();
-    let result = match Arguments::parse().command {
+    memory::restart_with_huge_pages();
+    let args = Args::parse();
+    args.verbosity.apply();
+    let result = match args.command {
         Command::Init(args) => init::run(&args),
         Command::Check(args) => match check::run(&args) {
             Ok(true) => Ok(()),
@@ -46,7 +52,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::error(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

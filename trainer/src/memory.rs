@@ -1,26 +1,27 @@
-//! How the C library hands out memory while training on the CPU.
+//! Settings of glibc's memory allocator for training on the CPU.
 //!
-//! libtorch takes and returns some gigabytes at every step. By default glibc gives each large block back to the system, so
-//! that the next step pays again for its pages to be found and cleared. Keeping blocks, in huge pages, spares that.
+//! libtorch allocates and frees some gigabytes in every step. By default, glibc returns each large block to the system,
+//! and the next step waits again for the system to map and clear its pages. Keeping freed blocks, in huge pages, avoids
+//! this.
 
 use std::env;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// The variable that glibc reads when a program starts, and never again.
+/// The environment variable of the settings. glibc reads it only at program start.
 const VARIABLE: &str = "GLIBC_TUNABLES";
 
-/// Keep blocks of any size (no mapping of their own, never trimmed), and ask for huge pages.
+/// Keep freed blocks of any size (no separate mappings, no trimming), and request huge pages.
 const SETTINGS: &str = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.hugetlb=1";
 
-/// Starts this program again, in this process, with memory kept. To be called before anything else; does nothing when the
-/// variable is set, by the user or by this function, and goes on as before when the system refuses.
-pub fn keep() {
+/// Restarts this program in the same process with these settings. Must be called first in `main`. Returns without
+/// effect if the variable is set already, by the user or by this function, and if the restart fails.
+pub fn restart_with_huge_pages() {
     if env::var_os(VARIABLE).is_some() {
         return;
     }
     if let Ok(program) = env::current_exe() {
-        // `exec` returns only when it has failed.
+        // `exec` returns only if it fails.
         let _ = Command::new(program).args(env::args_os().skip(1)).env(VARIABLE, SETTINGS).exec();
     }
 }

@@ -5,39 +5,39 @@ use tch::{Device, Tensor};
 
 use crate::parameters::Segment;
 
-/// Numbers updated in one go on the CPU: what fits its caches together with gradient and moments, so that the
-/// several passes of an update read memory once.
+/// Elements that are updated together on the CPU: with their gradients and moments they fit its caches, so that the
+/// passes of an update read memory only once.
 const CHUNK: i64 = 1 << 17;
 
-/// Which optimizer, and its numbers.
+/// The optimizer and its hyperparameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// The rule of the update.
+    /// The update rule.
     pub kind: OptimizerKind,
-    /// Step size after warm-up.
+    /// Learning rate after warm-up.
     pub learning_rate: f64,
     /// Factor on the learning rate of the backbone.
     pub backbone_lr_multiplier: f64,
-    /// Shrinks weights by this share of the learning rate at each step; norms and biases are exempt.
+    /// Weight decay; not applied to norms and biases.
     pub weight_decay: f64,
-    /// SGD: share of the last update that the next one keeps.
+    /// SGD: momentum.
     pub momentum: f64,
-    /// SGD: whether the gradient counts once more on top of the momentum, as Nesterov has it.
+    /// SGD: whether to use Nesterov momentum.
     pub nesterov: bool,
-    /// AdamW: decay of the two moments.
+    /// AdamW: decay rates of the two moments.
     pub betas: [f64; 2],
-    /// The gradient is scaled down to this length where it is longer; never if absent.
+    /// Maximum gradient norm. `None`: no clipping.
     pub clip_grad_norm: Option<f64>,
-    /// Batches whose gradients make one step, as if they were one batch. Only statistics of live batch norms differ.
+    /// Batches per optimizer step. The step is the same as for one large batch, except for live batch norms.
     pub gradient_accumulation_steps: usize,
 }
 
-/// Rules of the update.
+/// Update rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
-    /// Stochastic gradient descent with momentum; weight decay is part of the gradient.
+    /// SGD with momentum; weight decay is added to the gradient, as in PyTorch.
     Sgd,
     /// Adam with decoupled weight decay. <https://arxiv.org/abs/1711.05101>
     Adamw,
@@ -68,40 +68,40 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// An optimizer and what it remembers.
+/// An optimizer with its state.
 pub struct Optimizer {
     config: OptimizerConfig,
     segments: Vec<Segment>,
-    /// Updates made.
+    /// Number of updates so far.
     pub steps: i64,
-    /// Each like the weights: the momentum for SGD, the two moments for AdamW.
+    /// Each `[count]`, like the weights: the momentum for SGD, the two moments for AdamW.
     pub moments: Vec<Tensor>,
 }
 
 impl Optimizer {
-    /// An optimizer for `weights`, `[count]`, which consist of `segments`.
+    /// An optimizer for `weights`, `[count]`. The lengths of `segments` add up to `count`.
     pub fn new(config: &OptimizerConfig, weights: &Tensor, segments: &[Segment]) -> Self {
         let moments = config.kind.moment_names().iter().map(|_| weights.zeros_like()).collect();
         Self { config: config.clone(), segments: segments.to_vec(), steps: 0, moments }
     }
 
-    /// What the moments are called in a saved state.
+    /// Names of the moments in a saved state.
     pub fn moment_names(&self) -> &'static [&'static str] {
         self.config.kind.moment_names()
     }
 
-    /// Moves `weights` against `gradient`, both `[count]`, and returns the gradient's length before clipping. A gradient
-    /// that is not finite changes nothing.
+    /// Updates `weights` with `gradient`, both `[count]`, and returns the gradient norm before clipping. If the norm is
+    /// not finite, nothing changes. `gradient` is modified.
     pub fn step(&mut self, weights: &mut Tensor, gradient: &mut Tensor, learning_rate: f64) -> f64 {
         tch::no_grad(|| {
             let norm = gradient.norm().double_value(&[]);
             if !norm.is_finite() {
                 return norm;
             }
-            if let Some(limit) = self.config.clip_grad_norm
-                && norm > limit
+            if let Some(max_norm) = self.config.clip_grad_norm
+                && norm > max_norm
             {
-                let _ = gradient.g_mul_scalar_(limit / norm);
+                let _ = gradient.g_mul_scalar_(max_norm / norm);
             }
             self.steps += 1;
             let mut start = 0;
@@ -123,7 +123,7 @@ impl Optimizer {
 
     fn update(&self, mut w: Tensor, mut g: Tensor, moments: Vec<Tensor>, learning_rate: f64, decay: f64) {
         let mut moments = moments.into_iter();
-        let mut first = moments.next().expect("both kinds have a first moment");
+        let mut first = moments.next().expect("every optimizer has a first moment");
         match (self.config.kind, moments.next()) {
             (OptimizerKind::Adamw, Some(mut second)) => {
                 let [beta1, beta2] = self.config.betas;
@@ -169,7 +169,7 @@ mod tests {
     const NESTEROV: [f64; 3] = [0.9824222125509999, -2.069184479462, 0.26546031634050005];
     const SGD: [f64; 3] = [0.961372789, -2.027963618, 0.3744434295];
 
-    /// `count` numbers, the first `decayed` of which decay.
+    /// Segments of `count` weights, with weight decay on the first `decayed`.
     fn segments(count: i64, decayed: i64) -> [Segment; 2] {
         let segment = |length, decays| Segment { length, decays, backbone: false };
         [segment(decayed, true), segment(count - decayed, false)]
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn updates_are_those_of_pytorch() {
+    fn updates_match_pytorch() {
         let config = OptimizerConfig { weight_decay: 0.01, clip_grad_norm: None, ..OptimizerConfig::default() };
         let all = segments(3, 3);
         assert_near(&train(&config, &all), &ADAMW);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn weight_decay_stops_at_the_vectors() {
+    fn weight_decay_applies_only_to_its_segments() {
         let decay = OptimizerConfig { weight_decay: 0.5, clip_grad_norm: None, ..OptimizerConfig::default() };
         let plain = OptimizerConfig { weight_decay: 0.0, ..decay.clone() };
         for kind in [OptimizerKind::Adamw, OptimizerKind::Sgd] {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_backbone_learns_at_its_own_rate() {
+    fn backbone_learning_rate_is_multiplied() {
         let config =
             OptimizerConfig { backbone_lr_multiplier: 0.25, clip_grad_norm: None, ..OptimizerConfig::default() };
         let one = |backbone| Segment { length: 1, decays: false, backbone };
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_do_not_show() {
+    fn chunked_updates_equal_small_ones() {
         let count = CHUNK * 2 + 5;
         let decayed = CHUNK + 3;
         let run = |parts: &[(i64, i64)]| {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_gradient_is_cut_and_one_that_is_not_finite_changes_nothing() {
+    fn gradient_norm_is_clipped_and_non_finite_gradients_change_nothing() {
         let config = OptimizerConfig {
             kind: OptimizerKind::Sgd,
             weight_decay: 0.0,

@@ -1,7 +1,8 @@
-//! The network's tensors in libtorch: all trainable parameters in one flat tensor, buffers and frozen parameters in another.
+//! The network's tensors in libtorch: trainable parameters in one flat tensor, buffers and frozen parameters in
+//! another.
 //!
-//! Named tensors are views of these two, so that an optimizer, an average, a gradient norm or a saved state is a few lines
-//! on one tensor. What is updated alike lies together.
+//! Named tensors are views of these two, so that an optimizer, an average, a gradient norm or a saved state takes a few
+//! lines on one tensor. Parameters with the same weight decay and learning rate are adjacent.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,56 +14,56 @@ use tch::{Device, Kind, Tensor};
 use crate::part::Part;
 use crate::torch::Torch;
 
-/// Held while libtorch's generator, of which a program has one, is seeded and drawn from.
+/// Locked while libtorch's global random number generator is seeded and used.
 static GENERATOR: Mutex<()> = Mutex::new(());
 
-/// The numbers of one network on one device.
+/// The tensors of one network on one device.
 pub struct Parameters {
     /// The trainable parameters, `[count]`.
     pub trainable: Tensor,
-    /// Buffers, which are running statistics, and frozen parameters, `[count]`.
+    /// Buffers (running statistics) and frozen parameters, `[count]`.
     pub buffers: Tensor,
-    /// The ranges of `trainable`, which fill it.
+    /// Consecutive ranges of `trainable` that cover it completely.
     pub segments: Vec<Segment>,
-    /// Views of `trainable`, in its order; each takes gradients.
+    /// Views of `trainable`, in order, that require gradients.
     leaves: Vec<Tensor>,
     views: BTreeMap<String, Tensor>,
     layout: Layout,
 }
 
-/// A range of trainable parameters that are updated alike.
+/// A range of trainable parameters with the same weight decay and learning rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// How many numbers.
+    /// Number of elements.
     pub length: i64,
-    /// Whether weight decay is for them: for matrices and kernels, not for norms and biases.
+    /// Whether weight decay applies: to kernels, not to norms and biases.
     pub decays: bool,
-    /// Whether they are the backbone's.
+    /// Whether they belong to the backbone.
     pub backbone: bool,
 }
 
-/// What is trainable, and how it lies in memory.
+/// Which parameters are trainable, and their memory format.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
-    /// The network is frozen up to and including this part; nothing is frozen if absent.
+    /// The network is frozen up to and including this part. `None`: nothing is frozen.
     pub frozen: Option<Part>,
-    /// Whether kernels are stored with their channels last, as libtorch's channels-last convolutions want them.
+    /// Whether kernels are stored in the channels-last memory format (NHWC).
     pub channels_last: bool,
 }
 
 impl Parameters {
-    /// Tensors that hold what `initial` says of each, which must be as long as the parameter.
+    /// Tensors with the values that `initial` returns, which must have as many elements as the parameter.
     fn new(list: &[Parameter], layout: Layout, device: Device, mut initial: impl FnMut(&Parameter) -> Tensor) -> Self {
-        let (trainable, buffers): (Vec<_>, Vec<_>) = list.iter().partition(|parameter| layout.learns(parameter));
+        let (trainable, buffers): (Vec<_>, Vec<_>) = list.iter().partition(|parameter| layout.is_trainable(parameter));
         let mut segments = Vec::new();
         let mut ordered = Vec::new();
         for (decays, backbone) in [(true, true), (true, false), (false, true), (false, false)] {
-            let alike = trainable
+            let segment = trainable
                 .iter()
                 .filter(|p| (p.shape.len() > 1, Part::of(&p.name).is_backbone()) == (decays, backbone))
                 .copied();
             let start = ordered.len();
-            ordered.extend(alike);
+            ordered.extend(segment);
             segments.push(Segment { length: count(&ordered[start..]), decays, backbone });
         }
 
@@ -87,9 +88,9 @@ impl Parameters {
         Self { trainable, buffers, segments, leaves, views, layout }
     }
 
-    /// The tensors of `list` as they are before training, drawn from libtorch's generator on the CPU.
+    /// The initial values of the tensors of `list`, from libtorch's random number generator on the CPU.
     pub fn random(list: &[Parameter], layout: Layout, device: Device, seed: u64) -> Self {
-        let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
         tch::manual_seed(seed as i64);
         Self::new(list, layout, device, |parameter| {
             let mut values = Tensor::empty([parameter.len() as i64], (Kind::Float, Device::Cpu));
@@ -101,31 +102,31 @@ impl Parameters {
         })
     }
 
-    /// The tensors of a checkpoint, which has been held against its spec.
-    pub fn of_tensors(
+    /// The tensors of a checkpoint, which must contain all tensors of `list` in their shapes.
+    pub fn from_tensors(
         list: &[Parameter],
         layout: Layout,
         device: Device,
         tensors: &BTreeMap<String, ArrayD<f32>>,
     ) -> Self {
         Self::new(list, layout, device, |parameter| {
-            let tensor = tensors.get(&parameter.name).expect("a checkpoint holds every tensor of its spec");
+            let tensor = tensors.get(&parameter.name).expect("a checkpoint contains every tensor of its spec");
             Tensor::from_slice(tensor.as_slice().expect("a checkpoint's tensors are in standard layout"))
         })
     }
 
-    /// A copy with the same layout. `list` is the one that these were made from.
+    /// A copy with the same layout. `list` must be the list that `self` was created from.
     pub fn copy(&self, list: &[Parameter]) -> Self {
         let view = |parameter: &Parameter| self.views[&parameter.name].detach().reshape(-1);
         Self::new(list, self.layout, self.trainable.device(), view)
     }
 
-    /// What is trainable, and how it lies in memory.
+    /// Which parameters are trainable, and their memory format.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The tensor of that name.
+    /// The tensor with this name.
     pub fn view(&self, name: &str) -> Option<&Tensor> {
         self.views.get(name)
     }
@@ -135,7 +136,7 @@ impl Parameters {
         self.views.iter().map(|(name, view)| (name.clone(), to_array(view))).collect()
     }
 
-    /// The gradient of `loss` in the layout of `trainable`.
+    /// The gradient of `loss`, `[count]`, in the order of `trainable`.
     pub fn gradient(&self, loss: &Tensor) -> Tensor {
         let gradients = Tensor::run_backward(&[loss], &self.leaves, false, false);
         let flat: Vec<_> = gradients.iter().map(|gradient| self.layout.flatten(gradient)).collect();
@@ -144,7 +145,7 @@ impl Parameters {
 }
 
 impl Layout {
-    fn learns(self, parameter: &Parameter) -> bool {
+    fn is_trainable(self, parameter: &Parameter) -> bool {
         parameter.role == Role::Parameter && self.frozen.is_none_or(|frozen| Part::of(&parameter.name) > frozen)
     }
 
@@ -158,7 +159,7 @@ impl Layout {
         }
     }
 
-    /// The numbers of `tensor` in the order in which [`Self::unflatten`] finds them.
+    /// The elements of `tensor`, `[count]`: the inverse of [`Self::unflatten`].
     fn flatten(self, tensor: &Tensor) -> Tensor {
         if self.channels_last && tensor.dim() == 4 {
             tensor.permute([0, 2, 3, 1]).reshape(-1)
@@ -179,12 +180,12 @@ impl<const TRAINING: bool> Weights<Torch<TRAINING>> for Parameters {
     }
 }
 
-/// A copy of a float tensor in the CPU's memory.
+/// A copy of a float32 tensor in CPU memory.
 pub fn to_array(tensor: &Tensor) -> ArrayD<f32> {
     let shape: Vec<usize> = tensor.size().into_iter().map(|n| n as usize).collect();
     let mut values = vec![0.0; tensor.numel()];
     tensor.detach().to_device(Device::Cpu).contiguous().copy_data(&mut values, tensor.numel());
-    ArrayD::from_shape_vec(shape, values).expect("a tensor has as many elements as its shape says")
+    ArrayD::from_shape_vec(shape, values).expect("a tensor has as many elements as its shape")
 }
 
 #[cfg(test)]
@@ -195,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_decay_norms_and_biases_do_not_and_the_backbone_is_told_from_the_rest() {
+    fn segments_separate_kernels_from_norms_and_biases_and_the_backbone_from_the_rest() {
         let mut spec = ModelSpec::preset("resnet18").unwrap();
         spec.classes = vec![Class { id: 1, name: "cell".to_owned() }];
         let list = parameters(&spec).unwrap();

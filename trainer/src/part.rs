@@ -1,29 +1,29 @@
-//! The parts of the network that training tells apart: what is frozen, and what learns at a rate of its own.
+//! Parts of the network, for freezing and for the learning rate of the backbone.
 
 use serde::{Deserialize, Serialize};
 
-/// A part of the network, in the order in which an image passes through them.
+/// A part of the network, ordered from input to output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The backbone's first convolution and its norm.
     Stem,
-    /// The backbone's blocks that end in C2.
+    /// The backbone's first stage, `layer1`, with output C2.
     Stage1,
-    /// The backbone's blocks that end in C3.
+    /// `layer2`, with output C3.
     Stage2,
-    /// The backbone's blocks that end in C4.
+    /// `layer3`, with output C4.
     Stage3,
-    /// The backbone's blocks that end in C5.
+    /// `layer4`, with output C5.
     Stage4,
     /// The feature pyramid.
     Pyramid,
-    /// The two subnets.
+    /// The classification and the regression head.
     Heads,
 }
 
 impl Part {
-    /// The part that a tensor belongs to, by the beginning of its name.
+    /// The part that a tensor belongs to, by the prefix of its name.
     pub fn of(name: &str) -> Self {
         match name.split_once('.').map_or(name, |(first, _)| first) {
             "conv1" | "bn1" => Self::Stem,
@@ -36,7 +36,7 @@ impl Part {
         }
     }
 
-    /// Whether this is a part of the backbone, which is what pretrained weights are for.
+    /// Whether this is a part of the backbone.
     pub fn is_backbone(self) -> bool {
         self <= Self::Stage4
     }
@@ -48,7 +48,7 @@ mod tests {
     use models::{ModelSpec, parameters, spec::Class};
 
     #[test]
-    fn tensors_come_in_the_order_of_the_parts_and_no_part_is_empty() {
+    fn tensors_are_ordered_by_part_and_no_part_is_empty() {
         let classes = vec![Class { id: 1, name: "cell".to_owned() }];
         let spec = ModelSpec { classes, ..ModelSpec::default() };
         let mut parts: Vec<_> = parameters(&spec).unwrap().iter().map(|parameter| Part::of(&parameter.name)).collect();

@@ -1,4 +1,4 @@
-//! A network in use: what it says of batches, and what it finds in the images of a data set.
+//! A network for inference: its predictions for batches, and its detections in the images of a data set.
 
 use models::evaluation::ScoredBox;
 use models::{Anchors, Checkpoint, ModelSpec, RetinaNet, WeightsError, parameters};
@@ -7,17 +7,17 @@ use rayon::prelude::*;
 use runtime::{Detection, postprocess};
 use tch::{Device, Tensor};
 
-use crate::loader::{Batch, Loader, Order};
+use crate::loader::{Batch, BatchRequest, Loader};
 use crate::parameters::{Layout, Parameters};
 use crate::torch::{Inference, Torch, images};
 
-/// Detections of an image, for every class that there is, that are looked at during training. COCO's evaluation counts as
-/// many of each class.
-const ENOUGH: usize = 100;
+/// During training, an image has at most this many detections times the number of classes. COCO evaluation uses as many
+/// per class.
+const MAX_DETECTIONS_PER_CLASS: usize = 100;
 
-/// A network in use, on some device.
+/// A network for inference on a device.
 pub struct Predictor {
-    /// What the network is.
+    /// The spec of the network.
     pub spec: ModelSpec,
     network: RetinaNet<Inference>,
     device: Device,
@@ -25,10 +25,11 @@ pub struct Predictor {
 }
 
 impl Predictor {
-    /// A network on `parameters`, whose numbers may go on changing.
+    /// A network that shares the tensors of `parameters`, so that later updates of the parameters change its
+    /// predictions.
     ///
     /// # Errors
-    /// When the spec's network has other tensors.
+    /// When `parameters` lacks a tensor of the spec.
     pub fn new(spec: &ModelSpec, parameters: &Parameters) -> Result<Self, WeightsError> {
         let network = RetinaNet::new(spec, parameters)?;
         let channels_last = parameters.layout().channels_last;
@@ -38,14 +39,14 @@ impl Predictor {
     /// The network of a checkpoint.
     ///
     /// # Errors
-    /// When the spec has no network.
-    pub fn of_checkpoint(checkpoint: &Checkpoint, device: Device) -> Result<Self, WeightsError> {
+    /// When the checkpoint's spec is invalid.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, device: Device) -> Result<Self, WeightsError> {
         let list = parameters(&checkpoint.spec)?;
-        let parameters = Parameters::of_tensors(&list, Layout::default(), device, &checkpoint.tensors);
+        let parameters = Parameters::from_tensors(&list, Layout::default(), device, &checkpoint.tensors);
         Self::new(&checkpoint.spec, &parameters)
     }
 
-    /// Scores `[N, anchors, classes]` and offsets `[N, anchors, 4]` of a batch, in the CPU's memory.
+    /// Scores `[N, anchors, classes]` and offsets `[N, anchors, 4]` of a batch, in CPU memory.
     pub fn predict(&self, batch: &Batch) -> [Tensor; 2] {
         tch::no_grad(|| {
             let predictions = self.network.forward(&Torch(images(&batch.images, self.device, self.channels_last)));
@@ -53,24 +54,25 @@ impl Predictor {
         })
     }
 
-    /// What the network finds in the images of a batch, as evaluation takes it, with the post-processing that ships.
-    pub(crate) fn find(&self, batch: &Batch) -> Vec<ScoredBox> {
-        self.find_with(batch, &self.spec)
+    /// Detections in the images of a batch, with the post-processing of the spec. Boxes are in pixels of the original
+    /// image (upright, after EXIF rotation).
+    pub(crate) fn detect(&self, batch: &Batch) -> Vec<ScoredBox> {
+        self.detect_with(batch, &self.spec)
     }
 
-    /// The same with an end to the detections of an image. A network at the start of its training may believe in all anchors
-    /// at once, and suppressing millions of boxes would take minutes.
-    pub(crate) fn find_enough(&self, batch: &Batch) -> Vec<ScoredBox> {
+    /// Like [`Self::detect`], with a limited number of detections per image. Early in training, all anchors may have
+    /// high scores, and NMS of millions of boxes would take minutes.
+    pub(crate) fn detect_limited(&self, batch: &Batch) -> Vec<ScoredBox> {
         let mut spec = self.spec.clone();
-        let enough = ENOUGH * spec.class_count();
-        spec.postprocessing.max_detections = Some(spec.postprocessing.max_detections.unwrap_or(enough).min(enough));
-        self.find_with(batch, &spec)
+        let limit = MAX_DETECTIONS_PER_CLASS * spec.class_count();
+        spec.postprocessing.max_detections = Some(spec.postprocessing.max_detections.unwrap_or(limit).min(limit));
+        self.detect_with(batch, &spec)
     }
 
-    fn find_with(&self, batch: &Batch, spec: &ModelSpec) -> Vec<ScoredBox> {
+    fn detect_with(&self, batch: &Batch, spec: &ModelSpec) -> Vec<ScoredBox> {
         let [scores, offsets] = self.predict(batch);
-        let found = detections(batch, &scores, &offsets, spec);
-        let scored = batch.indices.iter().zip(found).flat_map(|(index, detections)| {
+        let per_image = detections(batch, &scores, &offsets, spec);
+        let scored = batch.indices.iter().zip(per_image).flat_map(|(index, detections)| {
             detections.into_iter().map(|detection| ScoredBox {
                 image: *index,
                 class_index: detection.class_index,
@@ -82,8 +84,8 @@ impl Predictor {
     }
 }
 
-/// Every image of the loader's data set once. Only those of one size share a batch, since padding of another size would
-/// change what the network says near the edges.
+/// Every image of the loader's data set once. Batches contain only images of the same padded size, because more padding
+/// would change the predictions near the edges.
 pub(crate) fn validation_batches(
     loader: &Loader,
     batch_size: usize,
@@ -96,12 +98,13 @@ pub(crate) fn validation_batches(
     };
     let mut indices: Vec<_> = (0..images.len()).collect();
     indices.sort_by_key(size);
-    let alike = indices.chunk_by(|a, b| size(a) == size(b));
-    let batches = alike.flat_map(|indices| indices.chunks(batch_size));
-    let orders: Vec<_> = batches.map(|indices| Order { indices: indices.to_vec(), seed: 0 }).collect();
-    loader.batches(orders.into_iter())
+    let same_size = indices.chunk_by(|a, b| size(a) == size(b));
+    let batches = same_size.flat_map(|indices| indices.chunks(batch_size));
+    let requests: Vec<_> = batches.map(|indices| BatchRequest { indices: indices.to_vec(), seed: 0 }).collect();
+    loader.batches(requests.into_iter())
 }
 
+/// The detections of each image, in pixels of the original image (upright, after EXIF rotation).
 fn detections(batch: &Batch, scores: &Tensor, offsets: &Tensor, spec: &ModelSpec) -> Vec<Vec<Detection>> {
     let values = |tensor: &Tensor| {
         let mut values = vec![0f32; tensor.numel()];
@@ -113,8 +116,8 @@ fn detections(batch: &Batch, scores: &Tensor, offsets: &Tensor, spec: &ModelSpec
         (n as usize, rows as usize, width as usize)
     };
     let (score_values, offset_values) = (values(scores), values(offsets));
-    let scores = ArrayView3::from_shape(shape(scores), &score_values).expect("values fill the shape they came in");
-    let offsets = ArrayView3::from_shape(shape(offsets), &offset_values).expect("values fill the shape they came in");
+    let scores = ArrayView3::from_shape(shape(scores), &score_values).expect("the values have this shape");
+    let offsets = ArrayView3::from_shape(shape(offsets), &offset_values).expect("the values have this shape");
     let (_, _, height, width) = batch.images.dim();
     let anchors = Anchors::new(&spec.anchors, height, width);
     let images = batch.placements.par_iter().enumerate().map(|(index, placement)| {

@@ -1,4 +1,4 @@
-//! The probe of a checkpoint: what libtorch computes for random images.
+//! Creates the probe of a checkpoint: random images with the outputs that libtorch computes for them.
 
 use models::{HeadOutputs, ModelSpec, Parameter, Probe, RetinaNet, Weights, WeightsError};
 use ndarray::{Array4, Ix3};
@@ -9,12 +9,13 @@ use tch::{Device, Kind, Tensor};
 use crate::parameters::{Parameters, to_array};
 use crate::torch::{Inference, Torch, images};
 
-/// Asks the network of `spec` about random images, in 64 bits, and in 32 to see what rounding does. `parameters` are on the CPU.
+/// Runs the network of `spec` on random images, in float64, and in float32 to measure rounding errors. `parameters`
+/// must be on the CPU.
 ///
 /// # Errors
-/// When they are not those of the spec.
+/// When `parameters` lacks a tensor of the spec.
 pub fn probe(spec: &ModelSpec, parameters: &Parameters) -> Result<Probe, WeightsError> {
-    /// The same numbers in 64 bits.
+    /// The parameters in float64.
     struct Double<'a>(&'a Parameters);
 
     impl Weights<Inference> for Double<'_> {
@@ -26,7 +27,7 @@ pub fn probe(spec: &ModelSpec, parameters: &Parameters) -> Result<Probe, Weights
 
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let [n, channels, height, width] = Probe::SIZE;
-    // The range of a normalized image, about.
+    // About the range of normalized pixels.
     let pixels = Array4::from_shape_simple_fn((n, channels, height, width), || random.random_range(-2.0..2.0));
     let input = images(&pixels, Device::Cpu, false);
     let exact = head_outputs(spec, &Double(parameters), &input.to_kind(Kind::Double))?;
@@ -35,10 +36,10 @@ pub fn probe(spec: &ModelSpec, parameters: &Parameters) -> Result<Probe, Weights
     Ok(Probe { images: pixels, outputs: exact, rounding })
 }
 
-/// What the heads of the network of `spec` compute for `images`, `[N, 3, H, W]`, which are of the weights' precision.
+/// The outputs of the heads of the network of `spec` for `images`, `[N, 3, H, W]`, in the data type of the weights.
 ///
 /// # Errors
-/// When the weights are not those of the spec.
+/// When `weights` lacks a tensor of the spec.
 pub fn head_outputs(
     spec: &ModelSpec,
     weights: &dyn Weights<Inference>,

@@ -1,45 +1,46 @@
-//! What a person sees of a run: a bar where stderr is a terminal, plain lines otherwise.
+//! Progress on stderr: a bar if stderr is a terminal, plain lines otherwise.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use runtime::progress::{is_quiet, say};
 
 use crate::learner::Step;
 
 /// Time between two plain lines.
-const EVERY: Duration = Duration::from_secs(10);
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Progress through the images of one epoch.
 pub(crate) struct EpochProgress {
     title: String,
     images: u64,
     done: u64,
-    /// Steps of the whole run that come after this epoch, in images.
-    later: u64,
+    /// Number of images in the remaining epochs of the run.
+    images_after: u64,
     start: Instant,
-    spoke: Instant,
+    last_line: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl EpochProgress {
-    /// Progress through `images`, after which the run has `later` images to go.
-    pub(crate) fn new(title: String, images: u64, later: u64) -> Self {
+    /// An epoch of `images` images; `images_after` is the number of images in the epochs after it.
+    pub(crate) fn new(title: String, images: u64, images_after: u64) -> Self {
         let bar = bar("{prefix} {bar:24} {pos}/{len} {wide_msg}", &title, images);
         let now = Instant::now();
-        Self { title, images, done: 0, later, start: now, spoke: now, bar }
+        Self { title, images, done: 0, images_after, start: now, last_line: now, bar }
     }
 
-    /// Notes a step over `images`.
+    /// Shows the results of a step on `images` images.
     pub(crate) fn step(&mut self, images: usize, step: &Step) {
         let Step { classification_loss, box_loss, .. } = step;
         self.done += images as u64;
-        let remaining = (self.images.saturating_sub(self.done) + self.later) as f64 / self.images_per_second();
+        let remaining = (self.images.saturating_sub(self.done) + self.images_after) as f64 / self.images_per_second();
         let message = format!(
-            "classification loss {classification_loss:.4}, box loss {box_loss:.4}, {:.1} images/s, {} to go",
+            "classification loss {classification_loss:.4}, box loss {box_loss:.4}, {:.1} images/s, {} left",
             self.images_per_second(),
             duration(remaining)
         );
@@ -48,9 +49,9 @@ impl EpochProgress {
                 bar.set_position(self.done);
                 bar.set_message(message);
             }
-            None if self.spoke.elapsed() >= EVERY => {
-                self.spoke = Instant::now();
-                say(&format!("{} {}/{} {message}", self.title, self.done, self.images));
+            None if self.last_line.elapsed() >= LINE_INTERVAL => {
+                self.last_line = Instant::now();
+                say(format_args!("{} {}/{} {message}", self.title, self.done, self.images));
             }
             None => {}
         }
@@ -61,39 +62,39 @@ impl EpochProgress {
         self.done as f64 / self.start.elapsed().as_secs_f64().max(1e-9)
     }
 
-    /// Since the beginning.
+    /// Time since the start.
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
 }
 
-/// Progress through a number of like things, from any thread.
+/// Progress through a known number of items, from any thread.
 pub(crate) struct Count {
     title: String,
-    all: u64,
+    total: u64,
     done: AtomicU64,
-    spoke: Mutex<Instant>,
+    last_line: Mutex<Instant>,
     bar: Option<ProgressBar>,
 }
 
 impl Count {
-    /// Progress through `all` things.
-    pub(crate) fn new(title: &str, all: u64) -> Self {
-        let (done, spoke) = (AtomicU64::new(0), Mutex::new(Instant::now()));
-        let bar = bar("{prefix} {bar:24} {pos}/{len}, {eta} to go", title, all);
-        Self { title: title.to_owned(), all, done, spoke, bar }
+    /// Progress through `total` items.
+    pub(crate) fn new(title: &str, total: u64) -> Self {
+        let (done, last_line) = (AtomicU64::new(0), Mutex::new(Instant::now()));
+        let bar = bar("{prefix} {bar:24} {pos}/{len}, {eta} left", title, total);
+        Self { title: title.to_owned(), total, done, last_line, bar }
     }
 
-    /// Notes that one more is done.
+    /// Counts one more item.
     pub(crate) fn advance(&self) {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         if let Some(bar) = &self.bar {
             bar.set_position(done);
-        } else if let Ok(mut spoke) = self.spoke.try_lock()
-            && spoke.elapsed() >= EVERY
+        } else if let Ok(mut last_line) = self.last_line.try_lock()
+            && last_line.elapsed() >= LINE_INTERVAL
         {
-            *spoke = Instant::now();
-            say(&format!("{} {done}/{}", self.title, self.all));
+            *last_line = Instant::now();
+            say(format_args!("{} {done}/{}", self.title, self.total));
         }
     }
 }
@@ -106,11 +107,11 @@ impl Drop for Count {
     }
 }
 
-/// A bar where stderr is a terminal.
-fn bar(template: &str, title: &str, all: u64) -> Option<ProgressBar> {
-    io::stderr().is_terminal().then(|| {
+/// A progress bar; none if stderr is not a terminal.
+fn bar(template: &str, title: &str, total: u64) -> Option<ProgressBar> {
+    (io::stderr().is_terminal() && !is_quiet()).then(|| {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new(all).with_style(style).with_prefix(title.to_owned())
+        ProgressBar::new(total).with_style(style).with_prefix(title.to_owned())
     })
 }
 
@@ -122,20 +123,15 @@ impl Drop for EpochProgress {
     }
 }
 
-/// A line on stderr. A closed stderr is no reason to stop a training.
-pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// A line on stdout.
+/// Prints a line to stdout.
 ///
 /// # Errors
-/// When stdout can't be written to, save that nobody reads it anymore.
+/// When stdout cannot be written. A closed pipe is not an error.
 pub(crate) fn print(line: &str) -> anyhow::Result<()> {
-    runtime::output::print(line).context("can't write to stdout")
+    runtime::output::print(line).context("cannot write to stdout")
 }
 
-/// Hours, minutes and seconds, the larger two of them.
+/// A duration in its two largest units of hours, minutes and seconds.
 pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.clamp(0.0, 1e9) as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -150,10 +146,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_said_in_two_units() {
-        for (seconds, said) in [(5.9, "5 s"), (65.0, "1 min 5 s"), (3600.0 * 30.0 + 61.0, "30 h 1 min"), (-1.0, "0 s")]
+    fn durations_have_at_most_two_units() {
+        for (seconds, text) in [(5.9, "5 s"), (65.0, "1 min 5 s"), (3600.0 * 30.0 + 61.0, "30 h 1 min"), (-1.0, "0 s")]
         {
-            assert_eq!(duration(seconds), said);
+            assert_eq!(duration(seconds), text);
         }
         assert_eq!(duration(f64::NAN), "0 s");
     }

@@ -1,4 +1,4 @@
-//! `report.html`: what a run has learned and where it errs, on one page that needs nothing but a browser.
+//! `report.html`: the training curves, results and errors of a run, as one self-contained page for a browser.
 
 mod page;
 mod numbers;
@@ -28,32 +28,32 @@ use page::Page;
 use text::{counted, percent, share};
 use threshold::{Counts, best_rule};
 
-/// Everything that a report is made of.
+/// Inputs of a report.
 #[derive(Clone, Copy)]
 pub(crate) struct Material<'a> {
-    /// The run folder: `log.jsonl` and `config.yaml` are read from there, and the report goes there.
+    /// The run folder: `log.jsonl` and `config.yaml` are read from it, and `report.html` is written into it.
     pub folder: &'a Path,
     /// The validation data and the classes.
     pub recipe: &'a Recipe,
-    /// What the best checkpoint finds in the validation images.
+    /// Detections of the best checkpoint in the validation images.
     pub scored: &'a [ScoredBox],
-    /// The epoch of that checkpoint, from 1; none before the first.
+    /// Epoch of the best checkpoint, from 1; `None` if there is none yet.
     pub best_epoch: Option<u32>,
-    /// The command that was given.
+    /// Command line of the run.
     pub command: &'a str,
 }
 
-/// Writes `report.html` into the run folder, whole or not at all, and says where it is. An image that can't be read is
-/// missing from it, and so is what the log does not say.
+/// Writes `report.html` into the run folder atomically, and returns its path. Unreadable images and values missing from the
+/// log are left out.
 ///
 /// # Errors
-/// When the log can't be read, or the report can't be written.
+/// When the log cannot be read or the report cannot be written.
 pub(crate) fn write(material: &Material) -> anyhow::Result<PathBuf> {
     let log = Log::read(material.folder)?;
     let path = material.folder.join("report.html");
     let document = document(material, &log);
     write_atomically::<std::io::Error>(&path, |file| file.write_all(document.as_bytes()))
-        .with_context(|| format!("can't write {}", path.display()))?;
+        .with_context(|| format!("cannot write `{}`", path.display()))?;
     Ok(path)
 }
 
@@ -68,27 +68,27 @@ fn document(material: &Material, log: &Log) -> String {
     page.section("results", "Results", |markup| {
         markup.element("div", &[("class", &"pair")], |markup| {
             if log.epochs.is_empty() {
-                markup.phrase("p", &[("class", &"empty")], "The log has no epochs.");
+                markup.phrase("p", &[("class", &"empty")], "The log contains no epochs.");
             } else {
                 learning::precision(&log.epochs, best_epoch, markup);
             }
             numbers::summary(&report.summary, markup);
         });
     });
-    page.section("learning", "Learning", |markup| learning::draw(log, markup));
+    page.section("learning", "Training", |markup| learning::draw(log, markup));
     page.section("classes", "Classes", |markup| numbers::classes(&report.classes, markup));
     page.section("curves", "Precision and recall", |markup| numbers::curves(&report, markup));
     if let Some(confusion) = &report.confusion {
-        page.section("confusions", "Confusions", |markup| confusion::draw(confusion, markup));
+        page.section("confusions", "Confusion matrix", |markup| confusion::draw(confusion, markup));
     }
     page.section("images", "Images", |markup| showcase::draw(recipe, scored, rule, markup));
     page.section("origin", "Configuration and machine", |markup| origin::draw(material, log, &times, markup));
     page.into_document(
-        "Training report of a RetinaNet detector. Numbers are of the best checkpoint, on the validation data.",
+        "Training report of a RetinaNet detector. All results are those of the best checkpoint on the validation data.",
     )
 }
 
-/// What to know first.
+/// The facts at the top of the page: name, value and remark.
 fn facts(
     material: &Material,
     log: &Log,
@@ -100,7 +100,7 @@ fn facts(
     let counts = report.confusion.as_ref().map(|confusion| Counts::of(&confusion.matrix)).unwrap_or_default();
     let objects = dataset.annotations.iter().filter(|annotation| !annotation.crowd).count();
     let epochs = log.epochs.len();
-    let best = material.best_epoch.map_or_else(String::new, |epoch| format!("of epoch {epoch}"));
+    let best = material.best_epoch.map_or_else(String::new, |epoch| format!("best epoch: {epoch}"));
     let steps = counted(log.steps.len(), "step", "steps");
     let spent = times.between().map(|time| duration(time.as_secs_f64()));
     let learned = spent.map_or_else(|| steps.clone(), |spent| format!("{steps} in {spent}"));
@@ -109,12 +109,12 @@ fn facts(
         ("AP50", share(report.summary.ap50), format!("AP75 {}", share(report.summary.ap75))),
         (
             "Best score threshold",
-            // Without any right detection, no threshold is better than another.
+            // Without any correct detection, all thresholds are equally bad.
             if counts.right > 0 { format!("{:.2}", rule.score) } else { text::DASH.to_owned() },
             format!("precision {}, recall {}", percent(counts.precision()), percent(counts.recall())),
         ),
         (
-            "Validated on",
+            "Validation data",
             counted(dataset.images.len(), "image", "images"),
             format!(
                 "{} of {}",
@@ -122,11 +122,11 @@ fn facts(
                 counted(dataset.classes.len(), "class", "classes")
             ),
         ),
-        ("Learned for", counted(epochs, "epoch", "epochs"), learned),
+        ("Trained for", counted(epochs, "epoch", "epochs"), learned),
     ]
 }
 
-/// The name of a folder, also of one that is given by dots or by a link.
+/// The name of a folder, also if the path is a link or ends with dots.
 fn name(folder: &Path) -> String {
     let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     absolute.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned())
@@ -143,12 +143,12 @@ mod tests {
     use super::sample::Sample;
     use super::*;
 
-    /// A report of twelve images should pass through any mailbox.
+    /// Maximum size of a report with twelve images, in bytes: it should be small enough for an email.
     const LARGEST: usize = 3 << 20;
 
     const ODD: &str = "<script>alert('\"&\"')</script>";
 
-    /// Reads the report as XML, which fails if an element is not closed or a text not escaped, and gives its texts.
+    /// Parses the report as XML, which fails on unclosed elements and unescaped texts; returns its texts.
     fn texts(report: &str) -> String {
         let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
         let document = roxmltree::Document::parse_with_options(report, options).unwrap();
@@ -157,10 +157,10 @@ mod tests {
         );
         let ids: Vec<_> = document.descendants().filter_map(|node| node.attribute("id")).collect();
         for link in document.descendants().filter_map(|node| node.attribute("href")) {
-            assert!(link.strip_prefix('#').is_some_and(|id| ids.contains(&id)), "{link} leads nowhere");
+            assert!(link.strip_prefix('#').is_some_and(|id| ids.contains(&id)), "{link} has no target");
         }
         for source in document.descendants().filter_map(|node| node.attribute("src")) {
-            assert!(source.starts_with("data:image/jpeg;base64,"), "{source} needs a network");
+            assert!(source.starts_with("data:image/jpeg;base64,"), "{source} needs network access");
         }
         let shown = document.descendants().filter(|node| node.is_text());
         let texts: Vec<_> = shown.filter(|node| node.parent_element().unwrap().tag_name().name() != "style").collect();
@@ -173,7 +173,7 @@ mod tests {
         report.matches(part).count()
     }
 
-    /// A data set of these classes and no file: of each class an object on each image.
+    /// A data set with these classes, without image files. Every image has one object of every class.
     fn unreadable(names: &[String], images: usize) -> Dataset {
         let image = |id| Image { id, file_name: format!("{ODD}-{id}.png"), width: 100, height: 100 };
         let place =
@@ -197,26 +197,26 @@ mod tests {
     }
 
     #[test]
-    fn a_report_has_all_its_parts_in_one_file() {
+    fn a_report_is_one_file_with_all_parts() {
         let sample =
             Sample::new(30).logged(12, 40).with_file("config.yaml", "model:\n  backbone: resnet18 # <a & b>\n");
         let report = sample.report("drawn", Some(11));
         let text = texts(&report);
         for part in [
             "shapes-1",
-            "of epoch 11",
+            "best epoch: 11",
             "Average precision after each epoch",
             "Classification loss",
             "Box loss",
             "Learning rate",
             "Gradient norm",
-            "Images per second",
-            "Seconds of an epoch",
+            "images per second",
+            "Time per epoch",
             "waiting for data",
             "AP50",
             "AR100",
             "all classes",
-            "taken for →",
+            "detected as →",
             "background",
             "Worst",
             "Best",
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_files_and_classes_are_text_and_nothing_else() {
+    fn names_of_files_and_classes_are_escaped() {
         let names = [ODD.to_owned(), "a \"b\" 'c' & d".to_owned(), "e\0f".to_owned()];
         let mut sample = Sample::of(tempfile::tempdir().unwrap(), unreadable(&names, 3)).logged(2, 3);
         sample.command = ODD.to_owned();
@@ -240,25 +240,26 @@ mod tests {
         assert_eq!(count(&report, "<script"), 0);
         let text = texts(&report);
         assert!(text.contains(ODD) && text.contains(&names[1]), "{text}");
-        // Images that are not there don't stop a report.
-        assert!(text.contains("Not drawn") && count(&report, "<img ") == 0);
+        // Missing images do not prevent a report.
+        assert!(text.contains("Cannot draw the image") && count(&report, "<img ") == 0);
     }
 
     #[test]
-    fn nothing_learned_and_nothing_found_is_said() {
+    fn empty_logs_and_results_are_reported() {
         let mut sample = Sample::new(2);
         sample.scored.clear();
         let text = texts(&sample.report("empty", None));
-        for part in ["The log has no steps", "The log has no epochs", "No configuration", "On no image", "0.0000"] {
+        let parts = ["contains no steps", "contains no epochs", "No configuration", "No object was found", "0.0000"];
+        for part in parts {
             assert!(text.contains(part), "{part} is missing from {text}");
         }
         let nothing = Sample::of(tempfile::tempdir().unwrap(), Dataset::default());
         let text = texts(&nothing.report("nothing", None));
-        assert!(text.contains("No class has an object to find") && text.contains(text::DASH), "{text}");
+        assert!(text.contains("No class has ground truth objects") && text.contains(text::DASH), "{text}");
     }
 
     #[test]
-    fn one_epoch_of_one_step_and_numbers_that_are_none_are_no_harm() {
+    fn single_steps_and_non_finite_numbers_are_accepted() {
         let mut sample = Sample::new(3).logged(1, 1);
         for found in &mut sample.scored {
             found.score = f64::NAN;
@@ -272,21 +273,21 @@ mod tests {
     }
 
     #[test]
-    fn many_classes_have_a_list_of_confusions_and_long_runs_a_small_file() {
+    fn many_classes_get_a_list_of_confusions_and_long_runs_a_small_file() {
         let names: Vec<_> = (0..120).map(|class| format!("class {class} of a long name")).collect();
         let sample = Sample::of(tempfile::tempdir().unwrap(), unreadable(&names, 5)).logged(300, 200);
         let report = sample.report("many", Some(299));
         let text = texts(&report);
-        assert!(text.contains("of all") && !text.contains("taken for →"));
-        assert!(text.contains("Of 120 classes, the 100 with the most objects") && text.contains("80 more classes"));
+        assert!(text.contains("of all") && !text.contains("detected as →"));
+        assert!(text.contains("The 100 classes with the most objects, of 120") && text.contains("80 more classes"));
         assert!(report.len() < LARGEST, "{} bytes", report.len());
         let one = Sample::of(tempfile::tempdir().unwrap(), unreadable(&names[..1], 5)).logged(3, 4);
         let text = texts(&one.report("single", Some(3)));
-        assert!(text.contains("taken for →") && !text.contains("all classes"));
+        assert!(text.contains("detected as →") && !text.contains("all classes"));
     }
 
     #[test]
-    fn real_images_make_a_small_file_too() {
+    fn reports_with_real_images_are_small_files() {
         let Some(data) = std::env::var_os("RETINANET_DATA") else {
             eprintln!("skipped: RETINANET_DATA is not set");
             return;

@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use models::dataset::Dataset;
 use models::evaluation::{ScoredBox, Summary, evaluate};
 use models::{Checkpoint, Provenance};
+use runtime::progress::{say, warn};
 
 use crate::annotated::annotated;
 use crate::config::TrainConfig;
@@ -16,17 +17,17 @@ use crate::device::Device;
 use crate::failure::{TorchError, catch};
 use crate::journal::{Journal, Learned, Seconds};
 use crate::learner::{Learner, Step};
-use crate::loader::{Batch, Loader, aspect_groups, orders};
+use crate::loader::{Batch, Loader, aspect_groups, batch_requests};
 use crate::predictor::{Predictor, validation_batches};
-use crate::progress::{Count, EpochProgress, print, say};
+use crate::progress::{Count, EpochProgress, print};
 use crate::report::{self, Material};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::SchedulePosition;
 
-/// Validation images that are shown after each epoch.
+/// Number of validation images in TensorBoard after each validation.
 const SAMPLES: usize = 4;
 
-/// One run.
+/// A training run.
 pub(crate) struct Run {
     folder: RunFolder,
     config: TrainConfig,
@@ -34,15 +35,15 @@ pub(crate) struct Run {
     validation: Loader,
     learner: Learner,
     progress: Progress,
-    /// Set when the run shall stop after its step.
+    /// Set to stop the run after the current step.
     interrupted: Arc<AtomicBool>,
-    /// The command that goes on with it.
+    /// The command that resumes the run.
     resumption: String,
 }
 
 impl Run {
-    /// A run on `device` that writes to `folder`, with the data to learn from and to validate on. `resumption` is the command that
-    /// goes on with it once it has stopped, which it does when `interrupted` is set.
+    /// A run on `device` that writes to `folder`, with training and validation data. It stops when `interrupted` is
+    /// set; `resumption` is the command that resumes it, for messages.
     pub(crate) fn new(
         folder: RunFolder,
         config: TrainConfig,
@@ -56,10 +57,11 @@ impl Run {
         Self { folder, config, train, validation, learner, progress, interrupted, resumption }
     }
 
-    /// Does all of it.
+    /// Runs all epochs.
     ///
     /// # Errors
-    /// When the folder can't be written, an image can't be read, the loss is no longer finite, or somebody interrupts.
+    /// When the folder cannot be written, an image cannot be read, libtorch fails, the loss is not finite, or the run
+    /// is interrupted.
     pub(crate) fn begin(mut self) -> anyhow::Result<()> {
         self.progress.data = self.data();
         self.save(None, false)?;
@@ -67,21 +69,21 @@ impl Run {
         self.finish()
     }
 
-    /// Does what is left of it.
+    /// Runs the remaining steps and epochs.
     ///
     /// # Errors
-    /// As [`Self::begin`], and when the folder's state is not that of such a run.
+    /// Like [`Self::begin`], and when the folder's state does not match the configuration or the data.
     pub(crate) fn resume(mut self) -> anyhow::Result<()> {
         self.progress = Progress { device: self.progress.device, ..self.folder.restore(&mut self.learner)? };
         ensure!(
             self.progress.data == self.data(),
-            "images, boxes or classes are no longer those that the run in {} was started with; start a new run",
+            "images, boxes or classes have changed since the run in `{}` was started; start a new run",
             self.folder.path().display()
         );
         self.finish()
     }
 
-    /// Checksums of the data to learn from and to validate on.
+    /// Checksums of the training and the validation data.
     fn data(&self) -> [u32; 2] {
         [&self.train, &self.validation].map(|loader| checksum(&loader.recipe().dataset))
     }
@@ -91,8 +93,8 @@ impl Run {
         let steps_per_epoch =
             images.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.gradient_accumulation_steps);
         let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
-        say(&format!(
-            "{} images to learn from, {} to validate on, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
+        say(format_args!(
+            "{} training images, {} validation images, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
             images,
             self.validation.recipe().dataset.images.len(),
             self.learner.spec.class_count(),
@@ -102,14 +104,14 @@ impl Run {
         let mut journal = Journal::open(self.folder.path(), &self.progress)?;
         while self.progress.epochs < self.config.run.epochs {
             if self.config.schedule.is_over(self.progress.patience) {
-                say(&format!("no better AP in {} validations: the run ends early", self.progress.patience.stale));
+                say(format_args!("stopping early: no better AP in {} validations", self.progress.patience.stale));
                 break;
             }
             let learned = self.learn(steps, &mut journal)?;
             let epoch = self.progress.epochs + 1;
             let due = epoch == self.config.run.epochs || epoch.is_multiple_of(self.config.run.validate_every);
             let validate =
-                || self.validate(&self.learner.predictor, Predictor::find_enough, &format!("validation {epoch}"));
+                || self.validate(&self.learner.predictor, Predictor::detect_limited, &format!("validation {epoch}"));
             let scored = due.then(validate).transpose()?;
             let finished = self.finish_epoch(&learned, scored.as_deref(), &mut journal);
             finished.map_err(|error| self.halt(error))?;
@@ -119,29 +121,29 @@ impl Run {
         print(&format!("best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display()))
     }
 
-    /// The rest of an epoch's steps, of `steps` in the run.
+    /// Runs the remaining steps of the current epoch; `steps` is the number of steps in the run.
     fn learn(&mut self, steps: u64, journal: &mut Journal) -> anyhow::Result<Learned> {
         let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
         let run = &self.config.run;
         let images = &self.train.recipe().dataset.images;
         let all = images.len();
         let groups = if run.aspect_ratio_grouping { aspect_groups(images) } else { vec![0; all] };
-        let orders = orders(&groups, run.batch_size, run.seed, epoch);
+        let requests = batch_requests(&groups, run.batch_size, run.seed, epoch);
         let per_step = self.config.optimizer.gradient_accumulation_steps;
-        let steps_per_epoch = orders.len().div_ceil(per_step) as u64;
+        let steps_per_epoch = requests.len().div_ceil(per_step) as u64;
         let made = self.progress.steps.checked_sub(u64::from(epoch) * steps_per_epoch);
         let made = made.filter(|made| *made <= steps_per_epoch).with_context(|| {
             let steps = self.progress.steps;
-            format!("the run's state says {steps} steps, which are not in epoch {}; start a new run", epoch + 1)
+            format!("the run's state has {steps} steps, which are not in epoch {}; start a new run", epoch + 1)
         })?;
         // The last step of an epoch may have fewer batches than the others.
-        let orders = &orders[orders.len().min(made as usize * per_step)..];
-        let count = orders.iter().map(|order| order.indices.len() as u64).sum();
+        let requests = &requests[requests.len().min(made as usize * per_step)..];
+        let count = requests.iter().map(|request| request.indices.len() as u64).sum();
         let later = u64::from(epochs - epoch - 1) * all as u64;
         let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), count, later);
         let mut spent = Seconds::default();
         let mut saved = Instant::now();
-        let mut batches = self.train.batches(orders.iter().cloned());
+        let mut batches = self.train.batches(requests.iter().cloned());
         loop {
             let start = Instant::now();
             let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>();
@@ -179,8 +181,8 @@ impl Run {
     /// Writes the report on the best checkpoint.
     fn report(&self) -> anyhow::Result<()> {
         let best = Checkpoint::open(&self.folder.best_path())?;
-        let predictor = Predictor::of_checkpoint(&best, self.learner.device)?;
-        let scored = self.validate(&predictor, Predictor::find, "report")?;
+        let predictor = Predictor::from_checkpoint(&best, self.learner.device)?;
+        let scored = self.validate(&predictor, Predictor::detect, "report")?;
         let material = Material {
             folder: self.folder.path(),
             recipe: self.validation.recipe(),
@@ -188,11 +190,11 @@ impl Run {
             best_epoch: best.provenance.epoch,
             command: &std::env::args().collect::<Vec<_>>().join(" "),
         };
-        say(&format!("wrote {}", report::write(&material)?.display()));
+        say(format_args!("wrote {}", report::write(&material)?.display()));
         Ok(())
     }
 
-    /// What a network finds in the validation images by `find`.
+    /// Detections in the validation images, by `find`.
     fn validate(
         &self,
         predictor: &Predictor,
@@ -210,7 +212,7 @@ impl Run {
         Ok(scored)
     }
 
-    /// Shows a few images, the same after every epoch.
+    /// Writes a few validation images with their detections to TensorBoard, always the same ones.
     fn show_samples(&self, scored: &[ScoredBox], journal: &mut Journal) -> anyhow::Result<()> {
         let recipe = self.validation.recipe();
         let images = recipe.dataset.images.len();
@@ -221,7 +223,7 @@ impl Run {
         Ok(())
     }
 
-    /// Ends an epoch, with what was found in the validation images if there was a validation.
+    /// Ends an epoch: evaluates `scored`, the detections of its validation if it had one, then logs and saves.
     fn finish_epoch(
         &mut self,
         learned: &Learned,
@@ -247,17 +249,17 @@ impl Run {
         if let Some(scored) = scored
             && let Err(error) = self.show_samples(scored, journal)
         {
-            say(&format!("warning: no images of epoch {} for TensorBoard: {error:#}", self.progress.epochs));
+            warn(format_args!("cannot write images of epoch {} for TensorBoard: {error:#}", self.progress.epochs));
         }
         let Learned { classification_loss, box_loss, seconds, images_per_second, .. } = learned;
         let found = summary.map_or_else(String::new, |s| format!(", AP {:.4}, AP50 {:.4}", s.ap, s.ap50));
-        say(&format!(
+        say(format_args!(
             "epoch {}/{}: classification loss {classification_loss:.4}, box loss {box_loss:.4}{found}{}; \
              {seconds:.1} s, {images_per_second:.1} images/s{}",
             self.progress.epochs,
             self.config.run.epochs,
-            if best { ", the best so far" } else { "" },
-            if self.progress.patience.reductions > reductions { "; the learning rate falls" } else { "" },
+            if best { " (best so far)" } else { "" },
+            if self.progress.patience.reductions > reductions { "; learning rate reduced" } else { "" },
         ));
         Ok(())
     }
@@ -273,13 +275,14 @@ impl Run {
         if self.interrupted.load(Ordering::SeqCst) { Err(self.stop(anyhow!("interrupted"))) } else { Ok(()) }
     }
 
-    /// What to say of a run in which libtorch has failed.
+    /// Saves the run after a failure of libtorch, if the weights are intact, and returns the error message.
     fn fail(&self, error: TorchError) -> anyhow::Error {
         let (run, model) = (&self.config.run, &self.config.model);
-        let advice = if error.is_of_memory() {
+        let advice = if error.is_out_of_memory() {
             format!(
-                "; lower `run.batch_size` ({}), for which `optimizer.gradient_accumulation_steps` ({}) makes up, or \
-                 `model.preprocessing.longer_side` ({}), or set `run.precision: bfloat16`, in a new run",
+                "; start a new run with a lower `run.batch_size` ({}) and a higher \
+                 `optimizer.gradient_accumulation_steps` ({}), a lower `model.preprocessing.longer_side` ({}), or \
+                 `run.precision: bfloat16`",
                 run.batch_size, self.config.optimizer.gradient_accumulation_steps, model.preprocessing.longer_side
             )
         } else {
@@ -289,22 +292,22 @@ impl Run {
         if self.learner.is_torn() { self.halt(reason) } else { self.stop(reason) }
     }
 
-    /// What to say of a run whose files can't be written for `reason`.
+    /// The error message of a run that stops without being saved.
     fn halt(&self, reason: anyhow::Error) -> anyhow::Error {
-        anyhow!("{reason:#}; the run can go on from its last save: {}", self.resumption)
+        anyhow!("{reason:#}; to resume from the last save: {}", self.resumption)
     }
 
-    /// What to say of a run that ends before its time for `reason`, once it is saved so that it can go on.
+    /// Saves the run, so that it can be resumed, and returns the error message.
     fn stop(&self, reason: anyhow::Error) -> anyhow::Error {
         let steps = self.progress.steps;
         match catch(|| self.save(None, false)).map_err(Into::into).flatten() {
-            Ok(()) => anyhow!("{reason:#}; stopped after step {steps}, all is saved; to go on: {}", self.resumption),
-            Err(error) => self.halt(anyhow!("{reason:#}; and the run can't be saved: {error:#}")),
+            Ok(()) => anyhow!("{reason:#}; saved after step {steps}; to resume: {}", self.resumption),
+            Err(error) => self.halt(anyhow!("{reason:#}; saving the run failed too: {error:#}")),
         }
     }
 }
 
-/// A number that changes with the data set's images, boxes and classes, and not with its folder.
+/// A checksum of the data set's images, boxes and classes, independent of its folder.
 fn checksum(dataset: &Dataset) -> u32 {
     struct Sum(u32);
     impl fmt::Write for Sum {
@@ -315,15 +318,15 @@ fn checksum(dataset: &Dataset) -> u32 {
     }
     let Dataset { folder: _, images, annotations, classes } = dataset;
     let mut sum = Sum(0);
-    write!(sum, "{images:?}{annotations:?}{classes:?}").expect("a checksum can always be written to");
+    write!(sum, "{images:?}{annotations:?}{classes:?}").expect("writing to a checksum cannot fail");
     sum.0
 }
 
-/// What there is to know when a step's numbers are not finite.
+/// The error message of a step whose loss or gradient is not finite.
 fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
     let mut text = format!(
-        "the loss is no longer finite: classification loss {}, box loss {}, gradient norm {}, at learning rate {}; \
-         lower `optimizer.learning_rate`, lengthen the warm-up, or look at the boxes of this batch:",
+        "the loss is not finite: classification loss {}, box loss {}, gradient norm {}, learning rate {}; lower \
+         `optimizer.learning_rate`, raise `schedule.warmup_steps`, or check the boxes of this batch:",
         step.classification_loss, step.box_loss, step.gradient_norm, step.learning_rate
     );
     for &image in batches.iter().flat_map(|batch| &batch.indices) {
@@ -345,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_checksum_is_that_of_images_boxes_and_classes() {
+    fn checksum_depends_on_images_boxes_and_classes_only() {
         let image = Image { id: 1, file_name: "a.png".to_owned(), width: 8, height: 8 };
         let rectangle = Rectangle { x: 0.5, y: 1.0, width: 2.0, height: 3.0 };
         let annotation = Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 6.0, crowd: false };

@@ -1,4 +1,4 @@
-//! The folder of a training run, and what of it lets the run go on.
+//! The folder of a training run, with the state from which the run can be resumed.
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use models::{Checkpoint, write_atomically};
+use runtime::progress::warn;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -16,61 +17,60 @@ use crate::config::TrainConfig;
 use crate::device::Device;
 use crate::learner::Learner;
 use crate::parameters::to_array;
-use crate::progress::say;
 use crate::schedule::Patience;
 
 /// Key of [`Progress`] in the state file's metadata.
 const PROGRESS_KEY: &str = "progress";
 
-/// Where runs go that are not told where to go.
+/// Default folder of all runs.
 const RUNS: &str = "runs";
 
-/// The file that makes a folder that of a run.
+/// The file that marks a folder as a run folder.
 const CONFIG: &str = "config.yaml";
 
-/// What a run holds locked in its folder, with the number of its process in it. It stays when the run ends, so that no two
-/// processes can hold two files of this name; the lock does not.
+/// The file that a run locks. It contains the process id. When a run ends, its lock is released but the file remains:
+/// otherwise two processes could lock two different files of this name.
 const LOCK: &str = ".lock";
 
-/// The folder of one run, which no other process can have meanwhile.
+/// The folder of one run, locked against other processes.
 #[derive(Debug)]
 pub(crate) struct RunFolder {
     path: PathBuf,
-    /// Locked until it is closed, which a process cannot end without.
+    /// Locked until it is closed, at the latest when the process ends.
     _lock: File,
 }
 
-/// How far a run has come.
+/// Progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Progress {
-    /// Checksums of the data to learn from and to validate on.
+    /// Checksums of the training and the validation data.
     pub(crate) data: [u32; 2],
-    /// Where the last step was made.
+    /// The device of the last step.
     #[serde(default)]
     pub(crate) device: Device,
-    /// Steps made.
+    /// Number of finished steps.
     pub(crate) steps: u64,
-    /// Epochs finished, which includes their validation.
+    /// Number of finished epochs, validation included.
     pub(crate) epochs: u32,
-    /// Best average precision of a validation; none before the first.
+    /// Best AP of a validation; none before the first validation.
     pub(crate) best_ap: Option<f64>,
-    /// Average precision of the last validation; none before the first.
+    /// AP of the last validation; none before the first validation.
     pub(crate) last_ap: Option<f64>,
-    /// What the validations have brought.
+    /// Validations without a better AP.
     pub(crate) patience: Patience,
-    /// Sums over the images of the epoch under way: classification loss, box loss.
+    /// Sums over the images of the current epoch: classification loss, box loss.
     pub(crate) losses: [f64; 2],
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run: `out`, or the next free `runs/NAME-N`. Everything that can be wrong with it is found
-    /// here, before the work; it holds a run only once that [begins](Self::begin).
+    /// Creates and locks the folder of a new run: `out`, or the next free `runs/NAME-N`. It becomes a run folder only
+    /// when the run [begins](Self::begin).
     ///
     /// # Errors
-    /// When the folder holds a run already, is another process's, or can't be written.
+    /// When the folder already contains a run, is locked by another process, or cannot be written.
     pub(crate) fn create(out: Option<&Path>, name: &str) -> anyhow::Result<Self> {
         let claim = |path: PathBuf| {
-            fs::create_dir_all(&path).with_context(|| format!("can't make the folder {}", path.display()))?;
+            fs::create_dir_all(&path).with_context(|| format!("cannot create the folder `{}`", path.display()))?;
             Self::lock(path)
         };
         if let Some(out) = out {
@@ -80,7 +80,7 @@ impl RunFolder {
         }
         for number in 1.. {
             let path = Path::new(RUNS).join(format!("{name}-{number}"));
-            // Whoever comes at the same time may be faster, until the folder is locked.
+            // Until the folder is locked, another process may take it.
             if path.exists() && !is_unused(&path) {
                 continue;
             }
@@ -90,15 +90,15 @@ impl RunFolder {
                 _ => {}
             }
         }
-        bail!("no free number for a run")
+        bail!("all run numbers are in use; pass a folder with --out")
     }
 
-    /// Takes a folder for this process.
+    /// Locks a folder for this process.
     fn lock(path: PathBuf) -> anyhow::Result<Self> {
-        let place = || format!("can't write into {}", path.display());
+        let context = || format!("cannot write to the folder `{}`", path.display());
         let file = path.join(LOCK);
         let mut lock =
-            File::options().create(true).truncate(false).read(true).write(true).open(&file).with_context(place)?;
+            File::options().create(true).truncate(false).read(true).write(true).open(&file).with_context(context)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -106,35 +106,35 @@ impl RunFolder {
                 let _ = lock.read_to_string(&mut process);
                 return Err(InUse { path, process: process.trim().to_owned() }.into());
             }
-            Err(TryLockError::Error(error)) => say(&format!(
-                "warning: {} has no locks ({error}): take care that no other run writes into it",
+            Err(TryLockError::Error(error)) => warn(format_args!(
+                "cannot lock `{}` ({error}); make sure that no other run writes to it",
                 path.display()
             )),
         }
-        // For the message of whoever comes next; the lock itself does not need it.
+        // Only for the error message of another process.
         let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        written.with_context(place)?;
+        written.with_context(context)?;
         Ok(Self { path, _lock: lock })
     }
 
     fn check_is_new(&self) -> anyhow::Result<()> {
         ensure!(
             !self.config_path().exists(),
-            "{} holds a run already; give another --out, or go on with it by --resume",
+            "`{}` already contains a run; pass another --out, or --resume to continue the run",
             self.path.display()
         );
         Ok(())
     }
 
-    /// The folder of a run that goes on: `out`, or `runs/latest`.
+    /// Locks the folder of a run to resume: `out`, or `runs/latest`.
     ///
     /// # Errors
-    /// When there is no run, or the folder can't be written.
+    /// When the folder contains no run, is locked by another process, or cannot be written.
     pub(crate) fn existing(out: Option<&Path>) -> anyhow::Result<Self> {
         let path = out.map_or_else(|| Path::new(RUNS).join("latest"), Path::to_owned);
         ensure!(
             path.join(CONFIG).exists(),
-            "{} holds no run that could go on; start one without --resume",
+            "`{}` contains no run to resume; start one without --resume",
             path.display()
         );
         let folder = Self::lock(path)?;
@@ -142,35 +142,35 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Removes what a run that was killed while it saved has left.
+    /// Removes partial files that a run left when it was killed while saving.
     fn remove_unfinished(&self) -> anyhow::Result<()> {
-        let place = || format!("can't tidy up {}", self.path.display());
-        for entry in fs::read_dir(&self.path).with_context(place)? {
-            let path = entry.with_context(place)?.path();
+        let context = || format!("cannot remove partial files from `{}`", self.path.display());
+        for entry in fs::read_dir(&self.path).with_context(context)? {
+            let path = entry.with_context(context)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with('.') && name.ends_with(".partial") {
-                fs::remove_file(&path).with_context(|| format!("can't remove {}", path.display()))?;
+                fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
             }
         }
         Ok(())
     }
 
-    /// The folder.
+    /// The path of the folder.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The run's configuration, every value written out.
+    /// The run's configuration with all values.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.path.join(CONFIG)
     }
 
-    /// The weights with the best average precision.
+    /// The checkpoint with the best AP.
     pub(crate) fn best_path(&self) -> PathBuf {
         self.path.join("best.safetensors")
     }
 
-    /// The newest weights.
+    /// The last checkpoint.
     pub(crate) fn last_path(&self) -> PathBuf {
         self.path.join("last.safetensors")
     }
@@ -179,22 +179,22 @@ impl RunFolder {
         self.path.join("state.safetensors")
     }
 
-    /// Keeps the configuration, which makes this the folder of a run, and points `runs/latest` to it if it is there. To be
-    /// called after the first [`save`](Self::save), so that every run can go on.
+    /// Writes the configuration, which makes this a run folder, and updates the link `runs/latest` if the folder is in
+    /// `runs`. Must be called after the first [`save`](Self::save), so that every run can be resumed.
     ///
     /// # Errors
-    /// When it can't be written.
+    /// When the configuration or the link cannot be written.
     pub(crate) fn begin(&self, config: &TrainConfig) -> anyhow::Result<()> {
         let text = serde_yaml::to_string(config)?;
         write_atomically(&self.config_path(), |file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("can't write {}", self.config_path().display()))?;
-        if self.path.parent() == Some(Path::new(RUNS)) { self.point_latest_here() } else { Ok(()) }
+            .with_context(|| format!("cannot write `{}`", self.config_path().display()))?;
+        if self.path.parent() == Some(Path::new(RUNS)) { self.update_latest_link() } else { Ok(()) }
     }
 
-    /// Keeps the newest weights and all that the next step needs, and the weights as the best ones too if they are.
+    /// Saves the last checkpoint and the state of the run, and the checkpoint also as the best one if `best`.
     ///
     /// # Errors
-    /// When a file can't be written; the earlier one is then untouched.
+    /// When a file cannot be written. The earlier file then remains unchanged.
     pub(crate) fn save(
         &self,
         learner: &Learner,
@@ -207,13 +207,13 @@ impl RunFolder {
         }
         checkpoint.write(&self.last_path())?;
         let path = self.state_path();
-        self.write_state(learner, progress).with_context(|| format!("can't write {}", path.display()))
+        self.write_state(learner, progress).with_context(|| format!("cannot write `{}`", path.display()))
     }
 
     fn write_state(&self, learner: &Learner, progress: &Progress) -> anyhow::Result<()> {
         let arrays: Vec<_> = named_state(learner).into_iter().map(|(name, tensor)| (name, to_array(&tensor))).collect();
         let views = arrays.iter().map(|(name, array)| {
-            let values = array.as_slice().context("a copied tensor is in standard layout")?;
+            let values = array.as_slice().context("tensor is not in standard layout")?;
             Ok((name, TensorView::new(Dtype::F32, array.shape().to_vec(), bytemuck::cast_slice(values))?))
         });
         let views = views.collect::<anyhow::Result<Vec<_>>>()?;
@@ -222,10 +222,10 @@ impl RunFolder {
         Ok(write_atomically(&self.state_path(), |file| file.write_all(&bytes))?)
     }
 
-    /// How far the run has come.
+    /// The saved progress of the run.
     ///
     /// # Errors
-    /// When the state can't be read.
+    /// When the state cannot be read.
     pub(crate) fn progress(&self) -> anyhow::Result<Progress> {
         #[derive(Deserialize)]
         struct Header {
@@ -238,15 +238,15 @@ impl RunFolder {
             let mut length = [0; 8];
             file.read_exact(&mut length)?;
             let Header { metadata } = serde_json::from_reader(file.take(u64::from_le_bytes(length)))?;
-            Ok(serde_json::from_str(metadata.get(PROGRESS_KEY).context("it says nothing about progress")?)?)
+            Ok(serde_json::from_str(metadata.get(PROGRESS_KEY).context("its metadata has no progress")?)?)
         };
-        read().with_context(|| format!("can't go on from {}", path.display()))
+        read().with_context(|| format!("cannot resume from `{}`", path.display()))
     }
 
-    /// Brings `learner` to where [`save`](Self::save) left it.
+    /// Restores the state of `learner` at the last [`save`](Self::save), and returns the progress.
     ///
     /// # Errors
-    /// When the state can't be read or is not that of such a learner.
+    /// When the state cannot be read, or when its tensors do not match those of `learner`.
     pub(crate) fn restore(&self, learner: &mut Learner) -> anyhow::Result<Progress> {
         let path = self.state_path();
         let restore = |learner: &mut Learner| {
@@ -254,7 +254,7 @@ impl RunFolder {
             let bytes = fs::read(&path)?;
             let file = SafeTensors::deserialize(&bytes)?;
             for (name, mut tensor) in named_state(learner) {
-                let view = file.tensor(name).with_context(|| format!("tensor `{name}`"))?;
+                let view = file.tensor(name).with_context(|| format!("cannot read tensor `{name}`"))?;
                 ensure!(
                     view.dtype() == Dtype::F32 && view.shape() == [tensor.numel()],
                     "tensor `{name}` has shape {:?}, expected [{}]",
@@ -267,36 +267,36 @@ impl RunFolder {
             learner.optimizer.steps = progress.steps as i64;
             Ok(progress)
         };
-        restore(learner).with_context(|| format!("can't go on from {}", path.display()))
+        restore(learner).with_context(|| format!("cannot resume from `{}`", path.display()))
     }
 
-    /// Replaces the link in one go, so that `runs/latest` always leads somewhere.
-    fn point_latest_here(&self) -> anyhow::Result<()> {
-        let name = self.path.file_name().context("a run's folder has a name")?;
+    /// Replaces the link `runs/latest` atomically.
+    fn update_latest_link(&self) -> anyhow::Result<()> {
+        let name = self.path.file_name().context("the run folder has no name")?;
         let (latest, next) = (Path::new(RUNS).join("latest"), Path::new(RUNS).join(".latest"));
         let linked = fs::remove_file(&next)
             .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
             .and_then(|()| symlink(name, &next))
             .and_then(|()| fs::rename(&next, &latest));
-        linked.with_context(|| format!("can't point {} to {}", latest.display(), self.path.display()))
+        linked.with_context(|| format!("cannot link `{}` to `{}`", latest.display(), self.path.display()))
     }
 }
 
-/// Another process has the folder.
+/// The folder is locked by another process.
 #[derive(Debug, thiserror::Error)]
-#[error("{} is in use by another run, process {process}; give another --out, or wait for its end", path.display())]
+#[error("`{}` is in use by another run, process {process}; pass another --out, or wait until it ends", path.display())]
 struct InUse {
     path: PathBuf,
     process: String,
 }
 
-/// Whether nothing is in a folder but a lock.
+/// Whether a folder contains nothing but a lock file.
 fn is_unused(folder: &Path) -> bool {
     fs::read_dir(folder)
         .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)))
 }
 
-/// The flat tensors that a learner changes, by name. They share memory with the learner's.
+/// The flat tensors of a learner's state, by name. They share memory with the learner.
 fn named_state(learner: &Learner) -> Vec<(&'static str, tch::Tensor)> {
     let Learner { parameters, average, optimizer, .. } = learner;
     let mut state = vec![("trainable", &parameters.trainable), ("buffers", &parameters.buffers)];
@@ -319,11 +319,11 @@ mod tests {
 
     use super::*;
 
-    /// Says to a process that it is one of the many, and which `--out` it has.
+    /// Environment variable with the `--out` of a child process of these tests; empty for none.
     const OUT: &str = "RUN_FOLDER_OUT";
 
-    /// Not a test of its own, but what each of many processes does: it claims a folder, says how that went, and holds it until
-    /// its stdin ends.
+    /// Not a test, but the program of the child processes: creates a run folder, prints the result, and keeps the
+    /// folder locked until its stdin is closed.
     #[test]
     fn claim() {
         let Ok(out) = env::var(OUT) else { return };
@@ -336,7 +336,8 @@ mod tests {
         let _ = std::io::stdin().read_line(&mut String::new());
     }
 
-    /// What so many processes say that claim a folder at once; each holds it until all have spoken.
+    /// The output of `count` processes that create a run folder at the same time. Each keeps its lock until all have
+    /// printed.
     fn claims(folder: &Path, out: &str, count: usize) -> Vec<String> {
         let claim = || {
             let mut command = Command::new(env::current_exe().unwrap());
@@ -344,11 +345,11 @@ mod tests {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
         };
         let mut processes: Vec<Child> = (0..count).map(|_| claim()).collect();
-        let said = |process: &mut Child| {
+        let result = |process: &mut Child| {
             let lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
             lines.into_iter().find_map(|line| Some(line.strip_prefix("claim: ")?.to_owned())).unwrap()
         };
-        let claims = processes.iter_mut().map(said).collect();
+        let claims = processes.iter_mut().map(result).collect();
         for mut process in processes {
             drop(process.stdin.take());
             let _ = process.wait();
@@ -357,23 +358,23 @@ mod tests {
     }
 
     #[test]
-    fn fifty_processes_at_once_own_fifty_folders() {
+    fn concurrent_runs_get_separate_folders() {
         let folder = tempfile::tempdir().unwrap();
         let owned: BTreeSet<_> = claims(folder.path(), "", 50).into_iter().collect();
         assert_eq!(owned, (1..=50).map(|number| format!("runs/crowd-{number}")).collect());
-        // None of them began a run, so that the first is free again.
+        // None of them began a run, so the first folder is free again.
         assert_eq!(claims(folder.path(), "", 1), ["runs/crowd-1"]);
     }
 
     #[test]
-    fn of_fifty_processes_with_one_folder_one_owns_it_and_the_others_are_told() {
+    fn concurrent_runs_with_the_same_out_are_refused_except_one() {
         let folder = tempfile::tempdir().unwrap();
         let claims = claims(folder.path(), "mine", 50);
-        let (owners, told): (Vec<_>, Vec<_>) = claims.into_iter().partition(|claim| claim == "mine");
+        let (owners, refused): (Vec<_>, Vec<_>) = claims.into_iter().partition(|claim| claim == "mine");
         assert_eq!(owners.len(), 1);
         assert!(
-            told.iter().all(|claim| claim.starts_with("error: mine is in use by another run, process ")),
-            "{told:?}"
+            refused.iter().all(|claim| claim.starts_with("error: `mine` is in use by another run, process ")),
+            "{refused:?}"
         );
     }
 }

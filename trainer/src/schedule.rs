@@ -1,36 +1,36 @@
-//! The learning rate over time, and the end of a run that no longer gets better.
+//! Learning rate schedules and early stopping.
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate moves: up in a line, then as `kind` says.
+/// The learning rate schedule: linear warm-up, then `kind`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
-    /// Steps until the learning rate is reached.
+    /// Number of warm-up steps.
     pub warmup_steps: u64,
-    /// What comes after.
+    /// The schedule after warm-up.
     pub kind: ScheduleKind,
-    /// Cosine: share of the learning rate that is left at the end, in [0, 1].
+    /// Cosine: final learning rate as a fraction of the learning rate, in [0, 1].
     pub final_lr_ratio: f64,
     /// Step: epochs after which the learning rate is multiplied by `factor`.
     pub milestones: Vec<u32>,
     /// Step and plateau: factor on the learning rate, in (0, 1).
     pub factor: f64,
-    /// Plateau: validations without a better AP after which the learning rate is multiplied by `factor`.
+    /// Plateau: the learning rate is multiplied by `factor` after more than this many validations without a better AP.
     pub patience: u32,
-    /// Validations without a better AP after which the run ends; never if absent.
+    /// The run ends after this many validations without a better AP. `None`: never.
     pub early_stop: Option<u32>,
 }
 
-/// What the learning rate does after warm-up.
+/// Schedules after warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
-    /// Falls along half a cosine. <https://arxiv.org/abs/1608.03983>
+    /// Half a cosine. <https://arxiv.org/abs/1608.03983>
     Cosine,
-    /// Falls at given epochs, and is constant between them.
+    /// Reduction at given epochs.
     Step,
-    /// Falls when average precision no longer rises, and is constant between.
+    /// Reduction when AP no longer improves.
     Plateau,
 }
 
@@ -48,32 +48,32 @@ impl Default for ScheduleConfig {
     }
 }
 
-/// Where a run is, as far as the learning rate depends on it.
+/// The position of a run in its schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulePosition {
-    /// Steps made.
+    /// Number of finished steps.
     pub step: u64,
-    /// Steps of the whole run.
+    /// Number of steps of the whole run.
     pub steps: u64,
-    /// Epochs finished.
+    /// Number of finished epochs.
     pub epoch: u32,
-    /// What the validations so far have brought.
+    /// Validations without a better AP.
     pub patience: Patience,
 }
 
-/// Validations without a better AP; part of a run's state.
+/// Numbers of validations without a better AP; part of a run's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patience {
     /// Since the best one.
     pub stale: u32,
     /// Since the best one or the last reduction of the learning rate.
     pub waiting: u32,
-    /// Reductions of the learning rate on a plateau.
+    /// Number of reductions of the learning rate on a plateau.
     pub reductions: u32,
 }
 
 impl ScheduleConfig {
-    /// Share of the learning rate at a moment of the run.
+    /// Factor on the learning rate for the step at position `at`.
     pub fn lr_multiplier(&self, at: &SchedulePosition) -> f64 {
         if at.step < self.warmup_steps {
             return (at.step as f64 + 1.0) / (self.warmup_steps as f64 + 1.0);
@@ -91,7 +91,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// What a validation means that was the best so far, or was not.
+    /// The state after a validation; `best`: whether its AP is the best so far.
     pub fn after_validation(&self, patience: Patience, best: bool) -> Patience {
         if best {
             return Patience { reductions: patience.reductions, ..Patience::default() };
@@ -104,7 +104,7 @@ impl ScheduleConfig {
         }
     }
 
-    /// Whether the run has waited for a better AP long enough.
+    /// Whether early stopping ends the run.
     pub fn is_over(&self, patience: Patience) -> bool {
         self.early_stop.is_some_and(|limit| patience.stale >= limit)
     }
@@ -119,34 +119,34 @@ mod tests {
     }
 
     #[test]
-    fn the_learning_rate_rises_and_falls_along_a_cosine() {
+    fn cosine_schedule_warms_up_and_decays() {
         let schedule = ScheduleConfig { warmup_steps: 10, final_lr_ratio: 0.1, ..ScheduleConfig::default() };
-        let shares: Vec<_> = (0..=100).map(|step| schedule.lr_multiplier(&at(step, 100))).collect();
-        assert!(shares[..11].is_sorted() && shares[0] > 0.0);
-        assert_eq!(shares[10], 1.0);
-        assert!(shares[10..].iter().rev().is_sorted());
-        assert!((shares[55] - 0.55).abs() < 1e-12);
-        assert!((shares[100] - 0.1).abs() < 1e-12);
+        let multipliers: Vec<_> = (0..=100).map(|step| schedule.lr_multiplier(&at(step, 100))).collect();
+        assert!(multipliers[..11].is_sorted() && multipliers[0] > 0.0);
+        assert_eq!(multipliers[10], 1.0);
+        assert!(multipliers[10..].iter().rev().is_sorted());
+        assert!((multipliers[55] - 0.55).abs() < 1e-12);
+        assert!((multipliers[100] - 0.1).abs() < 1e-12);
         assert!(
             ScheduleConfig { warmup_steps: 50, final_lr_ratio: 0.0, ..schedule }.lr_multiplier(&at(20, 10)).is_finite()
         );
     }
 
     #[test]
-    fn the_learning_rate_falls_at_milestones() {
+    fn step_schedule_reduces_the_learning_rate_at_milestones() {
         let milestones = vec![8, 11];
         let schedule =
             ScheduleConfig { kind: ScheduleKind::Step, milestones, warmup_steps: 0, ..ScheduleConfig::default() };
         for (epoch, expected) in [(0, 1.0), (7, 1.0), (8, 0.1), (10, 0.1), (11, 0.01), (30, 0.01)] {
-            let share = schedule.lr_multiplier(&SchedulePosition { epoch, ..at(5, 10) });
-            assert!((share - expected).abs() < 1e-12, "epoch {epoch}: {share}");
+            let multiplier = schedule.lr_multiplier(&SchedulePosition { epoch, ..at(5, 10) });
+            assert!((multiplier - expected).abs() < 1e-12, "epoch {epoch}: {multiplier}");
         }
     }
 
     // torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=2, threshold=0) with these
     // metrics reduces after the fourth, eighth and eleventh.
     #[test]
-    fn the_learning_rate_falls_on_a_plateau() {
+    fn plateau_schedule_matches_pytorch() {
         let schedule = ScheduleConfig {
             kind: ScheduleKind::Plateau,
             factor: 0.5,
@@ -156,16 +156,16 @@ mod tests {
         };
         let metrics = [0.1, 0.1, 0.1, 0.1, 0.2, 0.1, 0.2, 0.1, 0.1, 0.1, 0.1];
         let (mut best, mut patience) = (f64::NEG_INFINITY, Patience::default());
-        let shares = metrics.map(|metric| {
+        let multipliers = metrics.map(|metric| {
             patience = schedule.after_validation(patience, metric > best);
             best = best.max(metric);
             schedule.lr_multiplier(&SchedulePosition { patience, ..at(5, 10) })
         });
-        assert_eq!(shares, [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]);
+        assert_eq!(multipliers, [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]);
     }
 
     #[test]
-    fn a_run_ends_when_it_has_waited_long_enough() {
+    fn early_stop_ends_the_run_after_validations_without_a_better_ap() {
         let schedule = ScheduleConfig { early_stop: Some(2), ..ScheduleConfig::default() };
         let mut patience = Patience::default();
         let over = [true, false, true, false, false].map(|best| {

@@ -1,4 +1,4 @@
-//! `trainer synth`: a data set of drawn shapes, to try the programs on without data of one's own.
+//! `trainer synth`: generates a data set of colored shapes, to try the programs without data of your own.
 
 mod scene;
 mod shape;
@@ -19,20 +19,20 @@ use rayon::prelude::*;
 
 use crate::progress::print;
 
-pub use scene::{Object, Scene, Size, VISIBLE, draw};
+pub use scene::{MIN_VISIBLE_FRACTION, Object, Scene, Size, draw};
 pub use shape::Kind;
 
-/// The file by which a folder is known as one that this program has made.
-const MARK: &str = "synth.txt";
+/// File that marks a folder as written by `synth`.
+const MARKER: &str = "synth.txt";
 
-/// How it begins; the number of images of each part follows.
-const MARK_TITLE: &str =
+/// First line of the marker file. The number of images of each split follows.
+const MARKER_TITLE: &str =
     "Drawn by `trainer synth`, which replaces these images and their JSON files when it draws here again.";
 
-/// Of the drawn images' files.
+/// Extension of the image files.
 const EXTENSION: &str = "png";
 
-/// The parts of the data set: names of their folders and files.
+/// The splits of the data set: the names of their folders and JSON files.
 const SPLITS: [&str; 3] = ["train", "val", "test"];
 
 /// Generate a data set of colored shapes, with annotations as COCO JSON.
@@ -61,55 +61,59 @@ pub struct SynthArgs {
     height: u32,
 }
 
-/// Draws `train`, `val` and `test` below the folder, each with a JSON file beside it.
+/// Writes the folders `train`, `val` and `test`, each with a JSON file next to it.
 ///
 /// # Errors
-/// When the folder holds anything that this program has not made, or can't be written.
+/// When the output folder contains a file that `synth` has not written, or when a file cannot be written.
 pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     prepare(&args.out, [args.train, args.val, args.test])?;
     for (split, count) in [args.train, args.val, args.test].into_iter().enumerate() {
         let name = SPLITS[split];
         let dataset = draw_split(split, count, args)?;
         let path = args.out.join(format!("{name}.json"));
-        dataset.write_coco(&path).with_context(|| format!("can't write {}", path.display()))?;
+        dataset.write_coco(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
         let (images, shapes) = (dataset.images.len(), dataset.annotations.len());
-        print(&format!("{}: {images} images with {shapes} shapes", path.display()))?;
+        print(&format!("wrote `{}`: {images} images, {shapes} shapes", path.display()))?;
     }
     Ok(())
 }
 
-/// Makes a folder with nothing but the mark in it. What an earlier run has drawn, by what its mark says, goes; anything else stays,
-/// and is an error.
+/// Creates the folder, or empties one that an earlier `synth` has written, as listed in its marker file; then writes the
+/// marker file. Any other file is an error, and then nothing is removed.
 fn prepare(folder: &Path, counts: [u32; 3]) -> anyhow::Result<()> {
-    let shown = folder.display();
-    fs::create_dir_all(folder).with_context(|| format!("can't make {shown}"))?;
-    let mark = folder.join(MARK);
-    let drawn = drawn_files(folder, &fs::read_to_string(&mark).unwrap_or_default());
+    fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+    let marker = folder.join(MARKER);
+    let generated = generated_files(folder, &fs::read_to_string(&marker).unwrap_or_default());
     let splits = SPLITS.map(|name| folder.join(name));
-    for place in splits.iter().map(PathBuf::as_path).filter(|split| split.is_dir()).chain([folder]) {
-        for entry in fs::read_dir(place).with_context(|| format!("can't read {}", place.display()))? {
-            let path = entry.with_context(|| format!("can't read {}", place.display()))?.path();
-            if path != mark && !splits.contains(&path) && !drawn.contains(&path) {
-                bail!("{} is not of `trainer synth`; empty its folder, or give another --out", path.display());
+    for folder in splits.iter().map(PathBuf::as_path).filter(|split| split.is_dir()).chain([folder]) {
+        for entry in fs::read_dir(folder).with_context(|| format!("cannot read `{}`", folder.display()))? {
+            let path = entry.with_context(|| format!("cannot read `{}`", folder.display()))?.path();
+            if path != marker && !splits.contains(&path) && !generated.contains(&path) {
+                bail!(
+                    "`{}` was not written by `trainer synth`; move it out of the folder, or choose another --out",
+                    path.display()
+                );
             }
         }
     }
-    let there = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
-    for path in &drawn {
-        fs::remove_file(path).or_else(there).with_context(|| format!("can't replace {}", path.display()))?;
+    let ignore_missing = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+    for path in &generated {
+        fs::remove_file(path)
+            .or_else(ignore_missing)
+            .with_context(|| format!("cannot replace `{}`", path.display()))?;
     }
     for path in &splits {
-        // Only an empty one.
-        fs::remove_dir(path).or_else(there).with_context(|| format!("can't replace {}", path.display()))?;
+        // `remove_dir` removes empty folders only.
+        fs::remove_dir(path).or_else(ignore_missing).with_context(|| format!("cannot replace `{}`", path.display()))?;
     }
     let counts = SPLITS.iter().zip(counts).map(|(name, count)| format!("{name}: {count}\n")).collect::<String>();
-    let text = format!("{MARK_TITLE}\n{counts}");
-    fs::write(&mark, text).with_context(|| format!("can't write {}", mark.display()))
+    let text = format!("{MARKER_TITLE}\n{counts}");
+    fs::write(&marker, text).with_context(|| format!("cannot write `{}`", marker.display()))
 }
 
-/// The files that `trainer synth` has written into `folder`, by its mark.
-fn drawn_files(folder: &Path, mark: &str) -> BTreeSet<PathBuf> {
-    let Some(lines) = mark.strip_prefix(MARK_TITLE) else { return BTreeSet::new() };
+/// The files that `trainer synth` has written into `folder`, by the text of its marker file.
+fn generated_files(folder: &Path, marker: &str) -> BTreeSet<PathBuf> {
+    let Some(lines) = marker.strip_prefix(MARKER_TITLE) else { return BTreeSet::new() };
     let mut files = BTreeSet::new();
     for (name, count) in lines.lines().filter_map(|line| line.split_once(": ")) {
         if let (true, Ok(count)) = (SPLITS.contains(&name), count.parse::<u32>()) {
@@ -120,15 +124,15 @@ fn drawn_files(folder: &Path, mark: &str) -> BTreeSet<PathBuf> {
     files
 }
 
-/// Draws the `count` images of a part and says what is on them.
+/// Draws the `count` images of a split; returns them with their annotations.
 fn draw_split(split: usize, count: u32, args: &SynthArgs) -> anyhow::Result<Dataset> {
     let folder = args.out.join(SPLITS[split]);
-    fs::create_dir(&folder).with_context(|| format!("can't make {}", folder.display()))?;
+    fs::create_dir(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
     let size = Size { width: args.width, height: args.height };
     draw_images(&folder, EXTENSION, count, size, |index| generator(args.seed, split, index))
 }
 
-/// Draws `count` images into a folder, in the format of that extension, and says what is on them.
+/// Draws `count` images into a folder, in the file format of `extension`; returns them with their annotations.
 pub(crate) fn draw_images(
     folder: &Path,
     extension: &str,
@@ -139,14 +143,14 @@ pub(crate) fn draw_images(
     let draw_image = |index| {
         let scene = draw(size, &mut generator(index));
         let path = folder.join(file_name(index, extension));
-        scene.image.save(&path).with_context(|| format!("can't write {}", path.display()))?;
+        scene.image.save(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
         Ok(scene.objects)
     };
     let objects: Vec<_> = (0..count).into_par_iter().map(draw_image).collect::<anyhow::Result<_>>()?;
     Ok(Dataset { folder: folder.to_owned(), ..dataset(&objects, extension, size) })
 }
 
-/// Random numbers that no other image of the same seed gets.
+/// A random number generator whose stream is unique to this image of this seed.
 fn generator(seed: u64, split: usize, image: u32) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream((split as u64) << 32 | u64::from(image));
@@ -157,7 +161,7 @@ fn file_name(index: u32, extension: &str) -> String {
     format!("{index:05}.{extension}")
 }
 
-/// The data set of these objects, which are listed by image, but for its folder.
+/// The data set of these objects, which are grouped by image. Its folder is not set.
 fn dataset(objects: &[Vec<Object>], extension: &str, Size { width, height }: Size) -> Dataset {
     let images = (0..).zip(objects).map(|(index, _)| Image {
         id: i64::from(index) + 1,
@@ -195,7 +199,7 @@ mod tests {
         SynthArgs { out: out.to_owned(), train: 6, val: 4, test: 0, seed: 3, width: 64, height: 48 }
     }
 
-    /// Every file below a folder, with what it holds.
+    /// All files below a folder, with their content.
     fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let below = |path: PathBuf| match fs::read(&path) {
@@ -206,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn drawing_again_gives_the_same_bytes_and_another_seed_others() {
+    fn the_same_seed_writes_the_same_bytes_and_another_seed_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let args = args(folder.path());
         run(&args).unwrap();
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn no_image_is_drawn_twice() {
+    fn all_images_are_different() {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path())).unwrap();
         let images = files(folder.path()).into_values().filter(|bytes| bytes.starts_with(b"\x89PNG"));
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_annotations_are_sound_and_belong_to_the_images() {
+    fn annotations_are_valid_and_match_the_images() {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path())).unwrap();
         for (name, count) in [("train", 6), ("val", 4), ("test", 0)] {
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_with_files_of_others_is_left_alone() {
+    fn a_folder_with_other_files_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("thesis.txt"), "years").unwrap();
         let error = run(&args(folder.path())).unwrap_err().to_string();
@@ -252,19 +256,19 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_with_files_put_beside_drawn_ones_is_left_alone() {
+    fn a_folder_with_files_added_to_generated_ones_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path())).unwrap();
-        // Names that look like ours among them: an archive, a table, an image beyond those drawn, one in a folder below.
-        let foreign = ["thesis.txt", "train.zip", "val.csv", "train/00006.png", "train/cat.png", "val/more/00000.png"];
-        for name in foreign {
+        // Some names resemble generated ones: an archive, a table, an image beyond the count, one in a subfolder.
+        let added = ["thesis.txt", "train.zip", "val.csv", "train/00006.png", "train/cat.png", "val/more/00000.png"];
+        for name in added {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, "years").unwrap();
             let before = files(folder.path());
             let error = run(&args(folder.path())).unwrap_err().to_string();
-            let shown = name.strip_suffix("/00000.png").unwrap_or(name);
-            assert!(error.contains(shown) && error.contains("--out"), "{name}: {error}");
+            let named = name.strip_suffix("/00000.png").unwrap_or(name);
+            assert!(error.contains(named) && error.contains("--out"), "{name}: {error}");
             assert_eq!(files(folder.path()), before, "{name}");
             fs::remove_file(&path).unwrap();
             let _ = fs::remove_dir(folder.path().join("val/more"));

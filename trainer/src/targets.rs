@@ -1,4 +1,4 @@
-//! What the network should have said: the truth of a batch, anchor by anchor.
+//! Training targets of a batch, per anchor.
 
 use models::spec::BoxCoderSpec;
 use models::{Anchors, Assignment, BoundingBox, Matcher};
@@ -7,43 +7,43 @@ use serde::{Deserialize, Serialize};
 /// An object in an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Object {
-    /// Index of its class.
+    /// Class index.
     pub class_index: usize,
-    /// Where it is, in pixels of the network's input.
+    /// Box in pixels of the padded input.
     pub bounding_box: BoundingBox,
 }
 
-/// What the losses of an image's anchors are divided by. It counts as one at least.
+/// Divisor of the losses of an image's anchors, at least 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalizer {
-    /// The number of its own foreground anchors, so that every image counts alike.
+    /// The number of foreground anchors of the image: all images have the same weight.
     #[default]
     Image,
-    /// The mean of that number over the images of the batch, so that every object counts alike.
+    /// The mean number of foreground anchors per image of the batch: all foreground anchors have the same weight.
     Batch,
 }
 
-/// The truth of a batch of images. `rows`, `classes`, `anchors`, `offsets` and `object_weights` belong together, one for
-/// each foreground anchor.
+/// Training targets of a batch. `rows`, `classes`, `anchors`, `offsets` and `object_weights` have one entry per
+/// foreground anchor, in the same order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Targets {
-    /// Row of a foreground anchor in the batch: image * anchors + anchor.
+    /// Index of the anchor in the batch: image * anchors + anchor.
     pub rows: Vec<i64>,
-    /// Its class.
+    /// Class index of its object.
     pub classes: Vec<i64>,
-    /// Its corners.
+    /// Box of the anchor, in pixels of the padded input.
     pub anchors: Vec<[f32; 4]>,
-    /// The offsets that decode to its object.
+    /// Target offsets: those that decode to the box of its object.
     pub offsets: Vec<[f32; 4]>,
-    /// 1 / (foreground anchors of the image, or their mean over images, times images).
+    /// Weight: 1 / ([`Normalizer`] * images).
     pub object_weights: Vec<f32>,
-    /// The same for every anchor of the batch, and zero for anchors that are ignored.
+    /// The same weight for every anchor of the batch, `[images * anchors]`; zero for ignored anchors.
     pub anchor_weights: Vec<f32>,
 }
 
 impl Targets {
-    /// Assigns the objects of every image of a batch to anchors.
+    /// Matches the anchors of each image to its objects. `images` contains the objects per image.
     pub fn new(
         images: &[Vec<Object>],
         anchors: &Anchors,

@@ -1,27 +1,26 @@
-//! What the network's verbs mean to libtorch.
+//! Implements the network's tensor operations with libtorch.
 
 use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, Statistics, Tensor};
 use ndarray::Array4;
 use tch::{Device, Kind};
 
-/// Momentum of the running statistics, as PyTorch's default.
+/// Momentum of the running statistics; PyTorch's default.
 const MOMENTUM: f64 = 0.1;
 
-/// A libtorch tensor. The network computes in the precision of its input: convolutions cast their weights to it, so that
-/// bfloat16 images make a mixed-precision network of float weights.
+/// A libtorch tensor. The network computes in the data type of its input: convolutions cast their weights to it, so
+/// that bfloat16 images and float32 weights give mixed precision.
 ///
-/// Whether a live batch normalization looks at its batch is a matter of the type, so that a network is
-/// built for training or for use, and its forward pass needs no mode.
+/// `TRAINING` decides whether live batch norms use the statistics of their batch. The forward pass thus needs no mode.
 #[derive(Debug)]
 pub struct Torch<const TRAINING: bool>(pub tch::Tensor);
 
-/// A value while training.
+/// A tensor of a network in training.
 pub type Training = Torch<true>;
 
-/// A value in use.
+/// A tensor of a network for inference.
 pub type Inference = Torch<false>;
 
-/// Images `[N, 3, H, W]` on a device, with their channels last in memory if wanted.
+/// Copies images `[N, 3, H, W]` to a device, in the channels-last memory format (NHWC) if `channels_last`.
 ///
 /// # Panics
 /// When `images` is not in standard layout.
@@ -33,7 +32,7 @@ pub fn images(images: &Array4<f32>, device: Device, channels_last: bool) -> tch:
 }
 
 impl<const TRAINING: bool> Clone for Torch<TRAINING> {
-    /// Another handle on the same numbers.
+    /// Shares the data.
     fn clone(&self) -> Self {
         Self(self.0.shallow_clone())
     }
@@ -53,7 +52,7 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
     }
 
     fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
-        // The statistics of a norm whose weights are frozen are frozen too.
+        // If the weights of a norm are frozen, its statistics are too.
         let live = TRAINING && layer.statistics == Statistics::Live && layer.weight.0.requires_grad();
         let (weight, bias) = (Some(&layer.weight.0), Some(&layer.bias.0));
         let (mean, var) = (Some(&layer.running_mean.0), Some(&layer.running_var.0));
@@ -62,7 +61,7 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
 
     fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {
         let (weight, bias) = (Some(&layer.weight.0), Some(&layer.bias.0));
-        // On CUDA its weights must be of the kind of its input.
+        // CUDA requires the same data type for input and weights.
         let x = self.0.to_kind(layer.weight.0.kind());
         let y = x.group_norm(layer.groups as i64, weight, bias, layer.epsilon.into(), true);
         Self(y.to_kind(self.0.kind()))

@@ -1,4 +1,4 @@
-//! Weights of a trained network as the beginning of another one's.
+//! Transfer learning: initial weights of a network from a pretrained one.
 
 use std::collections::BTreeMap;
 
@@ -7,35 +7,35 @@ use models::spec::{BackboneSpec, Class};
 use models::{BackboneCheckpoint, ModelSpec, Pretrained, grouped};
 use ndarray::{ArrayD, Axis};
 
-/// The layer whose channels belong to classes.
+/// The layer whose output channels belong to classes.
 const CLASSIFIER: &str = "classificationModel.output.";
 
 /// Tensors by name.
 type Tensors = BTreeMap<String, ArrayD<f32>>;
 
-/// Which tensors of a network came from where.
+/// What became of the tensors of both networks, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transfer {
-    /// Taken whole from the checkpoint.
-    taken: Vec<String>,
-    /// Taken for the classes that both have.
-    partly: Vec<String>,
-    /// The names of these classes.
+    /// Loaded from the file completely.
+    loaded: Vec<String>,
+    /// Loaded for the classes of both networks.
+    partly_loaded: Vec<String>,
+    /// Names of these classes.
     classes: Vec<String>,
-    /// Left as they were, for want of a tensor of that name and shape.
-    fresh: Vec<String>,
-    /// In the checkpoint only.
+    /// Not loaded: not in the file, or with another shape or other classes.
+    not_loaded: Vec<String>,
+    /// In the file only.
     unused: Vec<String>,
-    /// Sections of the spec in which the two differ.
+    /// Sections in which the specs of both networks differ.
     differing: Vec<&'static str>,
 }
 
 impl Transfer {
-    /// Puts the weights of `pretrained` into `tensors`, those of a network of `spec` before training: whole tensors where
-    /// name and shape agree, and of the layer that tells classes apart the rows of the classes that have the same name.
+    /// Copies the weights of `pretrained` to `tensors`, the initial values of a network of `spec`: all tensors whose
+    /// name and shape match, and of the last classification layer the output channels of classes with the same name.
     ///
     /// # Errors
-    /// When their backbones are of different kinds.
+    /// When the backbones differ in depth, groups or width.
     pub(crate) fn new(pretrained: &Pretrained, spec: &ModelSpec, tensors: &mut Tensors) -> anyhow::Result<Self> {
         let backbone = |spec: &BackboneSpec| {
             let BackboneSpec { depth, groups, width_per_group, .. } = spec;
@@ -44,7 +44,7 @@ impl Transfer {
         let (theirs, ours) = (backbone(pretrained.backbone()), backbone(&spec.backbone));
         ensure!(
             theirs == ours,
-            "its backbone has {theirs}, this network's {ours}; set `model.backbone` alike, or leave --weights out"
+            "its backbone has {theirs}, the configured one has {ours}; change `model.backbone`, or omit --weights"
         );
         let mut transfer = Self { differing: differing(pretrained, spec), ..Self::default() };
         let classes: &[Class] = match pretrained {
@@ -55,31 +55,36 @@ impl Transfer {
             match pretrained.tensors().get(name) {
                 Some(source) if name.starts_with(CLASSIFIER) && classes != spec.classes => {
                     let shared = copy_classes(source, tensor, [classes, &spec.classes]);
-                    if shared.is_empty() { &mut transfer.fresh } else { &mut transfer.partly }.push(name.clone());
+                    if shared.is_empty() { &mut transfer.not_loaded } else { &mut transfer.partly_loaded }
+                        .push(name.clone());
                     transfer.classes = shared;
                 }
                 Some(source) if source.shape() == tensor.shape() => {
                     tensor.assign(source);
-                    transfer.taken.push(name.clone());
+                    transfer.loaded.push(name.clone());
                 }
-                _ => transfer.fresh.push(name.clone()),
+                _ => transfer.not_loaded.push(name.clone()),
             }
         }
         transfer.unused.extend(pretrained.tensors().keys().filter(|name| !tensors.contains_key(*name)).cloned());
         Ok(transfer)
     }
 
-    /// What happened, a line for each origin.
+    /// A report, with one line per kind of tensors.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let mut lines = vec![format!("{} tensors taken: {}", self.taken.len(), grouped(&self.taken))];
-        if !self.partly.is_empty() {
-            lines.push(format!("taken for the classes {}: {}", self.classes.join(", "), grouped(&self.partly)));
+        let mut lines = vec![format!("{} tensors loaded: {}", self.loaded.len(), grouped(&self.loaded))];
+        if !self.partly_loaded.is_empty() {
+            lines.push(format!("loaded for the classes {}: {}", self.classes.join(", "), grouped(&self.partly_loaded)));
         }
-        if !self.fresh.is_empty() {
-            lines.push(format!("{} tensors fresh: {}", self.fresh.len(), grouped(&self.fresh)));
+        if !self.not_loaded.is_empty() {
+            lines.push(format!(
+                "{} tensors keep their initial values (not in the file, or with another shape or other classes): {}",
+                self.not_loaded.len(),
+                grouped(&self.not_loaded)
+            ));
         }
         if !self.unused.is_empty() {
-            lines.push(format!("{} tensors of the file unused: {}", self.unused.len(), grouped(&self.unused)));
+            lines.push(format!("{} tensors of the file ignored: {}", self.unused.len(), grouped(&self.unused)));
         }
         if !self.differing.is_empty() {
             lines.push(format!("warning: its spec differs in {}", self.differing.join(", ")));
@@ -88,8 +93,9 @@ impl Transfer {
     }
 }
 
-/// Copies the channels of the classes that both networks have from `source` to `tensor`, and names them. Channel
-/// `a * K + k` is class k of K at anchor a. None are shared when the networks have different anchors per cell or widths.
+/// Copies the output channels of the classes of both networks from `source` to `tensor`, and returns the names of these
+/// classes. Channel `a * K + k` is class k of K at anchor a. Copies nothing if the networks have different numbers of
+/// anchors per cell or different widths.
 fn copy_classes(source: &ArrayD<f32>, tensor: &mut ArrayD<f32>, [theirs, ours]: [&[Class]; 2]) -> Vec<String> {
     let anchors = tensor.shape()[0] / ours.len();
     if source.shape()[0] != anchors * theirs.len() || source.shape()[1..] != tensor.shape()[1..] {
@@ -107,7 +113,7 @@ fn copy_classes(source: &ArrayD<f32>, tensor: &mut ArrayD<f32>, [theirs, ours]: 
     shared
 }
 
-/// The sections of two specs that differ and change what weights mean.
+/// The sections in which two specs differ, among those that change the meaning of weights.
 fn differing(pretrained: &Pretrained, ours: &ModelSpec) -> Vec<&'static str> {
     let theirs = match pretrained {
         Pretrained::Detector(checkpoint) => &checkpoint.spec,
@@ -141,7 +147,7 @@ mod tests {
         spec
     }
 
-    /// The tensors of `spec`, every number another one.
+    /// The tensors of `spec`, with a different value in every element.
     fn tensors(spec: &ModelSpec, mut next: f32) -> Tensors {
         let mut numbers = || {
             next += 1.0;
@@ -165,50 +171,50 @@ mod tests {
     }
 
     #[test]
-    fn the_same_network_is_taken_whole() {
+    fn all_tensors_of_the_same_network_are_loaded() {
         let spec = spec(&["a", "b"]);
         let (source, mut target) = (checkpoint(&spec), tensors(&spec, 0.5));
         let transfer = Transfer::new(&source, &spec, &mut target).unwrap();
         assert_eq!(&target, source.tensors());
-        assert_eq!(transfer, Transfer { taken: transfer.taken.clone(), ..Transfer::default() });
-        assert_eq!(transfer.taken.len(), target.len());
+        assert_eq!(transfer, Transfer { loaded: transfer.loaded.clone(), ..Transfer::default() });
+        assert_eq!(transfer.loaded.len(), target.len());
     }
 
     #[test]
-    fn classes_are_found_by_name_and_the_others_are_fresh() {
+    fn classes_are_matched_by_name_and_others_keep_their_initial_values() {
         let (theirs, ours) = (spec(&["a", "b", "c"]), spec(&["c", "new", "a", "x"]));
-        let (source, fresh) = (checkpoint(&theirs), tensors(&ours, 0.5));
-        let mut target = fresh.clone();
+        let (source, initial) = (checkpoint(&theirs), tensors(&ours, 0.5));
+        let mut target = initial.clone();
         let transfer = Transfer::new(&source, &ours, &mut target).unwrap();
         assert_eq!(transfer.classes, ["c", "a"]);
-        assert_eq!(transfer.partly, ["classificationModel.output.bias", "classificationModel.output.weight"]);
-        for name in &transfer.partly {
+        assert_eq!(transfer.partly_loaded, ["classificationModel.output.bias", "classificationModel.output.weight"]);
+        for name in &transfer.partly_loaded {
             for anchor in 0..9 {
                 let row = |tensors: &Tensors, row| tensors[name].index_axis(Axis(0), row).to_owned();
                 assert_eq!(row(&target, anchor * 4), row(source.tensors(), anchor * 3 + 2), "c");
-                assert_eq!(row(&target, anchor * 4 + 1), row(&fresh, anchor * 4 + 1), "new");
+                assert_eq!(row(&target, anchor * 4 + 1), row(&initial, anchor * 4 + 1), "new");
                 assert_eq!(row(&target, anchor * 4 + 2), row(source.tensors(), anchor * 3), "a");
             }
         }
-        assert!(transfer.fresh.is_empty() && target["fpn.P3_1.weight"] == source.tensors()["fpn.P3_1.weight"]);
+        assert!(transfer.not_loaded.is_empty() && target["fpn.P3_1.weight"] == source.tensors()["fpn.P3_1.weight"]);
         let lines = transfer.lines();
         assert!(lines[1].contains("the classes c, a: classificationModel.output (2)"), "{lines:?}");
     }
 
     #[test]
-    fn what_has_another_shape_is_fresh_and_named() {
+    fn tensors_of_another_shape_are_reported_as_not_loaded() {
         let theirs = spec(&["a"]);
         let mut ours = spec(&["b"]);
         ours.heads.width = 8;
         let mut target = tensors(&ours, 0.5);
         let transfer = Transfer::new(&checkpoint(&theirs), &ours, &mut target).unwrap();
-        assert!(transfer.fresh.iter().all(|name| name.contains("Model.")), "{:?}", transfer.fresh);
+        assert!(transfer.not_loaded.iter().all(|name| name.contains("Model.")), "{:?}", transfer.not_loaded);
         assert_eq!(transfer.differing, ["heads"]);
         assert!(transfer.lines().last().unwrap().contains("differs in heads"));
     }
 
     #[test]
-    fn another_backbone_is_refused() {
+    fn different_backbones_are_an_error() {
         let theirs = spec(&["a"]);
         let mut ours = theirs.clone();
         ours.backbone.depth = 34;
@@ -218,19 +224,19 @@ mod tests {
     }
 
     #[test]
-    fn a_backbone_leaves_the_rest_fresh() {
+    fn backbone_leaves_the_other_tensors_unchanged() {
         let ours = spec(&["a", "b"]);
-        let mut given = tensors(&ours, 0.0);
-        given.retain(|name, _| !name.contains("Model.") && !name.starts_with("fpn."));
+        let mut pretrained = tensors(&ours, 0.0);
+        pretrained.retain(|name, _| !name.contains("Model.") && !name.starts_with("fpn."));
         let spec =
             BackboneCheckpointSpec { backbone: ours.backbone.clone(), mean: [0.5; 3], std: ours.preprocessing.std };
-        let backbone = BackboneCheckpoint { spec, provenance: Provenance::default(), tensors: given.clone() };
-        let fresh = tensors(&ours, 0.5);
-        let mut target = fresh.clone();
+        let backbone = BackboneCheckpoint { spec, provenance: Provenance::default(), tensors: pretrained.clone() };
+        let initial = tensors(&ours, 0.5);
+        let mut target = initial.clone();
         let transfer = Transfer::new(&Pretrained::Backbone(backbone), &ours, &mut target).unwrap();
-        assert!(target.iter().all(|(name, tensor)| tensor == given.get(name).unwrap_or(&fresh[name])));
-        assert_eq!(transfer.taken.len(), given.len());
+        assert!(target.iter().all(|(name, tensor)| tensor == pretrained.get(name).unwrap_or(&initial[name])));
+        assert_eq!(transfer.loaded.len(), pretrained.len());
         assert_eq!(transfer.differing, ["preprocessing"]);
-        assert!(transfer.unused.is_empty() && transfer.partly.is_empty() && transfer.classes.is_empty());
+        assert!(transfer.unused.is_empty() && transfer.partly_loaded.is_empty() && transfer.classes.is_empty());
     }
 }

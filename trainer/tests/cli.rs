@@ -1,4 +1,4 @@
-//! The program `trainer`, from outside.
+//! Tests of the program `trainer`.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -13,7 +13,7 @@ fn trainer(folder: &Path, arguments: &[&str]) -> Output {
     command(folder, arguments).output().unwrap()
 }
 
-/// One thread each, because the tests run side by side.
+/// One OpenMP thread per process, because the tests run in parallel.
 fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
     command.current_dir(folder).args(arguments).env("OMP_NUM_THREADS", "1");
@@ -24,7 +24,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A folder with a drawn data set and a configuration that trains a small network on it within seconds.
+/// A folder with a generated data set and a configuration that trains a small network on it in seconds.
 struct Project(TempDir);
 
 impl Project {
@@ -49,21 +49,21 @@ impl Project {
         trainer(self.path(), &[&["fit"], arguments].concat())
     }
 
-    /// Trains, and says what stderr holds of the failure.
+    /// Runs `fit`, asserts that it fails, and returns its stderr.
     fn refused(&self, arguments: &[&str]) -> String {
         let output = self.fit(arguments);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         stderr(&output)
     }
 
-    fn edit_truth(&self, edit: impl Fn(&mut serde_json::Value)) {
+    fn edit_annotations(&self, edit: impl Fn(&mut serde_json::Value)) {
         let path = self.path().join("shapes/train.json");
-        let mut truth = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-        edit(&mut truth);
-        fs::write(&path, truth.to_string()).unwrap();
+        let mut coco = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        edit(&mut coco);
+        fs::write(&path, coco.to_string()).unwrap();
     }
 
-    /// The steps that the state of a run in its first epoch knows of.
+    /// The number of steps in the saved state of a run in its first epoch.
     fn steps_saved(&self, run: &str) -> u64 {
         let bytes = fs::read(self.path().join(run).join("state.safetensors")).unwrap();
         let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -90,30 +90,30 @@ model:
   preprocessing: {shorter_side: 64, longer_side: 64}
 ";
 
-fn assert_holds(text: &str, parts: &[&str]) {
+fn assert_contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
 }
 
 #[test]
-fn a_run_leaves_checkpoints_log_and_configuration_and_repeats_to_the_bit() {
+fn run_writes_its_files_and_is_bitwise_reproducible() {
     let project = Project::new();
     let output = project.fit(&[]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&String::from_utf8_lossy(&output.stdout), &["AP", "best.safetensors"]);
+    assert_contains(&String::from_utf8_lossy(&output.stdout), &["AP", "best.safetensors"]);
 
     let first = project.checkpoint("runs/latest/last.safetensors");
     assert_eq!(first.provenance.epoch, Some(2));
     assert_eq!(first.spec.classes.len(), first.probe.outputs.logits.dim().2);
     project.checkpoint("runs/latest/best.safetensors");
     let report = fs::read_to_string(project.path().join("runs/latest/report.html")).unwrap();
-    assert_holds(&report, &["<!DOCTYPE html>", "Average precision", "epochs: 2", "data:image/jpeg;base64,"]);
+    assert_contains(&report, &["<!DOCTYPE html>", "Average precision", "epochs: 2", "data:image/jpeg;base64,"]);
     let log = fs::read_to_string(project.path().join("runs/latest/log.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.iter().filter(|line| line["learning_rate"].is_number()).count(), 4, "two steps in two epochs");
+    assert_eq!(lines.iter().filter(|line| line["learning_rate"].is_number()).count(), 4, "two steps per epoch");
     assert_eq!(lines.iter().filter(|line| line["validation"]["AP50"].is_number()).count(), 2);
-    assert_holds(
+    assert_contains(
         &fs::read_to_string(project.path().join("runs/latest/config.yaml")).unwrap(),
         &["epochs: 2", "clip_grad_norm"],
     );
@@ -124,19 +124,19 @@ fn a_run_leaves_checkpoints_log_and_configuration_and_repeats_to_the_bit() {
 }
 
 #[test]
-fn variations_repeat_to_the_bit_with_any_cache_and_number_of_workers() {
+fn augmented_training_is_bitwise_reproducible_with_any_cache_and_number_of_workers() {
     let project = Project::new();
     let config = |cache: &str| {
         let colors = "brightness: {probability: 0.5}, contrast: {probability: 0.5}, saturation: {probability: 0.5}";
-        let places = "vertical_flip: 0.5, rotation: 0.5, crop: {probability: 0.5}, mosaic: {probability: 0.5}";
+        let geometry = "vertical_flip: 0.5, rotation: 0.5, crop: {probability: 0.5}, mosaic: {probability: 0.5}";
         let rest = "hue: {probability: 0.5}, scale: {probability: 0.5}";
         let cached = CONFIG.replace("\nrun:", &format!("\n  cache: {cache}\nrun:"));
-        format!("augmentation: {{{places}, {colors}, {rest}}}{cached}")
+        format!("augmentation: {{{geometry}, {colors}, {rest}}}{cached}")
     };
     project.configure(&config("{kind: none}"));
     let output = project.fit(&["--out", "none"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    // The second one finds what the first has kept.
+    // `again` reads the cache that `disk` has written.
     for (out, cache) in [("memory", "{kind: memory}"), ("disk", "{kind: disk}"), ("again", "{kind: disk}")] {
         project.configure(&config(cache).replace("workers: 2", "workers: 3"));
         let output = project.fit(&["--out", out]);
@@ -144,20 +144,20 @@ fn variations_repeat_to_the_bit_with_any_cache_and_number_of_workers() {
         let weights = |run: &str| project.checkpoint(&format!("{run}/last.safetensors"));
         assert_eq!(weights(out), weights("none"), "{cache}");
     }
-    let kept = fs::read_dir(project.path().join("image-cache")).unwrap().count();
-    assert_eq!(kept, 9, "six images to learn from, three to validate on");
+    let cached = fs::read_dir(project.path().join("image-cache")).unwrap().count();
+    assert_eq!(cached, 9, "six training images, three validation images");
 }
 
-/// Ctrl-C in the middle of an epoch, then `--resume`: the same weights as without.
+/// Ctrl-C in the middle of an epoch, then `--resume`: same weights as without the interruption.
 #[test]
-fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
+fn interrupted_run_resumes_to_the_same_weights() {
     let project = Project::new();
     project.configure(&CONFIG.replace("epochs: 2, batch_size: 4", "epochs: 3, batch_size: 2"));
     assert!(project.fit(&["--out", "whole"]).status.success());
 
-    let mut command = command(project.path(), &["fit", "--out", "broken"]);
+    let mut command = command(project.path(), &["fit", "--out", "interrupted"]);
     let child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let log = project.path().join("broken/log.jsonl");
+    let log = project.path().join("interrupted/log.jsonl");
     while fs::read_to_string(&log).map_or(0, |text| text.lines().count()) < 2 {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -165,30 +165,30 @@ fn an_interrupted_run_goes_on_as_if_nothing_had_happened() {
     assert!(killed.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert_holds(&stderr(&output), &["interrupted; stopped after step", "trainer fit --resume --out broken"]);
+    assert_contains(&stderr(&output), &["interrupted; saved after step", "trainer fit --resume --out interrupted"]);
 
-    assert_holds(&project.refused(&["--resume", "--out", "broken", "--data", "."]), &["--data"]);
-    let truth = fs::read(project.path().join("shapes/train.json")).unwrap();
-    project.edit_truth(|truth| truth["annotations"][0]["bbox"] = serde_json::json!([1, 1, 20, 20]));
-    assert_holds(&project.refused(&["--resume", "--out", "broken"]), &["no longer those", "start a new run"]);
-    fs::write(project.path().join("shapes/train.json"), truth).unwrap();
+    assert_contains(&project.refused(&["--resume", "--out", "interrupted", "--data", "."]), &["--data"]);
+    let coco = fs::read(project.path().join("shapes/train.json")).unwrap();
+    project.edit_annotations(|coco| coco["annotations"][0]["bbox"] = serde_json::json!([1, 1, 20, 20]));
+    assert_contains(&project.refused(&["--resume", "--out", "interrupted"]), &["have changed", "start a new run"]);
+    fs::write(project.path().join("shapes/train.json"), coco).unwrap();
 
-    // What a save that was killed has left.
-    let unfinished = project.path().join("broken/.last.safetensors.1.partial");
+    // Left by a run that was killed while saving.
+    let unfinished = project.path().join("interrupted/.last.safetensors.1.partial");
     fs::write(&unfinished, b"half of it").unwrap();
-    let resumed = project.fit(&["--resume", "--out", "broken"]);
+    let resumed = project.fit(&["--resume", "--out", "interrupted"]);
     assert!(resumed.status.success(), "{}", stderr(&resumed));
-    assert_eq!(project.checkpoint("broken/last.safetensors"), project.checkpoint("whole/last.safetensors"));
+    assert_eq!(project.checkpoint("interrupted/last.safetensors"), project.checkpoint("whole/last.safetensors"));
     assert!(!unfinished.exists());
 }
 
 #[test]
-fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
+fn check_reports_statistics_and_problems_of_the_data() {
     let project = Project::new();
     let sound = trainer(project.path(), &["check", "--draw", "drawn", "--draw-augmented", "seen", "--count", "2"]);
     assert!(sound.status.success(), "{}", stderr(&sound));
     let table = String::from_utf8(sound.stdout).unwrap();
-    assert_holds(&table, &["6 images", "3 images", "with anchor", "disk", "64 x 64"]);
+    assert_contains(&table, &["6 images", "3 images", "with anchor", "disk", "64 x 64"]);
     assert!(!table.contains("anchors: "), "{table}");
     for folder in ["drawn", "seen"] {
         let mut drawn = fs::read_dir(project.path().join(folder)).unwrap().map(|entry| entry.unwrap().path());
@@ -196,14 +196,14 @@ fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
         assert_eq!((image.dimensions(), drawn.count()), ((64, 64), 1));
     }
 
-    // A box without area, one twice, one that is tiny; one image unreadable, one twice, one in both parts.
-    project.edit_truth(|truth| {
-        truth["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]);
-        let mut again = truth["annotations"][1].clone();
-        again["id"] = 9999.into();
-        let mut tiny = again.clone();
+    // A box of zero area, a duplicate box, a tiny box; an unreadable image, a duplicate image, an image in both splits.
+    project.edit_annotations(|coco| {
+        coco["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]);
+        let mut duplicate = coco["annotations"][1].clone();
+        duplicate["id"] = 9999.into();
+        let mut tiny = duplicate.clone();
         (tiny["id"], tiny["bbox"]) = (10_000.into(), serde_json::json!([7, 7, 3, 3]));
-        truth["annotations"].as_array_mut().unwrap().extend([again, tiny]);
+        coco["annotations"].as_array_mut().unwrap().extend([duplicate, tiny]);
     });
     let image = |path: &str| project.path().join("shapes").join(path);
     fs::write(image("train/00005.png"), b"no image").unwrap();
@@ -211,9 +211,9 @@ fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
     fs::copy(image("train/00000.png"), image("val/00002.png")).unwrap();
     let output = trainer(project.path(), &["check", "--json", "check.json"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-    assert_holds(
+    assert_contains(
         &String::from_utf8(output.stdout).unwrap(),
-        &["1 box of zero area", "00005.png: its content is none of", "00001.png, 00004.png", "00000.png and 00002.png"],
+        &["1 box of zero area", "00005.png: not a JPEG, PNG", "00001.png, 00004.png", "00000.png and 00002.png"],
     );
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(project.path().join("check.json")).unwrap()).unwrap();
@@ -221,35 +221,35 @@ fn check_reports_what_is_in_the_data_and_what_is_wrong_with_it() {
     assert_eq!(train["bad_images"][0]["file"], "00005.png");
     assert_eq!(train["duplicate_boxes"][0]["annotation"], 9999);
     assert_eq!(report["in_both"][0][0], "00000.png");
-    assert!(report["suggestion"].is_null(), "nobody has asked for one");
+    assert!(report["suggestion"].is_null(), "it was not requested");
     let unmatched = train["unmatched"].as_array().unwrap();
-    assert!(unmatched.iter().any(|place| place["annotation"] == 10_000), "{unmatched:?}");
+    assert!(unmatched.iter().any(|entry| entry["annotation"] == 10_000), "{unmatched:?}");
     let classes = train["classes"].as_array().unwrap();
     let boxes: u64 = classes.iter().map(|class| class["all"]["boxes"].as_u64().unwrap()).sum();
     assert_eq!(boxes, train["boxes"].as_u64().unwrap());
 }
 
 #[test]
-fn check_suggests_anchors_that_reach_more_boxes() {
+fn check_suggests_anchors_that_match_more_boxes() {
     let project = Project::new();
-    // Larger than the images.
+    // Anchors larger than the images.
     project.configure(&format!("{CONFIG}  anchors: {{sizes: [160, 320, 640, 1280, 2560]}}\n"));
     let output = trainer(project.path(), &["check", "--suggest-anchors", "--json", "check.json"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(
+    assert_contains(
         &String::from_utf8(output.stdout).unwrap(),
         &["anchors: these match ", " instead of 0.00 % (on 6 images)", "\n    sizes: [", "\n    ratios: ["],
     );
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(project.path().join("check.json")).unwrap()).unwrap();
     let suggestion = &report["suggestion"];
-    assert_eq!(suggestion["share"][0].as_f64(), Some(0.0));
-    assert!(suggestion["share"][1].as_f64().unwrap() > 0.0, "{suggestion}");
+    assert_eq!(suggestion["matched_fraction"][0].as_f64(), Some(0.0));
+    assert!(suggestion["matched_fraction"][1].as_f64().unwrap() > 0.0, "{suggestion}");
     assert!(suggestion["anchors"]["sizes"][0].as_f64().unwrap() < 160.0, "{suggestion}");
 }
 
 #[test]
-fn check_finds_classes_that_training_would_refuse() {
+fn check_reports_classes_that_training_refuses() {
     let project = Project::new();
     let classes = "{id: 1, name: disk}, {id: 2, name: ring}, {id: 3, name: square}, {id: 4, name: triangle}, \
                    {id: 5, name: star}";
@@ -262,12 +262,12 @@ fn check_finds_classes_that_training_would_refuse() {
     assert_eq!(code, Some(0), "{table}");
     let (code, table) = check(&classes.replace("star", "moon"));
     assert_eq!(code, Some(3), "{table}");
-    assert_holds(&table, &["`model.classes`", "5 moon", "5 star"]);
-    assert_holds(&project.refused(&[]), &["`model.classes`"]);
+    assert_contains(&table, &["`model.classes`", "5 moon", "5 star"]);
+    assert_contains(&project.refused(&[]), &["`model.classes`"]);
 }
 
 #[test]
-fn check_finds_that_no_image_is_left() {
+fn check_fails_if_no_image_is_left() {
     let project = Project::new();
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     for left in (0..6).rev() {
@@ -275,11 +275,11 @@ fn check_finds_that_no_image_is_left() {
         let code = if left > 0 { 0 } else { 3 };
         assert_eq!(trainer(project.path(), &["check"]).status.code(), Some(code), "{left} images are left");
     }
-    assert_holds(&project.refused(&[]), &["6 of 6", "00000.png"]);
+    assert_contains(&project.refused(&[]), &["6 of 6", "00000.png"]);
 }
 
 #[test]
-fn tensorboard_gets_every_number_and_image() {
+fn tensorboard_events_contain_every_scalar_and_image() {
     let project = Project::new();
     let output = project.fit(&["--out", "run"]);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -288,7 +288,7 @@ fn tensorboard_gets_every_number_and_image() {
     let [events] = &files[..] else { panic!("{files:?}") };
     let events = fs::read(events).unwrap();
     let count = |tag: &str| {
-        // As the first field of its message, led by its length, so that AP is not found in AP50.
+        // Searches for the field with its length prefix, so that AP is not found in AP50.
         let field = [&[10, u8::try_from(tag.len()).unwrap()][..], tag.as_bytes()].concat();
         events.windows(field.len()).filter(|window| *window == field).count()
     };
@@ -317,30 +317,30 @@ fn tensorboard_gets_every_number_and_image() {
 }
 
 #[test]
-fn every_form_of_data_trains_the_same_weights() {
+fn coco_and_csv_data_train_the_same_weights() {
     let project = Project::new();
     assert!(project.fit(&["--out", "coco"]).status.success());
-    for part in ["train", "val"] {
-        let truth = fs::read_to_string(project.path().join(format!("shapes/{part}.json"))).unwrap();
-        let truth: serde_json::Value = serde_json::from_str(&truth).unwrap();
+    for split in ["train", "val"] {
+        let coco = fs::read_to_string(project.path().join(format!("shapes/{split}.json"))).unwrap();
+        let coco: serde_json::Value = serde_json::from_str(&coco).unwrap();
         let find = |list: &str, id: &serde_json::Value| -> serde_json::Value {
-            truth[list].as_array().unwrap().iter().find(|entry| entry["id"] == *id).unwrap().clone()
+            coco[list].as_array().unwrap().iter().find(|entry| entry["id"] == *id).unwrap().clone()
         };
         let mut rows = String::new();
-        for annotation in truth["annotations"].as_array().unwrap() {
+        for annotation in coco["annotations"].as_array().unwrap() {
             let [x, y, width, height] = [0, 1, 2, 3].map(|i| annotation["bbox"][i].as_f64().unwrap());
             let file = find("images", &annotation["image_id"])["file_name"].as_str().unwrap().to_owned();
             let class = find("categories", &annotation["category_id"])["name"].as_str().unwrap().to_owned();
             rows += &format!("{file},{x},{y},{},{},{class}\n", x + width, y + height);
         }
-        for image in truth["images"].as_array().unwrap() {
-            let shown = truth["annotations"].as_array().unwrap().iter().any(|box_| box_["image_id"] == image["id"]);
-            if !shown {
+        for image in coco["images"].as_array().unwrap() {
+            let has_boxes = coco["annotations"].as_array().unwrap().iter().any(|box_| box_["image_id"] == image["id"]);
+            if !has_boxes {
                 rows += &format!("{},,,,,\n", image["file_name"].as_str().unwrap());
             }
         }
-        fs::write(project.path().join(format!("shapes/{part}.csv")), rows).unwrap();
-        let classes = truth["categories"].as_array().unwrap();
+        fs::write(project.path().join(format!("shapes/{split}.csv")), rows).unwrap();
+        let classes = coco["categories"].as_array().unwrap();
         let classes = classes.iter().map(|class| format!("{},{}\n", class["name"].as_str().unwrap(), class["id"]));
         fs::write(project.path().join("shapes/classes.csv"), classes.collect::<String>()).unwrap();
     }
@@ -350,29 +350,29 @@ fn every_form_of_data_trains_the_same_weights() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(project.checkpoint("csv/last.safetensors") == project.checkpoint("coco/last.safetensors"));
 
-    // An image whose size nobody says can be neither learned from nor validated on.
+    // CSV has no image sizes, so an unreadable image can be used neither for training nor for validation.
     for broken in ["train/00001.png", "val/00001.png"] {
         fs::write(project.path().join("shapes").join(broken), b"no image").unwrap();
     }
-    assert_holds(&project.refused(&["--out", "refused"]), &["00001.png", "bad_annotations: drop"]);
+    assert_contains(&project.refused(&["--out", "refused"]), &["00001.png", "bad_annotations: drop"]);
     project.configure(&config.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     let output = project.fit(&["--out", "dropped"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&stderr(&output), &["5 images to learn from, 2 to validate on"]);
+    assert_contains(&stderr(&output), &["5 training images, 2 validation images"]);
     assert!(trainer(project.path(), &["check"]).status.success());
 }
 
-/// Killed at any moment, again and again, with everything on that has a state of its own.
+/// Kills the run repeatedly, with every option that has a state.
 #[test]
-fn a_killed_run_goes_on_as_if_nothing_had_happened() {
+fn killed_run_resumes_to_the_same_weights() {
     let project = Project::new();
-    let everything = "
+    let options_with_state = "
 augmentation: {horizontal_flip: 0.5, vertical_flip: 0.5}
 optimizer: {kind: adamw, gradient_accumulation_steps: 2}
 schedule: {kind: plateau, warmup_steps: 2, patience: 0}
 run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 0.0005}
 ";
-    project.configure(&CONFIG.replace("\nrun: {epochs: 2, batch_size: 4, workers: 2}\n", everything));
+    project.configure(&CONFIG.replace("\nrun: {epochs: 2, batch_size: 4, workers: 2}\n", options_with_state));
     let whole = project.fit(&["--out", "whole"]);
     assert!(whole.status.success(), "{}", stderr(&whole));
 
@@ -380,13 +380,13 @@ run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 
     let logged = || fs::read(&log).map_or(0, |bytes| bytes.len());
     let mut kills = 0;
     for attempt in 0.. {
-        let begin: &[&str] = if project.path().join("killed/config.yaml").exists() { &["--resume"] } else { &[] };
-        let mut child = command(project.path(), &[&["fit", "--out", "killed"], begin].concat())
+        let resume: &[&str] = if project.path().join("killed/config.yaml").exists() { &["--resume"] } else { &[] };
+        let mut child = command(project.path(), &[&["fit", "--out", "killed"], resume].concat())
             .stderr(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        // The first steps of a start, then some milliseconds that differ each time; in the end it may finish.
+        // Waits for the first new step and then for a varying time before the kill; the seventh attempt may finish.
         let before = logged();
         while attempt < 6 && child.try_wait().unwrap().is_none() && logged() <= before {
             std::thread::sleep(std::time::Duration::from_millis(2));
@@ -399,7 +399,7 @@ run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 
         if child.wait().unwrap().success() {
             break;
         }
-        assert!(attempt < 7, "the last start was not killed and has failed");
+        assert!(attempt < 7, "the last attempt was not killed, but failed");
         for file in ["last.safetensors", "best.safetensors"] {
             let path = project.path().join("killed").join(file);
             assert!(!path.exists() || Checkpoint::open(&path).is_ok(), "{file} is damaged");
@@ -414,12 +414,12 @@ run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 
         lines.filter_map(|line| line["step"].as_u64()).collect()
     };
     assert_eq!(steps("whole"), (1..=12).collect::<Vec<_>>());
-    assert_eq!(steps("killed"), steps("whole"), "no step is missing from the log, and none is there twice");
+    assert_eq!(steps("killed"), steps("whole"), "every step is in the log once");
 }
 
-/// The shell's limit on the size of a file is what a full disk is: the write fails half-way.
+/// Simulates a full disk by the shell's limit on file sizes: a write fails halfway.
 #[test]
-fn a_full_disk_ends_the_run_and_leaves_the_checkpoint_before() {
+fn full_disk_ends_the_run_and_keeps_the_last_checkpoint() {
     let project = Project::new();
     assert!(project.fit(&["--out", "run"]).status.success());
     let before = ["last.safetensors", "best.safetensors", "state.safetensors"]
@@ -432,25 +432,25 @@ fn a_full_disk_ends_the_run_and_leaves_the_checkpoint_before() {
         Command::new("sh").args(["-c", &limited]).current_dir(project.path()).env("OMP_NUM_THREADS", "1").output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert_holds(
+    assert_contains(
         &stderr(&output),
-        &[".safetensors", "File too large", "go on from its last save: trainer fit --resume --out run"],
+        &[".safetensors", "File too large", "to resume from the last save: trainer fit --resume --out run"],
     );
     let after = ["last.safetensors", "best.safetensors", "state.safetensors"]
         .map(|file| fs::read(project.path().join("run").join(file)).unwrap());
-    assert!(before == after, "the checkpoints before are untouched");
-    let left = fs::read_dir(project.path().join("run")).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut left: Vec<_> = left.map(|name| name.into_string().unwrap()).collect();
-    left.retain(|name| !name.contains("tfevents") && name != ".lock");
-    left.sort();
+    assert!(before == after, "the earlier checkpoints are unchanged");
+    let files_left = fs::read_dir(project.path().join("run")).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut files_left: Vec<_> = files_left.map(|name| name.into_string().unwrap()).collect();
+    files_left.retain(|name| !name.contains("tfevents") && name != ".lock");
+    files_left.sort();
     let files =
         ["best.safetensors", "config.yaml", "last.safetensors", "log.jsonl", "report.html", "state.safetensors"];
-    assert_eq!(left, files, "no partial file is left");
+    assert_eq!(files_left, files, "no partial file is left");
     assert!(project.fit(&["--resume", "--out", "run"]).status.success());
 }
 
 #[test]
-fn validation_may_be_rare_and_the_last_epoch_has_one() {
+fn validate_every_skips_epochs_but_not_the_last() {
     let project = Project::new();
     project.configure(&CONFIG.replace("epochs: 2", "validate_every: 2, epochs: 5"));
     assert!(project.fit(&["--out", "run"]).status.success());
@@ -463,7 +463,7 @@ fn validation_may_be_rare_and_the_last_epoch_has_one() {
 }
 
 #[test]
-fn the_learning_rate_of_a_run_follows_its_schedule() {
+fn learning_rate_follows_the_schedule() {
     let project = Project::new();
     let schedule = "schedule: {kind: step, warmup_steps: 1, milestones: [1], factor: 0.5}";
     project.configure(&format!("{CONFIG}\noptimizer: {{learning_rate: 0.001}}\n{schedule}\n"));
@@ -475,37 +475,37 @@ fn the_learning_rate_of_a_run_follows_its_schedule() {
 }
 
 #[test]
-fn a_run_that_gets_no_better_ends_early() {
+fn early_stop_ends_a_run_without_improvement() {
     let project = Project::new();
-    // With a learning rate of zero and frozen statistics every epoch is like the first.
+    // With a learning rate of zero and frozen statistics, no epoch changes the network.
     let config = CONFIG.replace("epochs: 2", "epochs: 9").replace("kind: batch", "kind: frozen_batch");
     project.configure(&format!("{config}\noptimizer: {{learning_rate: 0.0}}\nschedule: {{early_stop: 2}}\n"));
     let output = project.fit(&["--out", "run"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&stderr(&output), &["no better AP in 2 validations"]);
+    assert_contains(&stderr(&output), &["no better AP in 2 validations"]);
     assert_eq!(project.checkpoint("run/last.safetensors").provenance.epoch, Some(3));
 }
 
 #[test]
-fn weights_of_another_run_are_where_training_begins() {
+fn training_starts_from_the_weights_of_another_run() {
     let project = Project::new();
     assert!(project.fit(&["--out", "first"]).status.success());
     let weights = ["--weights", "first/last.safetensors", "--out", "second"];
     project.configure(&format!("{CONFIG}\noptimizer: {{learning_rate: 0.0}}\n"));
     let output = project.fit(&weights);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&stderr(&output), &["first/last.safetensors", "tensors taken", "layer4"]);
+    assert_contains(&stderr(&output), &["first/last.safetensors", "tensors loaded", "layer4"]);
     let name = "layer1.0.conv1.weight";
     let [first, second] = ["first", "second"].map(|run| project.checkpoint(&format!("{run}/last.safetensors")));
     assert!(first.tensors[name] == second.tensors[name]);
 
     project.configure(&CONFIG.replace("depth: 18", "depth: 34"));
-    assert_holds(&project.refused(&weights[..2]), &["first/last.safetensors", "depth 18", "depth 34"]);
-    assert_holds(&project.refused(&["--weights", "retinanet.yaml"]), &["retinanet.yaml"]);
+    assert_contains(&project.refused(&weights[..2]), &["first/last.safetensors", "depth 18", "depth 34"]);
+    assert_contains(&project.refused(&["--weights", "retinanet.yaml"]), &["retinanet.yaml"]);
 }
 
 #[test]
-fn bench_says_where_the_time_goes_without_any_data() {
+fn bench_reports_stage_times_and_needs_no_data() {
     let project = Project::new();
     let config = CONFIG.replace("shapes/", "nowhere/").replace("epochs: 2", "epochs: 2, ema_decay: 0.9");
     project.configure(&format!("{config}\noptimizer: {{gradient_accumulation_steps: 2}}\n"));
@@ -513,7 +513,7 @@ fn bench_says_where_the_time_goes_without_any_data() {
     let output = trainer(project.path(), &small);
     assert!(output.status.success(), "{}", stderr(&output));
     let table = String::from_utf8(output.stdout).unwrap();
-    assert_holds(&table, &["8 images a step, 64x64", "data ", "forward ", "backward ", "optimizer ", "images/s"]);
+    assert_contains(&table, &["8 images per step, 64x64", "data ", "forward ", "backward ", "optimizer ", "images/s"]);
 
     let output = trainer(project.path(), &[&small[..], &["--json", "-"]].concat());
     let numbers: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -526,14 +526,14 @@ fn bench_says_where_the_time_goes_without_any_data() {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_with_key_and_line() {
+fn configuration_errors_show_file_key_and_line() {
     let project = Project::new();
     project.configure(&CONFIG.replace("epochs: 2", "epoch: 2"));
-    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`epoch`", "line 5"]);
+    assert_contains(&project.refused(&[]), &["retinanet.yaml", "`epoch`", "line 5"]);
     project.configure(&CONFIG.replace("epochs: 2", "epochs: many"));
-    assert_holds(&project.refused(&[]), &["run.epochs", "many", "line 5"]);
+    assert_contains(&project.refused(&[]), &["run.epochs", "many", "line 5"]);
     project.configure(&CONFIG.replace("depth: 18", "depth: 19"));
-    assert_holds(&project.refused(&[]), &["backbone.depth", "19", "152"]);
+    assert_contains(&project.refused(&[]), &["backbone.depth", "19", "152"]);
     for (section, message) in [
         ("schedule: {kind: step}", "schedule.milestones"),
         ("schedule: {kind: step, milestones: [2]}", "from 1 to 1"),
@@ -545,7 +545,7 @@ fn a_wrong_configuration_is_refused_with_key_and_line() {
         ("loss: {box_loss: l2}", "loss.box_loss"),
     ] {
         project.configure(&format!("{CONFIG}\n{section}\n"));
-        assert_holds(&project.refused(&[]), &["retinanet.yaml", message]);
+        assert_contains(&project.refused(&[]), &["retinanet.yaml", message]);
     }
     for (value, message) in [
         ("freeze: heads", "run.freeze"),
@@ -553,128 +553,131 @@ fn a_wrong_configuration_is_refused_with_key_and_line() {
         ("save_every_minutes: 0", "run.save_every_minutes"),
     ] {
         project.configure(&CONFIG.replace("epochs: 2", &format!("{value}, epochs: 2")));
-        assert_holds(&project.refused(&[]), &[message]);
+        assert_contains(&project.refused(&[]), &[message]);
     }
     project.configure(&format!("augmentation: {{mosiac: {{probability: 1}}}}{CONFIG}"));
-    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`mosiac`", "line 1"]);
+    assert_contains(&project.refused(&[]), &["retinanet.yaml", "`mosiac`", "line 1"]);
     project.configure(&format!("augmentation: {{rotation: 90}}{CONFIG}"));
-    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`augmentation.rotation` is 90"]);
+    assert_contains(&project.refused(&[]), &["retinanet.yaml", "`augmentation.rotation` is 90"]);
     project.configure(&CONFIG.replace("\nrun:", "\n  cache: {kind: memory, max_gigabytes: 0}\nrun:"));
-    assert_holds(&project.refused(&[]), &["retinanet.yaml", "`data.cache.max_gigabytes` is 0"]);
-    assert_holds(&project.refused(&["--config", "none.yaml"]), &["none.yaml", "trainer init"]);
-    assert!(!project.path().join("runs").exists(), "nothing is made for a run that cannot begin");
+    assert_contains(&project.refused(&[]), &["retinanet.yaml", "`data.cache.max_gigabytes` is 0"]);
+    assert_contains(&project.refused(&["--config", "none.yaml"]), &["none.yaml", "trainer init"]);
+    assert!(!project.path().join("runs").exists(), "a run that cannot start creates no folder");
 }
 
 #[test]
-fn a_run_that_cannot_begin_is_in_nobodys_way() {
+fn run_that_cannot_start_blocks_no_folder() {
     let project = Project::new();
     assert!(project.fit(&[]).status.success());
-    let sound = fs::read(project.path().join("shapes/train.json")).unwrap();
-    project.edit_truth(|truth| truth["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]));
+    let valid = fs::read(project.path().join("shapes/train.json")).unwrap();
+    project.edit_annotations(|coco| coco["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]));
     for arguments in [&[][..], &["--out", "run"]] {
-        assert_holds(&project.refused(arguments), &["area"]);
+        assert_contains(&project.refused(arguments), &["area"]);
     }
     assert_eq!(fs::read_link(project.path().join("runs/latest")).unwrap(), PathBuf::from("retinanet-1"));
-    fs::write(project.path().join("shapes/train.json"), sound).unwrap();
+    fs::write(project.path().join("shapes/train.json"), valid).unwrap();
     assert!(project.fit(&["--out", "run"]).status.success());
     assert!(project.fit(&[]).status.success());
     assert_eq!(fs::read_link(project.path().join("runs/latest")).unwrap(), PathBuf::from("retinanet-2"));
 }
 
 #[test]
-fn a_resumed_run_keeps_its_configuration() {
+fn resuming_with_another_configuration_is_an_error() {
     let project = Project::new();
     assert!(project.fit(&["--out", "run"]).status.success());
     let again = ["--resume", "--out", "run", "--config", "retinanet.yaml"];
-    assert!(project.fit(&again).status.success(), "nothing is left to do, which is no error");
+    assert!(project.fit(&again).status.success(), "resuming a finished run is not an error");
     project.configure(&CONFIG.replace("epochs: 2", "epochs: 3"));
-    assert_holds(&project.refused(&again), &["retinanet.yaml", "run", "started with"]);
+    assert_contains(&project.refused(&again), &["retinanet.yaml", "run", "started with"]);
 }
 
 #[test]
-fn frozen_norms_without_pretrained_weights_are_warned_of() {
+fn frozen_norms_without_pretrained_weights_give_a_warning() {
     let project = Project::new();
     project.configure(&CONFIG.replace("kind: batch", "kind: frozen_batch"));
     let output = project.fit(&[]);
     assert!(output.status.success());
-    assert_holds(&stderr(&output), &["warning", "frozen_batch", "from scratch"]);
+    assert_contains(&stderr(&output), &["warning", "frozen_batch", "from scratch"]);
 }
 
 #[test]
-fn annotations_that_make_no_sense_are_refused_or_dropped() {
+fn invalid_annotations_are_refused_or_dropped() {
     let project = Project::new();
-    project.edit_truth(|truth| truth["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]));
-    assert_holds(&project.refused(&[]), &["train.json", "area", "bad_annotations: drop"]);
+    project.edit_annotations(|coco| coco["annotations"][0]["bbox"] = serde_json::json!([1, 1, 0, 5]));
+    assert_contains(&project.refused(&[]), &["train.json", "area", "bad_annotations: drop"]);
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     let output = project.fit(&[]);
     assert!(output.status.success());
-    assert_holds(&stderr(&output), &["warning", "train.json", "area"]);
+    assert_contains(&stderr(&output), &["warning", "train.json", "area"]);
 
     project.configure(CONFIG);
     for (field, value) in [("category_id", 77), ("image_id", 99_999)] {
         let project = Project::new();
-        project.edit_truth(|truth| truth["annotations"][0][field] = value.into());
-        assert_holds(&project.refused(&[]), &["train.json", &value.to_string()]);
+        project.edit_annotations(|coco| coco["annotations"][0][field] = value.into());
+        assert_contains(&project.refused(&[]), &["train.json", &value.to_string()]);
     }
-    project.edit_truth(|truth| truth["annotations"][0]["bbox"] = serde_json::json!([900, 900, 10, 10]));
-    assert_holds(&project.refused(&[]), &["train.json", "outside"]);
+    project.edit_annotations(|coco| coco["annotations"][0]["bbox"] = serde_json::json!([900, 900, 10, 10]));
+    assert_contains(&project.refused(&[]), &["train.json", "outside"]);
 }
 
 #[test]
-fn missing_misdescribed_and_unreadable_images_are_named() {
+fn errors_name_missing_unreadable_and_wrongly_sized_images() {
     let project = Project::new();
-    project.edit_truth(|truth| truth["images"][2]["file_name"] = "gone.png".into());
-    assert_holds(&project.refused(&[]), &["gone.png", "train.json", "bad_annotations: drop"]);
+    project.edit_annotations(|coco| coco["images"][2]["file_name"] = "gone.png".into());
+    assert_contains(&project.refused(&[]), &["gone.png", "train.json", "bad_annotations: drop"]);
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     let output = project.fit(&[]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&stderr(&output), &["warning", "1 of 6", "gone.png", "5 images to learn from"]);
+    assert_contains(&stderr(&output), &["warning", "1 of 6", "gone.png", "5 training images"]);
 
     let project = Project::new();
-    project.edit_truth(|truth| truth["images"][2]["width"] = 640.into());
-    assert_holds(&project.refused(&[]), &["64x64", "640x64"]);
+    project.edit_annotations(|coco| coco["images"][2]["width"] = 640.into());
+    assert_contains(&project.refused(&[]), &["64x64", "640x64"]);
 
     let project = Project::new();
     fs::write(project.path().join("shapes/val/00001.png"), b"no image").unwrap();
-    assert_holds(&project.refused(&[]), &["1 of 3", "00001.png", "val.json", "bad_annotations: drop"]);
+    assert_contains(&project.refused(&[]), &["1 of 3", "00001.png", "val.json", "bad_annotations: drop"]);
 }
 
-/// A truncated image looks like an image until it is its turn. A validation begins when an epoch's last step is made,
-/// which here has fewer batches than the others.
+/// The truncation of an image is noticed only when it is decoded, in training or in validation. The last step of an
+/// epoch has fewer batches than the others here.
 #[test]
-fn an_image_that_breaks_off_stops_the_run_which_then_goes_on() {
-    for part in ["train", "val"] {
+fn truncated_image_stops_the_run_which_can_be_resumed() {
+    for split in ["train", "val"] {
         let project = Project::new();
         project.configure(&format!(
             "{}\noptimizer: {{gradient_accumulation_steps: 4}}\n",
             CONFIG.replace("epochs: 2, batch_size: 4", "epochs: 2, batch_size: 1")
         ));
-        let image = project.path().join("shapes").join(part).join("00002.png");
-        let sound = fs::read(&image).unwrap();
-        fs::write(&image, &sound[..sound.len() / 2]).unwrap();
+        let image = project.path().join("shapes").join(split).join("00002.png");
+        let intact = fs::read(&image).unwrap();
+        fs::write(&image, &intact[..intact.len() / 2]).unwrap();
         let resumption = "trainer fit --resume --out run";
-        assert_holds(&project.refused(&["--out", "run"]), &["00002.png", "truncated", "all is saved", resumption]);
-        fs::write(&image, sound).unwrap();
+        assert_contains(
+            &project.refused(&["--out", "run"]),
+            &["00002.png", "truncated", "saved after step", resumption],
+        );
+        fs::write(&image, intact).unwrap();
         let resumed = project.fit(&["--resume", "--out", "run"]);
         assert!(resumed.status.success(), "{}", stderr(&resumed));
         assert!(project.fit(&["--out", "whole"]).status.success());
-        assert_eq!(project.checkpoint("run/last.safetensors"), project.checkpoint("whole/last.safetensors"), "{part}");
+        assert_eq!(project.checkpoint("run/last.safetensors"), project.checkpoint("whole/last.safetensors"), "{split}");
     }
 }
 
 #[test]
-fn folders_that_cannot_be_used_are_found_before_the_work() {
+fn unusable_folders_are_reported_before_training() {
     let project = Project::new();
     fs::write(project.path().join("file"), b"").unwrap();
-    assert_holds(&project.refused(&["--out", "file/run"]), &["file/run"]);
-    assert_holds(&project.refused(&["--resume"]), &["runs/latest", "without --resume"]);
+    assert_contains(&project.refused(&["--out", "file/run"]), &["file/run"]);
+    assert_contains(&project.refused(&["--resume"]), &["runs/latest", "without --resume"]);
     assert!(project.fit(&["--out", "run"]).status.success());
-    assert_holds(&project.refused(&["--out", "run"]), &["holds a run already", "--resume"]);
+    assert_contains(&project.refused(&["--out", "run"]), &["already contains a run", "--resume"]);
 }
 
-/// Four of a job array that start in the same moment, and a fifth that comes while another runs.
+/// Four runs that start at the same moment, then runs with the folder of another run.
 #[test]
-fn runs_at_once_have_a_folder_each_and_none_shares_its_own() {
+fn concurrent_runs_use_separate_folders() {
     let project = Project::new();
     let runs: Vec<_> = (0..4)
         .map(|_| command(project.path(), &["fit"]).stderr(std::process::Stdio::piped()).spawn().unwrap())
@@ -698,18 +701,18 @@ fn runs_at_once_have_a_folder_each_and_none_shares_its_own() {
     let unfinished = project.path().join("long/.last.safetensors.1.partial");
     fs::write(&unfinished, "of the run").unwrap();
     let process = format!("process {}", child.id());
-    assert_holds(&project.refused(&["--out", "long"]), &["long is in use by another run", &process]);
-    assert_holds(&project.refused(&["--out", "long", "--resume"]), &["long is in use by another run", &process]);
-    assert!(unfinished.exists(), "nothing of a living run is removed");
+    assert_contains(&project.refused(&["--out", "long"]), &["`long` is in use by another run", &process]);
+    assert_contains(&project.refused(&["--out", "long", "--resume"]), &["`long` is in use by another run", &process]);
+    assert!(unfinished.exists(), "files of a running run are not removed");
     child.kill().unwrap();
     child.wait().unwrap();
-    // The lock is gone with its process, however that ended.
-    assert_holds(&project.refused(&["--out", "long"]), &["holds a run already"]);
+    // The lock ends with its process, even if that is killed.
+    assert_contains(&project.refused(&["--out", "long"]), &["already contains a run"]);
 }
 
-/// A limit on the memory of the process is to the CPU what a full GPU is to CUDA.
+/// Simulates running out of memory on the CPU by a limit on the memory of the process.
 #[test]
-fn memory_that_runs_out_ends_the_run_with_advice_and_all_saved() {
+fn out_of_memory_ends_the_run_with_advice_after_saving() {
     let project = Project::new();
     let program = env!("CARGO_BIN_EXE_trainer");
     let limited = |arguments: &str, kibibytes: u64| {
@@ -718,7 +721,7 @@ fn memory_that_runs_out_ends_the_run_with_advice_and_all_saved() {
         command.args(["-c", &script]).current_dir(project.path()).env("OMP_NUM_THREADS", "1");
         command.output().unwrap()
     };
-    // Small batches learn for one epoch; with the run's configuration changed, the next needs more than there is.
+    // The first epoch trains on small images. Larger ones, in the changed configuration, exceed the limit.
     project.configure(&CONFIG.replace("epochs: 2", "epochs: 1"));
     assert!(project.fit(&["--out", "run"]).status.success());
     let config = project.path().join("run/config.yaml");
@@ -727,24 +730,18 @@ fn memory_that_runs_out_ends_the_run_with_advice_and_all_saved() {
     let output = limited("--resume --out run", 4_200_000);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert_holds(
+    assert_contains(
         &text,
-        &[
-            "tried to allocate",
-            "bytes",
-            "`run.batch_size` (4)",
-            "longer_side` (2048)",
-            "stopped after step 2, all is saved",
-        ],
+        &["tried to allocate", "bytes", "`run.batch_size` (4)", "longer_side` (2048)", "saved after step 2"],
     );
     assert!(!text.contains("panicked") && !text.contains("backtrace"), "{text}");
 }
 
 #[test]
-fn a_run_goes_on_where_it_was() {
+fn run_resumes_on_its_device() {
     let project = Project::new();
     assert!(project.fit(&["--out", "run"]).status.success());
-    // As if it had been trained on a GPU that nobody has.
+    // As if trained on a GPU that does not exist.
     let path = project.path().join("run/state.safetensors");
     let state = fs::read(&path).unwrap();
     let (length, rest) = state.split_at(8);
@@ -753,40 +750,40 @@ fn a_run_goes_on_where_it_was() {
     assert!(header.contains(r#"\"device\":\"cpu\""#), "{header}");
     let header = header.replace(r#"\"device\":\"cpu\""#, r#"\"device\":\"cuda:99\""#);
     fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()).unwrap();
-    assert_holds(&project.refused(&["--resume", "--out", "run"]), &["run was on cuda:99", "--device", "CUDA"]);
+    assert_contains(&project.refused(&["--resume", "--out", "run"]), &["used cuda:99", "--device", "CUDA"]);
     let output = project.fit(&["--resume", "--out", "run", "--device", "cpu"]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_holds(&stderr(&output), &["was on cuda:99 and goes on on cpu"]);
+    assert_contains(&stderr(&output), &["used cuda:99 and continues on cpu"]);
 }
 
 #[test]
-fn a_device_that_is_not_there_is_an_error() {
+fn unavailable_devices_are_errors() {
     let project = Project::new();
     let output = project.fit(&["--device", "tpu"]);
     assert_eq!(output.status.code(), Some(2));
-    assert_holds(&stderr(&output), &["cpu, cuda or cuda:N"]);
-    // Also where there is a GPU: nobody has this many.
-    assert_holds(&project.refused(&["--device", "cuda:99"]), &["CUDA"]);
+    assert_contains(&stderr(&output), &["cpu, cuda or cuda:N"]);
+    // Fails on a machine with GPUs too: none has this many.
+    assert_contains(&project.refused(&["--device", "cuda:99"]), &["CUDA"]);
 }
 
 #[test]
-fn a_loss_that_is_not_finite_stops_the_run_with_the_names_of_the_batch() {
+fn non_finite_loss_stops_the_run_and_names_the_images() {
     let project = Project::new();
     let config = "optimizer: {kind: sgd, learning_rate: 1e30, clip_grad_norm: null}\nschedule: {warmup_steps: 0}\nrun:";
     project.configure(&CONFIG.replace("\nrun:", &format!("\n{config}")));
     let message = project.refused(&["--out", "run"]);
-    assert_holds(&message, &["no longer finite", "learning_rate", ".png"]);
+    assert_contains(&message, &["not finite", "learning_rate", ".png"]);
     assert_eq!(project.steps_saved("run"), 0);
 
-    // The steps before are saved where that was asked for.
+    // With `save_every_minutes`, the steps before are saved.
     project.configure(&CONFIG.replace("\nrun: {", &format!("\n{config} {{save_every_minutes: 1e-9, ")));
     project.refused(&["--out", "saving"]);
     assert!(project.steps_saved("saving") > 0);
 }
 
-/// A configuration's entry that nobody passes on would go unnoticed: the run would be the same without it.
+/// Finds options that have no effect because they are not passed on.
 #[test]
-fn every_option_of_learning_changes_what_is_learned() {
+fn every_training_option_changes_the_weights() {
     let project = Project::new();
     // Two wide images, so that grouping by aspect ratio has something to do.
     for name in ["00000.png", "00003.png"] {
@@ -795,8 +792,8 @@ fn every_option_of_learning_changes_what_is_learned() {
         let mut wide = image::RgbImage::new(128, 64);
         image::imageops::replace(&mut wide, &narrow, 0, 0);
         wide.save(&path).unwrap();
-        project.edit_truth(|truth| {
-            let images = truth["images"].as_array_mut().unwrap();
+        project.edit_annotations(|coco| {
+            let images = coco["images"].as_array_mut().unwrap();
             images.iter_mut().find(|image| image["file_name"] == name).unwrap()["width"] = 128.into();
         });
     }
@@ -805,8 +802,8 @@ fn every_option_of_learning_changes_what_is_learned() {
             serde_yaml::from_str(&CONFIG.replace("longer_side: 64", "longer_side: 128")).unwrap();
         if !section.is_empty() {
             let entry: serde_yaml::Mapping = serde_yaml::from_str(entry).unwrap();
-            let default = || serde_yaml::Value::Mapping(serde_yaml::Mapping::new());
-            let section = config.as_mapping_mut().unwrap().entry(section.into()).or_insert_with(default);
+            let empty = || serde_yaml::Value::Mapping(serde_yaml::Mapping::new());
+            let section = config.as_mapping_mut().unwrap().entry(section.into()).or_insert_with(empty);
             section.as_mapping_mut().unwrap().extend(entry);
         }
         project.configure(&serde_yaml::to_string(&config).unwrap());
@@ -814,7 +811,7 @@ fn every_option_of_learning_changes_what_is_learned() {
         assert!(output.status.success(), "{entry}: {}", stderr(&output));
         project.checkpoint(&format!("{out}/last.safetensors")).tensors
     };
-    let usual = weights("usual", "", "");
+    let default = weights("default", "", "");
     let entries = [
         ("augmentation", "vertical_flip: 1.0"),
         ("matching", "allow_low_quality_matches: true"),
@@ -836,6 +833,6 @@ fn every_option_of_learning_changes_what_is_learned() {
         ("run", "aspect_ratio_grouping: false"),
     ];
     for (index, (section, entry)) in entries.into_iter().enumerate() {
-        assert!(weights(&index.to_string(), section, entry) != usual, "{section}: {entry}");
+        assert!(weights(&index.to_string(), section, entry) != default, "{section}: {entry}");
     }
 }

@@ -1,4 +1,4 @@
-//! `trainer import`, from outside: files of PyTorch that `tests/golden/pytorch_files.py` wrote, and what is no such file.
+//! Tests of `trainer import`: with PyTorch files from `tests/golden/pytorch_files.py`, and with other files.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -10,7 +10,7 @@ use models::spec::P6From;
 use models::{BackboneCheckpoint, Checkpoint, ModelSpec, parameters};
 use trainer::config::TrainConfig;
 
-/// Every tensor of the files is made of this many parts of one.
+/// All elements of the files' tensors are multiples of 1 / PARTS.
 const PARTS: f32 = 4096.0;
 
 fn data(name: &str) -> PathBuf {
@@ -27,14 +27,14 @@ fn import(folder: &Path, file: &Path, arguments: &[&str]) -> Output {
     trainer(folder, &[fixed.as_slice(), arguments].concat())
 }
 
-/// What stdout says of a success.
+/// Imports a file, asserts success, and returns stdout.
 fn imported(folder: &Path, file: &Path, arguments: &[&str]) -> String {
     let output = import(folder, file, arguments);
     assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What stderr says of a failure, after which nothing has changed.
+/// Imports a file, asserts that it fails and changes no file, and returns stderr.
 fn refused(folder: &Path, file: &Path, arguments: &[&str]) -> String {
     let before = listing(folder);
     let output = import(folder, file, arguments);
@@ -44,7 +44,7 @@ fn refused(folder: &Path, file: &Path, arguments: &[&str]) -> String {
     message
 }
 
-/// Names and contents.
+/// Paths and contents of the files in a folder.
 fn listing(folder: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut listing: Vec<_> = entries.map(|path| (path.clone(), fs::read(&path).ok())).collect();
@@ -52,28 +52,28 @@ fn listing(folder: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     listing
 }
 
-fn assert_holds(text: &str, parts: &[&str]) {
+fn assert_contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
 }
 
-/// The number that the script gives to all elements of a tensor.
+/// The value that the script gives to all elements of the tensor `name`.
 fn number(name: &str) -> f32 {
     (name.len() % 5 + 1) as f32 / PARTS
 }
 
 #[test]
-fn the_same_weights_are_read_from_every_container() {
+fn every_file_format_gives_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.safetensors");
     let mut first: Option<Checkpoint> = None;
     for (file, parts) in [
         ("state_dict.pth", ["matched 134:", "converted 2 (3 outputs to 2 classes): classificationModel.output (2)"]),
-        ("legacy.pth", ["(F16 to F32): bn1.weight, ", "unexpected 1 (left out): optimizer.state"]),
+        ("legacy.pth", ["(F16 to F32): bn1.weight, ", "unexpected 1 (ignored): optimizer.state"]),
         ("module.pth", ["kind torchvision-v1: ", "missing: none"]),
     ] {
-        assert_holds(&imported(folder.path(), &data(file), &[]), &parts);
+        assert_contains(&imported(folder.path(), &data(file), &[]), &parts);
         let checkpoint = Checkpoint::open(&out).unwrap();
         let origin = checkpoint.provenance.origin.clone().unwrap();
         assert_eq!((origin.file.as_str(), origin.kind.as_str()), (file, "torchvision-v1"));
@@ -82,10 +82,10 @@ fn the_same_weights_are_read_from_every_container() {
         assert!(checkpoint.tensors == first.tensors, "{file}");
     }
     let Checkpoint { spec, tensors, .. } = first.unwrap();
-    // What a training that goes on from there is configured with.
+    // The configuration for training from the checkpoint.
     assert!(trainer(folder.path(), &["init", "--from", "out.safetensors"]).status.success());
     let written = fs::read_to_string(folder.path().join("retinanet.yaml")).unwrap();
-    assert_holds(&written, &["trainer fit --weights out.safetensors\nmodel:\n  format: 1\n"]);
+    assert_contains(&written, &["trainer fit --weights out.safetensors\nmodel:\n  format: 1\n"]);
     let config: TrainConfig = serde_yaml::from_str(&written).unwrap();
     assert_eq!(config.model, ModelSpec { classes: Vec::new(), ..spec.clone() });
     assert_eq!((spec.backbone.depth, spec.pyramid.p6_from), (18, P6From::P5));
@@ -102,7 +102,7 @@ fn the_same_weights_are_read_from_every_container() {
 }
 
 #[test]
-fn the_same_file_gives_the_same_bytes_and_every_number_is_accounted_for() {
+fn import_is_reproducible_and_options_change_the_spec() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.safetensors");
     imported(folder.path(), &data("state_dict.pth"), &[]);
@@ -112,18 +112,18 @@ fn the_same_file_gives_the_same_bytes_and_every_number_is_accounted_for() {
 
     fs::write(folder.path().join("names.txt"), "cell\nplatelet\n").unwrap();
     let more = ["--classes", "names.txt", "--norm-epsilon", "0.001"];
-    assert_holds(&imported(folder.path(), &data("state_dict.pth"), &more), &["2 classes: cell, platelet"]);
+    assert_contains(&imported(folder.path(), &data("state_dict.pth"), &more), &["2 classes: cell, platelet"]);
     let checkpoint = Checkpoint::open(&out).unwrap();
     assert_eq!((checkpoint.spec.backbone.norm.epsilon, checkpoint.spec.classes[1].name.as_str()), (1e-3, "platelet"));
     assert_eq!(checkpoint.tensors.len(), parameters(&checkpoint.spec).unwrap().len());
 }
 
 #[test]
-fn a_backbone_begins_a_training_and_is_nothing_else() {
+fn imported_backbone_can_be_trained_but_not_evaluated() {
     let folder = tempfile::tempdir().unwrap();
-    let said = imported(folder.path(), &data("backbone.pth"), &[]);
-    assert_holds(
-        &said,
+    let stdout = imported(folder.path(), &data("backbone.pth"), &[]);
+    assert_contains(
+        &stdout,
         &["kind torchvision-backbone", "dropped 20 (counters of training steps)", "fc.bias, fc.weight"],
     );
     let backbone = BackboneCheckpoint::open(&folder.path().join("out.safetensors")).unwrap();
@@ -135,9 +135,9 @@ fn a_backbone_begins_a_training_and_is_nothing_else() {
     let eval = trainer(folder.path(), &["eval", "--checkpoint", "out.safetensors", "--data", "none.json"]);
     assert!(!eval.status.success());
 
-    let drawn =
+    let synth =
         ["synth", "--out", "shapes", "--width", "64", "--height", "64", "--train", "2", "--val", "1", "--test", "0"];
-    assert!(trainer(folder.path(), &drawn).status.success());
+    assert!(trainer(folder.path(), &synth).status.success());
     let config = "
 data:
   train: {annotations: shapes/train.json, images: shapes/train}
@@ -154,65 +154,71 @@ model:
     let fit = trainer(folder.path(), &["fit", "--weights", "out.safetensors"]);
     let stderr = String::from_utf8_lossy(&fit.stderr);
     assert!(fit.status.success(), "{stderr}");
-    assert_holds(&stderr, &["100 tensors taken: bn1.bias"]);
+    assert_contains(&stderr, &["100 tensors loaded: bn1.bias"]);
     assert!(!stderr.contains("warning: its spec differs"), "{stderr}");
-    let learned = Checkpoint::open(&folder.path().join("runs/latest/last.safetensors")).unwrap();
-    assert!(backbone.tensors.iter().all(|(name, tensor)| learned.tensors[name] == *tensor));
+    let trained = Checkpoint::open(&folder.path().join("runs/latest/last.safetensors")).unwrap();
+    assert!(backbone.tensors.iter().all(|(name, tensor)| trained.tensors[name] == *tensor));
 }
 
 #[test]
-fn what_is_no_file_of_weights_is_refused_and_the_earlier_checkpoint_stays() {
+fn invalid_files_are_errors_and_the_existing_output_is_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("out.safetensors"), "earlier").unwrap();
-    // What Python would run: os.system("touch executed").
+    // A pickle that runs os.system("touch executed") when Python loads it.
     let command = b"\x80\x02cos\nsystem\n(X\x0e\0\0\0touch executedtR.";
     for (content, parts) in [
         (&b""[..], ["it is empty", "file.pth"]),
         (b"<!DOCTYPE html><title>404</title>", ["a web page", "file.pth"]),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", ["git lfs pull", "file.pth"]),
-        (b"weights", ["neither a file of PyTorch nor safetensors", "file.pth"]),
-        (b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", ["a zip file", "unpack that first"]),
+        (b"weights", ["neither a PyTorch file nor safetensors", "file.pth"]),
+        (b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", ["a zip file", "unpack it first"]),
         (b"PK\x03\x04 and no more", ["damaged", "state_dict()"]),
         (b"\x10\0\0\0\0\0\0\0{\"a\":", ["damaged", "file.pth"]),
         (command, ["Expected a dictionary", "state_dict()"]),
     ] {
         let file = folder.path().join("file.pth");
         fs::write(&file, content).unwrap();
-        assert_holds(&refused(folder.path(), &file, &[]), &parts);
+        assert_contains(&refused(folder.path(), &file, &[]), &parts);
     }
-    assert_holds(
+    assert_contains(
         &refused(folder.path(), &data("legacy_module.pth"), &[]),
-        &["holds more than weights", "state_dict()"],
+        &["contains more than weights", "state_dict()"],
     );
-    assert_holds(&refused(folder.path(), &folder.path().join("missing.pth"), &[]), &["missing.pth", "No such file"]);
-    assert_holds(&refused(folder.path(), folder.path(), &[]), &["Is a directory"]);
+    assert_contains(&refused(folder.path(), &folder.path().join("missing.pth"), &[]), &["missing.pth", "No such file"]);
+    assert_contains(&refused(folder.path(), folder.path(), &[]), &["Is a directory"]);
     let wrong_kind = refused(folder.path(), &data("backbone.pth"), &["--kind", "yhenon"]);
-    assert_holds(&wrong_kind, &["it has no tensor `classificationModel.output.weight`", "`bn1.bias`"]);
-    assert_holds(&refused(folder.path(), &data("backbone.pth"), &["--norm-epsilon", "nan"]), &["--norm-epsilon NaN"]);
+    assert_contains(&wrong_kind, &["it has no tensor `classificationModel.output.weight`", "`bn1.bias`"]);
+    assert_contains(
+        &refused(folder.path(), &data("backbone.pth"), &["--norm-epsilon", "nan"]),
+        &["--norm-epsilon NaN"],
+    );
     assert!(!folder.path().join("executed").exists());
 }
 
 #[test]
-fn a_file_of_ours_and_a_target_that_cannot_be_written_are_refused() {
+fn trainer_files_and_unwritable_outputs_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     imported(folder.path(), &data("backbone.pth"), &[]);
     let ours = folder.path().join("out.safetensors");
-    assert_holds(&refused(folder.path(), &ours, &[]), &["a file of ours", "no import"]);
+    assert_contains(&refused(folder.path(), &ours, &[]), &["written by `trainer`", "no import"]);
     let refused = |out: &str| {
         let output = trainer(folder.path(), &["import", data("backbone.pth").to_str().unwrap(), "--out", out]);
         assert_eq!(output.status.code(), Some(1), "{out}");
         String::from_utf8(output.stderr).unwrap()
     };
-    assert_holds(&refused("missing/out.safetensors"), &["can't write missing/out.safetensors", "make its folder"]);
-    assert_holds(&refused("."), &["can't write ."]);
-    assert_holds(&refused("/dev/full"), &["/dev/full", "No space left on device"]);
+    assert_contains(
+        &refused("missing/out.safetensors"),
+        &["cannot write `missing/out.safetensors`", "create its folder"],
+    );
+    assert_contains(&refused("."), &["cannot write `.`"]);
+    assert_contains(&refused("/dev/full"), &["/dev/full", "No space left on device"]);
 }
 
 #[test]
-fn a_checkpoint_is_asked_for_where_a_file_of_pytorch_is_given() {
+fn pytorch_file_in_place_of_a_checkpoint_is_an_error_that_mentions_import() {
     let folder = tempfile::tempdir().unwrap();
     let error = Checkpoint::open(&data("state_dict.pth")).unwrap_err().to_string();
-    assert_holds(&error, &["a file of PyTorch", "trainer import"]);
+    assert_contains(&error, &["a PyTorch file", "trainer import"]);
     let weights = data("legacy.pth");
     let fit = trainer(folder.path(), &["fit", "--weights", weights.to_str().unwrap()]);
     assert!(!fit.status.success());

@@ -1,4 +1,4 @@
-//! Steps of a network under every option that changes them.
+//! Training steps with every option that changes them.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -18,11 +18,11 @@ use trainer::targets::{Normalizer, Object, Targets};
 
 const SIDE: usize = 64;
 
-/// Largest relative difference of numbers that are sums in another order.
-const ORDER: f64 = 1e-4;
+/// Maximum relative difference of sums in different order.
+const SUM_ORDER_TOLERANCE: f64 = 1e-4;
 
-/// Largest relative difference of losses in bfloat16, which has eight bits of fraction.
-const BFLOAT16: f64 = 0.03;
+/// Maximum relative difference of losses in bfloat16, which has 8 bits of precision.
+const BFLOAT16_TOLERANCE: f64 = 0.03;
 
 fn spec(norm: NormKind) -> ModelSpec {
     let mut spec = ModelSpec::preset("resnet18").unwrap();
@@ -32,19 +32,19 @@ fn spec(norm: NormKind) -> ModelSpec {
 }
 
 fn config() -> TrainConfig {
-    let nowhere = "{annotations: unused, images: unused}";
+    let unused = "{annotations: unused, images: unused}";
     let mut config: TrainConfig =
-        serde_yaml::from_str(&format!("data: {{train: {nowhere}, validation: {nowhere}}}")).unwrap();
+        serde_yaml::from_str(&format!("data: {{train: {unused}, validation: {unused}}}")).unwrap();
     (config.schedule.warmup_steps, config.optimizer.clip_grad_norm) = (0, None);
     config
 }
 
-/// A batch of these images; each number stands for another one.
-fn batch(images: &[u64]) -> Batch {
-    normalized(images, Normalizer::Image)
+/// A batch with one random image per seed.
+fn batch(seeds: &[u64]) -> Batch {
+    batch_with(seeds, Normalizer::Image)
 }
 
-fn normalized(seeds: &[u64], normalizer: Normalizer) -> Batch {
+fn batch_with(seeds: &[u64], normalizer: Normalizer) -> Batch {
     let spec = spec(NormKind::Batch);
     let (mut images, mut objects) = (Vec::new(), Vec::new());
     for seed in seeds {
@@ -67,7 +67,8 @@ fn at(step: u64) -> SchedulePosition {
 
 type Tensors = BTreeMap<String, ArrayD<f32>>;
 
-/// A network and its tensors before and after `count` steps over these batches.
+/// Makes `count` steps on the same batches. Returns the network, its tensors before the steps, and the results of the
+/// steps.
 fn train(spec: &ModelSpec, config: &TrainConfig, batches: &[Batch], count: u64) -> (Learner, Tensors, Vec<Step>) {
     let mut learner = Learner::new(spec, config, tch::Device::Cpu).unwrap();
     let before = learner.parameters.to_tensors();
@@ -75,18 +76,18 @@ fn train(spec: &ModelSpec, config: &TrainConfig, batches: &[Batch], count: u64) 
     (learner, before, steps)
 }
 
-/// The largest difference of two sets of tensors, over the largest change from `before`.
+/// The maximum difference between `a` and `b`, relative to the maximum difference between `a` and `before`.
 fn distance(before: &Tensors, a: &Tensors, b: &Tensors) -> f64 {
-    let largest = |a: &Tensors, b: &Tensors| {
+    let max_difference = |a: &Tensors, b: &Tensors| {
         let pairs = a.values().flatten().zip(b.values().flatten());
         pairs.map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max)
     };
     assert!(before != a);
-    largest(a, b) / largest(a, before)
+    max_difference(a, b) / max_difference(a, before)
 }
 
 #[test]
-fn frozen_parts_stay_and_their_statistics_too() {
+fn frozen_parts_keep_weights_and_statistics() {
     let spec = spec(NormKind::Batch);
     for freeze in [None, Some(Part::Stem), Some(Part::Stage2), Some(Part::Stage4), Some(Part::Pyramid)] {
         let mut config = config();
@@ -94,45 +95,46 @@ fn frozen_parts_stay_and_their_statistics_too() {
         let (learner, before, steps) = train(&spec, &config, &[batch(&[1, 2])], 2);
         assert!(steps.iter().all(Step::is_finite));
         for (name, tensor) in learner.parameters.to_tensors() {
-            let learned = freeze.is_none_or(|freeze| Part::of(&name) > freeze);
-            // The classifier's weights start at zero, so the tower before it gets its first gradient at the second step.
-            assert_eq!(tensor != before[&name], learned, "{name} with {freeze:?} frozen");
+            let trainable = freeze.is_none_or(|freeze| Part::of(&name) > freeze);
+            // The classifier's weights start at zero, so the layers before it get their first gradient in step 2.
+            assert_eq!(tensor != before[&name], trainable, "{name} with {freeze:?} frozen");
         }
     }
 }
 
 #[test]
-fn accumulated_batches_are_as_one() {
+fn gradient_accumulation_equals_one_large_batch() {
     let spec = spec(NormKind::Group);
     let mut config = config();
     config.optimizer.kind = trainer::optimizer::OptimizerKind::Sgd;
     for normalizer in [Normalizer::Image, Normalizer::Batch] {
         config.loss.normalizer = normalizer;
-        let batch = |images: &[u64]| normalized(images, normalizer);
+        let batch = |seeds: &[u64]| batch_with(seeds, normalizer);
         let (whole, before, _) = train(&spec, &config, &[batch(&[1, 2, 3])], 1);
         let (parts, _, _) = train(&spec, &config, &[batch(&[1, 2]), batch(&[3])], 1);
         let (part, _, _) = train(&spec, &config, &[batch(&[1, 2])], 1);
         let [whole, parts, part] = [whole, parts, part].map(|learner| learner.parameters.to_tensors());
-        assert!(distance(&before, &whole, &parts) < ORDER, "{normalizer:?}");
+        assert!(distance(&before, &whole, &parts) < SUM_ORDER_TOLERANCE, "{normalizer:?}");
         assert!(distance(&before, &whole, &part) > 0.1, "{normalizer:?}");
     }
 }
 
 #[test]
-fn memory_layout_changes_nothing_but_the_order_of_sums() {
+fn channels_last_changes_results_only_by_rounding() {
     let spec = spec(NormKind::Batch);
     let mut config = config();
     config.optimizer.kind = trainer::optimizer::OptimizerKind::Sgd;
-    let (first, before, _) = train(&spec, &config, &[batch(&[1, 2])], 2);
+    let (channels_first, before, _) = train(&spec, &config, &[batch(&[1, 2])], 2);
     config.run.channels_last = true;
-    let (last, _, _) = train(&spec, &config, &[batch(&[1, 2])], 2);
-    assert!(distance(&before, &first.parameters.to_tensors(), &last.parameters.to_tensors()) < 10.0 * ORDER);
-    let kernel = last.parameters.view("layer2.0.conv2.weight").unwrap();
+    let (channels_last, _, _) = train(&spec, &config, &[batch(&[1, 2])], 2);
+    let [first, last] = [&channels_first, &channels_last].map(|learner| learner.parameters.to_tensors());
+    assert!(distance(&before, &first, &last) < 10.0 * SUM_ORDER_TOLERANCE);
+    let kernel = channels_last.parameters.view("layer2.0.conv2.weight").unwrap();
     assert_eq!(kernel.stride(), [9 * 128, 1, 3 * 128, 128], "the kernel's channels are last");
 }
 
 #[test]
-fn bfloat16_learns_nearly_the_same_with_float_weights() {
+fn bfloat16_training_has_nearly_the_same_losses() {
     for norm in [NormKind::Batch, NormKind::Group, NormKind::FrozenBatch] {
         let spec = spec(norm);
         let mut config = config();
@@ -140,8 +142,8 @@ fn bfloat16_learns_nearly_the_same_with_float_weights() {
         let (_, _, float) = train(&spec, &config, &[batch(&[1, 2])], 3);
         config.run.precision = Precision::Bfloat16;
         let (half, before, steps) = train(&spec, &config, &[batch(&[1, 2])], 3);
-        let close = |a: f64, b: f64| (a - b).abs() <= BFLOAT16 * b.abs();
-        // The first step knows only biases, since the outputs' weights start at zero.
+        let close = |a: f64, b: f64| (a - b).abs() <= BFLOAT16_TOLERANCE * b.abs();
+        // The first step depends only on biases, because the weights of the `output` convolutions start at zero.
         for (half, float) in steps.iter().zip(&float) {
             assert!(close(half.classification_loss, float.classification_loss), "{norm:?}: {half:?}, {float:?}");
             assert!(close(half.box_loss, float.box_loss), "{norm:?}: {half:?}, {float:?}");
@@ -152,7 +154,7 @@ fn bfloat16_learns_nearly_the_same_with_float_weights() {
 }
 
 #[test]
-fn the_average_predicts_and_is_exported() {
+fn average_is_used_for_prediction_and_checkpoints() {
     let spec = spec(NormKind::Batch);
     let mut config = config();
     config.run.ema_decay = Some(0.5);
@@ -165,14 +167,14 @@ fn the_average_predicts_and_is_exported() {
 
     config.run.ema_decay = None;
     let (unaveraged, _, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
-    assert!(unaveraged.parameters.to_tensors() == last, "averaging does not change what is learned");
+    assert!(unaveraged.parameters.to_tensors() == last, "averaging does not change training");
     let scores = |learner: &Learner| learner.predictor.predict(&batch(&[5]))[0].shallow_clone();
     assert!(scores(&learner).ne_tensor(&scores(&unaveraged)).any().int64_value(&[]) == 1);
     assert!(unaveraged.checkpoint(Provenance::default()).unwrap().tensors == last);
 }
 
 #[test]
-fn weights_of_other_classes_are_a_beginning() {
+fn pretrained_weights_of_other_classes_are_loaded() {
     let (theirs, mut ours) = (spec(NormKind::Batch), spec(NormKind::Batch));
     ours.classes = ["b", "new"].map(|name| Class { id: 7, name: name.to_owned() }).to_vec();
     let (trained, _, _) = train(&theirs, &config(), &[batch(&[1, 2])], 2);

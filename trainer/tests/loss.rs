@@ -1,4 +1,4 @@
-//! The loss and its gradient against the formulas, written down in double precision, element by element.
+//! Compares the loss and its gradient with a direct implementation of the formulas in float64.
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -14,17 +14,17 @@ use trainer::targets::{Normalizer, Object, Targets};
 const SIDE: usize = 128;
 const CLASSES: usize = 3;
 
-/// Largest relative difference of a loss: single precision, summed over some thousand scores.
+/// Maximum relative difference of a loss: float32, summed over some thousand scores.
 const LOSS_TOLERANCE: f64 = 1e-5;
 
-/// Largest absolute difference of an element of the gradient; the elements are below 1.
+/// Maximum absolute difference of an element of the gradient; the elements are below 1.
 const GRADIENT_TOLERANCE: f64 = 1e-6;
 
 fn object(class_index: usize, corners: [f32; 4]) -> Object {
     Object { class_index, bounding_box: BoundingBox::from(corners) }
 }
 
-/// What the product takes for the truth of these images.
+/// The targets under test.
 fn targets(images: &[Vec<Object>], normalizer: Normalizer) -> Targets {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
     Targets::new(images, &anchors, &Matcher::default(), &BoxCoderSpec::default(), normalizer)
@@ -41,30 +41,30 @@ fn iou(a: &[f64; 4], b: &[f64; 4]) -> f64 {
     intersection / (area(a) + area(b) - intersection).max(1e-8)
 }
 
-/// What an anchor stands for.
-enum Truth {
+/// The expected target of an anchor.
+enum Target {
     Ignored,
     Background,
     Object { class: usize, offsets: [f64; 4] },
 }
 
-/// What the formulas say of the anchors of one image.
-fn truth(anchors: &[[f64; 4]], objects: &[Object]) -> Vec<Truth> {
+/// The expected targets of the anchors of one image.
+fn expected_targets(anchors: &[[f64; 4]], objects: &[Object]) -> Vec<Target> {
     let boxes: Vec<_> = objects.iter().map(|object| <[f32; 4]>::from(object.bounding_box).map(f64::from)).collect();
     let of_anchor = |anchor: &[f64; 4]| {
         let mut best: Option<(f64, usize)> = None;
         for (index, corners) in boxes.iter().enumerate() {
-            let overlap = iou(anchor, corners);
-            if best.is_none_or(|(most, _)| overlap > most) {
-                best = Some((overlap, index));
+            let iou = iou(anchor, corners);
+            if best.is_none_or(|(max_iou, _)| iou > max_iou) {
+                best = Some((iou, index));
             }
         }
-        let (overlap, index) = best.unwrap_or((0.0, 0));
-        if overlap < 0.4 {
-            return Truth::Background;
+        let (iou, index) = best.unwrap_or((0.0, 0));
+        if iou < 0.4 {
+            return Target::Background;
         }
-        if overlap < 0.5 {
-            return Truth::Ignored;
+        if iou < 0.5 {
+            return Target::Ignored;
         }
         let [x1, y1, x2, y2] = boxes[index];
         let [aw, ah] = [anchor[2] - anchor[0], anchor[3] - anchor[1]];
@@ -72,7 +72,7 @@ fn truth(anchors: &[[f64; 4]], objects: &[Object]) -> Vec<Truth> {
         let [gx, gy] = [x1 + 0.5 * (x2 - x1), y1 + 0.5 * (y2 - y1)];
         let [gw, gh] = [(x2 - x1).max(1.0), (y2 - y1).max(1.0)];
         let offsets = [(gx - ax) / aw / 0.1, (gy - ay) / ah / 0.1, (gw / aw).ln() / 0.2, (gh / ah).ln() / 0.2];
-        Truth::Object { class: objects[index].class_index, offsets }
+        Target::Object { class: objects[index].class_index, offsets }
     };
     anchors.iter().map(of_anchor).collect()
 }
@@ -87,70 +87,70 @@ fn smooth_l1(error: f64) -> f64 {
     if d <= 1.0 / 9.0 { 4.5 * d * d } else { d - 1.0 / 18.0 }
 }
 
-/// The slope of a function at a place: every element of a prediction has one term of the loss to itself.
+/// The numerical derivative of `f` at `x`. Every element of a prediction contributes one term to the loss.
 fn slope(f: impl Fn(f64) -> f64, x: f64) -> f64 {
     let step = 1e-5;
     (f(x + step) - f(x - step)) / (2.0 * step)
 }
 
-/// Compares loss and gradient for a batch, and says how many anchors were foreground in each image.
+/// Checks loss and gradient for a batch, and returns the number of foreground anchors of each image.
 fn check(images: &[Vec<Object>]) -> Vec<usize> {
     check_with(images, &LossConfig::default())
 }
 
 fn check_with(images: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
-    let precise: Vec<_> = anchors.boxes().iter().map(|anchor| <[f32; 4]>::from(*anchor).map(f64::from)).collect();
+    let anchor_boxes: Vec<_> = anchors.boxes().iter().map(|anchor| <[f32; 4]>::from(*anchor).map(f64::from)).collect();
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let mut values = |width: usize| -> Vec<f32> {
-        (0..images.len() * precise.len() * width).map(|_| random.random_range(-6.0..6.0)).collect()
+        (0..images.len() * anchor_boxes.len() * width).map(|_| random.random_range(-6.0..6.0)).collect()
     };
     let (logit_values, offset_values) = (values(CLASSES), values(4));
 
-    // The formulas.
+    // Expected values.
     let mut expected = [0.0; 2];
     let mut logit_slopes = Vec::new();
     let mut offset_slopes = Vec::new();
     let mut foreground_counts = Vec::new();
-    let truths: Vec<_> = images.iter().map(|objects| truth(&precise, objects)).collect();
-    for truth in &truths {
-        foreground_counts.push(truth.iter().filter(|anchor| matches!(anchor, Truth::Object { .. })).count());
+    let all_targets: Vec<_> = images.iter().map(|objects| expected_targets(&anchor_boxes, objects)).collect();
+    for targets in &all_targets {
+        foreground_counts.push(targets.iter().filter(|target| matches!(target, Target::Object { .. })).count());
     }
-    for (image, truth) in truths.iter().enumerate() {
+    for (image, targets) in all_targets.iter().enumerate() {
         let per_score = match config.normalizer {
             Normalizer::Image => 1.0 / (foreground_counts[image].max(1) * images.len()) as f64,
             Normalizer::Batch => 1.0 / foreground_counts.iter().sum::<usize>().max(1) as f64,
         };
         let per_offset = config.box_loss_weight * per_score / 4.0;
         let box_term = if config.box_loss == BoxLoss::L1 { f64::abs } else { smooth_l1 };
-        for (index, anchor) in truth.iter().enumerate() {
-            let row = image * precise.len() + index;
+        for (index, target) in targets.iter().enumerate() {
+            let row = image * anchor_boxes.len() + index;
             for class in 0..CLASSES {
                 let logit = f64::from(logit_values[row * CLASSES + class]);
-                if let Truth::Ignored = anchor {
+                if let Target::Ignored = target {
                     logit_slopes.push(0.0);
                     continue;
                 }
-                let foreground = matches!(anchor, Truth::Object { class: its, .. } if *its == class);
+                let foreground = matches!(target, Target::Object { class: object_class, .. } if *object_class == class);
                 let term = |x| focal(x, foreground) * per_score;
                 expected[0] += term(logit);
                 logit_slopes.push(slope(term, logit));
             }
             for coordinate in 0..4 {
-                let Truth::Object { offsets: target, .. } = anchor else {
+                let Target::Object { offsets: target_offsets, .. } = target else {
                     offset_slopes.push(0.0);
                     continue;
                 };
                 let offset = f64::from(offset_values[row * 4 + coordinate]);
-                let term = |x| box_term(x - target[coordinate]) * per_offset;
+                let term = |x| box_term(x - target_offsets[coordinate]) * per_offset;
                 expected[1] += term(offset);
                 offset_slopes.push(slope(term, offset));
             }
         }
     }
 
-    // The program.
-    let shape = |width: usize| [images.len() as i64, precise.len() as i64, width as i64];
+    // The implementation under test.
+    let shape = |width: usize| [images.len() as i64, anchor_boxes.len() as i64, width as i64];
     let leaf = |values: &[f32], width| Tensor::from_slice(values).view(shape(width)).set_requires_grad(true);
     let (logits, offsets) = (leaf(&logit_values, CLASSES), leaf(&offset_values, 4));
     let targets = targets(images, config.normalizer);
@@ -161,8 +161,8 @@ fn check_with(images: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
     let gradients = Tensor::run_backward(&[loss.total()], &[&logits, &offsets], false, false);
     for (gradient, expected) in gradients.iter().zip([logit_slopes, offset_slopes]) {
         let difference = gradient.to_kind(Kind::Double).view(-1) - Tensor::from_slice(&expected);
-        let largest = difference.abs().max().double_value(&[]);
-        assert!(largest <= GRADIENT_TOLERANCE, "the gradient differs by {largest}");
+        let max = difference.abs().max().double_value(&[]);
+        assert!(max <= GRADIENT_TOLERANCE, "the gradient differs by {max}");
     }
     foreground_counts
 }
@@ -180,33 +180,33 @@ fn overlapping() -> Vec<Object> {
 }
 
 #[test]
-fn several_boxes() {
+fn loss_matches_the_formulas_for_several_boxes() {
     assert!(check(&[several()])[0] > 3);
 }
 
 #[test]
-fn no_box_at_all() {
+fn loss_matches_the_formulas_without_boxes() {
     assert_eq!(check(&[vec![]]), [0]);
 }
 
 #[test]
-fn a_box_too_small_to_match() {
+fn loss_matches_the_formulas_for_a_box_without_anchors() {
     assert_eq!(check(&[too_small()]), [0]);
 }
 
 #[test]
-fn overlapping_boxes_of_one_class() {
+fn loss_matches_the_formulas_for_overlapping_boxes_of_one_class() {
     assert!(check(&[overlapping()])[0] > 3);
 }
 
 #[test]
-fn a_batch_of_all_these() {
+fn loss_matches_the_formulas_for_a_batch() {
     let counts = check(&[several(), vec![], too_small(), overlapping()]);
     assert!(counts[0] > 0 && counts[1] == 0 && counts[2] == 0 && counts[3] > 0);
 }
 
 #[test]
-fn other_losses_and_normalizers() {
+fn loss_matches_the_formulas_for_other_losses_and_normalizers() {
     let images = [several(), vec![], overlapping()];
     for normalizer in [Normalizer::Image, Normalizer::Batch] {
         for (box_loss, box_loss_weight) in [(BoxLoss::SmoothL1, 1.0), (BoxLoss::L1, 4.0)] {
@@ -217,7 +217,7 @@ fn other_losses_and_normalizers() {
 }
 
 #[test]
-fn scores_beyond_single_precision_have_a_finite_loss_and_gradient() {
+fn extreme_logits_have_a_finite_loss_and_gradient() {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
     let rows = anchors.boxes().len() as i64;
     let targets = targets(&[several()], Normalizer::Image);

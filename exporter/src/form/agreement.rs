@@ -1,18 +1,18 @@
-//! The agreement of a file with the one of free form: the same scores and offsets, as far as it hands them over.
+//! Comparison of a file with the plain file: the scores and offsets that it outputs must be the same.
 
 use std::ops::Range;
 use std::path::Path;
 
-use models::{Anchors, ModelSpec, larger};
+use models::{Anchors, ModelSpec, max_abs};
 use ndarray::{Array4, ArrayView2, Axis};
 use runtime::{Candidates, Engine, EngineError, EngineOptions, Outputs};
 
 use super::FormDifferences;
 
-/// Most images that are compared. What more of them would show, two do.
+/// Maximum number of images that are compared: two show everything that more would.
 const IMAGES: usize = 2;
 
-/// The largest differences between the file `free` and the file `formed`.
+/// The maximum differences between the outputs of the files `free` and `formed`.
 pub(super) fn compare(
     free: &Path,
     formed: &Path,
@@ -23,7 +23,7 @@ pub(super) fn compare(
     let images = suitable(images, &formed);
     let found = formed.run(images.view())?;
     let spec = formed.spec().clone();
-    // One network at a time is in memory.
+    // Only one network is in memory at a time.
     drop(formed);
     let expected = Engine::open(free, engine)?.run(images.view())?.into_dense()?;
 
@@ -51,7 +51,7 @@ pub(super) fn compare(
     Ok(differences.0)
 }
 
-/// Images of a size that the engine takes, made of the pixels of others.
+/// Crops or tiles images to the input size of the engine.
 fn suitable(images: &Array4<f32>, engine: &Engine) -> Array4<f32> {
     let (count, channels, height, width) = images.dim();
     let [rows, columns] = engine.size().unwrap_or([height, width]);
@@ -60,7 +60,7 @@ fn suitable(images: &Array4<f32>, engine: &Engine) -> Array4<f32> {
     Array4::from_shape_fn((wanted, channels, rows, columns), pixel)
 }
 
-/// The largest differences so far; NaN once something is no number or not there.
+/// The maximum differences so far; NaN after a NaN or a missing anchor or class.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Largest(FormDifferences);
 
@@ -72,15 +72,16 @@ impl Default for Largest {
 
 impl Largest {
     fn scores<'a>(&mut self, pairs: impl Iterator<Item = (&'a f32, &'a f32)>) {
-        pairs.for_each(|(a, b)| self.0.scores = larger(self.0.scores, f64::from(a - b)));
+        pairs.for_each(|(a, b)| self.0.scores = max_abs(self.0.scores, f64::from(a - b)));
     }
 
     fn offsets<'a>(&mut self, pairs: impl Iterator<Item = (&'a f32, &'a f32)>) {
-        pairs.for_each(|(a, b)| self.0.offsets = larger(self.0.offsets, f64::from(a - b)));
+        pairs.for_each(|(a, b)| self.0.offsets = max_abs(self.0.offsets, f64::from(a - b)));
     }
 
-    /// Compares the candidates of one image with all scores `[anchors, classes]` and offsets `[anchors, 4]`: each must be what
-    /// these say at its place, and each level must have its best.
+    /// Compares the candidates of one image with all scores `[anchors, classes]` and offsets `[anchors, 4]`: each
+    /// candidate must have the score and offsets of its anchor and class, and each level's candidates must be its
+    /// highest-scoring.
     fn candidates(
         &mut self,
         scores: ArrayView2<f32>,
@@ -106,7 +107,7 @@ impl Largest {
             best.sort_unstable_by(|a, b| b.total_cmp(a));
             best.truncate(rules.top_k.unwrap_or(usize::MAX));
             found.sort_unstable_by(|a, b| b.total_cmp(a));
-            // One that is missing is as if it were at the threshold, where a rounding makes it one or none.
+            // A missing candidate counts as one at the threshold, since rounding may move a score to either side of it.
             let length = best.len().max(found.len());
             best.resize(length, rules.score_threshold);
             found.resize(length, rules.score_threshold);
@@ -126,8 +127,8 @@ mod tests {
 
     const LEVELS: [Range<usize>; 5] = [0..2, 2..3, 3..3, 3..3, 3..3];
 
-    /// The differences of candidates (score, anchor, class, offset) from two classes at three anchors, whose offsets are
-    /// their numbers.
+    /// The differences of candidates (score, anchor, class, offset) from scores of three anchors and two classes, and
+    /// from offsets that equal the anchor's index.
     fn differences(candidates: &[(f32, i64, i64, f32)]) -> FormDifferences {
         let scores = array![[0.9, 0.2], [0.5, 0.6], [0.01, 0.7]];
         let offsets = Array2::from_shape_fn((3, 4), |(anchor, _)| anchor as f32);
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_of_each_level_agree_and_all_else_differs() {
+    fn only_the_highest_scoring_candidates_of_each_level_agree() {
         let right = [(0.9, 0, 0, 0.0), (0.6, 1, 1, 1.0), (0.7, 2, 1, 2.0)];
         assert_eq!(differences(&right), FormDifferences { scores: 0.0, offsets: 0.0 });
         let with_none = [&right[..], &[(0.0, 9, 9, f32::NAN)]].concat();
@@ -157,7 +158,7 @@ mod tests {
         let mut score = right;
         score[2].0 = 0.8;
         assert!((differences(&score).scores - 0.1).abs() < 1e-6);
-        // Not the best, one too few, one too many, and one that is not there.
+        // A lower-scoring candidate, one too few, one too many, and anchors and classes that do not exist.
         assert!((differences(&[right[0], (0.5, 1, 0, 1.0), right[2]]).scores - 0.1).abs() < 1e-6);
         assert!((differences(&right[..2]).scores - 0.65).abs() < 1e-6);
         assert!((differences(&[&right[..], &[(0.5, 1, 0, 1.0)]].concat()).scores - 0.45).abs() < 1e-6);

@@ -1,10 +1,10 @@
-//! Fixed sizes: engines that plan memory ahead, or know no free sizes, want to read them in the file.
+//! Fixed sizes, for engines that plan memory ahead or do not support dynamic shapes.
 
 use runtime::IMAGES;
 
 use crate::graph::{Graph, Side};
 
-/// Fixes the number of images, height and width of the input, and the rows of the outputs that follow from these.
+/// Fixes batch size, height and width (`size`) of the input, and the number of rows of the outputs that follows from it.
 pub(super) fn fix_sizes(graph: &mut Graph, batch: Option<usize>, size: Option<[usize; 2]>, rows: Option<usize>) {
     let [height, width] = size.map_or([None; 2], |sides| sides.map(Some));
     for port in graph.inputs.iter_mut().chain(&mut graph.outputs) {

@@ -1,17 +1,18 @@
-//! Candidates: of each level the file hands over the best scores, so that a GPU copies a few thousand numbers to the
-//! CPU in place of all anchors times all classes.
+//! Candidates: the file outputs only the highest scores of each feature level, so that a few thousand numbers are
+//! copied from GPU to CPU instead of all anchors times all classes.
 //!
-//! Two stages for each level. A score among the best `k` stands at an anchor that is among the best `k` by its best score,
-//! lower rows first among equals. So the first stage picks anchors, and the second picks scores of these alone. The picked
-//! anchors are sorted by their rows, so that equal scores go by anchor and class, as in `runtime`.
+//! Each level has two stages. The anchor of each of the `k` highest scores is one of the `k` anchors with the highest
+//! maximum score (of equal ones, the first). So the first stage selects anchors, and the second selects among the
+//! scores of these anchors. The selected anchors are sorted by index, so that equal scores are ordered by anchor and
+//! class, as in `runtime`.
 
 use models::ModelSpec;
 use runtime::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, REGRESSION};
 
 use crate::graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
 
-/// Puts candidates in place of the scores and offsets of all anchors: at most `top_k` of each level. `levels` is the number
-/// of anchors of each, where it is known.
+/// Replaces scores and offsets of all anchors by those of candidates, at most `top_k` per level. `levels` is the number
+/// of anchors of each level, if known.
 pub(super) fn hand_over_candidates(graph: &mut Graph, spec: &ModelSpec, top_k: usize, levels: Option<[usize; 5]>) {
     let scores = Joined::take(graph, CLASSIFICATION);
     let offsets = Joined::take(graph, REGRESSION);
@@ -62,10 +63,10 @@ fn ports() -> Vec<Port> {
             CANDIDATE_SCORES,
             ElementType::Float,
             None,
-            "scores of the best candidates, in (0, 1): levels P3 to P7, in each the best first; 0 is none",
+            "scores of the candidates, in (0, 1), in order of level P3 to P7, then highest first; 0 means none",
         ),
-        port(CANDIDATE_ANCHORS, ElementType::Int, None, "anchors of the candidates, by their number among all"),
-        port(CANDIDATE_CLASSES, ElementType::Int, None, "classes of the candidates"),
+        port(CANDIDATE_ANCHORS, ElementType::Int, None, "anchor indices of the candidates"),
+        port(CANDIDATE_CLASSES, ElementType::Int, None, "class indices of the candidates"),
         port(
             REGRESSION,
             ElementType::Float,
@@ -75,23 +76,23 @@ fn ports() -> Vec<Port> {
     ]
 }
 
-/// An output that joins what is said of each level.
+/// An output that concatenates the values of all levels.
 struct Joined {
-    /// The values that are joined, `[N, rows, width]`.
+    /// The concatenated values, each `[N, rows, width]`.
     parts: Vec<String>,
     concat: Node,
-    /// What happens to every element after that, in order.
+    /// The element-wise nodes after the concatenation, in order.
     after: Vec<Node>,
 }
 
 impl Joined {
-    /// Takes the nodes out of `graph` that join the levels of an output, and those after it.
+    /// Removes the node that concatenates the levels of an output, and those after it, from `graph`.
     fn take(graph: &mut Graph, output: &str) -> Self {
         let mut after = Vec::new();
         let mut value = output.to_owned();
         loop {
             let place = graph.nodes.iter().position(|node| node.output == value);
-            let node = graph.nodes.remove(place.expect("an output comes from a node, and levels are joined before it"));
+            let node = graph.nodes.remove(place.expect("each output is a Concat of the levels or follows one"));
             if node.operator == "Concat" {
                 after.reverse();
                 return Self { parts: node.inputs.clone(), concat: node, after };
@@ -102,16 +103,16 @@ impl Joined {
     }
 }
 
-/// One level of the pyramid.
+/// One feature level.
 struct Level {
     name: String,
     /// `[N, anchors, classes]`.
     scores: String,
     /// `[N, anchors, 4]`.
     offsets: String,
-    /// How many anchors there are, where that is known.
+    /// Number of anchors, if known.
     anchors: Option<usize>,
-    /// How many there are in this level and those before it, where that is known.
+    /// Number of anchors of this level and those before it, if known.
     end: Option<usize>,
 }
 
@@ -119,7 +120,7 @@ struct Level {
 struct Chosen {
     /// `[N, k]`.
     scores: String,
-    /// `[N, k]`, among the anchors of all levels.
+    /// `[N, k]`, indices into the anchors of all levels.
     anchors: String,
     /// `[N, k]`.
     classes: String,
@@ -127,7 +128,7 @@ struct Chosen {
     offsets: String,
 }
 
-/// A graph to which the selection is added.
+/// A graph to which the selection of candidates is added.
 struct Selection<'a> {
     graph: &'a mut Graph,
     classes: usize,
@@ -135,7 +136,7 @@ struct Selection<'a> {
 }
 
 impl Selection<'_> {
-    /// Adds the selection of one level. `first` is the number of anchors of the levels before it, if there are any.
+    /// Adds the selection of one level. `first` is the number of anchors of the levels before it, if any.
     fn choose(&mut self, level: &Level, sizes: &Sizes, first: Option<&str>) -> Chosen {
         let name = |word: &str| format!("{}.{word}", level.name);
         let axis = [("axis", Attribute::Int(1))];
@@ -162,7 +163,7 @@ impl Selection<'_> {
         Chosen { scores, anchors, classes, offsets }
     }
 
-    /// The number of anchors of this level and of those before it, which have `first`.
+    /// The number of anchors of this level and those before it. `first` is the number of those before it.
     fn end(&mut self, level: &Level, sizes: &Sizes, first: Option<String>) -> String {
         let name = format!("{}.end", level.name);
         match (level.end, first) {
@@ -172,7 +173,7 @@ impl Selection<'_> {
         }
     }
 
-    /// How many anchors a level has, how many are picked, and how many candidates come of these, each as a vector of one.
+    /// The numbers of anchors, selected anchors and candidates of a level.
     fn sizes(&mut self, level: &Level) -> Sizes {
         let name = |word: &str| format!("{}.{word}", level.name);
         if let Some(all) = level.anchors {
@@ -196,7 +197,8 @@ impl Selection<'_> {
         Sizes { all, anchors, candidates }
     }
 
-    /// The `k` largest or smallest numbers of every row, in order, and their places; the first among equals.
+    /// The `k` largest or smallest values of every row, sorted, and their indices. Of equal values, the first come
+    /// first.
     fn top_k(&mut self, name: &str, values: &str, k: &str, largest: bool) -> (String, String) {
         let attributes = [
             ("axis", Attribute::Int(1)),
@@ -205,18 +207,18 @@ impl Selection<'_> {
         ];
         let found = self.node("TopK", name, &[values, k], &attributes);
         let places = format!("{name}.places");
-        self.graph.nodes.last_mut().expect("there is the node that was added").further.push(places.clone());
+        self.graph.nodes.last_mut().expect("a node was just added").further.push(places.clone());
         (found, places)
     }
 
-    /// Some rows of `[N, rows, width]`, for every image others: `[N, k, width]`.
+    /// Gathers rows of `values` `[N, rows, width]` by index `rows` `[N, k]`: `[N, k, width]`.
     fn rows(&mut self, name: &str, values: &str, rows: &str) -> String {
         let axes = self.constant("axis.2", Constant::ints(&[2]));
         let indices = self.node("Unsqueeze", &format!("{name}.indices"), &[rows, &axes], &[]);
         self.node("GatherND", name, &[values, &indices], &[("batch_dims", Attribute::Int(1))])
     }
 
-    /// What `nodes` do one after another, done to another value.
+    /// Applies the operators of `nodes`, one after another, to another value.
     fn repeat(&mut self, nodes: &[Node], value: &str) -> String {
         nodes.iter().fold(value.to_owned(), |value, node| {
             let inputs: Vec<_> = std::iter::once(&value).chain(&node.inputs[1..]).map(String::as_str).collect();
@@ -225,13 +227,13 @@ impl Selection<'_> {
         })
     }
 
-    /// Joins what was chosen of the levels.
+    /// Concatenates the values of the levels.
     fn join(&mut self, name: &str, parts: Vec<String>) -> String {
         let parts: Vec<_> = parts.iter().map(String::as_str).collect();
         self.node("Concat", name, &parts, &[("axis", Attribute::Int(1))])
     }
 
-    /// A node and the value that it computes, both under `name`.
+    /// Adds a node. It and its output are called `name`.
     fn node(
         &mut self,
         operator: &'static str,
@@ -250,20 +252,20 @@ impl Selection<'_> {
         name.to_owned()
     }
 
-    /// A constant. Under a name that is in use, it is the constant of that name.
+    /// A constant. If the name is in use, the existing constant of that name.
     fn constant(&mut self, name: &str, constant: Constant) -> String {
         self.graph.initializers.entry(name.to_owned()).or_insert(constant);
         name.to_owned()
     }
 }
 
-/// Numbers of one level, each a vector of one.
+/// Counts of one level, each a vector of one element.
 struct Sizes {
-    /// Of anchors.
+    /// Number of anchors.
     all: String,
-    /// Of anchors that are picked.
+    /// Number of selected anchors.
     anchors: String,
-    /// Of candidates.
+    /// Number of candidates.
     candidates: String,
 }
 
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_has_a_name_of_its_own_and_is_made_before_it_is_read() {
+    fn names_are_unique_and_every_value_is_computed_before_it_is_read() {
         for levels in [None, Some([216, 54, 18, 9, 9])] {
             let graph = selecting(levels, |_| ());
             let mut known: HashSet<_> = graph.initializers.keys().map(String::as_str).collect();
@@ -311,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn known_sizes_are_constants_and_unknown_ones_are_computed() {
+    fn fixed_sizes_are_constants_and_dynamic_ones_are_computed() {
         let graph = selecting(Some([216, 54, 18, 9, 9]), |_| ());
         assert!(graph.nodes.iter().all(|node| !["Shape", "Min"].contains(&node.operator)));
         for (name, size) in [
@@ -331,13 +333,13 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_found_before_and_after_what_happens_to_every_score() {
+    fn levels_are_found_with_and_without_a_sigmoid_after_the_concat() {
         let graph = selecting(None, |_| ());
         assert_eq!(node(&graph, "P4.best").inputs, ["classificationModel.output_1.per_anchor.sigmoid"]);
         assert_eq!(node(&graph, "classificationModel.output_1.per_anchor.sigmoid").operator, "Sigmoid");
         assert!(graph.nodes.iter().all(|node| node.output != CLASSIFICATION));
 
-        // Joined scores in place of scores of what was joined.
+        // The Concat is the output, as if a sigmoid had been applied to each level before it.
         let graph = selecting(None, |graph| {
             graph.nodes.iter_mut().for_each(|node| match node.operator {
                 "Sigmoid" => node.output = "unused".to_owned(),

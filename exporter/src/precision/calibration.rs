@@ -1,4 +1,4 @@
-//! Calibration: which numbers flow through the network when it looks at images.
+//! Calibration: histograms of the network's activations on images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ use super::range::Histogram;
 use crate::graph::Graph;
 use crate::model::encode_with_outputs;
 
-/// Why images can't be looked at.
+/// Why activations cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum CalibrationError {
-    /// No images are named by `--calibrate`.
-    #[error("cannot calibrate with `{}`: {reason}; name a folder of images or a data set", path.display())]
+    /// `--calibrate` contains no images, or cannot be read.
+    #[error("cannot calibrate with `{}`: {reason}; pass a folder of images or a data set to --calibrate", path.display())]
     Data {
-        /// What was named.
+        /// The value of `--calibrate`.
         path: PathBuf,
-        /// Why it stands for no images.
+        /// Why.
         reason: String,
     },
-    /// An image can't be read.
-    #[error("cannot calibrate with `{}`: {reason}; take it away, or name other images", path.display())]
+    /// An image cannot be read.
+    #[error("cannot calibrate with `{}`: {reason}; remove the file, or pass other images to --calibrate", path.display())]
     Image {
         /// The file.
         path: PathBuf,
@@ -37,20 +37,20 @@ pub enum CalibrationError {
     /// ONNX Runtime fails.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A value of the network is infinite or no number.
-    #[error("`{value}` is not finite; the weights are broken: export another checkpoint of the run")]
+    /// An activation is infinite or NaN.
+    #[error("activation `{value}` is infinite or NaN; the weights are broken: export another checkpoint of the run")]
     NotFinite {
-        /// Its name.
+        /// Name of the value.
         value: String,
     },
 }
 
-/// The images to look at, evenly taken from `data`: a folder of images, an image, or a data set, whose file names
-/// start from `images`. At most `most` of them.
+/// At most `max_count` evenly spaced images of `data`: a folder of images, an image, or a data set, whose file names are
+/// relative to `images`.
 ///
 /// # Errors
-/// When `data` stands for no images.
-pub fn images(data: &Path, images: Option<&Path>, most: usize) -> Result<Vec<PathBuf>, CalibrationError> {
+/// When `data` contains no images or cannot be read.
+pub fn images(data: &Path, images: Option<&Path>, max_count: usize) -> Result<Vec<PathBuf>, CalibrationError> {
     let error = |reason: String| CalibrationError::Data { path: data.to_owned(), reason };
     let is_image = |path: &Path| {
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
@@ -59,7 +59,7 @@ pub fn images(data: &Path, images: Option<&Path>, most: usize) -> Result<Vec<Pat
     let listed = if data.is_dir() || is_image(data) { expand(&[data], false) } else { Ok(Vec::new()) };
     let mut files = match listed {
         Ok(files) => files,
-        // A folder of annotations.
+        // A folder without images may be a data set, such as a folder of annotations.
         Err(InputError::Empty { .. }) => Vec::new(),
         Err(reason) => return Err(error(reason.to_string())),
     };
@@ -69,35 +69,35 @@ pub fn images(data: &Path, images: Option<&Path>, most: usize) -> Result<Vec<Pat
         files = (0..dataset.images.len()).map(|image| dataset.path_of(image)).collect();
     }
     if files.is_empty() {
-        return Err(error("it has no images".to_owned()));
+        return Err(error("no images found".to_owned()));
     }
     let count = files.len();
-    Ok((0..count.min(most)).map(|index| files[index * count / count.min(most)].clone()).collect())
+    Ok((0..count.min(max_count)).map(|index| files[index * count / count.min(max_count)].clone()).collect())
 }
 
-/// Size of a drawn image: a network computes as large numbers for small images as for large ones.
+/// Size of a drawn image, in pixels: a network's activations are as large for small images as for large ones.
 const DRAWN_WIDTH: u32 = 256;
 const DRAWN_HEIGHT: u32 = 192;
 
-/// What the network looks at.
+/// Images to run the network on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a> {
-    /// Images, as the spec prepares them.
+    /// Image files.
     pub(crate) files: &'a [PathBuf],
-    /// Number of drawn images after them.
+    /// Number of drawn images that follow them.
     pub(crate) drawn: u32,
-    /// How both are prepared.
+    /// Preprocessing of both.
     pub(crate) spec: &'a ModelSpec,
 }
 
 impl<'a> Inputs<'a> {
-    /// One after another.
+    /// Reads and preprocesses the images, one after another.
     pub(crate) fn each(self) -> impl Iterator<Item = Result<Preprocessed, CalibrationError>> + 'a {
         let spec = &self.spec.preprocessing;
         self.files.iter().map(|path| input(path, spec)).chain((0..self.drawn).map(|number| drawn_input(number, spec)))
     }
 
-    /// How many there are.
+    /// Number of images.
     pub(crate) fn count(self) -> usize {
         self.files.len() + self.drawn as usize
     }
@@ -112,13 +112,13 @@ fn input(path: &Path, spec: &PreprocessingSpec) -> Result<Preprocessed, Calibrat
 
 fn drawn_input(number: u32, spec: &PreprocessingSpec) -> Result<Preprocessed, CalibrationError> {
     let image = drawn::image(number, DRAWN_WIDTH, DRAWN_HEIGHT);
-    let view = RgbView::new(DRAWN_WIDTH, DRAWN_HEIGHT, image.as_raw()).expect("a drawn image has all of its pixels");
+    let view = RgbView::new(DRAWN_WIDTH, DRAWN_HEIGHT, image.as_raw()).expect("a drawn image has all pixels");
     let (shorter_side, longer_side) = (spec.shorter_side.min(DRAWN_HEIGHT), spec.longer_side.min(DRAWN_WIDTH));
-    let small = PreprocessingSpec { shorter_side, longer_side, fixed_size: None, ..spec.clone() };
-    Ok(preprocess(view, &small))
+    let spec = PreprocessingSpec { shorter_side, longer_side, fixed_size: None, ..spec.clone() };
+    Ok(preprocess(view, &spec))
 }
 
-/// Counts the numbers of `values` while the network looks at `inputs`.
+/// Histograms of the activations `values` on `inputs`, by name.
 pub(super) fn measure(
     graph: &Graph,
     values: &BTreeSet<&str>,
@@ -137,7 +137,7 @@ pub(super) fn measure(
         reader.read(images.view(), add)?;
         progress.advance();
     }
-    match histograms.iter().find(|(_, histogram)| !histogram.seen().reach().is_finite()) {
+    match histograms.iter().find(|(_, histogram)| !histogram.min_max().max_abs().is_finite()) {
         Some((value, _)) => Err(CalibrationError::NotFinite { value: value.clone() }),
         None => Ok(histograms),
     }

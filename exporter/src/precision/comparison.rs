@@ -1,114 +1,118 @@
-//! The comparison: how far a file of fewer bits is from that of 32, on images.
+//! Comparison of a converted file with the float32 file, on images.
 
 use std::fmt;
 use std::path::Path;
 
-use models::{Anchors, Deviation, ModelSpec, Preprocessed, larger};
+use models::{Anchors, Deviation, ModelSpec, Preprocessed, max_abs};
 use ndarray::{Array3, Axis};
 use runtime::{Detection, EngineOptions, postprocess};
 
 use super::calibration::{CalibrationError, Inputs};
-use crate::heads::{Answer, HeadValues};
+use crate::heads::{HeadValues, NetworkOutputs};
 
-/// Detections of an image that are compared, as many as COCO's AP counts.
+/// Maximum number of detections per image that are compared, as many as in COCO's AP.
 const COMPARED: usize = 100;
 
-/// Detections of an image among which their equals are looked for, and candidates of a level that they come from.
+/// Maximum number of detections per image among which matches are searched, and of candidates per level before NMS.
 const SEARCHED: usize = 300;
 const CANDIDATES: usize = 1000;
 
-/// By how much the scores of equal detections may differ.
-const EQUAL_SCORE: f32 = 0.1;
+/// Maximum difference between the scores of matching detections.
+const MAX_SCORE_DIFFERENCE: f32 = 0.1;
 
-/// By how much the boxes of equal detections must overlap, as for a hit in COCO's AP50.
-const EQUAL_IOU: f32 = 0.5;
+/// Minimum IoU of matching detections, as in COCO's AP50.
+const MIN_IOU: f32 = 0.5;
 
-/// What no limit forbids, as nobody can see it: a logit off by so much moves a score by 0.001 at most, and an offset off by so much
-/// moves a box by a thousandth of its anchor. Before training, outputs differ by less among each other.
-const INVISIBLE: [f64; 4] = [0.004, 0.001, 0.0, 0.0];
+/// RMS differences of logits, offsets and features that are always allowed: the one of logits changes scores by at most
+/// 0.001, the one of offsets moves a box by a thousandth of its anchor. Before training, the outputs themselves vary
+/// less.
+const NEGLIGIBLE: [f64; 4] = [0.004, 0.001, 0.0, 0.0];
 
-/// How far two files are from each other.
+/// Differences between two files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Comparison {
-    /// Of logits, offsets, and what the last layers of the classification and of the regression read.
+    /// Of the logits, the offsets, and the features: the inputs of the `output` convolutions of classification and
+    /// regression.
     pub heads: [Difference; 4],
-    /// Number of compared detections of both files: the best of each image whose scores are above the spec's threshold by so
-    /// much that their equals must be, too.
+    /// Number of compared detections of both files: the highest-scoring of each image, with scores so far above the
+    /// spec's threshold that matching detections must be above it, too.
     pub detections: usize,
-    /// Number of those that the other file has as well: of the same class, in about the same place, with about the same score.
-    pub equal: usize,
+    /// Number of those with a match in the other file: the same class, a similar box, a similar score.
+    pub matched: usize,
 }
 
-/// How far numbers of two files are from each other on all images, and where it is most.
+/// Differences between the values of two files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Difference {
     /// On all images.
     pub all: Deviation,
-    /// The root of the mean square on the image where it is largest.
-    pub worst: f64,
+    /// Maximum RMS difference of a single image.
+    pub worst_rms: f64,
 }
 
 impl Difference {
     fn add(&mut self, expected: &Array3<f32>, found: &Array3<f32>) {
         let mut image = Deviation::default();
         image.add(expected.view(), found.view());
-        self.worst = larger(self.worst, image.rms());
+        self.worst_rms = max_abs(self.worst_rms, image.rms());
         self.all.add(expected.view(), found.view());
     }
 }
 
+/// RMS over all images, RMS of the worst image, and maximum, in standard deviations.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        // Before training there is none.
-        let spread = if self.all.spread() > 0.0 { self.all.spread() } else { 1.0 };
-        let [rms, worst, max] = [self.all.rms(), self.worst, self.all.max()].map(|difference| difference / spread);
-        write!(f, "{rms:.4} (worst image {worst:.4}, at most {max:.3})")
+        // Before training, the standard deviation is zero.
+        let std = if self.all.expected_std() > 0.0 { self.all.expected_std() } else { 1.0 };
+        let [rms, worst, max] = [self.all.rms(), self.worst_rms, self.all.max()].map(|difference| difference / std);
+        write!(f, "{rms:.4} ({worst:.4}, {max:.3})")
     }
 }
 
 impl Comparison {
-    /// The fraction of detections that both files have, in [0, 1]; 1 where there are none.
+    /// The fraction of detections that match, in [0, 1]; 1 if there are none.
     pub fn agreement(&self) -> f64 {
-        if self.detections == 0 { 1.0 } else { self.equal as f64 / self.detections as f64 }
+        if self.detections == 0 { 1.0 } else { self.matched as f64 / self.detections as f64 }
     }
 
-    /// Looks for the detections of one file among those of the other.
+    /// Counts the detections of one file, and those that match one of the other file.
     fn count(&mut self, detections: &[Detection], others: &[Detection], threshold: f32) {
-        let mut taken = vec![false; others.len()];
-        for detection in detections.iter().take(COMPARED).filter(|found| found.score > threshold + EQUAL_SCORE) {
-            let equals = |other: &Detection| {
+        let mut used = vec![false; others.len()];
+        let is_compared = |detection: &&Detection| detection.score > threshold + MAX_SCORE_DIFFERENCE;
+        for detection in detections.iter().take(COMPARED).filter(is_compared) {
+            let matches = |other: &Detection| {
                 other.class_index == detection.class_index
-                    && (other.score - detection.score).abs() <= EQUAL_SCORE
-                    && other.bounding_box.iou(&detection.bounding_box) >= EQUAL_IOU
+                    && (other.score - detection.score).abs() <= MAX_SCORE_DIFFERENCE
+                    && other.bounding_box.iou(&detection.bounding_box) >= MIN_IOU
             };
             self.detections += 1;
-            if let Some(at) = (0..others.len()).find(|at| !taken[*at] && equals(&others[*at])) {
-                taken[at] = true;
-                self.equal += 1;
+            if let Some(index) = (0..others.len()).find(|index| !used[*index] && matches(&others[*index])) {
+                used[index] = true;
+                self.matched += 1;
             }
         }
     }
 }
 
-/// How far a file of fewer bits may be from that of 32.
+/// Maximum differences of a converted file from the float32 file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// Of logits and offsets in the worst image, as the root of the mean square, in units of their spread. What they are
-    /// computed from may be off by twice as much, which shows also before training, when the last layers are zero.
-    pub spread: f64,
-    /// Beyond that, in units of their size.
-    pub size: f64,
-    /// The smallest fraction of detections that both files must have, in [0, 1].
+    /// RMS difference of logits and offsets in the worst image, in standard deviations. The limit of the features is
+    /// twice this; they show differences also before training, when the weights of the output layers are zero.
+    pub std: f64,
+    /// Addition to this limit, as a fraction of the values' RMS.
+    pub rms: f64,
+    /// Minimum fraction of detections that match, in [0, 1].
     pub agreement: f64,
 }
 
 impl Limits {
-    /// Whether a file may be so far off. What is no number never is.
+    /// Whether the differences are within the limits. NaN never is.
     pub(crate) fn allow(self, comparison: &Comparison) -> bool {
-        let within = |((Difference { all, worst }, factor), invisible): ((&Difference, f64), f64)| {
-            *worst <= invisible.max(factor * self.spread * all.spread() + self.size * all.size())
+        let within = |((Difference { all, worst_rms }, factor), negligible): ((&Difference, f64), f64)| {
+            *worst_rms <= negligible.max(factor * self.std * all.expected_std() + self.rms * all.expected_rms())
         };
-        let mut heads = comparison.heads.iter().zip([1.0, 1.0, 2.0, 2.0]).zip(INVISIBLE);
+        let mut heads = comparison.heads.iter().zip([1.0, 1.0, 2.0, 2.0]).zip(NEGLIGIBLE);
         heads.all(within) && comparison.agreement() >= self.agreement
     }
 }
@@ -118,53 +122,54 @@ impl fmt::Display for Comparison {
         let [logits, offsets, classification, regression] = &self.heads;
         write!(
             f,
-            "logits by {logits} of their spread, offsets by {offsets}, the features before them by {classification} and \
-             {regression}; {:.1} % of {} detections are in both files",
+            "logits {logits}, offsets {offsets}, classification features {classification}, regression features \
+             {regression}, as RMS (RMS of the worst image, maximum) in standard deviations; {:.1} % of {} detections \
+             match",
             100.0 * self.agreement(),
             self.detections
         )
     }
 }
 
-/// A file, and what its heads compute.
+/// Path of a file, and the values of its graph's heads.
 pub(crate) type File<'a> = (&'a Path, &'a HeadValues);
 
-/// Runs both files on all inputs.
+/// Runs both files on all inputs and compares their outputs.
 pub(crate) fn compare(
-    full: File,
+    fp32: File,
     converted: File,
     inputs: Inputs,
     engine: &EngineOptions,
 ) -> Result<Comparison, CalibrationError> {
-    let (mut full, mut converted) = (full.1.open(full.0, engine)?, converted.1.open(converted.0, engine)?);
+    let (mut fp32, mut converted) = (fp32.1.open(fp32.0, engine)?, converted.1.open(converted.0, engine)?);
     let mut spec = inputs.spec.clone();
     let rules = &mut spec.postprocessing;
-    // A network that is not trained may see objects everywhere.
-    rules.max_detections = Some(rules.max_detections.map_or(SEARCHED, |own| own.min(SEARCHED)));
-    rules.top_k = Some(rules.top_k.map_or(CANDIDATES, |own| own.min(CANDIDATES)));
+    // An untrained network may detect objects everywhere.
+    rules.max_detections = Some(rules.max_detections.map_or(SEARCHED, |limit| limit.min(SEARCHED)));
+    rules.top_k = Some(rules.top_k.map_or(CANDIDATES, |limit| limit.min(CANDIDATES)));
     let mut comparison = Comparison::default();
     for input in inputs.each() {
         let input = input?;
         let images = input.pixels.view().insert_axis(Axis(0));
-        let (expected, found) = (full.read(images, &spec)?, converted.read(images, &spec)?);
+        let (expected, found) = (fp32.read(images, &spec)?, converted.read(images, &spec)?);
         let pairs = expected.heads.each().into_iter().zip(found.heads.each());
         comparison
             .heads
             .iter_mut()
             .zip(pairs)
             .for_each(|(difference, (expected, found))| difference.add(expected, found));
-        let [expected, found] = [expected, found].map(|answer| detections(&answer, &input, &spec));
+        let [expected, found] = [expected, found].map(|outputs| detections(&outputs, &input, &spec));
         comparison.count(&expected, &found, spec.postprocessing.score_threshold);
         comparison.count(&found, &expected, spec.postprocessing.score_threshold);
     }
     Ok(comparison)
 }
 
-/// What a file finds in the one image of `input`.
-fn detections(answer: &Answer, input: &Preprocessed, spec: &ModelSpec) -> Vec<Detection> {
+/// The detections in the single image of `input`.
+fn detections(outputs: &NetworkOutputs, input: &Preprocessed, spec: &ModelSpec) -> Vec<Detection> {
     let (_, height, width) = input.pixels.dim();
     let anchors = Anchors::new(&spec.anchors, height, width);
-    let [scores, offsets] = [&answer.scores, &answer.heads.offsets].map(|rows| rows.index_axis(Axis(0), 0));
+    let [scores, offsets] = [&outputs.scores, &outputs.heads.offsets].map(|rows| rows.index_axis(Axis(0), 0));
     postprocess(scores, offsets, &anchors, &input.placement, spec)
 }
 
@@ -174,8 +179,8 @@ mod tests {
     use models::BoundingBox;
 
     #[test]
-    fn detections_are_equal_in_class_place_and_score_each_to_one_other() {
-        let found = |class_index, score, x: f32| Detection {
+    fn detections_match_by_class_score_and_iou_one_to_one() {
+        let detection = |class_index, score, x: f32| Detection {
             class_index,
             score,
             bounding_box: BoundingBox::new(x, 0.0, x + 10.0, 10.0),
@@ -183,16 +188,19 @@ mod tests {
         let counted = |detections: &[Detection], others: &[Detection]| {
             let mut comparison = Comparison::default();
             comparison.count(detections, others, 0.05);
-            (comparison.detections, comparison.equal)
+            (comparison.detections, comparison.matched)
         };
-        let one = found(1, 0.5, 0.0);
-        for (other, equal) in
-            [(found(1, 0.45, 2.0), 1), (found(0, 0.5, 0.0), 0), (found(1, 0.39, 0.0), 0), (found(1, 0.5, 4.0), 0)]
-        {
-            assert_eq!(counted(&[one], &[other]), (1, equal), "{other:?}");
+        let first = detection(1, 0.5, 0.0);
+        for (other, matched) in [
+            (detection(1, 0.45, 2.0), 1),
+            (detection(0, 0.5, 0.0), 0),
+            (detection(1, 0.39, 0.0), 0),
+            (detection(1, 0.5, 4.0), 0),
+        ] {
+            assert_eq!(counted(&[first], &[other]), (1, matched), "{other:?}");
         }
-        assert_eq!(counted(&[one, one], &[one]), (2, 1), "one detection equals one other");
-        assert_eq!(counted(&[found(1, 0.14, 0.0)], &[]), (0, 0), "so near to the threshold, none must be there");
+        assert_eq!(counted(&[first, first], &[first]), (2, 1), "a detection matches only one other");
+        assert_eq!(counted(&[detection(1, 0.14, 0.0)], &[]), (0, 0), "scores close to the threshold are not compared");
         assert_eq!(Comparison::default().agreement(), 1.0);
     }
 }

@@ -1,23 +1,24 @@
-//! Half precision: weights and computation in 16-bit floating point, inputs and outputs in 32.
+//! Half precision: weights and computation in float16, inputs and outputs in float32.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use half::f16;
 
-use super::layers::{Layers, weight_of};
+use super::layers::{Layers, layer_of};
 use super::range::Range;
 use crate::graph::{Attribute, Constant, Elements, Graph, Node};
 use crate::onnx::DataType;
 
-/// Operators that compute well in 16 bits. The others are few and cheap: the variance of a normalization overflows, and a
-/// sigmoid in 16 bits tells high scores no more apart.
+/// Operators that run in float16. The others are few and cheap: the variance of a norm layer would overflow, and a
+/// float16 sigmoid would make high scores equal.
 const OPERATORS: [&str; 9] = ["Add", "Concat", "Conv", "MaxPool", "Mul", "Relu", "Reshape", "Resize", "Transpose"];
 
-/// What a value may reach where it was measured. Other images reach more, so this is an eighth of what 16 bits hold.
+/// Maximum absolute value, where measured, of values in float16: an eighth of float16's maximum, since other images
+/// have larger values.
 const LIMIT: f32 = 65504.0 / 8.0;
 
-/// The values that are to be measured, to know what would overflow.
-pub(super) fn measured(graph: &Graph) -> BTreeSet<&str> {
+/// The values that must be measured to find those that would overflow.
+pub(super) fn values_to_measure(graph: &Graph) -> BTreeSet<&str> {
     let nodes = graph.nodes.iter().filter(|node| OPERATORS.contains(&node.operator));
     nodes
         .flat_map(|node| node.inputs.iter().chain([&node.output]))
@@ -27,12 +28,12 @@ pub(super) fn measured(graph: &Graph) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Puts `graph` into 16 bits, but for what would overflow by its `ranges`, and the layers in `kept`. Returns the names of
-/// the convolutions that stay in 32 bits.
-pub(super) fn to_half(graph: &mut Graph, ranges: &BTreeMap<String, Range>, kept: &Layers) -> Vec<String> {
-    let half: Vec<bool> = graph.nodes.iter().map(|node| is_half(graph, node, ranges, kept)).collect();
+/// Converts `graph` to float16, except nodes that would overflow according to `ranges`, and the layers in `keep_float`.
+/// Returns the names of the convolutions that stay in float32.
+pub(super) fn to_half(graph: &mut Graph, ranges: &BTreeMap<String, Range>, keep_float: &Layers) -> Vec<String> {
+    let half: Vec<bool> = graph.nodes.iter().map(|node| is_half(graph, node, ranges, keep_float)).collect();
     let convolutions = graph.nodes.iter().zip(&half).filter(|(node, half)| node.operator == "Conv" && !**half);
-    let stayed = convolutions.map(|(node, _)| node.name.clone()).collect();
+    let float_convolutions = convolutions.map(|(node, _)| node.name.clone()).collect();
     halve_constants(graph, &half);
 
     let mut in_half = BTreeSet::new();
@@ -64,24 +65,25 @@ pub(super) fn to_half(graph: &mut Graph, ranges: &BTreeMap<String, Range>, kept:
     }
     graph.nodes = nodes;
     graph.drop_unused_constants();
-    stayed
+    float_convolutions
 }
 
-fn is_half(graph: &Graph, node: &Node, ranges: &BTreeMap<String, Range>, kept: &Layers) -> bool {
+/// Whether `node` can run in float16.
+fn is_half(graph: &Graph, node: &Node, ranges: &BTreeMap<String, Range>, keep_float: &Layers) -> bool {
     let fits = |name: &String| match (graph.initializers.get(name), ranges.get(name)) {
         (Some(constant), _) => {
             constant.as_floats().is_none_or(|values| values.iter().all(|value| value.abs() <= LIMIT))
         }
-        (_, Some(range)) => range.reach() <= LIMIT,
-        // The images, which are a few units in size, and absent inputs.
+        (_, Some(range)) => range.max_abs() <= LIMIT,
+        // The input images, with values of a few units, and omitted inputs.
         (None, None) => true,
     };
     OPERATORS.contains(&node.operator)
-        && weight_of(graph, node).is_none_or(|layer| !kept.contain(layer))
+        && layer_of(graph, node).is_none_or(|layer| !keep_float.contain(layer))
         && node.inputs.iter().chain([&node.output]).all(fits)
 }
 
-/// Puts the constants of the nodes that are `half` into 16 bits; what others read as well, as a copy.
+/// Converts the constants of the nodes marked in `half` to float16. A constant that other nodes read, too, is copied.
 fn halve_constants(graph: &mut Graph, half: &[bool]) {
     let reading = |half_nodes: bool| -> BTreeSet<String> {
         let nodes = graph.nodes.iter().zip(half).filter(|(_, half)| **half == half_nodes);
@@ -111,13 +113,13 @@ fn halve_constants(graph: &mut Graph, half: &[bool]) {
     }
 }
 
-/// The inputs that are of the node's own precision. A factor of enlargement and a shape are not.
+/// The inputs that have the node's precision. The scales of a Resize and the shape of a Reshape do not.
 fn data_inputs(node: &mut Node) -> impl Iterator<Item = &mut String> {
     let count = if matches!(node.operator, "Resize" | "Reshape") { 1 } else { node.inputs.len() };
     node.inputs.iter_mut().take(count)
 }
 
-/// A node that puts a value into 16 bits or into 32.
+/// A node that casts a value to float16 or to float32.
 pub(crate) fn cast_node(input: &str, output: &str, to_half: bool) -> Node {
     let data_type = if to_half { DataType::Float16 } else { DataType::Float };
     Node {
@@ -138,22 +140,22 @@ mod tests {
     use crate::trace::trace;
     use models::spec::{NormKind, NormSpec};
 
-    fn halved(large: &[&str], kept: &[&str]) -> (Graph, Vec<String>) {
+    fn halved(large: &[&str], keep_float: &[&str]) -> (Graph, Vec<String>) {
         let mut spec = spec(18, NormKind::FrozenBatch);
         spec.heads.norm = Some(NormSpec { kind: NormKind::Group, groups: 8, ..NormSpec::default() });
         let mut graph = trace(&spec, zeros(&spec)).unwrap();
         fold_batch_norms(&mut graph);
-        let measured = measured(&graph).into_iter().map(str::to_owned);
+        let names = values_to_measure(&graph).into_iter().map(str::to_owned);
         let range = |name: String| {
             let high = if large.contains(&name.as_str()) { 9000.0 } else { 8000.0 };
             (name, Range { low: -1.0, high })
         };
-        let ranges = measured.map(range).collect();
-        let float = to_half(&mut graph, &ranges, &kept.iter().copied().collect());
+        let ranges = names.map(range).collect();
+        let float = to_half(&mut graph, &ranges, &keep_float.iter().copied().collect());
         (graph, float)
     }
 
-    /// Whether each value is in 16 bits, by what computes it; every node must read its own precision.
+    /// Whether each value is float16. Asserts that all inputs of a node have the same precision.
     fn precisions(graph: &Graph) -> BTreeMap<String, bool> {
         let mut half: BTreeMap<String, bool> = graph.inputs.iter().map(|port| (port.name.to_owned(), false)).collect();
         for (name, constant) in &graph.initializers {
@@ -172,21 +174,21 @@ mod tests {
     }
 
     #[test]
-    fn the_network_is_in_16_bits_and_its_borders_are_not() {
+    fn network_is_float16_and_its_inputs_and_outputs_are_float32() {
         let (graph, float) = halved(&[], &[]);
         let half = precisions(&graph);
         assert!(!half["images"] && !half["classification"] && !half["regression"]);
         assert!(half["layer1.0.bn1"] && half["conv1.weight"] && half["regressionModel.output.bias"]);
-        assert!(!half["scales.1.1.2.2"], "factors of enlargement have 32 bits in every precision");
+        assert!(!half["scales.1.1.2.2"], "the scales of a Resize are always float32");
         assert!(float.is_empty());
         let cast = |node: &&Node| node.operator == "Cast";
         let normalizations = graph.nodes.iter().filter(|node| node.operator == "InstanceNormalization").count();
         assert_eq!(normalizations, 2 * 4 * 5);
-        assert_eq!(graph.nodes.iter().filter(cast).count(), 1 + 2 + 2 * normalizations, "none is needless");
+        assert_eq!(graph.nodes.iter().filter(cast).count(), 1 + 2 + 2 * normalizations, "no redundant casts");
     }
 
     #[test]
-    fn what_would_overflow_stays_in_32_bits_with_what_reads_it() {
+    fn overflowing_values_and_their_readers_stay_float32() {
         let (graph, float) = halved(&["layer2.0.bn1.relu"], &[]);
         let half = precisions(&graph);
         assert_eq!(float, ["layer2.0.conv2"]);
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn kept_layers_have_32_bits_and_a_shared_constant_both() {
+    fn keep_float_layers_stay_float32_and_shared_constants_are_copied() {
         let (graph, float) = halved(&["regressionModel.conv1_2"], &["fpn.P3_2", "layer4.1"]);
         let half = precisions(&graph);
         assert_eq!(float, ["layer4.1.conv1", "layer4.1.conv2", "fpn.P3_2", "regressionModel.conv1_2"]);

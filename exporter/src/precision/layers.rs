@@ -1,38 +1,38 @@
-//! Layers by name, as a user names them.
+//! Names of layers and blocks, as in `--keep-float`.
 
 use std::collections::BTreeSet;
 
 use crate::graph::{Graph, Node};
 
-/// The layer that the convolution `node` computes: the name of its weight without `.weight`. None for other nodes, and for
-/// convolutions whose weight is no constant of 32-bit floating point.
-pub(super) fn weight_of<'a>(graph: &Graph, node: &'a Node) -> Option<&'a str> {
+/// The layer of the convolution `node`: the name of its weight without `.weight`. `None` for other nodes, and for
+/// convolutions whose weight is not a float32 constant.
+pub(super) fn layer_of<'a>(graph: &Graph, node: &'a Node) -> Option<&'a str> {
     let weight = node.inputs.get(1).filter(|_| node.operator == "Conv")?;
     graph.initializers.get(weight)?.as_floats()?;
     Some(weight.strip_suffix(".weight").unwrap_or(weight))
 }
 
-/// Layers, and blocks for all of their layers: `conv1`, `layer4`, `layer4.2.conv1`, `classificationModel.output`.
+/// Names of layers, and of blocks, which mean all their layers: `conv1`, `layer4`, `classificationModel.output`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Layers(BTreeSet<String>);
 
-/// A name that no layer has.
+/// A name that no layer or block has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the network has no convolution `{name}`, nor any below that name; `--summary` lists them")]
+#[error("the network has no convolution or block `{name}`; --summary lists the layers")]
 pub struct UnknownLayer {
-    /// What was named.
+    /// The requested name.
     pub name: String,
 }
 
 impl Layers {
-    /// The convolutions of a graph, each once.
+    /// The convolutions of a graph, without duplicates.
     pub(crate) fn all(graph: &Graph) -> Self {
-        graph.nodes.iter().filter_map(|node| weight_of(graph, node)).collect()
+        graph.nodes.iter().filter_map(|node| layer_of(graph, node)).collect()
     }
 
-    /// Whether `layer` is among them or lies in one of them.
+    /// Whether `layer` is one of the layers, or part of one of the blocks.
     pub(crate) fn contain(&self, layer: &str) -> bool {
-        let ends = layer.match_indices('.').map(|(at, _)| at).chain([layer.len()]);
+        let ends = layer.match_indices('.').map(|(index, _)| index).chain([layer.len()]);
         ends.into_iter().any(|end| self.0.contains(&layer[..end]))
     }
 
@@ -41,19 +41,19 @@ impl Layers {
         self.0.iter().map(String::as_str)
     }
 
-    /// These without `layer`, of which they are all.
+    /// All names except `layer`.
     pub(crate) fn without(&self, layer: &str) -> Self {
         self.names().filter(|name| *name != layer).collect()
     }
 
-    /// Whether every name stands for something in `graph`.
+    /// Checks that every name is a convolution or block of `graph`.
     ///
     /// # Errors
-    /// When one does not.
+    /// With the first name that is not.
     pub(crate) fn check(&self, graph: &Graph) -> Result<(), UnknownLayer> {
         let all = Self::all(graph);
-        let stands = |name: &str| all.names().any(|layer| Self::from_iter([name]).contain(layer));
-        match self.names().find(|name| !stands(name)) {
+        let exists = |name: &str| all.names().any(|layer| Self::from_iter([name]).contain(layer));
+        match self.names().find(|name| !exists(name)) {
             Some(name) => Err(UnknownLayer { name: name.to_owned() }),
             None => Ok(()),
         }
@@ -74,7 +74,7 @@ mod tests {
     use models::spec::NormKind;
 
     #[test]
-    fn a_block_stands_for_its_layers_and_for_no_other() {
+    fn a_block_contains_its_layers_and_no_others() {
         let layers = Layers::from_iter(["layer1", "layer2.0.conv1", "conv1"]);
         for inside in ["layer1.0.conv1", "layer1.1.downsample.0", "layer2.0.conv1", "conv1"] {
             assert!(layers.contain(inside), "{inside}");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_stands_for_nothing_is_refused() {
+    fn an_unknown_name_is_refused() {
         let spec = spec(18, NormKind::Batch);
         let graph = trace(&spec, zeros(&spec)).unwrap();
         assert_eq!(Layers::from_iter(["conv1", "layer4", "regressionModel.output"]).check(&graph), Ok(()));
@@ -95,11 +95,11 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_runs_on_several_levels_is_one() {
+    fn a_layer_that_runs_on_several_levels_is_listed_once() {
         let spec = spec(18, NormKind::Batch);
         let graph = trace(&spec, zeros(&spec)).unwrap();
         let all = Layers::all(&graph);
-        // 20 in the backbone with three of them shortcuts, 8 in the pyramid, 5 in each head.
+        // 20 in the backbone, including three shortcuts, 8 in the FPN, 5 in each head.
         assert_eq!(all.names().count(), 20 + 8 + 2 * 5);
         assert_eq!(all.without("conv1").names().count(), 37);
     }

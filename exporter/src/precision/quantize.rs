@@ -1,44 +1,43 @@
 //! Quantization to 8-bit integers. <https://arxiv.org/abs/1712.05877>
 //!
-//! The graph says what is an integer by pairs of QuantizeLinear and DequantizeLinear, which engines fuse with the
-//! operation between them, and which are a plain rounding to those that don't. A convolution reads such a pair and writes
-//! one, so that sums, poolings and enlargements between convolutions become integers too. A weight is rounded once, with a
-//! scale for each of its channels, however many levels of the pyramid it serves; what flows has a scale for each level.
+//! Quantized values have a pair of QuantizeLinear and DequantizeLinear nodes. Engines fuse these with the operations
+//! between pairs; in other engines, a pair only rounds the value. There are pairs before and after each convolution, so
+//! that additions, poolings and upsamplings between convolutions are quantized, too. A weight is quantized once, with
+//! one scale per channel, however many feature levels use it; activations have one scale per level.
 //!
-//! What is rounded keeps its name and adds to it: `x` becomes `x.quantized` with `x.scale` and `x.zero_point`, and in
-//! floating point again `x.dequantized`.
+//! A value `x` is quantized to `x.quantized`, with `x.scale` and `x.zero_point`, and dequantized to `x.dequantized`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::layers::{Layers, weight_of};
+use super::layers::{Layers, layer_of};
 use super::range::Range;
 use crate::graph::{Attribute, Constant, Elements, Graph, Node};
 
-/// Largest quantized weight. -128 is left out, so that a weight and its negative are rounded alike.
+/// Maximum quantized weight. -128 is not used, so that quantization is symmetric.
 const WEIGHT_LIMIT: f32 = 127.0;
 
-/// Largest quantized bias: an eighth of what 32 bits hold, which leaves room for the sum that it is added to.
+/// Maximum quantized bias: an eighth of int32's maximum, so that adding it to a sum does not overflow.
 const BIAS_LIMIT: f32 = (1 << 28) as f32;
 
-/// Which parts of a graph become integers.
+/// The parts of a graph that are quantized.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Quantization {
-    /// Convolutions, by their places among the nodes.
+    /// Node indices of the convolutions.
     convolutions: BTreeSet<usize>,
-    /// The values that become integers, each with the one whose scale it has: itself, or what it merely rearranges.
+    /// The quantized values, each with the value whose scale it has: itself, or the input of a pooling or upsampling.
     values: BTreeMap<String, String>,
 }
 
 impl Quantization {
-    /// All of `graph` but the layers in `kept`, whose convolutions stay in floating point.
-    pub(crate) fn new(graph: &Graph, kept: &Layers) -> Self {
+    /// All of `graph` except the convolutions in `keep_float`, which stay in float32.
+    pub(crate) fn new(graph: &Graph, keep_float: &Layers) -> Self {
         let readers = graph.readers();
         let relus = graph.nodes.iter().filter(|node| node.operator == "Relu" && readers[node.inputs[0].as_str()] == 1);
         let relus: HashMap<&str, &str> = relus.map(|node| (node.inputs[0].as_str(), node.output.as_str())).collect();
-        // A rectification that alone reads what a node computes is one with it.
+        // A ReLU that is the only reader of a node's output is treated as part of the node.
         let result = |node: &Node| (*relus.get(node.output.as_str()).unwrap_or(&node.output.as_str())).to_owned();
 
-        let is_quantized = |node: &Node| weight_of(graph, node).is_some_and(|layer| !kept.contain(layer));
+        let is_quantized = |node: &Node| layer_of(graph, node).is_some_and(|layer| !keep_float.contain(layer));
         let convolutions = (0..).zip(&graph.nodes).filter(|(_, node)| is_quantized(node)).map(|(index, _)| index);
         let convolutions: BTreeSet<usize> = convolutions.collect();
         let mut values = BTreeMap::new();
@@ -64,23 +63,23 @@ impl Quantization {
         Self { convolutions, values }
     }
 
-    /// The values whose ranges it takes.
-    pub(crate) fn ranged(&self) -> BTreeSet<&str> {
+    /// The values whose ranges are needed.
+    pub(crate) fn ranged_values(&self) -> BTreeSet<&str> {
         self.values.values().map(String::as_str).collect()
     }
 
-    /// The values that it rounds: more than those whose ranges it takes.
-    pub(crate) fn rounded(&self) -> BTreeSet<&str> {
+    /// All quantized values, including those that have the scale of another value.
+    pub(crate) fn quantized_values(&self) -> BTreeSet<&str> {
         self.values.keys().map(String::as_str).collect()
     }
 
-    /// Makes integers of them in `graph`, the one that [`Quantization::new`] saw.
+    /// Quantizes `graph`, which must be the graph passed to [`Quantization::new`].
     ///
     /// # Panics
-    /// When `ranges` lacks one of [`ranged`](Self::ranged).
+    /// When `ranges` lacks one of [`ranged_values`](Self::ranged_values).
     pub(crate) fn apply(&self, graph: &mut Graph, ranges: &BTreeMap<String, Range>) {
         let scales: BTreeMap<&str, Scale> =
-            self.ranged().into_iter().map(|name| (name, Scale::of(ranges[name]))).collect();
+            self.ranged_values().into_iter().map(|name| (name, Scale::of(ranges[name]))).collect();
         for (name, Scale { step, zero_point }) in &scales {
             let [scale, zero] = scale_names(name);
             graph.initializers.insert(scale, Constant::scalar(Elements::Float(vec![*step])));
@@ -95,9 +94,9 @@ impl Quantization {
 
         let mut nodes = Vec::with_capacity(4 * graph.nodes.len());
         for port in graph.inputs.iter().filter(|port| self.values.contains_key(port.name)) {
-            nodes.extend(self.round(port.name));
+            nodes.extend(self.quantize(port.name));
         }
-        let mut done = BTreeSet::new();
+        let mut dequantized = BTreeSet::new();
         for (index, mut node) in std::mem::take(&mut graph.nodes).into_iter().enumerate() {
             for input in node.inputs.iter_mut().filter(|input| self.values.contains_key(*input)) {
                 *input = format!("{input}.dequantized");
@@ -111,22 +110,22 @@ impl Quantization {
                     nodes.push(dequantize_channels(&level));
                 }
                 node.inputs[1] = format!("{weight}.dequantized");
-                if done.insert(weight.clone()) {
+                if dequantized.insert(weight.clone()) {
                     nodes.push(dequantize_channels(&weight));
                 }
             }
             let output = node.output.clone();
             nodes.push(node);
             if self.values.contains_key(&output) {
-                nodes.extend(self.round(&output));
+                nodes.extend(self.quantize(&output));
             }
         }
         graph.nodes = nodes;
         graph.drop_unused_constants();
     }
 
-    /// The pair that rounds a value.
-    fn round(&self, name: &str) -> [Node; 2] {
+    /// The QuantizeLinear and DequantizeLinear nodes of a value.
+    fn quantize(&self, name: &str) -> [Node; 2] {
         let scale = scale_names(&self.values[name]);
         let node = |operator, verb: &str, input: String, result: &str| Node {
             name: format!("{name}.{verb}"),
@@ -143,7 +142,7 @@ impl Quantization {
     }
 }
 
-/// Between numbers and integers from 0 to 255: `number = step * (integer - zero_point)`.
+/// Quantization to integers from 0 to 255: `value = step * (integer - zero_point)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Scale {
     step: f32,
@@ -154,18 +153,18 @@ impl Scale {
     fn of(range: Range) -> Self {
         let (low, high) = (range.low.min(0.0), range.high.max(0.0));
         let step = (high - low) / 255.0;
-        // What is always zero needs no step; any other would do.
+        // A value that is always zero can have any step.
         let step = if step > 0.0 { step } else { 1.0 };
         Self { step, zero_point: (-low / step).round() as u8 }
     }
 }
 
-/// The names of a value's scale.
+/// The names of a value's scale and zero point.
 fn scale_names(name: &str) -> [String; 2] {
     [format!("{name}.scale"), format!("{name}.zero_point")]
 }
 
-/// A constant that has a scale for each of its first axis' places, in floating point again.
+/// The DequantizeLinear node of a constant with one scale per index of its first axis.
 fn dequantize_channels(name: &str) -> Node {
     let [scale, zero_point] = scale_names(name);
     Node {
@@ -178,8 +177,8 @@ fn dequantize_channels(name: &str) -> Node {
     }
 }
 
-/// Adds the rounded weights of the convolutions whose inputs have these steps. Returns the step of each channel, by the
-/// weight's name.
+/// Adds the quantized weights of the convolutions whose inputs have these steps. Returns the steps of the channels, by
+/// name of the weight.
 fn quantize_weights(graph: &mut Graph, input_steps: &BTreeMap<usize, f32>) -> BTreeMap<String, Vec<f32>> {
     let mut steps: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for (index, input_step) in input_steps {
@@ -187,39 +186,39 @@ fn quantize_weights(graph: &mut Graph, input_steps: &BTreeMap<usize, f32>) -> BT
         let channels = channels(&graph.initializers[&inputs[1]]);
         let steps = steps.entry(inputs[1].clone()).or_insert_with(|| channels.map(weight_step).collect());
         let biases = inputs.get(2).and_then(|bias| graph.initializers[bias].as_floats()).unwrap_or_default();
-        // A bias is rounded in steps of weight times input: where weights are as good as zero, these must not be so small
-        // that no integer holds the bias.
+        // The step of a bias is the product of the steps of weight and input. If the weights are almost zero, it must
+        // not be so small that the bias overflows.
         for (step, bias) in steps.iter_mut().zip(biases) {
             *step = step.max(bias.abs() / (input_step * BIAS_LIMIT));
         }
     }
     for (name, steps) in &steps {
         let constant = &graph.initializers[name];
-        let rounded = channels(constant).zip(steps).flat_map(|(values, step)| {
+        let quantized = channels(constant).zip(steps).flat_map(|(values, step)| {
             values.iter().map(move |value| (value / step).round_ties_even().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) as i8)
         });
-        let rounded = Constant { elements: Elements::SignedByte(rounded.collect()), shape: constant.shape.clone() };
+        let quantized = Constant { elements: Elements::SignedByte(quantized.collect()), shape: constant.shape.clone() };
         let zeros = Elements::SignedByte(vec![0; steps.len()]);
-        insert_quantized(graph, name, rounded, steps.clone(), zeros);
+        insert_quantized(graph, name, quantized, steps.clone(), zeros);
     }
     steps
 }
 
-/// Adds a bias as integers under `name`, in steps of input times weight.
+/// Adds a quantized bias called `name`, with the product of the steps of input and weight as step.
 fn quantize_bias(graph: &mut Graph, bias: &str, name: &str, input_step: f32, weight_steps: &[f32]) {
     let steps: Vec<f32> = weight_steps.iter().map(|step| step * input_step).collect();
     let values = graph.initializers[bias].as_floats().unwrap_or_default();
-    let rounded = values.iter().zip(&steps).map(|(value, step)| (value / step).round_ties_even() as i32).collect();
-    let rounded = Constant { shape: vec![steps.len()], elements: Elements::ShortInt(rounded) };
+    let quantized = values.iter().zip(&steps).map(|(value, step)| (value / step).round_ties_even() as i32).collect();
+    let quantized = Constant { shape: vec![steps.len()], elements: Elements::ShortInt(quantized) };
     let zeros = Elements::ShortInt(vec![0; steps.len()]);
-    insert_quantized(graph, name, rounded, steps, zeros);
+    insert_quantized(graph, name, quantized, steps, zeros);
 }
 
-fn insert_quantized(graph: &mut Graph, name: &str, rounded: Constant, steps: Vec<f32>, zeros: Elements) {
+fn insert_quantized(graph: &mut Graph, name: &str, quantized: Constant, steps: Vec<f32>, zeros: Elements) {
     let [scale, zero_point] = scale_names(name);
     graph.initializers.insert(zero_point, Constant { shape: vec![steps.len()], elements: zeros });
     graph.initializers.insert(scale, Constant::floats(steps));
-    graph.initializers.insert(format!("{name}.quantized"), rounded);
+    graph.initializers.insert(format!("{name}.quantized"), quantized);
 }
 
 /// The weights of each output channel.
@@ -229,8 +228,8 @@ fn channels(weight: &Constant) -> impl Iterator<Item = &[f32]> {
 }
 
 fn weight_step(channel: &[f32]) -> f32 {
-    let largest = channel.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-    if largest > 0.0 { largest / WEIGHT_LIMIT } else { 1.0 }
+    let max = channel.iter().fold(0.0, |max: f32, value| max.max(value.abs()));
+    if max > 0.0 { max / WEIGHT_LIMIT } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -241,7 +240,7 @@ mod tests {
     use crate::trace::trace;
     use models::spec::NormKind;
 
-    /// The graph of a small network whose weights are all different, folded.
+    /// The graph of a small network with distinct weights and folded batch norms.
     fn graph() -> Graph {
         let spec = spec(18, NormKind::FrozenBatch);
         let mut tensors = zeros(&spec);
@@ -254,11 +253,11 @@ mod tests {
         graph
     }
 
-    fn quantized(kept: &[&str]) -> Graph {
+    fn quantized(keep_float: &[&str]) -> Graph {
         let mut graph = graph();
-        let quantization = Quantization::new(&graph, &kept.iter().copied().collect());
+        let quantization = Quantization::new(&graph, &keep_float.iter().copied().collect());
         let range = |(index, name): (usize, &str)| (name.to_owned(), Range { low: -1.0, high: 1.0 + index as f32 });
-        let ranges = quantization.ranged().into_iter().enumerate().map(range).collect();
+        let ranges = quantization.ranged_values().into_iter().enumerate().map(range).collect();
         quantization.apply(&mut graph, &ranges);
         graph
     }
@@ -272,34 +271,38 @@ mod tests {
     }
 
     #[test]
-    fn a_convolution_reads_integers_and_writes_them_with_its_rectification() {
+    fn input_and_relu_output_of_a_convolution_are_quantized() {
         let graph = quantized(&[]);
         let conv = node(&graph, "layer1.0.conv1");
         let parts = ["bn1.relu.max_pool", "layer1.0.conv1.weight", "layer1.0.conv1.bias"];
         assert_eq!(conv.inputs, parts.map(|part| format!("{part}.dequantized")));
-        assert_eq!(node(&graph, "layer1.0.bn1.relu").inputs, [conv.output.as_str()], "not rounded in between");
-        let rounding = node(&graph, "layer1.0.bn1.relu.quantize");
+        assert_eq!(
+            node(&graph, "layer1.0.bn1.relu").inputs,
+            [conv.output.as_str()],
+            "not quantized between convolution and ReLU"
+        );
+        let quantize = node(&graph, "layer1.0.bn1.relu.quantize");
         let value = "layer1.0.bn1.relu";
-        assert_eq!(rounding.inputs, [value, "layer1.0.bn1.relu.scale", "layer1.0.bn1.relu.zero_point"]);
+        assert_eq!(quantize.inputs, [value, "layer1.0.bn1.relu.scale", "layer1.0.bn1.relu.zero_point"]);
         assert_eq!(node(&graph, "layer1.0.conv2").inputs[0], "layer1.0.bn1.relu.dequantized");
         assert!(graph.nodes.iter().all(|node| node.inputs.iter().all(|input| input != "layer1.0.conv1.weight")));
         assert!(!graph.initializers.contains_key("layer1.0.conv1.weight"));
     }
 
     #[test]
-    fn sums_poolings_and_enlargements_are_integers_too() {
+    fn additions_poolings_and_upsamplings_are_quantized() {
         let graph = quantized(&[]);
         let sum = node(&graph, "layer1.0.bn2.add");
         assert!(sum.inputs.iter().all(|input| input.ends_with(".dequantized")), "{sum:?}");
         for (name, source) in [("bn1.relu.max_pool", "bn1.relu"), ("fpn.P5_1.upsample2x", "fpn.P5_1")] {
             assert_eq!(node(&graph, name).inputs[0], format!("{source}.dequantized"));
-            let rounding = node(&graph, &format!("{name}.quantize"));
-            assert_eq!(rounding.inputs[1], format!("{source}.scale"), "what is only rearranged keeps its scale");
+            let quantize = node(&graph, &format!("{name}.quantize"));
+            assert_eq!(quantize.inputs[1], format!("{source}.scale"), "poolings and upsamplings keep the scale");
         }
     }
 
     #[test]
-    fn a_shared_weight_is_rounded_once_and_each_level_has_its_range() {
+    fn a_shared_weight_is_quantized_once_and_each_level_has_its_own_range() {
         let graph = quantized(&[]);
         let readers = |name: &str| graph.nodes.iter().filter(|node| node.inputs.iter().any(|i| i == name)).count();
         assert_eq!(readers("regressionModel.conv2.weight.quantized"), 1);
@@ -317,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_and_biases_are_off_by_half_a_step_at_most() {
+    fn quantization_error_of_weights_and_biases_is_at_most_half_a_step() {
         let (before, after) = (self::graph(), quantized(&[]));
         for (name, original) in
             ["layer3.1.conv2.weight", "layer3.1.conv2.bias"].map(|name| (name, floats(&before, name)))
@@ -337,11 +340,11 @@ mod tests {
     }
 
     #[test]
-    fn a_bias_survives_a_channel_without_weights() {
+    fn a_bias_does_not_overflow_if_the_weights_are_almost_zero() {
         let mut graph = graph();
         let quantization = Quantization::new(&graph, &Layers::default());
-        let ranges = quantization.ranged().into_iter().map(|name| (name.to_owned(), Range { low: 0.0, high: 1e-3 }));
-        let ranges = ranges.collect();
+        let range = |name: &str| (name.to_owned(), Range { low: 0.0, high: 1e-3 });
+        let ranges = quantization.ranged_values().into_iter().map(range).collect();
         let Elements::Float(weights) = &mut graph.initializers.get_mut("fpn.P6.weight").unwrap().elements else {
             panic!()
         };
@@ -355,17 +358,17 @@ mod tests {
     }
 
     #[test]
-    fn kept_layers_read_what_was_rounded_and_are_not_rounded_themselves() {
+    fn keep_float_layers_read_dequantized_values_and_are_not_quantized() {
         let graph = quantized(&["conv1", "layer1.0", "regressionModel.output"]);
         assert_eq!(node(&graph, "conv1").inputs, ["images", "conv1.weight", "conv1.bias"]);
-        assert_eq!(node(&graph, "layer1.0.conv1").inputs[0], "bn1.relu.max_pool", "nothing there is rounded");
+        assert_eq!(node(&graph, "layer1.0.conv1").inputs[0], "bn1.relu.max_pool", "the input is not quantized");
         let output = node(&graph, "regressionModel.output_2");
         assert!(output.inputs[0].ends_with(".dequantized") && output.inputs[1] == "regressionModel.output.weight");
         assert!(graph.nodes.iter().all(|node| !node.name.starts_with("regressionModel.output.quantize")));
     }
 
     #[test]
-    fn zero_is_an_integer_and_ends_are_reached() {
+    fn zero_is_exact_and_both_ends_of_the_range_are_covered() {
         for (low, high) in [(0.0, 6.0), (-1.0, 3.0), (-4.0, 0.0), (2.0, 5.0), (-3.0, -1.0), (0.0, 0.0), (-1e-30, 1e30)]
         {
             let Scale { step, zero_point } = Scale::of(Range { low, high });
@@ -373,6 +376,6 @@ mod tests {
             let number = |integer: f32| step * (integer - f32::from(zero_point));
             assert!(number(0.0) <= low.min(0.0) + 0.51 * step && number(255.0) >= high.max(0.0) - 0.51 * step);
         }
-        assert_eq!(Scale::of(Range { low: 0.0, high: 2.55 }).zero_point, 0, "a rectified value loses no integer");
+        assert_eq!(Scale::of(Range { low: 0.0, high: 2.55 }).zero_point, 0, "non-negative values use all integers");
     }
 }

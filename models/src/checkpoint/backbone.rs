@@ -1,4 +1,4 @@
-//! Backbones: pretrained residual networks, which a training begins with. They are no detectors and have no probe.
+//! Checkpoints of backbones: pretrained ResNets, from which a training starts. They have no heads and no probe.
 
 use std::path::Path;
 
@@ -12,27 +12,27 @@ use crate::spec::{BackboneSpec, ModelSpec};
 /// A pretrained backbone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackboneCheckpoint {
-    /// What the weights mean.
+    /// Spec of the backbone and its inputs.
     pub spec: BackboneCheckpointSpec,
-    /// Where they came from.
+    /// Where the weights came from.
     pub provenance: Provenance,
     /// Exactly the tensors of the spec's backbone, by name.
     pub tensors: Tensors,
 }
 
-/// Everything that gives the weights of a backbone their meaning.
+/// Everything needed to interpret the weights of a backbone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneCheckpointSpec {
     /// The backbone.
     pub backbone: BackboneSpec,
-    /// Mean of red, green and blue in [0, 1], which is subtracted from its images.
+    /// Mean of red, green and blue, subtracted from images in [0, 1].
     pub mean: [f32; 3],
-    /// What they are then divided by.
+    /// Standard deviation of red, green and blue, by which images are then divided.
     pub std: [f32; 3],
 }
 
-/// What the metadata holds.
+/// The YAML text in the file's metadata.
 #[derive(Serialize, Deserialize)]
 struct Description {
     spec: BackboneCheckpointSpec,
@@ -40,18 +40,18 @@ struct Description {
 }
 
 impl BackboneCheckpoint {
-    /// Reads a backbone and holds its tensors against its spec.
+    /// Reads a backbone and checks its tensors against its spec.
     ///
     /// # Errors
-    /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
+    /// When the file cannot be read, is damaged, is not a checkpoint, or its tensors do not match its spec exactly.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let (description, tensors) = tensor_file::read(path, Content::Backbone)?;
         let Description { spec, provenance } = serde_yaml::from_str(&description)
             .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
-        let whole = ModelSpec { backbone: spec.backbone.clone(), ..ModelSpec::default() };
-        whole.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
+        let spec_of_detector = ModelSpec { backbone: spec.backbone.clone(), ..ModelSpec::default() };
+        spec_of_detector.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
         let expected = backbone_parameters(&spec.backbone)
-            .map_err(|error| CheckpointError::Foreign { path: path.to_owned(), detail: error.to_string() })?;
+            .map_err(|error| CheckpointError::NotCheckpoint { path: path.to_owned(), detail: error.to_string() })?;
         let problems = compare(&expected, &tensors);
         if !problems.is_empty() {
             return Err(CheckpointError::Tensors { path: path.to_owned(), problems });
@@ -59,10 +59,10 @@ impl BackboneCheckpoint {
         Ok(Self { spec, provenance, tensors })
     }
 
-    /// Writes the backbone: whole or not at all.
+    /// Writes the backbone atomically.
     ///
     /// # Errors
-    /// When the file can't be written.
+    /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
         let description = Description { spec: self.spec.clone(), provenance: self.provenance.clone() };
         let description = serde_yaml::to_string(&description)
@@ -72,7 +72,7 @@ impl BackboneCheckpoint {
     }
 }
 
-/// What a training may begin with.
+/// Pretrained weights from which a training can start.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pretrained {
     /// A whole detector.
@@ -82,10 +82,10 @@ pub enum Pretrained {
 }
 
 impl Pretrained {
-    /// Reads either.
+    /// Reads a detector or a backbone.
     ///
     /// # Errors
-    /// When the file can't be read, is damaged or foreign, or its tensors are not exactly those of its spec.
+    /// When the file cannot be read, is damaged, is not a checkpoint, or its tensors do not match its spec exactly.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         match Checkpoint::open(path) {
             Err(CheckpointError::Backbone { .. }) => BackboneCheckpoint::open(path).map(Self::Backbone),
@@ -101,7 +101,7 @@ impl Pretrained {
         }
     }
 
-    /// What its backbone is.
+    /// Spec of its backbone.
     pub fn backbone(&self) -> &BackboneSpec {
         match self {
             Self::Detector(checkpoint) => &checkpoint.spec.backbone,
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_is_no_checkpoint() {
+    fn open_inverts_write_and_detector_open_rejects_a_backbone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("backbone.safetensors");
         backbone().write(&path).unwrap();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_that_are_not_the_backbones_are_listed() {
+    fn error_lists_tensors_that_do_not_match_the_backbone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("backbone.safetensors");
         let mut wrong = backbone();

@@ -1,4 +1,4 @@
-//! The files that weights lie in: safetensors with 32-bit numbers, and one text that says what they mean.
+//! The safetensors files of checkpoints: 32-bit floats, and one metadata entry that describes them.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -14,8 +14,8 @@ use crate::atomic_file::write_atomically;
 /// Tensors by name.
 pub(crate) type Tensors = BTreeMap<String, ArrayD<f32>>;
 
-/// What the text describes. It is the only entry of the file's `__metadata__`, because the format does not fix an order and
-/// the same weights shall be the same bytes.
+/// What the metadata entry describes. It is the only entry of `__metadata__`, because safetensors does not fix the order of
+/// entries, and the same weights must give the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// A detector, with a probe.
@@ -34,28 +34,28 @@ impl Content {
     }
 }
 
-/// The text and the tensors of the file.
+/// The metadata entry and the tensors of the file.
 pub(crate) fn read(path: &Path, content: Content) -> Result<(String, Tensors), CheckpointError> {
     let io = |error| CheckpointError::Io { path: path.to_owned(), error };
     let damaged = |detail: String| CheckpointError::Damaged { path: path.to_owned(), detail };
-    let foreign = |detail: &str| CheckpointError::Foreign { path: path.to_owned(), detail: detail.to_owned() };
+    let invalid = |detail: &str| CheckpointError::NotCheckpoint { path: path.to_owned(), detail: detail.to_owned() };
 
     let bytes = fs::read(path).map_err(io)?;
     if is_pytorch(&bytes) {
-        return Err(foreign("it is a file of PyTorch"));
+        return Err(invalid("it is a PyTorch file"));
     }
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let text = |content: Content| metadata.metadata().as_ref().and_then(|metadata| metadata.get(content.key()));
     let description = text(content).ok_or_else(|| match content {
         Content::Detector if text(Content::Backbone).is_some() => CheckpointError::Backbone { path: path.to_owned() },
-        _ => foreign("it holds no spec"),
+        _ => invalid("its metadata contains no spec"),
     })?;
 
     let mut tensors = Tensors::new();
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {
-            return Err(foreign(&format!("tensor `{name}` is of type {:?}, expected F32", view.dtype())));
+            return Err(invalid(&format!("tensor `{name}` has type {:?}, expected F32", view.dtype())));
         }
         let values = bytemuck::pod_collect_to_vec(view.data());
         let tensor = ArrayD::from_shape_vec(IxDyn(view.shape()), values).map_err(|e| damaged(e.to_string()))?;
@@ -64,7 +64,7 @@ pub(crate) fn read(path: &Path, content: Content) -> Result<(String, Tensors), C
     Ok((description.clone(), tensors))
 }
 
-/// Writes text and tensors: whole or not at all.
+/// Writes the metadata entry and the tensors atomically.
 pub(crate) fn write<'a>(
     path: &Path,
     content: Content,
@@ -78,12 +78,12 @@ pub(crate) fn write<'a>(
         .map_err(|error| CheckpointError::Io { path: path.to_owned(), error })
 }
 
-/// Whether these are a zip file or a pickle, as `torch.save` writes them, rather than safetensors.
+/// Whether these bytes are a zip file or a pickle, as `torch.save` writes them, rather than safetensors.
 fn is_pytorch(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || (bytes.starts_with(b"\x80\x02") && bytes.get(8) != Some(&b'{'))
 }
 
-/// A tensor as safetensors wants to see it.
+/// A tensor as a safetensors [`View`].
 pub(super) struct Values<'a>(pub(super) &'a ArrayD<f32>);
 
 impl View for Values<'_> {

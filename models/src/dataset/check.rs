@@ -41,7 +41,7 @@ impl Parsed {
         for image in self.images {
             let id = image.id.unwrap_or_default();
             if images.contains_key(&id) {
-                check.report(ProblemKind::RepeatedImage, place(&image), None, format!("id {id}"));
+                check.report(ProblemKind::RepeatedImage, location(&image), None, format!("id {id}"));
             } else {
                 let keep = check.image(&image, &mut file_names);
                 images.insert(id, (image, keep));
@@ -52,7 +52,7 @@ impl Parsed {
         for (id, (image, keep)) in images {
             for drawn in &image.boxes {
                 if drawn.id.is_some_and(|id| !ids.insert(id)) {
-                    check.report(ProblemKind::RepeatedAnnotation, place(&image), drawn.id, String::new());
+                    check.report(ProblemKind::RepeatedAnnotation, location(&image), drawn.id, String::new());
                 }
                 let annotation = check.annotation(drawn, &image, keep, dataset.images.len(), &index_of);
                 dataset.annotations.extend(annotation);
@@ -102,8 +102,8 @@ impl Check {
         let mut classes: Vec<Class> = Vec::with_capacity(declared.len());
         for class in declared {
             if classes.last().is_some_and(|last| last.id == class.id) {
-                let place = format!("category {} `{}`", class.id, class.name);
-                self.report(ProblemKind::RepeatedClass, place, None, String::new());
+                let location = format!("class id {} `{}`", class.id, class.name);
+                self.report(ProblemKind::RepeatedClass, location, None, String::new());
             } else {
                 classes.push(class);
             }
@@ -117,14 +117,14 @@ impl Check {
         let (width, height) = image.size.unwrap_or_default();
         let mut keep = true;
         if image.file_name.is_empty() {
-            keep &= self.report(ProblemKind::NoFileName, place(image), None, String::new());
+            keep &= self.report(ProblemKind::NoFileName, location(image), None, String::new());
         } else if !file_names.insert(image.file_name.clone()) {
-            keep &= self.report(ProblemKind::RepeatedFileName, place(image), None, format!("id {id}"));
+            keep &= self.report(ProblemKind::RepeatedFileName, location(image), None, format!("id {id}"));
         }
         if let Some(reason) = &image.unreadable {
-            keep &= self.report(ProblemKind::Unreadable, place(image), None, reason.clone());
+            keep &= self.report(ProblemKind::Unreadable, location(image), None, reason.clone());
         } else if width == 0 || height == 0 {
-            keep &= self.report(ProblemKind::NoSize, place(image), None, format!("{width} x {height}"));
+            keep &= self.report(ProblemKind::NoSize, location(image), None, format!("{width} x {height}"));
         }
         keep
     }
@@ -139,12 +139,11 @@ impl Check {
     ) -> Option<Annotation> {
         let id = drawn.id.unwrap_or_default();
         if !keep {
-            let image = format!("image {}", image.id.unwrap_or_default());
-            self.report(ProblemKind::DroppedImage, image, Some(id), String::new());
+            self.report(ProblemKind::DroppedImage, location(image), Some(id), String::new());
             return None;
         }
         let Some(class_index) = index_of(&drawn.class) else {
-            self.report(ProblemKind::UnknownClass, place(image), Some(id), drawn.class.to_string());
+            self.report(ProblemKind::UnknownClass, location(image), Some(id), drawn.class.to_string());
             return None;
         };
         // Without a size, normalized boxes stay fractions of it; the image is reported.
@@ -180,21 +179,21 @@ impl Check {
             return Some(if keep { rectangle } else { clipped });
         };
         let found = format!("x {x}, y {y}, width {width}, height {height} in {image_width} x {image_height}");
-        if self.report(kind, place(image), Some(id), found) {
+        if self.report(kind, location(image), Some(id), found) {
             return Some(rectangle);
         }
         matches!(kind, ProblemKind::PartlyOutside | ProblemKind::Overshoot).then_some(clipped)
     }
 
     /// Reports a problem and returns whether its entry stays as it is.
-    fn report(&mut self, kind: ProblemKind, place: String, annotation: Option<i64>, found: String) -> bool {
-        self.problems.push(Problem { kind, place, annotation, found });
+    fn report(&mut self, kind: ProblemKind, location: String, annotation: Option<i64>, found: String) -> bool {
+        self.problems.push(Problem { kind, location, annotation, found });
         self.on_problem == OnProblem::Keep
     }
 }
 
 /// How messages name an image.
-fn place(image: &ParsedImage) -> String {
+fn location(image: &ParsedImage) -> String {
     if image.file_name.is_empty() { format!("image {}", image.id.unwrap_or_default()) } else { image.file_name.clone() }
 }
 
@@ -342,8 +341,8 @@ mod tests {
         let classes_and_images = [RepeatedClass, RepeatedImage, RepeatedFileName, NoFileName, NoSize, Unreadable];
         assert_eq!(kinds(&report)[..6], classes_and_images);
         assert_eq!(kinds(&report)[6..], [UnknownClass, UnknownClass, DroppedImage, DroppedImage]);
-        assert_eq!(report.problems[6].to_string(), "a annotation 3 (category 9)");
-        assert_eq!(report.problems[8].to_string(), "image 2 annotation 1");
+        assert_eq!(report.problems[6].to_string(), "a annotation 3 (class id 9)");
+        assert_eq!(report.problems[8].to_string(), "a annotation 1");
         assert_eq!((dataset.images.len(), dataset.annotations.len()), (1, 0));
 
         let (dataset, report) = parsed().check(None, OnProblem::Keep).unwrap();

@@ -73,7 +73,7 @@ fn from_csv(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
         let (line, row) = row?;
         let class = match (row.get(0), row.get(1).map(str::parse), row.len()) {
             (Some(name), Some(Ok(id)), 2) => Class { id, name: name.to_owned() },
-            _ => return Err(DataError::line(path, line, "expected `name,id`, as other lines have it, and no header")),
+            _ => return Err(DataError::line(path, line, "expected `name,id`; a header is not allowed")),
         };
         classes.push(class);
     }
@@ -82,14 +82,14 @@ fn from_csv(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
 
 fn from_lines(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
     if text.lines().any(|line| line.split_once('=').is_some_and(|(key, _)| key.trim() == "names")) {
-        return Err(DataError::unfit(
+        return Err(DataError::invalid(
             path,
             "is Darknet's description of a data set; give the file that its `names` is",
         ));
     }
     let names = text.trim_end().lines().map(str::trim).zip(1u64..);
     let classes = names.map(|(name, line)| match name {
-        "" => Err(DataError::line(path, line, "it is empty, but classes count by line; remove it")),
+        "" => Err(DataError::line(path, line, "empty line, but every line is a class; remove it")),
         _ => Ok(Class { id: line as i64 - 1, name: name.to_owned() }),
     });
     classes.collect()
@@ -102,8 +102,8 @@ struct DataYaml {
 }
 
 fn from_yaml(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
-    let unfit = |reason: String| DataError::unfit(path, format!("is not a YOLO `data.yaml`: {reason}"));
-    let DataYaml { mut names, nc } = serde_yaml::from_str(text).map_err(|error| unfit(error.to_string()))?;
+    let invalid = |reason: String| DataError::invalid(path, format!("is not a YOLO `data.yaml`: {reason}"));
+    let DataYaml { mut names, nc } = serde_yaml::from_str(text).map_err(|error| invalid(error.to_string()))?;
     // Some programs write the list as a text.
     if let Some(list) = names.as_str().and_then(|text| serde_yaml::from_str(text).ok()) {
         names = list;
@@ -119,7 +119,7 @@ fn from_yaml(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
             _ => None,
         };
         let class = number(id).zip(name).map(|(id, name)| Class { id, name });
-        class.ok_or_else(|| unfit("an entry of `names` is not a class id with a name".to_owned()))
+        class.ok_or_else(|| invalid("an entry of `names` is not a class id with a name".to_owned()))
     };
     let classes: Vec<_> = match &names {
         Value::Sequence(names) => (0..)
@@ -128,29 +128,29 @@ fn from_yaml(path: &Path, text: &str) -> Result<Vec<Class>, DataError> {
             .map(|(id, name)| class((&id, name)))
             .collect::<Result<_, _>>(),
         Value::Mapping(names) => names.iter().map(class).collect(),
-        _ => Err(unfit("`names` is neither a list nor a map from id to name".to_owned())),
+        _ => Err(invalid("`names` is neither a list nor a map from id to name".to_owned())),
     }?;
     match nc {
-        Some(nc) if nc != classes.len() => Err(unfit(format!("`nc` is {nc}, but `names` has {}", classes.len()))),
+        Some(nc) if nc != classes.len() => Err(invalid(format!("`nc` is {nc}, but `names` has {}", classes.len()))),
         _ => Ok(classes),
     }
 }
 
-/// Boxes name their class by either, so both must be unique.
+/// Annotations refer to classes by id or by name, so both must be unique.
 fn check(path: &Path, classes: Vec<Class>) -> Result<Vec<Class>, DataError> {
     let (mut ids, mut names) = (HashMap::new(), HashMap::new());
     for class in &classes {
         if let Some(other) = ids.insert(class.id, &class.name) {
-            let reason = format!("gives the id {} to both `{other}` and `{}`", class.id, class.name);
-            return Err(DataError::unfit(path, reason));
+            let reason = format!("assigns the id {} to both `{other}` and `{}`", class.id, class.name);
+            return Err(DataError::invalid(path, reason));
         }
         if let Some(other) = names.insert(&class.name, class.id) {
-            let reason = format!("names both class {other} and class {} `{}`", class.id, class.name);
-            return Err(DataError::unfit(path, reason));
+            let reason = format!("assigns both ids {other} and {} to the name `{}`", class.id, class.name);
+            return Err(DataError::invalid(path, reason));
         }
     }
     if classes.is_empty() {
-        return Err(DataError::unfit(path, "names no classes"));
+        return Err(DataError::invalid(path, "contains no classes"));
     }
     Ok(classes)
 }
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_class_file_gives_the_same() {
+    fn all_kinds_of_class_files_give_the_same_classes() {
         let cases = [
             ("classes.csv", "red cell,0\nplatelets,1\n"),
             ("classes.csv", "\u{feff}\"red cell\",0\r\n\r\n platelets , 1\r\n"),
@@ -176,6 +176,9 @@ mod tests {
             ("data.yaml", "path: ../data\nnc: 2\nnames: [red cell, platelets]\n"),
             ("data.yml", "names:\n  0: red cell\n  1: platelets\ntrain: images/train\n"),
             ("data", "nc: 2\r\nnames:\r\n- red cell\r\n- 'platelets'\r\n"),
+            ("data.yaml", "names: {'0': red cell, '1': platelets}"),
+            ("data.yaml", "names: {red cell: 0, platelets: 1}"),
+            ("data.yaml", "names: \"['red cell', 'platelets']\""),
         ];
         for (name, text) in cases {
             let expected = vec![(0, "red cell".to_owned()), (1, "platelets".to_owned())];
@@ -194,21 +197,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_class_file_is_named() {
+    fn invalid_class_files_are_refused() {
         let bomb: String =
             (1..30).map(|level| format!("a{level}: &a{level} [{0}, {0}]\n", format!("*a{}", level - 1))).collect();
         let cases = [
             ("c.csv", "class,id\ncat,0", "c.csv` line 1: expected `name,id`"),
             ("c.csv", "cat,0\n\ndog", "c.csv` line 3: expected `name,id`"),
-            ("c.csv", "cat,0\ndog,0", "gives the id 0 to both `cat` and `dog`"),
-            ("c.txt", "cat\n\ndog", "c.txt` line 2: it is empty"),
-            ("c.txt", "cat\ncat", "names both class 0 and class 1 `cat`"),
-            ("c.txt", "", "names no classes"),
+            ("c.csv", "cat,0\ndog,0", "assigns the id 0 to both `cat` and `dog`"),
+            ("c.txt", "cat\n\ndog", "c.txt` line 2: empty line"),
+            ("c.txt", "cat\ncat", "assigns both ids 0 and 1 to the name `cat`"),
+            ("c.txt", "", "contains no classes"),
             ("c.yaml", "train: a", "missing field `names`"),
             ("c.yaml", "names: cat", "neither a list nor a map"),
             ("c.yaml", "names: {a: cat}", "an entry of `names`"),
             ("c.yaml", "names: [[a]]", "an entry of `names`"),
-            ("c.yaml", &format!("a0: &a0 [x, x]\n{bomb}names: *a29"), "is no `data.yaml` of YOLO"),
+            ("c.yaml", "names: {0: null}", "an entry of `names`"),
+            ("c.yaml", "nc: 5\nnames: [a, b]", "`nc` is 5, but `names` has 2"),
+            ("obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n", "is Darknet's description"),
+            ("c.yaml", &format!("a0: &a0 [x, x]\n{bomb}names: *a29"), "is not a YOLO `data.yaml`: "),
         ];
         for (name, text, message) in cases {
             let error = read(name, text).unwrap_err();

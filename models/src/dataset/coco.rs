@@ -121,8 +121,8 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
         match indices.get(&image_id) {
             Some(index) => parsed.images[*index].boxes.push(drawn),
             None => {
-                let (kind, place) = (ProblemKind::UnknownImage, format!("image {image_id}"));
-                parsed.problems.push(Problem { kind, place, annotation: drawn.id, found: String::new() });
+                let (kind, location) = (ProblemKind::UnknownImage, format!("image {image_id}"));
+                parsed.problems.push(Problem { kind, location, annotation: drawn.id, found: String::new() });
             }
         }
     }

@@ -131,7 +131,7 @@ impl Columns {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{folder, lines, read, read_sound};
+    use super::super::testing::{folder, lines, read, read_valid};
     use super::super::{OnProblem, ProblemKind, Source};
 
     /// Where this CSV is, beside empty images `a.jpg`, `b, c.jpg` and `d.jpg`.
@@ -142,17 +142,17 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_an_image_need_not_be_adjacent_and_an_image_may_be_without_boxes() {
+    fn rows_of_an_image_need_not_be_adjacent_and_images_may_have_no_boxes() {
         let text = "d.jpg,1,2,11,22,dog\na.jpg,0,0,1.5,1,cat\n\"b, c.jpg\",,,,,\nd.jpg, 5 ,5,6,6, cat\n";
         let expected =
             ["a.jpg 200x100: cat 0 0 1.5 1", "b, c.jpg 200x100:", "d.jpg 200x100: dog 1 2 10 20, cat 5 5 1 1"];
         for text in [text, &text.replace('\n', "\r\n"), &format!("\u{feff}{text}\n\n")] {
-            assert_eq!(read_sound(&source(text).1), expected);
+            assert_eq!(read_valid(&source(text).1), expected);
         }
     }
 
     #[test]
-    fn classes_are_numbered_by_name_unless_a_file_says_otherwise() {
+    fn classes_are_numbered_by_name_without_class_file() {
         let (folder, mut source) = source("a.jpg,0,0,1,1,dog\nd.jpg,0,0,1,1,cat\nd.jpg,0,0,1,1,cow");
         let ids = |source: &Source| {
             let (dataset, report) = read(source, OnProblem::Drop).unwrap();
@@ -167,38 +167,65 @@ mod tests {
         source.classes = Some(path);
         let (classes, report) = ids(&source);
         assert_eq!(classes, names(&[(3, "dog"), (4, "cat")]));
-        assert_eq!(report.to_string(), "1 box of unknown category dropped: d.jpg annotation 3 (class `cow`)");
+        assert_eq!(report.to_string(), "1 box with an unknown class, dropped: d.jpg annotation 3 (class `cow`)");
     }
 
     #[test]
-    fn rows_that_make_no_sense_are_named_by_line() {
-        let cases = [
-            (
-                "a.jpg,1,2,3,4,dog\n\na.jpg,1,2,3,4\n",
-                "boxes.csv` line 3: expected 6 columns, path,x1,y1,x2,y2,class, and found 5",
-            ),
-            ("a.jpg,1,2,3,4,dog\na.jpg,1,2,x,4,dog\n", "line 2: `x` is not a number"),
-            ("a.jpg,1,2,,,dog", "line 1: `` is not a number"),
-            ("a.jpg,1,2,3,4,", "line 1: the class is missing"),
-            (",1,2,3,4,dog", "line 1: the path is missing"),
-            (
-                "filename,xmin,ymin,xmax,ymax,class\na.jpg,1,2,3,4,dog",
-                "line 1: `xmin` is not a number; if this is a header",
-            ),
-            ("a;1;2;3;4;dog", "class, and found 1"),
-            ("a.jpg,1,2,3,4,\"dog\na.jpg,1,2,3,4,dog", "line 1: "),
-            ("\0\0", "line 1: expected 6 columns"),
-        ];
-        for (text, message) in cases {
-            match read(&source(text).1, OnProblem::Drop) {
-                Err(error) => assert!(error.to_string().contains(message), "{error}"),
-                Ok((dataset, _)) => assert_eq!(lines(&dataset), ["a.jpg 200x100: dog\na.jpg,1,2,3,4,dog 1 2 2 2"]),
-            }
+    fn bad_rows_are_named_by_line() {
+        let good = "a.jpg,1,2,3,4,dog\n";
+        for (row, message) in [
+            ("\na.jpg,1,2,3,4\n", "boxes.csv line 3 (found 5 columns"),
+            ("a.jpg,1,2,x,4,dog\n", "line 2 (`x` is not a number)"),
+            ("a.jpg,1,2,,,dog", "line 2 (`` is not a number)"),
+            ("a.jpg,1,2,3,4,", "line 2 (the class is missing)"),
+            (",1,2,3,4,dog", "line 2 (the path is missing)"),
+        ] {
+            let (_folder, source) = source(&format!("{good}{row}"));
+            let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
+            assert!(
+                error.contains("1 entry that cannot be read: boxes.csv line ") && error.contains(message),
+                "{error}"
+            );
+            assert_eq!(lines(&read(&source, OnProblem::Drop).unwrap().0), ["a.jpg 200x100: dog 1 2 2 2"]);
         }
     }
 
     #[test]
-    fn images_that_are_not_there_are_reported_and_boxes_on_them_dropped() {
+    fn a_first_row_without_known_columns_is_refused() {
+        for (text, message) in [
+            ("a.jpg,1,2,3,4\n", "boxes.csv` line 1: expected 6 columns (path,x1,y1,x2,y2,class), or a header"),
+            ("a.jpg\n", "found 1"),
+            ("a,b,c,d,e,f\na.jpg,1,2,3,4,dog", "line 1: `a,b,c,d,e,f` does not name all columns"),
+            ("path,x1,y1,x2,y2\na.jpg,1,2,3,4", "does not name all columns"),
+            ("\0\0", "line 1: expected 6 columns"),
+        ] {
+            let error = read(&source(text).1, OnProblem::Drop).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn headers_and_separators_of_other_tools_are_understood() {
+        let expected = ["a.jpg 200x100: nut 53 2 26 26", "d.jpg 200x100: bolt 0 1 2 3"];
+        for text in [
+            "path,x1,y1,x2,y2,class\na.jpg,53,2,79,28,nut\nd.jpg,0,1,2,4,bolt",
+            "image_path,xmin,ymin,xmax,ymax,label,score\na.jpg,53,2,79,28,nut,0.9\nd.jpg,0,1,2,4,bolt,0.8",
+            "Filename;Xmin;Ymin;Xmax;Ymax;Class\na.jpg;53;2;79;28;nut\nd.jpg;0;1;2;4;bolt",
+            "label\tname\tx\ty\twidth\theight\timage\nnut\t\t53\t2\t26\t26\ta.jpg\nbolt\t\t0\t1\t2\t3\td.jpg",
+            "a.jpg;53;2;79;28;nut\nd.jpg;0;1;2;4;bolt",
+            "a.jpg\t53\t2\t79\t28\tnut\nd.jpg\t0\t1\t2\t4\tbolt",
+            "\"file_name\",\"left\",\"top\",\"right\",\"bottom\",\"category\"\na.jpg,53,2,79,28,nut\nd.jpg,0,1,2,4,bolt",
+            "images\\a.jpg,53,2,79,28,nut\n.\\d.jpg,0,1,2,4,bolt",
+        ] {
+            assert_eq!(read_valid(&source(text).1), expected, "{text}");
+        }
+        // TensorFlow's header has the size of the image.
+        let text = "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,300,400,nut,53,2,79,28";
+        assert_eq!(read_valid(&source(text).1), ["a.jpg 300x400: nut 53 2 26 26"]);
+    }
+
+    #[test]
+    fn missing_images_are_reported_and_their_boxes_dropped() {
         let (_folder, source) = source("a.jpg,1,2,3,4,dog\ngone.jpg,1,2,3,4,dog\n");
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
         assert!(error.contains("1 image that cannot be read: gone.jpg (not found in the image folder)"), "{error}");

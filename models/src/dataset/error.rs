@@ -1,65 +1,65 @@
-//! Why a data set could not be read.
+//! Errors of reading data sets.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::report::Report;
 
-/// Why a data set could not be read. Messages are complete: no variant has a source that a chain would print again.
+/// Why a data set could not be read. The messages include their causes, so no variant has a `source`.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// The file system says no.
+    /// A file or folder cannot be read.
     #[error("cannot read `{}`: {reason}", .path.display())]
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// The reason.
+        /// The error of the file system.
         reason: io::Error,
     },
-    /// Not JSON, or a field is missing or of a wrong type; the reason says which, in which line and column.
+    /// The file is not JSON, or a field is missing or has the wrong type.
     #[error("`{}` is not {expected}: {reason}", .path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The expected content.
         expected: &'static str,
-        /// What is wrong, and where.
+        /// What is wrong, with line and column.
         reason: serde_json::Error,
     },
-    /// A line makes no sense.
+    /// A line is invalid.
     #[error("`{}` line {line}: {reason}", .path.display())]
     Line {
         /// The file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Line number, from 1.
         line: u64,
-        /// The offending text, and what it should be.
+        /// The offending text, and what was expected.
         reason: String,
     },
-    /// A file or folder is not what it is given for.
+    /// A file or folder is not as expected.
     #[error("`{}` {reason}", .path.display())]
-    Unfit {
+    Invalid {
         /// The file or folder.
         path: PathBuf,
         /// What is wrong, beginning with a verb, and the next step.
         reason: String,
     },
-    /// What was read is well-formed, and entries of it make no sense.
-    #[error("`{}` has entries that make no sense: {report}; correct them or have them dropped", .path.display())]
+    /// The files are well-formed, but entries are invalid and [`OnProblem::Refuse`](super::OnProblem::Refuse) was set.
+    #[error("`{}` has invalid entries: {report}; correct or remove them", .path.display())]
     Refused {
         /// The file or folder of annotations.
         path: PathBuf,
-        /// What is wrong.
+        /// The problems.
         report: Report,
     },
-    /// There are no images, or none that can be used.
-    #[error("`{}` gives no images{}; file names start from `{}`", .path.display(), because(.report), .folder.display())]
+    /// The data set has no usable images.
+    #[error("`{}` has no usable images{}; image folder: `{}`", .path.display(), details(.report), .folder.display())]
     NoImages {
         /// The file or folder of annotations.
         path: PathBuf,
-        /// The folder of the images.
+        /// The image folder.
         folder: PathBuf,
-        /// What became of them.
+        /// The problems, such as why images were dropped.
         report: Report,
     },
 }
@@ -69,13 +69,13 @@ impl DataError {
         Self::Line { path: path.to_owned(), line: line.into(), reason: reason.into() }
     }
 
-    pub(super) fn unfit(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Unfit { path: path.to_owned(), reason: reason.into() }
+    pub(super) fn invalid(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Invalid { path: path.to_owned(), reason: reason.into() }
     }
 }
 
-/// The problems after a colon, where there are any.
-fn because(report: &Report) -> String {
+/// A colon and the problems; empty without problems.
+fn details(report: &Report) -> String {
     let problems = report.to_string();
     if problems.is_empty() { problems } else { format!(": {problems}") }
 }

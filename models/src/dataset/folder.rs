@@ -71,7 +71,7 @@ pub(super) fn below(folder: &Path, extensions: &[&str]) -> Result<Vec<String>, D
             continue;
         }
         let name = path.strip_prefix(folder).unwrap_or(&path);
-        let name = name.to_str().ok_or_else(|| DataError::unfit(&path, "has a name that is not UTF-8; rename it"))?;
+        let name = name.to_str().ok_or_else(|| DataError::invalid(&path, "has a name that is not UTF-8; rename it"))?;
         found.push(name.to_owned());
     }
     found.sort();

@@ -62,10 +62,12 @@ impl Format {
         let format = match head.trim_start().chars().next() {
             Some('{') => Self::Coco,
             _ if folder::has_extension(&name, &["json"]) => Self::Coco,
-            Some('<') => return Err(DataError::unfit(path, "is a single XML file; give the folder that contains it")),
+            Some('<') => {
+                return Err(DataError::invalid(path, "is a single XML file; give the folder that contains it"));
+            }
             _ if folder::has_extension(&name, &["yaml", "yml"]) => {
                 let reason = "is YAML, which has no boxes; give the label folder, and this file as `classes`";
-                return Err(DataError::unfit(path, reason));
+                return Err(DataError::invalid(path, reason));
             }
             _ => Self::Csv,
         };
@@ -90,7 +92,7 @@ impl Format {
         let parts: Vec<_> = parts.filter(|name| PARTS.contains(&&**name) || is_part(&path.join(name))).collect();
         if parts.len() > 1 {
             let reason = format!("has the parts {}; give one of these folders", parts.join(", "));
-            return Err(DataError::unfit(&path, reason));
+            return Err(DataError::invalid(&path, reason));
         }
         let format = match (found, folder::below(&path, &["xml"])?.is_empty(), yolo::label_files(&path)?.is_empty()) {
             (Some(format), ..) => format,
@@ -98,12 +100,12 @@ impl Format {
             (None, true, false) => Self::Yolo,
             (None, false, false) => {
                 let reason = "has both XML files (VOC) and text files (YOLO); set `format` to voc or yolo";
-                return Err(DataError::unfit(&path, reason));
+                return Err(DataError::invalid(&path, reason));
             }
             (None, true, true) => {
                 let reason = "has neither XML files (VOC) nor text files (YOLO); give the folder that has, or a COCO JSON \
                               or CSV file, and its `format` (coco, voc, csv, yolo) if it is not recognized";
-                return Err(DataError::unfit(&path, reason));
+                return Err(DataError::invalid(&path, reason));
             }
         };
         Ok((path, format))
@@ -152,7 +154,7 @@ impl Display for Format {
 
 /// A text that is not the name of a format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is not a format of data sets; choose coco, voc, csv or yolo")]
+#[error("`{found}` is not a data set format, expected coco, voc, csv or yolo")]
 pub struct ParseFormatError {
     /// The text.
     pub found: String,
@@ -174,23 +176,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_recognized_is_an_error_that_says_what_to_do() {
-        let files = [
+    fn errors_say_what_to_do() {
+        let folder = folder(&[
             ("both/a.xml", "<annotation/>"),
             ("both/a.txt", ""),
-            ("root/labels/train/a.txt", ""),
-            ("root/README.txt", ""),
+            ("splits/labels/train/a.txt", ""),
+            ("splits/labels/val/a.txt", ""),
+            ("roboflow/train/labels/a.txt", ""),
+            ("roboflow/valid/labels/a.txt", ""),
+            ("roboflow/README.roboflow.txt", ""),
             ("none/a.jpg", ""),
             ("data.yaml", "names: [a]"),
             ("a.xml", "<annotation/>"),
-        ];
-        let folder = folder(&files);
+        ]);
         let cases = [
-            ("both", "choose with `format: voc` or `format: yolo`"),
+            ("both", "set `format` to voc or yolo"),
             ("none", "neither XML files (VOC) nor text files (YOLO)"),
-            ("root", "has a folder `labels`; give that, or one in it"),
-            ("data.yaml", "give the folder of labels, and this file as `classes`"),
-            ("a.xml", "is one XML file; give the folder"),
+            ("splits", "labels` has the parts train, val; give one of these folders"),
+            ("roboflow", "has the parts train, valid; give one of these folders"),
+            ("data.yaml", "give the label folder, and this file as `classes`"),
+            ("a.xml", "is a single XML file; give the folder"),
             ("missing", "cannot read `"),
         ];
         for (annotations, message) in cases {
@@ -201,14 +206,62 @@ mod tests {
     }
 
     #[test]
-    fn every_form_has_the_name_that_it_is_read_from() {
+    fn folders_of_other_tools_are_read_as_they_are() {
+        let coco = r#"{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1, "name": "dog"}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [90, 40, 20, 20]}]}"#;
+        let xml = "<annotation><object><name>dog</name><bndbox><xmin>90</xmin><ymin>40</ymin><xmax>110</xmax>\
+                   <ymax>60</ymax></bndbox></object></annotation>";
+        let label = "0 0.5 0.5 0.1 0.2";
+        let cases: [(&str, &[(&str, &str)]); 6] = [
+            ("Roboflow COCO", &[("x/_annotations.coco.json", coco), ("x/a.jpg", "")]),
+            ("CVAT COCO", &[("x/annotations/instances_default.json", coco), ("x/images/default/a.jpg", "")]),
+            ("VOC", &[("x/Annotations/a.xml", xml), ("x/JPEGImages/a.jpg", ""), ("x/labelmap.txt", "# label")]),
+            ("Roboflow VOC", &[("x/a.xml", xml), ("x/a.jpg", "")]),
+            (
+                "CVAT YOLO",
+                &[
+                    ("x/obj_train_data/a.txt", label),
+                    ("x/obj_train_data/a.jpg", ""),
+                    ("x/obj.names", "dog\n"),
+                    ("x/obj.data", "classes = 1\nnames = data/obj.names\n"),
+                    ("x/train.txt", "data/obj_train_data/a.jpg\n"),
+                ],
+            ),
+            (
+                "Label Studio YOLO",
+                &[
+                    ("x/labels/a.txt", label),
+                    ("x/images/a.jpg", ""),
+                    ("x/classes.txt", "dog\n"),
+                    ("x/notes.json", "{}"),
+                ],
+            ),
+        ];
+        for (tool, files) in cases {
+            let folder = folder(files);
+            let (dataset, report) = read(&Source::new(folder.path().join("x")), OnProblem::Refuse).unwrap();
+            let [image] = &dataset.images[..] else { panic!("{tool}: {dataset:?}") };
+            assert!(dataset.path_of(0).is_file() && image.width == 200, "{tool}: {image:?}");
+            let names: Vec<_> = dataset.classes.iter().map(|class| class.name.as_str()).collect();
+            let rectangle = dataset.annotations[0].rectangle;
+            let sides = [rectangle.x, rectangle.y, rectangle.width, rectangle.height];
+            assert_eq!(
+                (names, sides, report.to_string()),
+                (vec!["dog"], [90.0, 40.0, 20.0, 20.0], String::new()),
+                "{tool}"
+            );
+        }
+    }
+
+    #[test]
+    fn formats_parse_from_their_names() {
         for format in Format::ALL {
             assert_eq!(format.to_string().parse(), Ok(format));
             assert_eq!(serde_yaml::from_str::<Format>(format.name()).unwrap(), format);
         }
         assert_eq!(
             "COCO".parse::<Format>().unwrap_err().to_string(),
-            "`COCO` is not a format of data sets; choose coco, voc, csv or yolo"
+            "`COCO` is not a data set format, expected coco, voc, csv or yolo"
         );
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(
     expected: &'static str,
 ) -> Result<T, DataError> {
     serde_json::from_slice(bytes).map_err(|reason| match other_format(bytes) {
-        Some(found) => DataError::unfit(path, format!("is {found}, expected {expected}")),
+        Some(found) => DataError::invalid(path, format!("is {found}, expected {expected}")),
         None => DataError::Json { path: path.to_owned(), expected, reason },
     })
 }
@@ -73,7 +73,7 @@ pub(crate) fn entries<'a, T: Deserialize<'a>, R: Send>(
         });
         parsed.and_then(&convert).map_err(|found| Problem {
             kind: ProblemKind::BadEntry,
-            place: format!("{list}[{index}]"),
+            location: format!("{list}[{index}]"),
             annotation: None,
             found,
         })
@@ -263,8 +263,8 @@ impl<'de> Visitor<'de> for Lenient<Four> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Four, A::Error> {
         let (mut numbers, mut count) = ([0.0; 4], 0);
         while let Some(Number(number)) = list.next_element()? {
-            if let Some(place) = numbers.get_mut(count) {
-                *place = number;
+            if let Some(slot) = numbers.get_mut(count) {
+                *slot = number;
             }
             count += 1;
         }

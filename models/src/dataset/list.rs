@@ -34,14 +34,15 @@ impl List {
         for line in &self.names {
             let found = names.find(line);
             if found.is_empty() {
-                let (kind, place) = (ProblemKind::UnknownName, line.clone());
-                problems.push(Problem { kind, place, annotation: None, found: String::new() });
+                let (kind, location) = (ProblemKind::UnknownName, line.clone());
+                problems.push(Problem { kind, location, annotation: None, found: String::new() });
             }
             let mut matching = found.iter().map(|index| name_of(&items[*index]));
             let first = matching.next().unwrap_or_default();
             if let Some(other) = matching.find(|name| *name != first) {
-                let reason = format!("names `{line}`, which may be `{first}` or `{other}`; write more of its path");
-                return Err(DataError::unfit(&self.path, reason));
+                let reason =
+                    format!("contains `{line}`, which matches `{first}` and `{other}`; add folders or the extension");
+                return Err(DataError::invalid(&self.path, reason));
             }
             chosen.extend(found);
         }
@@ -60,7 +61,7 @@ mod tests {
         std::fs::write(&path, lines).unwrap();
         let items = items.iter().map(|item| (*item).to_owned()).collect();
         let (chosen, problems) = List::read(&path)?.select(items, String::as_str)?;
-        Ok((chosen, problems.into_iter().map(|problem| problem.place).collect()))
+        Ok((chosen, problems.into_iter().map(|problem| problem.location).collect()))
     }
 
     #[test]
@@ -94,7 +95,7 @@ mod tests {
         assert_eq!(chosen, ["a.png", "y/b.jpg", "y/c.jpg"]);
         for (line, one, other) in [("a", "a.jpg", "a.png"), ("b.jpg", "x/b.jpg", "y/b.jpg")] {
             let error = select(line, &items).unwrap_err().to_string();
-            assert!(error.contains(&format!("names `{line}`, which may be `{one}` or `{other}`")), "{error}");
+            assert!(error.contains(&format!("contains `{line}`, which matches `{one}` and `{other}`")), "{error}");
         }
     }
 

@@ -92,7 +92,7 @@ impl Parsed {
                         image.file_name.clone_from(stem);
                     }
                     // Reports show a few.
-                    let nearest = if count < Report::SHOWN { files.nearest(&image.file_name) } else { None };
+                    let nearest = if count < Report::MAX_SHOWN { files.nearest(&image.file_name) } else { None };
                     let nearest = nearest.map_or_else(String::new, |name| format!("; most similar: `{name}`"));
                     image.unreadable = Some(format!("{reason}{nearest}"));
                 }
@@ -154,7 +154,7 @@ impl Geometry {
 impl Display for ClassKey {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Id(id) => write!(formatter, "category {id}"),
+            Self::Id(id) => write!(formatter, "class id {id}"),
             Self::Name(name) => write!(formatter, "class `{name}`"),
         }
     }

@@ -88,7 +88,7 @@ impl Source {
 mod tests {
     use std::path::Path;
 
-    use super::super::testing::{folder, read, read_sound};
+    use super::super::testing::{folder, read, read_valid};
     use super::*;
 
     const COCO: &str = r#"{"images": [{"id": 5, "file_name": "a.jpg", "width": 200, "height": 100},
@@ -124,8 +124,8 @@ mod tests {
         });
         let formats = [Format::Coco, Format::Coco, Format::Csv, Format::Voc, Format::Yolo];
         for (source, format) in sources.into_iter().zip(formats) {
-            assert_eq!(read_sound(&source), ["a.jpg 200x100: dog 1 2 10 20"]);
-            assert_eq!(read_sound(&Source { format: Some(format), ..source }), ["a.jpg 200x100: dog 1 2 10 20"]);
+            assert_eq!(read_valid(&source), ["a.jpg 200x100: dog 1 2 10 20"]);
+            assert_eq!(read_valid(&Source { format: Some(format), ..source }), ["a.jpg 200x100: dog 1 2 10 20"]);
         }
     }
 
@@ -170,11 +170,14 @@ mod tests {
         let folder = folder(&[("a.csv", "gone.jpg,1,2,3,4,dog\n"), ("empty.csv", "\n"), ("list.txt", "")]);
         let read = |source: &Source| read(source, OnProblem::Drop).unwrap_err().to_string();
         let error = read(&Source::new(folder.path().join("a.csv")));
-        assert!(error.contains("a.csv` gives no images: 1 image that cannot be read dropped: gone.jpg"), "{error}");
-        assert!(error.contains(&format!("start from `{}`", folder.path().display())), "{error}");
+        assert!(
+            error.contains("a.csv` has no usable images: 1 image that cannot be read, dropped: gone.jpg"),
+            "{error}"
+        );
+        assert!(error.contains(&format!("image folder: `{}`", folder.path().display())), "{error}");
         for (annotations, list) in [("empty.csv", None), ("a.csv", Some(folder.path().join("list.txt")))] {
             let error = read(&Source { list, ..Source::new(folder.path().join(annotations)) });
-            assert!(error.contains("gives no images; file names start from"), "{error}");
+            assert!(error.contains("has no usable images; image folder:"), "{error}");
         }
     }
 

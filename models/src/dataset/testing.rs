@@ -1,4 +1,4 @@
-//! What the tests of the formats share.
+//! Helpers for the tests of the formats.
 
 use std::fs;
 use std::path::Path;
@@ -18,30 +18,30 @@ pub(super) fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// Reads with images that are files of 200 x 100 pixels, whatever is in them.
+/// Reads a source. Every file counts as an image of 200 x 100 pixels, regardless of its content.
 pub(super) fn read(source: &Source, on_problem: OnProblem) -> Result<(Dataset, Report), DataError> {
     source.read(on_problem, &size)
 }
 
-/// The images and boxes of a source that is sound.
-pub(super) fn read_sound(source: &Source) -> Vec<String> {
+/// The [`lines`] of a source without problems.
+pub(super) fn read_valid(source: &Source) -> Vec<String> {
     let (dataset, report) = read(source, OnProblem::Refuse).unwrap();
-    assert_eq!(report.problems, []);
+    assert!(!report.is_serious(), "{report}");
     lines(&dataset)
 }
 
 fn size(path: &Path) -> Result<(u32, u32), String> {
-    if path.is_file() { Ok((200, 100)) } else { Err("it is not there".to_owned()) }
+    if path.is_file() { Ok((200, 100)) } else { Err("file not found".to_owned()) }
 }
 
 /// A line per image: `a.jpg 200x100: dog 1 2 10 20, cat ..` with left, top, width and height.
 pub(super) fn lines(dataset: &Dataset) -> Vec<String> {
-    let lines = dataset.images.iter().enumerate().map(|(place, image)| {
-        let boxes = dataset.annotations_of(place).iter().map(|annotation| {
+    let lines = dataset.images.iter().enumerate().map(|(index, image)| {
+        let boxes = dataset.annotations_of(index).iter().map(|annotation| {
             let rectangle = annotation.rectangle;
             let class = &dataset.classes[annotation.class_index];
-            let sides = [rectangle.x, rectangle.y, rectangle.width, rectangle.height].map(|side| side.to_string());
-            format!("{} {}", class.name, sides.join(" "))
+            let values = [rectangle.x, rectangle.y, rectangle.width, rectangle.height].map(|value| value.to_string());
+            format!("{} {}", class.name, values.join(" "))
         });
         let boxes = boxes.collect::<Vec<_>>().join(", ");
         format!("{} {}x{}: {boxes}", image.file_name, image.width, image.height).trim_end().to_owned()

@@ -22,7 +22,7 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {
     });
     read.map_err(cannot_read(path))?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(DataError::unfit(path, format!("is longer than {} MiB", MAX_BYTES >> 20)));
+        return Err(DataError::invalid(path, format!("is larger than {} MiB", MAX_BYTES >> 20)));
     }
     Ok(to_utf8(bytes))
 }
@@ -47,7 +47,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, DataError> {
     String::from_utf8(read_bytes(path)?).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count() as u64;
-        DataError::line(path, line, "not UTF-8 text; save it as UTF-8")
+        DataError::line(path, line, "not UTF-8 text; save the file as UTF-8")
     })
 }
 
@@ -63,7 +63,7 @@ pub(super) fn rows(path: &Path, text: &str) -> impl Iterator<Item = Result<(u64,
     let reader = builder.from_reader(text.as_bytes());
     reader.into_records().map(move |row| match row {
         Ok(row) => Ok((row.position().map_or(0, |position| line(text, position)), row)),
-        Err(error) => Err(DataError::unfit(path, format!("is not CSV: {error}"))),
+        Err(error) => Err(DataError::invalid(path, format!("is not CSV: {error}"))),
     })
 }
 
@@ -92,7 +92,7 @@ pub(super) fn number(text: &str) -> Result<f64, String> {
 pub(super) fn whole_number(text: &str) -> Result<u32, String> {
     let number = number(text)?;
     let whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
-    if whole { Ok(number as u32) } else { Err(format!("{} is not a whole number from 0", quoted(text))) }
+    if whole { Ok(number as u32) } else { Err(format!("{} is not a non-negative integer", quoted(text))) }
 }
 
 /// The text for a message, shortened.

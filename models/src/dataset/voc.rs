@@ -95,7 +95,7 @@ fn side(size: Node, name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{folder, lines, read, read_sound};
+    use super::super::testing::{folder, lines, read, read_valid};
     use super::super::{OnProblem, Source};
 
     const OBJECT: &str = "<object><name>dog</name><difficult>1</difficult><bndbox><ymin>2</ymin><xmin>1</xmin>\
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_image_is_the_one_that_is_named_or_has_the_same_name() {
+    fn the_image_has_the_declared_name_or_that_of_the_annotation_file() {
         let cases = [
             ("<filename>b.png</filename>", "b.png"),
             ("<filename> b </filename>", "b.png"),
@@ -135,12 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_measured_where_they_are_not_said() {
+    fn sizes_that_are_missing_or_invalid_are_measured() {
         let cases = [
             ("<size><width>300</width><height>400.0</height><depth>3</depth></size>", "300x400"),
             ("<size><width>0</width><height>0</height></size>", "200x100"),
             ("<size><width>300</width></size>", "200x100"),
             ("<size/>", "200x100"),
+            ("<size><width>wide</width><height>1</height></size>", "200x100"),
+            ("<size><width>-1</width><height>1</height></size>", "200x100"),
             ("", "200x100"),
         ];
         for (elements, expected) in cases {
@@ -149,39 +151,40 @@ mod tests {
     }
 
     #[test]
-    fn objects_are_boxes_also_difficult_ones() {
+    fn difficult_objects_are_ordinary_objects() {
         assert_eq!(read_one(OBJECT), Ok(vec!["a.jpg 200x100: dog 1 2 10 20.5".to_owned()]));
         let escaped = OBJECT.replace("dog", "<![CDATA[d&g]]>");
         assert_eq!(read_one(&escaped).unwrap(), ["a.jpg 200x100: d&g 1 2 10 20.5"]);
     }
 
     #[test]
-    fn the_list_restricts_the_images_and_not_the_classes() {
+    fn the_list_selects_images_and_not_classes() {
         let [a, b, c] = ["dog", "cat", "cow"].map(|name| annotation(&OBJECT.replace("dog", name)));
         let files = [("x/c.xml", c.as_str()), ("x/a.xml", &a), ("x/b.xml", &b), ("list.txt", "c\na\nd\n")];
         let folder = folder(&[&files[..], &[("x/a.jpg", ""), ("x/b.jpg", ""), ("x/c.jpg", "")]].concat());
         let mut source = Source::new(folder.path().join("x"));
         source.list = Some(folder.path().join("list.txt"));
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 name in the list without an image: d"), "{error}");
+        assert!(error.contains("1 list entry without a matching image: d"), "{error}");
         std::fs::write(folder.path().join("list.txt"), "c.jpg\na.jpg").unwrap();
-        assert_eq!(read_sound(&source), ["a.jpg 200x100: dog 1 2 10 20.5", "c.jpg 200x100: cow 1 2 10 20.5"]);
+        assert_eq!(read_valid(&source), ["a.jpg 200x100: dog 1 2 10 20.5", "c.jpg 200x100: cow 1 2 10 20.5"]);
         let (dataset, _) = read(&source, OnProblem::Refuse).unwrap();
         assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["cat", "cow", "dog"]);
         assert_eq!(dataset.folder, folder.path().join("x"));
     }
 
     #[test]
-    fn what_is_missing_or_garbled_is_named_with_its_line() {
+    fn bad_entries_are_named_with_their_line() {
         let cases = [
-            (OBJECT.replace("<name>dog</name>", ""), "a.xml` line 3: <object> without <name>"),
-            (OBJECT.replace("dog", " "), "line 3: <object> without <name>"),
-            (OBJECT.replace("<xmin>1</xmin>", "\n"), "line 3: <bndbox> without <xmin>"),
-            (OBJECT.replace("<xmax>11<", "\n<xmax>1o<"), "line 4: `1o` is not a number"),
-            (OBJECT.replace("bndbox>", "robndbox>"), "line 3: <object> without <bndbox>"),
-            ("\n<size><width>wide</width><height>1</height></size>".to_owned(), "line 4: `wide` is not a number"),
-            ("<size><width>-1</width><height>1</height></size>".to_owned(), "`-1` is not a whole number from 0"),
-            ("<object>".to_owned(), "line 4: expected 'object' tag"),
+            (
+                OBJECT.replace("<name>dog</name>", ""),
+                "1 entry that cannot be read: a.xml line 3 (<object> has no <name>)",
+            ),
+            (OBJECT.replace("dog", " "), "line 3 (<object> has no <name>)"),
+            (OBJECT.replace("<xmin>1</xmin>", "\n"), "line 3 (<bndbox> has no <xmin>)"),
+            (OBJECT.replace("<xmax>11<", "\n<xmax>1o<"), "line 4 (`1o` is not a number)"),
+            (OBJECT.replace("bndbox>", "robndbox>"), "line 3 (<object> has no <bndbox>)"),
+            ("<object>".to_owned(), "line 4 (expected 'object' tag"),
         ];
         for (elements, message) in cases {
             let error = read_one(&elements).unwrap_err();
@@ -190,19 +193,38 @@ mod tests {
     }
 
     #[test]
-    fn hostile_files_are_refused() {
+    fn hostile_files_are_bad_entries() {
         let bomb = "<!DOCTYPE x [<!ENTITY a \"aaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;\">]><annotation>&b;</annotation>";
         let deep = "<annotation>".repeat(1_000_000);
         for (text, message) in [
-            (bomb, "a.xml` line 1: "),
-            (&deep, "a.xml` line 1: "),
-            ("", "a.xml` line 1: "),
-            ("<boxes/>", "line 1: <boxes>, expected <annotation> of VOC"),
+            (bomb, "a.xml line 1 ("),
+            (&deep, "a.xml line 1 ("),
+            ("", "a.xml line 1 ("),
+            ("<boxes/>", "line 1 (root is <boxes>, expected <annotation>)"),
         ] {
             let error = read_text(text).unwrap_err();
             assert!(error.contains(message), "{error}");
         }
         let nested = format!("{}{}", "<annotation>".repeat(100_000), "</annotation>".repeat(100_000));
         assert_eq!(read_text(&nested), Ok(vec!["a.jpg 200x100:".to_owned()]));
+    }
+
+    #[test]
+    fn folders_below_are_read_and_images_found_in_theirs() {
+        let text = annotation(&format!("<filename>p0.jpg</filename>{OBJECT}"));
+        let folder = folder(&[("Annotations/set1/cam/p0.xml", &text), ("JPEGImages/set1/cam/p0.jpg", "")]);
+        for annotations in ["Annotations", ""] {
+            let source = Source::new(folder.path().join(annotations));
+            assert_eq!(read_valid(&source), ["set1/cam/p0.jpg 200x100: dog 1 2 10 20.5"]);
+        }
+    }
+
+    #[test]
+    fn a_bad_object_does_not_spoil_the_others() {
+        let text = annotation(&format!("{}{OBJECT}", OBJECT.replace("dog", "")));
+        let folder = folder(&[("x/a.xml", text.as_str()), ("x/b.xml", "<html/>"), ("x/a.jpg", "")]);
+        let (dataset, report) = read(&Source::new(folder.path().join("x")), OnProblem::Drop).unwrap();
+        assert_eq!(lines(&dataset), ["a.jpg 200x100: dog 1 2 10 20.5"]);
+        assert_eq!(report.problems.len(), 2);
     }
 }

@@ -65,20 +65,20 @@ fn label(line: &str) -> Result<ParsedBox, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{folder, lines, read, read_sound};
+    use super::super::testing::{folder, lines, read, read_valid};
     use super::super::{OnProblem, Source};
     use super::*;
 
     #[test]
-    fn labels_are_shares_of_the_image() {
+    fn labels_are_fractions_of_the_image() {
         let text = "\u{feff}1 0.5 0.5 0.1 0.2\r\n\r\n0.0 5.0e-1 0.25 1 0.5\r\n";
         let folder = folder(&[("labels/a.txt", text), ("images/a.jpg", "")]);
         let source = Source::new(folder.path().join("labels"));
-        assert_eq!(read_sound(&source), ["a.jpg 200x100: 1 90 40 20 20, 0 0 0 200 50"]);
+        assert_eq!(read_valid(&source), ["a.jpg 200x100: 1 90 40 20 20, 0 0 0 200 50"]);
     }
 
     #[test]
-    fn whole_pixels_stay_whole_but_for_the_rounding_of_the_file() {
+    fn whole_pixels_stay_whole_up_to_the_rounding_of_the_file() {
         /// Half of the eighth decimal, of center and of half a side, in an image 10,000 pixels wide; and of doubles.
         const ROUNDING: f64 = (0.5e-8 + 0.25e-8) * 1e4 + 1e-9;
         for (left, right) in [(0u32, 10_000), (0, 1), (1, 2), (33, 9_999), (7_777, 7_778), (123, 4_567)] {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_images_are_those_with_labels_and_in_their_own_folder_all() {
+    fn images_without_labels_are_read_from_the_default_folder_only() {
         let box_in_middle = "0 0.5 0.5 0.5 0.5";
         let files = [
             ("labels/train/a.txt", box_in_middle),
@@ -105,35 +105,35 @@ mod tests {
         let mut source = Source::new(folder.path().join("labels/train"));
         let labeled = ["a.jpg 200x100: 0 50 25 100 50", "sub/b.v1.png 200x100:"];
         let all = [labeled[0], "negative.jpg 200x100:", labeled[1]];
-        assert_eq!(read_sound(&source), all);
+        assert_eq!(read_valid(&source), all);
         assert_eq!(read(&source, OnProblem::Drop).unwrap().0.folder, folder.path().join("images/train"));
-        // Said or found, it is the same folder.
+        // Given or default, it is the same folder.
         source.images = Some(folder.path().join("images/../images/train"));
-        assert_eq!(read_sound(&source), all);
+        assert_eq!(read_valid(&source), all);
 
         std::fs::rename(folder.path().join("images/train"), folder.path().join("photos")).unwrap();
         source.images = Some(folder.path().join("photos"));
-        assert_eq!(read_sound(&source), labeled);
+        assert_eq!(read_valid(&source), labeled);
 
         std::fs::write(folder.path().join("list.txt"), "gone\nother/a\n").unwrap();
         source.list = Some(folder.path().join("list.txt"));
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 name in the list without an image: gone;"), "{error}");
+        assert!(error.contains("1 list entry without a matching image: gone;"), "{error}");
         std::fs::write(folder.path().join("list.txt"), "photos/negative.jpg\na\n").unwrap();
-        assert_eq!(read_sound(&source), [labeled[0], "negative.jpg 200x100:"]);
+        assert_eq!(read_valid(&source), [labeled[0], "negative.jpg 200x100:"]);
     }
 
     #[test]
-    fn images_may_lie_beside_their_labels() {
+    fn images_may_be_in_the_label_folder() {
         let folder = folder(&[("a.txt", ""), ("a.jpg", ""), ("b.jpg", ""), ("classes.txt", "dog\ncat\n")]);
         let source = Source::new(folder.path());
-        assert_eq!(read_sound(&source), ["a.jpg 200x100:", "b.jpg 200x100:"]);
+        assert_eq!(read_valid(&source), ["a.jpg 200x100:", "b.jpg 200x100:"]);
         let (dataset, _) = read(&source, OnProblem::Refuse).unwrap();
         assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["dog", "cat"]);
     }
 
     #[test]
-    fn labels_without_image_are_a_problem() {
+    fn label_files_without_image_are_problems() {
         let label = "0 0.5 0.5 0.5 0.5";
         let folder = folder(&[("labels/a.txt", label), ("labels/b.txt", label), ("images/b.jpg", "")]);
         let source = Source::new(folder.path().join("labels"));
@@ -141,45 +141,71 @@ mod tests {
         assert!(error.contains("1 image that cannot be read: a (not found in the image folder"), "{error}");
         let (dataset, report) = read(&source, OnProblem::Drop).unwrap();
         assert_eq!(lines(&dataset), ["b.jpg 200x100: 0 50 25 100 50"]);
-        assert!(report.to_string().contains("1 box on dropped images dropped"), "{report}");
+        assert!(report.to_string().contains("1 box on dropped images, dropped"), "{report}");
     }
 
     #[test]
-    fn classes_are_those_of_the_file_or_numbers() {
+    fn classes_are_those_of_the_class_file_or_unnamed() {
         let mut files = vec![("x/a.txt", "0 0.5 0.5 0.1 0.1"), ("x/b.txt", "2 0.5 0.5 0.1 0.1"), ("list.txt", "a")];
-        files.extend([("x/a.jpg", ""), ("x/b.jpg", ""), ("data.yaml", "names: {0: dog, 7: cat}")]);
+        files.extend([("x/a.jpg", ""), ("x/b.jpg", ""), ("names", "names: {0: dog, 7: cat}")]);
         let folder = folder(&files);
         let mut source = Source { list: Some(folder.path().join("list.txt")), ..Source::new(folder.path().join("x")) };
         let names = |source: &Source| {
             let (dataset, report) = read(source, OnProblem::Drop).unwrap();
             (dataset.classes.into_iter().map(|class| class.name).collect::<Vec<_>>(), report.to_string())
         };
-        assert_eq!(names(&source).0, ["0", "1", "2"]);
-        source.classes = Some(folder.path().join("data.yaml"));
+        let (classes, report) = names(&source);
+        assert_eq!(classes, ["0", "1", "2"]);
+        assert!(report.contains("3 classes without a name (no classes.txt or data.yaml), kept: 0, 1, 2"), "{report}");
+        source.classes = Some(folder.path().join("names"));
         assert_eq!(names(&source), (vec!["dog".to_owned(), "cat".to_owned()], String::new()));
         source.list = None;
-        assert_eq!(names(&source).1, "1 box of unknown category dropped: b.jpg annotation 2 (category 2)");
+        assert_eq!(names(&source).1, "1 box with an unknown class, dropped: b.jpg annotation 2 (class id 2)");
     }
 
     #[test]
-    fn lines_that_make_no_sense_are_named() {
+    fn class_files_of_other_tools_are_found() {
+        for (file, text) in [
+            ("labels/train/classes.txt", "dog\ncat"),
+            ("labels/classes.txt", "dog\ncat"),
+            ("classes.txt", "dog\ncat"),
+            ("obj.names", "dog\ncat\n"),
+            ("data.yaml", "nc: 2\nnames: ['dog', 'cat']\n"),
+        ] {
+            let folder =
+                folder(&[("labels/train/a.txt", "1 0.5 0.5 0.1 0.2"), ("images/train/a.jpg", ""), (file, text)]);
+            let source = Source::new(folder.path().join("labels/train"));
+            assert_eq!(read_valid(&source), ["a.jpg 200x100: cat 90 40 20 20"], "{file}");
+        }
+    }
+
+    #[test]
+    fn polygons_become_their_extent() {
+        let text = "0 0.1 0.2 0.3 0.2 0.3 0.6 0.1 0.6\n0 0.5 0.5 0.1 0.2\n0 0.5 0.5 0.6 0.5 0.55 0.7";
+        let folder = folder(&[("labels/a.txt", text), ("images/a.jpg", "")]);
+        let (dataset, _) = read(&Source::new(folder.path().join("labels")), OnProblem::Refuse).unwrap();
+        let rectangles = dataset.annotations.iter().map(|annotation| annotation.rectangle);
+        let rounded: Vec<_> = rectangles.map(|r| [r.x, r.y, r.width, r.height].map(f64::round)).collect();
+        assert_eq!(rounded, [[20.0, 20.0, 40.0, 40.0], [90.0, 40.0, 20.0, 20.0], [100.0, 50.0, 20.0, 20.0]]);
+    }
+
+    #[test]
+    fn bad_lines_are_named() {
         let cases = [
-            (
-                "0 0.1 0.1 0.2 0.1 0.2 0.2",
-                "expected 5 columns, class x y width height, and found 7, as of a polygon; export boxes only",
-            ),
-            ("0 0.1 0.1 0.2 0.1 0.9", "expected 5 columns, class x y width height, and found 6"),
+            ("0 0.1 0.1 0.2 0.1 0.9", "expected 5 columns (class x y width height) or a polygon, found 6"),
+            ("0 0.1 0.1 0.2 0.1 0.2 0.3 0.9", "expected 5 columns (class x y width height) or a polygon, found 8"),
             ("0", "expected 5 columns"),
             ("dog 0.1 0.1 0.2 0.1", "`dog` is not a number"),
-            ("-1 0.1 0.1 0.2 0.1", "`-1` is not a whole number from 0"),
-            ("4294967295 0.1 0.1 0.2 0.1", "class 4294967295, expected less than 65536"),
+            ("-1 0.1 0.1 0.2 0.1", "`-1` is not a non-negative integer"),
+            ("4294967295 0.1 0.1 0.2 0.1", "class 4294967295 is too large, expected less than 65536"),
             ("0 0,1 0.1 0.2 0.1", "`0,1` is not a number"),
         ];
         for (line, message) in cases {
             let folder = folder(&[("labels/a.txt", &format!("0 0.5 0.5 0.1 0.1\n{line}\n")), ("images/a.jpg", "")]);
             let source = Source::new(folder.path().join("labels"));
-            let error = read(&source, OnProblem::Drop).unwrap_err().to_string();
-            assert!(error.contains(&format!("a.txt` line 2: {message}")), "{error}");
+            let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
+            assert!(error.contains(&format!("1 entry that cannot be read: a.txt line 2 ({message}")), "{error}");
+            assert_eq!(read(&source, OnProblem::Drop).unwrap().0.annotations.len(), 1);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Precision and recall of one class over all images, from what became of its detections.
+//! Precision and recall of one class over all images, from the match results of its detections.
 
 use super::curves::{Curve, Curves, RECALLS, recalls};
 use super::matching::{MatchResult, Object};
 use super::summary::{BestF1, average};
-use super::{ALL, AREAS, AT_50, AT_75, DETECTIONS, THRESHOLDS};
+use super::{ALL, AREAS, AT_50, AT_75, MAX_DETECTIONS, THRESHOLDS};
 
-/// The numbers of one class.
+/// The metrics of one class.
 pub(super) struct ClassScores {
-    /// By area; none where the class has no object of that area.
+    /// By area range; none if the class has no objects in that range.
     pub(super) areas: [Option<AreaScores>; AREAS.len()],
     pub(super) objects: usize,
     pub(super) detections: usize,
@@ -15,70 +15,70 @@ pub(super) struct ClassScores {
     pub(super) curves: Option<Curves>,
 }
 
-/// The numbers of one class for objects of one area range.
+/// The metrics of one class for objects of one area range.
 pub(super) struct AreaScores {
-    /// By threshold: the average over recalls.
+    /// By IoU threshold: the average over recalls.
     pub(super) precision: [f64; THRESHOLDS.len()],
-    /// By [`DETECTIONS`] and threshold.
-    recall: [[f64; THRESHOLDS.len()]; DETECTIONS.len()],
+    /// By [`MAX_DETECTIONS`] and IoU threshold.
+    recall: [[f64; THRESHOLDS.len()]; MAX_DETECTIONS.len()],
 }
 
 impl AreaScores {
-    /// The average over thresholds.
+    /// The average over IoU thresholds.
     pub(super) fn precision(&self) -> f64 {
         average(self.precision)
     }
 
-    /// The average over thresholds, with the best detection per image.
+    /// The average over IoU thresholds, with the highest-scoring detection per image.
     pub(super) fn recall_of_1(&self) -> f64 {
         average(self.recall[0])
     }
 
-    /// The average over thresholds, with the best 10 detections per image.
+    /// The average over IoU thresholds, with the 10 highest-scoring detections per image.
     pub(super) fn recall_of_10(&self) -> f64 {
         average(self.recall[1])
     }
 
-    /// The average over thresholds, with the best 100 detections per image.
+    /// The average over IoU thresholds, with the 100 highest-scoring detections per image.
     pub(super) fn recall_of_100(&self) -> f64 {
         average(self.recall[2])
     }
 }
 
-/// Counts what becomes of the detections of one class, the best first.
+/// Counts the match results of the detections of one class, in descending order of score.
 pub(super) struct Tally {
     areas: [AreaTally; AREAS.len()],
     detections: usize,
-    /// Of the first detection and of the latest.
+    /// Scores of the first and of the latest detection.
     scores: Option<[f64; 2]>,
     best_f1: Option<BestF1>,
 }
 
-/// For objects of one area range.
+/// The counts for one area range.
 #[derive(Default)]
 struct AreaTally {
-    /// Objects.
+    /// Number of objects.
     positives: usize,
-    /// Detections that were wrong at every threshold, as most are that are wrong at any.
-    wrong: usize,
+    /// False positives at every IoU threshold, as most false positives are.
+    false_positives: usize,
     thresholds: [ThresholdTally; THRESHOLDS.len()],
 }
 
-/// For objects of one area range at one threshold.
+/// The counts for one area range and IoU threshold.
 #[derive(Default)]
 struct ThresholdTally {
-    /// Detections that were wrong here and not at every threshold.
-    wrong: usize,
-    /// Detections that were right.
+    /// False positives at this threshold, but not at every one.
+    false_positives: usize,
+    /// The true positives, in descending order of score.
     true_positives: Vec<TruePositive>,
-    /// How many of them count, by [`DETECTIONS`].
-    found: [usize; DETECTIONS.len()],
+    /// The number of true positives with a rank within each of [`MAX_DETECTIONS`].
+    found: [usize; MAX_DETECTIONS.len()],
 }
 
-/// A detection that was right.
+/// A detection that matches an object.
 struct TruePositive {
     score: f64,
-    /// Of all detections down to this one.
+    /// Precision of all detections down to this score.
     precision: f64,
 }
 
@@ -86,45 +86,46 @@ impl Tally {
     pub(super) fn new(objects: &[Object]) -> Self {
         let mut areas: [AreaTally; AREAS.len()] = Default::default();
         for (area, tally) in areas.iter_mut().enumerate() {
-            tally.positives = objects.iter().filter(|object| object.counts.thresholds(area) != 0).count();
+            tally.positives = objects.iter().filter(|object| object.counted.thresholds(area) != 0).count();
         }
         Self { areas, detections: 0, scores: None, best_f1: None }
     }
 
-    /// Counts the next detection; `rank` is its place among those of its image.
+    /// Counts the next detection. `rank` is its rank by score within its image, from 0.
     pub(super) fn add(&mut self, score: f64, rank: usize, result: MatchResult) {
         const EVERY: u32 = (1 << THRESHOLDS.len()) - 1;
         if self.scores.is_some_and(|[_, latest]| score < latest) {
-            self.consider_latest();
+            self.update_best_f1();
         }
         self.scores = Some([self.scores.map_or(score, |[first, _]| first), score]);
         self.detections += 1;
         for (area, tally) in self.areas.iter_mut().enumerate() {
-            match result.wrong.thresholds(area) {
-                EVERY => tally.wrong += 1,
-                some => bits(some).for_each(|threshold| tally.thresholds[threshold].wrong += 1),
+            match result.false_positive.thresholds(area) {
+                EVERY => tally.false_positives += 1,
+                some => bits(some).for_each(|threshold| tally.thresholds[threshold].false_positives += 1),
             }
-            for threshold in bits(result.right.thresholds(area)) {
-                tally.thresholds[threshold].add(score, rank, tally.wrong);
+            for threshold in bits(result.true_positive.thresholds(area)) {
+                tally.thresholds[threshold].add(score, rank, tally.false_positives);
             }
         }
     }
 
-    /// Sees whether the detections so far are the best choice. Equally sure ones are chosen together.
-    fn consider_latest(&mut self) {
-        let AreaTally { positives, wrong, thresholds } = &self.areas[ALL];
-        let ThresholdTally { wrong: wrong_here, true_positives, .. } = &thresholds[AT_50];
+    /// Updates the best F1 with all detections so far. Called after the last detection of each score, so that those of
+    /// equal score are included together.
+    fn update_best_f1(&mut self) {
+        let AreaTally { positives, false_positives: at_every_threshold, thresholds } = &self.areas[ALL];
+        let ThresholdTally { false_positives, true_positives, .. } = &thresholds[AT_50];
         let Some([_, score]) = self.scores.filter(|_| !true_positives.is_empty()) else { return };
-        let (right, chosen, positives) =
-            (true_positives.len() as f64, (true_positives.len() + wrong + wrong_here) as f64, *positives as f64);
-        let f1 = 2.0 * right / (chosen + positives);
+        let detections = (true_positives.len() + at_every_threshold + false_positives) as f64;
+        let (matched, positives) = (true_positives.len() as f64, *positives as f64);
+        let f1 = 2.0 * matched / (detections + positives);
         if self.best_f1.is_none_or(|best| f1 > best.f1) {
-            self.best_f1 = Some(BestF1 { f1, score, precision: right / chosen, recall: right / positives });
+            self.best_f1 = Some(BestF1 { f1, score, precision: matched / detections, recall: matched / positives });
         }
     }
 
     pub(super) fn finish(mut self) -> ClassScores {
-        self.consider_latest();
+        self.update_best_f1();
         let areas = self.areas.each_mut().map(|tally| (tally.positives > 0).then(|| tally.finish()));
         let all = &self.areas[ALL];
         ClassScores {
@@ -141,7 +142,7 @@ impl AreaTally {
     fn finish(&mut self) -> AreaScores {
         let mut scores = AreaScores { precision: Default::default(), recall: Default::default() };
         for (threshold, tally) in self.thresholds.iter_mut().enumerate() {
-            tally.raise();
+            tally.make_precision_monotone();
             let precisions = tally.at_recalls(self.positives).map(|found| found.map_or(0.0, |found| found.precision));
             scores.precision[threshold] = precisions.sum::<f64>() / RECALLS as f64;
             for (recall, found) in scores.recall.iter_mut().zip(tally.found) {
@@ -151,8 +152,8 @@ impl AreaTally {
         scores
     }
 
-    /// `highest` is the score of the first detection, right or wrong.
-    fn curves(&self, highest: f64) -> Curves {
+    /// `max_score` is the score of the first detection, which may be a false positive.
+    fn curves(&self, max_score: f64) -> Curves {
         let mut precision = vec![0.0; RECALLS];
         for tally in &self.thresholds {
             for (sum, found) in precision.iter_mut().zip(tally.at_recalls(self.positives)) {
@@ -164,8 +165,8 @@ impl AreaTally {
             let true_positives = self.thresholds[threshold].at_recalls(self.positives);
             let (precision, mut score): (Vec<_>, Vec<_>) =
                 true_positives.map(|found| found.map_or((0.0, 0.0), |found| (found.precision, found.score))).unzip();
-            // The first detection reaches recall 0 even if it is wrong.
-            score[0] = highest;
+            // The first detection reaches recall 0 even if it is a false positive.
+            score[0] = max_score;
             Curve { precision, score }
         };
         Curves { precision, iou50: curve(AT_50), iou75: curve(AT_75) }
@@ -173,42 +174,42 @@ impl AreaTally {
 }
 
 impl ThresholdTally {
-    fn add(&mut self, score: f64, rank: usize, wrong_everywhere: usize) {
-        let right = self.true_positives.len() + 1;
-        let all = (self.wrong + wrong_everywhere + right) as f64;
-        self.true_positives.push(TruePositive { score, precision: right as f64 / (all + f64::EPSILON) });
-        for (found, limit) in self.found.iter_mut().zip(DETECTIONS) {
+    fn add(&mut self, score: f64, rank: usize, at_every_threshold: usize) {
+        let matched = self.true_positives.len() + 1;
+        let all = (self.false_positives + at_every_threshold + matched) as f64;
+        self.true_positives.push(TruePositive { score, precision: matched as f64 / (all + f64::EPSILON) });
+        for (found, limit) in self.found.iter_mut().zip(MAX_DETECTIONS) {
             *found += usize::from(rank < limit);
         }
     }
 
-    /// Raises every precision to the best at that recall or a higher one. Between two true positives precision only falls, so these
-    /// are all that matter.
-    fn raise(&mut self) {
-        let mut best = 0.0_f64;
+    /// Raises every precision to the maximum at that recall or a higher one. Precision only falls between two true
+    /// positives, so only those matter.
+    fn make_precision_monotone(&mut self) {
+        let mut max = 0.0_f64;
         for found in self.true_positives.iter_mut().rev() {
-            best = best.max(found.precision);
-            found.precision = best;
+            max = max.max(found.precision);
+            found.precision = max;
         }
     }
 
-    /// The true positives that reach the recalls at which precision is read.
+    /// For each of [`recalls`], the true positive that reaches it; none if it is not reached.
     fn at_recalls(&self, positives: usize) -> impl Iterator<Item = Option<&TruePositive>> {
-        let mut place = 0;
+        let mut index = 0;
         recalls().map(move |recall| {
-            while place < self.true_positives.len() && ((place + 1) as f64 / positives as f64) < recall {
-                place += 1;
+            while index < self.true_positives.len() && ((index + 1) as f64 / positives as f64) < recall {
+                index += 1;
             }
-            self.true_positives.get(place)
+            self.true_positives.get(index)
         })
     }
 }
 
-/// The places of the bits that are set.
+/// The indices of the bits that are set.
 fn bits(mut set: u32) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
-        let place = set.trailing_zeros();
+        let index = set.trailing_zeros();
         set &= set.checked_sub(1)?;
-        Some(place as usize)
+        Some(index as usize)
     })
 }

@@ -1,4 +1,4 @@
-//! The boxes of one class, in the order in which average precision takes them.
+//! The objects and detections of one class, in the order that average precision needs.
 
 use std::ops::Range;
 
@@ -7,17 +7,17 @@ use rayon::prelude::*;
 use super::ScoredBox;
 use crate::dataset::Annotation;
 
-/// What is to be found of one class, and what was found.
+/// The objects and detections of one class.
 pub(super) struct ClassBoxes<'a> {
-    /// By image; those of one image in the order given.
+    /// Sorted by image; objects of one image in input order.
     pub(super) objects: Vec<&'a Annotation>,
-    /// Where the objects of each image begin in `objects`, and where the last ones end.
+    /// The start of each image's objects in `objects`, and the end of the last.
     starts: Vec<usize>,
-    /// The best first; of equally sure ones those of the earlier image, then in the order given.
+    /// Sorted by descending score, then by image, then in input order.
     pub(super) detections: Vec<ScoredBox>,
 }
 
-/// Measures every class, several at a time. Boxes whose class is not below `classes` don't count.
+/// Applies `measure` to every class, in parallel. Boxes with a class index of `classes` or more are ignored.
 pub(super) fn measure_classes<'a, T: Send>(
     truth: &'a [Annotation],
     detections: &[ScoredBox],
@@ -26,17 +26,17 @@ pub(super) fn measure_classes<'a, T: Send>(
 ) -> Vec<T> {
     let objects = by_class(classes, truth.iter().map(|object| (object.class_index, object)));
     let ranks =
-        detections.iter().enumerate().map(|(place, detection)| (detection.class_index, Rank::new(detection, place)));
+        detections.iter().enumerate().map(|(index, detection)| (detection.class_index, Rank::new(detection, index)));
     let classes = objects.into_par_iter().zip(by_class(classes, ranks));
-    // One by one, since a few classes may have most of the boxes.
+    // One class per task, since a few classes may have most of the boxes.
     classes.with_max_len(1).map(|(objects, ranks)| measure(&ClassBoxes::new(objects, ranks, detections))).collect()
 }
 
 fn by_class<T>(classes: usize, boxes: impl Iterator<Item = (usize, T)>) -> Vec<Vec<T>> {
     let mut parts: Vec<_> = (0..classes).map(|_| Vec::new()).collect();
-    for (class, one) in boxes {
-        if let Some(part) = parts.get_mut(class) {
-            part.push(one);
+    for (class_index, item) in boxes {
+        if let Some(part) = parts.get_mut(class_index) {
+            part.push(item);
         }
     }
     parts
@@ -44,11 +44,11 @@ fn by_class<T>(classes: usize, boxes: impl Iterator<Item = (usize, T)>) -> Vec<V
 
 impl<'a> ClassBoxes<'a> {
     fn new(mut objects: Vec<&'a Annotation>, mut ranks: Vec<Rank>, detections: &[ScoredBox]) -> Self {
-        // Stable, so that those of one image stay in order.
+        // Stable, so that objects of one image keep their order.
         objects.sort_by_key(|object| object.image);
         ranks.sort_unstable();
-        // Fetched all at once, since boxes that lie apart in memory cost more than what is done with them.
-        let detections = ranks.iter().map(|rank| detections[rank.place()]).collect();
+        // Copied in one pass, since reading boxes scattered in memory takes longer than evaluating them.
+        let detections = ranks.iter().map(|rank| detections[rank.index()]).collect();
         let images = objects.last().map_or(0, |object| object.image + 1);
         let mut starts = vec![0; images + 1];
         for object in &objects {
@@ -60,7 +60,7 @@ impl<'a> ClassBoxes<'a> {
         Self { objects, starts, detections }
     }
 
-    /// The places in `objects` of those of an image.
+    /// The range in `objects` of an image's objects.
     pub(super) fn objects_of(&self, image: usize) -> Range<usize> {
         match self.starts.get(image..image + 2) {
             Some(&[start, end]) => start..end,
@@ -69,24 +69,24 @@ impl<'a> ClassBoxes<'a> {
     }
 }
 
-/// What a detection is sorted by: its score, the greatest first, then its image, then its place among all.
-/// One number, because that is sorted several times as fast as three.
+/// Sort key of a detection: descending score, then image, then index among all detections.
+/// A single number, because it sorts several times faster than three.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank(u128);
 
 impl Rank {
-    fn new(detection: &ScoredBox, place: usize) -> Self {
-        // No memory holds so many images or detections that 32 bits would not do.
-        Self(u128::from(!ascending(detection.sort_score())) << 64 | (detection.image as u128) << 32 | place as u128)
+    fn new(detection: &ScoredBox, index: usize) -> Self {
+        // 32 bits suffice: more images or detections would not fit into memory.
+        Self(u128::from(!sortable_bits(detection.sort_score())) << 64 | (detection.image as u128) << 32 | index as u128)
     }
 
-    fn place(self) -> usize {
+    fn index(self) -> usize {
         self.0 as u32 as usize
     }
 }
 
-/// Whole numbers in the order of the numbers.
-fn ascending(number: f64) -> u64 {
+/// Maps numbers to integers in the same order; not for NaN.
+fn sortable_bits(number: f64) -> u64 {
     let bits = number.to_bits();
     if number.is_sign_negative() { !bits } else { bits | 1 << 63 }
 }
@@ -97,13 +97,13 @@ mod tests {
     use crate::dataset::Rectangle;
 
     #[test]
-    fn whole_numbers_are_in_the_order_of_the_numbers() {
+    fn sortable_bits_keep_the_order() {
         let numbers = [f64::NEG_INFINITY, -2.5, -1e-300, 0.0, 1e-300, 0.5, 1.0, f64::INFINITY];
-        assert!(numbers.map(ascending).is_sorted_by(|a, b| a < b));
+        assert!(numbers.map(sortable_bits).is_sorted_by(|a, b| a < b));
     }
 
     #[test]
-    fn the_surest_come_first_then_those_of_earlier_images_then_as_given() {
+    fn detections_are_sorted_by_score_then_image_then_input_order() {
         let scores = [(3, 0.5), (1, f64::NAN), (2, -0.0), (1, 0.5), (0, 0.0), (0, 0.9), (3, 0.5)];
         let detections: Vec<_> = (0..)
             .map(f64::from)

@@ -1,15 +1,15 @@
-//! Precision over recall.
+//! Precision-recall curves.
 
 use serde::{Deserialize, Serialize};
 
-/// Recalls at which precision is read.
+/// Number of recalls at which precision is sampled.
 pub(super) const RECALLS: usize = 101;
 
-/// Precision of one class over the recalls 0, 0.01, ... 1, one number for each. It is the best at that recall or a higher
-/// one, and 0 where that recall is not reached. Objects of all sizes count, and the best 100 detections per image.
+/// Precision of one class at the recalls 0, 0.01, ... 1: the maximum at that recall or a higher one, and 0 if the
+/// recall is not reached. Includes objects of all sizes and the 100 highest-scoring detections per image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Curves {
-    /// The average over the IoU thresholds; its average is AP.
+    /// The average over the IoU thresholds; its mean is AP.
     pub precision: Vec<f64>,
     /// At IoU 0.5.
     pub iou50: Curve,
@@ -22,11 +22,11 @@ pub struct Curves {
 pub struct Curve {
     /// At each recall.
     pub precision: Vec<f64>,
-    /// The score down to which detections must be taken to reach each recall; 0 where it is not reached.
+    /// The score threshold that reaches each recall; 0 if it is not reached.
     pub score: Vec<f64>,
 }
 
-/// The products are `numpy.linspace`'s; 35 / 100 would differ.
+/// The recalls, computed as products like in `numpy.linspace`; 35 / 100 would differ.
 pub(super) fn recalls() -> impl Iterator<Item = f64> {
     (0..RECALLS).map(|step| step as f64 * 0.01)
 }

@@ -1,9 +1,9 @@
-//! Which detections have found an object, at every IoU threshold and area range at once.
+//! Matches detections to objects, at all IoU thresholds and area ranges at once.
 
 use super::{AREAS, THRESHOLDS};
 use crate::dataset::{Annotation, Rectangle};
 
-/// A set of judgements, one bit for each area range and threshold.
+/// A set of slots, one bit each. A slot is a pair of area range and IoU threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Slots(u64);
 
@@ -11,14 +11,14 @@ impl Slots {
     const ALL: Self = Self((1 << (AREAS.len() * THRESHOLDS.len())) - 1);
     const NONE: Self = Self(0);
 
-    /// All thresholds of the ranges that hold `area`.
+    /// All thresholds of the ranges that contain `area`.
     pub(super) fn of_area(area: f64) -> Self {
         let thresholds = (1 << THRESHOLDS.len()) - 1;
         let ranges = AREAS.iter().enumerate().filter(|(_, [low, high])| !(area < *low || area > *high));
         Self(ranges.fold(0, |slots, (range, _)| slots | thresholds << (range * THRESHOLDS.len())))
     }
 
-    /// All ranges of the thresholds that `overlap` reaches.
+    /// The thresholds that `overlap` reaches, in all ranges.
     fn of_overlap(overlap: f64) -> Self {
         let reached = THRESHOLDS.iter().filter(|threshold| overlap >= **threshold).count();
         let thresholds = (1 << reached) - 1;
@@ -43,66 +43,70 @@ impl Slots {
     }
 }
 
-/// An object to be found.
+/// A ground truth object.
 pub(super) struct Object {
     rectangle: Rectangle,
     crowd: bool,
-    /// Where it counts; a crowd does nowhere.
-    pub(super) counts: Slots,
-    /// Where a detection has found it already. Crowds can be found again and again.
-    taken: Slots,
+    /// The slots in which it counts; none for a crowd region.
+    pub(super) counted: Slots,
+    /// The slots in which a detection is matched to it. Crowd regions can be matched any number of times.
+    matched: Slots,
 }
 
 impl Object {
     pub(super) fn new(annotation: &Annotation) -> Self {
         let Annotation { rectangle, area, crowd, .. } = *annotation;
-        let counts = if crowd { Slots::NONE } else { Slots::of_area(area) };
-        Self { rectangle, crowd, counts, taken: Slots::NONE }
+        let counted = if crowd { Slots::NONE } else { Slots::of_area(area) };
+        Self { rectangle, crowd, counted, matched: Slots::NONE }
     }
 }
 
-/// What became of a detection. In slots of neither kind it does not count.
+/// The result of a detection. It is ignored in slots of neither set.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct MatchResult {
-    /// Where it found an object.
-    pub(super) right: Slots,
-    /// Where it found nothing although it should have.
-    pub(super) wrong: Slots,
+    /// The slots in which it matches an object.
+    pub(super) true_positive: Slots,
+    /// The slots in which it matches no object, and its area is in range.
+    pub(super) false_positive: Slots,
 }
 
-/// Place of an object that a detection overlaps by at least the lowest threshold, and by how much.
-pub(super) type Rival = (usize, f64);
+/// Index of an object that a detection overlaps by at least the lowest threshold, and the overlap.
+pub(super) type Candidate = (usize, f64);
 
-/// Judges a detection among the objects of its image, after all better detections: it takes the object that it overlaps
-/// most among those still free. `rivals` is room that this needs, to be kept from detection to detection.
-pub(super) fn judge(detection: &Rectangle, objects: &mut [Object], rivals: &mut Vec<Rival>) -> MatchResult {
+/// Matches a detection to the objects of its image, after all higher-scoring detections: to the unmatched object that
+/// it overlaps most. `candidates` is a scratch buffer, reused between calls.
+pub(super) fn match_detection(
+    detection: &Rectangle,
+    objects: &mut [Object],
+    candidates: &mut Vec<Candidate>,
+) -> MatchResult {
     let overlaps = objects.iter().map(|object| overlap(detection, object)).enumerate();
-    rivals.clear();
-    rivals.extend(overlaps.filter(|(_, overlap)| *overlap >= THRESHOLDS[0]));
-    // Of equal overlaps the last one wins.
-    rivals.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
-    let mut open = Slots::ALL;
-    let mut right = Slots::NONE;
-    for &(place, overlap) in rivals.iter() {
-        let object = &mut objects[place];
-        let found = open.and(Slots::of_overlap(overlap)).and(object.counts).without(object.taken);
-        object.taken = object.taken.or(found);
-        right = right.or(found);
-        open = open.without(found);
+    candidates.clear();
+    candidates.extend(overlaps.filter(|(_, overlap)| *overlap >= THRESHOLDS[0]));
+    // Among equal overlaps, the last object wins.
+    candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.0.cmp(&a.0)));
+    let mut unmatched = Slots::ALL;
+    let mut true_positive = Slots::NONE;
+    for &(index, overlap) in candidates.iter() {
+        let object = &mut objects[index];
+        let slots = unmatched.and(Slots::of_overlap(overlap)).and(object.counted).without(object.matched);
+        object.matched = object.matched.or(slots);
+        true_positive = true_positive.or(slots);
+        unmatched = unmatched.without(slots);
     }
-    // Objects that don't count are second choice, whatever the overlap.
-    for &(place, overlap) in rivals.iter() {
-        let object = &mut objects[place];
-        let found = open.and(Slots::of_overlap(overlap)).without(object.counts).without(object.taken);
+    // Crowd regions and objects outside the area range are matched last, regardless of the overlap.
+    for &(index, overlap) in candidates.iter() {
+        let object = &mut objects[index];
+        let slots = unmatched.and(Slots::of_overlap(overlap)).without(object.counted).without(object.matched);
         if !object.crowd {
-            object.taken = object.taken.or(found);
+            object.matched = object.matched.or(slots);
         }
-        open = open.without(found);
+        unmatched = unmatched.without(slots);
     }
-    MatchResult { right, wrong: open.and(Slots::of_area(detection.area())) }
+    MatchResult { true_positive, false_positive: unmatched.and(Slots::of_area(detection.area())) }
 }
 
-/// IoU; the share of the detection when the object is a crowd, which may be matched by any part.
+/// The IoU; for a crowd region, the fraction of the detection inside it, since any part of the region may be matched.
 fn overlap(detection: &Rectangle, object: &Object) -> f64 {
     if object.crowd { detection.intersection_over_area(&object.rectangle) } else { detection.iou(&object.rectangle) }
 }

@@ -1,14 +1,14 @@
-//! Average precision and recall: over all classes, and of each.
+//! Average precision and recall, over all classes and by class.
 
 use serde::{Deserialize, Serialize};
 
 use super::accumulation::{AreaScores, ClassScores};
-use super::{ABSENT, ALL, AT_50, AT_75, LARGE, MEDIUM, SMALL};
+use super::{ALL, AT_50, AT_75, LARGE, MEDIUM, SMALL, UNDEFINED};
 
-/// COCO's twelve numbers, in [0, 1]; -1 where there is no object to find.
+/// COCO's twelve metrics, in [0, 1]; -1 without objects.
 ///
-/// Precision is averaged over 101 recalls and over the classes that have objects, recall over these classes; both over the
-/// IoU thresholds 0.5, 0.55, ... 0.95 where none is named.
+/// Precision is averaged over 101 recalls and over the classes with objects, recall over these classes; both also over
+/// the IoU thresholds 0.5, 0.55, ... 0.95 unless the metric has its own.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Average precision.
@@ -29,13 +29,13 @@ pub struct Summary {
     /// Average precision on large objects: from 96² square pixels.
     #[serde(rename = "APl")]
     pub ap_large: f64,
-    /// Recall with the best detection per image and class.
+    /// Recall with the highest-scoring detection per image and class.
     #[serde(rename = "AR1")]
     pub ar1: f64,
-    /// Recall with the best 10 detections per image and class.
+    /// Recall with the 10 highest-scoring detections per image and class.
     #[serde(rename = "AR10")]
     pub ar10: f64,
-    /// Recall with the best 100 detections per image and class.
+    /// Recall with the 100 highest-scoring detections per image and class.
     #[serde(rename = "AR100")]
     pub ar100: f64,
     /// Recall on small objects.
@@ -49,12 +49,12 @@ pub struct Summary {
     pub ar_large: f64,
 }
 
-/// The numbers of one class, in [0, 1]; -1 where it has no object to find.
+/// The metrics of one class, in [0, 1]; -1 without objects.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassSummary {
-    /// Objects to be found, crowds apart.
+    /// Number of objects, without crowd regions.
     pub objects: usize,
-    /// Detections that were judged, those in crowds included: of each image the best 100.
+    /// Number of detections that were evaluated: the 100 highest-scoring per image, including those in crowd regions.
     pub detections: usize,
     /// Average precision.
     #[serde(rename = "AP")]
@@ -74,30 +74,30 @@ pub struct ClassSummary {
     /// Average precision on large objects.
     #[serde(rename = "APl")]
     pub ap_large: f64,
-    /// Recall with the best 100 detections per image.
+    /// Recall with the 100 highest-scoring detections per image.
     #[serde(rename = "AR100")]
     pub ar100: f64,
-    /// From which score on detections are best taken; none if no object is found.
+    /// The score threshold with the highest F1; none if no object is found.
     pub best_f1: Option<BestF1>,
 }
 
-/// The score from which on detections of a class have the highest F1 at IoU 0.5, the harmonic mean of precision and recall.
+/// The score threshold with the highest F1, the harmonic mean of precision and recall, of a class at IoU 0.5.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BestF1 {
-    /// The lowest score that is taken.
+    /// The score threshold.
     pub score: f64,
-    /// The harmonic mean.
+    /// F1 at this threshold.
     pub f1: f64,
-    /// Share of right detections among those taken, without those in crowds.
+    /// Fraction of true positives among the detections, without those in crowd regions.
     pub precision: f64,
-    /// Share of the objects that are found.
+    /// Fraction of the objects that are found.
     pub recall: f64,
 }
 
 impl Summary {
     pub(super) fn new(classes: &[ClassScores]) -> Self {
-        let over = |area: usize, number: fn(&AreaScores) -> f64| {
-            average(classes.iter().filter_map(|scores| scores.areas[area].as_ref()).map(number))
+        let over = |area: usize, metric: fn(&AreaScores) -> f64| {
+            average(classes.iter().filter_map(|scores| scores.areas[area].as_ref()).map(metric))
         };
         Self {
             ap: over(ALL, AreaScores::precision),
@@ -118,7 +118,7 @@ impl Summary {
 
 impl ClassSummary {
     pub(super) fn new(scores: &ClassScores) -> Self {
-        let of = |area: usize, number: fn(&AreaScores) -> f64| scores.areas[area].as_ref().map_or(ABSENT, number);
+        let of = |area: usize, metric: fn(&AreaScores) -> f64| scores.areas[area].as_ref().map_or(UNDEFINED, metric);
         Self {
             objects: scores.objects,
             detections: scores.detections,
@@ -134,8 +134,8 @@ impl ClassSummary {
     }
 }
 
-/// The mean, or [`ABSENT`] when there is nothing to average.
+/// The mean, or [`UNDEFINED`] without numbers.
 pub(super) fn average(numbers: impl IntoIterator<Item = f64>) -> f64 {
     let (sum, count) = numbers.into_iter().fold((0.0, 0.0), |(sum, count), number| (sum + number, count + 1.0));
-    if count > 0.0 { sum / count } else { ABSENT }
+    if count > 0.0 { sum / count } else { UNDEFINED }
 }

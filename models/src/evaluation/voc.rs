@@ -1,30 +1,30 @@
-//! Average precision as the PASCAL VOC challenge has it. <http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf>,
+//! Average precision of the PASCAL VOC challenge. <http://host.robots.ox.ac.uk/pascal/VOC/voc2012/devkit_doc.pdf>,
 //! section 3.4.1.
 //!
-//! The devkit counts pixels, so that a box is one wider than `x2 - x1`; here it is not, as everywhere in this crate.
+//! The width of a box is `x2 - x1 + 1` in the devkit, but `x2 - x1` here, as everywhere in this crate.
 
 use serde::{Deserialize, Serialize};
 
 use super::class_boxes::{ClassBoxes, measure_classes};
 use super::summary::average;
-use super::{ABSENT, ScoredBox};
+use super::{ScoredBox, UNDEFINED};
 use crate::dataset::Annotation;
 
-/// What a detector is worth on a data set in the sense of VOC.
+/// VOC metrics of detections on a data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VocEvaluation {
-    /// IoU from which a detection has found an object.
+    /// IoU threshold for a match.
     pub iou: f64,
-    /// Over the classes that have objects.
+    /// The mean over the classes with objects.
     pub mean: VocSummary,
-    /// Of each class, in the order of the data set.
+    /// By class, in the order of the data set.
     pub classes: Vec<VocSummary>,
 }
 
-/// Average precision in [0, 1]; -1 where there is no object to find.
+/// Average precision in [0, 1]; -1 without objects.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VocSummary {
-    /// The area under the curve of precision over recall, as of VOC2010.
+    /// The area under the precision-recall curve, as in VOC2010 and later.
     #[serde(rename = "AP")]
     pub ap: f64,
     /// The mean precision at the recalls 0, 0.1, ... 1, as in VOC2007.
@@ -32,10 +32,10 @@ pub struct VocSummary {
     pub ap11: f64,
 }
 
-/// Judges `detections`, in any order, against `truth`. The surest first, each looks at the object of its image and class
-/// that it overlaps most. It is wrong if their IoU is below `iou` or a surer one has found that object already, even when it
-/// overlaps another object enough. A crowd need not be found, and a detection of it counts neither way. Boxes whose class is not
-/// below `classes` don't count.
+/// Evaluates `detections`, in any order, against `truth`. In descending order of score, each detection is compared with
+/// the object of its image and class with the highest IoU. It is a false positive if that IoU is below `iou` or the
+/// object is already matched, even if it overlaps another object enough. Crowd regions are not objects to find, and
+/// detections that match one are ignored. Boxes with a class index of `classes` or more are ignored.
 pub fn voc_average_precision(
     truth: &[Annotation],
     detections: &[ScoredBox],
@@ -43,7 +43,7 @@ pub fn voc_average_precision(
     iou: f64,
 ) -> VocEvaluation {
     let classes = measure_classes(truth, detections, classes, |boxes| evaluate_class(boxes, iou));
-    let present = || classes.iter().filter(|class| class.ap != ABSENT);
+    let present = || classes.iter().filter(|class| class.ap != UNDEFINED);
     let mean =
         VocSummary { ap: average(present().map(|class| class.ap)), ap11: average(present().map(|class| class.ap11)) };
     VocEvaluation { iou, mean, classes }
@@ -52,38 +52,38 @@ pub fn voc_average_precision(
 fn evaluate_class(boxes: &ClassBoxes, iou: f64) -> VocSummary {
     let positives = boxes.objects.iter().filter(|object| !object.crowd).count();
     if positives == 0 {
-        return VocSummary { ap: ABSENT, ap11: ABSENT };
+        return VocSummary { ap: UNDEFINED, ap11: UNDEFINED };
     }
-    let mut taken = vec![false; boxes.objects.len()];
-    let mut wrong = 0;
-    // After each object found.
+    let mut matched = vec![false; boxes.objects.len()];
+    let mut false_positives = 0;
+    // Precision after each true positive.
     let mut precisions: Vec<f64> = Vec::new();
     for detection in &boxes.detections {
         match most_overlapped(boxes, detection).filter(|(_, overlap)| *overlap >= iou) {
-            Some((place, _)) if boxes.objects[place].crowd => {}
-            Some((place, _)) if !taken[place] => {
-                taken[place] = true;
-                let right = precisions.len() + 1;
-                precisions.push(right as f64 / (right + wrong) as f64);
+            Some((index, _)) if boxes.objects[index].crowd => {}
+            Some((index, _)) if !matched[index] => {
+                matched[index] = true;
+                let true_positives = precisions.len() + 1;
+                precisions.push(true_positives as f64 / (true_positives + false_positives) as f64);
             }
-            _ => wrong += 1,
+            _ => false_positives += 1,
         }
     }
-    // The best precision at that recall or a higher one.
+    // The maximum precision at that recall or a higher one.
     for earlier in (1..precisions.len()).rev() {
         precisions[earlier - 1] = precisions[earlier - 1].max(precisions[earlier]);
     }
-    // In tenths, since 0.3 is not three times 0.1. Recall 0 is reached by the first object found.
+    // Recall in integer tenths, since 3 * 0.1 is not 0.3. The first true positive reaches recall 0.
     let at = |tenth: usize| precisions.get((tenth * positives).div_ceil(10).saturating_sub(1)).copied().unwrap_or(0.0);
-    // Every object is worth the same share of recall; the sum of nothing would be a negative zero.
+    // Every object adds the same recall. Not `sum`, which is -0.0 without values.
     let area = precisions.iter().fold(0.0, |area, precision| area + precision / positives as f64);
     VocSummary { ap: area, ap11: average((0..=10).map(at)) }
 }
 
-/// The object that a detection overlaps most, and by how much; of equal ones the first.
+/// Index of the object with the highest IoU, and that IoU; the first object among equals.
 fn most_overlapped(boxes: &ClassBoxes, detection: &ScoredBox) -> Option<(usize, f64)> {
-    let places = boxes.objects_of(detection.image);
-    let overlaps = places.map(|place| (place, detection.rectangle.iou(&boxes.objects[place].rectangle)));
+    let indices = boxes.objects_of(detection.image);
+    let overlaps = indices.map(|index| (index, detection.rectangle.iou(&boxes.objects[index].rectangle)));
     overlaps.reduce(|best, next| if next.1 > best.1 { next } else { best })
 }
 
@@ -100,7 +100,7 @@ mod tests {
         Annotation { id: 0, image, class_index: 0, rectangle: square(x), area: 100.0, crowd: false }
     }
 
-    fn found(image: usize, x: f64, score: f64) -> ScoredBox {
+    fn detection(image: usize, x: f64, score: f64) -> ScoredBox {
         ScoredBox { image, class_index: 0, score, rectangle: square(x) }
     }
 
@@ -110,20 +110,20 @@ mod tests {
     }
 
     #[test]
-    fn the_area_and_the_eleven_points_of_a_curve() {
+    fn ap_is_the_area_and_ap11_the_mean_of_eleven_points() {
         let truth: Vec<_> = (0..10).map(|image| object(image, 0.0)).collect();
         assert!(score(&truth, &[])[0].is_sign_positive());
-        let right = |image: usize, score| found(image, 0.0, score);
-        let wrong = |score| found(0, 50.0, score);
+        let hit = |image: usize, score| detection(image, 0.0, score);
+        let miss = |score| detection(0, 50.0, score);
         let cases = [
             ("nothing", vec![], [0.0, 0.0]),
-            ("three of ten", vec![right(0, 0.9), right(1, 0.8), right(2, 0.7)], [0.3, 4.0 / 11.0]),
+            ("three of ten", vec![hit(0, 0.9), hit(1, 0.8), hit(2, 0.7)], [0.3, 4.0 / 11.0]),
             (
-                "one wrong before",
-                vec![wrong(1.0), right(0, 0.9), right(1, 0.8)],
+                "one false positive before",
+                vec![miss(1.0), hit(0, 0.9), hit(1, 0.8)],
                 [0.2 * 2.0 / 3.0, 3.0 * (2.0 / 3.0) / 11.0],
             ),
-            ("one wrong after", vec![right(0, 0.9), wrong(0.5)], [0.1, 2.0 / 11.0]),
+            ("one false positive after", vec![hit(0, 0.9), miss(0.5)], [0.1, 2.0 / 11.0]),
         ];
         for (name, detections, expected) in cases {
             let found = score(&truth, &detections);
@@ -132,25 +132,25 @@ mod tests {
     }
 
     #[test]
-    fn a_detection_whose_best_object_is_taken_is_wrong() {
-        // The second detection overlaps the second object by more than a half, the first one by more.
+    fn second_detection_of_an_object_is_a_false_positive() {
+        // The second detection has an IoU above 0.5 with the second object, but a higher one with the first.
         let truth = [object(0, 0.0), object(0, 5.0)];
-        assert_eq!(score(&truth, &[found(0, 0.0, 0.9), found(0, 2.0, 0.8)])[0], 0.5);
-        assert_eq!(score(&truth, &[found(0, 0.0, 0.9), found(0, 3.0, 0.8)])[0], 1.0);
+        assert_eq!(score(&truth, &[detection(0, 0.0, 0.9), detection(0, 2.0, 0.8)])[0], 0.5);
+        assert_eq!(score(&truth, &[detection(0, 0.0, 0.9), detection(0, 3.0, 0.8)])[0], 1.0);
     }
 
     #[test]
-    fn an_overlap_that_meets_the_threshold_is_enough() {
+    fn iou_equal_to_the_threshold_is_a_match() {
         let half = Rectangle { width: 5.0, ..square(0.0) };
-        assert_eq!(score(&[object(0, 0.0)], &[ScoredBox { rectangle: half, ..found(0, 0.0, 0.9) }]), [1.0, 1.0]);
+        assert_eq!(score(&[object(0, 0.0)], &[ScoredBox { rectangle: half, ..detection(0, 0.0, 0.9) }]), [1.0, 1.0]);
     }
 
     #[test]
-    fn a_crowd_counts_neither_way() {
+    fn detections_in_a_crowd_region_are_ignored() {
         let crowd = Annotation { crowd: true, ..object(0, 50.0) };
-        let detections = [found(0, 50.0, 0.9), found(0, 51.0, 0.8), found(0, 0.0, 0.7)];
+        let detections = [detection(0, 50.0, 0.9), detection(0, 51.0, 0.8), detection(0, 0.0, 0.7)];
         assert_eq!(score(&[object(0, 0.0), crowd.clone()], &detections), [1.0, 1.0]);
-        assert_eq!(score(&[crowd], &detections), [ABSENT, ABSENT]);
+        assert_eq!(score(&[crowd], &detections), [UNDEFINED, UNDEFINED]);
     }
 
     #[test]
@@ -160,17 +160,17 @@ mod tests {
             Annotation { class_index: 2, ..object(0, 0.0) },
             Annotation { class_index: 3, ..object(0, 0.0) },
         ];
-        let detections = [found(0, 0.0, 0.9), ScoredBox { class_index: 1, ..found(0, 0.0, 0.9) }];
+        let detections = [detection(0, 0.0, 0.9), ScoredBox { class_index: 1, ..detection(0, 0.0, 0.9) }];
         let VocEvaluation { mean, classes, .. } = voc_average_precision(&truth, &detections, 3, 0.5);
-        assert_eq!(classes.iter().map(|class| class.ap).collect::<Vec<_>>(), [1.0, ABSENT, 0.0]);
+        assert_eq!(classes.iter().map(|class| class.ap).collect::<Vec<_>>(), [1.0, UNDEFINED, 0.0]);
         assert_eq!(mean, VocSummary { ap: 0.5, ap11: 0.5 });
     }
 
     #[test]
-    fn the_order_of_detections_with_distinct_scores_does_not_matter() {
+    fn order_of_detections_with_distinct_scores_does_not_matter() {
         let truth: Vec<_> = (0..9).map(|i| object(i % 3, i as f64 * 3.0)).collect();
         let mut detections: Vec<_> =
-            (0..30).map(|i| found(i % 4, (i % 11) as f64 * 2.7, (i * 7 % 31) as f64)).collect();
+            (0..30).map(|i| detection(i % 4, (i % 11) as f64 * 2.7, (i * 7 % 31) as f64)).collect();
         let expected = score(&truth, &detections);
         assert!(expected[0] > 0.0 && expected[0] < 1.0);
         detections.reverse();

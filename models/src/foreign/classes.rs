@@ -1,4 +1,4 @@
-//! What the outputs of other projects' networks stand for.
+//! The classes of other projects' outputs.
 
 use super::{ForeignError, Kind};
 use crate::spec::Class;
@@ -6,30 +6,30 @@ use crate::spec::Class;
 /// Ids and names of COCO's 80 classes.
 const COCO: &str = include_str!("../../specs/classes/coco.txt");
 
-/// Numbers and names of the classes of Open Images that MLPerf trains on.
+/// Indices and names of the 264 Open Images classes of MLPerf.
 const MLPERF: &str = include_str!("../../specs/classes/mlperf.txt");
 
-/// torchvision's outputs for COCO: one for each id from 0 to 90, though only 80 of them are classes.
+/// Number of torchvision's outputs for COCO: one for each id from 0 to 90, of which 80 are classes.
 const TORCHVISION_COCO: usize = 91;
 
-/// The outputs of every anchor.
+/// The outputs per anchor.
 pub(super) struct Output {
-    /// How many the file has.
+    /// Their number in the file.
     pub(super) all: usize,
-    /// Those that stand for a class.
+    /// Those that belong to a class.
     pub(super) rows: Vec<ClassOutput>,
 }
 
-/// An output that stands for a class.
+/// An output that belongs to a class.
 pub(super) struct ClassOutput {
-    /// Which of an anchor's outputs.
+    /// Index among the outputs of an anchor.
     pub(super) row: usize,
     pub(super) class: Class,
 }
 
-/// What `all` outputs of every anchor stand for, of which the classes may be `listed`.
+/// The classes of `all` outputs per anchor. `listed` replaces the classes assumed from the kind and the number of outputs.
 pub(super) fn outputs(kind: Kind, all: usize, listed: Option<&[Class]>) -> Result<Output, ForeignError> {
-    // torchvision's labels begin at 1: output 0 is a background that is never learned.
+    // torchvision's labels start at 1: output 0 is the background, which is never trained.
     let first = match kind {
         Kind::TorchvisionV1 | Kind::TorchvisionV1Coco | Kind::TorchvisionV2 => 1,
         Kind::TorchvisionBackbone | Kind::Yhenon | Kind::Mlperf => 0,
@@ -46,7 +46,7 @@ pub(super) fn outputs(kind: Kind, all: usize, listed: Option<&[Class]>) -> Resul
             return Err(ForeignError::Classes { outputs: count, listed: listed.len() });
         }
         (Some(listed), _) => (first..).zip(listed.to_vec()).collect(),
-        // Here, an output's number is its class's id.
+        // The index of an output is its COCO id.
         (None, Some(classes)) if first == 1 => classes.into_iter().map(|class| (class.id as usize, class)).collect(),
         (None, Some(classes)) => (first..).zip(classes).collect(),
         (None, None) => {
@@ -56,7 +56,7 @@ pub(super) fn outputs(kind: Kind, all: usize, listed: Option<&[Class]>) -> Resul
     Ok(Output { all, rows: rows.into_iter().map(|(row, class)| ClassOutput { row, class }).collect() })
 }
 
-/// Lines of an id, a tab and a name.
+/// Parses lines of an id, a tab and a name.
 fn parse(text: &str) -> Vec<Class> {
     let lines = text.lines().filter_map(|line| line.split_once('\t'));
     lines.filter_map(|(id, name)| Some(Class { id: id.parse().ok()?, name: name.to_owned() })).collect()
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_of_published_networks_have_names() {
+    fn outputs_of_published_weights_get_class_names() {
         let torchvision = named(Kind::TorchvisionV2, 91);
         assert_eq!(torchvision.len(), 80);
         assert_eq!(torchvision[0], (1, 1, "person".to_owned()));
@@ -86,14 +86,14 @@ mod tests {
     }
 
     #[test]
-    fn other_numbers_of_outputs_are_numbered_and_backgrounds_are_none() {
+    fn unknown_classes_are_numbered_and_the_background_is_not_a_class() {
         assert_eq!(named(Kind::TorchvisionV1, 3), [(1, 1, "class 1".to_owned()), (2, 2, "class 2".to_owned())]);
         assert_eq!(named(Kind::Yhenon, 1), [(0, 0, "class 0".to_owned())]);
         assert!(named(Kind::TorchvisionV1, 0).is_empty() && named(Kind::Yhenon, 0).is_empty());
     }
 
     #[test]
-    fn listed_classes_are_taken_when_their_number_is_right() {
+    fn listed_classes_must_match_the_number_of_outputs() {
         let listed = ["cell", "platelet"].map(|name| Class { id: 7, name: name.to_owned() });
         let output = outputs(Kind::TorchvisionV1, 3, Some(&listed)).unwrap();
         assert_eq!((output.rows[1].row, &output.rows[1].class), (2, &listed[1]));

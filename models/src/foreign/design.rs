@@ -1,4 +1,4 @@
-//! What a network is, as its kind and the shapes of its tensors show.
+//! The architecture of a network, read from its kind and the shapes of its tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,20 +9,20 @@ use crate::retinanet::{backbone_parameters, parameters};
 use crate::spec::{BackboneSpec, Class, ModelSpec, NormKind, NormSpec, P6From, PreprocessingSpec};
 use crate::weights::Parameter;
 
-/// Outputs per anchor that are believed; Open Images has 600 classes, LVIS 1,203.
+/// Maximum number of outputs per anchor. For comparison, Open Images has 600 classes, LVIS 1,203.
 const MOST_OUTPUTS: usize = 100_000;
 
-/// Shapes under our names.
+/// Shapes by our tensor names.
 pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 
-/// A network as names and shapes show it.
+/// An architecture, read from names and shapes.
 pub(super) struct Design {
     pub(super) network: Network,
-    /// Its tensors, in the shapes that the file should have.
+    /// Its tensors, with the shapes expected in the file.
     pub(super) expected: Vec<Parameter>,
     /// Outputs per anchor; none for a backbone.
     pub(super) outputs: Option<Output>,
-    /// Whether classes are named by their number alone.
+    /// Whether the classes are assumed from the number of outputs.
     pub(super) guessed: bool,
 }
 
@@ -31,8 +31,8 @@ pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Reque
         let mut backbone = BackboneSpec::default();
         read_backbone(shapes, &mut backbone)?;
         backbone.norm.epsilon = request.epsilon.unwrap_or(backbone.norm.epsilon);
-        let whole = ModelSpec { backbone: backbone.clone(), ..ModelSpec::default() };
-        whole.validate()?;
+        let spec_of_detector = ModelSpec { backbone: backbone.clone(), ..ModelSpec::default() };
+        spec_of_detector.validate()?;
         let expected = backbone_parameters(&backbone)?;
         let PreprocessingSpec { mean, std, .. } = PreprocessingSpec::default();
         let network = Network::Backbone(BackboneCheckpointSpec { backbone, mean, std });
@@ -64,7 +64,7 @@ pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Reque
     if outputs.rows.is_empty() {
         return Err(ForeignError::Outputs { found: all });
     }
-    // Before sizes of all tensors follow from it.
+    // Before tensor sizes are computed from it.
     spec.validate()?;
     spec.classes = (0..).take(all).map(|id| Class { id, name: String::new() }).collect();
     let expected = parameters(&spec)?;
@@ -77,7 +77,7 @@ pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Reque
     })
 }
 
-/// Depth, groups and width of the backbone.
+/// Reads depth, groups and width of the backbone.
 fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), ForeignError> {
     let blocks = [1, 2, 3, 4].map(|stage| {
         let start = format!("layer{stage}.");
@@ -102,7 +102,8 @@ fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), Foreign
     Ok(())
 }
 
-/// Widths of pyramid and heads, what P6 comes from, and whether the heads have norms. What no shape says stays.
+/// Reads the widths of pyramid and heads, the input of P6, and whether the heads have norm layers. What no shape contains
+/// is left unchanged.
 fn read_pyramid_and_heads(shapes: &Shapes, spec: &mut ModelSpec) {
     let size = |name: &str, axis: usize| shapes.get(name).and_then(|shape| shape.get(axis)).copied();
     spec.pyramid.width = size("fpn.P3_2.weight", 0).unwrap_or(spec.pyramid.width);
@@ -117,6 +118,6 @@ fn read_pyramid_and_heads(shapes: &Shapes, spec: &mut ModelSpec) {
     spec.heads.depth = spec.heads.depth.max(convolutions.count());
     spec.heads.width = size("regressionModel.conv1.weight", 0).unwrap_or(spec.heads.width);
     let norms = shapes.contains_key("regressionModel.norm1.weight");
-    // The number of groups is in no shape; torchvision has 32.
+    // No shape contains the number of groups; torchvision has 32.
     spec.heads.norm = norms.then(|| NormSpec { kind: NormKind::Group, ..NormSpec::default() });
 }

@@ -1,120 +1,120 @@
-//! Why weights of other projects are refused.
+//! Errors of importing weights of other projects.
 
 use super::Kind;
 use crate::checkpoint::TensorProblems;
 use crate::spec::SpecError;
 use crate::weights::WeightsError;
 
-/// Why a file can't be imported.
+/// Why a file cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ForeignError {
-    /// Nothing shows what the file is.
-    #[error("nothing in it says which network it is{stranger}; it holds {names}; kinds: {}", Kind::ALL.map(Kind::name).join(", "))]
+    /// The kind is not recognized.
+    #[error("unknown kind of weights{stranger}; it contains {names}; kinds: {}", Kind::ALL.map(Kind::name).join(", "))]
     Unknown {
-        /// What it could be, if that is known.
+        /// What it looks like, as part of the message; empty if unknown.
         stranger: String,
-        /// Some of its tensors.
+        /// Names of some of its tensors.
         names: String,
     },
-    /// The file is not of the kind that was said.
-    #[error("it has no tensor `{tensor}`, which {kind} has; it holds {names}")]
+    /// The file is not of the requested kind.
+    #[error("it has no tensor `{tensor}`, which {kind} requires; it contains {names}")]
     Absent {
-        /// What was said.
+        /// The requested kind.
         kind: Kind,
-        /// The tensor by which the kind is known.
+        /// The tensor by which the kind is recognized.
         tensor: &'static str,
-        /// Some of its tensors.
+        /// Names of some of its tensors.
         names: String,
     },
-    /// The file holds several networks.
-    #[error("it holds several networks of the kind {kind}: {places}; say which one with --key")]
+    /// The file contains several networks.
+    #[error("it contains several networks of kind {kind}: {places}; choose one with --key")]
     Several {
-        /// What they are.
+        /// Their kind.
         kind: Kind,
-        /// Where they are.
+        /// Their entries in the file.
         places: String,
     },
-    /// Two names in the file mean the same.
-    #[error("`{first}` and `{second}` are both `{name}` of our network")]
+    /// Two names in the file have the same name in our network.
+    #[error("`{first}` and `{second}` both map to `{name}`")]
     Twice {
         /// Our name.
         name: String,
-        /// The one name.
+        /// One name in the file.
         first: String,
         /// The other one.
         second: String,
     },
-    /// The backbone is none of ours.
+    /// The backbone is not supported.
     #[error(
-        "its backbone has {blocks:?} {} blocks in its stages, which no ResNet of depth 18, 34, 50, 101 or 152 has",
+        "its backbone has stages of {blocks:?} {} blocks, expected those of ResNet-18, 34, 50, 101 or 152",
         if *bottleneck { "bottleneck" } else { "basic" }
     )]
     Depth {
         /// Blocks of the four stages.
         blocks: [usize; 4],
-        /// Of which kind.
+        /// Whether they are bottleneck blocks.
         bottleneck: bool,
     },
-    /// The file has other anchors than its kind.
+    /// The file has another number of anchors than its kind.
     #[error(
-        "it has {found} anchors per cell, {kind} has {expected}; which anchors these are is not in the file, so it can't be \
-         imported"
+        "it has {found} anchors per cell, {kind} has {expected}; other anchors cannot be imported, because their sizes and \
+         ratios are not in the file"
     )]
     Anchors {
-        /// What it is.
+        /// Its kind.
         kind: Kind,
         /// Anchors of the kind.
         expected: usize,
-        /// Rows of the boxes' output, divided by four.
+        /// Output channels of the box head, divided by four.
         found: usize,
     },
-    /// The file has no output that stands for a class, or too many.
-    #[error("it has {found} outputs per anchor, of which none is a class, or which no network has")]
+    /// No output belongs to a class, or there are too many.
+    #[error("it has {found} outputs per anchor: none of them belongs to a class, or the number is implausible")]
     Outputs {
-        /// Rows of the scores' output, divided by anchors.
+        /// Output channels of the classification head, divided by anchors per cell.
         found: usize,
     },
-    /// The number of classes is not what a person says.
-    #[error("the file has {outputs} classes, the list of classes {listed}")]
+    /// The number of classes is not that of the given list.
+    #[error("it has {outputs} classes, but --classes lists {listed}")]
     Classes {
-        /// Outputs per anchor, without background.
+        /// Outputs per anchor, without the background.
         outputs: usize,
-        /// Classes that were given.
+        /// Classes in the list.
         listed: usize,
     },
-    /// The tensors are not those of the network.
+    /// The tensors do not match those of the network.
     #[error(
-        "its tensors are not those of {kind}; {matched} are:{problems}{}",
-        if problems.unexpected.is_empty() { "" } else { "\nshould the unexpected ones make no difference, --drop PREFIX leaves them out" }
+        "its tensors do not match kind {kind} ({matched} do):{problems}{}",
+        if problems.unexpected.is_empty() { "" } else { "\nif the unexpected tensors can be ignored, pass --drop PREFIX" }
     )]
     Tensors {
-        /// What it is.
+        /// Its kind.
         kind: Kind,
-        /// How many tensors fit.
+        /// Number of tensors that match.
         matched: usize,
         /// All of the differences, with names in the file.
         problems: TensorProblems,
     },
-    /// A tensor that holds no real numbers.
-    #[error("tensor `{name}` holds numbers of type {number}, expected F32, F64, F16 or BF16")]
+    /// A tensor is not of a floating-point type.
+    #[error("tensor `{name}` has type {number}, expected F32, F64, F16 or BF16")]
     Number {
         /// Its name in the file.
         name: String,
-        /// What its numbers are.
+        /// Type of its values.
         number: String,
     },
-    /// Numbers that no network can work with.
-    #[error("tensor `{name}` holds {what}")]
+    /// A tensor contains values that no network can use.
+    #[error("tensor `{name}` contains {what}")]
     Values {
         /// Its name in the file.
         name: String,
         /// What is wrong.
         what: &'static str,
     },
-    /// The sizes make no sense.
+    /// The spec read from names and shapes is invalid.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// The sizes make no network.
+    /// No network can be built from the spec.
     #[error(transparent)]
     Weights(#[from] WeightsError),
 }

@@ -1,4 +1,4 @@
-//! Which project weights are of: shown by their names and shapes, or said.
+//! The project that weights come from, recognized by names and shapes of their tensors or given by the user.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,16 +8,16 @@ use super::names::{OURS, TORCHVISION};
 use super::{ForeignError, Stored, StoredTensors};
 use crate::spec::Source;
 
-/// A form of weights that can be imported.
+/// A kind of weights that can be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A residual network of torchvision, without the layer that classifies images.
+    /// A ResNet of torchvision; its image classifier is dropped.
     TorchvisionBackbone,
-    /// torchvision's `retinanet_resnet50_fpn`, or one with another residual network.
+    /// torchvision's `retinanet_resnet50_fpn`, or the same with another ResNet.
     TorchvisionV1,
-    /// The weights of it that torchvision publishes, which it computes with an epsilon of 0.
+    /// torchvision's published COCO weights of `retinanet_resnet50_fpn`, which need a norm epsilon of 0.
     TorchvisionV1Coco,
-    /// torchvision's `retinanet_resnet50_fpn_v2`, or one with another residual network.
+    /// torchvision's `retinanet_resnet50_fpn_v2`, or the same with another ResNet.
     TorchvisionV2,
     /// yhenon/pytorch-retinanet.
     Yhenon,
@@ -25,14 +25,14 @@ pub enum Kind {
     Mlperf,
 }
 
-/// Digits of the SHA-256 of torchvision's published COCO weights, which torchvision also has in the file's name.
+/// The first digits of the SHA-256 of torchvision's published COCO weights, which are also part of their file name.
 const PUBLISHED: &str = "eeacb38b";
 
-/// Parts of names by which networks are known that are not ours, and what they are.
+/// Parts of tensor names by which unsupported networks are recognized, and what they are.
 const STRANGERS: [(&str, &str); 7] = [
-    ("backbone.bottom_up.", "a network of Detectron2"),
-    ("bbox_head.", "a network of MMDetection"),
-    ("cls_head.", "a network of NVIDIA's ODTK"),
+    ("backbone.bottom_up.", "a Detectron2 model"),
+    ("bbox_head.", "an MMDetection model"),
+    ("cls_head.", "a model of NVIDIA's ODTK"),
     ("head.classification_head.module_list.", "an SSD of torchvision"),
     ("rpn.head.", "a Faster or Mask R-CNN of torchvision"),
     ("transformer.", "a transformer"),
@@ -50,7 +50,7 @@ impl Kind {
         Self::Mlperf,
     ];
 
-    /// The word for it.
+    /// Its name in `--kind`.
     pub fn name(self) -> &'static str {
         match self {
             Self::TorchvisionBackbone => "torchvision-backbone",
@@ -62,7 +62,7 @@ impl Kind {
         }
     }
 
-    /// Where its spec is; a backbone has none.
+    /// The source of its spec; none for a backbone.
     pub fn source(self) -> Option<Source> {
         match self {
             Self::TorchvisionBackbone => None,
@@ -73,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// What its tensors are called here.
+    /// The table that maps its tensor names to ours.
     pub(super) fn names(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::TorchvisionBackbone | Self::Yhenon => OURS,
@@ -81,7 +81,7 @@ impl Kind {
         }
     }
 
-    /// The tensor by which it is found in a file, which may have something before its name.
+    /// The tensor by which it is recognized in a file. Its name may have a prefix there.
     fn landmark(self) -> &'static str {
         match self {
             Self::TorchvisionBackbone => "layer1.0.conv1.weight",
@@ -104,21 +104,21 @@ impl FromStr for Kind {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let names = Self::ALL.map(Self::name).join(", ");
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| format!("kinds: {names}"))
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| format!("expected one of {names}"))
     }
 }
 
-/// Where in a file the weights are, and what they are.
+/// Kind and location of the weights in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) kind: Kind,
-    /// What stands before the names of all of its tensors.
+    /// The common prefix of the names of its tensors.
     pub(super) prefix: String,
-    /// What shows the kind, as the end of a sentence.
+    /// How the kind was recognized, as the end of a sentence.
     pub(super) reason: String,
 }
 
-/// What a person says of a file.
+/// What the user gave of a [`Request`](super::Request).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Said<'a> {
     pub(super) kind: Option<Kind>,
@@ -127,7 +127,7 @@ pub(super) struct Said<'a> {
     pub(super) sha256: &'a str,
 }
 
-/// Finds the weights of the kind that is said, or of the one that the names show.
+/// Finds the weights of the given kind, or of the kind recognized by their names.
 pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, ForeignError> {
     let at = |kind: Kind| prefix(tensors, kind, said.key);
     if let Some(kind) = said.kind {
@@ -136,7 +136,7 @@ pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, Foreign
             tensor: kind.landmark(),
             names: some_names(tensors.keys()),
         })?;
-        return Ok(Found { kind, prefix, reason: "as --kind says".to_owned() });
+        return Ok(Found { kind, prefix, reason: "given by --kind".to_owned() });
     }
     if let Some(prefix) = at(Kind::TorchvisionV1)? {
         let (kind, reason) = torchvision(&part(tensors, &prefix), said);
@@ -149,7 +149,7 @@ pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, Foreign
     if let Some(prefix) = at(Kind::TorchvisionBackbone)?
         && part(tensors, &prefix).keys().all(|name| is_of_backbone(name) || name.starts_with("fc."))
     {
-        let reason = "it has the stages of a residual network and no heads".to_owned();
+        let reason = "it has the stages of a ResNet and no heads".to_owned();
         return Ok(Found { kind: Kind::TorchvisionBackbone, prefix, reason });
     }
     let stranger = STRANGERS.iter().find(|(part, _)| tensors.keys().any(|name| name.contains(part)));
@@ -159,17 +159,17 @@ pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, Foreign
     })
 }
 
-/// The tensors whose names begin with `prefix`, without it.
+/// The tensors whose names start with `prefix`, by their names without it.
 pub(super) fn part<'a>(tensors: &'a StoredTensors, prefix: &str) -> BTreeMap<&'a str, &'a Stored> {
     tensors.iter().filter_map(|(name, stored)| Some((name.strip_prefix(prefix)?, stored))).collect()
 }
 
-/// Whether a tensor of that name is the backbone's.
+/// Whether a tensor of that name belongs to the backbone.
 pub(super) fn is_of_backbone(name: &str) -> bool {
     ["conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4."].iter().any(|start| name.starts_with(start))
 }
 
-/// What stands before the kind's names; none where it is not in the file.
+/// The prefix of the kind's tensor names; none if its landmark is not in the file.
 fn prefix(tensors: &StoredTensors, kind: Kind, key: Option<&str>) -> Result<Option<String>, ForeignError> {
     let places = tensors.keys().filter_map(|name| name.strip_suffix(kind.landmark()));
     let places = places.filter(|place| place.is_empty() || place.ends_with('.'));
@@ -189,11 +189,11 @@ fn prefix(tensors: &StoredTensors, kind: Kind, key: Option<&str>) -> Result<Opti
     }
 }
 
-/// Which of torchvision's and its offspring, and why.
+/// The kind of weights that have torchvision's tensor names, and how it was recognized.
 fn torchvision(tensors: &BTreeMap<&str, &Stored>, said: Said) -> (Kind, String) {
     let shape = |name: &str| tensors.get(name).map(|stored| stored.shape.as_slice());
     if shape("head.classification_head.conv.0.1.weight").is_some() {
-        return (Kind::TorchvisionV2, "its heads have normalizations".to_owned());
+        return (Kind::TorchvisionV2, "its heads have norm layers".to_owned());
     }
     let rows = |name: &str| shape(name).and_then(|shape| shape.first().copied()).unwrap_or_default();
     let anchors = rows("head.regression_head.bbox_reg.weight") / 4;
@@ -204,20 +204,20 @@ fn torchvision(tensors: &BTreeMap<&str, &Stored>, said: Said) -> (Kind, String) 
     let frozen = !tensors.keys().any(|name| name.ends_with(".num_batches_tracked"));
     if frozen && outputs == 91 {
         if said.sha256.starts_with(PUBLISHED) || said.file.contains(PUBLISHED) {
-            let reason = format!("it is torchvision's published file ({PUBLISHED}), which wants an epsilon of 0");
+            let reason = format!("it is torchvision's published file ({PUBLISHED}), which needs a norm epsilon of 0");
             return (Kind::TorchvisionV1Coco, reason);
         }
         let reason = format!(
-            "its heads have no normalizations; the norms' epsilon is taken for 1e-5, but torchvision's published COCO weights \
-             want 0: should these be they, say --kind {}",
+            "its heads have no norm layers; norm epsilon assumed to be 1e-5. For torchvision's published COCO weights, \
+             which need 0, pass --kind {}",
             Kind::TorchvisionV1Coco
         );
         return (Kind::TorchvisionV1, reason);
     }
-    (Kind::TorchvisionV1, "its heads have no normalizations".to_owned())
+    (Kind::TorchvisionV1, "its heads have no norm layers".to_owned())
 }
 
-/// The first of some names, in quotes.
+/// The first ten names in backticks, and the number of the others.
 fn some_names<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
     const SHOWN: usize = 10;
     let rest = names.len().saturating_sub(SHOWN);

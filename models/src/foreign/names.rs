@@ -1,13 +1,13 @@
-//! What other projects call the tensors of this network: the one place where names are translated.
+//! The tensor names of other projects. This is the only place where names are translated.
 
-/// A beginning of names elsewhere, and what stands for it here. The longest that fits counts; the rest of a name is kept.
+/// A prefix of names elsewhere, and the prefix that replaces it here. The longest matching prefix applies.
 type Rename = (&'static str, &'static str);
 
-/// Projects that have our names: yhenon/pytorch-retinanet, and torchvision's residual networks.
+/// Projects with the same names as ours: yhenon/pytorch-retinanet, and torchvision's ResNets.
 pub(super) const OURS: &[Rename] = &[("", "")];
 
-/// torchvision's RetinaNets and MLPerf's. Where two rows mean the same, the second one is of torchvision before 0.13 and of
-/// MLPerf: a convolution was then named by its place among convolutions and activations.
+/// RetinaNets of torchvision and MLPerf. Where two rows have the same right side, the second is for torchvision before 0.13
+/// and for MLPerf, where a convolution is named by its index among convolutions and activations.
 pub(super) const TORCHVISION: &[Rename] = &[
     ("backbone.body.", ""),
     ("backbone.fpn.inner_blocks.0.0.", "fpn.P3_1."),
@@ -52,20 +52,20 @@ pub(super) const TORCHVISION: &[Rename] = &[
     ("head.regression_head.bbox_reg.", "regressionModel.output."),
 ];
 
-/// Ends of names here that stand for no tensor of the network, and what they are.
+/// Suffixes of tensors that the network does not need, and what they are.
 pub(super) const NEEDLESS: &[(&str, &str)] = &[
     (".num_batches_tracked", "counters of training steps"),
-    ("fc.weight", "the classifier of whole images"),
-    ("fc.bias", "the classifier of whole images"),
+    ("fc.weight", "the image classifier"),
+    ("fc.bias", "the image classifier"),
 ];
 
-/// Our name for `name`; none where no row fits.
+/// Our name for their `name`; none if no row matches.
 pub(super) fn translate(table: &[Rename], name: &str) -> Option<String> {
     let fitting = table.iter().filter_map(|(theirs, ours)| Some((theirs.len(), ours, name.strip_prefix(theirs)?)));
     fitting.max_by_key(|(length, ..)| *length).map(|(_, ours, rest)| format!("{ours}{rest}"))
 }
 
-/// The name of our `name` elsewhere, in the newest of the forms that the table has.
+/// Their name for our `name`; the newest one if the table has several.
 pub(super) fn translate_back(table: &[Rename], name: &str) -> String {
     let fitting = table.iter().rev().filter_map(|(theirs, ours)| Some((ours.len(), theirs, name.strip_prefix(ours)?)));
     fitting
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_and_new_names_of_torchvision_mean_the_same() {
+    fn translate_knows_old_and_new_names_of_torchvision() {
         for (theirs, ours) in [
             ("backbone.body.layer1.0.bn1.weight", "layer1.0.bn1.weight"),
             ("backbone.fpn.inner_blocks.0.0.weight", "fpn.P3_1.weight"),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn names_go_back_to_the_newest_form() {
+    fn translate_back_gives_the_newest_names() {
         for (theirs, ours) in [
             ("backbone.body.layer1.0.bn1.weight", "layer1.0.bn1.weight"),
             ("backbone.fpn.inner_blocks.0.0.weight", "fpn.P3_1.weight"),

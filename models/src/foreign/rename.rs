@@ -1,4 +1,4 @@
-//! The tensors of a file under our names.
+//! Renames the tensors of a file to our names.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use super::kind::is_of_backbone;
 use super::names::{NEEDLESS, translate};
 use super::{ForeignError, Kind, StoredTensors};
 
-/// The tensors of a file, sorted by what becomes of them.
+/// The tensors of a file, grouped by how they are used.
 pub(super) struct Renamed<'a> {
-    /// Names in the file, without their prefix, by our names.
+    /// Names in the file, without the prefix, by our names.
     pub(super) sources: BTreeMap<String, &'a str>,
-    /// Names of what no network needs, by what it is.
+    /// Full names of tensors that are not needed, by what they are.
     pub(super) dropped: BTreeMap<String, Vec<String>>,
-    /// Beside the network.
+    /// Full names of tensors outside the network.
     pub(super) outside: Vec<String>,
-    /// In it, and not known.
+    /// Full names of unknown tensors inside the network.
     pub(super) refused: Vec<String>,
 }
 
@@ -39,7 +39,7 @@ pub(super) fn rename<'a>(
         if let Some((_, what)) = needless {
             renamed.dropped.entry((*what).to_owned()).or_default().push(full.clone());
         } else if drop.iter().any(|start| full.starts_with(start)) {
-            renamed.dropped.entry("as --drop says".to_owned()).or_default().push(full.clone());
+            renamed.dropped.entry("by --drop".to_owned()).or_default().push(full.clone());
         } else if !is_inside(kind, key) {
             renamed.outside.push(full.clone());
         } else if let Some(name) = name {
@@ -53,7 +53,7 @@ pub(super) fn rename<'a>(
     Ok(renamed)
 }
 
-/// Whether a tensor of that name would be part of the kind's network: unknown ones make it another network then.
+/// Whether a tensor of that name is inside the kind's network. Unknown tensors inside it mean that it is another network.
 fn is_inside(kind: Kind, key: &str) -> bool {
     match kind {
         Kind::TorchvisionBackbone => is_of_backbone(key),

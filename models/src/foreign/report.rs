@@ -1,4 +1,4 @@
-//! What an import does, in lines.
+//! The report of an import, as lines of text.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::spec::{ModelSpec, P6From};
 use crate::weights::grouped;
 
 impl Plan {
-    /// What became of every tensor, and where the spec comes from.
+    /// How every tensor is used, and what the spec is based on.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("kind {}: {}", self.kind, self.reason)];
         lines.extend(self.tensors());
@@ -38,7 +38,7 @@ impl Plan {
         let mut lines = vec![listed("matched", "", &matched)];
         lines.extend(converted.iter().map(|(change, names)| listed("converted", change, names)));
         if !made.is_empty() {
-            lines.push(listed("made", "zeros, because the file's convolutions have no bias here", &made));
+            lines.push(listed("created", "zero biases, which the file's convolutions do not have", &made));
         }
         lines.push(listed("missing", "", &[]));
         lines.extend(
@@ -47,7 +47,7 @@ impl Plan {
                 .map(|(what, names)| listed("dropped", what, &names.iter().map(String::as_str).collect::<Vec<_>>())),
         );
         let unexpected: Vec<_> = self.unexpected.iter().map(String::as_str).collect();
-        lines.push(listed("unexpected", if unexpected.is_empty() { "" } else { "left out" }, &unexpected));
+        lines.push(listed("unexpected", if unexpected.is_empty() { "" } else { "ignored" }, &unexpected));
         lines
     }
 
@@ -55,16 +55,13 @@ impl Plan {
         let backbone = self.network.backbone();
         let residual = match (backbone.groups, backbone.width_per_group) {
             (1, 64) => format!("ResNet-{}", backbone.depth),
-            (groups, width) => format!("ResNet-{} of {groups} groups {width} wide", backbone.depth),
+            (groups, width) => format!("ResNet-{} with {groups} groups of width {width}", backbone.depth),
         };
         let Network::Detector(spec) = &self.network else {
             return vec![
-                format!("read from the shapes: {residual}"),
-                format!(
-                    "taken for granted: epsilon {} of the norms, ImageNet's mean and deviation",
-                    backbone.norm.epsilon
-                ),
-                "a backbone, not a detector: begin a training with it, `trainer fit --weights`".to_owned(),
+                format!("from the tensor shapes: {residual}"),
+                format!("assumed: norm epsilon {}, ImageNet mean and std", backbone.norm.epsilon),
+                "a backbone, not a detector; train a detector from it with `trainer fit --weights`".to_owned(),
             ];
         };
         let ModelSpec { pyramid, heads, preprocessing, postprocessing, classes, .. } = spec.as_ref();
@@ -76,11 +73,11 @@ impl Plan {
         };
         let names: Vec<_> = classes.iter().take(3).map(|class| class.name.as_str()).collect();
         let more = if classes.len() > names.len() { ", ..." } else { "" };
-        let guess = if self.guessed { "; by the number of outputs, --classes lists others" } else { "" };
+        let guess = if self.guessed { " (assumed from the number of outputs; override with --classes)" } else { "" };
         vec![
-            format!("read from the shapes: {residual}, P6 from {p6}, heads {norms} norms"),
+            format!("from the tensor shapes: {residual}, P6 from {p6}, heads {norms} norm layers"),
             format!(
-                "as {} has it: epsilon {} of the norms, anchors, box coder, sides of {sides} pixels, scores above {}, IoU {}",
+                "from {}: norm epsilon {}, anchors, box coder, image sides {sides}, score threshold {}, NMS IoU {}",
                 self.kind, backbone.norm.epsilon, postprocessing.score_threshold, postprocessing.nms_threshold
             ),
             format!("{} classes: {}{more}{guess}", classes.len(), names.join(", ")),
@@ -88,7 +85,7 @@ impl Plan {
     }
 }
 
-/// A line that names tensors, those of one layer or block under its name.
+/// A line with a number of tensors and their names, grouped by layer or block.
 fn listed(what: &str, why: &str, names: &[&str]) -> String {
     let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
     match names {

@@ -1,8 +1,8 @@
-//! The section of the spec on preprocessing.
+//! The preprocessing section of the spec.
 
 use serde::{Deserialize, Serialize};
 
-/// From an image to the network's input.
+/// Conversion of images to the network's input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PreprocessingSpec {
@@ -10,84 +10,84 @@ pub struct PreprocessingSpec {
     pub shorter_side: u32,
     /// ... unless the longer side would then exceed this many.
     pub longer_side: u32,
-    /// How a resized side becomes a whole number of pixels.
+    /// How resized sides are rounded to pixels.
     pub side_rounding: SideRounding,
-    /// Height and width that every image is stretched to, whatever its shape; if absent, images keep their shape and the
-    /// fields above say their size.
+    /// Height and width to which every image is resized, without keeping its aspect ratio. If absent, the fields above
+    /// determine the size, and the aspect ratio is kept.
     pub fixed_size: Option<[u32; 2]>,
-    /// Interpolation.
+    /// Interpolation filter.
     pub filter: ResizeFilter,
-    /// Whether the filter widens when the image shrinks.
+    /// Whether shrinking images are low-pass filtered.
     pub antialias: bool,
-    /// Whose interpolation it is.
+    /// The library whose interpolation is reproduced.
     pub resampling: Resampling,
-    /// Subtracted from red, green and blue in [0, 1].
+    /// Mean of red, green and blue, subtracted from pixels in [0, 1].
     pub mean: [f32; 3],
-    /// Divides red, green and blue after that.
+    /// Standard deviation of red, green and blue, by which pixels are then divided.
     pub std: [f32; 3],
     /// Height and width are padded with zeros, right and below, to a multiple of this; itself a multiple of 32.
     pub pad_multiple: u32,
-    /// What happens to a side that is a multiple already.
+    /// Padding of sides that are already multiples.
     pub pad_rule: PadRule,
-    /// Height and width of every input, multiples of 32: no image is resized beyond it, and all are padded to it, whatever
-    /// the two fields above say. Written by `exporter --input-size`; if absent, the size of an input follows from its image.
+    /// Fixed height and width of the input, multiples of 32: images are resized to fit into it and padded to it, instead of
+    /// to `pad_multiple`. Set by `exporter --input-size`. If absent, the size of the input depends on the image.
     pub input_size: Option<[u32; 2]>,
-    /// What boxes are multiplied by on their way between image and input.
+    /// Scale factor of boxes between original image and input.
     pub box_scale: BoxScale,
 }
 
-/// From a resized side to whole pixels.
+/// Rounding of resized sides to pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SideRounding {
-    /// To the nearest, and a half to the even one, as Python's `round` does.
+    /// To the nearest integer, half to even, as Python's `round` does.
     HalfEven,
-    /// The fraction is cut off, as torchvision does: 640x480 with a shorter side of 800 becomes 1066x800. Where the factor is
-    /// a little too small in double precision, a side of 97 even becomes 799.
+    /// Down, as in torchvision: 640x480 with a shorter side of 800 becomes 1066x800. Where double precision makes the scale
+    /// factor slightly too small, the shorter side becomes 799, for example from 97.
     Down,
 }
 
-/// Interpolation of a resized image.
+/// Interpolation filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeFilter {
-    /// Linear between neighbours.
+    /// Linear, over two neighbors per axis.
     Bilinear,
-    /// Cubic, over four neighbours.
+    /// Cubic, over four neighbors per axis.
     Bicubic,
     /// The nearest pixel.
     Nearest,
 }
 
-/// Whose interpolation.
+/// The library whose interpolation is reproduced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Resampling {
-    /// PyTorch's: beyond its edge an image goes on with its last pixel, and antialiasing widens the filter.
+    /// `interpolate` of PyTorch: the last pixel is repeated beyond the edge, and antialiasing widens the filter.
     Torch,
-    /// `resize` of scikit-image from 0.19 on: beyond its edge an image goes on mirrored, and antialiasing is a Gaussian
-    /// before. Bilinear only.
+    /// `resize` of scikit-image 0.19 or later: the image is mirrored beyond the edge, and antialiasing is a Gaussian blur
+    /// before interpolation. Bilinear only.
     ScikitImage,
 }
 
-/// Padding of a side that is a multiple already.
+/// Padding of sides that are already multiples of `pad_multiple`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PadRule {
-    /// None.
+    /// No padding.
     Minimal,
-    /// One more multiple, as yhenon/pytorch-retinanet does.
+    /// One more multiple, as in yhenon/pytorch-retinanet.
     Always,
 }
 
-/// From boxes in an image to boxes in the input, and back.
+/// Scale factor of boxes between original image and input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BoxScale {
-    /// The resized over the original side, for each axis by itself, so that the image's edges meet those of the input's
-    /// image.
+    /// Resized over original side, for each axis separately, so that the edges of the original image map to the edges of
+    /// the resized image.
     PerAxis,
-    /// The factor before sides are rounded, for both, as yhenon/pytorch-retinanet does: less than a pixel beside the other.
+    /// The factor before sides are rounded, for both axes, as in yhenon/pytorch-retinanet: less than a pixel of difference.
     Common,
 }
 

@@ -1,8 +1,8 @@
-//! Presets: specs to begin with. They hold the defaults, written out with a comment each, and differ in depth.
+//! Presets: specs to start from. They contain all defaults with comments, and differ in the depth of the backbone.
 
 use super::{ModelSpec, SpecError};
 
-/// Names and texts of the compiled-in specs.
+/// Names and YAML of the presets.
 const PRESETS: [(&str, &str); 5] = [
     ("resnet18", include_str!("../../specs/resnet18.yaml")),
     ("resnet34", include_str!("../../specs/resnet34.yaml")),
@@ -11,7 +11,7 @@ const PRESETS: [(&str, &str); 5] = [
     ("resnet152", include_str!("../../specs/resnet152.yaml")),
 ];
 
-/// The names that [`ModelSpec::preset`] knows.
+/// The names of all presets.
 pub fn preset_names() -> Vec<&'static str> {
     PRESETS.iter().map(|(name, _)| *name).collect()
 }
@@ -19,17 +19,17 @@ pub fn preset_names() -> Vec<&'static str> {
 /// The commented YAML of a preset.
 ///
 /// # Errors
-/// When no preset has that name.
+/// When there is no preset of that name.
 pub fn preset_text(name: &str) -> Result<&'static str, SpecError> {
     let preset = PRESETS.iter().find(|(known, _)| *known == name);
     preset.map(|(_, text)| *text).ok_or_else(|| SpecError::Preset { name: name.to_owned() })
 }
 
 impl ModelSpec {
-    /// A compiled-in spec without classes.
+    /// The spec of a preset, without classes.
     ///
     /// # Errors
-    /// When no preset has that name.
+    /// When there is no preset of that name.
     pub fn preset(name: &str) -> Result<Self, SpecError> {
         Self::from_yaml(preset_text(name)?)
     }
@@ -41,7 +41,7 @@ mod tests {
     use crate::spec::BackboneSpec;
 
     #[test]
-    fn presets_are_the_defaults_of_their_depth_and_survive_the_way_to_text() {
+    fn presets_equal_the_defaults_except_for_depth_and_survive_a_round_trip() {
         for name in preset_names() {
             let spec = ModelSpec::preset(name).unwrap();
             let depth = spec.backbone.depth;
@@ -54,11 +54,11 @@ mod tests {
     }
 
     #[test]
-    fn presets_write_every_field_out() {
-        let ours = ModelSpec::default().to_yaml();
+    fn presets_contain_every_field() {
+        let default = ModelSpec::default().to_yaml();
         let keys =
             |text: &str| text.lines().filter_map(|line| Some(line.trim().split_once(':')?.0.to_owned())).collect();
-        let expected: Vec<String> = keys(&ours);
+        let expected: Vec<String> = keys(&default);
         for name in preset_names() {
             let text = preset_text(name).unwrap();
             let found: Vec<String> = keys(text);

@@ -1,8 +1,8 @@
-//! Sources: the relatives of this detector whose weights mean something here, each with the spec that makes them do so.
+//! Sources: other projects whose weights can be imported, each with the spec of its RetinaNet.
 
 use super::{ModelSpec, SpecError};
 
-/// Where weights come from that were not trained here.
+/// A project whose weights can be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// torchvision's `retinanet_resnet50_fpn`.
@@ -19,7 +19,7 @@ impl Source {
     /// Every source.
     pub const ALL: [Self; 4] = [Self::TorchvisionV1, Self::TorchvisionV2, Self::Yhenon, Self::Mlperf];
 
-    /// The word that people use for it.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::TorchvisionV1 => "torchvision-v1",
@@ -39,11 +39,11 @@ impl Source {
         }
     }
 
-    /// Its spec, of depth 50 and without classes. Of what weights say themselves (depth, groups, widths, what P6 comes from,
-    /// norms of the heads) it has what the published file says.
+    /// Its spec, with depth 50 and without classes. What follows from the weights (depth, groups, widths, input of P6,
+    /// norms of the heads) has the values of the published weights.
     ///
     /// # Errors
-    /// None that a test would not have found: the text is compiled in.
+    /// When the compiled-in YAML is invalid, which a test excludes.
     pub fn spec(self) -> Result<ModelSpec, SpecError> {
         ModelSpec::from_yaml(self.text())
     }
@@ -55,7 +55,7 @@ mod tests {
     use crate::spec::{AnchorSpec, NormKind, P6From, PostprocessingSpec, PreprocessingSpec};
 
     #[test]
-    fn sources_are_read_and_survive_the_way_to_text() {
+    fn source_specs_survive_a_round_trip() {
         for source in Source::ALL {
             let spec = source.spec().unwrap();
             assert!(spec.classes.is_empty() && spec.backbone.depth == 50, "{}", source.name());
@@ -64,19 +64,19 @@ mod tests {
     }
 
     #[test]
-    fn sources_write_every_field_out() {
+    fn source_specs_contain_every_field() {
         let default = ModelSpec::default().to_yaml();
         for source in Source::ALL {
             for key in default.lines().filter_map(|line| line.split_once(':')).map(|(key, _)| key.trim()) {
-                // What weights say, and what only this program has.
-                let own = ["depth", "classes", "format"].contains(&key);
-                assert!(own || source.text().contains(&format!("{key}:")), "{}: {key}", source.name());
+                // Read from the weights, or specific to this program.
+                let not_in_sources = ["depth", "classes", "format"].contains(&key);
+                assert!(not_in_sources || source.text().contains(&format!("{key}:")), "{}: {key}", source.name());
             }
         }
     }
 
     #[test]
-    fn relatives_of_torchvision_differ_in_few_fields() {
+    fn torchvision_v2_and_mlperf_differ_from_v1_in_few_fields() {
         let v1 = Source::TorchvisionV1.spec().unwrap();
         let mut v2 = Source::TorchvisionV2.spec().unwrap();
         assert_eq!(v2.heads.norm.take().map(|norm| (norm.kind, norm.groups)), Some((NormKind::Group, 32)));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_differs_from_the_defaults_as_the_spec_says() {
+    fn yhenon_differs_from_the_defaults_in_four_fields() {
         let default = ModelSpec::default();
         let spec = Source::Yhenon.spec().unwrap();
         assert_eq!(spec.anchors, AnchorSpec::default());

@@ -1,15 +1,15 @@
-//! What makes sense in a spec.
+//! Validation of specs.
 
 use super::{BoxScale, FORMAT, ModelSpec, NormKind, NormSpec, Resampling, ResizeFilter, SpecError};
 
-/// Anchors of a cell: far more than anyone trains, and few enough that a file cannot ask for memory without end.
-const MOST_ANCHORS: usize = 256;
+/// Maximum number of anchors per cell: more than any network has, and a bound on the memory that a file can request.
+const MAX_ANCHORS_PER_CELL: usize = 256;
 
 impl ModelSpec {
-    /// Checks what the types do not say. A spec without classes is valid: it has not met its data yet.
+    /// Checks that all values are in range. A spec without classes is valid: training takes them from its data.
     ///
     /// # Errors
-    /// Names the first field that makes no sense.
+    /// With the name of the first field that is out of range.
     pub fn validate(&self) -> Result<(), SpecError> {
         let ensure = |valid: bool, field: &'static str, found: &dyn std::fmt::Debug, expected: &'static str| {
             if valid { Ok(()) } else { Err(SpecError::Value { field, found: format!("{found:?}"), expected }) }
@@ -22,15 +22,15 @@ impl ModelSpec {
                 groups && norm.epsilon.is_finite() && norm.epsilon >= 0.0,
                 field,
                 norm,
-                "an epsilon of zero or more, and groups that divide the channels",
+                "an epsilon of at least 0, and groups that divide the channels",
             )
         };
         let Self { backbone, pyramid, heads, anchors, box_coder, preprocessing, postprocessing, .. } = self;
 
-        ensure(self.format == FORMAT, "format", &self.format, "1, the version this program knows")?;
+        ensure(self.format == FORMAT, "format", &self.format, "1, the version that this program supports")?;
         let depths = [18, 34, 50, 101, 152];
         ensure(depths.contains(&backbone.depth), "backbone.depth", &backbone.depth, "18, 34, 50, 101 or 152")?;
-        // Of the stem, and of the narrowest convolutions in its blocks; all others are multiples of these.
+        // The channels of the stem, and of the narrowest convolutions in the blocks; all others are multiples of these.
         norm(&backbone.norm, 64, "backbone.norm")?;
         norm(&backbone.norm, backbone.width_per_group.saturating_mul(backbone.groups), "backbone.norm")?;
         let bottleneck = backbone.depth >= 50;
@@ -39,7 +39,7 @@ impl ModelSpec {
             bottleneck || plain,
             "backbone.groups",
             &(backbone.groups, backbone.width_per_group),
-            "1 group of width 64, since depths 18 and 34 have basic blocks",
+            "1 group of width 64, because depths 18 and 34 have basic blocks",
         )?;
         ensure((1..=256).contains(&backbone.groups), "backbone.groups", &backbone.groups, "1 to 256")?;
         ensure(
@@ -59,10 +59,10 @@ impl ModelSpec {
         ensure(positive(&anchors.ratios), "anchors.ratios", &anchors.ratios, "one or more positive numbers")?;
         ensure(positive(&anchors.scales), "anchors.scales", &anchors.scales, "one or more positive numbers")?;
         ensure(
-            self.anchors_per_cell() <= MOST_ANCHORS,
+            self.anchors_per_cell() <= MAX_ANCHORS_PER_CELL,
             "anchors.scales",
             &anchors.scales.len(),
-            "at most 256 anchors of a cell, ratios times scales",
+            "at most 256 anchors per cell (ratios times scales)",
         )?;
         ensure(
             box_coder.std.iter().all(|v| v.is_finite() && *v > 0.0),
@@ -81,7 +81,7 @@ impl ModelSpec {
             sides.0 > 0 && sides.0 <= sides.1 && sides.1 <= 16384,
             "preprocessing.shorter_side",
             &sides,
-            "at least 1 and at most longer_side, which is at most 16384",
+            "(shorter_side, longer_side) with 1 <= shorter_side <= longer_side <= 16384",
         )?;
         ensure(
             preprocessing.fixed_size.is_none_or(|sides| sides.iter().all(|side| (1..=16384).contains(side))),
@@ -93,13 +93,13 @@ impl ModelSpec {
             preprocessing.resampling == Resampling::Torch || preprocessing.filter == ResizeFilter::Bilinear,
             "preprocessing.filter",
             &preprocessing.filter,
-            "bilinear, since resampling is scikit_image",
+            "bilinear, because resampling is scikit_image",
         )?;
         ensure(
             preprocessing.box_scale == BoxScale::PerAxis || preprocessing.fixed_size.is_none(),
             "preprocessing.box_scale",
             &preprocessing.box_scale,
-            "per_axis, since a fixed size has a factor for each axis",
+            "per_axis, because fixed_size scales each axis separately",
         )?;
         ensure(
             preprocessing.mean.iter().all(|v| v.is_finite()),
@@ -118,7 +118,7 @@ impl ModelSpec {
             multiple > 0 && multiple.is_multiple_of(32) && multiple <= 4096,
             "preprocessing.pad_multiple",
             &multiple,
-            "a multiple of 32 up to 4096, so that the pyramid's sums fit",
+            "a multiple of 32 up to 4096, so that the feature levels align",
         )?;
         ensure(
             preprocessing
@@ -128,9 +128,9 @@ impl ModelSpec {
             &preprocessing.input_size,
             "height and width that are multiples of 32 from 32 to 16384, or null",
         )?;
-        let stretched = preprocessing.fixed_size.map(|sides| sides.map(|side| preprocessing.pad(side)));
+        let padded = preprocessing.fixed_size.map(|sides| sides.map(|side| preprocessing.pad(side)));
         ensure(
-            preprocessing.input_size.is_none() || stretched.is_none() || preprocessing.input_size == stretched,
+            preprocessing.input_size.is_none() || padded.is_none() || preprocessing.input_size == padded,
             "preprocessing.input_size",
             &preprocessing.input_size,
             "the height and width of preprocessing.fixed_size after padding, or null",
@@ -151,7 +151,7 @@ impl ModelSpec {
             postprocessing.soft_nms.is_none_or(|sigma| sigma > 0.0 && sigma.is_finite()),
             "postprocessing.soft_nms",
             &postprocessing.soft_nms,
-            "above 0, or null",
+            "a finite number above 0, or null",
         )?;
         ensure(postprocessing.top_k != Some(0), "postprocessing.top_k", &postprocessing.top_k, "at least 1, or null")?;
         ensure(
@@ -168,13 +168,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_make_no_sense_are_refused_by_name() {
+    fn error_of_an_invalid_value_contains_the_field() {
         for (text, field) in [
             ("format: 2", "format"),
             ("backbone: {depth: 19}", "backbone.depth"),
             ("backbone: {depth: 18, groups: 2}", "backbone.groups"),
             ("backbone: {norm: {kind: group, groups: 24}}", "backbone.norm"),
-            // The blocks have 30 channels, though the stem's 64 can be grouped.
+            // 32 groups do not divide the 30 channels of the blocks, only the 64 of the stem.
             ("backbone: {depth: 50, groups: 3, width_per_group: 10, norm: {kind: group}}", "backbone.norm"),
             ("heads: {norm: {kind: group, groups: 0}}", "heads.norm"),
             ("preprocessing: {shorter_side: 0}", "preprocessing.shorter_side"),
@@ -192,7 +192,7 @@ mod tests {
             ("postprocessing: {soft_nms: 0.0}", "postprocessing.soft_nms"),
             ("postprocessing: {top_k: 0}", "postprocessing.top_k"),
             ("anchors: {ratios: []}", "anchors.ratios"),
-            (&format!("anchors: {{scales: [{}1]}}", "1, ".repeat(MOST_ANCHORS / 3)), "anchors.scales"),
+            (&format!("anchors: {{scales: [{}1]}}", "1, ".repeat(MAX_ANCHORS_PER_CELL / 3)), "anchors.scales"),
         ] {
             let message = ModelSpec::from_yaml(text).unwrap_err().to_string();
             assert!(message.contains(field), "{text}: {message}");

@@ -1,4 +1,4 @@
-//! The stages of one detection after the other.
+//! Times of the stages, for single images one after the other.
 
 use std::path::{Path, PathBuf};
 
@@ -8,36 +8,36 @@ use serde::Serialize;
 
 use super::{tabulate, timed};
 
-/// From the start of the program to the first detection, in milliseconds.
+/// Times from the start of the program to the first detection, in milliseconds.
 #[derive(Serialize)]
 pub(super) struct Start {
     /// Finding and starting ONNX Runtime.
     pub(super) library_ms: f64,
     /// Reading and optimizing the model.
     pub(super) session_ms: f64,
-    /// The first image.
+    /// The stages of the first image.
     pub(super) first: Times<f64>,
     pub(super) total_ms: f64,
 }
 
-/// Something of every stage.
+/// A value for every stage.
 #[derive(Clone, Copy, Default, Serialize)]
 pub(super) struct Times<T> {
     /// Reading and decoding the file.
     read: T,
     /// Resizing, normalizing and padding.
-    prepare: T,
+    preprocess: T,
     /// ONNX Runtime.
-    run: T,
+    network: T,
     /// Selecting, decoding and suppressing boxes.
     postprocess: T,
 }
 
 impl<T> Times<T> {
-    const NAMES: [&str; 4] = ["read", "prepare", "run", "postprocess"];
+    const NAMES: [&str; 4] = ["read", "preprocess", "network", "postprocess"];
 
     fn as_array(&self) -> [&T; 4] {
-        [&self.read, &self.prepare, &self.run, &self.postprocess]
+        [&self.read, &self.preprocess, &self.network, &self.postprocess]
     }
 }
 
@@ -58,20 +58,20 @@ impl Start {
         let first = Times::<f64>::NAMES.into_iter().zip(self.first.as_array().map(|ms| *ms));
         let rows = [("start ONNX Runtime", self.library_ms), ("open the model", self.session_ms)];
         let rows = rows.into_iter().chain(first).chain([("first detection after", self.total_ms)]);
-        tabulate(["from the start", "ms"], rows.map(|(name, ms)| [name.to_owned(), format!("{ms:.1}")]))
+        tabulate(["startup", "ms"], rows.map(|(name, ms)| [name.to_owned(), format!("{ms:.1}")]))
     }
 }
 
 /// Times of single images, in milliseconds.
 #[derive(Serialize)]
 pub(super) struct Stages {
+    #[serde(flatten)]
     stages: Times<Distribution>,
-    all: Distribution,
-    /// Of an image, in the mean.
-    detections: f64,
+    total: Distribution,
+    detections_per_image: f64,
 }
 
-/// How times are distributed, in milliseconds.
+/// Mean and percentiles of times, in milliseconds.
 #[derive(Clone, Copy, Default, Serialize)]
 struct Distribution {
     mean: f64,
@@ -83,9 +83,9 @@ struct Distribution {
 impl Distribution {
     fn of(mut times: Vec<f64>) -> Self {
         times.sort_by(f64::total_cmp);
-        // The smallest time that so many of the times do not exceed.
-        let percentile = |share: f64| {
-            let rank = (share * times.len() as f64).ceil() as usize;
+        // Nearest rank: the smallest time that this fraction of the times does not exceed.
+        let percentile = |fraction: f64| {
+            let rank = (fraction * times.len() as f64).ceil() as usize;
             times.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
         };
         let mean = times.iter().sum::<f64>() / times.len() as f64;
@@ -94,7 +94,7 @@ impl Distribution {
 }
 
 impl Stages {
-    /// Also gives height and width of the first image's input.
+    /// Returns also the height and width of the network's input for the first image.
     pub(super) fn measure(
         detector: &Detector,
         files: &[PathBuf],
@@ -114,47 +114,47 @@ impl Stages {
         let distribution = |stage: fn(&Times<f64>) -> f64| Distribution::of(times.iter().map(stage).collect());
         let stages = Times {
             read: distribution(|times| times.read),
-            prepare: distribution(|times| times.prepare),
-            run: distribution(|times| times.run),
+            preprocess: distribution(|times| times.preprocess),
+            network: distribution(|times| times.network),
             postprocess: distribution(|times| times.postprocess),
         };
-        let all = distribution(|times| times.as_array().into_iter().sum());
-        Ok((Self { stages, all, detections: found as f64 / runs as f64 }, input.unwrap_or_default()))
+        let total = distribution(|times| times.as_array().into_iter().sum());
+        Ok((Self { stages, total, detections_per_image: found as f64 / runs as f64 }, input.unwrap_or_default()))
     }
 
     pub(super) fn table(&self) -> String {
-        let names = Times::<f64>::NAMES.into_iter().chain(["all"]);
-        let rows = names.zip(self.stages.as_array().into_iter().chain([&self.all])).map(|(name, times)| {
-            let share = 100.0 * times.mean / self.all.mean;
+        let names = Times::<f64>::NAMES.into_iter().chain(["total"]);
+        let rows = names.zip(self.stages.as_array().into_iter().chain([&self.total])).map(|(name, times)| {
+            let percent = 100.0 * times.mean / self.total.mean;
             let [mean, p50, p90, p99] = [times.mean, times.p50, times.p90, times.p99].map(|ms| format!("{ms:.2}"));
-            [name.to_owned(), mean, p50, p90, p99, format!("{share:.1} %")]
+            [name.to_owned(), mean, p50, p90, p99, format!("{percent:.1} %")]
         });
-        let head = ["one image at a time", "mean ms", "p50", "p90", "p99", "of all"];
-        format!("{}\n{:.0} detections in an image", tabulate(head, rows), self.detections)
+        let head = ["one image at a time", "mean ms", "p50", "p90", "p99", "of total"];
+        format!("{}\n{:.0} detections per image", tabulate(head, rows), self.detections_per_image)
     }
 }
 
-/// One detection: its times in milliseconds, the number of detections, and the size of the input. Several views are one run
-/// after the other.
+/// Detects in one image, with one run of the network per view. Returns the times in milliseconds, the number of
+/// detections, and the height and width of the network's input for the first view.
 fn detect(detector: &Detector, file: &Path) -> Result<(Times<f64>, usize, [usize; 2])> {
     let mut times = Times::default();
     let (ms, image) = timed(|| image_file::read(file));
     let image = image?;
     times.read = ms;
-    let (mut seen, mut size) = (Vec::new(), None);
-    for look in detector.looks(&image) {
-        let (ms, view) = timed(|| detector.prepare(&image, look));
+    let (mut found_in_views, mut size) = (Vec::new(), None);
+    for spec in detector.view_specs(&image) {
+        let (ms, view) = timed(|| detector.prepare(&image, spec));
         let view = view?;
-        times.prepare += ms;
+        times.preprocess += ms;
         let (ms, outputs) = timed(|| detector.run(&[&view]));
         let outputs = outputs?;
-        times.run += ms;
+        times.network += ms;
         let (ms, found) = timed(|| detector.postprocess(&view, &outputs, 0));
         times.postprocess += ms;
-        seen.push((look, found?));
+        found_in_views.push((spec, found?));
         size.get_or_insert(view.size());
     }
-    let (ms, detections) = timed(|| detector.merge(image.dimensions(), seen));
+    let (ms, detections) = timed(|| detector.merge(image.dimensions(), found_in_views));
     times.postprocess += ms;
     Ok((times, detections.len(), size.unwrap_or_default()))
 }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_times_that_were_measured() {
+    fn percentiles_are_measured_times() {
         let found = Distribution::of((1..=200).rev().map(f64::from).collect());
         assert_eq!((found.mean, found.p50, found.p90, found.p99), (100.5, 100.0, 180.0, 198.0));
         let one = Distribution::of(vec![7.0]);

@@ -1,4 +1,4 @@
-//! Images per second of the whole pipeline.
+//! Throughput of the whole pipeline, in images per second.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,18 +12,18 @@ use serde::Serialize;
 
 use super::tabulate;
 
-/// Images per second with so many threads and images at a time.
+/// Throughput with one number of threads and one batch size.
 #[derive(Serialize)]
 pub(super) struct Throughput {
     threads: usize,
     batch: usize,
     images_per_second: f64,
     /// Fraction of the time in which the network ran, warm-up included.
-    in_network: f64,
+    network_fraction: f64,
 }
 
 impl Throughput {
-    /// `threads` are those that the detector was opened with; one per core if absent.
+    /// `threads` is the number that the detector was opened with; `None` for one per core.
     pub(super) fn measure(
         detector: &Detector,
         files: &[PathBuf],
@@ -32,45 +32,51 @@ impl Throughput {
         batch: usize,
         threads: Option<NonZeroUsize>,
     ) -> Result<Self> {
-        // The workers of `detect`.
+        // The same number of workers as `runtime detect`.
         let options = PipelineOptions { batch, ..PipelineOptions::of(detector) };
-        // Whole batches, and at least a few.
+        // Whole batches; at least one to warm up and four to measure.
         let warm_up = warm_up.max(batch).next_multiple_of(batch);
         let count = runs.max(4 * batch).next_multiple_of(batch);
         let items = files.iter().cycle().take(warm_up + count);
         let items = items.map(|file| Item { file: file.clone(), frame: None, content: Content::File, tag: () });
         let start = Instant::now();
-        // In one go with the warm-up, because a CUDA graph belongs to the thread that recorded it.
+        // Warm-up and measurement share a pipeline, because a CUDA graph belongs to the thread that recorded it.
         let (inference, measured) = pipeline(
             detector,
             &options,
             items,
             |finished| finished.report,
             |reports| {
-                let mut warm = start;
+                let mut measurement_start = start;
                 for (number, Report { file, outcome, .. }) in (1..).zip(reports) {
                     outcome.map_err(|reason| anyhow!("`{}`: {reason}", file.display()))?;
                     if number == warm_up {
-                        warm = Instant::now();
+                        measurement_start = Instant::now();
                     }
                 }
-                anyhow::Ok((start.elapsed(), warm.elapsed()))
+                anyhow::Ok((start.elapsed(), measurement_start.elapsed()))
             },
         );
-        let (all, measured) = measured?;
+        let (total, measured) = measured?;
         Ok(Self {
             threads: threads.map_or_else(machine::cores, NonZeroUsize::get),
             batch,
             images_per_second: count as f64 / measured.as_secs_f64(),
-            in_network: inference.as_secs_f64() / all.as_secs_f64(),
+            network_fraction: inference.as_secs_f64() / total.as_secs_f64(),
         })
     }
 }
 
 pub(super) fn table(measured: &[Throughput]) -> String {
-    let rows = measured.iter().map(|Throughput { threads, batch, images_per_second: speed, in_network }| {
+    let rows = measured.iter().map(|Throughput { threads, batch, images_per_second: speed, network_fraction }| {
         let [threads, batch] = [threads, batch].map(usize::to_string);
-        [threads, batch, format!("{speed:.2}"), format!("{:.1}", 1e3 / speed), format!("{:.1} %", 100.0 * in_network)]
+        [
+            threads,
+            batch,
+            format!("{speed:.2}"),
+            format!("{:.1}", 1e3 / speed),
+            format!("{:.1} %", 100.0 * network_fraction),
+        ]
     });
-    tabulate(["threads", "at a time", "images/s", "ms per image", "of it in the network"], rows)
+    tabulate(["threads", "batch size", "images/s", "ms per image", "time in network"], rows)
 }

@@ -1,4 +1,4 @@
-//! The image ids of COCO's results, found before an image is worked on.
+//! Image ids of COCO results, checked before an image is processed.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -6,12 +6,12 @@ use std::path::Path;
 use runtime::output::{ImageIds, NoImageId};
 use runtime::video;
 
-/// The image ids of COCO's results.
+/// The image ids of COCO results, each used at most once.
 #[derive(Clone, Default)]
 pub(super) struct Ids {
-    /// None if there are no such results.
+    /// `None` if no COCO results are written.
     known: Option<ImageIds>,
-    /// Those of images so far.
+    /// The ids of the images so far.
     taken: HashSet<i64>,
 }
 
@@ -20,7 +20,7 @@ impl Ids {
         Self { known, taken: HashSet::new() }
     }
 
-    /// Takes that of an image; why results can have none.
+    /// Reserves the id of an image. The error is the reason why there is none.
     pub(super) fn take(&mut self, file: &Path) -> Result<(), String> {
         let Some(known) = &self.known else { return Ok(()) };
         if video::is_video(file) {
@@ -30,7 +30,7 @@ impl Ids {
         match self.taken.insert(id) {
             true => Ok(()),
             false => Err(format!(
-                "its image id, {id}, is that of an earlier image, and COCO's results cannot tell the two apart"
+                "its image id {id} is already used by an earlier image; COCO results need a different id for each image"
             )),
         }
     }

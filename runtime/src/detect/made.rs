@@ -1,4 +1,4 @@
-//! What is made of each image besides lists: annotated images, YOLO's text, crops.
+//! Outputs per image: annotated images, YOLO text files and crops.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::ids::Ids;
 use super::source::Source;
 use crate::cannot_write;
 
-/// What is made of each image.
+/// Arguments of the output folders.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct MadeArgs {
@@ -37,61 +37,61 @@ pub(crate) struct MadeArgs {
     crops: Option<PathBuf>,
 }
 
-/// The files of one image.
+/// The output files of one image.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Targets {
     drawn: Option<Drawn>,
     yolo: Option<PathBuf>,
-    /// The folder of crops and how their names begin.
+    /// The folder of the crops, and the prefix of their names.
     crops: Option<(PathBuf, String)>,
 }
 
 impl Targets {
-    /// Of what ends an annotated video without being a frame.
+    /// The targets of an error that ends a video: they complete the annotated video.
     pub(super) fn end(part: Option<Part>) -> Self {
         Self { drawn: part.map(Drawn::Frame), ..Self::default() }
     }
 }
 
-/// Where an image is drawn.
+/// The target of an annotated image.
 #[derive(Clone, Debug)]
 enum Drawn {
-    /// Into a file of its own.
+    /// An image file.
     Image(PathBuf),
-    /// Into the annotated video.
+    /// A frame of an annotated video.
     Frame(Part),
 }
 
-/// A place in an annotated video.
+/// A frame of an annotated video, or its end.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) video: Arc<Annotated>,
-    /// Whether no frame comes behind it.
+    /// Whether the video ends with it.
     pub(super) last: bool,
 }
 
-/// A video that is to be written.
+/// An annotated video to write.
 #[derive(Debug)]
 pub(super) struct Annotated {
     pub(super) path: PathBuf,
     pub(super) rate: Rate,
 }
 
-/// What has become of an image.
+/// A processed image.
 pub(super) struct Done {
     pub(super) report: Report,
-    /// For an annotated video, and the frame unless it failed.
+    /// For an annotated video: its position, and the frame unless it failed.
     pub(super) drawn: Option<(Part, Option<RgbImage>)>,
 }
 
-/// Who makes them.
+/// The outputs per image that are requested.
 pub(super) struct Made {
     names: Names,
     images: bool,
     nothing: bool,
 }
 
-/// Their names, for one image after the other.
+/// Assigns names to the output files of one image after the other.
 #[derive(Default)]
 pub(super) struct Names {
     drawn: Option<output::Names>,
@@ -101,7 +101,7 @@ pub(super) struct Names {
 }
 
 impl Made {
-    /// Makes the folders, so that what cannot be written is found before the work.
+    /// Creates the folders and checks the names, so that errors are found before the work starts.
     pub(super) fn open(args: &MadeArgs, ids: Option<ImageIds>, source: &Source) -> Result<Self> {
         let open = |folder: &Option<PathBuf>| {
             let folder = folder.as_deref();
@@ -119,24 +119,24 @@ impl Made {
         Ok(Self { names, images, nothing: !images && args.yolo.is_none() })
     }
 
-    /// Whether nothing is.
+    /// Whether no such outputs are requested.
     pub(super) fn is_nothing(&self) -> bool {
         self.nothing
     }
 
-    /// Whether images are needed for it, once detected in.
+    /// Whether the outputs need the image after detection.
     pub(super) fn needs_images(&self) -> bool {
         self.images
     }
 
-    /// The names, to be taken once.
+    /// Takes the names. Call at most once.
     pub(super) fn names(&mut self) -> Names {
         std::mem::take(&mut self.names)
     }
 }
 
 impl Names {
-    /// The files of an image; why there can be none.
+    /// The output files of an image. The error is the reason why there are none.
     pub(super) fn next(&mut self, file: &Path) -> Result<Targets, String> {
         self.check(file)?;
         self.ids.take(file)?;
@@ -145,7 +145,7 @@ impl Names {
         Ok(Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file) })
     }
 
-    /// The annotated video of a video, if there is to be one; why there can be none.
+    /// The annotated video of a video, if requested. The error is the reason why there is none.
     pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<Annotated>>, String> {
         self.check(file)?;
         self.ids.take(file)?;
@@ -153,15 +153,15 @@ impl Names {
         Ok(path.map(|path| Arc::new(Annotated { path, rate })))
     }
 
-    /// The files of a frame.
+    /// The output files of a frame.
     pub(super) fn frame(&mut self, file: &Path, frame: Frame, part: Option<Part>) -> Targets {
         let mut name = file.file_stem().unwrap_or_default().to_owned();
-        // Its extension is skipped, as that of any image.
+        // `.frame` is removed like the extension of any image.
         name.push(format!("-{:06}.frame", frame.number));
         Targets { drawn: part.map(Drawn::Frame), ..self.beside(Path::new(&name)) }
     }
 
-    /// What is made of an image besides drawing it.
+    /// The output files of an image other than its annotated image.
     fn beside(&mut self, file: &Path) -> Targets {
         let yolo = self.yolo.as_mut().map(|names| names.next(file, Some("txt")));
         let crops = self.crops.as_mut().and_then(|names| {
@@ -174,15 +174,15 @@ impl Names {
 
     fn check(&self, file: &Path) -> Result<(), String> {
         match &self.drawn {
-            Some(drawn) if drawn.holds(file) => {
-                Err("it lies in the folder of --draw, and would be overwritten; draw into another folder".to_owned())
+            Some(drawn) if drawn.contains(file) => {
+                Err("it is in the folder of --draw and would be overwritten; choose another folder".to_owned())
             }
             _ => Ok(()),
         }
     }
 }
 
-/// Makes what is to be made of an image, and hands on its report.
+/// Writes the output files of an image, and returns its report.
 pub(super) fn make(finished: Finished<Targets>, classes: &[Class]) -> Result<Done> {
     let Finished { report, mut image, tag: Targets { drawn, yolo, crops } } = finished;
     if let Ok(found) = &report.outcome {
@@ -231,7 +231,8 @@ fn crop(image: &RgbImage, found: &Found, classes: &[Class], folder: &Path, name:
     Ok(())
 }
 
-/// Left, top, width and height of the whole pixels that a box touches; none where it touches none.
+/// Left, top, width and height of the whole pixels that a box (in pixels of the upright original image) touches; `None`
+/// if it touches none.
 fn pixels(b: &BoundingBox, image: &RgbImage) -> Option<[u32; 4]> {
     let reach = |near: f32, far: f32, side: u32| {
         let first = near.max(0.0).floor() as u32;
@@ -248,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_crop_has_all_pixels_that_its_box_touches() {
+    fn a_crop_contains_all_pixels_that_its_box_touches() {
         let image = RgbImage::new(100, 50);
         let area = |corners: [f32; 4]| pixels(&corners.into(), &image);
         assert_eq!(area([10.2, 5.9, 20.1, 30.0]), Some([10, 5, 11, 25]));

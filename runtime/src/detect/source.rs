@@ -1,4 +1,4 @@
-//! Where the images come from: names on the command line, or lines of stdin.
+//! The source of the images: names on the command line, or lines on stdin.
 
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,17 +11,18 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use image::RgbImage;
 use runtime::inputs::{self, Lines};
 use runtime::pipeline::{Content, Item};
-use runtime::progress::say;
+use runtime::progress::warn;
 use runtime::video::{self, Frame, Frames, Rate, VideoError};
 
 use super::made::{Annotated, Names, Part, Targets};
 use crate::interrupt::Interrupt;
+use crate::or_stdin;
 
-/// Which images.
+/// Arguments of the input.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Input")]
 pub(crate) struct SourceArgs {
-    /// Image files, folders, patterns such as 'photos/*.jpg', and videos.
+    /// Image files, folders, patterns such as 'photos/*.jpg', and videos; `-` reads an image from stdin.
     ///
     /// Reads JPEG, PNG, WebP, BMP, GIF (first frame) and TIFF, recognized by their content, and applies the EXIF orientation.
     /// The images of a folder are read in the order of their names. Videos are recognized by their extension, such as .mp4,
@@ -43,25 +44,25 @@ pub(crate) struct SourceArgs {
     pub(super) fps: Option<Rate>,
 }
 
-/// The images that were named.
+/// The requested images.
 pub(super) enum Source {
     Files(Vec<PathBuf>),
     Stdin,
 }
 
-/// How videos are read.
+/// Options of reading videos.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct VideoOptions {
-    /// Frames per second; all that there are if absent.
+    /// Frames per second; `None` for all frames.
     pub(super) rate: Option<Rate>,
-    /// Most pixels of a frame.
+    /// Maximum pixels of a frame.
     pub(super) pixels: u64,
 }
 
-/// What the pipeline gets.
+/// An item of the pipeline.
 pub(super) type Named = Item<Targets>;
 
-/// Lines that wait, read and not begun.
+/// Maximum lines of stdin that are read ahead.
 const WAITING: usize = 64;
 
 impl Source {
@@ -69,14 +70,15 @@ impl Source {
         if args.stdin {
             return Ok(Self::Stdin);
         }
-        let files = inputs::expand(&args.paths, args.recursive)?;
+        let paths: Vec<_> = args.paths.iter().map(|path| or_stdin(path)).collect();
+        let files = inputs::expand(&paths, args.recursive)?;
         if files.iter().any(|file| video::is_video(file)) {
             video::check()?;
         }
         Ok(Self::Files(files))
     }
 
-    /// How many there are, if that is known.
+    /// The number of images, if known.
     pub(super) fn total(&self) -> Option<usize> {
         match self {
             Self::Files(files) if !files.iter().any(|file| video::is_video(file)) => Some(files.len()),
@@ -84,7 +86,7 @@ impl Source {
         }
     }
 
-    /// Those that are known before the work.
+    /// The files that are known before the work starts.
     pub(super) fn files(&self) -> &[PathBuf] {
         match self {
             Self::Files(files) => files,
@@ -92,7 +94,7 @@ impl Source {
         }
     }
 
-    /// The images, one after the other, each with the names of what is made of it; none after an interrupt.
+    /// The images with the names of their output files. Ends after an interrupt.
     pub(super) fn items(self, videos: VideoOptions, interrupt: &Interrupt, names: Names) -> Items {
         let waiting = match self {
             Self::Files(files) => Waiting::Files(files.into_iter()),
@@ -102,18 +104,18 @@ impl Source {
     }
 }
 
-/// A line of stdin: a name, or how a bad one begins and why it is none.
+/// A line of stdin: a file name, or the prefix of a bad line and what is wrong with it.
 type Line = Result<PathBuf, (String, String)>;
 
-/// Reads stdin in a thread of its own, which nobody has to wait for.
+/// Reads stdin in a separate thread, which is not joined, since it may block forever.
 fn read_stdin() -> Receiver<Line> {
     let (sender, receiver) = bounded(WAITING);
     thread::spawn(move || {
         for line in Lines::new(BufReader::new(io::stdin())) {
             let (line, last) = match line {
                 Ok(Ok(path)) => (Ok(path), false),
-                Ok(Err(bad)) => (Err((bad.beginning.clone(), bad.to_string())), false),
-                Err(error) => (Err(("stdin".to_owned(), format!("stdin cannot be read: {error}"))), true),
+                Ok(Err(bad)) => (Err((bad.prefix.clone(), bad.to_string())), false),
+                Err(error) => (Err(("stdin".to_owned(), format!("cannot read stdin: {error}"))), true),
             };
             if sender.send(line).is_err() || last {
                 break;
@@ -123,7 +125,7 @@ fn read_stdin() -> Receiver<Line> {
     receiver
 }
 
-/// Says that no more images are wanted.
+/// Signals that no more images are wanted.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stop(Arc<AtomicBool>);
 
@@ -138,7 +140,7 @@ enum Waiting {
     Lines(Receiver<Line>),
 }
 
-/// The images, one after the other.
+/// Iterator over the images.
 pub(super) struct Items {
     waiting: Waiting,
     videos: VideoOptions,
@@ -149,7 +151,7 @@ pub(super) struct Items {
 }
 
 impl Items {
-    /// With what to end it from outside.
+    /// Ends the iterator when raised.
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()
     }
@@ -158,7 +160,7 @@ impl Items {
         self.interrupt.is_raised() || self.stop.0.load(Ordering::SeqCst)
     }
 
-    /// The image in a file; none of a video, which then plays.
+    /// The image in a file; `None` for a video, whose frames follow.
     fn item(&mut self, file: PathBuf) -> Option<Named> {
         if !video::is_video(&file) {
             return Some(match self.names.next(&file) {
@@ -176,16 +178,16 @@ impl Items {
     }
 }
 
-/// What stands in for an image that there is none of.
+/// An item that has no image.
 fn missing(file: PathBuf, reason: String) -> Named {
     Item { file, frame: None, content: Content::Missing(reason), tag: Targets::default() }
 }
 
-/// A video whose frames are read.
+/// A video that is being read.
 struct Playing {
     file: PathBuf,
     frames: Frames,
-    /// Read ahead, so that the last is known when it comes.
+    /// The next frame, read ahead to know which frame is the last.
     ahead: Option<Result<(Frame, RgbImage), VideoError>>,
     annotated: Option<Arc<Annotated>>,
 }
@@ -204,8 +206,8 @@ impl Playing {
         self.ahead = self.frames.next();
         let last = self.ahead.is_none();
         let part = self.annotated.clone().map(|video| Part { video, last });
-        if last && let (Ok(_), Some(words)) = (&now, self.frames.complaints()) {
-            say(format_args!("warning: `{}`: ffmpeg: {words}", self.file.display()));
+        if last && let (Ok(_), Some(words)) = (&now, self.frames.warnings()) {
+            warn(format_args!("`{}`: ffmpeg: {words}", self.file.display()));
         }
         let file = self.file.clone();
         Some(match now {
@@ -234,7 +236,7 @@ impl Iterator for Items {
             }
             let line = match &mut self.waiting {
                 Waiting::Files(files) => Ok(files.next()?),
-                Waiting::Lines(lines) => match lines.recv_timeout(Interrupt::GLANCE) {
+                Waiting::Lines(lines) => match lines.recv_timeout(Interrupt::POLL_INTERVAL) {
                     Ok(line) => line,
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => return None,

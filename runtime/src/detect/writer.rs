@@ -1,4 +1,4 @@
-//! Lists of what was found, and how it goes on stderr.
+//! Writes result lists and annotated videos, and reports progress and errors on stderr.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::made::{Done, Part};
 use crate::cannot_write;
 use crate::interrupt::Interrupt;
 
-/// Which lists.
+/// Arguments of the result files.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct ListArgs {
@@ -41,7 +41,7 @@ pub(crate) struct ListArgs {
     image_ids: Option<PathBuf>,
 }
 
-/// What a run amounts to.
+/// Counts of a run.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) images: usize,
@@ -49,21 +49,21 @@ pub(super) struct Tally {
     pub(super) detections: usize,
 }
 
-/// How a run ended.
+/// The outcome of a run.
 pub(super) struct Ending {
     pub(super) tally: Tally,
     pub(super) interrupted: bool,
 }
 
-/// Writes lists.
+/// Writes result lists.
 pub(super) struct Writer {
     outputs: Vec<(PathBuf, Output)>,
-    /// Whether lists are all that there is, so that without readers there is nothing to do.
+    /// Whether lists are the only outputs, so that the program stops when their readers have closed them all.
     only_lists: bool,
 }
 
 impl ListArgs {
-    /// The ids of images, if a list needs them.
+    /// The image ids, if COCO results are written.
     pub(super) fn image_ids(&self) -> Result<Option<ImageIds>> {
         match (&self.coco, &self.image_ids) {
             (None, _) => Ok(None),
@@ -74,8 +74,8 @@ impl ListArgs {
 }
 
 impl Writer {
-    /// Opens the lists, so that what cannot be written is found before the work. Where none are asked for and nothing else is
-    /// made, there is one on stdout.
+    /// Opens the lists, so that errors are found before the work starts. If no output is requested, a list goes to
+    /// stdout.
     pub(super) fn open(args: &ListArgs, ids: Option<ImageIds>, stdin: bool, only_lists: bool) -> Result<Self> {
         let asked = [
             (&args.json, Format::Json),
@@ -88,7 +88,11 @@ impl Writer {
             asked.push(("-".into(), if stdin { Format::Ndjson } else { Format::Text }));
         }
         if asked.iter().filter(|(path, _)| path == Path::new("-")).count() > 1 {
-            clap::Error::raw(ErrorKind::ArgumentConflict, "only one list can go to stdout\n").exit();
+            clap::Error::raw(
+                ErrorKind::ArgumentConflict,
+                "only one of --json, --ndjson, --csv and --coco can write to stdout\n",
+            )
+            .exit();
         }
         let outputs = asked.into_iter().map(|(path, format)| {
             let output = Output::open(&path, format).with_context(|| cannot_write(&path))?;
@@ -97,7 +101,7 @@ impl Writer {
         Ok(Self { outputs: outputs.collect::<Result<_>>()?, only_lists })
     }
 
-    /// Writes all reports. Interrupted, it leaves files as they were.
+    /// Writes all reports. After an interrupt, no list file is written and existing files are kept.
     pub(super) fn run(
         mut self,
         images: Ordered<Result<Done>>,
@@ -116,12 +120,12 @@ impl Writer {
             }
             tally.count(&report, &progress);
             progress.advance();
-            // What nobody reads and nothing keeps is not worth going on for.
+            // Stops when all outputs are closed by their readers.
             if self.only_lists && self.outputs.iter().all(|(_, output)| output.is_closed()) {
                 break;
             }
         }
-        // The last image may have been done before the interrupt was noticed.
+        // An interrupt after the last image changes nothing.
         let interrupted = interrupt.is_raised() && Some(tally.images) != total;
         for (path, output) in self.outputs.drain(..).filter(|_| !interrupted) {
             output.finish().with_context(|| cannot_write(&path))?;
@@ -130,14 +134,14 @@ impl Writer {
     }
 }
 
-/// Where annotated videos are written, one after the other.
+/// Writes annotated videos, one after the other.
 #[derive(Default)]
 struct Screen {
     showing: Option<Encoder>,
 }
 
 impl Screen {
-    /// Appends what was drawn. A video whose first frame it is begins, one whose last it is ends.
+    /// Appends a frame. Starts a video at its first frame, and completes it at its last.
     fn show(&mut self, drawn: Option<(Part, Option<RgbImage>)>) -> Result<()> {
         let Some((Part { video, last }, frame)) = drawn else { return Ok(()) };
         if let Some(frame) = frame {
@@ -160,7 +164,7 @@ impl Tally {
             Ok(found) => self.detections += found.detections.len(),
             Err(reason) => {
                 self.failed += 1;
-                progress.say(format_args!("error: `{}`: {reason}", report.name()));
+                progress.error(format_args!("`{}`: {reason}", report.name()));
             }
         }
     }

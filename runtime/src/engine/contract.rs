@@ -1,40 +1,44 @@
-//! What a file of ours promises, read from the file and held against its inputs and outputs.
+//! The contract of an exported file: its metadata, checked against its inputs and outputs.
 
 use models::ModelSpec;
 use ndarray::ArrayView3;
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use super::error::words;
+use super::error::ort_message;
 use super::{
     CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, EngineError, IMAGES, REGRESSION,
     SIDE_MULTIPLE, SPEC_KEY, TOP_K_KEY,
 };
 
-/// What a file of ours promises.
+/// What the metadata and the input of an exported file declare.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Contract {
     pub(super) spec: ModelSpec,
-    /// Candidates of each level that the file hands over; a score of everything if absent.
+    /// Maximum number of candidates per feature level that the file outputs; `None` if it outputs the scores of all
+    /// anchors.
     pub(super) top_k: Option<usize>,
-    /// Number of images that the file fixes.
+    /// Batch size that the file fixes.
     pub(super) batch: Option<usize>,
-    /// Height and width that the file fixes.
+    /// Input height and width that the file fixes.
     pub(super) size: Option<[usize; 2]>,
 }
 
 impl Contract {
-    /// The contract of a file that is ours; otherwise what is missing or different.
+    /// Reads the contract. The error says what is missing or wrong in the file.
     pub(super) fn read(session: &Session) -> Result<Self, String> {
-        let metadata = session.metadata().map_err(|error| words(&error))?;
-        let text = metadata.custom(SPEC_KEY).ok_or_else(|| format!("it carries no `{SPEC_KEY}`"))?;
-        let spec = ModelSpec::from_yaml(&text).map_err(|error| format!("its `{SPEC_KEY}` is broken: {error}"))?;
+        let metadata = session.metadata().map_err(|error| ort_message(&error))?;
+        let text = metadata.custom(SPEC_KEY).ok_or_else(|| format!("its metadata has no `{SPEC_KEY}`"))?;
+        let spec = ModelSpec::from_yaml(&text)
+            .map_err(|error| format!("its metadata key `{SPEC_KEY}` is invalid: {error}"))?;
         let classes = spec.class_count();
         if classes == 0 {
-            return Err(format!("its `{SPEC_KEY}` names no classes"));
+            return Err(format!("its metadata key `{SPEC_KEY}` has no classes"));
         }
         let top_k = metadata.custom(TOP_K_KEY).map(|text| {
-            text.parse().map_err(|_| format!("its `{TOP_K_KEY}` is `{text}`, expected how many candidates a level has"))
+            text.parse().map_err(|_| {
+                format!("its metadata key `{TOP_K_KEY}` is `{text}`, expected the number of candidates per level")
+            })
         });
         let top_k = top_k.transpose()?;
 
@@ -57,28 +61,35 @@ impl Contract {
         let size = match (height, width) {
             (Some(height), Some(width)) => Some([height, width]),
             (None, None) => None,
-            _ => return Err("it fixes one side of its input alone".to_owned()),
+            _ => return Err("its input fixes only one of height and width".to_owned()),
         };
-        let said = spec.preprocessing.input_size.map(|sides| sides.map(|side| side as usize));
-        if size.is_some() && size != said {
-            return Err(format!("its input is {size:?}, its spec says {said:?} (height, width)"));
+        let declared = spec.preprocessing.input_size.map(|sides| sides.map(|side| side as usize));
+        if size.is_some() && size != declared {
+            let text = |size: Option<[usize; 2]>| {
+                size.map_or("any size".to_owned(), |[height, width]| format!("{height}x{width}"))
+            };
+            return Err(format!(
+                "its input is {}, but its spec declares {} (height x width)",
+                text(size),
+                text(declared)
+            ));
         }
         Ok(Self { spec, top_k, batch, size })
     }
 
-    /// Why runs of the file cannot be replayed from a CUDA graph, if they cannot.
-    pub(super) fn against_graphs(&self) -> Option<&'static str> {
+    /// Why the network cannot be recorded as a CUDA graph; `None` if it can.
+    pub(super) fn cuda_graph_obstacle(&self) -> Option<&'static str> {
         if self.top_k.is_some() {
             return Some(
-                "the model chooses candidates by operators that a graph cannot hold; export it without --top-k",
+                "the model selects candidates with operators that CUDA graphs do not support; export it without --top-k",
             );
         }
-        (self.size.is_none() || self.batch.is_none()).then_some(
-            "the model takes inputs of any shape, and a graph has one; export it with --input-size and --batch-size",
-        )
+        (self.size.is_none() || self.batch.is_none())
+            .then_some("a CUDA graph needs a fixed input shape; export the model with --input-size and --batch-size")
     }
 
-    /// The shape of the input as the file takes it, of no fewer than `batch` images where that is free.
+    /// Shape of the input for these images, `[N, 3, H, W]`. N is the fixed batch size if the file has one, otherwise
+    /// the number of images or `batch`, whichever is larger.
     pub(super) fn shape(&self, images: &[ArrayView3<f32>], batch: usize) -> Result<[usize; 4], EngineError> {
         let count = images.len();
         let (channels, height, width) = images.first().map_or((0, 0, 0), ArrayView3::dim);
@@ -90,20 +101,20 @@ impl Contract {
             return Err(EngineError::Size { found: [height, width], expected });
         }
         match self.batch {
-            Some(most) if count > most => Err(EngineError::Batch { found: count, most }),
+            Some(max) if count > max => Err(EngineError::Batch { found: count, max }),
             fixed => Ok([fixed.unwrap_or(count.max(batch)), channels, height, width]),
         }
     }
 }
 
-/// The number of images, the height and the width that an input fixes.
+/// Batch size, height and width of an input, where fixed.
 fn fixed_sides(input: &Outlet) -> [Option<usize>; 3] {
     let ValueType::Tensor { shape, .. } = input.dtype() else { return [None; 3] };
     [0, 2, 3].map(|axis| shape.get(axis).and_then(|size| usize::try_from(*size).ok()))
 }
 
-/// Checks that there are exactly these tensors, with these elements and sizes; `None` is any size, and a size that
-/// the file leaves open is checked when the network runs.
+/// Checks that there are exactly these tensors, with these element types and sizes; `None` is any size. Sizes that are
+/// dynamic in the file are checked when the network runs.
 fn check_tensors(
     kind: &str,
     found: &[Outlet],
@@ -116,7 +127,7 @@ fn check_tensors(
     for (name, element, sizes) in expected {
         let outlet = found.iter().find(|outlet| outlet.name() == *name);
         let Some(outlet) = outlet else {
-            return Err(format!("it has no {kind} `{name}`, only {names}"));
+            return Err(format!("it has no {kind} `{name}`; its {kind}s are {names}"));
         };
         let fits = match outlet.dtype() {
             ValueType::Tensor { ty, shape, .. } if ty == element => {
@@ -143,29 +154,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_graph_needs_one_shape_and_all_scores() {
+    fn cuda_graph_needs_a_fixed_shape_and_dense_outputs() {
         let contract = |top_k, batch, size| Contract { spec: ModelSpec::default(), top_k, batch, size };
         let size = Some([64, 96]);
-        assert_eq!(contract(None, Some(2), size).against_graphs(), None);
-        for (free, part) in [
+        assert_eq!(contract(None, Some(2), size).cuda_graph_obstacle(), None);
+        for (contract, part) in [
             (contract(None, None, size), "--batch-size"),
             (contract(None, Some(2), None), "--input-size"),
             (contract(Some(100), Some(2), size), "without --top-k"),
         ] {
-            assert!(free.against_graphs().is_some_and(|reason| reason.contains(part)), "{free:?}");
+            assert!(contract.cuda_graph_obstacle().is_some_and(|reason| reason.contains(part)), "{contract:?}");
         }
     }
 
     #[test]
-    fn a_free_number_of_images_is_filled_up_and_a_fixed_one_is_fixed() {
+    fn batch_is_padded_to_the_fixed_or_requested_size() {
         let image = Array3::zeros((3, 64, 96));
         let views = [image.view(), image.view()];
-        let images = |fixed, batch| {
+        let batch_size = |fixed, batch| {
             let contract = Contract { spec: ModelSpec::default(), top_k: None, batch: fixed, size: None };
             contract.shape(&views, batch).map(|shape| shape[0])
         };
-        assert_eq!([0, 2, 8].map(|batch| images(None, batch).unwrap()), [2, 2, 8]);
-        assert_eq!(images(Some(4), 8).unwrap(), 4);
-        assert!(matches!(images(Some(1), 8), Err(EngineError::Batch { found: 2, most: 1 })));
+        assert_eq!([0, 2, 8].map(|batch| batch_size(None, batch).unwrap()), [2, 2, 8]);
+        assert_eq!(batch_size(Some(4), 8).unwrap(), 4);
+        assert!(matches!(batch_size(Some(1), 8), Err(EngineError::Batch { found: 2, max: 1 })));
     }
 }

@@ -1,76 +1,80 @@
-//! Why an engine cannot be had, or cannot run.
+//! Errors of opening and running an engine.
 
 use super::SIDE_MULTIPLE;
 use crate::library::LibraryError;
 use crate::provider::Provider;
 
-/// Why an engine cannot be had, or cannot run.
+/// Error of opening or running an [`Engine`](crate::Engine).
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// ONNX Runtime's library.
+    /// ONNX Runtime's library cannot be used.
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// The file cannot be read.
-    #[error("cannot read model `{model}`: {reason}; name a file that `exporter --out FILE.onnx` wrote")]
+    #[error("cannot read model `{model}`: {reason}; pass a file written by `exporter --out FILE.onnx`")]
     Read {
         /// The file.
         model: String,
-        /// What the system says.
+        /// The operating system's reason.
         reason: String,
     },
-    /// Not an ONNX file, or one of other making.
-    #[error("`{model}` is no detector of ours: {reason}; name a file that `exporter --out FILE.onnx` wrote")]
+    /// Not an ONNX file, or not one that `exporter` wrote.
+    #[error(
+        "`{model}` is not a RetinaNet written by `exporter`: {reason}; pass a file written by `exporter --out FILE.onnx`"
+    )]
     Foreign {
         /// The file.
         model: String,
         /// What is missing or different.
         reason: String,
     },
-    /// The provider that was named does not work here.
+    /// The provider does not work on this machine.
     #[error("provider `{provider}` cannot start: {reason}")]
     Provider {
         /// The provider.
         provider: Provider,
-        /// What is missing, and what to do.
+        /// What is missing and how to install it.
         reason: String,
     },
-    /// The GPU's provider lacks some of the model's operators, which were not to run on the CPU.
-    #[error("some operators of `{model}` are none of provider `{provider}`")]
+    /// The GPU's provider does not support some of the model's operators, and running them on the CPU was forbidden.
+    #[error("provider `{provider}` does not support some operators of `{model}`")]
     Fallback {
         /// The file.
         model: String,
         /// The provider.
         provider: Provider,
     },
-    /// An option that does not fit the others.
-    #[error("{option} cannot be used with provider `{provider}`: {reason}")]
+    /// An option is invalid, or does not fit the provider or the model.
+    #[error("cannot use `{option}` with provider `{provider}`: {reason}")]
     Option {
-        /// What was asked for.
+        /// The command-line flag that sets the option.
         option: &'static str,
         /// The provider.
         provider: Provider,
         /// Why not.
         reason: String,
     },
-    /// ONNX Runtime refuses to make a session.
+    /// ONNX Runtime cannot create a session.
     #[error("ONNX Runtime cannot load `{model}` on `{provider}`: {reason}")]
     Session {
         /// The file.
         model: String,
-        /// What was to run it.
+        /// The provider.
         provider: Provider,
-        /// ONNX Runtime's words.
+        /// ONNX Runtime's message.
         reason: String,
     },
-    /// The input does not have a shape that the network takes.
-    #[error("input has shape {found:?}, expected [N, 3, H, W] with H and W multiples of {SIDE_MULTIPLE}, nothing zero")]
+    /// The network does not accept inputs of this shape.
+    #[error(
+        "input has shape {found:?}, expected [N, 3, H, W] with N at least 1 and H and W positive multiples of {SIDE_MULTIPLE}"
+    )]
     Input {
-        /// The shape.
+        /// Shape of the input.
         found: Vec<usize>,
     },
     /// The file was exported for inputs of another size.
     #[error(
-        "input is {}x{}, and the model takes {}x{} (height x width) alone; resize by its spec, or export it without \
+        "input is {}x{}, but the model accepts only {}x{} (height x width); resize as in its spec, or export it without \
          --input-size", .found[0], .found[1], .expected[0], .expected[1]
     )]
     Size {
@@ -79,64 +83,62 @@ pub enum EngineError {
         /// Height and width that the file fixes.
         expected: [usize; 2],
     },
-    /// The file was exported for fewer images at a time.
+    /// The file was exported for a smaller batch.
     #[error(
-        "{found} images are more than the {most} that the model takes at a time; run fewer, or export it with another --batch-size"
+        "{found} images exceed the model's batch size of {max}; run fewer, or export it with a larger --batch-size"
     )]
     Batch {
-        /// Images of the input.
+        /// Number of images in the input.
         found: usize,
-        /// Images that the file fixes.
-        most: usize,
+        /// Batch size that the file fixes.
+        max: usize,
     },
-    /// Scores of all anchors were asked of a file that does not have them.
-    #[error(
-        "the model hands over only its best candidates; export it without --top-k to have the scores of all anchors"
-    )]
+    /// The scores of all anchors were requested from a file that outputs only candidates.
+    #[error("the model outputs only its top-k candidates; export it without --top-k to get the scores of all anchors")]
     OnlyCandidates,
-    /// The network needs more memory than there is.
+    /// The network needs more memory than is available.
     #[error("not enough memory for an input of shape {shape:?}: {reason}; run fewer images at a time, or smaller ones")]
     Memory {
-        /// The input's shape.
+        /// Shape of the input.
         shape: Vec<usize>,
-        /// ONNX Runtime's words.
+        /// ONNX Runtime's message.
         reason: String,
     },
-    /// ONNX Runtime stopped.
+    /// ONNX Runtime failed.
     #[error("ONNX Runtime failed on an input of shape {shape:?}: {reason}")]
     Run {
-        /// The input's shape.
+        /// Shape of the input.
         shape: Vec<usize>,
-        /// ONNX Runtime's words.
+        /// ONNX Runtime's message.
         reason: String,
     },
-    /// The network computed something of another shape than its file promises.
+    /// An output has another shape than the file declares.
     #[error("output `{name}` has shape {found:?}, expected {expected:?}; export the model again")]
     Output {
         /// Name of the output.
         name: &'static str,
         /// Its shape.
         found: Vec<usize>,
-        /// The shape that fits the input and the spec.
+        /// The shape that follows from the input and the spec.
         expected: Vec<usize>,
     },
 }
 
 impl EngineError {
-    /// Why a run on an input of this shape failed.
+    /// The error of a failed run on an input of this shape.
     pub(crate) fn run(shape: &[usize], error: &ort::Error) -> Self {
-        let (shape, reason) = (shape.to_vec(), words(error));
-        match of_memory(&reason) {
+        let (shape, reason) = (shape.to_vec(), ort_message(error));
+        match out_of_memory_reason(&reason) {
             Some(reason) => Self::Memory { shape, reason: reason.to_owned() },
             None => Self::Run { shape, reason },
         }
     }
 }
 
-/// The part of a reason that says that memory is wanting.
-fn of_memory(reason: &str) -> Option<&str> {
-    // ONNX Runtime's arena, its limit, CUDA, cuDNN, cuBLAS and C++ say it differently.
-    const WORDS: [&str; 6] = [
+/// The part of a message that reports a lack of memory; `None` if the failure has another cause.
+fn out_of_memory_reason(reason: &str) -> Option<&str> {
+    // The texts of ONNX Runtime's arena, of its limit, and of CUDA, cuDNN, cuBLAS and C++.
+    const TEXTS: [&str; 6] = [
         "Failed to allocate memory",
         "Available memory of",
         "out of memory",
@@ -144,16 +146,16 @@ fn of_memory(reason: &str) -> Option<&str> {
         "CUBLAS_STATUS_ALLOC_FAILED",
         "std::bad_alloc",
     ];
-    WORDS.iter().find_map(|words| Some(&reason[reason.find(words)?..]))
+    TEXTS.iter().find_map(|text| Some(&reason[reason.find(text)?..]))
 }
 
-/// What ONNX Runtime says, on one line and without the place in its source.
-pub(crate) fn words<R>(error: &ort::Error<R>) -> String {
-    plain(error.message())
+/// ONNX Runtime's message on one line, without the position in its source code.
+pub(crate) fn ort_message<R>(error: &ort::Error<R>) -> String {
+    clean(error.message())
 }
 
-fn plain(message: &str) -> String {
-    // `file.cc:1988 function [ONNXRuntimeError] : 1 : FAIL : words`
+fn clean(message: &str) -> String {
+    // `file.cc:1988 function [ONNXRuntimeError] : 1 : FAIL : message`
     let message = message
         .rsplit_once("[ONNXRuntimeError] : ")
         .map_or(message, |(_, status)| status.splitn(3, " : ").last().unwrap_or(status));
@@ -170,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_without_the_place_in_the_source() {
+    fn message_omits_the_position_in_the_source_code() {
         let cases = [
             ("it is broken", "it is broken"),
             ("a.cc:9 Load [ONNXRuntimeError] : 1 : FAIL : it is\n broken", "it is broken"),
@@ -180,18 +182,21 @@ mod tests {
             ),
         ];
         for (message, expected) in cases {
-            assert_eq!(plain(message), expected);
+            assert_eq!(clean(message), expected);
         }
     }
 
     #[test]
-    fn want_of_memory_is_told_from_other_reasons() {
+    fn out_of_memory_is_distinguished_from_other_failures() {
         let arena = "Status Message: a.cc:360 f() Failed to allocate memory for requested buffer of size 9";
-        assert_eq!(of_memory(arena), Some("Failed to allocate memory for requested buffer of size 9"));
-        assert_eq!(of_memory("CUDA failure 2: out of memory"), Some("out of memory"));
+        assert_eq!(out_of_memory_reason(arena), Some("Failed to allocate memory for requested buffer of size 9"));
+        assert_eq!(out_of_memory_reason("CUDA failure 2: out of memory"), Some("out of memory"));
         let cudnn = "CUDNN failure 4: CUDNN_STATUS_ALLOC_FAILED";
-        assert_eq!(of_memory(cudnn), Some("CUDNN_STATUS_ALLOC_FAILED"));
-        assert_eq!(of_memory("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"), Some("CUBLAS_STATUS_ALLOC_FAILED"));
-        assert_eq!(of_memory("it is broken"), None);
+        assert_eq!(out_of_memory_reason(cudnn), Some("CUDNN_STATUS_ALLOC_FAILED"));
+        assert_eq!(
+            out_of_memory_reason("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"),
+            Some("CUBLAS_STATUS_ALLOC_FAILED")
+        );
+        assert_eq!(out_of_memory_reason("it is broken"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! Where inputs and outputs lie when a GPU computes: in pinned memory, pages of the host that the GPU copies from and to by
-//! itself. <https://onnxruntime.ai/docs/performance/device-tensor.html>
+//! Input and output buffers for GPUs: pinned host memory, which the GPU copies from and to directly.
+//! <https://onnxruntime.ai/docs/performance/device-tensor.html>
 
 use ndarray::{ArrayView3, Ix4, s};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -8,27 +8,27 @@ use ort::value::{DynTensorValueType, DynValue, Tensor};
 
 use super::IMAGES;
 
-/// A device and the memory of the host that it reaches.
+/// A device's memory, and the host memory that the device can access.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct MemoryLocations {
     device: AllocationDevice<'static>,
     id: i32,
     host: AllocationDevice<'static>,
     host_id: i32,
-    /// What the memory of the host is to be for inputs and for outputs.
-    kinds: [MemoryType; 2],
+    /// Types of the host memory for inputs and for outputs.
+    host_types: [MemoryType; 2],
 }
 
-impl Place {
+impl MemoryLocations {
     /// The NVIDIA GPU that a session computes on.
     pub(super) fn cuda(device: u16, session: &Session) -> Self {
-        let kinds = [MemoryType::CPUInput, MemoryType::CPUOutput];
+        let host_types = [MemoryType::CPUInput, MemoryType::CPUOutput];
         let (id, host) = (device.into(), AllocationDevice::CUDA_PINNED);
-        let place = Self { device: AllocationDevice::CUDA, id, host, host_id: id, kinds };
-        // In some versions of ONNX Runtime each GPU has pinned memory, in others the first has it for all.
-        match place.host(kinds[0]).and_then(|memory| Allocator::new(session, memory)) {
-            Ok(_) => place,
-            Err(_) => Self { host_id: 0, ..place },
+        let locations = Self { device: AllocationDevice::CUDA, id, host, host_id: id, host_types };
+        // Some versions of ONNX Runtime have pinned memory per GPU, others only under the first GPU's id.
+        match locations.host(host_types[0]).and_then(|memory| Allocator::new(session, memory)) {
+            Ok(_) => locations,
+            Err(_) => Self { host_id: 0, ..locations },
         }
     }
 
@@ -36,37 +36,37 @@ impl Place {
         MemoryInfo::new(self.device.clone(), self.id, AllocatorType::Device, MemoryType::Default)
     }
 
-    fn host(&self, kind: MemoryType) -> ort::Result<MemoryInfo<'static>> {
-        MemoryInfo::new(self.host.clone(), self.host_id, AllocatorType::Device, kind)
+    fn host(&self, memory_type: MemoryType) -> ort::Result<MemoryInfo<'static>> {
+        MemoryInfo::new(self.host.clone(), self.host_id, AllocatorType::Device, memory_type)
     }
 }
 
-/// The memory of a session's runs.
+/// Input and output buffers of a session.
 #[derive(Debug)]
-pub(super) struct Memory {
-    place: Place,
-    /// The host's memory for inputs of the shape that came last.
+pub(super) struct IoBuffers {
+    locations: MemoryLocations,
+    /// Host buffer of the last input's shape.
     images: Option<Tensor<f32>>,
-    /// If runs are replayed, what they read and write.
-    replayed: Option<Replayed>,
-    replay: bool,
+    /// Buffers of the CUDA graph, once it is recorded.
+    graph: Option<GraphBuffers>,
+    use_cuda_graph: bool,
 }
 
-/// Inputs and outputs on the device, which every run finds at the same addresses.
+/// Inputs and outputs on the device, at the same addresses in every run.
 #[derive(Debug)]
-struct Replayed {
+struct GraphBuffers {
     images: Tensor<f32>,
     binding: IoBinding,
 }
 
-impl Memory {
-    /// The memory of a session there. With `replay`, all inputs must have one shape, and the runs of a CUDA graph can be replayed.
-    pub(super) fn new(place: Place, replay: bool) -> Self {
-        Self { place, images: None, replayed: None, replay }
+impl IoBuffers {
+    /// Buffers in these locations. With `use_cuda_graph`, all inputs must have the same shape.
+    pub(super) fn new(locations: MemoryLocations, use_cuda_graph: bool) -> Self {
+        Self { locations, images: None, graph: None, use_cuda_graph }
     }
 
-    /// Runs on images that make an input of this shape, with zeros for those that are missing. Gives the outputs of these names, in the
-    /// host's memory.
+    /// Runs the network on an input of this shape: the images, padded with zeros. Returns the outputs with these names,
+    /// in host memory.
     pub(super) fn run(
         &mut self,
         session: &mut Session,
@@ -76,17 +76,17 @@ impl Memory {
     ) -> ort::Result<Vec<DynValue>> {
         self.fill(session, images, shape)?;
         let Some(input) = &self.images else { return Ok(Vec::new()) };
-        if self.replay {
-            let replayed = match self.replayed.take() {
-                Some(replayed) => replayed,
-                None => Replayed::new(session, &self.place, shape, outputs)?,
+        if self.use_cuda_graph {
+            let graph = match self.graph.take() {
+                Some(graph) => graph,
+                None => GraphBuffers::new(session, &self.locations, shape, outputs)?,
             };
-            return self.replayed.insert(replayed).run(session, input, &self.place, outputs);
+            return self.graph.insert(graph).run(session, input, &self.locations, outputs);
         }
-        // A binding keeps the memory of its outputs, which belong to the caller here.
+        // A new binding for every run, because a binding owns its outputs and here they are returned to the caller.
         let mut binding = session.create_binding()?;
         binding.bind_input(IMAGES, input)?;
-        let host = self.place.host(self.place.kinds[1])?;
+        let host = self.locations.host(self.locations.host_types[1])?;
         for name in outputs {
             binding.bind_output_to_device(*name, &host)?;
         }
@@ -94,12 +94,12 @@ impl Memory {
         Ok(outputs.iter().filter_map(|name| values.remove(*name)).collect())
     }
 
-    /// Puts the images where the device fetches them.
+    /// Copies the images to the host buffer and fills the rest with zeros.
     fn fill(&mut self, session: &Session, images: &[ArrayView3<f32>], shape: [usize; 4]) -> ort::Result<()> {
         let fits = |input: &Tensor<f32>| input.shape().iter().copied().eq(shape.map(|side| side as i64));
         let input = match self.images.take().filter(fits) {
             Some(input) => input,
-            None => Tensor::new(&Allocator::new(session, self.place.host(self.place.kinds[0])?)?, shape)?,
+            None => Tensor::new(&Allocator::new(session, self.locations.host(self.locations.host_types[0])?)?, shape)?,
         };
         let input = self.images.insert(input);
         let mut input = input.extract_array_mut().into_dimensionality::<Ix4>().map_err(ort::Error::wrap)?;
@@ -111,10 +111,15 @@ impl Memory {
     }
 }
 
-impl Replayed {
-    fn new(session: &Session, place: &Place, shape: [usize; 4], outputs: &[&'static str]) -> ort::Result<Self> {
-        let device = place.device()?;
-        let images = Tensor::new(&Allocator::new(session, place.device()?)?, shape)?;
+impl GraphBuffers {
+    fn new(
+        session: &Session,
+        locations: &MemoryLocations,
+        shape: [usize; 4],
+        outputs: &[&'static str],
+    ) -> ort::Result<Self> {
+        let device = locations.device()?;
+        let images = Tensor::new(&Allocator::new(session, locations.device()?)?, shape)?;
         let mut binding = session.create_binding()?;
         binding.bind_input(IMAGES, &images)?;
         for name in outputs {
@@ -127,7 +132,7 @@ impl Replayed {
         &mut self,
         session: &mut Session,
         images: &Tensor<f32>,
-        place: &Place,
+        locations: &MemoryLocations,
         outputs: &[&'static str],
     ) -> ort::Result<Vec<DynValue>> {
         images.copy_into(&mut self.images)?;
@@ -135,7 +140,7 @@ impl Replayed {
         let values = outputs.iter().filter_map(|name| values.remove(*name));
         let copied = values.map(|value| {
             let value = value.downcast::<DynTensorValueType>()?;
-            Ok(value.to(place.host.clone(), place.host_id)?.into_dyn())
+            Ok(value.to(locations.host.clone(), locations.host_id)?.into_dyn())
         });
         copied.collect()
     }
@@ -153,10 +158,10 @@ mod tests {
     use crate::engine::outputs::DenseOutputs;
     use crate::engine::{EngineOptions, Fallback, session};
 
-    /// The CPU's memory in place of a GPU's: the same calls, and the same outputs.
-    fn host() -> Place {
-        let kinds = [MemoryType::Default; 2];
-        Place { device: AllocationDevice::CPU, id: 0, host: AllocationDevice::CPU, host_id: 0, kinds }
+    /// CPU memory instead of a GPU's: the same calls and the same outputs.
+    fn cpu_locations() -> MemoryLocations {
+        let host_types = [MemoryType::Default; 2];
+        MemoryLocations { device: AllocationDevice::CPU, id: 0, host: AllocationDevice::CPU, host_id: 0, host_types }
     }
 
     fn open() -> Session {
@@ -166,15 +171,16 @@ mod tests {
             .unwrap()
             .into_iter()
             .map(|parameter| {
-                let value = |at: usize| (at % 13) as f32 * 0.01 - 0.04;
+                let value = |index: usize| (index % 13) as f32 * 0.01 - 0.04;
                 let count = parameter.shape.iter().product();
-                let values = (0..count).map(|at| if parameter.name.contains("running_var") { 1.0 } else { value(at) });
+                let is_variance = parameter.name.contains("running_var");
+                let values = (0..count).map(|index| if is_variance { 1.0 } else { value(index) });
                 let tensor = ArrayD::from_shape_vec(IxDyn(&parameter.shape), values.collect()).unwrap();
                 (parameter.name, tensor)
             })
             .collect();
         let model = exporter::to_onnx(&spec, tensors, &Provenance::default()).unwrap();
-        session("a test", &EngineOptions::default(), Fallback::Refused, |builder| builder.commit_from_memory(&model))
+        session("a test", &EngineOptions::default(), Fallback::Forbidden, |builder| builder.commit_from_memory(&model))
             .unwrap()
     }
 
@@ -184,7 +190,7 @@ mod tests {
             .collect()
     }
 
-    /// What the session computes without memory of its own: the outputs, one after the other.
+    /// The values of each output as the session computes them without `IoBuffers`.
     fn expected(session: &mut Session, images: &[Array3<f32>], batch: usize) -> Vec<Vec<f32>> {
         let (_, height, width) = images[0].dim();
         let mut input = Array4::zeros((batch, 3, height, width));
@@ -193,10 +199,10 @@ mod tests {
         DenseOutputs::NAMES.map(|name| outputs[name].try_extract_tensor::<f32>().unwrap().1.to_vec()).to_vec()
     }
 
-    fn found(memory: &mut Memory, session: &mut Session, images: &[Array3<f32>], batch: usize) -> Vec<DynValue> {
+    fn run(buffers: &mut IoBuffers, session: &mut Session, images: &[Array3<f32>], batch: usize) -> Vec<DynValue> {
         let (channels, height, width) = images[0].dim();
         let views: Vec<_> = images.iter().map(|image| image.view()).collect();
-        memory.run(session, &views, [batch, channels, height, width], &DenseOutputs::NAMES).unwrap()
+        buffers.run(session, &views, [batch, channels, height, width], &DenseOutputs::NAMES).unwrap()
     }
 
     fn values(outputs: &[DynValue]) -> Vec<Vec<f32>> {
@@ -204,16 +210,16 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_its_own_changes_no_output_whatever_came_before() {
+    fn buffers_do_not_change_outputs_whatever_shapes_ran_before() {
         let mut session = open();
-        let mut memory = Memory::new(host(), false);
+        let mut buffers = IoBuffers::new(cpu_locations(), false);
         let mut earlier: Option<(Vec<DynValue>, Vec<Vec<f32>>)> = None;
         for (count, batch, side) in [(2, 2, 64), (1, 2, 64), (1, 1, 96), (3, 3, 32)] {
             let images = images(count, side);
             let expected = expected(&mut session, &images, batch);
-            let found = found(&mut memory, &mut session, &images, batch);
+            let found = run(&mut buffers, &mut session, &images, batch);
             assert_eq!(values(&found), expected, "{count} of {batch}, {side}");
-            // The outputs of the run before are still what they were.
+            // The outputs of the previous run have not changed.
             if let Some((outputs, expected)) = earlier.replace((found, expected)) {
                 assert_eq!(values(&outputs), expected);
             }
@@ -221,15 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replayed_computes_the_same() {
+    fn replayed_runs_compute_the_same_outputs() {
         let mut session = open();
-        let mut memory = Memory::new(host(), true);
+        let mut buffers = IoBuffers::new(cpu_locations(), true);
         let mut outputs = Vec::new();
         for count in [2, 1, 2] {
             let mut images = images(count, 64);
             images[0] *= count as f32;
             let expected = expected(&mut session, &images, 2);
-            outputs.push((found(&mut memory, &mut session, &images, 2), expected));
+            outputs.push((run(&mut buffers, &mut session, &images, 2), expected));
         }
         for (found, expected) in outputs {
             assert_eq!(values(&found), expected);

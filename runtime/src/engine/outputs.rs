@@ -1,4 +1,4 @@
-//! What the network says about a batch, in ONNX Runtime's own memory.
+//! Outputs of the network for a batch, in ONNX Runtime's memory.
 
 use std::fmt::Debug;
 
@@ -9,12 +9,12 @@ use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorValueType};
 use super::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, EngineError, REGRESSION};
 use crate::postprocess::Candidates;
 
-/// What the network says about a batch of images.
+/// Outputs of the network for a batch of images.
 #[derive(Debug)]
 pub enum Outputs {
-    /// A score for every class at every anchor.
+    /// The scores and offsets of all anchors.
     Dense(DenseOutputs),
-    /// The best candidates, from a file that was exported with `--top-k`.
+    /// The highest-scoring candidates, from a file exported with `--top-k`.
     Candidates(CandidateOutputs),
 }
 
@@ -22,7 +22,7 @@ impl Outputs {
     /// The scores and offsets of all anchors.
     ///
     /// # Errors
-    /// When the file hands over only the best.
+    /// When the file outputs only candidates.
     pub fn into_dense(self) -> Result<DenseOutputs, EngineError> {
         match self {
             Self::Dense(outputs) => Ok(outputs),
@@ -31,7 +31,7 @@ impl Outputs {
     }
 }
 
-/// What the network says of every anchor.
+/// Scores and offsets of all anchors.
 #[derive(Debug)]
 pub struct DenseOutputs {
     images: usize,
@@ -40,23 +40,23 @@ pub struct DenseOutputs {
 }
 
 impl DenseOutputs {
-    /// The scores: `[N, anchors, classes]`, in [0, 1].
+    /// Scores: `[N, anchors, classes]`, in [0, 1].
     pub fn scores(&self) -> ArrayView3<'_, f32> {
         let scores = self.scores.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
         scores.slice_move(s![..self.images, .., ..])
     }
 
-    /// The offsets: `[N, anchors, 4]`.
+    /// Offsets (box deltas): `[N, anchors, 4]`.
     pub fn offsets(&self) -> ArrayView3<'_, f32> {
         let offsets = self.offsets.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
         offsets.slice_move(s![..self.images, .., ..])
     }
 
-    /// The names of its tensors, in the order in which they are taken.
+    /// Names of the outputs, in the order that [`DenseOutputs::new`] expects.
     pub(super) const NAMES: [&str; 2] = [CLASSIFICATION, REGRESSION];
 
-    /// Takes the outputs of `batch` images, of which the first `images` mean something.
-    pub(super) fn take(
+    /// Checks the shapes of the outputs for `batch` images, of which the first `images` are not padding.
+    pub(super) fn new(
         outputs: Vec<DynValue>,
         batch: usize,
         images: usize,
@@ -64,15 +64,15 @@ impl DenseOutputs {
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
         let [scores, offsets] = exactly(outputs);
-        let (scores, offsets) = (take(scores).map_err(&run_error)?, take(offsets).map_err(&run_error)?);
-        let anchors = sizes(&scores).get(1).copied().unwrap_or(0);
-        check(CLASSIFICATION, sizes(&scores), [batch, anchors, spec.class_count()])?;
-        check(REGRESSION, sizes(&offsets), [batch, anchors, 4])?;
+        let (scores, offsets) = (typed(scores).map_err(&run_error)?, typed(offsets).map_err(&run_error)?);
+        let anchors = shape(&scores).get(1).copied().unwrap_or(0);
+        check_shape(CLASSIFICATION, shape(&scores), [batch, anchors, spec.class_count()])?;
+        check_shape(REGRESSION, shape(&offsets), [batch, anchors, 4])?;
         Ok(Self { images, scores, offsets })
     }
 }
 
-/// The best candidates of every image of a batch.
+/// The highest-scoring candidates of every image of a batch.
 #[derive(Debug)]
 pub struct CandidateOutputs {
     images: usize,
@@ -83,7 +83,7 @@ pub struct CandidateOutputs {
 }
 
 impl CandidateOutputs {
-    /// Number of images.
+    /// Number of images, without padding.
     pub fn images(&self) -> usize {
         self.images
     }
@@ -91,7 +91,7 @@ impl CandidateOutputs {
     /// The candidates of one image of the batch.
     ///
     /// # Panics
-    /// When there are not so many images.
+    /// When `image` is not less than [`CandidateOutputs::images`].
     pub fn of(&self, image: usize) -> Candidates<'_> {
         assert!(image < self.images, "image {image} of {}", self.images);
         let offsets: ArrayView3<f32> = self.offsets.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
@@ -106,29 +106,29 @@ impl CandidateOutputs {
     /// As [`DenseOutputs::NAMES`].
     pub(super) const NAMES: [&str; 4] = [CANDIDATE_SCORES, CANDIDATE_ANCHORS, CANDIDATE_CLASSES, REGRESSION];
 
-    /// As [`DenseOutputs::take`].
-    pub(super) fn take(
+    /// As [`DenseOutputs::new`].
+    pub(super) fn new(
         outputs: Vec<DynValue>,
         batch: usize,
         images: usize,
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
         let [scores, anchors, classes, offsets] = exactly(outputs);
-        let scores = take(scores).map_err(&run_error)?;
-        let anchors = take(anchors).map_err(&run_error)?;
-        let classes = take(classes).map_err(&run_error)?;
-        let offsets = take(offsets).map_err(&run_error)?;
-        let count = sizes(&scores).get(1).copied().unwrap_or(0);
-        check(CANDIDATE_SCORES, sizes(&scores), [batch, count])?;
-        check(CANDIDATE_ANCHORS, sizes(&anchors), [batch, count])?;
-        check(CANDIDATE_CLASSES, sizes(&classes), [batch, count])?;
-        check(REGRESSION, sizes(&offsets), [batch, count, 4])?;
+        let scores = typed(scores).map_err(&run_error)?;
+        let anchors = typed(anchors).map_err(&run_error)?;
+        let classes = typed(classes).map_err(&run_error)?;
+        let offsets = typed(offsets).map_err(&run_error)?;
+        let count = shape(&scores).get(1).copied().unwrap_or(0);
+        check_shape(CANDIDATE_SCORES, shape(&scores), [batch, count])?;
+        check_shape(CANDIDATE_ANCHORS, shape(&anchors), [batch, count])?;
+        check_shape(CANDIDATE_CLASSES, shape(&classes), [batch, count])?;
+        check_shape(REGRESSION, shape(&offsets), [batch, count, 4])?;
         Ok(Self { images, scores, anchors, classes, offsets })
     }
 }
 
-/// Why outputs have their rank.
-const CHECKED: &str = "the shape was checked when the outputs were taken";
+/// Why an output cannot have another rank.
+const CHECKED: &str = "`new` checked the shape";
 
 fn row<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>, image: usize) -> ArrayView1<'_, T> {
     let rows: ArrayView2<T> = tensor.extract_array().into_dimensionality::<Ix2>().expect(CHECKED);
@@ -139,14 +139,18 @@ fn exactly<const COUNT: usize>(outputs: Vec<DynValue>) -> [DynValue; COUNT] {
     outputs.try_into().expect("the file's outputs were checked when it was opened")
 }
 
-fn take<T: PrimitiveTensorElementType + Debug>(output: DynValue) -> ort::Result<Tensor<T>> {
+fn typed<T: PrimitiveTensorElementType + Debug>(output: DynValue) -> ort::Result<Tensor<T>> {
     output.downcast::<TensorValueType<T>>()
 }
 
-fn sizes<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>) -> Vec<usize> {
+fn shape<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>) -> Vec<usize> {
     tensor.shape().iter().map(|size| *size as usize).collect()
 }
 
-fn check<const RANK: usize>(name: &'static str, found: Vec<usize>, expected: [usize; RANK]) -> Result<(), EngineError> {
+fn check_shape<const RANK: usize>(
+    name: &'static str,
+    found: Vec<usize>,
+    expected: [usize; RANK],
+) -> Result<(), EngineError> {
     if found == expected { Ok(()) } else { Err(EngineError::Output { name, found, expected: expected.to_vec() }) }
 }

@@ -1,4 +1,4 @@
-//! Starting a session: threads, and the provider, which is used or is an error.
+//! Starting a session: threads and provider. A provider that does not work is an error; nothing falls back silently.
 
 use std::env;
 use std::fs;
@@ -8,42 +8,42 @@ use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDis
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
-use super::{EngineError, EngineOptions, IMAGES, words};
+use super::{EngineError, EngineOptions, IMAGES, ort_message};
 use crate::library::{self, Library};
 use crate::machine;
 use crate::provider::{OpenvinoDevice, Provider};
 
-/// How TensorRT runs.
+/// Options of TensorRT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TensorrtOptions {
-    /// Folder for the engines that it builds and for its timings; `retinanet/tensorrt` in the user's folder of caches if absent.
+    /// Folder of TensorRT's engine and timing caches; `None` for `retinanet/tensorrt` in the user's cache folder.
     pub cache: Option<PathBuf>,
-    /// The inputs that the engine is built for, if the file does not fix them.
+    /// Input shapes to build the engine for, if the file does not fix them.
     pub profile: Option<ShapeProfile>,
-    /// Whether it may compute in 16 bits what the file has in 32.
+    /// Whether TensorRT may compute in float16.
     pub fp16: bool,
 }
 
-/// The smallest, the usual and the largest input: images, height and width.
+/// TensorRT optimization profile: minimum, optimal and maximum input as `[images, height, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShapeProfile {
-    /// No side is smaller.
-    pub least: [usize; 3],
-    /// What the engine is made fastest for.
-    pub usual: [usize; 3],
-    /// No side is larger.
-    pub most: [usize; 3],
+    /// Minimum input.
+    pub min: [usize; 3],
+    /// Input that the engine is optimized for.
+    pub opt: [usize; 3],
+    /// Maximum input.
+    pub max: [usize; 3],
 }
 
-/// Whether operators that a GPU's provider does not have may run on the CPU.
+/// Whether operators that a GPU's provider does not support may run on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fallback {
     Allowed,
-    /// It is [`EngineError::Fallback`] where there are some.
-    Refused,
+    /// Such operators are an [`EngineError::Fallback`].
+    Forbidden,
 }
 
-/// A session of ONNX Runtime; `model` stands for what it runs in messages. The provider is not [`Provider::Auto`].
+/// Starts a session of ONNX Runtime. `model` names the model in messages. The provider must not be [`Provider::Auto`].
 pub(crate) fn session(
     model: &str,
     options: &EngineOptions,
@@ -55,17 +55,17 @@ pub(crate) fn session(
     let loaded = library::load(options.onnxruntime.as_deref())?;
     let session_error = |error: ort::Error| match error.code() {
         ort::ErrorCode::InvalidProtobuf => {
-            EngineError::Foreign { model: model.to_owned(), reason: "it is no ONNX file".to_owned() }
+            EngineError::Foreign { model: model.to_owned(), reason: "it is not an ONNX file".to_owned() }
         }
         _ if is_fallback(error.message()) => EngineError::Fallback { model: model.to_owned(), provider },
-        _ => EngineError::Session { model: model.to_owned(), provider, reason: words(&error) },
+        _ => EngineError::Session { model: model.to_owned(), provider, reason: ort_message(&error) },
     };
     let mut builder = Session::builder(&loaded.environment).map_err(session_error)?;
     if let Some(threads) = options.threads {
-        builder = in_own_threads(builder, threads, &options.affinity).map_err(session_error)?;
+        builder = with_own_threads(builder, threads, &options.affinity).map_err(session_error)?;
     }
     let is_on_gpu = provider.is_nvidia();
-    if is_on_gpu && fallback == Fallback::Refused {
+    if is_on_gpu && fallback == Fallback::Forbidden {
         builder = without_fallback(builder).map_err(session_error)?;
     }
     builder = register(builder, options, &loaded.library)?;
@@ -76,27 +76,28 @@ fn without_fallback(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
     Ok(builder.with_config_entry("session.disable_cpu_ep_fallback", "1")?)
 }
 
-/// Whether ONNX Runtime refuses to run some of a model on the CPU.
+/// Whether ONNX Runtime's message says that an operator would need the forbidden fallback to the CPU.
 fn is_fallback(message: &str) -> bool {
     message.contains("fallback to CPU EP has been explicitly disabled")
 }
 
-/// Without this, all sessions of the process share the threads that ONNX Runtime started with.
-fn in_own_threads(builder: SessionBuilder, threads: usize, affinity: &[usize]) -> ort::Result<SessionBuilder> {
+/// Gives the session its own thread pool. Without this, all sessions of the process share ONNX Runtime's global pool.
+fn with_own_threads(builder: SessionBuilder, threads: usize, affinity: &[usize]) -> ort::Result<SessionBuilder> {
     let builder = builder.with_independent_thread_pool()?.with_intra_threads(threads)?;
     if affinity.is_empty() {
         return Ok(builder);
     }
-    // ONNX Runtime counts CPUs from 1, and not the thread that calls.
+    // ONNX Runtime counts CPUs from 1, and the list excludes the calling thread.
     let cpus: Vec<_> = affinity.iter().map(|cpu| (cpu + 1).to_string()).collect();
     Ok(builder.with_config_entry("session.intra_op_thread_affinities", cpus.join(";"))?)
 }
 
 impl EngineOptions {
-    /// More threads than the largest machines have cores.
-    pub const MOST_THREADS: usize = 1024;
+    /// Upper limit of [`EngineOptions::threads`], more than any machine has cores.
+    pub const MAX_THREADS: usize = 1024;
 
-    /// The options with a provider that [`Provider::Auto`] stands for: those of CUDA only where that is it.
+    /// These options for `provider`. If the provider was [`Provider::Auto`], options of CUDA are dropped for other
+    /// providers.
     pub(super) fn on(&self, provider: Provider) -> Self {
         let options = Self { provider, ..self.clone() };
         match (self.provider, provider) {
@@ -106,50 +107,47 @@ impl EngineOptions {
         }
     }
 
-    /// An option that the provider has no use for is a mistake to mend.
+    /// Rejects invalid options and options that the provider does not support.
     fn check(&self) -> Result<(), EngineError> {
         let provider = self.provider;
-        let unfit = |option, reason: &str| EngineError::Option { option, provider, reason: reason.to_owned() };
-        let tensorrt = matches!(provider, Provider::Tensorrt { .. });
+        let invalid = |option, reason: &str| EngineError::Option { option, provider, reason: reason.to_owned() };
+        let is_tensorrt = matches!(provider, Provider::Tensorrt { .. });
         if self.cuda_memory.is_some() && !matches!(provider, Provider::Cuda { .. }) {
-            return Err(unfit("a limit of CUDA's memory", "only `cuda` has it"));
+            return Err(invalid("--cuda-memory", "only `cuda` supports it"));
         }
         if self.cuda_graphs && !matches!(provider, Provider::Cuda { .. }) {
-            return Err(unfit("a CUDA graph", "only `cuda` has it"));
+            return Err(invalid("--cuda-graphs", "only `cuda` supports it"));
         }
         if self.no_tf32 && !matches!(provider, Provider::Cuda { .. }) {
-            return Err(unfit("full precision in place of TF32", "only `cuda` has it"));
+            return Err(invalid("--no-tf32", "only `cuda` supports it"));
         }
-        if self.tensorrt != TensorrtOptions::default() && !tensorrt {
-            return Err(unfit("an option of TensorRT", "only `tensorrt` has it"));
+        if self.tensorrt != TensorrtOptions::default() && !is_tensorrt {
+            return Err(invalid("--tensorrt-*", "only `tensorrt` supports it"));
         }
         let Some(threads) = self.threads else {
             return match self.affinity.is_empty() {
                 true => Ok(()),
-                false => Err(unfit("an affinity", "it needs the number of threads, too")),
+                false => Err(invalid("--affinity", "it requires the number of threads, --threads")),
             };
         };
-        if !(1..=Self::MOST_THREADS).contains(&threads) {
-            return Err(unfit(
-                "such a number of threads",
-                &format!("{threads} is not between 1 and {}", Self::MOST_THREADS),
-            ));
+        if !(1..=Self::MAX_THREADS).contains(&threads) {
+            return Err(invalid("--threads", &format!("{threads} is not between 1 and {}", Self::MAX_THREADS)));
         }
         if !self.affinity.is_empty() && self.affinity.len() != threads - 1 {
-            return Err(unfit(
-                "an affinity",
-                "it needs one CPU fewer than there are threads, as one thread is the caller's",
+            return Err(invalid(
+                "--affinity",
+                "it needs one CPU fewer than --threads, since the calling thread is not bound",
             ));
         }
-        // ONNX Runtime would go on without.
+        // ONNX Runtime would ignore such a CPU.
         if let Some(missing) = self.affinity.iter().find(|cpu| !machine::has_cpu(**cpu)) {
-            return Err(unfit("an affinity", &format!("CPU {missing} is none that this program may use")));
+            return Err(invalid("--affinity", &format!("CPU {missing} is not available to this program")));
         }
         Ok(())
     }
 }
 
-/// Makes the session use the provider, or fail.
+/// Registers the provider with the session. Starting the session fails if the provider does not work.
 fn register(
     builder: SessionBuilder,
     options: &EngineOptions,
@@ -160,11 +158,11 @@ fn register(
     let cuda = |device: u16| {
         let cuda = ep::CUDA::default()
             .with_device_id(device.into())
-            // Doubling would take memory that a new size of input does not need.
+            // The default, doubling the arena, would reserve memory that a new input size does not need.
             .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
-            // cuDNN 9's heuristic B, its best one. Neither search is kept for shapes of input that come back.
+            // cuDNN 9's heuristic B, its best one. No search caches its results for input shapes that recur.
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-            // Tensor cores compute in this layout; otherwise each convolution is transposed there and back.
+            // Tensor cores compute in NHWC; otherwise each convolution transposes its input and output.
             .with_prefer_nhwc(true)
             .with_fuse_conv_bias(true)
             .with_tf32(!options.no_tf32);
@@ -177,35 +175,37 @@ fn register(
     let (providers, remedy): (Vec<ExecutionProviderDispatch>, _) = match provider {
         Provider::Cpu | Provider::Auto => return Ok(builder),
         Provider::Cuda { device } => {
-            demand::<ep::CUDA>("`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH")
+            require_provider::<ep::CUDA>("`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH")
                 .map_err(error)?;
             library.preload_cuda();
-            // ONNX Runtime starts without it, and fails at the first convolution.
-            library::demand(
+            // Without cuDNN, ONNX Runtime starts but fails at the first convolution.
+            library::require(
                 "libcudnn.so.9",
-                "cuDNN 9; `make setup CUDA=1` brings it, as does pip's `nvidia-cudnn-cu13` wheel",
+                "install cuDNN 9 with `make setup CUDA=1` or pip's `nvidia-cudnn-cu13` wheel",
             )
             .map_err(error)?;
             let cuda = cuda(device).build().error_on_failure();
-            (vec![cuda], "it needs NVIDIA's driver, and CUDA 13 and cuDNN 9, which `make setup CUDA=1` brings")
+            (vec![cuda], "it needs NVIDIA's driver, CUDA 13 and cuDNN 9; `make setup CUDA=1` installs the last two")
         }
         Provider::Tensorrt { device } => {
-            demand::<ep::TensorRT>("`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH")
-                .map_err(error)?;
+            require_provider::<ep::TensorRT>(
+                "`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH",
+            )
+            .map_err(error)?;
             library.preload_cuda();
             library.preload_tensorrt();
             let tensorrt = tensorrt(device, &options.tensorrt).map_err(error)?.build().error_on_failure();
-            // What TensorRT does not know is CUDA's.
+            // CUDA runs the operators that TensorRT does not support.
             let cuda = cuda(device).build().error_on_failure();
             (
                 vec![tensorrt, cuda],
-                "it needs NVIDIA's driver, CUDA 13, cuDNN 9, and TensorRT 10 (libnvinfer.so.10, libnvonnxparser.so.10) on the loader's \
-                 path; pip's `tensorrt-cu13` wheel has it",
+                "it needs NVIDIA's driver, CUDA 13, cuDNN 9, and TensorRT 10 (libnvinfer.so.10, libnvonnxparser.so.10) in the \
+                 library path; pip's `tensorrt-cu13` wheel contains it",
             )
         }
         Provider::Openvino { device } => {
-            demand::<ep::OpenVINO>(
-                "pip's `onnxruntime-openvino` wheel, and name its capi/libonnxruntime.so.* with ORT_DYLIB_PATH",
+            require_provider::<ep::OpenVINO>(
+                "pip's `onnxruntime-openvino` wheel, with ORT_DYLIB_PATH set to its capi/libonnxruntime.so.*",
             )
             .map_err(error)?;
             let openvino = ep::OpenVINO::default().with_device_type(match device {
@@ -219,29 +219,29 @@ fn register(
             };
             (
                 vec![openvino.build().error_on_failure()],
-                "it needs OpenVINO's libraries beside ONNX Runtime's, and the device's driver",
+                "it needs OpenVINO's libraries next to ONNX Runtime's, and the device's driver",
             )
         }
     };
-    builder.with_execution_providers(providers).map_err(|failure| error(format!("{}; {remedy}", words(&failure))))
+    builder.with_execution_providers(providers).map_err(|failure| error(format!("{}; {remedy}", ort_message(&failure))))
 }
 
-/// That the library has the provider.
-fn demand<P: ExecutionProvider>(remedy: &str) -> Result<(), String> {
+/// Checks that this build of ONNX Runtime includes the provider; `remedy` names builds that do.
+fn require_provider<P: ExecutionProvider>(remedy: &str) -> Result<(), String> {
     match P::is_available() {
         Ok(true) => Ok(()),
-        Ok(false) => Err(format!("this build of ONNX Runtime does not have it; install one that has: {remedy}")),
-        Err(error) => Err(words(&error)),
+        Ok(false) => Err(format!("this build of ONNX Runtime does not include it; install one that does: {remedy}")),
+        Err(error) => Err(ort_message(&error)),
     }
 }
 
 fn tensorrt(device: u16, options: &TensorrtOptions) -> Result<ep::TensorRT, String> {
     let cache = match &options.cache {
         Some(cache) => cache.clone(),
-        None => caches().ok_or("there is no folder for its engines; name one")?.join("retinanet/tensorrt"),
+        None => cache_folder().ok_or("the user has no cache folder; pass --tensorrt-cache")?.join("retinanet/tensorrt"),
     };
     fs::create_dir_all(&cache)
-        .map_err(|error| format!("the folder for its engines, `{}`, cannot be made: {error}", cache.display()))?;
+        .map_err(|error| format!("cannot create its cache folder `{}`: {error}", cache.display()))?;
     let tensorrt = ep::TensorRT::default()
         .with_device_id(device.into())
         .with_fp16(options.fp16)
@@ -249,16 +249,16 @@ fn tensorrt(device: u16, options: &TensorrtOptions) -> Result<ep::TensorRT, Stri
         .with_engine_cache_path(cache.display())
         .with_timing_cache(true)
         .with_timing_cache_path(cache.display());
-    let Some(ShapeProfile { least, usual, most }) = options.profile else { return Ok(tensorrt) };
+    let Some(ShapeProfile { min, opt, max }) = options.profile else { return Ok(tensorrt) };
     let shape = |[images, height, width]: [usize; 3]| format!("{IMAGES}:{images}x3x{height}x{width}");
     Ok(tensorrt
-        .with_profile_min_shapes(shape(least))
-        .with_profile_opt_shapes(shape(usual))
-        .with_profile_max_shapes(shape(most)))
+        .with_profile_min_shapes(shape(min))
+        .with_profile_opt_shapes(shape(opt))
+        .with_profile_max_shapes(shape(max)))
 }
 
-/// <https://specifications.freedesktop.org/basedir-spec/latest/>
-fn caches() -> Option<PathBuf> {
+/// The user's cache folder. <https://specifications.freedesktop.org/basedir-spec/latest/>
+fn cache_folder() -> Option<PathBuf> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))
 }
@@ -267,26 +267,31 @@ fn caches() -> Option<PathBuf> {
 mod tests {
     use super::*;
 
-    fn refused(options: &EngineOptions) -> String {
+    fn error_of(options: &EngineOptions) -> String {
         options.check().unwrap_err().to_string()
     }
 
     #[test]
-    fn options_that_the_provider_does_not_have_are_refused() {
+    fn unsupported_options_are_rejected() {
         let cuda_memory = Some(1 << 30);
         let cuda = EngineOptions { provider: Provider::Cuda { device: 0 }, cuda_memory, ..EngineOptions::default() };
         assert!(cuda.check().is_ok());
-        assert!(refused(&EngineOptions { provider: Provider::Cpu, ..cuda }).contains("only `cuda` has it"));
-        assert!(refused(&EngineOptions { no_tf32: true, ..EngineOptions::default() }).contains("only `cuda` has it"));
+        assert!(error_of(&EngineOptions { provider: Provider::Cpu, ..cuda }).contains("only `cuda` supports it"));
         assert!(
-            refused(&EngineOptions { cuda_graphs: true, ..EngineOptions::default() }).contains("only `cuda` has it")
+            error_of(&EngineOptions { no_tf32: true, ..EngineOptions::default() }).contains("only `cuda` supports it")
+        );
+        assert!(
+            error_of(&EngineOptions { cuda_graphs: true, ..EngineOptions::default() })
+                .contains("only `cuda` supports it")
         );
         let tensorrt = TensorrtOptions { fp16: true, ..TensorrtOptions::default() };
-        assert!(refused(&EngineOptions { tensorrt, ..EngineOptions::default() }).contains("only `tensorrt` has it"));
+        assert!(
+            error_of(&EngineOptions { tensorrt, ..EngineOptions::default() }).contains("only `tensorrt` supports it")
+        );
     }
 
     #[test]
-    fn an_affinity_is_for_all_threads_but_the_callers() {
+    fn affinity_needs_one_cpu_fewer_than_threads() {
         let options = |threads, affinity: &[usize]| EngineOptions {
             threads,
             affinity: affinity.to_vec(),
@@ -294,14 +299,14 @@ mod tests {
         };
         let cpu = (0..).find(|cpu| machine::has_cpu(*cpu)).unwrap();
         assert!(options(Some(2), &[cpu]).check().is_ok() && options(Some(1), &[]).check().is_ok());
-        assert!(refused(&options(None, &[cpu])).contains("number of threads"));
-        assert!(refused(&options(Some(3), &[cpu])).contains("one CPU fewer"));
+        assert!(error_of(&options(None, &[cpu])).contains("number of threads"));
+        assert!(error_of(&options(Some(3), &[cpu])).contains("one CPU fewer"));
         #[cfg(target_os = "linux")]
-        assert!(refused(&options(Some(2), &[123_456])).contains("CPU 123456"));
+        assert!(error_of(&options(Some(2), &[123_456])).contains("CPU 123456"));
     }
 
     #[test]
-    fn auto_has_the_options_of_cuda_only_on_cuda() {
+    fn auto_keeps_cuda_options_only_on_cuda() {
         let auto = EngineOptions {
             provider: Provider::Auto,
             cuda_memory: Some(1 << 30),
@@ -313,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_fallback_is_told_from_other_failures() {
+    fn forbidden_fallback_is_distinguished_from_other_failures() {
         // onnxruntime/core/session/inference_session.cc
         let message = "This session contains graph nodes that are assigned to the default CPU EP, but fallback to CPU EP has been \
                        explicitly disabled by the user.";
@@ -321,10 +326,10 @@ mod tests {
     }
 
     #[test]
-    fn no_threads_and_too_many_are_refused() {
-        for threads in [0, EngineOptions::MOST_THREADS + 1, usize::MAX] {
+    fn zero_threads_and_too_many_are_rejected() {
+        for threads in [0, EngineOptions::MAX_THREADS + 1, usize::MAX] {
             let options = EngineOptions { threads: Some(threads), ..EngineOptions::default() };
-            assert!(refused(&options).contains(&format!("{threads} is not between")));
+            assert!(error_of(&options).contains(&format!("{threads} is not between")));
         }
     }
 }

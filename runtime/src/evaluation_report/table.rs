@@ -1,4 +1,4 @@
-//! The report for people.
+//! The report as tables.
 
 use std::fmt;
 
@@ -6,19 +6,19 @@ use crate::output::aligned;
 
 use super::{ConfusionReport, EvaluationReport, VocReport};
 
-/// More classes have no row of their own.
-const MOST_CLASSES: usize = 100;
+/// Maximum classes in the table of classes.
+const MAX_CLASSES: usize = 100;
 
-/// More classes have no matrix of confusions, which would be wider than a terminal.
-const WIDEST_MATRIX: usize = 12;
+/// Maximum classes of a confusion matrix; more would be wider than a terminal.
+const MAX_MATRIX_CLASSES: usize = 12;
 
-/// So many confusions are listed where there is no matrix.
-const MOST_CONFUSIONS: usize = 20;
+/// Maximum confusions in the list that replaces a matrix.
+const MAX_CONFUSIONS: usize = 20;
 
-/// Longer names are cut.
-const LONGEST_NAME: usize = 24;
+/// Maximum length of a class name; longer names are truncated.
+const MAX_NAME_LENGTH: usize = 24;
 
-/// Tables with an empty line between them, without the last line's end. A dash stands where there is no object to find.
+/// Tables separated by empty lines, without a final line feed. A dash replaces metrics without objects.
 impl fmt::Display for EvaluationReport {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         write!(formatter, "{}\n\n{}", self.summary_table(), self.class_table())?;
@@ -60,30 +60,30 @@ impl EvaluationReport {
     fn class_table(&self) -> String {
         let columns = ["class", "objects", "detections", "AP", "AP50", "AP75", "AR100", "best F1", "at score"];
         let head = columns.into_iter().chain(self.voc.as_ref().map(|_| "VOC AP")).map(str::to_owned).collect();
-        let rows = self.classes.iter().take(MOST_CLASSES).enumerate().map(|(place, class)| {
+        let rows = self.classes.iter().take(MAX_CLASSES).enumerate().map(|(index, class)| {
             let c = &class.value;
             let best = c.best_f1.map(|best| [best.f1, best.score].map(|value| format!("{value:.4}")));
             let best = best.unwrap_or_else(|| ["-", "-"].map(str::to_owned));
             let counts = [c.objects, c.detections].map(|count| count.to_string());
             let numbers = [c.ap, c.ap50, c.ap75, c.ar100].map(number);
-            let voc = self.voc.as_ref().map(|voc| number(voc.classes[place].value.ap));
-            [cut(&class.name)].into_iter().chain(counts).chain(numbers).chain(best).chain(voc).collect()
+            let voc = self.voc.as_ref().map(|voc| number(voc.classes[index].value.ap));
+            [truncate(&class.name)].into_iter().chain(counts).chain(numbers).chain(best).chain(voc).collect()
         });
         let mut table = aligned([head].into_iter().chain(rows));
-        if let more @ 1.. = self.classes.len().saturating_sub(MOST_CLASSES) {
-            table += &format!("\nand {more} more classes; --json has them all");
+        if let more @ 1.. = self.classes.len().saturating_sub(MAX_CLASSES) {
+            table += &format!("\nand {more} more classes; --json contains all");
         }
         table
     }
 }
 
-/// The matrix, or the most frequent confusions if it would be too wide.
+/// The matrix, or a list of the most frequent confusions if it would be too wide.
 impl fmt::Display for ConfusionReport {
     fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         let rule = self.matrix.rule;
-        write!(formatter, "Confusions at IoU {} of detections scoring at least {}: ", rule.iou, rule.score)?;
-        if self.classes.len() <= WIDEST_MATRIX + 1 {
-            write!(formatter, "objects in rows, detections in columns\n{}", self.matrix_table())
+        write!(formatter, "Confusions at IoU {}, score at least {}: ", rule.iou, rule.score)?;
+        if self.classes.len() <= MAX_MATRIX_CLASSES + 1 {
+            write!(formatter, "ground truth in rows, detections in columns\n{}", self.matrix_table())
         } else {
             self.write_list(formatter)
         }
@@ -92,9 +92,9 @@ impl fmt::Display for ConfusionReport {
 
 impl ConfusionReport {
     fn matrix_table(&self) -> String {
-        let head = [String::new()].into_iter().chain(self.classes.iter().map(|name| cut(name))).collect();
+        let head = [String::new()].into_iter().chain(self.classes.iter().map(|name| truncate(name))).collect();
         let rows = self.classes.iter().zip(&self.matrix.counts).map(|(name, counts)| {
-            [cut(name)].into_iter().chain(counts.iter().map(usize::to_string)).collect::<Vec<_>>()
+            [truncate(name)].into_iter().chain(counts.iter().map(usize::to_string)).collect::<Vec<_>>()
         });
         aligned([head].into_iter().chain(rows))
     }
@@ -103,26 +103,26 @@ impl ConfusionReport {
         let background = self.matrix.background();
         let confusions = self.matrix.confusions();
         let missed: usize = self.matrix.counts[..background].iter().map(|row| row[background]).sum();
-        let unfounded: usize = self.matrix.counts[background].iter().sum();
-        let mistaken: usize = confusions.iter().map(|confusion| confusion.count).sum();
+        let false_detections: usize = self.matrix.counts[background].iter().sum();
+        let confused: usize = confusions.iter().map(|confusion| confusion.count).sum();
         write!(
             formatter,
-            "objects missed {missed}, taken for another class {mistaken}, detections of nothing {unfounded}"
+            "{missed} objects missed, {confused} detected as another class, {false_detections} detections of background"
         )?;
         if confusions.is_empty() {
             return Ok(());
         }
-        let head = ["objects of", "taken for", "count", "of all"].map(str::to_owned);
-        let rows = confusions.iter().take(MOST_CONFUSIONS).map(|confusion| {
-            let all: usize = self.matrix.counts[confusion.truth].iter().sum();
-            let names = [confusion.truth, confusion.prediction].map(|class| cut(&self.classes[class]));
+        let head = ["ground truth", "detected as", "count", "objects"].map(str::to_owned);
+        let rows = confusions.iter().take(MAX_CONFUSIONS).map(|confusion| {
+            let objects: usize = self.matrix.counts[confusion.truth].iter().sum();
+            let names = [confusion.truth, confusion.prediction].map(|class| truncate(&self.classes[class]));
             let [truth, prediction] = names;
-            [truth, prediction, confusion.count.to_string(), all.to_string()]
+            [truth, prediction, confusion.count.to_string(), objects.to_string()]
         });
         write!(formatter, "\n{}", aligned([head].into_iter().chain(rows).map(Vec::from)))?;
-        match confusions.len().saturating_sub(MOST_CONFUSIONS) {
+        match confusions.len().saturating_sub(MAX_CONFUSIONS) {
             0 => Ok(()),
-            more => write!(formatter, "\nand {more} rarer confusions; --json has them all"),
+            more => write!(formatter, "\nand {more} less frequent confusions; --json contains all"),
         }
     }
 }
@@ -131,25 +131,25 @@ fn number(value: f64) -> String {
     if value < 0.0 { "-".to_owned() } else { format!("{value:.4}") }
 }
 
-fn cut(name: &str) -> String {
-    if name.chars().count() <= LONGEST_NAME {
+fn truncate(name: &str) -> String {
+    if name.chars().count() <= MAX_NAME_LENGTH {
         return name.to_owned();
     }
-    name.chars().take(LONGEST_NAME - 1).chain(['…']).collect()
+    name.chars().take(MAX_NAME_LENGTH - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{Details, samples};
 
-    /// The cells of the line that begins with this word.
+    /// The cells of the first line that starts with this word.
     fn row<'a>(text: &'a str, first: &str) -> Vec<&'a str> {
         let mut rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         rows.find(|row| row.first() == Some(&first)).unwrap()
     }
 
     #[test]
-    fn every_number_has_a_place_and_a_dash_where_nothing_is_to_be_found() {
+    fn all_metrics_are_shown_with_a_dash_for_classes_without_objects() {
         let text = samples::report(&["cat", "dog", "cow"], &Details::default()).to_string();
         assert_eq!(text.lines().count(), 13 + 1 + 4, "{text}");
         assert_eq!(row(&text, "AP50"), ["AP50", "0.50", "all", "100", "0.5000"]);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_comes_after() {
+    fn requested_details_follow_the_coco_tables() {
         let text = samples::report(&["cat", "dog", "cow"], &samples::DETAILS).to_string();
         assert!(text.contains("\n\nVOC at IoU 0.5: AP 0.5000 by area, 0.5000 by 11 points\n"), "{text}");
         assert_eq!(row(&text, "class").last(), Some(&"AP"));
@@ -181,20 +181,21 @@ mod tests {
     }
 
     #[test]
-    fn of_many_classes_the_confusions_are_listed() {
+    fn confusions_of_many_classes_are_a_list() {
         let names: Vec<_> = (0..14).map(|class| format!("class-{class}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let text = samples::report(&names, &samples::DETAILS).to_string();
         let (_, list) = text.split_once("at least 0.5: ").unwrap();
-        assert!(list.starts_with("objects missed 0, taken for another class 6, detections of nothing 0\n"), "{list}");
+        let totals = "0 objects missed, 6 detected as another class, 0 detections of background\n";
+        assert!(list.starts_with(totals), "{list}");
         assert_eq!(row(list, "class-1"), ["class-1", "class-2", "1", "1"]);
     }
 
     #[test]
-    fn classes_beyond_a_hundred_are_counted() {
+    fn classes_beyond_a_hundred_are_only_counted() {
         let names = ["a name longer than anybody would like it to be"; 164];
         let text = samples::report(&names, &Details::default()).to_string();
-        assert!(text.ends_with("\nand 64 more classes; --json has them all"), "{text}");
+        assert!(text.ends_with("\nand 64 more classes; --json contains all"), "{text}");
         assert_eq!(text.lines().filter(|line| line.starts_with("a name longer than anyb… ")).count(), 100, "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The size of an image, from the beginning of its file.
+//! The size of an image, from its header.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
@@ -7,58 +7,59 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
 
-use super::{DecodeError, ImageFileError, Limits, open, recognize, sheltered};
+use super::{DecodeError, ImageFileError, Limits, catch_panic, detect_format, open};
 
 const LIMITS: Limits = Limits::DEFAULT;
 
-/// Of a JPEG file so much is read first: nearly always all that stands before its pixels.
+/// Bytes of a JPEG file that are read first. They nearly always contain everything before its pixels.
 const JPEG_HEADER: u64 = 1 << 16;
 
-/// Width and height of the image that [`read`](super::read) would give, without decoding it. What is wrong behind the
-/// header is not noticed.
+/// Width and height, in pixels, of the upright image that [`read`](super::read) returns, without decoding its pixels.
+/// Damage after the header is not detected.
 ///
 /// # Errors
-/// As those of [`read`](super::read), and when `path` is something other than a file.
+/// As [`read`](super::read), and when `path` is not a regular file.
 pub fn size(path: impl AsRef<Path>) -> Result<(u32, u32), ImageFileError> {
     let path = path.as_ref();
-    of_file(path).map_err(|reason| ImageFileError { path: path.to_owned(), reason })
+    size_of_file(path).map_err(|reason| ImageFileError { path: path.to_owned(), reason })
 }
 
-fn of_file(path: &Path) -> Result<(u32, u32), DecodeError> {
+fn size_of_file(path: &Path) -> Result<(u32, u32), DecodeError> {
     let metadata = fs::metadata(path)?;
     match metadata.len() {
-        _ if !metadata.is_file() => return Err(io::Error::other("it is no file").into()),
+        _ if !metadata.is_file() => return Err(io::Error::other("it is not a regular file").into()),
         0 => return Err(DecodeError::Empty),
         length if length > LIMITS.bytes => return Err(DecodeError::Long { limit: LIMITS.bytes }),
         _ => {}
     }
-    let reader = recognize(BufReader::new(File::open(path)?), &LIMITS)?;
-    sheltered(|| match reader.format() {
-        Some(ImageFormat::Jpeg) => of_jpeg(reader.into_inner()),
-        _ => of_header(reader),
+    let reader = detect_format(BufReader::new(File::open(path)?), &LIMITS)?;
+    catch_panic(|| match reader.format() {
+        Some(ImageFormat::Jpeg) => size_of_jpeg(reader.into_inner()),
+        _ => size_in_header(reader),
     })
 }
 
-/// The decoder of JPEG reads files to their end, so it gets their beginning, and more while that is too little.
-fn of_jpeg(mut content: impl Read) -> Result<(u32, u32), DecodeError> {
+/// The JPEG decoder reads its input to the end, so it gets only the first bytes, and more of them while they do not
+/// suffice.
+fn size_of_jpeg(mut content: impl Read) -> Result<(u32, u32), DecodeError> {
     let mut bytes = Vec::new();
     let mut length = JPEG_HEADER;
     loop {
         content.by_ref().take(length - bytes.len() as u64).read_to_end(&mut bytes)?;
-        let whole = (bytes.len() as u64) < length || length >= LIMITS.bytes;
-        match recognize(Cursor::new(&bytes), &LIMITS).and_then(of_header) {
-            Err(error) if !whole && !matches!(error, DecodeError::Large { .. }) => length *= 2,
+        let complete = (bytes.len() as u64) < length || length >= LIMITS.bytes;
+        match detect_format(Cursor::new(&bytes), &LIMITS).and_then(size_in_header) {
+            Err(error) if !complete && !matches!(error, DecodeError::Large { .. }) => length *= 2,
             result => return result,
         }
     }
 }
 
-fn of_header(reader: ImageReader<impl BufRead + Seek>) -> Result<(u32, u32), DecodeError> {
+fn size_in_header(reader: ImageReader<impl BufRead + Seek>) -> Result<(u32, u32), DecodeError> {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     let (decoder, orientation) = open(reader, &LIMITS)?;
     let (width, height) = decoder.dimensions();
-    let turned = matches!(orientation, Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH);
-    Ok(if turned { (height, width) } else { (width, height) })
+    let swapped = matches!(orientation, Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH);
+    Ok(if swapped { (height, width) } else { (width, height) })
 }
 
 #[cfg(test)]
@@ -80,27 +81,27 @@ mod tests {
         size(path).map_err(|error| error.reason)
     }
 
-    /// The sample with an orientation.
-    fn turned(mut encoder: impl ImageEncoder, orientation: u8) {
+    /// Encodes the sample with an EXIF orientation.
+    fn encode_with_orientation(mut encoder: impl ImageEncoder, orientation: u8) {
         encoder.set_exif_metadata(exif(orientation)).unwrap();
         sample().write_with_encoder(encoder).unwrap();
     }
 
     #[test]
-    fn every_format_has_the_size_that_it_is_read_with() {
+    fn sizes_of_all_formats_are_read() {
         for format in FORMATS {
             assert_eq!(size_of(&encode(&sample(), format)).unwrap(), sample().dimensions(), "{format:?}");
         }
     }
 
     #[test]
-    fn sizes_are_those_of_the_upright_image() {
+    fn sizes_refer_to_the_upright_image() {
         for orientation in 0..=9 {
             let mut files = [Vec::new(), Vec::new(), Vec::new()];
             let [jpeg, png, webp] = &mut files;
-            turned(JpegEncoder::new(jpeg), orientation);
-            turned(PngEncoder::new(png), orientation);
-            turned(WebPEncoder::new_lossless(webp), orientation);
+            encode_with_orientation(JpegEncoder::new(jpeg), orientation);
+            encode_with_orientation(PngEncoder::new(png), orientation);
+            encode_with_orientation(WebPEncoder::new_lossless(webp), orientation);
             for bytes in files {
                 assert_eq!(size_of(&bytes).unwrap(), decode(&bytes).unwrap().dimensions(), "orientation {orientation}");
             }
@@ -108,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_may_have_much_before_its_pixels() {
+    fn a_jpeg_may_have_large_metadata_before_its_pixels() {
         let mut bytes = encode(&sample(), ImageFormat::Jpeg);
-        // Comments of the greatest length, behind the two bytes that every JPEG begins with.
+        // Comments of maximum length, after the two bytes that every JPEG file starts with.
         let comment = [&[0xFF, 0xFE, 0xFF, 0xFF][..], &[0; 0xFFFD]].concat();
         for _ in 0..5 {
             bytes.splice(2..2, comment.iter().copied());
@@ -119,30 +120,30 @@ mod tests {
     }
 
     #[test]
-    fn a_file_cut_short_anywhere_has_its_size_or_is_an_error() {
+    fn a_truncated_file_gives_its_size_or_an_error() {
         for format in FORMATS {
             let bytes = encode(&sample(), format);
             for length in (0..bytes.len()).step_by(1 + bytes.len() / 200) {
                 if let Ok(size) = size_of(&bytes[..length]) {
-                    assert_eq!(size, sample().dimensions(), "{format:?} cut at {length} of {}", bytes.len());
+                    assert_eq!(size, sample().dimensions(), "{format:?} truncated to {length} of {}", bytes.len());
                 }
             }
         }
     }
 
     #[test]
-    fn what_is_no_image_is_an_error() {
+    fn files_that_are_not_images_are_errors() {
         assert!(matches!(size_of(b""), Err(DecodeError::Empty)));
         assert!(matches!(size_of(b"GIMP"), Err(DecodeError::Unknown)));
         assert!(size_of(&[0xFF, 0xD8, 0xFF, 0xE0].repeat(100_000)).is_err());
         let folder = tempfile::tempdir().unwrap();
         let errors = [folder.path().to_owned(), folder.path().join("missing.jpg")].map(|path| size(path).unwrap_err());
-        assert!(errors[0].to_string().contains("it is no file"));
+        assert!(errors[0].to_string().contains("not a regular file"));
         assert!(errors[1].to_string().contains("missing.jpg"));
     }
 
     #[test]
-    fn real_images_have_the_sizes_that_they_are_read_with() {
+    fn sizes_of_real_images_equal_those_of_the_decoded_images() {
         let Some(data) = std::env::var_os("RETINANET_DATA") else {
             eprintln!("skipped: RETINANET_DATA is not set");
             return;

@@ -1,16 +1,16 @@
-//! What the decoder of WebP does not look at before it takes memory.
+//! Checks that the WebP decoder omits before it allocates memory.
 
 use memchr::memmem::find_iter;
 
 use super::{DecodeError, Limits};
 
-/// Refuses a chunk that is longer than the file, and a lossy frame that is larger than the limit.
+/// Rejects chunks longer than the file, and lossy frames larger than the limit.
 pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<(), DecodeError> {
     check_chunks(bytes)?;
     check_frames(bytes, limits)
 }
 
-/// The decoder takes memory for chunks of metadata before it reads them.
+/// The decoder allocates memory for metadata chunks before it reads them.
 /// <https://developers.google.com/speed/webp/docs/riff_container>
 fn check_chunks(bytes: &[u8]) -> Result<(), DecodeError> {
     const HEADER: usize = 8;
@@ -29,15 +29,15 @@ fn check_chunks(bytes: &[u8]) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// A frame says its size once more than the container. The decoder takes memory for what the frame says, and only then compares the
-/// two. <https://www.rfc-editor.org/rfc/rfc6386>, section 9.1
+/// Both the container and the lossy frame declare the image size. The decoder allocates memory for the frame's size
+/// before it compares the two. <https://www.rfc-editor.org/rfc/rfc6386>, section 9.1
 fn check_frames(bytes: &[u8], limits: &Limits) -> Result<(), DecodeError> {
     const CHUNK: &[u8] = b"VP8 ";
     const START: [u8; 3] = [0x9D, 0x01, 0x2A];
     for at in find_iter(bytes, CHUNK) {
-        // The length of the chunk and the tag of the frame stand between.
+        // Skips the chunk's name and length and the frame tag.
         let Some(&[a, b, c, w0, w1, h0, h1]) = bytes.get(at + 11..at + 18) else { continue };
-        // The upper two bits are a hint for showing it.
+        // The upper two bits are the display scale.
         let side = |low: u8, high: u8| u32::from(u16::from_le_bytes([low, high]) & 0x3FFF);
         let (width, height) = (side(w0, w1), side(h0, h1));
         if [a, b, c] == START && u64::from(width) * u64::from(height) > limits.pixels {
@@ -56,7 +56,7 @@ mod tests {
     const LOSSY: &[u8] = include_bytes!("../../../tests/fuzz/seeds/image_file/lossy.webp");
 
     #[test]
-    fn a_frame_larger_than_its_container_is_refused_by_its_header() {
+    fn a_frame_larger_than_its_container_is_rejected_by_its_header() {
         let limits = Limits { pixels: 1 << 20, bytes: 1 << 20 };
         assert_eq!(decode_within(LOSSY, &limits).unwrap().dimensions(), (24, 17));
         let at = LOSSY.windows(3).position(|bytes| bytes == [0x9D, 0x01, 0x2A]).unwrap();
@@ -67,10 +67,10 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_longer_than_the_file_is_refused() {
+    fn a_chunk_longer_than_the_file_is_rejected() {
         let mut bytes = LOSSY.to_vec();
         bytes.extend(b"EXIF\xFF\xFF\xFF\x7F");
-        // Behind the end that the container says, it does not count.
+        // Chunks after the container's declared end are ignored.
         assert!(check(&bytes, &Limits::DEFAULT).is_ok());
         bytes[4] += 8;
         assert!(matches!(check(&bytes, &Limits::DEFAULT), Err(DecodeError::Truncated)));

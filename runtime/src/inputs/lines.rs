@@ -1,26 +1,26 @@
-//! Names of images, one per line, from a stream that may have no end.
+//! File names of images from a stream, one per line.
 
 use std::io::{self, BufRead};
 use std::path::PathBuf;
 
-/// Longer lines are no names: eight times what Linux takes for one.
-const MOST_BYTES: usize = 32 << 10;
+/// Maximum length of a line: eight times Linux's limit of a path.
+const MAX_BYTES: usize = 32 << 10;
 
-/// So much of a line that is too long stands in its place.
-const SHOWN_BYTES: usize = 64;
+/// Length of [`BadLine::prefix`].
+const PREFIX_BYTES: usize = 64;
 
-/// A line that names no image.
+/// A line that is too long to be a file name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {number} is longer than {MOST_BYTES} bytes, and no name of a file")]
+#[error("line {number} is longer than {MAX_BYTES} bytes and cannot be a file name")]
 pub struct BadLine {
-    /// Its number, from 1.
+    /// Line number, from 1.
     pub number: usize,
-    /// How it begins.
-    pub beginning: String,
+    /// The first bytes of the line.
+    pub prefix: String,
 }
 
-/// The names in a stream. Empty lines are skipped, and so is a carriage return before the end of a line; a line too long is an
-/// error by itself, after which the next comes.
+/// The file names in a stream. Skips empty lines, and removes a carriage return at the end of a line. A line that is
+/// too long gives an error, and the next line is read.
 #[derive(Debug)]
 pub struct Lines<R> {
     reader: R,
@@ -28,15 +28,15 @@ pub struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The names that `reader` has.
+    /// Reads file names from `reader`.
     pub fn new(reader: R) -> Self {
         Self { reader, number: 0 }
     }
 
-    /// The next line without its end, cut after one byte too many; none at the end of the stream.
+    /// The next line without its line feed, truncated to `MAX_BYTES + 1` bytes; `None` at the end of the stream.
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
-        let mut any = false;
+        let mut started = false;
         loop {
             let available = match self.reader.fill_buf() {
                 Ok(available) => available,
@@ -44,12 +44,12 @@ impl<R: BufRead> Lines<R> {
                 Err(error) => return Err(error),
             };
             if available.is_empty() {
-                return Ok(any.then_some(line));
+                return Ok(started.then_some(line));
             }
-            any = true;
+            started = true;
             let end = available.iter().position(|byte| *byte == b'\n');
             let part = &available[..end.unwrap_or(available.len())];
-            let room = (MOST_BYTES + 1).saturating_sub(line.len());
+            let room = (MAX_BYTES + 1).saturating_sub(line.len());
             line.extend_from_slice(&part[..part.len().min(room)]);
             let read = end.map_or(available.len(), |end| end + 1);
             self.reader.consume(read);
@@ -61,7 +61,7 @@ impl<R: BufRead> Lines<R> {
 }
 
 impl<R: BufRead> Iterator for Lines<R> {
-    /// A name, or why a line is none; or why the stream ends early.
+    /// A file name or a bad line, or the error of reading the stream.
     type Item = io::Result<Result<PathBuf, BadLine>>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -71,9 +71,9 @@ impl<R: BufRead> Iterator for Lines<R> {
                 Err(error) => return Some(Err(error)),
             };
             self.number += 1;
-            if line.len() > MOST_BYTES {
-                let beginning = String::from_utf8_lossy(&line[..SHOWN_BYTES]).into_owned();
-                return Some(Ok(Err(BadLine { number: self.number, beginning })));
+            if line.len() > MAX_BYTES {
+                let prefix = String::from_utf8_lossy(&line[..PREFIX_BYTES]).into_owned();
+                return Some(Ok(Err(BadLine { number: self.number, prefix })));
             }
             if line.last() == Some(&b'\r') {
                 line.pop();
@@ -102,30 +102,30 @@ mod tests {
 
     use super::*;
 
-    /// With a buffer smaller than the lines.
+    /// Reads through a buffer smaller than the lines.
     fn lines(text: &[u8]) -> Vec<Result<PathBuf, BadLine>> {
         Lines::new(BufReader::with_capacity(7, text)).map(Result::unwrap).collect()
     }
 
     #[test]
-    fn every_line_is_a_name_and_empty_ones_are_none() {
+    fn every_non_empty_line_is_a_name() {
         let expected = ["a.jpg", "with space, comma.png", " b"].map(|name| Ok(PathBuf::from(name)));
         assert_eq!(lines(b"a.jpg\r\n\nwith space, comma.png\n\r\n b"), expected);
         assert!(lines(b"").is_empty() && lines(b"\n\n").is_empty());
     }
 
     #[test]
-    fn a_line_too_long_is_one_error_and_the_next_one_comes() {
-        let text = [vec![b'x'; 3 * MOST_BYTES], b"\na.jpg\n".to_vec()].concat();
+    fn a_line_that_is_too_long_is_an_error_and_the_next_line_is_read() {
+        let text = [vec![b'x'; 3 * MAX_BYTES], b"\na.jpg\n".to_vec()].concat();
         let found = lines(&text);
-        let bad = BadLine { number: 1, beginning: "x".repeat(SHOWN_BYTES) };
+        let bad = BadLine { number: 1, prefix: "x".repeat(PREFIX_BYTES) };
         assert_eq!(found, [Err(bad), Ok("a.jpg".into())]);
-        assert_eq!(lines(&[b'y'; MOST_BYTES])[0], Ok("y".repeat(MOST_BYTES).into()));
+        assert_eq!(lines(&[b'y'; MAX_BYTES])[0], Ok("y".repeat(MAX_BYTES).into()));
     }
 
     #[cfg(unix)]
     #[test]
-    fn bytes_that_are_no_text_are_a_name_too() {
+    fn a_name_need_not_be_utf8() {
         use std::os::unix::ffi::OsStrExt;
         assert_eq!(lines(b"\xff\xfe.jpg\n")[0].as_ref().unwrap().as_os_str().as_bytes(), b"\xff\xfe.jpg");
     }

@@ -1,4 +1,4 @@
-//! COCO's results: one list of all detections, as `runtime score` and pycocotools read it.
+//! COCO results: one list of all detections, as `runtime score` and pycocotools read it.
 //! <https://cocodataset.org/#format-results>
 
 use std::collections::HashMap;
@@ -12,48 +12,49 @@ use serde::{Deserialize, Serialize};
 
 use super::Report;
 
-/// The ids of images, which COCO has in place of names.
+/// Image ids, which identify images in COCO results.
 #[derive(Clone, Debug, Default)]
 pub struct ImageIds {
-    /// Those that a file says; if absent, an image's name is its id.
+    /// The ids of a COCO file; if absent, the number in an image's file name is its id.
     listed: Option<Arc<Listed>>,
 }
 
-/// Names and ids by the last part of the name.
+/// File names with their ids, by the last component of the file name.
 type Listed = HashMap<String, Vec<(PathBuf, i64)>>;
 
-/// Why images have no ids.
+/// Error of reading image ids.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read image ids from `{}`: {reason}; name a COCO file whose `images` have `id` and `file_name`", .path.display())]
+#[error("cannot read image ids from `{}`: {reason}; expected a COCO file whose `images` have `id` and `file_name`",
+    .path.display())]
 pub struct ImageIdsError {
     /// The file.
     pub path: PathBuf,
-    /// Why.
+    /// What went wrong.
     pub reason: String,
 }
 
 /// Why an image has no id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoImageId {
-    /// There is no list, and the name is no number.
-    #[error("its name is no number, which would be its image id; give the COCO file that has it with --image-ids")]
+    /// No COCO file is given, and the file name is not a number.
+    #[error("the file name is not a number to use as image id; pass a COCO file as --image-ids")]
     Name,
-    /// The list does not have it.
-    #[error("no image of --image-ids has its name; name it as that file does")]
+    /// The COCO file does not contain the image.
+    #[error("no `file_name` in --image-ids matches this image; pass the image under its name in that file")]
     Unlisted,
-    /// The list has several that it may be.
-    #[error("several images of --image-ids have its name; name it as that file does, with its folders")]
+    /// The COCO file contains several images that it may be.
+    #[error("several `file_name`s in --image-ids match this image; include its folders in the path")]
     Ambiguous,
-    /// It is a frame of a video.
-    #[error("frames of a video have no image ids; write --json, --ndjson or --csv")]
+    /// The image is a frame of a video.
+    #[error("frames of a video have no image ids; use --json, --ndjson or --csv instead of --coco")]
     Frame,
 }
 
 impl ImageIds {
-    /// The ids in the `images` of a COCO file.
+    /// Reads the ids from `images` of a COCO file.
     ///
     /// # Errors
-    /// When it cannot be read, or is no COCO file.
+    /// When the file cannot be read, or is not a COCO file.
     pub fn read(path: &Path) -> Result<Self, ImageIdsError> {
         #[derive(Deserialize)]
         struct Truth {
@@ -69,23 +70,24 @@ impl ImageIds {
         let truth: Truth = serde_json::from_slice(&bytes).map_err(|reason| error(reason.to_string()))?;
         let mut listed = Listed::new();
         for Image { id, file_name } in truth.images {
-            listed.entry(last(&file_name)).or_default().push((file_name, id));
+            listed.entry(last_component(&file_name)).or_default().push((file_name, id));
         }
         Ok(Self { listed: Some(Arc::new(listed)) })
     }
 
-    /// The id of an image: that of the listed name with which its path ends, or which is its last part, if there is one such; without
-    /// a list the number that its name is, as of COCO's own images.
+    /// The id of an image. With a COCO file: the id of the only `file_name` that the path ends with or, if there is
+    /// none, of the only one with the same last component. Without: the number in the file name, as for COCO's own
+    /// images.
     ///
     /// # Errors
-    /// When there is none, or more than one.
+    /// When there is no id, or more than one.
     pub fn of(&self, file: &Path) -> Result<i64, NoImageId> {
         let Some(listed) = &self.listed else {
             return file.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).ok_or(NoImageId::Name);
         };
-        let same = listed.get(&last(file)).map(Vec::as_slice).unwrap_or_default();
-        let whole: Vec<_> = same.iter().filter(|(name, _)| file.ends_with(name)).collect();
-        match (&whole[..], same) {
+        let same = listed.get(&last_component(file)).map(Vec::as_slice).unwrap_or_default();
+        let suffixes: Vec<_> = same.iter().filter(|(name, _)| file.ends_with(name)).collect();
+        match (&suffixes[..], same) {
             ([(_, id)], _) | ([], [(_, id)]) => Ok(*id),
             ([], []) => Err(NoImageId::Unlisted),
             _ => Err(NoImageId::Ambiguous),
@@ -93,7 +95,7 @@ impl ImageIds {
     }
 }
 
-fn last(name: &Path) -> String {
+fn last_component(name: &Path) -> String {
     name.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
@@ -106,7 +108,7 @@ struct Entry {
     score: f32,
 }
 
-/// `earlier` is the number of detections before this image's; gives that after it.
+/// `earlier` is the number of detections written before. Returns the number written afterwards.
 pub(super) fn write(
     out: &mut impl Write,
     report: &Report,
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_detection_is_an_entry_and_failed_images_have_none() {
+    fn every_detection_is_an_entry_and_failed_images_have_no_entries() {
         let ids = ids(&json!([{"id": 5, "file_name": "a.jpg"}, {"id": 6, "file_name": "b, c.jpg"}]));
         let mut out = Vec::new();
         let mut count = 0;
@@ -176,21 +178,21 @@ mod tests {
     }
 
     #[test]
-    fn no_detections_are_an_empty_list() {
+    fn no_detections_give_an_empty_list() {
         let mut out = Vec::new();
         end(&mut out, 0).unwrap();
         assert_eq!(out, b"[]\n");
     }
 
     #[test]
-    fn a_name_that_is_a_number_is_an_id() {
+    fn a_number_as_file_name_is_the_id() {
         let ids = ImageIds::default();
         assert_eq!(ids.of(Path::new("val/000000397133.jpg")).unwrap(), 397_133);
         assert_eq!(ids.of(Path::new("cat.jpg")), Err(NoImageId::Name));
     }
 
     #[test]
-    fn listed_names_are_matched_by_their_whole_path_or_by_their_last_part() {
+    fn file_names_match_by_path_suffix_or_last_component() {
         let images = json!([
             {"id": 1, "file_name": "a/x.jpg"}, {"id": 2, "file_name": "b/x.jpg"}, {"id": 3, "file_name": "c/y.jpg"}
         ]);
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lists_no_images_is_an_error_that_names_it() {
+    fn the_error_of_a_file_without_images_names_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "[]").unwrap();
         let error = ImageIds::read(file.path()).unwrap_err().to_string();

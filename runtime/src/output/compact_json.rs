@@ -1,5 +1,4 @@
-//! JSON of many numbers that a person can read too: its outer levels have a line per entry, and lists below do not have a
-//! line per number.
+//! Compact indented JSON: the outer levels have one entry per line; deeper objects and lists stay on one line.
 
 use std::io::{self, Write};
 
@@ -7,23 +6,23 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-/// Objects and lists nested deeper are on one line.
-const LINED: usize = 2;
+/// Levels with one entry per line; deeper objects and lists are on one line.
+const INDENTED_LEVELS: usize = 2;
 
-/// Writes `value` and the end of its last line.
+/// Writes `value` and a line feed.
 pub(super) fn write(value: &impl Serialize, target: impl Write) -> io::Result<()> {
-    let mut serializer = Serializer::with_formatter(target, Lines::default());
+    let mut serializer = Serializer::with_formatter(target, CompactFormatter::default());
     value.serialize(&mut serializer)?;
     serializer.into_inner().write_all(b"\n")
 }
 
-/// Where in the text it is.
 #[derive(Default)]
-struct Lines {
+struct CompactFormatter {
+    /// Number of open objects and lists.
     depth: usize,
 }
 
-impl Lines {
+impl CompactFormatter {
     fn begin<W: ?Sized + Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
         self.depth += 1;
         writer.write_all(bracket)
@@ -31,7 +30,7 @@ impl Lines {
 
     fn end<W: ?Sized + Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
         self.depth -= 1;
-        if self.depth < LINED {
+        if self.depth < INDENTED_LEVELS {
             self.break_line(writer)?;
         }
         writer.write_all(bracket)
@@ -42,7 +41,7 @@ impl Lines {
             writer.write_all(b",")?;
         }
         match self.depth {
-            ..=LINED => self.break_line(writer),
+            ..=INDENTED_LEVELS => self.break_line(writer),
             _ if first => Ok(()),
             _ => writer.write_all(b" "),
         }
@@ -54,7 +53,7 @@ impl Lines {
     }
 }
 
-impl Formatter for Lines {
+impl Formatter for CompactFormatter {
     fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         self.begin(writer, b"[")
     }
@@ -91,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outer_entries_have_lines_and_inner_numbers_share_one() {
+    fn outer_entries_are_on_separate_lines_and_inner_ones_on_one() {
         let value = json!({ "AP": 0.5, "classes": [{ "id": 3, "AP": 0.25 }, { "id": 4, "AP": 0.75 }], "none": [] });
         let mut text = Vec::new();
         write(&value, &mut text).unwrap();

@@ -6,10 +6,10 @@ use models::spec::Class;
 
 use super::Report;
 
-/// The last is empty for what is no video.
+/// `frame` is empty except for videos.
 const COLUMNS: [&str; 9] = ["file", "label", "category_id", "score", "x1", "y1", "x2", "y2", "frame"];
 
-/// `earlier` is the number of reports before this one.
+/// `earlier` is the number of reports written before.
 pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], earlier: usize) -> io::Result<()> {
     begin(out, earlier)?;
     let Ok(found) = &report.outcome else { return Ok(()) };
@@ -30,7 +30,7 @@ pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], ea
     lines.flush()
 }
 
-/// Writes the names of the columns when nothing has been written yet. The end of the stream needs no more.
+/// Writes the header if nothing has been written yet.
 pub(super) fn begin(out: &mut impl Write, earlier: usize) -> io::Result<()> {
     if earlier == 0 { writeln!(out, "{}", COLUMNS.join(",")) } else { Ok(()) }
 }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_detection_is_a_line_and_commas_and_quotes_are_quoted() {
+    fn every_detection_is_a_line_with_commas_and_quotes_escaped() {
         let mut out = Vec::new();
         for (earlier, mut report) in samples::reports().into_iter().enumerate() {
             report.file = "a,b.jpg".into();

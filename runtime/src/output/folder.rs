@@ -1,4 +1,4 @@
-//! Folders of files that are made of images: each image's name there.
+//! File names in output folders.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -7,33 +7,32 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Names in a folder, for one image after the other: each has its own, with a number where images from several folders share
-/// one (`a.jpg`, `a-2.jpg`).
+/// Assigns each image a unique name in an output folder. Repeated names are numbered: `a.jpg`, `a-2.jpg`.
 #[derive(Debug)]
 pub struct Names {
     folder: PathBuf,
-    /// Hashes of the names, so that the names of endless images take little memory.
+    /// Hashes of the assigned names, which take less memory than the names.
     taken: HashSet<u64>,
     hasher: RandomState,
 }
 
 impl Names {
-    /// Names in `folder`, which is made if it is not there, and shown to be one that can be written to.
+    /// Creates `folder` if it does not exist, and checks that it is writable.
     ///
     /// # Errors
-    /// When it cannot be made or written to.
+    /// When the folder cannot be created or is not writable.
     pub fn open(folder: &Path) -> io::Result<Self> {
         if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
-            return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is there already, and no folder"));
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, "it exists and is not a folder"));
         }
         fs::create_dir_all(folder).and_then(|()| tempfile::tempfile_in(folder)).map_err(|error| {
-            // The message of the second would name a hidden file.
+            // The message of `tempfile_in` would name a hidden file.
             io::Error::from(error.kind())
         })?;
         Ok(Self { folder: folder.canonicalize()?, taken: HashSet::new(), hasher: RandomState::new() })
     }
 
-    /// The path for what is made of `image`, with this extension or with none.
+    /// The path of an output of `image`, with this extension or none.
     pub fn next(&mut self, image: &Path, extension: Option<&str>) -> PathBuf {
         let stem = image.file_stem().unwrap_or("image".as_ref());
         let numbered = |number: usize| {
@@ -52,16 +51,16 @@ impl Names {
         self.folder.join(name)
     }
 
-    /// Whether the image lies in the folder itself, where it could be overwritten.
-    pub fn holds(&self, image: &Path) -> bool {
+    /// Whether the image is in this folder itself, where it could be overwritten.
+    pub fn contains(&self, image: &Path) -> bool {
         image.canonicalize().is_ok_and(|image| image.parent() == Some(&self.folder))
     }
 }
 
-/// A class's name as that of a folder: what is more than letters, digits, spaces, dots, `-` and `_` becomes `_`.
+/// A class name as a folder name: characters other than letters, digits, spaces, dots, `-` and `_` become `_`.
 pub fn folder_name(class: &str) -> String {
-    let kept = |letter: char| letter.is_alphanumeric() || " -_.".contains(letter);
-    let name: String = class.chars().map(|letter| if kept(letter) { letter } else { '_' }).collect();
+    let is_safe = |letter: char| letter.is_alphanumeric() || " -_.".contains(letter);
+    let name: String = class.chars().map(|letter| if is_safe(letter) { letter } else { '_' }).collect();
     match name.trim_matches([' ', '.']) {
         "" => "_".to_owned(),
         trimmed => trimmed.to_owned(),
@@ -80,14 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn no_two_images_share_a_file() {
+    fn every_image_gets_a_unique_name() {
         let images = ["x/a.jpg", "y/a.jpg", "x/a-2.jpg", "x/a.png", "x/.."];
         assert_eq!(names(&images, Some("txt")), ["a.txt", "a-2.txt", "a-2-2.txt", "a-3.txt", "image.txt"]);
         assert_eq!(names(&["x/a.b.jpg", "y/a.b.jpg"], None), ["a.b", "a.b-2"]);
     }
 
     #[test]
-    fn a_folder_that_is_a_file_is_refused_and_one_that_is_missing_is_made() {
+    fn a_missing_folder_is_created_and_a_file_is_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
@@ -97,19 +96,21 @@ mod tests {
     }
 
     #[test]
-    fn an_image_in_the_folder_is_known_however_it_is_named() {
+    fn an_image_in_the_folder_is_recognized_under_any_path() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("below")).unwrap();
         for name in ["a.jpg", "below/b.jpg"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let names = Names::open(&folder.path().join("below/..")).unwrap();
-        assert!(names.holds(&folder.path().join("a.jpg")) && names.holds(&folder.path().join("below/../a.jpg")));
-        assert!(!names.holds(&folder.path().join("below/b.jpg")) && !names.holds(&folder.path().join("missing.jpg")));
+        assert!(names.contains(&folder.path().join("a.jpg")) && names.contains(&folder.path().join("below/../a.jpg")));
+        assert!(
+            !names.contains(&folder.path().join("below/b.jpg")) && !names.contains(&folder.path().join("missing.jpg"))
+        );
     }
 
     #[test]
-    fn class_names_are_safe_as_folders() {
+    fn folder_names_of_classes_are_safe() {
         let cases =
             [("traffic light", "traffic light"), ("a/b", "a_b"), ("..", "_"), ("", "_"), ("кот", "кот"), (".x", "x")];
         for (class, expected) in cases {

@@ -1,4 +1,4 @@
-//! JSON: a list with one object per image, one line each.
+//! JSON: a list with one object per image, each on its own line.
 
 use std::io::{self, Write};
 
@@ -8,17 +8,17 @@ use serde::Serialize;
 use super::{Failure, Found, Report};
 use crate::video::Frame;
 
-/// One image.
+/// The object of one image.
 #[derive(Serialize)]
 struct Image<'a> {
     file: String,
     #[serde(flatten)]
-    place: Option<Place>,
+    frame: Option<FrameFields>,
     #[serde(flatten)]
     outcome: Outcome<'a>,
 }
 
-/// `error` stands in place of the other fields when the image failed.
+/// Failed images have `error` instead of the other fields.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Outcome<'a> {
@@ -26,10 +26,11 @@ enum Outcome<'a> {
     Failed { error: String },
 }
 
-/// Which frame of a video it is, from 0, and seconds from the beginning to it.
 #[derive(Serialize)]
-struct Place {
+struct FrameFields {
+    /// Frame number, from 0.
     frame: u64,
+    /// Time since the start of the video, in seconds.
     time: f64,
 }
 
@@ -38,17 +39,18 @@ struct Object<'a> {
     label: &'a str,
     category_id: i64,
     score: f32,
+    /// `x1, y1, x2, y2` in pixels of the original image (upright, after EXIF rotation).
     #[serde(rename = "box")]
     corners: [f32; 4],
 }
 
-/// `earlier` is the number of reports before this one.
+/// `earlier` is the number of reports written before.
 pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], earlier: usize) -> io::Result<()> {
     out.write_all(if earlier == 0 { b"[\n" } else { b",\n" })?;
     write_object(out, report, classes)
 }
 
-/// The same object, as a line of its own.
+/// Writes the same object as a line of NDJSON.
 pub(super) fn write_line(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
     write_object(out, report, classes)?;
     out.write_all(b"\n")
@@ -56,12 +58,12 @@ pub(super) fn write_line(out: &mut impl Write, report: &Report, classes: &[Class
 
 fn write_object(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
     let file = report.file.to_string_lossy().into_owned();
-    let place = report.frame.map(|Frame { number, time }| Place { frame: number, time });
-    let image = Image { file, place, outcome: Outcome::new(&report.outcome, classes) };
+    let frame = report.frame.map(|Frame { number, time }| FrameFields { frame: number, time });
+    let image = Image { file, frame, outcome: Outcome::new(&report.outcome, classes) };
     serde_json::to_writer(out, &image).map_err(io::Error::from)
 }
 
-/// The object of an image without a file: what was found in it, or `error`. `classes` are those of the spec.
+/// The JSON object of an image without `file`: its detections or `error`. `classes` are the classes of the spec.
 pub fn outcome_json(outcome: &Result<Found, Failure>, classes: &[Class]) -> String {
     serde_json::to_string(&Outcome::new(outcome, classes)).expect("names and numbers are JSON")
 }
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_the_objects_of_the_list() {
+    fn ndjson_has_the_objects_of_the_json_list() {
         let mut out = Vec::new();
         for report in samples::reports() {
             write_line(&mut out, &report, &samples::classes()).unwrap();
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn no_images_are_an_empty_list() {
+    fn no_images_give_an_empty_list() {
         assert_eq!(serde_json::from_str::<Value>(&text(&[])).unwrap(), json!([]));
     }
 }

@@ -1,4 +1,4 @@
-//! Numbers that a command ends with: a table for people, JSON for programs.
+//! Writes the final numbers of a command: as a table for people and as JSON for programs.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,27 +7,28 @@ use serde::Serialize;
 
 use super::{Target, compact_json, print};
 
-/// Where the numbers go: as JSON to where that was asked for, and as a table to stdout unless the JSON goes there.
+/// Writes numbers as JSON to a file or stdout, if requested, and as a table to stdout unless the JSON goes there.
 #[derive(Debug)]
 pub struct ReportWriter {
     json: Option<(PathBuf, Target)>,
 }
 
-/// Numbers that can't be written.
+/// Error of writing the numbers.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}: {reason}", Target::name(.path))]
 pub struct ReportWriterError {
     /// The file, or `-` for stdout.
     pub path: PathBuf,
-    /// Why.
+    /// What went wrong.
     pub reason: io::Error,
 }
 
 impl ReportWriter {
-    /// Opens what is written to, so that what can't be written is found before the work. `json` is a file, or `-`.
+    /// Opens the JSON file, so that a program finds out before its work if it is not writable. `json` is a path, or `-`
+    /// for stdout.
     ///
     /// # Errors
-    /// When the file can't be written.
+    /// When the file cannot be written.
     pub fn open(json: Option<&Path>) -> Result<Self, ReportWriterError> {
         let json = json.map(|path| match Target::open(path) {
             Ok(target) => Ok((path.to_owned(), target)),
@@ -36,18 +37,18 @@ impl ReportWriter {
         Ok(Self { json: json.transpose()? })
     }
 
-    /// Writes the numbers; `table` comes without the last line's end.
+    /// Writes the numbers; `table` has no final line feed.
     ///
     /// # Errors
-    /// When they can't be written.
+    /// When they cannot be written.
     pub fn publish(self, numbers: &impl Serialize, table: &str) -> Result<(), ReportWriterError> {
-        let mut tabulated = true;
+        let mut print_table = true;
         if let Some((path, mut target)) = self.json {
-            tabulated = !matches!(target, Target::Stdout(_));
+            print_table = !matches!(target, Target::Stdout(_));
             let written = compact_json::write(numbers, &mut target).and_then(|()| target.commit());
             written.map_err(|reason| ReportWriterError { path, reason })?;
         }
-        if tabulated {
+        if print_table {
             print(table).map_err(|reason| ReportWriterError { path: "-".into(), reason })?;
         }
         Ok(())

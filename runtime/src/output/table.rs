@@ -1,6 +1,6 @@
-//! Tables for people: columns of text that line up.
+//! Tables of aligned columns.
 
-/// Rows of equally many cells, in columns as wide as their widest cell, the first to the left and the others to the right.
+/// Formats rows with equal numbers of cells. The first column is left-aligned, the others are right-aligned.
 pub fn aligned(rows: impl Iterator<Item = Vec<String>>) -> String {
     let rows: Vec<_> = rows.collect();
     let columns = rows.first().map_or(0, Vec::len);

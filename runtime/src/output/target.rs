@@ -1,4 +1,4 @@
-//! Where results go: stdout, or a file that appears whole or not at all.
+//! Output targets: stdout, files written atomically, devices.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Stdout, Write};
@@ -6,24 +6,25 @@ use std::path::Path;
 
 use models::{AtomicFile, is_device};
 
-/// Where results go. A reader that goes away, as behind `| head`, is no error: the target is closed from then on.
+/// Where results are written. When the reader closes stdout or a pipe, as `| head` does, the target becomes
+/// [`Target::Closed`], without an error.
 #[derive(Debug)]
 pub enum Target {
-    /// Shown as they come.
+    /// Standard output.
     Stdout(Stdout),
-    /// Kept until the commit.
+    /// A file, which gets its name in [`Target::commit`].
     File(AtomicFile),
-    /// A device or a pipe, which must not be replaced.
+    /// A device or a pipe, which is written to and not replaced.
     Device(BufWriter<File>),
-    /// A stdout or a pipe that nobody reads anymore. What is written goes nowhere.
+    /// A stdout or a pipe that its reader has closed. What is written is discarded.
     Closed,
 }
 
 impl Target {
-    /// Opens `path` for writing, where `-` is stdout.
+    /// Opens `path` for writing; `-` is stdout.
     ///
     /// # Errors
-    /// When nothing can be written there; no earlier file has been touched then.
+    /// When `path` cannot be written. An existing file is not changed.
     pub fn open(path: &Path) -> io::Result<Self> {
         if path.as_os_str() == "-" {
             return Ok(Target::Stdout(io::stdout()));
@@ -34,18 +35,18 @@ impl Target {
         AtomicFile::create(path).map(Target::File)
     }
 
-    /// What messages call `path`, where `-` is stdout.
+    /// The name of `path` in messages; `-` is stdout.
     pub fn name(path: &Path) -> String {
         if path.as_os_str() == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) }
     }
 
-    /// Makes what was written visible where someone may be reading along.
-    pub(super) fn show(&mut self) -> io::Result<()> {
+    /// Flushes what a reader may be waiting for; not files, which are invisible before the commit.
+    pub(super) fn flush_unless_file(&mut self) -> io::Result<()> {
         if matches!(self, Target::File(_)) { Ok(()) } else { self.flush() }
     }
 
-    /// Turns the error of a reader that has gone away into a closed target.
-    fn unless_closed<T>(&mut self, result: io::Result<T>, done: T) -> io::Result<T> {
+    /// Closes the target if the result is a broken pipe, and returns `done` instead of the error.
+    fn close_if_broken_pipe<T>(&mut self, result: io::Result<T>, done: T) -> io::Result<T> {
         match result {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 *self = Target::Closed;
@@ -55,10 +56,10 @@ impl Target {
         }
     }
 
-    /// Ends it, and gives a file its name.
+    /// Flushes, and gives a file its name.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// I/O errors.
     pub fn commit(mut self) -> io::Result<()> {
         self.flush()?;
         match self {
@@ -76,7 +77,7 @@ impl Write for Target {
             Target::Device(device) => device.write(bytes),
             Target::Closed => Ok(bytes.len()),
         };
-        self.unless_closed(written, bytes.len())
+        self.close_if_broken_pipe(written, bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -86,14 +87,14 @@ impl Write for Target {
             Target::Device(device) => device.flush(),
             Target::Closed => Ok(()),
         };
-        self.unless_closed(flushed, ())
+        self.close_if_broken_pipe(flushed, ())
     }
 }
 
 /// Writes a line to stdout.
 ///
 /// # Errors
-/// When stdout can't be written to for another reason than that nobody reads it anymore.
+/// I/O errors. A stdout that its reader has closed is not an error.
 pub fn print(line: &str) -> io::Result<()> {
     let mut stdout = Target::Stdout(io::stdout());
     writeln!(stdout, "{line}")?;
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_appears_at_the_commit_and_nothing_is_left_without() {
+    fn a_file_appears_at_the_commit_and_nothing_remains_otherwise() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("results.json");
         let mut target = Target::open(&path).unwrap();

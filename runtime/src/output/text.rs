@@ -1,4 +1,4 @@
-//! Text for people: a line per image, and below it one per detection.
+//! Human-readable text: a line per image, followed by one per detection.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,7 @@ use models::spec::Class;
 
 use super::Report;
 
-/// Failed images have no line: they are named on stderr.
+/// Failed images have no line; they are reported on stderr.
 pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class]) -> io::Result<()> {
     let Ok(found) = &report.outcome else { return Ok(()) };
     let count = match found.detections.len() {
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_and_detections_are_lines() {
+    fn every_image_and_every_detection_is_a_line() {
         let mut out = Vec::new();
         for report in samples::reports() {
             write(&mut out, &report, &samples::classes()).unwrap();

@@ -1,11 +1,11 @@
-//! YOLO's text: a file per image, a line per detection.
+//! YOLO text files: one per image, with a line per detection.
 
 use std::fmt::Write;
 
 use super::Found;
 
-/// A line per detection, the best first: the index of the class, the center, width and height of the box in shares of the image,
-/// and the score.
+/// A line per detection, highest score first: class index; center, width and height of the box as fractions of the
+/// upright original image; score.
 pub fn yolo(found: &Found) -> String {
     let (width, height) = (found.width as f32, found.height as f32);
     let mut text = String::new();
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_detection_is_a_line_of_shares() {
+    fn every_detection_is_a_line_of_fractions() {
         let texts: Vec<_> = samples::reports().iter().flat_map(|report| report.outcome.as_ref().map(yolo)).collect();
         let expected =
             "1 0.244141 0.442708 0.457031 0.781250 0.875000\n0 0.031250 0.083333 0.062500 0.166667 0.500000\n";

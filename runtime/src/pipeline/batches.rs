@@ -1,4 +1,4 @@
-//! The second stage: views are gathered into batches of one size, and the network runs.
+//! The second stage: groups views of the same size into batches, and runs the network.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Job;
 use crate::{Detector, DetectorError, Outputs};
 
-/// What the network said about a batch.
+/// A batch with its outputs.
 pub(super) struct Run<T> {
-    /// The batch, in the order of the outputs.
+    /// The views of the batch, in the order of the outputs.
     pub(super) jobs: Vec<Job<T>>,
-    /// The outputs, or why there are none.
+    /// The outputs, or the error of the run.
     pub(super) outputs: Result<Outputs, Arc<DetectorError>>,
 }
 
-/// Runs the network on all jobs, as many at a time as `batch` says. Returns the time that took.
+/// Runs the network on all jobs, at most `batch` per run. Returns the time spent in the network.
 pub(super) fn infer<T>(detector: &Detector, batch: usize, jobs: &Receiver<Job<T>>, runs: &Sender<Run<T>>) -> Duration {
     let mut inference = Duration::ZERO;
     let mut waiting = Waiting { jobs: VecDeque::new(), batch };
@@ -33,14 +33,14 @@ pub(super) fn infer<T>(detector: &Detector, batch: usize, jobs: &Receiver<Job<T>
     inference
 }
 
-/// Jobs that have come and not run.
+/// Jobs that have been received and not run.
 struct Waiting<J> {
-    /// In the order of their coming.
+    /// In the order received.
     jobs: VecDeque<J>,
     batch: usize,
 }
 
-/// What must be alike in a batch.
+/// The input size, which must be equal within a batch.
 trait Alike {
     fn size(&self) -> [usize; 2];
 }
@@ -52,13 +52,13 @@ impl<T> Alike for Job<T> {
 }
 
 impl<J: Alike> Waiting<J> {
-    /// The next batch: the first that is full, otherwise, when nothing more is ready, what has waited longest and what is like
-    /// it. Waits only when there is nothing; none when nothing will come.
+    /// The next batch: the first full batch of one size; if there is none and no more jobs are ready, the oldest job
+    /// and the others of its size. Blocks only if there are no jobs; `None` when all jobs are done.
     fn next(&mut self, incoming: &Receiver<J>) -> Option<Vec<J>> {
         if self.jobs.is_empty() {
             self.jobs.push_back(incoming.recv().ok()?);
         }
-        // Many sizes must not pile up.
+        // Limits the number of waiting jobs if they have many sizes.
         while self.full().is_none() && self.jobs.len() < 2 * self.batch {
             match incoming.try_recv() {
                 Ok(job) => self.jobs.push_back(job),
@@ -78,7 +78,7 @@ impl<J: Alike> Waiting<J> {
         Some(taken)
     }
 
-    /// The size of which there are enough.
+    /// The first size with enough jobs for a full batch.
     fn full(&self) -> Option<[usize; 2]> {
         let count = |size| self.jobs.iter().filter(|job| job.size() == size).count();
         self.jobs.iter().map(Alike::size).find(|size| count(*size) >= self.batch)
@@ -91,14 +91,14 @@ mod tests {
 
     use super::*;
 
-    /// A size, and a number to tell jobs apart.
+    /// A size, and a number to identify the job.
     impl Alike for (usize, u32) {
         fn size(&self) -> [usize; 2] {
             [self.0, 32]
         }
     }
 
-    /// The batches that jobs of these sizes make when all are there at once.
+    /// The batches of jobs of these sizes, all ready at once.
     fn batches(sizes: &[usize], batch: usize) -> Vec<Vec<u32>> {
         let (sender, incoming) = unbounded();
         for (number, size) in (0..).zip(sizes) {
@@ -112,24 +112,24 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_is_in_order() {
+    fn batch_size_one_keeps_the_order() {
         assert_eq!(batches(&[32, 64, 32], 1), [[0], [1], [2]]);
     }
 
     #[test]
-    fn what_is_alike_runs_together_and_what_is_left_runs_at_last() {
+    fn jobs_of_one_size_share_a_batch_and_incomplete_batches_run_last() {
         assert_eq!(batches(&[32, 64, 32, 32, 64], 3), [vec![0, 2, 3], vec![1, 4]]);
         assert_eq!(batches(&[32, 64, 96], 2), [vec![0], vec![1], vec![2]]);
     }
 
     #[test]
-    fn many_sizes_do_not_pile_up() {
-        // Four wait at most: the fifth, which would make the first's batch full, has not been looked at.
+    fn the_number_of_waiting_jobs_is_limited() {
+        // At most four jobs wait: the fifth, which would complete the first batch, is not received yet.
         assert_eq!(batches(&[1, 2, 3, 4, 1], 2)[0], [0]);
     }
 
     #[test]
-    fn no_jobs_make_no_batch() {
+    fn no_jobs_give_no_batches() {
         assert!(batches(&[], 4).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP's side: requests come in, wait for their turn, and are answered.
+//! The HTTP server: receives requests, queues them and responds.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -25,66 +25,67 @@ use tokio::time::{sleep, timeout};
 
 use crate::interrupt::Interrupt;
 
-/// An image that is to be looked at.
+/// An image to process.
 pub(super) struct Request {
-    /// Those of its file.
+    /// The bytes of the image file.
     pub(super) bytes: Vec<u8>,
-    /// Where the answer goes.
+    /// Sends the response.
     pub(super) asker: oneshot::Sender<Answer>,
 }
 
-/// What a request is answered.
+/// The response to a request.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// JSON.
     pub(super) body: String,
 }
 
-/// Where requests are taken.
+/// State of the server, shared by all requests.
 pub(super) struct Desk {
-    /// To those who look at the images; it has room for as many as there are places.
+    /// Queue to the pipeline; its capacity is `place_count`.
     requests: Sender<Request>,
-    /// One for each request under way.
+    /// A permit for each request in progress.
     places: Semaphore,
+    /// Maximum requests in progress.
     place_count: u32,
-    /// Most bytes of an image.
+    /// Maximum bytes of an image.
     most_bytes: u64,
-    /// How long an image may take to come.
+    /// Time within which an image must have arrived.
     patience: Duration,
-    /// What the model is, as JSON.
+    /// The response to `GET /model`, as JSON.
     description: String,
 }
 
-/// What the last answers have to reach those who asked.
+/// Time for the last responses to reach their clients.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How long to wait when the system gives no connection, as when this program has no file descriptor left.
+/// Pause after a failed accept, for instance because the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What clients may take.
+/// Limits of connections.
 #[derive(Clone, Copy)]
 pub(super) struct ConnectionLimits {
-    /// Open connections; more wait in the system's queue until one closes.
+    /// Maximum open connections; further ones wait in the system's queue until one closes.
     pub(super) connections: usize,
-    /// How long the head of a request may take, and how long a connection may be idle.
+    /// Time within which the header of a request must arrive; also the maximum idle time of a connection.
     pub(super) header_timeout: Duration,
 }
 
-/// Serves until it is over and what was under way is answered.
+/// Serves until `is_over`, then finishes the requests in progress.
 pub(super) fn serve(
     listener: TcpListener,
     desk: Desk,
     limits: ConnectionLimits,
     is_over: impl Fn() -> bool,
 ) -> io::Result<()> {
-    // Requests only pass through here, for which one thread is enough.
+    // One thread is enough, since it only transfers requests and responses.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let desk = Arc::new(desk);
         let connections = GracefulShutdown::new();
         let over = async {
             while !is_over() {
-                sleep(Interrupt::GLANCE).await;
+                sleep(Interrupt::POLL_INTERVAL).await;
             }
         };
         tokio::select! {
@@ -94,7 +95,7 @@ pub(super) fn serve(
         drop(listener);
         let answered = async {
             desk.until_empty().await;
-            // Connections on which nothing was asked are not waited for.
+            // Idle connections are not waited for.
             sleep(FAREWELL).await;
         };
         tokio::select! {
@@ -105,7 +106,7 @@ pub(super) fn serve(
     })
 }
 
-/// Takes connections, as many at a time as there may be.
+/// Accepts connections, up to the limit.
 async fn accept(
     listener: &tokio::net::TcpListener,
     router: Router,
@@ -121,12 +122,12 @@ async fn accept(
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        // An answer is one small packet, which is not to wait for another.
+        // A response is one small packet, which must not wait for another.
         let _ = stream.set_nodelay(true);
         let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
         let connection = connections.watch(connection);
         tokio::spawn(async move {
-            // Clients that break off harm nobody else.
+            // An error of one client does not affect the others.
             let _ = connection.await;
             drop(slot);
         });
@@ -146,12 +147,13 @@ fn router(desk: Arc<Desk>) -> Router {
         .with_state(desk)
 }
 
-const ROUTES: &str = "there are POST /detect, GET /model and GET /health";
+const ROUTES: &str = "expected POST /detect, GET /model or GET /health";
 
 async fn detect(State(desk): State<Arc<Desk>>, headers: HeaderMap, mut body: Body) -> Response {
     let answer = desk.ask(&mut body).await;
     let early = matches!(answer.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::PAYLOAD_TOO_LARGE);
-    // Who is still sending would not hear it; who expects it before sending would begin to send.
+    // Clients that are still sending would miss the response, so the body is read to its end. Clients with `Expect`
+    // have not started to send.
     if early && !headers.contains_key(header::EXPECT) {
         let _ = timeout(desk.patience, async { while let Some(Ok(_)) = next(&mut body).await {} }).await;
     }
@@ -159,7 +161,7 @@ async fn detect(State(desk): State<Arc<Desk>>, headers: HeaderMap, mut body: Bod
 }
 
 impl Desk {
-    /// A desk with so many places, and where what is asked there comes out.
+    /// The state for at most `place_count` requests in progress, and the receiver of their images.
     pub(super) fn new(
         place_count: u32,
         most_bytes: u64,
@@ -171,32 +173,32 @@ impl Desk {
         (Self { requests, places, place_count, most_bytes, patience, description }, asked)
     }
 
-    /// Gets an image, and the answer to it.
+    /// Receives an image and returns the response.
     async fn ask(&self, body: &mut Body) -> Response {
         let Ok(_place) = self.places.try_acquire() else { return busy() };
         let bytes = match timeout(self.patience, self.receive(body)).await {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(refused)) => return refused,
             Err(_) => {
-                let reason = format!("the image has not come within {} s", self.patience.as_secs());
+                let reason = format!("the image did not arrive within {} s", self.patience.as_secs());
                 return error(StatusCode::REQUEST_TIMEOUT, &reason);
             }
         };
         let (asker, answer) = oneshot::channel();
-        // There may be no room when others have left without their answers.
+        // The queue may be full of images whose clients have disconnected.
         let Ok(()) = self.requests.try_send(Request { bytes, asker }) else { return busy() };
         match answer.await {
             Ok(Answer { status, body }) => json_response(status, body),
-            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the server has lost the image"),
+            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the server stopped before the image was processed"),
         }
     }
 
     async fn receive(&self, body: &mut Body) -> Result<Vec<u8>, Response> {
         let long = || {
-            let reason = format!("the file is longer than {} bytes", self.most_bytes);
+            let reason = format!("the file is larger than the limit of {} bytes", self.most_bytes);
             error(StatusCode::PAYLOAD_TOO_LARGE, &reason)
         };
-        // As far as is known before they come.
+        // The declared length; 0 if unknown.
         let expected = body.size_hint().lower();
         if expected > self.most_bytes {
             return Err(long());
@@ -212,7 +214,7 @@ impl Desk {
         Ok(bytes)
     }
 
-    /// Waits until no request is under way; from then on, none is taken.
+    /// Waits until no request is in progress; further requests are rejected.
     async fn until_empty(&self) {
         if let Ok(places) = self.places.acquire_many(self.place_count).await {
             places.forget();
@@ -220,15 +222,15 @@ impl Desk {
     }
 }
 
-/// The next bytes of a body; none at its end.
+/// The next bytes of a body; `None` at its end.
 async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
     let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await?;
-    // What is no bytes are trailers, which say nothing here.
+    // Frames without data are trailers, which are ignored.
     Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
 }
 
 fn busy() -> Response {
-    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way; try again");
+    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many requests in progress; try again");
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
 }

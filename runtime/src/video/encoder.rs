@@ -1,4 +1,4 @@
-//! From frames to a video.
+//! Writes frames to a video.
 
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use models::AtomicFile;
 use super::ffmpeg::{Process, file};
 use super::{Rate, VideoError};
 
-/// A video that is being written: an MP4 file, without sound, that gets its name when it is finished.
+/// Writes an MP4 file without sound. The file gets its name in [`Encoder::finish`].
 #[derive(Debug)]
 pub struct Encoder {
     input: BufWriter<ChildStdin>,
@@ -20,16 +20,17 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Begins a video of so many frames per second at `path`.
+    /// Starts a video at `path` with `rate` frames per second.
     ///
     /// # Errors
-    /// When there is no `ffmpeg`, or nothing can be written there.
+    /// When `ffmpeg` does not start, or the file cannot be written.
     pub fn create(path: &Path, rate: Rate) -> Result<Self, VideoError> {
         let write = |error: io::Error| VideoError::Write { path: path.to_owned(), reason: error.to_string() };
         let target = AtomicFile::create(path).map_err(write)?;
         let rate = rate.to_string();
         let input = ["-f", "image2pipe", "-c:v", "ppm", "-framerate", &rate, "-i", "pipe:0"];
-        // What most players want: a quarter of the colors, for which sides must be even, and the index before the frames.
+        // For compatibility with players: 4:2:0 chroma subsampling, which needs even sides, and the index before the
+        // frames.
         let even = "pad=ceil(iw/2)*2:ceil(ih/2)*2";
         let output = ["-vf", even, "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", "-y"];
         let arguments = input.into_iter().chain(output).map(Into::into).chain([file(target.path())]);
@@ -41,13 +42,13 @@ impl Encoder {
     /// Appends a frame.
     ///
     /// # Errors
-    /// When ffmpeg fails, for instance because the disk is full.
+    /// When `ffmpeg` fails, for instance because the disk is full.
     pub fn write(&mut self, frame: &RgbImage) -> Result<(), VideoError> {
         let written = write!(self.input, "P6\n{} {}\n255\n", frame.width(), frame.height());
         written.and_then(|()| self.input.write_all(frame)).map_err(|error| self.error(&error))
     }
 
-    /// Ends the video and gives the file its name.
+    /// Completes the video and gives the file its name.
     ///
     /// # Errors
     /// As [`Encoder::write`].
@@ -56,7 +57,7 @@ impl Encoder {
             return Err(self.error(&error));
         }
         let Self { input, mut process, file, path } = self;
-        // The end of its input is what ffmpeg waits for.
+        // Closing its input makes ffmpeg finish.
         drop(input);
         let error = |reason: String| VideoError::Write { path, reason };
         match process.finish() {
@@ -65,7 +66,7 @@ impl Encoder {
         }
     }
 
-    /// Why nothing more can be written: ffmpeg's words, if it has ended.
+    /// The error of a failed write: ffmpeg's message if it has exited, else the I/O error.
     fn error(&mut self, error: &io::Error) -> VideoError {
         let reason = match error.kind() {
             io::ErrorKind::BrokenPipe => self.process.finish().err().map(|failed| failed.to_string()),

@@ -1,4 +1,4 @@
-//! The program `ffmpeg` in a process of its own.
+//! Processes of the program `ffmpeg`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -10,31 +10,31 @@ use super::VideoError;
 
 const PROGRAM: &str = "ffmpeg";
 
-/// So much of its last words is read.
-const MOST_WORDS: u64 = 4096;
+/// Maximum bytes of its stderr that are read.
+const MAX_STDERR_BYTES: u64 = 4096;
 
-/// Whether there is an `ffmpeg`, so that what needs one can be refused before the work.
+/// Checks that `ffmpeg` works, so that a program can report its absence before it starts to work.
 ///
 /// # Errors
-/// When there is none, or it does not start.
+/// When `ffmpeg` is not on the PATH, or does not start.
 pub fn check() -> Result<(), VideoError> {
     let mut process = Process::start(["-version".into()], Stdio::null(), Stdio::null())?;
     process.finish()
 }
 
-/// A file as ffmpeg's argument, so that no name is taken for an option or an address.
+/// A file as an argument of ffmpeg. The prefix keeps ffmpeg from treating a name as an option or a URL.
 pub(super) fn file(path: &Path) -> OsString {
     let mut name = OsString::from("file:");
     name.push(path);
     name
 }
 
-/// A running `ffmpeg`, which ends with this value at the latest.
+/// A running `ffmpeg`. Dropping this value kills it.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
-    /// What it complains of. A file takes any length, and nobody has to read along.
-    complaints: File,
+    /// Its stderr. Unlike a pipe, a file never blocks the writer.
+    stderr: File,
 }
 
 impl Process {
@@ -43,68 +43,69 @@ impl Process {
         input: Stdio,
         output: Stdio,
     ) -> Result<Self, VideoError> {
-        let complaints = tempfile::tempfile().map_err(VideoError::Start)?;
-        let errors = complaints.try_clone().map_err(VideoError::Start)?;
+        let stderr = tempfile::tempfile().map_err(VideoError::Start)?;
+        let errors = stderr.try_clone().map_err(VideoError::Start)?;
         let mut command = Command::new(PROGRAM);
         command.args(["-v", "error", "-nostdin"].map(OsStr::new)).args(arguments);
         command.stdin(input).stdout(output).stderr(errors);
-        // Ctrl-C is for this program, which lets what was begun come to its end.
+        // A process group of its own: Ctrl-C must reach only this program, which finishes the images in progress.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => VideoError::NoFfmpeg,
             _ => VideoError::Start(error),
         })?;
-        Ok(Self { child, complaints })
+        Ok(Self { child, stderr })
     }
 
-    /// Its stdin, to be taken once.
+    /// Its stdin. Call at most once, and only if it is a pipe.
     pub(super) fn input(&mut self) -> ChildStdin {
-        self.child.stdin.take().expect("stdin is a pipe where it is asked for")
+        self.child.stdin.take().expect("stdin is a pipe and is taken once")
     }
 
-    /// Its stdout, to be taken once.
+    /// Its stdout. Call at most once, and only if it is a pipe.
     pub(super) fn output(&mut self) -> ChildStdout {
-        self.child.stdout.take().expect("stdout is a pipe where it is asked for")
+        self.child.stdout.take().expect("stdout is a pipe and is taken once")
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub(super) fn finish(&mut self) -> Result<(), VideoError> {
         let status = self.child.wait().map_err(VideoError::Start)?;
         if status.success() {
             return Ok(());
         }
-        let words = self.complaints().unwrap_or_else(|| format!("it ended with {status}"));
-        Err(VideoError::Failed { words })
+        let message = self.messages().unwrap_or_else(|| format!("failed with {status}"));
+        Err(VideoError::Failed { message })
     }
 
-    /// The first things that it complained of, in a line.
-    pub(super) fn complaints(&mut self) -> Option<String> {
-        const SHOWN: usize = 2;
-        let mut words = Vec::new();
-        self.complaints.seek(SeekFrom::Start(0)).ok()?;
-        self.complaints.by_ref().take(MOST_WORDS).read_to_end(&mut words).ok()?;
-        let words = String::from_utf8_lossy(&words);
-        let lines: Vec<_> = words.lines().map(without_address).filter(|line| !line.is_empty()).take(SHOWN).collect();
+    /// The first lines of its stderr, joined to one line; `None` if there are none.
+    pub(super) fn messages(&mut self) -> Option<String> {
+        const MAX_LINES: usize = 2;
+        let mut text = Vec::new();
+        self.stderr.seek(SeekFrom::Start(0)).ok()?;
+        self.stderr.by_ref().take(MAX_STDERR_BYTES).read_to_end(&mut text).ok()?;
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<_> =
+            text.lines().map(without_component).filter(|line| !line.is_empty()).take(MAX_LINES).collect();
         (!lines.is_empty()).then(|| lines.join("; "))
     }
 }
 
-/// A line without the part of ffmpeg that says it, such as `[mov,mp4 @ 0x5581d0]`.
-fn without_address(line: &str) -> &str {
+/// A line without ffmpeg's component and its address, such as `[mov,mp4 @ 0x5581d0]`.
+fn without_component(line: &str) -> &str {
     let mut rest = line.trim();
-    while let Some((part, said)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-        if !part.contains(" @ ") {
+    while let Some((component, message)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        if !component.contains(" @ ") {
             break;
         }
-        rest = said.trim();
+        rest = message.trim();
     }
     rest
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails when it has ended already.
+        // Fails if it has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -115,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complaints_come_without_addresses() {
+    fn messages_contain_no_addresses() {
         let cases = [
             ("[mov,mp4,m4a @ 0x55d0] moov atom not found", "moov atom not found"),
             ("[vist#0:0/h264 @ 0x1] [dec:h264 @ 0x2] broken", "broken"),
@@ -123,7 +124,7 @@ mod tests {
             ("file:x.mp4: Invalid data", "file:x.mp4: Invalid data"),
         ];
         for (line, expected) in cases {
-            assert_eq!(without_address(line), expected);
+            assert_eq!(without_component(line), expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a video to its frames.
+//! Reads the frames of a video.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -10,75 +10,73 @@ use image::RgbImage;
 use super::ffmpeg::{Process, file};
 use super::{Frame, Rate, VideoError};
 
-/// The frames of a video, upright and one after the other, decoded while they are asked for. The iterator ends behind the last,
-/// or behind an error.
+/// Iterator over the upright frames of a video, which decodes them on demand. Ends after the last frame or an error.
 #[derive(Debug)]
 pub struct Frames {
     process: Process,
     output: BufReader<ChildStdout>,
     rate: Rate,
     number: u64,
-    /// Pixels that a frame may have.
-    most: u64,
+    /// Maximum pixels of a frame.
+    max_pixels: u64,
     ended: bool,
 }
 
 impl Frames {
-    /// The frames of the first video stream in a file, each of at most so many pixels. Where a rate is given, frames are left out or
-    /// repeated so that there are so many per second; without it so many as the video says.
+    /// The frames of the first video stream in a file. Frames with more than `max_pixels` pixels are errors. With
+    /// `rate`, frames are dropped or repeated to get this many per second; without, the video's own rate is used.
     ///
     /// # Errors
-    /// When there is no `ffmpeg`, or it cannot read the file, and without a rate when the video says none that can be meant: every frame
-    /// would be repeated many times.
-    pub fn open(path: &Path, rate: Option<Rate>, most: u64) -> Result<Self, VideoError> {
-        // The system says more plainly than ffmpeg what is wrong.
+    /// When `ffmpeg` does not start or cannot read the file. Without `rate`, also when the video has a variable frame
+    /// rate: the rate that `ffmpeg` reports would repeat every frame many times.
+    pub fn open(path: &Path, rate: Option<Rate>, max_pixels: u64) -> Result<Self, VideoError> {
+        // The operating system's error is clearer than ffmpeg's.
         File::open(path).map_err(VideoError::Read)?;
         let rate = match rate {
             Some(rate) => rate,
             None => match rate_of(path)? {
                 rate if rate.is_plausible() => rate,
-                rate => return Err(VideoError::Uneven { rate }),
+                rate => return Err(VideoError::VariableRate { rate }),
             },
         };
         let mut arguments = input(path);
-        let regular = format!("fps={rate}");
-        // Eight bits whatever the video has; an image with a size of its own for every frame.
-        let output = ["-vf", &regular, "-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"];
+        let filter = format!("fps={rate}");
+        // Frames are converted to 8 bits per channel. In this format every frame declares its size.
+        let output = ["-vf", &filter, "-pix_fmt", "rgb24", "-f", "image2pipe", "-c:v", "ppm", "pipe:1"];
         arguments.extend(output.map(Into::into));
         let mut process = Process::start(arguments, Stdio::null(), Stdio::piped())?;
         let output = BufReader::with_capacity(1 << 16, process.output());
-        Ok(Self { process, output, rate, number: 0, most, ended: false })
+        Ok(Self { process, output, rate, number: 0, max_pixels, ended: false })
     }
 
-    /// How many frames there are in a second.
+    /// Frames per second.
     pub fn rate(&self) -> Rate {
         self.rate
     }
 
-    /// What ffmpeg complained of, although it went on. To be asked at the end.
-    pub fn complaints(&mut self) -> Option<String> {
-        self.process.complaints()
+    /// The warnings of ffmpeg, in one line. Complete only after the last frame.
+    pub fn warnings(&mut self) -> Option<String> {
+        self.process.messages()
     }
 
     fn read(&mut self) -> Result<Option<RgbImage>, VideoError> {
         let Some((width, height)) = self.header() else {
             self.process.finish()?;
-            // A video that lasts no time is none.
-            let empty = || VideoError::Failed { words: "there are no frames in it".to_owned() };
+            let empty = || VideoError::Failed { message: "the video has no frames".to_owned() };
             return if self.number == 0 { Err(empty()) } else { Ok(None) };
         };
-        if u64::from(width) * u64::from(height) > self.most {
-            return Err(VideoError::Large { width, height, limit: self.most });
+        if u64::from(width) * u64::from(height) > self.max_pixels {
+            return Err(VideoError::Large { width, height, limit: self.max_pixels });
         }
         let mut image = RgbImage::new(width, height);
         if self.output.read_exact(&mut image).is_ok() {
             return Ok(Some(image));
         }
         self.process.finish()?;
-        Err(VideoError::Failed { words: "it ended within a frame".to_owned() })
+        Err(VideoError::Failed { message: "the video ends within a frame".to_owned() })
     }
 
-    /// Width and height, from the header of an image; none at the end. <https://netpbm.sourceforge.net/doc/ppm.html>
+    /// Width and height from the header of a frame; `None` at the end. <https://netpbm.sourceforge.net/doc/ppm.html>
     fn header(&mut self) -> Option<(u32, u32)> {
         let mut header = [(); 3].map(|()| line(&mut self.output));
         let [magic, sides, depth] = &mut header;
@@ -113,18 +111,18 @@ impl Iterator for Frames {
     }
 }
 
-/// What ffmpeg may take a file for: containers of video. A playlist, by whatever name, is none of them, because it would make ffmpeg
-/// open other files and addresses.
+/// The container formats that ffmpeg may detect. Playlists are excluded, since they make ffmpeg open other files and
+/// URLs.
 const CONTAINERS: &str = "mov,matroska,avi,flv,mpegts,mpeg,mpegvideo,m4v,ogg,asf";
 
-/// ffmpeg's arguments for the first video stream of a file.
+/// The arguments that make ffmpeg read the first video stream of a file.
 fn input(path: &Path) -> Vec<std::ffi::OsString> {
     let mut arguments = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS, "-i"].map(Into::into).to_vec();
     arguments.extend([file(path), "-map".into(), "0:v:0".into()]);
     arguments
 }
 
-/// The rate of a video: that in the header of its first frame in the format of YUV4MPEG2.
+/// The frame rate of a video, from the header that ffmpeg writes when it converts the first frame to YUV4MPEG2.
 fn rate_of(path: &Path) -> Result<Rate, VideoError> {
     let mut arguments = input(path);
     arguments.extend(["-frames:v", "1", "-pix_fmt", "yuv420p", "-f", "yuv4mpegpipe", "pipe:1"].map(Into::into));
@@ -135,21 +133,21 @@ fn rate_of(path: &Path) -> Result<Rate, VideoError> {
     }
     drop(output);
     process.finish()?;
-    Err(VideoError::Failed { words: "there are no frames in it".to_owned() })
+    Err(VideoError::Failed { message: "the video has no frames".to_owned() })
 }
 
-/// Such as `YUV4MPEG2 W64 H48 F30000:1001 Ip A1:1`.
+/// The rate in a header such as `YUV4MPEG2 W64 H48 F30000:1001 Ip A1:1`.
 fn rate_in(header: &str) -> Option<Rate> {
     let rate = header.strip_prefix("YUV4MPEG2 ")?.split(' ').find_map(|word| word.strip_prefix('F'))?;
     let (numerator, denominator) = rate.split_once(':')?;
     Rate::new(numerator.parse().ok()?, denominator.parse().ok()?)
 }
 
-/// The next line without its end. A header's lines are short.
+/// The next line of a header, without its line feed; `None` if there is no complete line.
 fn line(output: &mut impl BufRead) -> Option<String> {
-    const MOST: u64 = 1024;
+    const MAX_BYTES: u64 = 1024;
     let mut line = Vec::new();
-    output.take(MOST).read_until(b'\n', &mut line).ok()?;
+    output.take(MAX_BYTES).read_until(b'\n', &mut line).ok()?;
     let line = line.strip_suffix(b"\n")?;
     String::from_utf8(line.to_vec()).ok()
 }
@@ -159,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_stands_in_the_header() {
+    fn the_rate_is_read_from_the_header() {
         let rate = |header| rate_in(header).map(|rate| rate.to_string());
         assert_eq!(rate("YUV4MPEG2 W64 H48 F30000:1001 Ip A1:1 C420jpeg").as_deref(), Some("30000/1001"));
         for header in ["YUV4MPEG2 W64 H48 F0:0", "YUV4MPEG2 W64", "P6", "YUV4MPEG2 F25", ""] {
@@ -168,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_where_they_end() {
+    fn incomplete_lines_are_none() {
         let mut text = &b"P6\n64 48\n255"[..];
         assert_eq!(line(&mut text).as_deref(), Some("P6"));
         assert_eq!(line(&mut text).as_deref(), Some("64 48"));

@@ -1,4 +1,4 @@
-//! What the targets share: a limit on memory, and files to read from.
+//! Shared by the targets: a memory limit, and temporary files.
 
 use std::alloc::System;
 use std::path::{Path, PathBuf};
@@ -6,31 +6,31 @@ use std::path::{Path, PathBuf};
 use cap::Cap;
 use tempfile::TempDir;
 
-/// Bytes that Rust code may hold at a time. An allocation beyond is refused, which ends the program and counts as found.
+/// Maximum heap size of Rust code, in bytes. An allocation beyond it aborts the program, which counts as a failure.
 pub const MEMORY: usize = 96 << 20;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, MEMORY);
 
-/// A folder in memory that goes away with the program.
+/// A temporary folder in memory, below /dev/shm.
 pub struct Scratch(TempDir);
 
 impl Scratch {
-    /// An empty folder.
+    /// Creates an empty folder.
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("fuzz-").tempdir_in("/dev/shm");
-        Self(folder.expect("/dev/shm can be written to"))
+        Self(folder.expect("/dev/shm is writable"))
     }
 
-    /// A path in it.
+    /// The path of `name` in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    /// A file with this content.
+    /// Writes a file with this content and returns its path.
     pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).expect("the folder is ours");
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).expect("the folder is writable");
         std::fs::write(&path, content).expect("/dev/shm has room");
         path
     }

@@ -1,4 +1,4 @@
-//! Annotations of any bytes, in each of the four formats, become a sound data set or an error.
+//! Arbitrary bytes as annotations in each of the four formats give a valid data set or an error.
 
 #![no_main]
 
@@ -17,12 +17,12 @@ static SCRATCH: LazyLock<Scratch> = LazyLock::new(|| {
     scratch
 });
 
-/// Every file is an image of this size.
+/// Width and height in pixels: the same for every existing file.
 fn size_of(path: &Path) -> Result<(u32, u32), String> {
-    if path.is_file() { Ok((200, 100)) } else { Err("it is not there".to_owned()) }
+    if path.is_file() { Ok((200, 100)) } else { Err("file not found".to_owned()) }
 }
 
-// The first byte says the format and what is done about problems.
+// The first byte selects the format and the handling of problems.
 fuzz_target!(|bytes: &[u8]| {
     let Some((choice, content)) = bytes.split_first() else { return };
     let format = Format::ALL[usize::from(choice % 4)];
@@ -41,14 +41,14 @@ fuzz_target!(|bytes: &[u8]| {
 fn check(dataset: &Dataset, report: &Report, on_problem: OnProblem) {
     assert!(!report.lines().iter().any(String::is_empty));
     assert!(dataset.annotations.iter().all(|annotation| annotation.class_index < dataset.classes.len()));
-    // The numbers of a class take memory, which is no surprise.
+    // Evaluation needs memory per class, so many classes would exceed the memory limit.
     if dataset.classes.len() < 1024 {
         models::evaluation::evaluate(&dataset.annotations, &[], dataset.classes.len());
     }
     if matches!(on_problem, OnProblem::Drop) {
         let path = SCRATCH.path("coco/again.json");
         dataset.write_coco(&path).expect("/dev/shm has room");
-        let (again, _) = Dataset::read_coco(&path, OnProblem::Refuse).expect("what was checked passes the check");
+        let (again, _) = Dataset::read_coco(&path, OnProblem::Refuse).expect("a checked data set is valid");
         assert_eq!((&again.images, &again.annotations), (&dataset.images, &dataset.annotations));
     }
 }

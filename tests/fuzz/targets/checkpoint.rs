@@ -1,4 +1,4 @@
-//! A checkpoint of any bytes is refused, unless it is one.
+//! Arbitrary bytes as a checkpoint give an error.
 
 #![no_main]
 
@@ -11,6 +11,6 @@ use models::Checkpoint;
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
 
 fuzz_target!(|bytes: &[u8]| {
-    // One that is sound needs more bytes than there are.
+    // The inputs are too short for a valid checkpoint.
     assert!(Checkpoint::open(&SCRATCH.file("checkpoint.safetensors", bytes)).is_err());
 });

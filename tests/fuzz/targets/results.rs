@@ -1,4 +1,4 @@
-//! Results of any bytes are scored, or refused.
+//! Arbitrary bytes as COCO results are evaluated or give an error.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ static TRUTH: LazyLock<Dataset> = LazyLock::new(|| {
     let text = br#"{"images": [{"id": 1, "file_name": "a.png", "width": 100, "height": 100}],
         "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40]}],
         "categories": [{"id": 3, "name": "cell"}]}"#;
-    Dataset::read_coco(&SCRATCH.file("truth.json", text), OnProblem::Refuse).expect("it is sound").0
+    Dataset::read_coco(&SCRATCH.file("truth.json", text), OnProblem::Refuse).expect("the ground truth is valid").0
 });
 
 fuzz_target!(|bytes: &[u8]| {

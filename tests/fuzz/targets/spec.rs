@@ -1,21 +1,21 @@
-//! A spec of any text, which is what an ONNX file carries, is refused, or describes a network and can be used.
+//! Arbitrary text as a spec, which ONNX files contain as YAML, gives a usable spec or an error.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use models::{Anchors, ModelSpec, RgbView, preprocess};
 
-/// Larger inputs are sound, but take more time and memory than fuzzing has.
-const MOST_PIXELS: u64 = 1 << 16;
+/// Larger inputs are valid, but exceed the time and memory limits of fuzzing.
+const MAX_PIXELS: u64 = 1 << 16;
 
 fuzz_target!(|text: &str| {
     let Ok(spec) = ModelSpec::from_yaml(text) else { return };
-    let again = ModelSpec::from_yaml(&spec.to_yaml()).expect("what a spec writes is a spec");
+    let again = ModelSpec::from_yaml(&spec.to_yaml()).expect("a written spec can be read");
     assert_eq!(spec, again);
     let _ = models::parameters(&spec);
     let image = RgbView::new(8, 6, &[9; 8 * 6 * 3]).expect("an image of 8 by 6 pixels has these bytes");
     let placement = spec.preprocessing.place(8, 6);
-    if u64::from(placement.padded_width) * u64::from(placement.padded_height) > MOST_PIXELS {
+    if u64::from(placement.padded_width) * u64::from(placement.padded_height) > MAX_PIXELS {
         return;
     }
     let input = preprocess(image, &spec.preprocessing);

@@ -1,4 +1,4 @@
-//! An image in the making.
+//! A training sample before preprocessing.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use image::RgbImage;
 
 use crate::targets::Object;
 
-/// An image and the objects on it, whose boxes are in the image's pixels.
+/// An image and its objects, with boxes in pixels of this image. Augmentation may have changed both.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// The image, which a cache may hold too: it is copied before it is changed in place.
+    /// The image. The cache may share it, so it is copied before it is modified.
     pub pixels: Arc<RgbImage>,
     /// The objects.
     pub objects: Vec<Object>,

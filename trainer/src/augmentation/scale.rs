@@ -1,22 +1,22 @@
-//! Scale jitter: the network sees its images at several sizes.
+//! Scale jitter (multi-scale training).
 
 use models::spec::PreprocessingSpec;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::draws::{Draws, Variation};
+use super::random_streams::{Augmentation, RandomStreams};
 
-/// How sizes vary. One factor holds for a whole batch, so that its images need no more padding than without; the factor
-/// multiplies the sides that preprocessing resizes to, a fixed size included, so that images are resized once, and a batch
-/// needs up to `max` squared times the memory.
+/// Scale jitter. A factor multiplies the sides that preprocessing resizes to, including a fixed size, so that images are
+/// resized only once. All images of a batch have the same factor, so that they need no extra padding. A batch needs up to
+/// `max` squared times the memory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScaleConfig {
-    /// Probability that a batch has another size.
+    /// Probability that a batch is scaled.
     pub probability: f64,
-    /// The least factor. Halving is as likely as doubling, if both are allowed.
+    /// Minimum factor. The factor is log-uniform: halving is as likely as doubling.
     pub min: f64,
-    /// The largest factor; no batch is larger than that.
+    /// Maximum factor.
     pub max: f64,
 }
 
@@ -27,14 +27,14 @@ impl Default for ScaleConfig {
 }
 
 impl ScaleConfig {
-    /// The smallest value of `min`.
-    pub(super) const LEAST: f64 = 0.1;
-    /// The largest value of `max`: sixteen times the memory.
-    pub(super) const MOST: f64 = 4.0;
+    /// Lower bound of `min`.
+    pub(super) const MIN_FACTOR: f64 = 0.1;
+    /// Upper bound of `max`, which takes sixteen times the memory.
+    pub(super) const MAX_FACTOR: f64 = 4.0;
 
-    /// The preprocessing of a batch, by the numbers of its first image.
-    pub fn vary(&self, spec: &PreprocessingSpec, first: &Draws) -> PreprocessingSpec {
-        let Some(mut random) = first.chance(Variation::Scale, self.probability) else { return spec.clone() };
+    /// The preprocessing of a batch: `spec` with a random factor from the streams of its first image.
+    pub fn jitter(&self, spec: &PreprocessingSpec, first: &RandomStreams) -> PreprocessingSpec {
+        let Some(mut random) = first.chance(Augmentation::Scale, self.probability) else { return spec.clone() };
         let factor = self.min * (self.max / self.min).powf(random.random());
         let side = |side: u32| (f64::from(side) * factor).round().max(1.0) as u32;
         PreprocessingSpec {
@@ -57,17 +57,17 @@ mod tests {
     }
 
     #[test]
-    fn sizes_vary_within_their_limits_and_the_rest_of_the_spec_stays() {
+    fn only_the_size_changes_within_its_limits() {
         let spec = PreprocessingSpec::default();
         let sides: Vec<_> = (0..200)
             .map(|image| {
-                let varied = scale(0.5, 2.0).vary(&spec, &Draws::new(0, image));
+                let jittered = scale(0.5, 2.0).jitter(&spec, &RandomStreams::new(0, image));
                 let (shorter_side, longer_side) = (spec.shorter_side, spec.longer_side);
-                assert_eq!(PreprocessingSpec { shorter_side, longer_side, ..varied.clone() }, spec);
-                let factors = [(varied.shorter_side, shorter_side), (varied.longer_side, longer_side)]
-                    .map(|(varied, side)| f64::from(varied) / f64::from(side));
+                assert_eq!(PreprocessingSpec { shorter_side, longer_side, ..jittered.clone() }, spec);
+                let factors = [(jittered.shorter_side, shorter_side), (jittered.longer_side, longer_side)]
+                    .map(|(jittered, side)| f64::from(jittered) / f64::from(side));
                 assert!((factors[0] - factors[1]).abs() < 2e-3, "{factors:?}");
-                varied.shorter_side
+                jittered.shorter_side
             })
             .collect();
         assert!(sides.iter().all(|side| (304..=1216).contains(side)), "{sides:?}");
@@ -76,12 +76,12 @@ mod tests {
     }
 
     #[test]
-    fn no_image_is_resized_to_more_than_the_largest_factor() {
+    fn no_image_is_scaled_by_more_than_the_maximum_factor() {
         let spec = PreprocessingSpec::default();
         for image in 0..100 {
-            let varied = scale(0.5, 1.25).vary(&spec, &Draws::new(0, image));
+            let jittered = scale(0.5, 1.25).jitter(&spec, &RandomStreams::new(0, image));
             for (width, height) in SIZES {
-                let placement = varied.place(width, height);
+                let placement = jittered.place(width, height);
                 let longer = placement.resized_width.max(placement.resized_height);
                 let shorter = placement.resized_width.min(placement.resized_height);
                 assert!(longer <= 1280 && shorter <= 760, "{placement:?}");
@@ -91,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_size_varies_likewise() {
+    fn a_fixed_size_is_scaled_too() {
         let spec = PreprocessingSpec { fixed_size: Some([800, 400]), ..Default::default() };
         let mut heights: Vec<_> = (0..20)
             .map(|image| {
-                let varied = scale(0.5, 2.0).vary(&spec, &Draws::new(0, image));
-                let [height, width] = varied.fixed_size.unwrap();
+                let jittered = scale(0.5, 2.0).jitter(&spec, &RandomStreams::new(0, image));
+                let [height, width] = jittered.fixed_size.unwrap();
                 assert!((400..=1600).contains(&height) && height.abs_diff(2 * width) <= 1, "{height}x{width}");
-                let placement = varied.place(640, 480);
+                let placement = jittered.place(640, 480);
                 assert_eq!((placement.resized_height, placement.resized_width), (height, width));
                 height
             })
@@ -106,20 +106,20 @@ mod tests {
         heights.dedup();
         assert!(heights.len() > 10, "{heights:?}");
         let spec = PreprocessingSpec::default();
-        assert_eq!(scale(0.5, 2.0).vary(&spec, &Draws::new(0, 0)).fixed_size, None);
+        assert_eq!(scale(0.5, 2.0).jitter(&spec, &RandomStreams::new(0, 0)).fixed_size, None);
     }
 
     #[test]
-    fn a_probability_of_zero_changes_nothing() {
+    fn probability_zero_changes_nothing() {
         let spec = PreprocessingSpec::default();
         for image in 0..20 {
-            assert_eq!(ScaleConfig::default().vary(&spec, &Draws::new(0, image)), spec);
+            assert_eq!(ScaleConfig::default().jitter(&spec, &RandomStreams::new(0, image)), spec);
         }
     }
 
     #[test]
-    fn the_smallest_side_keeps_a_pixel() {
+    fn scaled_sides_have_at_least_one_pixel() {
         let spec = PreprocessingSpec { shorter_side: 1, longer_side: 2, ..Default::default() };
-        assert_eq!(scale(0.1, 0.1).vary(&spec, &Draws::new(0, 0)).shorter_side, 1);
+        assert_eq!(scale(0.1, 0.1).jitter(&spec, &RandomStreams::new(0, 0)).shorter_side, 1);
     }
 }

@@ -1,42 +1,42 @@
-//! A part of an image, and what it shows of objects.
+//! A rectangular part of an image, and the visible parts of objects.
 
 use std::ops::Range;
 
 use image::RgbImage;
 use models::BoundingBox;
 
-/// Sides of a cut box below this, in pixels, are nothing to learn from.
-pub(super) const THINNEST: f32 = 1.0;
+/// Cut boxes with a side below this, in pixels, are removed: there is nothing to learn from.
+pub(super) const MIN_BOX_SIDE: f32 = 1.0;
 
-/// Whole pixels of an image.
+/// A rectangle of whole pixels of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     /// Left.
     pub(super) x: u32,
     /// Top.
     pub(super) y: u32,
-    /// To the right, at least 1.
+    /// At least 1.
     pub(super) width: u32,
-    /// Downwards, at least 1.
+    /// At least 1.
     pub(super) height: u32,
 }
 
 impl Window {
-    /// What is left of a box, in pixels of the window; nothing if less than the fraction `min_visibility` of its area is inside, or too
-    /// thin a strip. What the window shows of such an object stays in the image, as background.
+    /// Cuts a box, given in pixels of the image, to the window. Returns it in pixels of the window; `None` if less than the
+    /// fraction `min_visibility` of its area is inside, or if the cut box is too thin.
     pub(super) fn cut(&self, whole: &BoundingBox, min_visibility: f64) -> Option<BoundingBox> {
         let (x, y) = (self.x as f32, self.y as f32);
         let whole = BoundingBox { x1: whole.x1 - x, y1: whole.y1 - y, x2: whole.x2 - x, y2: whole.y2 - y };
         let inside = whole.clip(self.width as f32, self.height as f32);
-        let seen = inside.width() > 0.0 && inside.height() > 0.0;
+        let visible = inside.width() > 0.0 && inside.height() > 0.0;
         let enough = || {
             let fraction = f64::from(inside.area() / whole.area());
-            fraction >= min_visibility && inside.width() >= THINNEST && inside.height() >= THINNEST
+            fraction >= min_visibility && inside.width() >= MIN_BOX_SIDE && inside.height() >= MIN_BOX_SIDE
         };
-        (seen && (inside == whole || enough())).then_some(inside)
+        (visible && (inside == whole || enough())).then_some(inside)
     }
 
-    /// A copy of the window's pixels. The window must lie in the image.
+    /// Copies the window's pixels. The window must lie inside the image.
     pub(super) fn copy(&self, image: &RgbImage) -> RgbImage {
         let mut pixels = Vec::with_capacity(3 * self.width as usize * self.height as usize);
         for row in self.rows(image) {
@@ -52,7 +52,7 @@ impl Window {
         all.skip(rows.start).take(rows.len()).map(move |row| &row[columns.clone()])
     }
 
-    /// As [`rows`](Self::rows), to be written.
+    /// Like [`rows`](Self::rows), but mutable.
     pub(super) fn rows_mut<'a>(&self, image: &'a mut RgbImage) -> impl Iterator<Item = &'a mut [u8]> + use<'a> {
         let (columns, rows) = self.ranges();
         let length = 3 * image.width() as usize;
@@ -60,7 +60,7 @@ impl Window {
         all.skip(rows.start).take(rows.len()).map(move |row| &mut row[columns.clone()])
     }
 
-    /// Where its bytes are in a row, and its rows in the image.
+    /// The byte range of the window within a row, and its range of rows in the image.
     fn ranges(&self) -> (Range<usize>, Range<usize>) {
         let (x, y) = (self.x as usize, self.y as usize);
         (3 * x..3 * (x + self.width as usize), y..y + self.height as usize)
@@ -75,7 +75,7 @@ mod tests {
     const WINDOW: Window = Window { x: 10, y: 20, width: 30, height: 40 };
 
     #[test]
-    fn a_box_is_kept_by_the_share_of_its_area_inside() {
+    fn boxes_are_kept_by_the_fraction_of_their_area_inside() {
         let cases = [
             ("inside", [15.0, 25.0, 20.0, 30.0], Some([5.0, 5.0, 10.0, 10.0])),
             ("the whole window", [10.0, 20.0, 40.0, 60.0], Some([0.0, 0.0, 30.0, 40.0])),
@@ -88,8 +88,8 @@ mod tests {
             ("thin but whole", [15.0, 25.0, 15.5, 30.0], Some([5.0, 5.0, 5.5, 10.0])),
             ("without area", [15.0, 25.0, 15.0, 30.0], None),
         ];
-        for (name, corners, left) in cases {
-            assert_eq!(WINDOW.cut(&corners.into(), 0.3), left.map(BoundingBox::from), "{name}");
+        for (name, corners, expected) in cases {
+            assert_eq!(WINDOW.cut(&corners.into(), 0.3), expected.map(BoundingBox::from), "{name}");
         }
     }
 

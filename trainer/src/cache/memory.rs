@@ -1,4 +1,4 @@
-//! Decoded images in memory.
+//! Cache of decoded images in memory.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -6,53 +6,52 @@ use std::sync::{Arc, Mutex};
 
 use image::RgbImage;
 use runtime::image_file::{self, ImageFileError};
+use runtime::progress::say;
 
-use crate::progress::say;
-
-/// Images by path, as many as fit.
+/// Images by path, up to a limit.
 #[derive(Debug)]
 pub(super) struct MemoryCache {
-    /// Bytes of pixels that are kept at most.
+    /// Maximum size of all pixels, in bytes.
     limit: u64,
-    kept: Mutex<Kept>,
+    content: Mutex<Content>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Content {
     images: HashMap<PathBuf, Arc<RgbImage>>,
     bytes: u64,
-    /// Whether it was said that an image did not fit.
-    said: bool,
+    /// Whether the message that the cache is full was printed.
+    reported_full: bool,
 }
 
 impl MemoryCache {
     pub(super) fn new(limit: u64) -> Self {
-        Self { limit, kept: Mutex::default() }
+        Self { limit, content: Mutex::default() }
     }
 
     pub(super) fn read(&self, path: &Path) -> Result<Arc<RgbImage>, ImageFileError> {
-        const WHOLE: &str = "no thread panics while it has the lock";
-        if let Some(image) = self.kept.lock().expect(WHOLE).images.get(path) {
+        const NOT_POISONED: &str = "no thread panics while it holds the lock";
+        if let Some(image) = self.content.lock().expect(NOT_POISONED).images.get(path) {
             return Ok(image.clone());
         }
-        // Without the lock, so that threads decode side by side; rarely two of them the same image.
+        // Without the lock, so that threads decode in parallel. Two of them may decode the same image, which is rare.
         let image = Arc::new(image_file::read(path)?);
-        self.kept.lock().expect(WHOLE).keep(path, &image, self.limit);
+        self.content.lock().expect(NOT_POISONED).insert(path, &image, self.limit);
         Ok(image)
     }
 }
 
-impl Kept {
-    fn keep(&mut self, path: &Path, image: &Arc<RgbImage>, limit: u64) {
+impl Content {
+    fn insert(&mut self, path: &Path, image: &Arc<RgbImage>, limit: u64) {
         let bytes = image.as_raw().len() as u64;
         if self.bytes + bytes <= limit {
             if self.images.insert(path.to_owned(), image.clone()).is_none() {
                 self.bytes += bytes;
             }
-        } else if !self.said {
-            self.said = true;
-            say(&format!(
-                "{} decoded images fill the cache in memory; the others are decoded every time, unless you raise \
+        } else if !self.reported_full {
+            self.reported_full = true;
+            say(format_args!(
+                "image cache in memory is full, with {} images; the remaining images are decoded in every epoch; raise \
                  `data.cache.max_gigabytes`",
                 self.images.len()
             ));
@@ -66,7 +65,7 @@ mod tests {
 
     use super::*;
 
-    /// Paths of images of 2x2 pixels in shades of their own.
+    /// Writes images of 2x2 pixels, each in one shade, and returns their paths.
     fn images(folder: &Path, shades: &[u8]) -> Vec<PathBuf> {
         let write = |shade: &u8| {
             let path = folder.join(format!("{shade}.png"));
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_image_is_shared_and_needs_no_file() {
+    fn a_cached_image_is_shared_and_needs_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let paths = images(folder.path(), &[1, 2]);
         let cache = MemoryCache::new(1000);
@@ -88,23 +87,23 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_read_and_not_kept() {
+    fn images_above_the_limit_are_read_but_not_cached() {
         let folder = tempfile::tempdir().unwrap();
         let paths = images(folder.path(), &[1, 2, 3]);
-        // Two images of 12 bytes.
+        // Room for two images of 12 bytes.
         let cache = MemoryCache::new(35);
         for _ in 0..2 {
             for (path, shade) in paths.iter().zip(1..) {
                 assert_eq!(cache.read(path).unwrap().get_pixel(0, 0).0, [shade; 3]);
             }
         }
-        let kept = cache.kept.lock().unwrap();
-        assert_eq!((kept.bytes, kept.images.len(), kept.said), (24, 2, true));
-        assert!(kept.images.contains_key(&paths[0]) && kept.images.contains_key(&paths[1]));
+        let content = cache.content.lock().unwrap();
+        assert_eq!((content.bytes, content.images.len(), content.reported_full), (24, 2, true));
+        assert!(content.images.contains_key(&paths[0]) && content.images.contains_key(&paths[1]));
     }
 
     #[test]
-    fn threads_that_read_the_same_images_keep_each_once() {
+    fn threads_reading_the_same_images_cache_each_once() {
         let folder = tempfile::tempdir().unwrap();
         let paths = images(folder.path(), &[1, 2, 3, 4]);
         let cache = MemoryCache::new(1000);
@@ -113,6 +112,6 @@ mod tests {
                 scope.spawn(|| paths.iter().for_each(|path| drop(cache.read(path).unwrap())));
             }
         });
-        assert_eq!(cache.kept.lock().unwrap().bytes, 4 * 12);
+        assert_eq!(cache.content.lock().unwrap().bytes, 4 * 12);
     }
 }

@@ -1,4 +1,4 @@
-//! Images to look at: the truth with its anchors, and what the network sees.
+//! Drawn training images: ground truth with matched anchors, and network inputs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,16 +9,17 @@ use models::spec::PreprocessingSpec;
 use models::{Anchors, Assignment, Preprocessed};
 use rayon::prelude::*;
 use runtime::draw::{Mark, color, draw_marks};
+use runtime::progress::say;
 
 use crate::loader::Recipe;
-use crate::progress::{Count, say};
+use crate::progress::Count;
 use crate::targets::Object;
 
-/// Anchors that are drawn for an object; its tag counts all of them.
-const HAIRLINES: usize = 5;
+/// Maximum number of anchors drawn per object. Its tag shows how many are matched.
+const MAX_DRAWN_ANCHORS: usize = 5;
 
-/// Draws the boxes of images, and as hairlines the best of the anchors matched to them.
-pub(super) fn draw_truth(recipe: &Recipe, images: &[usize], folder: &Path) -> anyhow::Result<()> {
+/// Draws images with their ground truth boxes, and as hairlines the matched anchors with the highest IoU.
+pub(super) fn draw_ground_truth(recipe: &Recipe, images: &[usize], folder: &Path) -> anyhow::Result<()> {
     draw_each(recipe, images, folder, |index| {
         let mut image = runtime::image_file::read(recipe.dataset.path_of(index))?;
         let placement = recipe.spec.preprocessing.place(image.width(), image.height());
@@ -38,12 +39,12 @@ pub(super) fn draw_truth(recipe: &Recipe, images: &[usize], folder: &Path) -> an
     })
 }
 
-/// Draws what the network will see of images, with boxes and anchors, as the epoch of random number `seed` varies them.
+/// Draws images as network inputs, augmented with `seed`, with their boxes and anchors.
 pub(super) fn draw_inputs(recipe: &Recipe, images: &[usize], seed: u64, folder: &Path) -> anyhow::Result<()> {
     draw_each(recipe, images, folder, |index| {
         let (prepared, objects) = recipe.input(index, seed)?;
         let (_, height, width) = prepared.pixels.dim();
-        let mut image = visible(&prepared, &recipe.spec.preprocessing);
+        let mut image = input_image(&prepared, &recipe.spec.preprocessing);
         draw_marks(&mut image, &marks(recipe, &objects, [height, width]));
         Ok(image)
     })
@@ -55,7 +56,7 @@ fn draw_each(
     folder: &Path,
     draw: impl Fn(usize) -> anyhow::Result<RgbImage> + Sync,
 ) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create the folder `{}`", folder.display()))?;
     let count = Count::new("drawing", images.len() as u64);
     let draw_one = |&index: &usize| {
         let path = folder.join(file_name(index, &recipe.dataset.images[index].file_name));
@@ -63,11 +64,11 @@ fn draw_each(
         count.advance();
         match drawn {
             Ok(image) => {
-                runtime::image_file::write(&path, &image).with_context(|| format!("can't write {}", path.display()))
+                runtime::image_file::write(&path, &image).with_context(|| format!("cannot write `{}`", path.display()))
             }
-            // The tables have named it already.
+            // The table has reported this image already.
             Err(error) => {
-                say(&format!("not drawn: {error:#}"));
+                say(format_args!("not drawn: {error:#}"));
                 Ok(())
             }
         }
@@ -75,25 +76,26 @@ fn draw_each(
     images.par_iter().try_for_each(draw_one)
 }
 
-/// A name that no other image of the data set gets.
+/// A file name that is unique in the data set.
 fn file_name(index: usize, name: &str) -> PathBuf {
     let stem = Path::new(name).file_stem().map_or_else(|| "image".into(), |stem| stem.to_string_lossy());
     format!("{index:06}-{stem}.jpg").into()
 }
 
-/// The objects with their tags, and the best of the anchors matched to them in an input of `[height, width]`.
+/// Marks for the objects, with tags, and for the matched anchors with the highest IoU. All boxes are in pixels of the padded
+/// input, whose size is `[height, width]`.
 fn marks(recipe: &Recipe, objects: &[Object], [height, width]: [usize; 2]) -> Vec<Mark> {
     let anchors = Anchors::new(&recipe.spec.anchors, height, width);
     let boxes: Vec<_> = objects.iter().map(|object| object.bounding_box).collect();
-    let mut standing = vec![Vec::new(); objects.len()];
+    let mut matched = vec![Vec::new(); objects.len()];
     for (anchor, assignment) in anchors.boxes().iter().zip(recipe.matcher.assign(anchors.boxes(), &boxes)) {
         if let Assignment::Object(object) = assignment {
-            standing[object].push(*anchor);
+            matched[object].push(*anchor);
         }
     }
     let mut tagged = Vec::new();
     let mut hairlines = Vec::new();
-    for (object, mut anchors) in objects.iter().zip(standing) {
+    for (object, mut anchors) in objects.iter().zip(matched) {
         let bounding_box = object.bounding_box;
         let name = &recipe.spec.classes[object.class_index].name;
         let (color, tag) = match anchors.len() {
@@ -102,7 +104,7 @@ fn marks(recipe: &Recipe, objects: &[Object], [height, width]: [usize; 2]) -> Ve
             count => (color(object.class_index), format!("{name}: {count} anchors")),
         };
         anchors.sort_by(|a, b| b.iou(&bounding_box).total_cmp(&a.iou(&bounding_box)));
-        anchors.truncate(HAIRLINES);
+        anchors.truncate(MAX_DRAWN_ANCHORS);
         hairlines.extend(anchors.into_iter().map(|anchor| Mark { bounding_box: anchor, color, tag: None }));
         tagged.push(Mark { bounding_box, color, tag: Some(tag) });
     }
@@ -110,8 +112,8 @@ fn marks(recipe: &Recipe, objects: &[Object], [height, width]: [usize; 2]) -> Ve
     tagged
 }
 
-/// The network's input as an image.
-fn visible(prepared: &Preprocessed, spec: &PreprocessingSpec) -> RgbImage {
+/// Converts a network input to an image.
+fn input_image(prepared: &Preprocessed, spec: &PreprocessingSpec) -> RgbImage {
     let (_, height, width) = prepared.pixels.dim();
     RgbImage::from_fn(width as u32, height as u32, |x, y| {
         Rgb([0, 1, 2].map(|channel| {

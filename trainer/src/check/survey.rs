@@ -1,4 +1,4 @@
-//! What there is to know of one part of a data set: every image read, every box held against the anchors.
+//! Survey of one split of the data: reads every image and matches every box to the anchors.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,92 +13,94 @@ use serde::Serialize;
 use crate::config::BadAnnotations;
 use crate::progress::Count;
 
-/// One part of a data set.
+/// Statistics and problems of one split. The field names are JSON keys.
 #[derive(Debug, Serialize)]
 pub(super) struct Survey {
-    /// Images that training would use if all could be read.
+    /// Number of images that training would use if all of them were readable.
     pub(super) images: usize,
-    /// Boxes, crowds apart.
+    /// Number of boxes, without crowd regions.
     pub(super) boxes: usize,
-    /// Boxes of crowds, which are not trained on.
+    /// Number of crowd regions, which are not trained on.
     pub(super) crowds: usize,
-    /// Images without boxes, from which only background is learned.
+    /// Number of images without boxes: all their anchors are background.
     pub(super) images_without_boxes: usize,
-    /// By class, in the order of the data set.
+    /// Statistics of each class, in the order of the data set.
     pub(super) classes: Vec<ClassSurvey>,
-    /// What is wrong with the annotations, a line for each kind.
+    /// Problems of the annotations, one line per kind.
     pub(super) problems: Vec<String>,
-    /// Whether training refuses these annotations unless it may drop some.
+    /// Whether training refuses these annotations unless `bad_annotations` is `drop`.
     pub(super) refused: bool,
-    /// Images that training would refuse or stop at.
+    /// Images that training would refuse or fail to read.
     pub(super) bad_images: Vec<BadImage>,
-    /// Groups of images that have the same pixels.
+    /// Groups of images with identical pixels.
     pub(super) duplicate_images: Vec<Vec<String>>,
-    /// Boxes that another box of the same class and place precedes.
-    pub(super) duplicate_boxes: Vec<BoxPlace>,
-    /// Boxes by the square root of their area in pixels of the image, in steps of a factor of two.
+    /// Boxes with the same class and coordinates as an earlier box of their image.
+    pub(super) duplicate_boxes: Vec<BoxLocation>,
+    /// Histogram of the square root of the box area, in pixels of the original image. Each bin is twice as wide as the one
+    /// before.
     pub(super) sides: Vec<SideBin>,
-    /// Images by width and height, the most frequent first.
+    /// Number of images of each size, most frequent first.
     pub(super) image_sizes: Vec<ImageSize>,
-    /// Boxes that no anchor is matched to.
+    /// Boxes without a matched anchor.
     pub(super) unmatched: Vec<Unmatched>,
-    /// Of the pixels of each image that could be read.
+    /// File name of each readable image, by the hash of its pixels.
     #[serde(skip)]
     pub(super) hashes: HashMap<u64, String>,
 }
 
-/// One class of one part. Images whose size nobody says are left out.
+/// Statistics of one class. Images of unknown size are left out.
 #[derive(Debug, Serialize)]
 pub(super) struct ClassSurvey {
     pub(super) id: i64,
     pub(super) name: String,
-    /// Images that show it.
+    /// Number of images with objects of this class.
     pub(super) images: usize,
-    /// Boxes, crowds apart, and those of them that an anchor is matched to.
+    /// All boxes, without crowd regions.
     pub(super) all: MatchedBoxes,
-    /// The same of boxes of less than 32² pixels of the network's input.
+    /// Boxes with an area below 32² pixels of the padded input.
     pub(super) small: MatchedBoxes,
-    /// The same of boxes between the two.
+    /// Boxes with an area from 32² to below 96² pixels of the padded input.
     pub(super) medium: MatchedBoxes,
-    /// The same of boxes of 96² pixels and more.
+    /// Boxes with an area of 96² pixels of the padded input or more.
     pub(super) large: MatchedBoxes,
 }
 
-/// Some boxes, and how many of them an anchor is matched to.
+/// Number of boxes, and how many of them have a matched anchor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct MatchedBoxes {
     pub(super) boxes: usize,
     pub(super) matched: usize,
 }
 
-/// An image that can't be used.
+/// An image that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct BadImage {
     pub(super) file: String,
     pub(super) reason: String,
-    /// Whether that shows without decoding it, so that training could leave it out.
+    /// Whether the file is missing or not an image file, which training finds out before decoding, so that it can drop the
+    /// image.
     pub(super) missing: bool,
 }
 
-/// A box, as people find it again.
+/// Identifies a box in the annotations.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(super) struct BoxPlace {
+pub(super) struct BoxLocation {
     pub(super) file: String,
     pub(super) annotation: i64,
     pub(super) class: String,
 }
 
-/// Boxes of like size.
+/// A bin of the box size histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct SideBin {
-    /// Smallest side, included.
+    /// Lower bound, inclusive.
     pub(super) from: u32,
-    /// Largest side, excluded.
+    /// Upper bound, exclusive.
     pub(super) to: u32,
     pub(super) boxes: usize,
 }
 
-/// Images of one size.
+/// Number of images of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct ImageSize {
     pub(super) width: u32,
@@ -106,32 +108,32 @@ pub(super) struct ImageSize {
     pub(super) images: usize,
 }
 
-/// A box that no anchor is matched to.
+/// A box without a matched anchor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Unmatched {
     #[serde(flatten)]
-    pub(super) place: BoxPlace,
-    /// In pixels of the network's input.
+    pub(super) location: BoxLocation,
+    /// Width, in pixels of the padded input.
     pub(super) width: f32,
-    /// In pixels of the network's input.
+    /// Height, in pixels of the padded input.
     pub(super) height: f32,
-    /// With the anchor that fits it best.
+    /// Maximum IoU with any anchor.
     pub(super) max_iou: f32,
 }
 
 impl Survey {
-    /// Reads everything, in parallel.
+    /// Surveys a split. Images are read in parallel.
     pub(super) fn new(title: &str, dataset: &Dataset, report: &Report, spec: &ModelSpec, matcher: &Matcher) -> Self {
         let (hashes, bad_images) = read_images(title, dataset);
         let images: Vec<_> = (0..dataset.images.len()).collect();
         let matched = match_objects(dataset, &images, spec, matcher);
         let boxes = || dataset.annotations.iter().filter(|annotation| !annotation.crowd);
         let with_boxes: HashSet<_> = boxes().map(|annotation| annotation.image).collect();
-        let mut same: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        let mut files_by_hash: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         for (index, hash) in &hashes {
-            same.entry(*hash).or_default().push(dataset.images[*index].file_name.clone());
+            files_by_hash.entry(*hash).or_default().push(dataset.images[*index].file_name.clone());
         }
-        let mut duplicate_images: Vec<_> = same.into_values().filter(|files| files.len() > 1).collect();
+        let mut duplicate_images: Vec<_> = files_by_hash.into_values().filter(|files| files.len() > 1).collect();
         duplicate_images.sort();
         Self {
             images: dataset.images.len(),
@@ -151,15 +153,15 @@ impl Survey {
         }
     }
 
-    /// Whether training could use this part as it is, when it does with bad annotations what `bad` says.
-    pub(super) fn is_sound(&self, bad: BadAnnotations) -> bool {
+    /// Whether training accepts this split with this setting of `data.bad_annotations`.
+    pub(super) fn is_accepted(&self, bad: BadAnnotations) -> bool {
         let drops = bad == BadAnnotations::Drop;
-        // Where all are missing it is the folder that is wrong, which dropping does not mend.
-        let some_are_left = self.bad_images.len() < self.images;
-        (drops || !self.refused) && some_are_left && self.bad_images.iter().all(|image| drops && image.missing)
+        // If all images are bad, the folder is wrong; dropping them does not help.
+        let any_left = self.bad_images.len() < self.images;
+        (drops || !self.refused) && any_left && self.bad_images.iter().all(|image| drops && image.missing)
     }
 
-    /// Pairs of images, one of this part and one of the other, that have the same pixels.
+    /// Pairs of an image of this split and an image of the other with identical pixels.
     pub(super) fn shared_images(&self, other: &Self) -> Vec<[String; 2]> {
         let shared =
             self.hashes.iter().filter_map(|(hash, file)| Some([file.clone(), other.hashes.get(hash)?.clone()]));
@@ -169,7 +171,7 @@ impl Survey {
     }
 }
 
-/// The hash of each image's pixels, by its place; and the images that have none.
+/// Index and pixel hash of each readable image, and the bad images.
 fn read_images(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadImage>) {
     let count = Count::new(title, dataset.images.len() as u64);
     let read = dataset.images.par_iter().enumerate().map(|(index, image)| {
@@ -179,9 +181,9 @@ fn read_images(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadIma
         let pixels = read.map_err(|error| bad(error.reason.to_string()))?;
         let (width, height) = pixels.dimensions();
         if (width, height) != (image.width, image.height) {
-            let (said_width, said_height) = (image.width, image.height);
-            let text = format!("is {width}x{height} upright, but the annotations say {said_width}x{said_height}");
-            return Err(bad(text));
+            let declared = format!("{}x{}", image.width, image.height);
+            let reason = format!("{width}x{height} pixels after EXIF rotation, but the annotations declare {declared}");
+            return Err(bad(reason));
         }
         let mut hasher = DefaultHasher::new();
         (width, height, pixels.as_raw()).hash(&mut hasher);
@@ -210,9 +212,9 @@ fn classes(dataset: &Dataset, matched: &[ObjectMatch]) -> Vec<ClassSurvey> {
             area if area < 96.0 * 96.0 => 2,
             _ => 3,
         };
-        for place in [0, size] {
-            counts[class_index][place].boxes += 1;
-            counts[class_index][place].matched += usize::from(object.anchors > 0);
+        for index in [0, size] {
+            counts[class_index][index].boxes += 1;
+            counts[class_index][index].matched += usize::from(object.anchors > 0);
         }
     }
     let of_class = dataset.classes.iter().zip(images).zip(counts);
@@ -228,27 +230,27 @@ fn classes(dataset: &Dataset, matched: &[ObjectMatch]) -> Vec<ClassSurvey> {
     of_class.collect()
 }
 
-fn duplicate_boxes(dataset: &Dataset) -> Vec<BoxPlace> {
-    let mut known = HashSet::new();
-    let again = dataset.annotations.iter().filter(|annotation| {
+fn duplicate_boxes(dataset: &Dataset) -> Vec<BoxLocation> {
+    let mut seen = HashSet::new();
+    let duplicates = dataset.annotations.iter().filter(|annotation| {
         let rectangle = annotation.rectangle;
         let corner_and_sides = [rectangle.x, rectangle.y, rectangle.width, rectangle.height].map(f64::to_bits);
-        !known.insert((annotation.image, annotation.class_index, corner_and_sides))
+        !seen.insert((annotation.image, annotation.class_index, corner_and_sides))
     });
-    again.map(|annotation| place(dataset, annotation)).collect()
+    duplicates.map(|annotation| location(dataset, annotation)).collect()
 }
 
 fn unmatched(dataset: &Dataset, object: &ObjectMatch) -> Unmatched {
     Unmatched {
-        place: place(dataset, &dataset.annotations[object.annotation]),
+        location: location(dataset, &dataset.annotations[object.annotation]),
         width: object.bounding_box.width(),
         height: object.bounding_box.height(),
         max_iou: object.max_iou,
     }
 }
 
-fn place(dataset: &Dataset, annotation: &Annotation) -> BoxPlace {
-    BoxPlace {
+fn location(dataset: &Dataset, annotation: &Annotation) -> BoxLocation {
+    BoxLocation {
         file: dataset.images[annotation.image].file_name.clone(),
         annotation: annotation.id,
         class: dataset.classes[annotation.class_index].name.clone(),
@@ -259,7 +261,7 @@ fn sides<'a>(boxes: impl Iterator<Item = &'a Annotation>) -> Vec<SideBin> {
     let mut bins: BTreeMap<u32, usize> = BTreeMap::new();
     for annotation in boxes {
         let side = annotation.rectangle.area().max(0.0).sqrt();
-        // Sides below 1 and beyond any image go with their neighbors.
+        // Clamped, so that sides below 1 and absurdly large ones fall into the outer bins.
         *bins.entry(side.clamp(1.0, 1e6).log2() as u32).or_default() += 1;
     }
     bins.into_iter().map(|(power, boxes)| SideBin { from: 1 << power, to: 2 << power, boxes }).collect()

@@ -1,4 +1,4 @@
-//! The survey of a data set, for people.
+//! The survey as text.
 
 use std::fmt::{Display, Write as _};
 
@@ -8,13 +8,13 @@ use models::spec::Class;
 
 use super::survey::{ClassSurvey, MatchedBoxes, Survey};
 
-/// Entries of a list that are named; the JSON file holds all of them.
-const NAMED: usize = 10;
+/// Maximum number of entries printed of a list. The JSON output contains all of them.
+const MAX_ENTRIES: usize = 10;
 
-/// One part of the data, without the last line's end.
-pub(super) fn part(title: &str, survey: &Survey) -> String {
+/// The survey of one split, without a final line break.
+pub(super) fn split(title: &str, survey: &Survey) -> String {
     let mut text = format!(
-        "{title}: {} images, {} boxes of {} classes, {} crowds, {} images without boxes\n",
+        "{title}: {} images, {} boxes of {} classes, {} crowd regions, {} images without boxes\n",
         survey.images,
         survey.boxes,
         survey.classes.len(),
@@ -33,21 +33,25 @@ pub(super) fn part(title: &str, survey: &Survey) -> String {
             text,
             "{name:<width$}{images:>10}{:>10}{:>12}{:>18}{:>18}{:>18}",
             all.boxes,
-            share(*all),
-            of(*small),
-            of(*medium),
-            of(*large)
+            percentage(*all),
+            ratio(*small),
+            ratio(*medium),
+            ratio(*large)
         );
     }
-    let _ = writeln!(text, "(small, medium, large: below 32², below 96² and from 96² pixels of the network's input)");
-    let _ = writeln!(text, "\nside of boxes in pixels of the image");
-    let most = survey.sides.iter().map(|bin| bin.boxes).max().unwrap_or(1);
+    let _ = writeln!(
+        text,
+        "(small, medium, large: boxes with an anchor, of all of that size; small: area below 32² pixels of the network's \
+         input, large: 96² or more)"
+    );
+    let _ = writeln!(text, "\nboxes by size (square root of the area, in pixels of the image)");
+    let max = survey.sides.iter().map(|bin| bin.boxes).max().unwrap_or(1);
     for bin in &survey.sides {
-        let bar = "#".repeat((40 * bin.boxes).div_ceil(most));
+        let bar = "#".repeat((40 * bin.boxes).div_ceil(max));
         let _ = writeln!(text, "{:>6} to {:<6}{:>8}  {bar}", bin.from, bin.to, bin.boxes);
     }
-    let _ = writeln!(text, "\nimages by size");
-    for size in survey.image_sizes.iter().take(NAMED) {
+    let _ = writeln!(text, "\nimages by size (width x height)");
+    for size in survey.image_sizes.iter().take(MAX_ENTRIES) {
         let _ = writeln!(text, "{:>6} x {:<6}{:>8}", size.width, size.height, size.images);
     }
     more(&mut text, survey.image_sizes.len());
@@ -56,27 +60,31 @@ pub(super) fn part(title: &str, survey: &Survey) -> String {
         let _ = writeln!(text, "\nannotations: {problem}");
     }
     let bad = survey.bad_images.iter().map(|bad| format!("{}: {}", bad.file, bad.reason));
-    list(&mut text, "images that can't be used", bad);
-    list(&mut text, "images with the same pixels", survey.duplicate_images.iter().map(|files| files.join(", ")));
+    list(&mut text, "images that cannot be used", bad);
+    list(
+        &mut text,
+        "groups of images with identical pixels",
+        survey.duplicate_images.iter().map(|files| files.join(", ")),
+    );
     let boxes = survey.duplicate_boxes.iter();
-    let boxes = boxes.map(|place| format!("{} annotation {} ({})", place.file, place.annotation, place.class));
-    list(&mut text, "boxes that repeat another one", boxes);
+    let boxes = boxes.map(|b| format!("{} annotation {} ({})", b.file, b.annotation, b.class));
+    list(&mut text, "duplicate boxes", boxes);
     let unmatched = survey.unmatched.iter().map(|unmatched| {
-        let place = &unmatched.place;
+        let location = &unmatched.location;
         format!(
-            "{} annotation {} ({}): {:.0} x {:.0} in the network's input, best IoU {:.2}",
-            place.file, place.annotation, place.class, unmatched.width, unmatched.height, unmatched.max_iou
+            "{} annotation {} ({}): {:.0} x {:.0} pixels of the network's input, maximum IoU {:.2}",
+            location.file, location.annotation, location.class, unmatched.width, unmatched.height, unmatched.max_iou
         )
     });
-    list(&mut text, "boxes without an anchor, which won't be learned", unmatched);
+    list(&mut text, "boxes without a matched anchor, which cannot be learned", unmatched);
     text.truncate(text.trim_end().len());
     text
 }
 
-/// How the two parts differ where they should not, and agree where they should not; and the `foreign` classes, those of
-/// the configuration where they are not those of the training data.
+/// Problems between the splits: different classes and common images. `mismatched` are the classes of the configuration if
+/// they differ from those of the training data.
 pub(super) fn differences(
-    foreign: Option<&[Class]>,
+    mismatched: Option<&[Class]>,
     train: &Dataset,
     validation: &Dataset,
     in_both: &[[String; 2]],
@@ -85,10 +93,10 @@ pub(super) fn differences(
     let names = |classes: &[Class]| {
         classes.iter().map(|class| format!("{} {}", class.id, class.name)).collect::<Vec<_>>().join(", ")
     };
-    if let Some(classes) = foreign {
+    if let Some(classes) = mismatched {
         let _ = writeln!(
             text,
-            "the classes differ: `model.classes` has {}; training has {}; leave `model.classes` out to take the latter",
+            "the classes differ: `model.classes` has {}; the training data has {}; remove `model.classes` to use the latter",
             names(classes),
             names(&train.classes)
         );
@@ -96,26 +104,28 @@ pub(super) fn differences(
     if train.classes != validation.classes {
         let _ = writeln!(
             text,
-            "the classes differ: training has {}; validation has {}; give both parts the same `classes`",
+            "the classes differ: the training data has {}; the validation data has {}; set the same `classes` for both",
             names(&train.classes),
             names(&validation.classes)
         );
     }
     let pairs = in_both.iter().map(|[train, validation]| format!("{train} and {validation}"));
-    list(&mut text, "images are in both parts, so validation says too much", pairs);
+    list(&mut text, "images are in both splits, so validation overestimates the AP", pairs);
     (!text.is_empty()).then(|| text.trim().to_owned())
 }
 
-/// What anchors would be better, as the lines of the configuration.
+/// The suggested anchors, as lines of the configuration.
 pub(super) fn suggestion(suggestion: Option<&Suggestion>, images: usize) -> String {
-    let Some(Suggestion { anchors, share: [own, share] }) = suggestion else {
-        return format!("anchors: none of those tried match more boxes than the configured ones (on {images} images)");
+    let Some(Suggestion { anchors, matched_fraction: [configured, suggested] }) = suggestion else {
+        return format!(
+            "anchors: none of the candidates matches more boxes than the configured anchors (on {images} images)"
+        );
     };
     format!(
         "anchors: these match {:.2} % of the boxes instead of {:.2} % (on {images} images)\nmodel:\n  anchors:\n    \
          sizes: {:?}\n    ratios: {:?}\n    scales: {:?}",
-        100.0 * share,
-        100.0 * own,
+        100.0 * suggested,
+        100.0 * configured,
         anchors.sizes,
         anchors.ratios,
         anchors.scales
@@ -126,7 +136,7 @@ fn list(text: &mut String, title: &str, entries: impl ExactSizeIterator<Item = i
     let count = entries.len();
     if count > 0 {
         let _ = writeln!(text, "\n{count} {title}");
-        for entry in entries.take(NAMED) {
+        for entry in entries.take(MAX_ENTRIES) {
             let _ = writeln!(text, "  {entry}");
         }
         more(text, count);
@@ -134,19 +144,19 @@ fn list(text: &mut String, title: &str, entries: impl ExactSizeIterator<Item = i
 }
 
 fn more(text: &mut String, count: usize) {
-    if count > NAMED {
-        let _ = writeln!(text, "  and {} more", count - NAMED);
+    if count > MAX_ENTRIES {
+        let _ = writeln!(text, "  and {} more", count - MAX_ENTRIES);
     }
 }
 
-fn share(matched: MatchedBoxes) -> String {
+fn percentage(matched: MatchedBoxes) -> String {
     match matched.boxes {
         0 => "-".to_owned(),
         boxes => format!("{:.1} %", 100.0 * matched.matched as f64 / boxes as f64),
     }
 }
 
-fn of(matched: MatchedBoxes) -> String {
+fn ratio(matched: MatchedBoxes) -> String {
     match matched.boxes {
         0 => "-".to_owned(),
         boxes => format!("{} of {boxes}", matched.matched),

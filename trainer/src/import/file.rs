@@ -1,4 +1,4 @@
-//! Files of weights that other programs wrote: PyTorch's, and safetensors. Nothing in them is executed.
+//! Weights files of other programs: PyTorch files and safetensors. No code in them is executed.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -12,30 +12,33 @@ use pytorch_reader::{PytorchError, PytorchReader};
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
-/// What to do with a file that holds more than can be read without executing it.
+/// What to do with a file that contains more than can be read without executing code.
 const SAVE_STATE_DICT: &str =
-    "if Python can open it, save its weights alone there: torch.save(model.state_dict(), \"weights.pth\")";
+    "if PyTorch can load it, save only its weights: torch.save(model.state_dict(), \"weights.pth\")";
 
-/// Key in the metadata of our own files.
+/// Prefix of the metadata keys in files of `trainer`.
 const OURS: &str = "retinanet";
 
-/// An open file of weights.
+/// An open weights file.
 pub(super) struct WeightsFile {
     /// Its tensors.
     pub(super) tensors: StoredTensors,
-    /// The SHA-256 of its bytes, in hexadecimal digits.
+    /// SHA-256 of the file, as hexadecimal digits.
     pub(super) sha256: String,
     content: Content,
 }
 
 enum Content {
     PyTorch(PytorchReader),
-    /// The whole file.
+    /// The content of the file.
     Safetensors(Vec<u8>),
 }
 
 impl WeightsFile {
-    /// Reads names and shapes, and makes sure that it is a file of weights.
+    /// Opens a file and reads the names and shapes of its tensors.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not a weights file.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let sha256 = sha256(path)?;
         let mut start = Vec::new();
@@ -43,17 +46,17 @@ impl WeightsFile {
         ensure!(!start.is_empty(), "it is empty");
         ensure!(
             !start.starts_with(b"version https://git-lfs"),
-            "it stands for a file in Git LFS; fetch that: git lfs pull"
+            "it is a Git LFS pointer; download the file with git lfs pull"
         );
         ensure!(
             !start.trim_ascii_start().starts_with(b"<"),
-            "it is a web page; what was it that you meant to download?"
+            "it is a web page; check the URL that it was downloaded from"
         );
         let (tensors, content) = if start.get(8) == Some(&b'{') { safetensors(path)? } else { pytorch(path)? };
         Ok(Self { tensors, sha256, content })
     }
 
-    /// The numbers of a tensor of this file.
+    /// The values of a tensor of this file.
     pub(super) fn read(&self, name: &str) -> anyhow::Result<ArrayD<f32>> {
         let stored = self.tensors.get(name).ok_or_else(|| anyhow!("it has no tensor `{name}`"))?;
         let values = match &self.content {
@@ -65,7 +68,8 @@ impl WeightsFile {
                 to_f32(&stored.number, SafeTensors::deserialize(bytes)?.tensor(name)?.data())
             }
         };
-        let values = values.ok_or_else(|| anyhow!("tensor `{name}` holds numbers of type {}", stored.number))?;
+        let values = values
+            .ok_or_else(|| anyhow!("tensor `{name}` has type {}, expected F32, F64, F16 or BF16", stored.number))?;
         Ok(ArrayD::from_shape_vec(IxDyn(&stored.shape), values)?)
     }
 }
@@ -75,7 +79,7 @@ fn safetensors(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
     let damaged = |error: safetensors::SafeTensorError| anyhow!("it is damaged: {error}");
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     if metadata.metadata().iter().flatten().any(|(key, _)| key.starts_with(OURS)) {
-        bail!("it is a file of ours, which needs no import");
+        bail!("it was written by `trainer` and needs no import");
     }
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let stored = |view: safetensors::tensor::TensorView| {
@@ -93,17 +97,17 @@ fn pytorch(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
     let reader = PytorchReader::new(path).map_err(|error| match error {
         PytorchError::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => anyhow!(error),
         PytorchError::InvalidFormat(detail) if detail.starts_with("not a PyTorch checkpoint") => {
-            anyhow!("it is neither a file of PyTorch nor safetensors")
+            anyhow!("it is neither a PyTorch file nor safetensors")
         }
         PytorchError::InvalidFormat(detail) if detail.starts_with("No data.pkl entry") => {
-            anyhow!("it is a zip file, but not PyTorch's; if there is a file of weights in it, unpack that first")
+            anyhow!("it is a zip file, but not a PyTorch file; if it contains a weights file, unpack it first")
         }
         error => {
             let detail = error.to_string();
-            anyhow!("it is damaged, or holds more than weights: {}; {SAVE_STATE_DICT}", detail.trim_end_matches('.'))
+            anyhow!("it is damaged or contains more than weights: {}; {SAVE_STATE_DICT}", detail.trim_end_matches('.'))
         }
     })?;
-    ensure!(!reader.is_empty(), "it holds no tensors; {SAVE_STATE_DICT}");
+    ensure!(!reader.is_empty(), "it contains no tensors; {SAVE_STATE_DICT}");
     let stored = |tensor: &pytorch_reader::Tensor| Stored {
         shape: tensor.shape().to_vec(),
         number: format!("{:?}", tensor.dtype()),
@@ -112,7 +116,7 @@ fn pytorch(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
     Ok((tensors, Content::PyTorch(reader)))
 }
 
-/// Little-endian numbers of this type in single precision; none if they are no real numbers.
+/// Converts little-endian values of type `number` to float32; none for other types than F32, F64, F16 and BF16.
 fn to_f32(number: &str, bytes: &[u8]) -> Option<Vec<f32>> {
     fn each<const SIZE: usize>(bytes: &[u8], convert: impl Fn([u8; SIZE]) -> f32) -> Vec<f32> {
         bytes.as_chunks::<SIZE>().0.iter().map(|number| convert(*number)).collect()
@@ -140,13 +144,13 @@ mod tests {
         fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)).unwrap()
     }
 
-    /// Opens a file of these bytes and reads all of its tensors.
+    /// Writes a file with these bytes, opens it, and reads all of its tensors.
     fn read(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         fs::write(path, bytes)?;
         let file = WeightsFile::open(path)?;
         for (name, stored) in &file.tensors {
             let length: usize = stored.shape.iter().product();
-            // As a network would ask for it, which knows how large its tensors are.
+            // Larger shapes come from damaged files; an import would refuse them before reading.
             if length < 1 << 16 {
                 file.read(name)?;
             }
@@ -155,35 +159,35 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_short_is_an_error_wherever_it_ends() {
+    fn truncated_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.pth");
         for name in ["state_dict.pth", "legacy.pth", "module.pth", "backbone.pth"] {
-            let whole = data(name);
-            read(&path, &whole).unwrap();
-            for length in (0..whole.len()).step_by(whole.len() / 100) {
-                assert!(read(&path, &whole[..length]).is_err(), "{name} of {length} bytes");
+            let bytes = data(name);
+            read(&path, &bytes).unwrap();
+            for length in (0..bytes.len()).step_by(bytes.len() / 100) {
+                assert!(read(&path, &bytes[..length]).is_err(), "{name} of {length} bytes");
             }
         }
     }
 
     #[test]
-    fn changed_bytes_never_end_the_program() {
+    fn flipped_bits_never_panic() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.pth");
         for name in ["state_dict.pth", "legacy.pth"] {
-            let whole = data(name);
-            for at in (0..whole.len()).step_by(whole.len() / 300) {
-                let mut changed = whole.clone();
-                changed[at] ^= 1 << (at % 8);
-                // Names may still be names, and numbers numbers; that it returns is the point.
+            let bytes = data(name);
+            for index in (0..bytes.len()).step_by(bytes.len() / 300) {
+                let mut changed = bytes.clone();
+                changed[index] ^= 1 << (index % 8);
+                // The file may still be valid.
                 let _ = read(&path, &changed);
             }
         }
     }
 
     #[test]
-    fn numbers_of_every_width_become_single_precision() {
+    fn every_float_type_is_converted_to_float32() {
         assert_eq!(to_f32("F32", &1.5f32.to_le_bytes()).unwrap(), [1.5]);
         assert_eq!(to_f32("F64", &(-0.1f64).to_le_bytes()).unwrap(), [-0.1]);
         assert_eq!(to_f32("F16", &f16::from_f32(0.25).to_le_bytes()).unwrap(), [0.25]);

@@ -1,4 +1,4 @@
-//! A chart as SVG: lines or stacked columns over steps or epochs, with what each place says when it is pointed at.
+//! SVG charts: lines or stacked columns over steps or epochs, with tooltips.
 
 mod axis;
 mod frame;
@@ -9,52 +9,52 @@ use frame::Frame;
 pub(super) use axis::Axis;
 pub(super) use frame::Size;
 
-/// More points of a line would not be seen.
+/// Maximum number of points drawn of a line; more would not be visible.
 const MOST_POINTS: usize = 600;
 
-/// More points than this are drawn as a line alone.
+/// Maximum number of points that get dots. A line with more has none.
 const MOST_DOTS: usize = 40;
 
-/// Lines over a common axis.
+/// A line chart.
 #[derive(Clone, Debug)]
 pub(super) struct Chart<'a> {
     pub(super) title: &'a str,
-    /// What the horizontal axis counts; none where there is room for numbers only.
+    /// Name of the horizontal axis; `None` if there is no room for it.
     pub(super) across: Option<&'a str>,
     pub(super) size: Size,
     pub(super) x: Axis,
     pub(super) y: Axis,
-    /// The first is drawn first.
+    /// The lines, from back to front.
     pub(super) lines: Vec<Line<'a>>,
-    /// A place of the horizontal axis that stands out, and why.
+    /// A marked position on the horizontal axis, and its label.
     pub(super) mark: Option<(f64, &'a str)>,
     pub(super) notes: Vec<Note>,
 }
 
-/// One line. A point that is no number interrupts it.
+/// A line. Non-finite points interrupt it.
 #[derive(Clone, Debug)]
 pub(super) struct Line<'a> {
     pub(super) name: &'a str,
     pub(super) points: Vec<[f64; 2]>,
-    /// Place among the page's colors.
+    /// Index of a color of the page: CSS class `c0` to `c4`.
     pub(super) color: usize,
     pub(super) stroke: Stroke,
 }
 
-/// How a line looks.
+/// Style of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stroke {
-    /// As most lines do.
+    /// A solid line.
     Solid,
-    /// Solid, and with dots at its points while they are few.
+    /// A solid line, with dots at its points if they are few.
     Dotted,
-    /// In the background.
+    /// A thin, pale line in the background.
     Faint,
-    /// Beside a solid one of the same color.
+    /// A dashed line, to go with a solid one of the same color.
     Dashed,
 }
 
-/// What a part of the horizontal axis says when it is pointed at.
+/// Tooltip of a range of the horizontal axis.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Note {
     pub(super) from: f64,
@@ -62,27 +62,27 @@ pub(super) struct Note {
     pub(super) text: String,
 }
 
-/// Columns over a common axis, each a pile of like parts.
+/// A stacked column chart.
 #[derive(Clone, Debug)]
 pub(super) struct Columns<'a> {
     pub(super) title: &'a str,
     pub(super) across: &'a str,
     pub(super) x: Axis,
     pub(super) y: Axis,
-    /// Of the parts, from the bottom up.
+    /// Names of the segments, from the bottom up.
     pub(super) names: &'a [&'a str],
-    /// One for each note, over its part of the axis.
+    /// Heights of the segments of each column. The range of the note with the same index is its position.
     pub(super) heights: Vec<Vec<f64>>,
     pub(super) notes: Vec<Note>,
 }
 
 impl Chart<'_> {
-    /// Draws it as a figure.
+    /// Draws the chart as a figure.
     pub(super) fn draw(&self, markup: &mut Markup) {
         let frame = Frame { size: self.size, x: &self.x, y: &self.y };
         markup.element("figure", &[("class", &"chart")], |markup| {
             let names = self.lines.iter().map(|line| (line.name, line.color, line.stroke.class()));
-            let remark = if self.y.is_logarithmic() { "logarithmic" } else { "" };
+            let remark = if self.y.is_logarithmic() { "log scale" } else { "" };
             caption(markup, self.title, remark, names);
             frame.draw(markup, self.title, self.across, |markup| {
                 self.lines.iter().for_each(|line| line.draw(markup, &frame));
@@ -96,7 +96,7 @@ impl Chart<'_> {
 }
 
 impl Columns<'_> {
-    /// Draws them as a figure.
+    /// Draws the chart as a figure.
     pub(super) fn draw(&self, markup: &mut Markup) {
         let frame = Frame { size: Size::LARGE, x: &self.x, y: &self.y };
         markup.element("figure", &[("class", &"chart")], |markup| {
@@ -165,7 +165,7 @@ impl Stroke {
     }
 }
 
-/// The title, a remark, and the names of more lines than one that have any.
+/// The title, a remark, and a legend if there are several lines. Lines without a name are not in the legend.
 fn caption<'a>(
     markup: &mut Markup,
     title: &str,
@@ -185,7 +185,7 @@ fn caption<'a>(
     });
 }
 
-/// No more points than can be seen: of each part of a long line the lowest and the highest, so that no spike is lost.
+/// Reduces the points of a long line: keeps the lowest and the highest of each part, so that no spike is lost.
 fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     if points.len() <= MOST_POINTS {
         return points.to_vec();
@@ -222,7 +222,7 @@ mod tests {
         markup.into_document()
     }
 
-    /// What the path of the drawing says.
+    /// The `d` attribute of the line's path.
     fn path(text: &str) -> String {
         let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
         let document = roxmltree::Document::parse_with_options(text, options).unwrap();
@@ -231,14 +231,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_interrupts_a_line() {
+    fn non_finite_points_interrupt_a_line() {
         let text = drawn(vec![[1.0, 0.5], [2.0, 0.6], [3.0, f64::NAN], [4.0, 0.5], [5.0, 0.1]]);
         assert_eq!(path(&text).matches('M').count(), 2);
         assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
     }
 
     #[test]
-    fn a_point_alone_is_a_dot_and_no_point_is_no_harm() {
+    fn a_single_point_is_a_dot_and_empty_lines_are_accepted() {
         assert_eq!(drawn(vec![[1.0, 0.5]]).matches("<circle").count(), 1);
         assert_eq!(path(&drawn(vec![])), "");
         assert_eq!(path(&drawn(vec![[f64::NAN; 2]; 3])), "");

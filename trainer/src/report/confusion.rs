@@ -1,31 +1,31 @@
-//! Which class is taken for which, as a matrix or as a list.
+//! The confusion matrix, as a table or as a list of the most frequent errors.
 
 use runtime::evaluation_report::ConfusionReport;
 
 use super::markup::{Attribute, Markup};
 use super::text::{count, counted, percent};
 
-/// More classes have a list instead of a matrix.
+/// Maximum number of classes shown as a matrix. More are shown as a list.
 const WIDEST_MATRIX: usize = 30;
 
-/// Entries of the list.
+/// Maximum number of entries of the list without a matrix.
 const LONGEST_LIST: usize = 30;
 
-/// Entries of the list beside a matrix.
+/// Maximum number of entries of the list next to a matrix.
 const SHORTEST_LIST: usize = 8;
 
-/// From this share on, the color of a cell is so strong that its number must be light.
+/// Fraction of the row above which a cell is so dark that its number must be light.
 const STRONG: f64 = 0.55;
 
-/// What is said of a detection or an object without a partner.
+/// Name of the row of detections without an object, and of the column of missed objects.
 const NOTHING: &str = "background";
 
 pub(super) fn draw(report: &ConfusionReport, markup: &mut Markup) {
     let rule = report.matrix.rule;
     let text = format!(
-        "Objects and detections that overlap by an IoU of at least {} are paired whatever their classes, the closest first; \
-         detections count from the score {:.2} on. Objects paired with the {NOTHING} were missed, detections paired with it are \
-         of nothing.",
+        "Objects and detections with an IoU of at least {} are matched regardless of their classes, highest IoU first. Only \
+         detections with a score of at least {:.2} count. The column “{NOTHING}” counts missed objects, the row “{NOTHING}” \
+         detections without an object.",
         rule.iou, rule.score
     );
     markup.phrase("p", &[("class", &"remark")], text);
@@ -47,7 +47,7 @@ fn matrix(report: &ConfusionReport, markup: &mut Markup) {
                     markup.element("th", &[("class", &"corner")], |markup| {
                         markup.phrase("span", &[], "objects ↓");
                         markup.text(" ");
-                        markup.phrase("span", &[], "taken for →");
+                        markup.phrase("span", &[], "detected as →");
                     });
                     for name in &report.classes {
                         let attributes: [Attribute; 2] = [("scope", &"col"), ("title", name)];
@@ -62,10 +62,10 @@ fn matrix(report: &ConfusionReport, markup: &mut Markup) {
             });
         });
     });
-    markup.phrase("p", &[("class", &"remark")], "A cell is colored by its share of its row.");
+    markup.phrase("p", &[("class", &"remark")], "Cells are shaded by their fraction of the row.");
 }
 
-/// The objects of the class at place `truth`, or the detections of nothing.
+/// The row of class index `truth`, or of the detections without an object.
 fn row(ConfusionReport { classes, matrix }: &ConfusionReport, truth: usize, markup: &mut Markup) {
     let background = matrix.background();
     let counts = &matrix.counts[truth];
@@ -79,9 +79,11 @@ fn row(ConfusionReport { classes, matrix }: &ConfusionReport, truth: usize, mark
                 markup.phrase("td", &[("class", &"none")], "");
                 continue;
             }
-            (_, _) if truth == background => format!("{of_all} detections of nothing are {}", classes[prediction]),
+            (_, _) if truth == background => {
+                format!("{of_all} detections without an object are {}", classes[prediction])
+            }
             (_, _) if prediction == background => format!("{of_all} {} were missed", classes[truth]),
-            _ => format!("{of_all} {} were taken for {}", classes[truth], classes[prediction]),
+            _ => format!("{of_all} {} were detected as {}", classes[truth], classes[prediction]),
         };
         cell(markup, number, share, truth == prediction, &format!("{said}: {}", percent(share)));
     }
@@ -96,7 +98,7 @@ fn cell(markup: &mut Markup, number: usize, share: f64, right: bool, title: &str
     markup.phrase("td", &[("class", &class), ("style", &style), ("title", &title)], count(number));
 }
 
-/// The most frequent errors, missed objects and detections of nothing among them.
+/// The most frequent errors, including missed objects and detections without an object.
 fn list(ConfusionReport { classes, matrix }: &ConfusionReport, longest: usize, markup: &mut Markup) {
     let background = matrix.background();
     let rows = matrix.counts.iter().enumerate();
@@ -112,10 +114,10 @@ fn list(ConfusionReport { classes, matrix }: &ConfusionReport, longest: usize, m
     let unfounded = sum(&|truth, _| truth == background);
     let mistaken = sum(&|truth, prediction| truth != background && prediction != background);
     let text = format!(
-        "{} missed, {} taken for another class, {} of nothing.{}",
-        counted(missed, "object was", "objects were"),
+        "{} missed, {} detected as another class, {} without an object.{}",
+        counted(missed, "object", "objects"),
         count(mistaken),
-        counted(unfounded, "detection is", "detections are"),
+        counted(unfounded, "detection", "detections"),
         if errors.is_empty() { "" } else { " The most frequent errors:" }
     );
     markup.phrase("p", &[], text);
@@ -126,7 +128,7 @@ fn list(ConfusionReport { classes, matrix }: &ConfusionReport, longest: usize, m
         markup.element("table", &[("class", &"confusions")], |markup| {
             markup.element("thead", &[], |markup| {
                 markup.element("tr", &[], |markup| {
-                    for name in ["Objects of", "taken for", "count", "of all"] {
+                    for name in ["Object", "detected as", "count", "of all"] {
                         markup.phrase("th", &[("scope", &"col")], name);
                     }
                 });

@@ -1,4 +1,4 @@
-//! How the learning went: losses, average precision and speed over steps and epochs.
+//! Training curves: losses, average precision and speed over steps and epochs.
 
 use models::evaluation::Summary;
 
@@ -7,32 +7,32 @@ use super::log::{EpochLine, Log, StepLine};
 use super::markup::Markup;
 use super::text::{exact, percent};
 
-/// Parts of a horizontal axis that say something when they are pointed at, at most.
+/// Maximum number of tooltips along a horizontal axis.
 const MOST_NOTES: usize = 80;
 
-/// A smoothed line follows about this share of the steps.
+/// Smoothing window, as a fraction of the steps.
 const SMOOTH: f64 = 0.03;
 
-/// Marks upwards, about.
+/// Approximate number of ticks of a vertical axis.
 const TICKS: usize = 5;
 
-/// Marks to the right, about.
+/// Approximate number of ticks of a horizontal axis.
 const TICKS_ACROSS: usize = 8;
 
-/// Parts of an epoch's time.
-const STAGES: [&str; 5] = ["waiting for data", "forward", "backward", "optimizer", "rest"];
+/// Stages of an epoch's training time.
+const STAGES: [&str; 5] = ["waiting for data", "forward", "backward", "optimizer", "other"];
 
-/// Losses, learning rate, gradient, and where the time went.
+/// Charts of the losses, learning rate, gradient norm, speed and time of the stages.
 pub(super) fn draw(log: &Log, markup: &mut Markup) {
     if log.steps.is_empty() {
-        markup.phrase("p", &[("class", &"empty")], "The log has no steps.");
+        markup.phrase("p", &[("class", &"empty")], "The log contains no steps.");
     }
     markup.element("div", &[("class", &"charts")], |markup| {
         if !log.steps.is_empty() {
             over_steps(markup, &log.steps, "Classification loss", true, |step| step.classification_loss);
             over_steps(markup, &log.steps, "Box loss", true, |step| step.box_loss);
             over_steps(markup, &log.steps, "Learning rate", false, |step| step.learning_rate);
-            over_steps(markup, &log.steps, "Gradient norm, before clipping", true, |step| step.gradient_norm);
+            over_steps(markup, &log.steps, "Gradient norm before clipping", true, |step| step.gradient_norm);
         }
         if !log.epochs.is_empty() {
             speed(markup, &log.epochs);
@@ -44,16 +44,16 @@ pub(super) fn draw(log: &Log, markup: &mut Markup) {
     }
 }
 
-/// A number of a validation.
+/// Reads a number of a validation.
 type Number = fn(&Summary) -> f64;
 
-/// What is shown of each validation.
+/// The metrics shown of each validation.
 const MEASURES: [(&str, Number); 3] =
     [("AP", |summary| summary.ap), ("AP50", |summary| summary.ap50), ("AP75", |summary| summary.ap75)];
 
-/// Average precision after each epoch that had a validation.
+/// Chart of the average precision after each epoch with a validation.
 pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Markup) {
-    // Nothing to find is not the same as nothing found.
+    // AP is -1 if there are no objects, which is not the same as an AP of 0.
     let measured = |line: &EpochLine, number: Number| {
         line.validation.as_ref().map(number).filter(|value| *value >= 0.0).unwrap_or(f64::NAN)
     };
@@ -84,7 +84,7 @@ pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Ma
     chart.draw(markup);
 }
 
-/// A number of each step. Where it is `noisy`, the line is smoothed and what it is made of lies behind it.
+/// Chart of a number of each step. If it is `noisy`, a smoothed line is drawn over the raw one.
 fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool, number: fn(&StepLine) -> f64) {
     let raw: Vec<_> = steps.iter().map(|step| [step.step as f64, number(step)]).collect();
     let smooth = if noisy { smoothed(&raw) } else { raw.clone() };
@@ -93,7 +93,7 @@ fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool,
     let (mut rough, fine) = (numbers(&raw), numbers(&smooth));
     rough.sort_by(f64::total_cmp);
     let low = fine.iter().copied().fold(f64::INFINITY, f64::min);
-    // Of a hundred outliers, one may leave the chart.
+    // The highest 1 % of the raw values may be outside the chart.
     let high = rough.get((rough.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0.0);
     let high = fine.iter().copied().fold(high, f64::max);
     let y = if noisy { Axis::fitting(0.7 * low, high, TICKS) } else { Axis::from_zero(high, TICKS) };
@@ -103,7 +103,7 @@ fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool,
         let text = if first == last {
             format!("step {first}: {text}")
         } else {
-            format!("steps {first} to {last}: {text} in the mean")
+            format!("steps {first} to {last}: mean {text}")
         };
         Note { from: first as f64 - 0.5, to: last as f64 + 0.5, text }
     });
@@ -133,7 +133,7 @@ fn speed(markup: &mut Markup, epochs: &[EpochLine]) {
         epoch_note(part, format!("{} images per second", exact(speed)))
     });
     let chart = Chart {
-        title: "Images per second, while learning",
+        title: "Training speed (images per second)",
         across: Some("epoch"),
         size: Size::LARGE,
         x: epoch_axis(epochs),
@@ -155,7 +155,7 @@ fn times(markup: &mut Markup, epochs: &[EpochLine]) {
         Note { from: note.from.max(f64::from(part[0].epoch) - 0.5), ..note }
     });
     let columns = Columns {
-        title: "Seconds of an epoch",
+        title: "Time per epoch (seconds, without validation)",
         across: "epoch",
         x: Axis::spanning(
             f64::from(epochs[0].epoch) - 0.5,
@@ -170,16 +170,16 @@ fn times(markup: &mut Markup, epochs: &[EpochLine]) {
     columns.draw(markup);
 }
 
-/// What the time of all epochs went into, as a sentence.
+/// The fraction of the training time that each stage takes, as a sentence.
 fn time_in_words(epochs: &[EpochLine]) -> Option<String> {
     let seconds = stages(epochs);
     let all: f64 = seconds.iter().sum();
     let shares = STAGES.iter().zip(seconds).map(|(name, seconds)| format!("{name} {}", percent(seconds / all)));
     (all > 0.0)
-        .then(|| format!("Of the time of all epochs, validation apart: {}.", shares.collect::<Vec<_>>().join(", ")))
+        .then(|| format!("Training time by stage, without validation: {}.", shares.collect::<Vec<_>>().join(", ")))
 }
 
-/// Seconds of the parts of epochs, by [`STAGES`].
+/// Seconds of each of the [`STAGES`], summed over epochs.
 fn stages(epochs: &[EpochLine]) -> [f64; STAGES.len()] {
     let mut sums = [0.0; STAGES.len()];
     for EpochLine { seconds, spent, .. } in epochs {
@@ -197,19 +197,19 @@ fn epoch_axis(epochs: &[EpochLine]) -> Axis {
     Axis::counting(ends[0], ends[1], TICKS_ACROSS)
 }
 
-/// Few enough parts of a run that each can be pointed at.
+/// Splits a run into at most [`MOST_NOTES`] parts, for tooltips.
 fn parts(epochs: &[EpochLine]) -> impl Iterator<Item = &[EpochLine]> {
     epochs.chunks(epochs.len().div_ceil(MOST_NOTES).max(1))
 }
 
 fn epoch_note(part: &[EpochLine], text: String) -> Note {
     let (first, last) = (part[0].epoch, part[part.len() - 1].epoch);
-    let which = if first == last { format!("epoch {first}") } else { format!("epochs {first} to {last}, in the mean") };
+    let which = if first == last { format!("epoch {first}") } else { format!("epochs {first} to {last} (mean)") };
     Note { from: f64::from(first) - 0.5, to: f64::from(last) + 0.5, text: format!("{which}: {text}") }
 }
 
-/// A mean that forgets: over the latest steps most. It starts with the first number rather than with zero, as in
-/// <https://arxiv.org/abs/1412.6980>, section 3.
+/// Exponential moving average with bias correction (<https://arxiv.org/abs/1412.6980>, section 3). Non-finite values become
+/// NaN and do not enter the average.
 fn smoothed(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     let keep = 1.0 - 1.0 / (SMOOTH * points.len() as f64).max(1.0);
     let (mut sum, mut weight) = (0.0, 0.0);
@@ -223,7 +223,7 @@ fn smoothed(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     points.iter().map(|point| smooth(*point)).collect()
 }
 
-/// Of what is a number; none of them have one that isn't.
+/// Mean of the finite numbers; NaN if there are none.
 fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
     let (sum, count) =
         numbers.filter(|number| number.is_finite()).fold((0.0, 0.0), |(sum, count), n| (sum + n, count + 1.0));
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn smoothing_keeps_a_constant_and_steps_over_what_is_no_number() {
+    fn smoothing_keeps_a_constant_and_skips_nan() {
         let points: Vec<_> = (0..500).map(|step| [f64::from(step), if step == 77 { f64::NAN } else { 3.0 }]).collect();
         for (point, [x, y]) in points.iter().zip(smoothed(&points)) {
             assert!(x == point[0] && (y - point[1]).abs() < 1e-9 || y.is_nan() && point[1].is_nan());
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_stage_took_is_the_rest() {
+    fn time_outside_the_stages_is_other() {
         let spent = Spent { data: 1.0, forward: 2.0, backward: 3.0, optimizer: 0.5 };
         let line = EpochLine { epoch: 1, seconds: 10.0, images_per_second: 1.0, spent, validation: None };
         assert_eq!(stages(std::slice::from_ref(&line)), [1.0, 2.0, 3.0, 0.5, 3.5]);

@@ -1,4 +1,4 @@
-//! What `log.jsonl` says of a run.
+//! Reads `log.jsonl`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,14 +8,14 @@ use anyhow::Context;
 use models::evaluation::Summary;
 use serde::Deserialize;
 
-/// The steps and epochs of a run, in their order.
+/// The steps and epochs of a run, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Log {
     pub(super) steps: Vec<StepLine>,
     pub(super) epochs: Vec<EpochLine>,
 }
 
-/// One step. Numbers are not finite where the log has none.
+/// A step. Numbers missing from the log are NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(super) struct StepLine {
     pub(super) step: u64,
@@ -29,11 +29,11 @@ pub(super) struct StepLine {
     pub(super) learning_rate: f64,
 }
 
-/// One epoch. Numbers are not finite where the log has none.
+/// An epoch. Numbers missing from the log are NaN.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct EpochLine {
     pub(super) epoch: u32,
-    /// Of the steps, validation apart.
+    /// Time of the training steps, without validation.
     #[serde(default, deserialize_with = "number")]
     pub(super) seconds: f64,
     #[serde(default, deserialize_with = "number")]
@@ -43,7 +43,7 @@ pub(super) struct EpochLine {
     pub(super) validation: Option<Summary>,
 }
 
-/// Where the time of an epoch's steps went, in seconds.
+/// Time of each stage of an epoch's training steps, in seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(super) struct Spent {
@@ -54,17 +54,16 @@ pub(super) struct Spent {
 }
 
 impl Log {
-    /// Reads the log of the run in `folder`; one that isn't there says nothing. Lines of other kinds, and a last one that was
-    /// cut short, are skipped.
+    /// Reads the log of the run in `folder`; a missing file is an empty log. Unknown and truncated lines are skipped.
     ///
     /// # Errors
-    /// When the file can't be read.
+    /// When the file exists but cannot be read.
     pub(super) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("log.jsonl");
         match fs::read(&path) {
             Ok(bytes) => Ok(Self::parse(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("can't read {}", path.display())),
+            Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         }
     }
 
@@ -81,7 +80,7 @@ impl Log {
     }
 }
 
-/// JSON has no number that isn't finite; it is null there.
+/// JSON cannot represent non-finite numbers: they are logged as null, which is read as NaN.
 fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
@@ -91,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_and_epochs_are_told_apart_and_broken_lines_skipped() {
+    fn steps_and_epochs_are_distinguished_and_truncated_lines_skipped() {
         let text = r#"{"step":1,"epoch":1,"classification_loss":1.5,"box_loss":0.5,"gradient_norm":null,"learning_rate":0.1}
             {"epoch":1,"steps":1,"seconds":2.5,"images_per_second":8.0,"spent":{"data":1.0,"forward":0.5}}
             {"comment":"from a later version"}
@@ -104,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_not_there_says_nothing() {
+    fn a_missing_log_is_empty() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Log::read(folder.path()).unwrap(), Log::default());
     }

@@ -1,52 +1,52 @@
-//! HTML that is XML too: every element is closed, and every text is escaped.
+//! Writes HTML that is also well-formed XML: every element is closed, and every text is escaped.
 
 use std::fmt::{self, Display, Write as _};
 
 /// Name and value of an attribute.
 pub(super) type Attribute<'a> = (&'a str, &'a dyn Display);
 
-/// A part of a page.
+/// A fragment of a page.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Markup {
     text: String,
 }
 
 impl Markup {
-    /// An element with what `inside` writes.
+    /// Writes an element with the content that `inside` writes.
     pub(super) fn element(&mut self, name: &str, attributes: &[Attribute], inside: impl FnOnce(&mut Self)) {
         self.open(name, attributes, ">");
         inside(self);
-        // Into a string, nothing can go wrong.
+        // Writing into a string cannot fail.
         let _ = write!(self.text, "</{name}>");
     }
 
-    /// An element with nothing but a text.
+    /// Writes an element that contains only text.
     pub(super) fn phrase(&mut self, name: &str, attributes: &[Attribute], text: impl Display) {
         self.element(name, attributes, |inside| inside.text(text));
     }
 
-    /// An element that holds nothing, of those that HTML does not close, or of SVG.
+    /// Writes an empty element: an HTML void element or an SVG element.
     pub(super) fn leaf(&mut self, name: &str, attributes: &[Attribute]) {
         self.open(name, attributes, "/>");
     }
 
-    /// A text.
+    /// Writes escaped text.
     pub(super) fn text(&mut self, text: impl Display) {
         let _ = write!(Escaped(&mut self.text), "{text}");
     }
 
-    /// What was written elsewhere.
+    /// Appends another fragment.
     pub(super) fn append(&mut self, other: &Self) {
         self.text += &other.text;
     }
 
-    /// A style sheet, which HTML takes as it is; so it must not hold what XML does not.
+    /// Writes a style sheet. HTML does not unescape it, so it must not contain characters that XML requires to be escaped.
     pub(super) fn style(&mut self, sheet: &str) {
         debug_assert!(!sheet.contains(['<', '&']), "a style sheet is not escaped");
         let _ = write!(self.text, "<style>{sheet}</style>");
     }
 
-    /// All of it as a document.
+    /// The fragment as an HTML document.
     pub(super) fn into_document(self) -> String {
         format!("<!DOCTYPE html>\n{}\n", self.text)
     }
@@ -62,7 +62,7 @@ impl Markup {
     }
 }
 
-/// Takes a text, and gives on what stands for it in XML.
+/// Escapes text for XML.
 struct Escaped<'a>(&'a mut String);
 
 impl fmt::Write for Escaped<'_> {
@@ -75,7 +75,7 @@ impl fmt::Write for Escaped<'_> {
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
                 '\t' | '\n' => self.0.push(letter),
-                // File names may hold what XML may not. <https://www.w3.org/TR/xml/#charsets>
+                // File names can contain characters that XML does not allow. <https://www.w3.org/TR/xml/#charsets>
                 '\u{FFFE}' | '\u{FFFF}' => self.0.push('\u{FFFD}'),
                 _ if letter.is_control() => self.0.push('\u{FFFD}'),
                 _ => self.0.push(letter),
@@ -85,7 +85,7 @@ impl fmt::Write for Escaped<'_> {
     }
 }
 
-/// A place on a drawing, to a tenth of its unit.
+/// A coordinate, displayed with one decimal. Non-finite ones are displayed as 0.
 pub(super) struct Place(pub(super) f64);
 
 impl Display for Place {
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_and_attributes_come_back_as_they_were() {
+    fn texts_and_attributes_are_escaped() {
         let odd = "<script>alert('1 & 2')</script> \"quoted\" ]]> Größe\t→";
         let mut markup = Markup::default();
         markup.element("p", &[("title", &odd)], |inside| {
@@ -109,13 +109,13 @@ mod tests {
         });
         assert!(!markup.text.contains("<script>"), "{}", markup.text);
         let document = roxmltree::Document::parse(&markup.text).unwrap();
-        // As an attribute, a tab is a space.
+        // XML normalizes a tab in an attribute to a space.
         assert_eq!(document.root_element().attribute("title").unwrap(), odd.replace('\t', " "));
         assert_eq!(document.root_element().text().unwrap(), odd);
     }
 
     #[test]
-    fn what_xml_cannot_hold_is_replaced() {
+    fn characters_not_allowed_in_xml_are_replaced() {
         let mut markup = Markup::default();
         markup.phrase("p", &[], "a\0b\u{1b}[0m\u{FFFF}\r");
         let document = roxmltree::Document::parse(&markup.text).unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_short_and_finite() {
+    fn coordinates_are_short_and_finite() {
         let cases = [(12.04, "12"), (0.06, "0.1"), (-3.25, "-3.3"), (f64::NAN, "0"), (f64::INFINITY, "0")];
         for (place, text) in cases {
             assert_eq!(Place(place).to_string(), text);

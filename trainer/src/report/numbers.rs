@@ -1,4 +1,4 @@
-//! Average precision and recall as tables, and precision over recall of each class.
+//! Tables of average precision and recall, and precision-recall curves.
 
 use models::evaluation::{ClassSummary, Curves, Summary};
 use runtime::evaluation_report::{EvaluationReport, Named};
@@ -7,16 +7,16 @@ use super::chart::{Axis, Chart, Line, Size, Stroke};
 use super::markup::Markup;
 use super::text::{DASH, count, counted, share};
 
-/// More classes have no curve; those with the most objects are shown.
+/// Maximum number of classes with a curve: those with the most objects.
 const MOST_CURVES: usize = 100;
 
-/// Curves beyond these are folded away.
+/// Number of curves that are visible without unfolding.
 const OPEN_CURVES: usize = 20;
 
-/// A longer table scrolls in its own room.
+/// Number of rows above which a table scrolls.
 const LONG_TABLE: usize = 25;
 
-/// COCO's twelve numbers.
+/// Table of COCO's twelve metrics.
 pub(super) fn summary(s: &Summary, markup: &mut Markup) {
     let precision = [
         ("AP", "IoU 0.50 to 0.95", s.ap),
@@ -28,8 +28,8 @@ pub(super) fn summary(s: &Summary, markup: &mut Markup) {
     ];
     let recall = [
         ("AR1", "1 detection per image and class", s.ar1),
-        ("AR10", "10 detections", s.ar10),
-        ("AR100", "100 detections", s.ar100),
+        ("AR10", "10 detections per image and class", s.ar10),
+        ("AR100", "100 detections per image and class", s.ar100),
         ("ARs", "small objects", s.ar_small),
         ("ARm", "medium objects", s.ar_medium),
         ("ARl", "large objects", s.ar_large),
@@ -52,7 +52,7 @@ pub(super) fn summary(s: &Summary, markup: &mut Markup) {
     });
 }
 
-/// The numbers of each class.
+/// Table of the metrics of each class.
 pub(super) fn classes(classes: &[Named<ClassSummary>], markup: &mut Markup) {
     let kind = if classes.len() > LONG_TABLE { "scroll long" } else { "scroll" };
     markup.element("div", &[("class", &kind), ("tabindex", &0)], |markup| {
@@ -91,23 +91,25 @@ fn class_row(Named { name, value, .. }: &Named<ClassSummary>, markup: &mut Marku
     });
 }
 
-/// A cell with a number that is filled as far as the number goes.
+/// A table cell with a number from 0 to 1, with a bar behind it.
 fn bar(markup: &mut Markup, value: f64) {
     let filled = format!("--share:{:.1}%", if value >= 0.0 { 100.0 * value.min(1.0) } else { 0.0 });
     markup.phrase("td", &[("class", &"bar"), ("style", &filled)], share(value));
 }
 
-/// Precision over recall: over all classes, and of each that has objects.
+/// Precision-recall curves: the mean over the classes, and one for each class with objects.
 pub(super) fn curves(report: &EvaluationReport, markup: &mut Markup) {
     let curves = &report.curves;
     if curves.is_empty() {
-        return markup.phrase("p", &[("class", &"empty")], "No class has an object to find.");
+        return markup.phrase("p", &[("class", &"empty")], "No class has ground truth objects.");
     }
     markup.element("p", &[("class", &"remark")], |markup| {
         for (kind, name) in [("solid", "IoU 0.50"), ("dashed", "IoU 0.75")] {
             markup.phrase("span", &[("class", &format!("key {kind} c0"))], name);
         }
-        markup.text(" Precision upwards, recall to the right. Below a curve lies its average precision.");
+        markup.text(
+            " Vertical axis: precision. Horizontal axis: recall. The area under a curve is its average precision.",
+        );
     });
     let objects = |class: &Named<Curves>| {
         report.classes.iter().find(|other| other.id == class.id).map_or(0, |other| other.value.objects)
@@ -116,7 +118,7 @@ pub(super) fn curves(report: &EvaluationReport, markup: &mut Markup) {
     if chosen.len() > MOST_CURVES {
         chosen.sort_by_key(|class| std::cmp::Reverse(objects(class)));
         chosen.truncate(MOST_CURVES);
-        let text = format!("Of {} classes, the {MOST_CURVES} with the most objects.", count(curves.len()));
+        let text = format!("The {MOST_CURVES} classes with the most objects, of {}.", count(curves.len()));
         markup.phrase("p", &[("class", &"remark")], text);
     }
     let (open, folded) = chosen.split_at(chosen.len().min(OPEN_CURVES));
@@ -124,7 +126,7 @@ pub(super) fn curves(report: &EvaluationReport, markup: &mut Markup) {
         if curves.len() > 1 {
             let iou50 = mean(curves.iter().map(|class| &class.value.iou50.precision));
             let iou75 = mean(curves.iter().map(|class| &class.value.iou75.precision));
-            curve(markup, "all classes", &iou50, &iou75);
+            curve(markup, "all classes (mean)", &iou50, &iou75);
         }
         open.iter().for_each(|class| class_curve(markup, class));
     });
@@ -142,7 +144,7 @@ fn class_curve(markup: &mut Markup, Named { name, value, .. }: &Named<Curves>) {
     curve(markup, name, &value.iou50.precision, &value.iou75.precision);
 }
 
-/// Precisions at equally spaced recalls from 0 to 1.
+/// Chart of precisions at equally spaced recalls from 0 to 1.
 fn curve(markup: &mut Markup, title: &str, iou50: &[f64], iou75: &[f64]) {
     let line = |name, precision: &[f64], stroke| Line { name, points: corners(precision), color: 0, stroke };
     let chart = Chart {
@@ -158,7 +160,7 @@ fn curve(markup: &mut Markup, title: &str, iou50: &[f64], iou75: &[f64]) {
     chart.draw(markup);
 }
 
-/// The points of a curve without those inside its level parts.
+/// The points of a curve, without those inside its horizontal segments.
 fn corners(precision: &[f64]) -> Vec<[f64; 2]> {
     let last = precision.len().saturating_sub(1);
     let turns = |place: &usize| {
@@ -195,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_over_the_classes() {
+    fn the_mean_curve_averages_over_classes() {
         assert_eq!(mean([vec![1.0, 0.5], vec![0.5, 0.0]].iter()), [0.75, 0.25]);
     }
 }

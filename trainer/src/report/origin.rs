@@ -1,4 +1,4 @@
-//! Where a run's numbers come from: data, configuration, program, machine, time.
+//! How a run was made: data, configuration, program, machine, times.
 
 use std::fs;
 use std::path::Path;
@@ -13,22 +13,22 @@ use super::text::{DASH, counted, moment};
 use crate::machine::Machine;
 use crate::progress::duration;
 
-/// When a run began and ended.
+/// Start and end of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
-    /// When its configuration was kept, which is the first thing of a run.
+    /// Modification time of its `config.yaml`, which a run writes first.
     pub(super) began: Option<SystemTime>,
     pub(super) ended: SystemTime,
 }
 
 impl Times {
-    /// Of a run that ends now.
+    /// The times of a run that ends now.
     pub(super) fn of(folder: &Path) -> Self {
         let began = fs::metadata(folder.join(CONFIG)).and_then(|file| file.modified());
         Self { began: began.ok(), ended: SystemTime::now() }
     }
 
-    /// From the beginning to the end, breaks included.
+    /// Time from start to end, including interruptions.
     pub(super) fn between(&self) -> Option<Duration> {
         self.ended.duration_since(self.began?).ok()
     }
@@ -44,10 +44,10 @@ pub(super) fn draw(material: &Material, log: &Log, times: &Times, markup: &mut M
     let rows = [
         ("Folder", folder.display().to_string()),
         ("Command", material.command.to_owned()),
-        ("Began", times.began.map_or_else(|| DASH.to_owned(), moment)),
-        ("Ended", moment(times.ended)),
-        ("Time between", times.between().map_or_else(|| DASH.to_owned(), |time| duration(time.as_secs_f64()))),
-        ("Time of the epochs", format!("{}, validation apart", duration(learning))),
+        ("Started", times.began.map_or_else(|| DASH.to_owned(), moment)),
+        ("Finished", moment(times.ended)),
+        ("Duration", times.between().map_or_else(|| DASH.to_owned(), |time| duration(time.as_secs_f64()))),
+        ("Training time", format!("{}, without validation", duration(learning))),
         (
             "Validation data",
             format!(
@@ -62,7 +62,7 @@ pub(super) fn draw(material: &Material, log: &Log, times: &Times, markup: &mut M
         ("libtorch", libtorch.to_owned()),
         ("CPU", format!("{cpu}, {}", counted(cores, "core", "cores"))),
         ("CUDA devices", cuda_devices.to_string()),
-        ("Largest memory", peak_memory().map_or_else(|| DASH.to_owned(), |mebibytes| format!("{mebibytes} MiB"))),
+        ("Peak memory", peak_memory().map_or_else(|| DASH.to_owned(), |mebibytes| format!("{mebibytes} MiB"))),
     ];
     markup.element("dl", &[], |markup| {
         for (name, text) in rows {
@@ -74,11 +74,11 @@ pub(super) fn draw(material: &Material, log: &Log, times: &Times, markup: &mut M
     });
     match fs::read_to_string(material.folder.join(CONFIG)) {
         Ok(text) => markup.element("details", &[], |markup| {
-            markup.phrase("summary", &[], "Configuration, every value written out");
+            markup.phrase("summary", &[], "Configuration, including default values");
             markup.phrase("pre", &[("tabindex", &0)], text.trim_end());
         }),
         Err(error) => {
-            markup.phrase("p", &[("class", &"empty")], format!("No configuration: can't read {CONFIG}: {error}"));
+            markup.phrase("p", &[("class", &"empty")], format!("No configuration: cannot read {CONFIG}: {error}"));
         }
     }
 }

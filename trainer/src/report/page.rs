@@ -1,10 +1,10 @@
-//! The page around the parts of a report.
+//! The HTML page of a report.
 
 use std::fmt::Display;
 
 use super::markup::Markup;
 
-/// A page with a head and sections.
+/// A page with a header and sections.
 pub(super) struct Page {
     title: String,
     head: Markup,
@@ -22,7 +22,7 @@ impl Page {
         Self { title: title.to_owned(), head: Markup::default(), sections: Vec::new() }
     }
 
-    /// Says a few things first: what each is, what it comes to, and a remark.
+    /// Adds facts to the header: name, value and remark.
     pub(super) fn facts(&mut self, facts: &[(&str, String, String)]) {
         self.head.element("ul", &[("class", &"facts")], |markup| {
             for (name, value, remark) in facts {
@@ -35,14 +35,14 @@ impl Page {
         });
     }
 
-    /// Adds what `draw` draws.
+    /// Adds a section with the content that `draw` writes.
     pub(super) fn section(&mut self, id: &'static str, title: &'static str, draw: impl FnOnce(&mut Markup)) {
         let mut content = Markup::default();
         draw(&mut content);
         self.sections.push(Section { id, title, content });
     }
 
-    /// The page as a file.
+    /// The page as an HTML document.
     pub(super) fn into_document(self, subtitle: impl Display) -> String {
         let mut markup = Markup::default();
         let attributes = [("lang", &"en" as &dyn Display), ("xmlns", &"http://www.w3.org/1999/xhtml")];

@@ -1,4 +1,4 @@
-//! A run that never was: drawn images, a log of invented numbers, and detections that are the truth with errors.
+//! A synthetic run for tests: generated images, a log with made-up numbers, and detections derived from the ground truth.
 
 use std::f64::consts::PI;
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ use crate::loader::Recipe;
 use crate::synth::{Size, draw_images};
 use crate::targets::Normalizer;
 
-/// A run and its folder, which goes with it.
+/// A run in a temporary folder.
 pub(super) struct Sample {
     folder: TempDir,
     pub(super) recipe: Recipe,
@@ -29,7 +29,7 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    /// Of so many drawn images.
+    /// A run on this number of generated images.
     pub(super) fn new(images: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let drawn = folder.path().join("val");
@@ -40,7 +40,7 @@ impl Sample {
         Self::of(folder, dataset)
     }
 
-    /// Of this data set.
+    /// A run on this data set.
     pub(super) fn of(folder: TempDir, dataset: Dataset) -> Self {
         fs::create_dir_all(folder.path().join("shapes-1")).unwrap();
         let recipe = Recipe {
@@ -55,7 +55,7 @@ impl Sample {
         Self { folder, recipe, scored, command: "trainer fit --config shapes.yaml".to_owned() }
     }
 
-    /// With the log of so many epochs.
+    /// Writes a log of this number of epochs.
     pub(super) fn logged(self, epochs: u32, steps_per_epoch: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut log = String::new();
@@ -92,18 +92,18 @@ impl Sample {
         self.with_file("log.jsonl", &log)
     }
 
-    /// With this text in a file of its folder.
+    /// Writes a file into the run folder.
     pub(super) fn with_file(self, name: &str, text: &str) -> Self {
         fs::write(self.run().join(name), text).unwrap();
         self
     }
 
-    /// The folder of the run.
+    /// The run folder.
     pub(super) fn run(&self) -> PathBuf {
         self.folder.path().join("shapes-1")
     }
 
-    /// The report. A copy of it goes into the folder that `REPORT_OUT` names, for those who want to look at it.
+    /// Writes and returns the report. Also copies it into the folder `REPORT_OUT`, if that environment variable is set.
     pub(super) fn report(&self, name: &str, best_epoch: Option<u32>) -> String {
         let folder = self.run();
         let Self { recipe, scored, command, .. } = self;
@@ -116,7 +116,8 @@ impl Sample {
     }
 }
 
-/// Most objects, about where they are; some of another class, some missed, some where nothing is.
+/// Detections of most objects, with jittered boxes. Some have a wrong class, some objects are missed, and some detections
+/// have no object.
 fn jittered(dataset: &Dataset) -> Vec<ScoredBox> {
     let mut random = ChaCha8Rng::seed_from_u64(2);
     let mut scored = Vec::new();

@@ -1,4 +1,4 @@
-//! The images that went best and worst, with what was found on them and what is there.
+//! The best and worst images, with detections and ground truth.
 
 use anyhow::Context;
 use base64::Engine;
@@ -10,30 +10,30 @@ use models::dataset::Dataset;
 use models::evaluation::{ConfusionMatrix, ConfusionRule, ScoredBox, confusion_matrix};
 
 use super::markup::Markup;
-use super::text::count;
+use super::text::{count, counted};
 use super::threshold::Counts;
-use crate::annotated::sure_detections;
+use crate::annotated::confident_detections;
 use crate::loader::Recipe;
 
-/// Images of each kind.
+/// Number of best images, and of worst images.
 const SHOWN: usize = 6;
 
-/// Longest side of an image, in pixels.
+/// Maximum side of a shown image, in pixels.
 const LONGEST_SIDE: u32 = 512;
 
-/// Images with a longest side of less pixels are enlarged, so that letters don't hide them.
+/// Images whose longer side is below this number of pixels are enlarged, so that tags do not hide them.
 const SMALL_SIDE: u32 = 256;
 
-/// How far they are.
+/// Maximum enlargement.
 const ENLARGED: f64 = 3.0;
 
-/// Quality of the images, of 100: half the bytes of the one that shows no loss.
+/// JPEG quality, from 1 to 100. Files have half the size of those with visually lossless quality.
 const JPEG_QUALITY: u8 = 80;
 
-/// Kinds of errors that are named below an image.
+/// Maximum number of kinds of errors listed below an image.
 const NAMED: usize = 4;
 
-/// What became of the objects and detections of one image.
+/// An image with its numbers of objects, detections and correct detections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Judged {
     image: usize,
@@ -44,16 +44,16 @@ pub(super) fn draw(recipe: &Recipe, scored: &[ScoredBox], rule: ConfusionRule, m
     let detections = by_image(&recipe.dataset, scored);
     let [best, worst] = best_and_worst(&judge(&recipe.dataset, &detections, rule));
     let text = format!(
-        "Each image by its F1 at IoU {}, with detections from the score {:.2} on; of equally good ones first those with more \
-         objects found, of equally bad ones those with more errors.",
+        "Images ranked by F1 at IoU {}, counting detections with a score of at least {:.2}. Ties are broken by the number of \
+         objects found (best) or of errors (worst).",
         rule.iou, rule.score
     );
     markup.phrase("p", &[("class", &"remark")], text);
     markup.element("p", &[("class", &"remark")], |markup| {
-        markup.phrase("span", &[("class", &"key truth")], "the truth: black and white dashes");
-        markup.phrase("span", &[("class", &"key frame")], "found: a frame with class and score");
+        markup.phrase("span", &[("class", &"key truth")], "ground truth: black and white dashes");
+        markup.phrase("span", &[("class", &"key frame")], "detection: frame with class and score");
     });
-    let kinds = [("Worst", worst, "No image has an error."), ("Best", best, "On no image an object was found.")];
+    let kinds = [("Worst", worst, "No image has errors."), ("Best", best, "No object was found in any image.")];
     for (title, chosen, none) in kinds {
         markup.phrase("h3", &[], title);
         if chosen.is_empty() {
@@ -77,7 +77,7 @@ fn by_image(dataset: &Dataset, scored: &[ScoredBox]) -> Vec<Vec<ScoredBox>> {
     detections
 }
 
-/// `detections` are by image.
+/// Evaluates each image. `detections` has one list per image.
 fn judge(dataset: &Dataset, detections: &[Vec<ScoredBox>], rule: ConfusionRule) -> Vec<Judged> {
     let judge = |(image, found): (usize, &Vec<ScoredBox>)| {
         let (_, matrix) = compare(dataset, image, found, rule);
@@ -86,8 +86,8 @@ fn judge(dataset: &Dataset, detections: &[Vec<ScoredBox>], rule: ConfusionRule) 
     detections.iter().enumerate().map(judge).collect()
 }
 
-/// The matrix of one image, and the classes of its rows: only those that are on it or found on it, because the whole
-/// matrix of a thousand classes would be large.
+/// The confusion matrix of one image, and the class indices of its rows: only classes of its objects and detections, because
+/// a matrix of a thousand classes would be large.
 fn compare(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionRule) -> (Vec<usize>, ConfusionMatrix) {
     let mut objects = dataset.annotations_of(image).to_vec();
     let mut found = found.to_vec();
@@ -102,7 +102,7 @@ fn compare(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: Confusion
     (classes, matrix)
 }
 
-/// No image is both.
+/// The best and the worst images; no image is in both lists.
 fn best_and_worst(judged: &[Judged]) -> [Vec<Judged>; 2] {
     let mut order = judged.to_vec();
     order.sort_by(|a, b| b.counts.f1().total_cmp(&a.counts.f1()).then(b.counts.right.cmp(&a.counts.right)));
@@ -125,17 +125,17 @@ fn image(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: ConfusionRu
                 let alternative = format!("{name} with boxes");
                 markup.leaf("img", &[("src", &address), ("alt", &alternative), ("width", &width), ("height", &height)]);
             }
-            Err(error) => markup.phrase("p", &[("class", &"empty")], format!("Not drawn: {error:#}")),
+            Err(error) => markup.phrase("p", &[("class", &"empty")], format!("Cannot draw the image: {error:#}")),
         }
         markup.element("figcaption", &[], |markup| {
             markup.phrase("b", &[], name);
             let Counts { objects, detections, right } = judged.counts;
             let text = format!(
-                "F1 {:.2}: {} of {} found, {} wrong",
+                "F1 {:.2}: {} of {} found, {}",
                 judged.counts.f1(),
                 count(right),
-                count(objects),
-                count(detections - right)
+                counted(objects, "object", "objects"),
+                counted(detections - right, "false positive", "false positives")
             );
             markup.phrase("span", &[], text);
             let errors = errors(dataset, judged.image, found, rule);
@@ -146,7 +146,7 @@ fn image(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: ConfusionRu
     });
 }
 
-/// The image as JPEG, with its width and height.
+/// The image with boxes as JPEG, and its width and height.
 fn drawn(
     recipe: &Recipe,
     index: usize,
@@ -155,17 +155,17 @@ fn drawn(
 ) -> anyhow::Result<(Vec<u8>, [u32; 2])> {
     let image = runtime::image_file::read(recipe.dataset.path_of(index))?;
     let (mut image, scale) = sized(image);
-    let detections = sure_detections(found, index, rule.score, scale);
+    let detections = confident_detections(found, index, rule.score, scale);
     let objects = recipe.dataset.annotations_of(index).iter();
     let objects: Vec<_> = objects.map(|object| object.rectangle.bounding_box().scale(scale, scale)).collect();
     runtime::draw::draw_with_truth(&mut image, &detections, &recipe.spec.classes, &objects);
     let mut jpeg = Vec::new();
     let encoder = JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY);
-    image.write_with_encoder(encoder).context("can't encode the image")?;
+    image.write_with_encoder(encoder).context("cannot encode the image as JPEG")?;
     Ok((jpeg, image.dimensions().into()))
 }
 
-/// The image as large as it is shown, and how much larger than before.
+/// Resizes an image to the size at which it is shown; also returns the scale factor.
 fn sized(image: RgbImage) -> (RgbImage, f32) {
     let longest = image.width().max(image.height()).max(1);
     let factor = f64::from(LONGEST_SIDE) / f64::from(longest);
@@ -180,7 +180,7 @@ fn sized(image: RgbImage) -> (RgbImage, f32) {
     (sized, factor as f32)
 }
 
-/// What is wrong on an image, the most frequent first.
+/// The errors on an image as text, most frequent first.
 fn errors(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionRule) -> String {
     let (classes, matrix) = compare(dataset, image, found, rule);
     let background = matrix.background();
@@ -192,8 +192,8 @@ fn errors(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionR
             let text = match (truth, prediction) {
                 _ if truth == prediction => continue,
                 (_, _) if prediction == background => format!("{times}{} missed", name(truth)),
-                (_, _) if truth == background => format!("{times}{} where none is", name(prediction)),
-                _ => format!("{times}{} taken for {}", name(truth), name(prediction)),
+                (_, _) if truth == background => format!("{times}{} without an object", name(prediction)),
+                _ => format!("{times}{} detected as {}", name(truth), name(prediction)),
             };
             errors.push((*number, text));
         }
@@ -215,7 +215,7 @@ mod tests {
         Rectangle { x, y: 0.0, width: 10.0, height: 10.0 }
     }
 
-    /// Two objects of the last classes on each of the images.
+    /// A data set whose images each have a dog and a cow.
     fn dataset(images: usize) -> Dataset {
         let image = |id| Image { id, file_name: format!("{id}.png"), width: 100, height: 50 };
         let object = |image, class_index, x| Annotation {
@@ -244,13 +244,13 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_has_the_lowest_f1_and_of_equals_the_most_errors() {
+    fn worst_images_have_the_lowest_f1_then_the_most_errors() {
         let scored = [
             found(0, 1, 0.0),
-            found(0, 2, 20.0), // Both.
-            found(1, 1, 0.0),  // One.
+            found(0, 2, 20.0), // Both objects found.
+            found(1, 1, 0.0),  // One object found.
             found(3, 2, 0.0),
-            found(3, 0, 50.0), // One taken for another, and one of nothing.
+            found(3, 0, 50.0), // A wrong class, and a detection without an object.
         ];
         assert_eq!(chosen(&dataset(4), &scored), [vec![0, 1], vec![3, 2]]);
         assert_eq!(chosen(&dataset(1), &scored), [vec![0], vec![]]);
@@ -259,14 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_named() {
+    fn errors_are_described() {
         let scored = [found(0, 2, 0.0), found(0, 0, 50.0), found(0, 0, 70.0)];
         let text = errors(&dataset(1), 0, &scored, ConfusionRule::default());
-        assert_eq!(text, "2 × cat where none is, dog taken for cow, cow missed");
+        assert_eq!(text, "2 × cat without an object, dog detected as cow, cow missed");
     }
 
     #[test]
-    fn small_images_are_enlarged_and_large_ones_reduced() {
+    fn small_images_are_enlarged_and_large_ones_shrunk() {
         for ([width, height], expected) in
             [([150, 96], [450, 288]), ([250, 10], [512, 20]), ([400, 300], [400, 300]), ([5120, 3], [512, 1])]
         {

@@ -1,21 +1,21 @@
-//! Numbers, durations and moments as people read them.
+//! Formats numbers and times.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What stands where there is no number.
+/// Text for a missing number.
 pub(super) const DASH: &str = "–";
 
-/// A share to four digits; a dash where there is nothing to find, which evaluation says by -1.
+/// A number from 0 to 1 with four decimals; a dash for NaN and for -1, the result of an evaluation without objects.
 pub(super) fn share(value: f64) -> String {
     if value >= 0.0 { format!("{value:.4}") } else { DASH.to_owned() }
 }
 
-/// A share in percent, which no line break parts from its sign.
+/// A fraction in percent. A non-breaking space precedes the percent sign.
 pub(super) fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.0}\u{202F}%", 100.0 * share) } else { DASH.to_owned() }
 }
 
-/// Four digits of any number.
+/// A number with four significant digits.
 pub(super) fn exact(value: f64) -> String {
     match value.abs() {
         size if !size.is_finite() => DASH.to_owned(),
@@ -29,7 +29,7 @@ pub(super) fn exact(value: f64) -> String {
     }
 }
 
-/// A count with a narrow gap before every three digits.
+/// A count with narrow spaces as thousands separators.
 pub(super) fn count(value: usize) -> String {
     let digits = value.to_string();
     let mut text = String::new();
@@ -42,7 +42,7 @@ pub(super) fn count(value: usize) -> String {
     text
 }
 
-/// "1 image", "2 images".
+/// A count with its noun: "1 image", "2 images".
 pub(super) fn counted(value: usize, one: &str, many: &str) -> String {
     format!("{} {}", count(value), if value == 1 { one } else { many })
 }
@@ -56,7 +56,7 @@ pub(super) fn moment(time: SystemTime) -> String {
     format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// Year, month and day, so many days after 1970-01-01. <https://howardhinnant.github.io/date_algorithms.html>,
+/// Year, month and day of a number of days after 1970-01-01. <https://howardhinnant.github.io/date_algorithms.html>,
 /// `civil_from_days`: years begin in March, so that the leap day is the last.
 fn date(days: u64) -> [u64; 3] {
     let days = days + 719_468;
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_those_of_the_calendar() {
+    fn times_equal_those_of_the_date_command() {
         // date --utc --date=@SECONDS +'%F %T UTC'
         for (seconds, expected) in [
             (0, "1970-01-01 00:00:00 UTC"),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short_and_a_dash_stands_for_none() {
+    fn numbers_are_short_and_missing_ones_are_a_dash() {
         assert_eq!([share(-1.0), share(f64::NAN), percent(f64::NAN), exact(f64::INFINITY)], [DASH; 4]);
         assert_eq!([share(0.0), share(1.0), share(0.123_45)], ["0.0000", "1.0000", "0.1235"]);
         let cases =

@@ -1,13 +1,13 @@
-//! From which score on detections are taken.
+//! The score threshold with the best F1.
 
 use models::dataset::Dataset;
 use models::evaluation::{ConfusionMatrix, ConfusionRule, ScoredBox, confusion_matrix};
 
-/// Scores that are tried: these parts of 1.
+/// Thresholds that are tried: the multiples of 1 / PARTS between 0 and 1.
 const PARTS: u32 = 20;
 
-/// The score from which on detections have the highest F1 at IoU 0.5 over all classes together, of 0.05, 0.1, ... 0.95; the
-/// lowest of equally good ones. Evaluation's own where no detection is right.
+/// The score threshold with the highest F1 at IoU 0.5 over all classes together, out of 0.05, 0.1, ... 0.95; the lowest one
+/// of equally good ones. The default rule if no detection is correct.
 pub(super) fn best_rule(truth: &Dataset, detections: &[ScoredBox]) -> ConfusionRule {
     let rules =
         (1..PARTS).map(|part| ConfusionRule { score: f64::from(part) / f64::from(PARTS), ..ConfusionRule::default() });
@@ -21,17 +21,17 @@ pub(super) fn best_rule(truth: &Dataset, detections: &[ScoredBox]) -> ConfusionR
     best.1
 }
 
-/// What became of objects and detections.
+/// Numbers of objects, detections and correct detections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) objects: usize,
     pub(super) detections: usize,
-    /// Pairs of both, of the same class.
+    /// Number of matched pairs of an object and a detection with the same class.
     pub(super) right: usize,
 }
 
 impl Counts {
-    /// What a matrix says of all classes.
+    /// The counts of a confusion matrix, over all classes.
     pub(super) fn of(matrix: &ConfusionMatrix) -> Self {
         let background = matrix.background();
         let all: usize = matrix.counts.iter().flatten().sum();
@@ -41,12 +41,12 @@ impl Counts {
         Self { objects: all - unfounded, detections: all - missed, right }
     }
 
-    /// Objects that were not found as what they are, and detections of nothing or of the wrong class.
+    /// Number of objects not detected with their class, plus detections without an object or with the wrong class.
     pub(super) fn errors(self) -> usize {
         self.objects + self.detections - 2 * self.right
     }
 
-    /// The harmonic mean of precision and recall; 1 where there is nothing to find and nothing found.
+    /// The harmonic mean of precision and recall; 1 without objects and detections.
     pub(super) fn f1(self) -> f64 {
         match self.objects + self.detections {
             0 => 1.0,
@@ -54,12 +54,12 @@ impl Counts {
         }
     }
 
-    /// The share of right detections; none without any.
+    /// The fraction of correct detections; NaN without detections.
     pub(super) fn precision(self) -> f64 {
         self.right as f64 / self.detections as f64
     }
 
-    /// The share of objects found; none without any.
+    /// The fraction of objects found; NaN without objects.
     pub(super) fn recall(self) -> f64 {
         self.right as f64 / self.objects as f64
     }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_threshold_keeps_what_is_right_and_leaves_what_is_not() {
+    fn the_best_threshold_separates_correct_from_wrong_detections() {
         let detections = [found(0.0, 0.9), found(20.0, 0.62), found(300.0, 0.58), found(400.0, 0.3), found(500.0, 0.2)];
         assert_eq!(best_rule(&truth(), &detections).score, 0.6);
         assert_eq!(best_rule(&truth(), &detections[2..]), ConfusionRule::default());
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_those_of_the_matrix() {
+    fn counts_equal_those_of_the_confusion_matrix() {
         let detections = [found(0.0, 0.9), found(300.0, 0.8)];
         let matrix = confusion_matrix(&truth().annotations, &detections, 1, ConfusionRule::default());
         let counts = Counts::of(&matrix);

@@ -1,4 +1,4 @@
-//! A scene: shapes on a background, drawn, with the boxes of what can be seen.
+//! A scene: an image of shapes on a background, with the boxes of their visible parts.
 
 use std::f32::consts::TAU;
 
@@ -9,31 +9,31 @@ use rand::{Rng, RngExt};
 use super::shape::{Kind, Mask, Pixel, Shape};
 use super::texture::{Color, Texture, color_near, contrast, mix, random_color};
 
-/// Share of a shape's pixels that must stay in sight: on the image, and not under other shapes. A place where a new
-/// shape would break this for itself or another is not taken, so every shape on an image has a box.
-pub const VISIBLE: f32 = 0.8;
+/// Minimum visible fraction of a shape's pixels: inside the image, and not covered by other shapes. A position that would
+/// violate this for any shape is rejected, so every shape on an image has a box.
+pub const MIN_VISIBLE_FRACTION: f32 = 0.8;
 
-/// Share of the images that show no shape.
-const EMPTY: f64 = 0.1;
+/// Fraction of images without shapes.
+const EMPTY_FRACTION: f64 = 0.1;
 
-/// Most shapes on an image.
-const MOST: usize = 6;
+/// Maximum number of shapes per image.
+const MAX_SHAPES: usize = 6;
 
-/// Diameter of the smallest shapes, as a share of the image's shorter side.
-const SMALLEST: f32 = 0.2;
+/// Minimum diameter of a shape, as a fraction of the image's shorter side.
+const MIN_DIAMETER: f32 = 0.2;
 
-/// Diameter of the largest.
-const LARGEST: f32 = 0.6;
+/// Maximum diameter of a shape, as a fraction of the image's shorter side.
+const MAX_DIAMETER: f32 = 0.6;
 
-/// Pixels that a shape needs at least to look like what it is; smaller images are left empty.
-const RECOGNIZABLE: f32 = 8.0;
+/// Minimum diameter at which a shape is recognizable, in pixels. Images with a shorter side are left empty.
+const MIN_PIXELS: f32 = 8.0;
 
-/// How far the hue of a shape may be from that of its kind, in turns of the color wheel. So color helps to tell kinds
-/// apart, and minutes of training suffice; backgrounds have all colors.
-const HUES: f32 = 0.05;
+/// Maximum difference of a shape's hue from the hue of its kind, in turns of the color wheel. Colors help to distinguish
+/// the kinds, so that minutes of training suffice. Backgrounds have any color.
+const HUE_SPREAD: f32 = 0.05;
 
-/// Places that are tried before a shape is given up.
-const TRIES: usize = 20;
+/// Number of random positions tried for a shape before it is left out.
+const MAX_TRIES: usize = 20;
 
 /// Width and height of an image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Size {
     pub height: u32,
 }
 
-/// A drawn image and what is on it.
+/// A drawn image and its objects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scene {
     /// The image.
@@ -53,53 +53,53 @@ pub struct Scene {
     pub objects: Vec<Object>,
 }
 
-/// A shape, as far as it can be seen.
+/// The visible part of a shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Object {
-    /// What it is.
+    /// Kind of shape.
     pub kind: Kind,
-    /// The smallest box around its visible pixels.
+    /// The smallest box around its visible pixels, in pixels of the image.
     pub bounding_box: BoundingBox,
     /// Number of its visible pixels.
     pub area: usize,
 }
 
-/// Draws a scene. Sides of less than 40 pixels have no room for shapes of different sizes.
+/// Draws a scene. If a side is shorter than 40 pixels, the sizes of the shapes are those for 40 pixels, and few of them fit.
 pub fn draw(size: Size, rng: &mut impl Rng) -> Scene {
     let mut canvas = Canvas::new(size, rng);
-    let has_room = size.width.min(size.height) as f32 >= RECOGNIZABLE;
-    let count = if !has_room || rng.random_bool(EMPTY) { 0 } else { rng.random_range(1..=MOST) };
+    let large_enough = size.width.min(size.height) as f32 >= MIN_PIXELS;
+    let count = if !large_enough || rng.random_bool(EMPTY_FRACTION) { 0 } else { rng.random_range(1..=MAX_SHAPES) };
     for _ in 0..count {
-        let place = (0..TRIES).find_map(|_| {
+        let placed = (0..MAX_TRIES).find_map(|_| {
             let shape = random_shape(size, rng);
             let mask = shape.mask();
             canvas.has_room(&mask).then_some((shape.kind, mask))
         });
-        if let Some((kind, mask)) = place {
+        if let Some((kind, mask)) = placed {
             canvas.paint(kind, mask, rng);
         }
     }
-    Scene { objects: canvas.objects(), image: canvas.develop(rng) }
+    Scene { objects: canvas.objects(), image: canvas.render(rng) }
 }
 
 fn random_shape(size: Size, rng: &mut impl Rng) -> Shape {
-    let side = (size.width.min(size.height) as f32).max(RECOGNIZABLE / SMALLEST);
+    let side = (size.width.min(size.height) as f32).max(MIN_PIXELS / MIN_DIAMETER);
     Shape {
         kind: Kind::ALL[rng.random_range(0..Kind::ALL.len())],
         x: size.width as f32 * rng.random_range(0.0..1.0),
         y: size.height as f32 * rng.random_range(0.0..1.0),
-        // As many from 0.2 to 0.3 of the side as from 0.4 to 0.6.
-        radius: 0.5 * side * SMALLEST * (LARGEST / SMALLEST).powf(rng.random_range(0.0..1.0)),
+        // Log-uniform: as many diameters from 0.2 to 0.3 of the side as from 0.4 to 0.6.
+        radius: 0.5 * side * MIN_DIAMETER * (MAX_DIAMETER / MIN_DIAMETER).powf(rng.random_range(0.0..1.0)),
         angle: rng.random_range(0.0..TAU),
     }
 }
 
-/// A scene in the making.
+/// A scene that is being drawn.
 struct Canvas {
     size: Size,
-    /// By row, then column.
+    /// Colors of the pixels, row by row.
     colors: Vec<Color>,
-    /// The place in `shapes` of what is in front at each pixel.
+    /// Index in `shapes` of the front shape at each pixel.
     owners: Vec<Option<usize>>,
     shapes: Vec<Painted>,
 }
@@ -107,13 +107,13 @@ struct Canvas {
 /// A shape on a canvas.
 struct Painted {
     kind: Kind,
-    /// Number of its pixels, out of sight or not.
+    /// Number of its pixels, visible or not.
     pixels: usize,
 }
 
 impl Canvas {
     fn new(size: Size, rng: &mut impl Rng) -> Self {
-        // Never as bright or dark as shapes can be.
+        // A smaller range of brightness than that of the shapes.
         let color = random_color(rng).map(|channel| 0.2 + 0.6 * channel);
         let texture = Texture::random(color, 0.35, rng);
         let points = (0..size.height).flat_map(|row| (0..size.width).map(move |column| (column as f32, row as f32)));
@@ -121,14 +121,14 @@ impl Canvas {
         Self { size, owners: vec![None; colors.len()], colors, shapes: Vec::new() }
     }
 
-    /// The place of a pixel in `colors` and `owners`, if it is on the image.
+    /// Index of a pixel in `colors` and `owners`; `None` if it is outside the image.
     fn index(&self, pixel: &Pixel) -> Option<usize> {
         let (column, row) = (u32::try_from(pixel.column).ok()?, u32::try_from(pixel.row).ok()?);
         let inside = column < self.size.width && row < self.size.height;
         inside.then_some(row as usize * self.size.width as usize + column as usize)
     }
 
-    /// Whether all shapes, and a further one of this mask in front of them, could be seen well enough.
+    /// Whether a shape with this mask in front of the others leaves all shapes, and itself, sufficiently visible.
     fn has_room(&self, mask: &Mask) -> bool {
         let mut owners = self.owners.clone();
         let solid = || mask.pixels.iter().filter(|pixel| pixel.is_solid());
@@ -137,14 +137,14 @@ impl Canvas {
         let mut visible = vec![0usize; new + 1];
         owners.iter().flatten().for_each(|&owner| visible[owner] += 1);
         let pixels = self.shapes.iter().map(|shape| shape.pixels).chain([solid().count()]);
-        visible.iter().zip(pixels).all(|(&visible, pixels)| visible as f32 >= VISIBLE * pixels as f32)
+        visible.iter().zip(pixels).all(|(&visible, pixels)| visible as f32 >= MIN_VISIBLE_FRACTION * pixels as f32)
     }
 
-    /// Paints a shape in front of the others, in a color of its kind that differs from what is there.
+    /// Paints a shape in front of the others, in a color of its kind that contrasts with the pixels behind it.
     fn paint(&mut self, kind: Kind, mask: Mask, rng: &mut impl Rng) {
         let behind = self.mean_color(&mask);
-        let farther = |a: Color, b: Color| if contrast(a, behind) < contrast(b, behind) { b } else { a };
-        let color = (0..4).map(|_| color_near(kind.hue(), HUES, rng)).reduce(farther).unwrap_or_default();
+        let more_contrast = |a: Color, b: Color| if contrast(a, behind) < contrast(b, behind) { b } else { a };
+        let color = (0..4).map(|_| color_near(kind.hue(), HUE_SPREAD, rng)).reduce(more_contrast).unwrap_or_default();
         let texture = Texture::random(color, 0.2, rng);
         for pixel in &mask.pixels {
             let Some(index) = self.index(pixel) else { continue };
@@ -168,44 +168,45 @@ impl Canvas {
         sum.map(|sum| sum / count.max(1.0))
     }
 
-    /// What can be seen of the shapes.
+    /// The visible parts of the shapes.
     fn objects(&self) -> Vec<Object> {
         let mut objects: Vec<_> = self
             .shapes
             .iter()
             .map(|shape| {
-                let nothing = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
-                Object { kind: shape.kind, bounding_box: nothing, area: 0 }
+                let empty = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
+                Object { kind: shape.kind, bounding_box: empty, area: 0 }
             })
             .collect();
         let width = self.size.width as usize;
         for (index, owner) in self.owners.iter().enumerate() {
             let Some(owner) = *owner else { continue };
             let (x, y) = ((index % width) as f32, (index / width) as f32);
-            let Object { bounding_box: around, area, .. } = &mut objects[owner];
-            *around = BoundingBox {
-                x1: around.x1.min(x),
-                y1: around.y1.min(y),
-                x2: around.x2.max(x + 1.0),
-                y2: around.y2.max(y + 1.0),
+            let Object { bounding_box: extent, area, .. } = &mut objects[owner];
+            *extent = BoundingBox {
+                x1: extent.x1.min(x),
+                y1: extent.y1.min(y),
+                x2: extent.x2.max(x + 1.0),
+                y2: extent.y2.max(y + 1.0),
             };
             *area += 1;
         }
         objects
     }
 
-    /// The image that a camera takes of the canvas: a little soft and noisy.
-    fn develop(&self, rng: &mut impl Rng) -> RgbImage {
-        let softness = rng.random_range(0.0..1.0);
+    /// The final image: the canvas with some blur and noise, like a photo.
+    fn render(&self, rng: &mut impl Rng) -> RgbImage {
+        let blur = rng.random_range(0.0..1.0);
         let noise = rng.random_range(0.0..0.08);
         let (width, height) = (self.size.width as usize, self.size.height as usize);
         RgbImage::from_fn(self.size.width, self.size.height, |column, row| {
             let (column, row) = (column as usize, row as usize);
-            let at = |column: usize, row: usize| self.colors[row.min(height - 1) * width + column.min(width - 1)];
+            let color_at = |column: usize, row: usize| self.colors[row.min(height - 1) * width + column.min(width - 1)];
             let (left, above) = (column.saturating_sub(1), row.saturating_sub(1));
-            let neighbors = [at(left, row), at(column + 1, row), at(column, above), at(column, row + 1)];
+            let neighbors =
+                [color_at(left, row), color_at(column + 1, row), color_at(column, above), color_at(column, row + 1)];
             let mean = std::array::from_fn(|i| neighbors.iter().map(|color| color[i]).sum::<f32>() / 4.0);
-            let color = mix(at(column, row), mean, 0.7 * softness);
+            let color = mix(color_at(column, row), mean, 0.7 * blur);
             // The sum of four uniform samples is nearly normal.
             let error = |rng: &mut _| noise * (0..4).map(|_| RngExt::random_range(rng, -0.5..0.5)).sum::<f32>();
             Rgb(color.map(|channel| (255.0 * (channel + error(rng))).round() as u8))
@@ -227,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_draws_the_same_and_another_does_not() {
+    fn the_same_seed_draws_the_same_scene_and_another_does_not() {
         assert!(scenes().eq(scenes()));
         let first = scenes().next().unwrap();
         assert!(scenes().skip(1).all(|scene| scene.image != first.image));
     }
 
     #[test]
-    fn images_without_room_are_drawn_empty() {
+    fn images_too_small_for_a_shape_are_empty() {
         for (width, height) in [(0, 0), (0, 9), (1, 1), (12, 3)] {
             for seed in 0..20 {
                 let scene = draw(Size { width, height }, &mut ChaCha8Rng::seed_from_u64(seed));
@@ -245,18 +246,18 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_inside_the_image_and_of_the_sizes_asked_for() {
+    fn boxes_are_inside_the_image_and_within_the_size_limits() {
         for object in scenes().flat_map(|scene| scene.objects) {
             let b = object.bounding_box;
             assert_eq!(b, b.clip(SIZE.width as f32, SIZE.height as f32));
             assert!(b.width() >= 5.0 && b.height() >= 5.0, "{object:?}");
-            assert!(b.width().max(b.height()) <= LARGEST * 96.0 + 1.0, "{object:?}");
+            assert!(b.width().max(b.height()) <= MAX_DIAMETER * 96.0 + 1.0, "{object:?}");
             assert!(object.area as f32 <= b.area());
         }
     }
 
     #[test]
-    fn a_box_touches_the_pixels_of_its_shape_on_all_four_sides() {
+    fn boxes_tightly_enclose_the_pixels_of_their_shape() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         for kind in Kind::ALL {
             let mut canvas = Canvas::new(SIZE, &mut rng);
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_covered_shape_has_the_box_of_what_can_be_seen() {
+    fn the_box_of_a_covered_shape_encloses_its_visible_part() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mut canvas = Canvas::new(SIZE, &mut rng);
         let square = |x: f32| Shape { kind: Kind::Square, x, y: 48.0, radius: 800f32.sqrt(), angle: TAU / 8.0 }.mask();
@@ -285,26 +286,26 @@ mod tests {
         }
         let boxes: Vec<_> = canvas.objects().iter().map(|object| object.bounding_box).collect();
         assert_eq!(boxes, [BoundingBox::new(20.0, 28.0, 44.0, 68.0), BoundingBox::new(44.0, 28.0, 84.0, 68.0)]);
-        assert!(!canvas.has_room(&square(84.0)), "half of the front square would be left");
+        assert!(!canvas.has_room(&square(84.0)), "only half of the front square would be visible");
     }
 
     #[test]
-    fn shapes_do_not_go_where_too_little_would_be_seen() {
+    fn positions_that_hide_too_much_of_a_shape_are_rejected() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         let mut canvas = Canvas::new(SIZE, &mut rng);
         let disk = |x: f32, radius: f32| Shape { kind: Kind::Disk, x, y: 48.0, radius, angle: 0.0 }.mask();
         assert!(canvas.has_room(&disk(64.0, 20.0)));
-        assert!(!canvas.has_room(&disk(0.0, 20.0)), "half of it is outside");
+        assert!(!canvas.has_room(&disk(0.0, 20.0)), "half of the disk is outside");
         canvas.paint(Kind::Disk, disk(64.0, 20.0), &mut rng);
-        assert!(!canvas.has_room(&disk(64.0, 18.0)), "it hides most of the other");
-        assert!(canvas.has_room(&disk(64.0, 7.0)), "it hides an eighth of the other");
+        assert!(!canvas.has_room(&disk(64.0, 18.0)), "the disk hides most of the other");
+        assert!(canvas.has_room(&disk(64.0, 7.0)), "the disk hides an eighth of the other");
     }
 
     #[test]
-    fn some_images_show_nothing_and_some_show_all_that_there_is_room_for() {
+    fn some_images_are_empty_and_some_have_the_maximum_number_of_shapes() {
         let counts: Vec<_> = scenes().map(|scene| scene.objects.len()).collect();
         assert!((2..25).contains(&counts.iter().filter(|&&count| count == 0).count()), "{counts:?}");
-        assert!(counts.contains(&MOST) && counts.iter().all(|&count| count <= MOST), "{counts:?}");
+        assert!(counts.contains(&MAX_SHAPES) && counts.iter().all(|&count| count <= MAX_SHAPES), "{counts:?}");
         for kind in Kind::ALL {
             assert!(scenes().flat_map(|scene| scene.objects).any(|object| object.kind == kind));
         }

@@ -1,8 +1,8 @@
-//! The shapes: what they are, and which pixels they cover.
+//! The shapes and the pixels they cover.
 
 use std::f32::consts::TAU;
 
-/// Kinds of shapes, which are the classes of the data set.
+/// Kinds of shapes, the classes of the data set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A filled circle.
@@ -18,10 +18,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All kinds, in the order of their classes.
+    /// All kinds, in the order of the class indices.
     pub const ALL: [Self; 5] = [Self::Disk, Self::Ring, Self::Square, Self::Triangle, Self::Star];
 
-    /// The class's name.
+    /// The name of the class.
     pub fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk",
@@ -32,7 +32,7 @@ impl Kind {
         }
     }
 
-    /// The hue around which its colors lie, in turns of the color wheel from red.
+    /// The mean hue of the class, in turns of the color wheel from red.
     pub(super) fn hue(self) -> f32 {
         self as usize as f32 / Self::ALL.len() as f32
     }
@@ -41,22 +41,22 @@ impl Kind {
 /// A shape on an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Shape {
-    /// What it is.
+    /// Kind of shape.
     pub kind: Kind,
     /// Column of the center, in pixels.
     pub x: f32,
     /// Row of the center, in pixels.
     pub y: f32,
-    /// From the center to the farthest points, in pixels.
+    /// Distance from the center to the farthest points, in pixels.
     pub radius: f32,
     /// Rotation, in radians.
     pub angle: f32,
 }
 
 impl Shape {
-    /// The pixels that the shape covers, also those outside of any image.
+    /// The pixels that the shape covers, including those outside the image.
     pub(super) fn mask(&self) -> Mask {
-        // Half a pixel of soft edge stays outside of the radius.
+        // The antialiased edge extends half a pixel beyond the radius.
         let reach = self.radius.ceil() as i32 + 1;
         let (left, top) = (self.x.floor() as i32 - reach, self.y.floor() as i32 - reach);
         let side = 2 * reach + 1;
@@ -84,32 +84,32 @@ impl Shape {
     }
 }
 
-/// The pixels that a shape covers at least in part.
+/// The pixels that a shape covers fully or partly.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mask {
-    /// By row, then column.
+    /// The pixels, row by row.
     pub pixels: Vec<Pixel>,
 }
 
-/// One pixel of a mask. Column and row are negative left of and above the image.
+/// A pixel of a mask. Column and row are negative to the left of and above the image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pixel {
     /// Its column.
     pub column: i32,
     /// Its row.
     pub row: i32,
-    /// How much of the pixel the shape covers, in (0, 1].
+    /// Fraction of the pixel that the shape covers, in (0, 1].
     pub coverage: f32,
 }
 
 impl Pixel {
-    /// Whether the pixel belongs to the shape: it covers half of it or more.
+    /// Whether the pixel belongs to the shape: at least half of it is covered.
     pub(super) fn is_solid(&self) -> bool {
         self.coverage >= 0.5
     }
 }
 
-/// Corners around the origin, at a distance of 1 and `inner` by turns.
+/// Corners around the origin, alternately at a distance of 1 and `inner`.
 fn corners<const N: usize>(inner: f32) -> [[f32; 2]; N] {
     std::array::from_fn(|i| {
         let radius = if i % 2 == 0 { 1.0 } else { inner };
@@ -129,7 +129,7 @@ fn distance_from_polygon(x: f32, y: f32, corners: &[[f32; 2]]) -> f32 {
         let along = (to_point[0] * edge[0] + to_point[1] * edge[1]) / (edge[0] * edge[0] + edge[1] * edge[1]);
         let along = along.clamp(0.0, 1.0);
         nearest = nearest.min((to_point[0] - along * edge[0]).hypot(to_point[1] - along * edge[1]));
-        // A ray to the right of the point crosses the edges of its polygon an odd number of times.
+        // From a point inside the polygon, a ray to the right crosses its edges an odd number of times.
         if (corner[1] > y) != (previous[1] > y) && x < corner[0] + edge[0] * (y - corner[1]) / edge[1] {
             inside = !inside;
         }
@@ -147,8 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn masks_have_the_areas_of_geometry() {
-        // In units of the squared radius; the star's is 5 · sin(36°) · inner.
+    fn masks_have_the_exact_areas_of_the_shapes() {
+        // In units of the squared radius. Star: 5 · sin(36°) · inner.
         let areas = [
             (Kind::Disk, TAU / 2.0),
             (Kind::Ring, TAU / 2.0 * 0.75),
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_stay_within_the_radius_and_reach_it() {
+    fn masks_extend_to_the_radius_and_not_beyond() {
         for kind in Kind::ALL {
             let farthest =
                 shape(kind).mask().pixels.iter().filter(|pixel| pixel.is_solid()).fold(0f32, |far, pixel| {

@@ -1,4 +1,4 @@
-//! Textures: a color for every point of a surface.
+//! Textures: the color at every point of a surface.
 
 use std::f32::consts::TAU;
 
@@ -7,35 +7,35 @@ use rand::{Rng, RngExt};
 /// Red, green and blue in [0, 1].
 pub(super) type Color = [f32; 3];
 
-/// Any color.
+/// A uniformly random color.
 pub(super) fn random_color(rng: &mut impl Rng) -> Color {
     std::array::from_fn(|_| rng.random_range(0.0..1.0))
 }
 
-/// A strong color whose hue, in turns of the color wheel, is at most `spread` from `hue`.
+/// A saturated color with a hue within `spread` of `hue`, in turns of the color wheel.
 pub(super) fn color_near(hue: f32, spread: f32, rng: &mut impl Rng) -> Color {
     let hue = hue + rng.random_range(-spread..spread);
     let saturation = rng.random_range(0.6..1.0);
     let value = rng.random_range(0.35..1.0);
     // Red, green and blue each rise and fall once per turn, a third of a turn apart.
-    [0.0, 1.0 / 3.0, 2.0 / 3.0].map(|place| {
-        let distance = ((hue - place + 0.5).rem_euclid(1.0) - 0.5).abs();
-        let share = (2.0 - 6.0 * distance).clamp(0.0, 1.0);
-        value * (1.0 - saturation * (1.0 - share))
+    [0.0, 1.0 / 3.0, 2.0 / 3.0].map(|peak| {
+        let distance = ((hue - peak + 0.5).rem_euclid(1.0) - 0.5).abs();
+        let level = (2.0 - 6.0 * distance).clamp(0.0, 1.0);
+        value * (1.0 - saturation * (1.0 - level))
     })
 }
 
-/// Length of the difference of two colors.
+/// Euclidean distance of two colors.
 pub(super) fn contrast(a: Color, b: Color) -> f32 {
     std::array::from_fn::<f32, 3, _>(|i| (a[i] - b[i]).powi(2)).iter().sum::<f32>().sqrt()
 }
 
-/// The color at `share` of the way from `a` to `b`.
-pub(super) fn mix(a: Color, b: Color, share: f32) -> Color {
-    std::array::from_fn(|i| a[i] + share * (b[i] - a[i]))
+/// Interpolates from `a` (at 0) to `b` (at 1).
+pub(super) fn mix(a: Color, b: Color, fraction: f32) -> Color {
+    std::array::from_fn(|i| a[i] + fraction * (b[i] - a[i]))
 }
 
-/// Two colors, and a pattern and noise that say where there is how much of the second.
+/// A mix of two colors, which a pattern and noise determine at each point.
 #[derive(Clone, Debug)]
 pub(super) struct Texture {
     first: Color,
@@ -43,10 +43,10 @@ pub(super) struct Texture {
     pattern: Pattern,
     /// Direction of the pattern: cosine and sine.
     direction: [f32; 2],
-    /// Length after which the pattern repeats, in pixels.
+    /// Period of the pattern, in pixels.
     period: f32,
     noise: Noise,
-    /// Share of the noise; the rest is the pattern's.
+    /// Weight of the noise, from 0 to 1; the pattern has the rest.
     roughness: f32,
 }
 
@@ -58,7 +58,7 @@ enum Pattern {
 }
 
 impl Texture {
-    /// Any texture around the color `first`. Its other color differs by up to `depth` per channel.
+    /// A random texture. Its second color differs from `first` by up to `depth` per channel.
     pub(super) fn random(first: Color, depth: f32, rng: &mut impl Rng) -> Self {
         let (sine, cosine) = rng.random_range(0.0..TAU).sin_cos();
         Self {
@@ -77,41 +77,41 @@ impl Texture {
         let turns = [self.direction[0] * x + self.direction[1] * y, self.direction[0] * y - self.direction[1] * x]
             .map(|length| length / self.period);
         let odd = turns.map(|turns| turns.rem_euclid(1.0) < 0.5);
-        let share = match self.pattern {
+        let pattern = match self.pattern {
             Pattern::Waves => 0.5 + 0.5 * (TAU * turns[0]).sin(),
             Pattern::Stripes => f32::from(odd[0]),
             Pattern::Checks => f32::from(odd[0] != odd[1]),
         };
-        mix(self.first, self.second, share + self.roughness * (self.noise.at(x, y) - share))
+        mix(self.first, self.second, pattern + self.roughness * (self.noise.at(x, y) - pattern))
     }
 }
 
-/// Smooth noise in [0, 1], the same for the same seed: random values at the corners of grids, finer and fainter.
+/// Smooth value noise in [0, 1], determined by the seed: interpolated random values on grids, the finer the weaker.
 #[derive(Clone, Copy, Debug)]
 struct Noise {
     seed: u32,
 }
 
 impl Noise {
-    /// Sides of the grids' cells in pixels, and the shares of their values.
+    /// Side of each grid's cells in pixels, and the grid's weight.
     const OCTAVES: [(f32, f32); 5] = [(64.0, 0.4), (32.0, 0.25), (16.0, 0.15), (8.0, 0.12), (3.0, 0.08)];
 
     fn at(&self, x: f32, y: f32) -> f32 {
         let octaves = Self::OCTAVES.iter().zip(self.seed..);
-        octaves.map(|(&(side, share), seed)| share * smooth_noise(x / side, y / side, seed)).sum()
+        octaves.map(|(&(side, weight), seed)| weight * smooth_noise(x / side, y / side, seed)).sum()
     }
 }
 
 fn smooth_noise(x: f32, y: f32, seed: u32) -> f32 {
     let (column, row) = (x.floor(), y.floor());
-    let ease = |share: f32| share * share * (3.0 - 2.0 * share);
+    let ease = |t: f32| t * t * (3.0 - 2.0 * t);
     let (right, below) = (ease(x - column), ease(y - row));
     let corner = |i: i32, j: i32| grid_value(column as i32 + i, row as i32 + j, seed);
-    let between = |a: f32, b: f32, share: f32| a + share * (b - a);
-    between(between(corner(0, 0), corner(1, 0), right), between(corner(0, 1), corner(1, 1), right), below)
+    let lerp = |a: f32, b: f32, t: f32| a + t * (b - a);
+    lerp(lerp(corner(0, 0), corner(1, 0), right), lerp(corner(0, 1), corner(1, 1), right), below)
 }
 
-/// A value in [0, 1) that looks random. <https://github.com/skeeto/hash-prospector>
+/// A pseudorandom value in [0, 1): a hash of the cell and the seed. <https://github.com/skeeto/hash-prospector>
 fn grid_value(column: i32, row: i32, seed: u32) -> f32 {
     let mut hash = seed;
     for part in [column as u32, row as u32] {
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn colors_stay_between_the_two_of_the_texture() {
+    fn texture_colors_lie_between_its_two_colors() {
         let mut rng = ChaCha8Rng::seed_from_u64(0);
         for _ in 0..50 {
             let texture = Texture::random(random_color(&mut rng), 0.3, &mut rng);

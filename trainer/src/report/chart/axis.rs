@@ -1,35 +1,34 @@
-//! One direction of a chart: from numbers to places and labels.
+//! An axis of a chart: converts numbers to positions and labels.
 
-/// A range of numbers, with marks at round ones.
+/// A range of numbers, with ticks at round numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::report) struct Axis {
     low: f64,
     high: f64,
     logarithmic: bool,
-    /// Where marks are.
+    /// Positions of the ticks.
     pub(super) ticks: Vec<f64>,
 }
 
-/// Decimals that a label may have; smaller numbers are written with an exponent.
+/// Maximum number of decimals of a label. Numbers that need more are written with an exponent.
 const MOST_DECIMALS: usize = 4;
 
-/// A range that spans more than this factor is easier to read as powers of ten.
+/// Ratio of maximum to minimum above which an axis is logarithmic.
 const WIDE: f64 = 20.0;
 
 impl Axis {
-    /// From zero to a round number that isn't less than `high`, with about `ticks` marks.
+    /// From zero to a round number of at least `high`, with about `ticks` ticks.
     pub(in crate::report) fn from_zero(high: f64, ticks: usize) -> Self {
         let high = if (1e-300..1e300).contains(&high) { high } else { 1.0 };
         let step = round_step(high / ticks as f64);
-        // Ten decimal places, so that 3 * 0.1 does not need a fourth step.
+        // The tolerance prevents a fourth step for 3 * 0.1, which is slightly more than 0.3.
         let steps = (high / step - 1e-10).ceil();
         Self { low: 0.0, high: steps * step, logarithmic: false, ticks: multiples(step, 0.0, steps * step) }
     }
 
-    /// From one whole number to another, with about `ticks` marks at whole numbers.
+    /// From one whole number to another, with about `ticks` ticks at whole numbers. A single number is in the middle.
     pub(in crate::report) fn counting(low: f64, high: f64, ticks: usize) -> Self {
         let step = round_step((high - low).max(0.0) / ticks as f64).max(1.0);
-        // A single number is in the middle.
         let margin = if high > low { 0.0 } else { 1.0 };
         let mut marks = multiples(step, low, high);
         if marks.is_empty() {
@@ -38,13 +37,13 @@ impl Axis {
         Self { low: low - margin, high: high + margin, logarithmic: false, ticks: marks }
     }
 
-    /// From one number to another, with about `ticks` marks at whole numbers.
+    /// From one number to another, with about `ticks` ticks at whole numbers.
     pub(in crate::report) fn spanning(low: f64, high: f64, ticks: usize) -> Self {
         let step = round_step((high - low).max(0.0) / ticks as f64).max(1.0);
         Self { low, high, logarithmic: false, ticks: multiples(step, low, high) }
     }
 
-    /// From zero, or by powers of ten where all numbers are above zero and far apart.
+    /// From zero; logarithmic if the numbers are positive and span a wide range.
     pub(in crate::report) fn fitting(low: f64, high: f64, ticks: usize) -> Self {
         if low > 1e-300 && high < 1e300 && high > WIDE * low {
             Self::logarithmic(low, high)
@@ -62,12 +61,13 @@ impl Axis {
         Self { low, high, logarithmic: true, ticks }
     }
 
-    /// Whether equal distances are equal factors.
+    /// Whether the axis is logarithmic.
     pub(super) fn is_logarithmic(&self) -> bool {
         self.logarithmic
     }
 
-    /// Where a number is: 0 at the beginning, 1 at the end, beyond them outside; none for what has no place at all.
+    /// Relative position of a number: 0 at the lower end, 1 at the upper end, below 0 or above 1 outside. `None` if the
+    /// position is not finite.
     pub(super) fn place(&self, value: f64) -> Option<f64> {
         let place = if self.logarithmic {
             (value / self.low).ln() / (self.high / self.low).ln()
@@ -77,7 +77,7 @@ impl Axis {
         place.is_finite().then_some(place)
     }
 
-    /// What a mark says.
+    /// Label of a tick.
     pub(super) fn label(&self, tick: f64) -> String {
         let step = if self.logarithmic || self.ticks.len() < 2 { tick } else { self.ticks[1] - self.ticks[0] };
         label(tick, step)
@@ -93,7 +93,7 @@ fn label(value: f64, step: f64) -> String {
         let (unit, name) = if value.abs() >= 1e6 { (1e6, "M") } else { (1e3, "k") };
         return format!("{}{name}", (value / unit * 1e3).round() / 1e3);
     }
-    // 0.25 has the step of a twentieth.
+    // As many decimals as the step needs: two for steps of 0.25.
     let decimals = (0..=MOST_DECIMALS).find(|decimals| {
         let units = step * 10f64.powi(*decimals as i32);
         (units - units.round()).abs() < 1e-6 * units.abs()
@@ -107,7 +107,7 @@ fn label(value: f64, step: f64) -> String {
     }
 }
 
-/// The smallest of 1, 2 and 5 times a power of ten that isn't less than `step`.
+/// The smallest number of at least `step` that is 1, 2 or 5 times a power of ten.
 fn round_step(step: f64) -> f64 {
     if !(step.is_finite() && step > 0.0) {
         return 1.0;
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_at_round_numbers() {
+    fn ticks_are_at_round_numbers() {
         let cases: [(Axis, &[&str]); 9] = [
             (Axis::from_zero(0.83, 5), &["0", "0.2", "0.4", "0.6", "0.8", "1.0"]),
             (Axis::from_zero(0.3, 3), &["0", "0.1", "0.2", "0.3"]),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_at_zero_and_one_and_what_is_no_number_has_no_place() {
+    fn ends_are_at_zero_and_one_and_non_finite_numbers_have_no_position() {
         for axis in [Axis::from_zero(1.0, 5), Axis::counting(3.0, 9.0, 4), Axis::logarithmic(0.1, 10.0)] {
             assert_eq!((axis.place(axis.low), axis.place(axis.high)), (Some(0.0), Some(1.0)));
             assert_eq!([f64::NAN, f64::INFINITY].map(|value| axis.place(value)), [None; 2]);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn no_numbers_and_odd_ones_make_an_axis_too() {
+    fn non_finite_and_extreme_ranges_give_a_valid_axis() {
         for high in [0.0, -1.0, f64::NAN, f64::INFINITY, f64::MIN_POSITIVE, f64::MAX] {
             for axis in [Axis::from_zero(high, 5), Axis::fitting(0.0, high, 5), Axis::fitting(high, high, 5)] {
                 assert!(axis.ticks.len() < 20 && axis.place(axis.low) == Some(0.0), "{high}: {axis:?}");

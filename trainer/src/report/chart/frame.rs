@@ -1,14 +1,13 @@
-//! What is around the lines of a chart: axes, grid, labels.
+//! The frame of a chart: axes, grid, labels.
 
 use super::Note;
 use super::axis::Axis;
 use crate::report::markup::{Attribute, Markup, Place};
 
-/// Room between the lines and the edge, for half a stroke.
+/// Space around the plot area for half a stroke.
 const RIM: f64 = 2.0;
 
-/// Width and height of a chart and what of them is left for labels, in the units of its drawing. It is then as wide as the
-/// page makes it.
+/// Size of a chart and its margins for labels, in SVG user units. The page scales it to the available width.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::report) struct Size {
     width: f64,
@@ -20,17 +19,17 @@ pub(in crate::report) struct Size {
 }
 
 impl Size {
-    /// For two beside each other.
+    /// Two charts per row.
     pub(in crate::report) const LARGE: Self =
         Self { width: 500.0, height: 260.0, left: 52.0, right: 24.0, top: 14.0, bottom: 42.0 };
-    /// Beside a long table.
+    /// A chart next to a long table.
     pub(in crate::report) const TALL: Self = Self { height: 400.0, ..Self::LARGE };
-    /// For many beside each other.
+    /// Many charts per row.
     pub(in crate::report) const SMALL: Self =
         Self { width: 190.0, height: 160.0, left: 28.0, right: 10.0, top: 8.0, bottom: 22.0 };
 }
 
-/// Where on a drawing the numbers of two axes are.
+/// Maps the numbers of two axes to positions in a chart.
 pub(super) struct Frame<'a> {
     pub(super) size: Size,
     pub(super) x: &'a Axis,
@@ -38,12 +37,12 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Where a point is; none if it is nowhere.
+    /// Position of a point in the chart; `None` if a coordinate is not finite.
     pub(super) fn place(&self, [x, y]: [f64; 2]) -> Option<[f64; 2]> {
         Some([self.across(x)?, self.up(y)?])
     }
 
-    /// Draws the axes and, clipped to the room between them, what `inside` draws. `across` names the horizontal axis.
+    /// Draws the axes, and what `inside` draws, clipped to the plot area. `across` is the name of the horizontal axis.
     pub(super) fn draw(
         &self,
         markup: &mut Markup,
@@ -79,7 +78,7 @@ impl Frame<'_> {
         });
     }
 
-    /// Draws an upright line that stands out.
+    /// Draws a vertical marker line with a label.
     pub(super) fn mark(&self, markup: &mut Markup, x: f64, label: &str) {
         let Some(place) = self.across(x) else { return };
         let Size { width, height, top, bottom, .. } = self.size;
@@ -97,7 +96,7 @@ impl Frame<'_> {
         markup.phrase("text", &attributes, label);
     }
 
-    /// Draws areas that say something when they are pointed at.
+    /// Draws the tooltip areas.
     pub(super) fn notes(&self, markup: &mut Markup, notes: &[Note]) {
         let Size { height, top, bottom, .. } = self.size;
         for Note { from, to, text } in notes {
@@ -138,7 +137,7 @@ impl Frame<'_> {
 
     fn up(&self, y: f64) -> Option<f64> {
         let Size { height, top, bottom, .. } = self.size;
-        // Far outside is outside, however far.
+        // Clamped: what is far outside is clipped anyway.
         Some(height - bottom - self.y.place(y)?.clamp(-9.0, 9.0) * (height - top - bottom))
     }
 }

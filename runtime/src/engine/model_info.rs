@@ -1,4 +1,4 @@
-//! What a file says about itself besides the spec, for people who look into it.
+//! Description of an ONNX file apart from its spec, for `runtime info`.
 
 use std::collections::BTreeMap;
 
@@ -7,54 +7,54 @@ use ort::value::{Outlet, ValueType};
 use serde::Serialize;
 
 use super::SPEC_KEY;
-use super::error::words;
+use super::error::ort_message;
 
-/// What a file says about itself besides the spec.
+/// Description of an ONNX file apart from its spec.
 #[derive(Clone, Debug, Serialize)]
-pub struct About {
-    /// What the network is called.
+pub struct ModelInfo {
+    /// Name of the graph.
     pub graph: String,
-    /// The program that wrote the file.
+    /// Program that wrote the file.
     pub producer: String,
-    /// What goes in.
-    pub inputs: Vec<Port>,
-    /// What comes out.
-    pub outputs: Vec<Port>,
-    /// Where it comes from, by keys.
+    /// Inputs of the network.
+    pub inputs: Vec<ValueInfo>,
+    /// Outputs of the network.
+    pub outputs: Vec<ValueInfo>,
+    /// The file's `metadata_props` except the spec, by key.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// An input or an output.
+/// An input or output of the network.
 #[derive(Clone, Debug, Serialize)]
-pub struct Port {
-    /// Its name.
+pub struct ValueInfo {
+    /// Name.
     pub name: String,
-    /// Its elements, such as `f32`.
+    /// Element type, such as `f32`.
     pub element: String,
-    /// Its shape; a side that is absent is any.
+    /// Shape; `None` for a dynamic dimension.
     pub shape: Vec<Option<usize>>,
 }
 
-impl About {
+impl ModelInfo {
     pub(super) fn read(session: &Session) -> Result<Self, String> {
-        let file = session.metadata().map_err(|error| words(&error))?;
-        let keys = file.custom_keys().map_err(|error| words(&error))?;
+        let file = session.metadata().map_err(|error| ort_message(&error))?;
+        let keys = file.custom_keys().map_err(|error| ort_message(&error))?;
         let metadata = keys.into_iter().filter(|key| key != SPEC_KEY);
         Ok(Self {
             graph: file.name().unwrap_or_default(),
             producer: file.producer().unwrap_or_default(),
-            inputs: session.inputs().iter().map(Port::of).collect(),
-            outputs: session.outputs().iter().map(Port::of).collect(),
+            inputs: session.inputs().iter().map(ValueInfo::of).collect(),
+            outputs: session.outputs().iter().map(ValueInfo::of).collect(),
             metadata: metadata.filter_map(|key| Some((key.clone(), file.custom(&key)?))).collect(),
         })
     }
 }
 
-impl Port {
+impl ValueInfo {
     fn of(outlet: &Outlet) -> Self {
         let (element, shape) = match outlet.dtype() {
             ValueType::Tensor { ty, shape, .. } => {
-                (ty.to_string(), shape.iter().map(|side| usize::try_from(*side).ok()).collect())
+                (ty.to_string(), shape.iter().map(|size| usize::try_from(*size).ok()).collect())
             }
             other => (format!("{other:?}"), Vec::new()),
         };

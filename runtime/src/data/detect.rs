@@ -1,0 +1,146 @@
+//! Detection in the images of a data set, for evaluation.
+
+use std::path::PathBuf;
+
+use models::ModelSpec;
+use models::dataset::{Dataset, format_list};
+use models::evaluation::ScoredBox;
+use models::spec::Class;
+
+use crate::Detector;
+use crate::output::{Failure, Found};
+use crate::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
+
+/// The detector cannot run on a whole data set. Skipping an image would give another average precision.
+#[derive(Debug, thiserror::Error)]
+pub enum DetectDatasetError {
+    /// The data set lacks a class of the model.
+    #[error(
+        "the model's class `{}` (id {}) is not in the data set, whose classes are {known}; use the model's own data set, or set \
+         the class names with --classes",
+        .class.name, .class.id
+    )]
+    Class {
+        /// The model's class.
+        class: Class,
+        /// Names of the data set's classes, abridged.
+        known: String,
+    },
+    /// An image could not be read, or the network failed on it.
+    #[error("`{}`: {reason}", .path.display())]
+    Image {
+        /// Path of the file.
+        path: PathBuf,
+        /// The reason.
+        reason: Failure,
+    },
+    /// The size of an image differs from that in the ground truth, so its boxes would not fit.
+    #[error(
+        "`{}` is {}x{} after EXIF rotation, but {}x{} in the ground truth",
+        .path.display(), .found[0], .found[1], .expected[0], .expected[1]
+    )]
+    Size {
+        /// Path of the file.
+        path: PathBuf,
+        /// Width and height of the image.
+        found: [u32; 2],
+        /// Width and height in the ground truth.
+        expected: [u32; 2],
+    },
+}
+
+/// The detections in all images of `truth`, with the class indices of the data set and boxes in pixels of the original
+/// image (upright, after EXIF rotation). Calls `advance` after each image.
+///
+/// # Errors
+/// When the data set lacks a class of the model, an image cannot be read or differs in size from the ground truth, or
+/// ONNX Runtime fails.
+pub fn detect_dataset(
+    detector: &Detector,
+    truth: &Dataset,
+    mut advance: impl FnMut(),
+) -> Result<Vec<ScoredBox>, DetectDatasetError> {
+    let class_indices = class_indices(detector.spec(), truth)?;
+    let images = 0..truth.images.len();
+    let items =
+        images.map(|image| Item { file: truth.path_of(image), frame: None, content: Content::File, tag: image });
+    let (_, scored) = pipeline(
+        detector,
+        &PipelineOptions::of(detector),
+        items,
+        |Finished { report, tag: image, .. }| {
+            let reason = |reason| DetectDatasetError::Image { path: truth.path_of(image), reason };
+            scored_boxes(truth, image, &class_indices, &report.outcome.map_err(reason)?)
+        },
+        |images| {
+            let mut scored = Vec::new();
+            for boxes in images {
+                scored.extend(boxes?);
+                advance();
+            }
+            Ok(scored)
+        },
+    );
+    scored
+}
+
+/// The index in the data set of each class of the model. Classes match by id and name, or else by name alone, because
+/// formats of one data set differ in ids.
+///
+/// # Errors
+/// When the data set lacks a class of the model.
+pub fn class_indices(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<usize>, DetectDatasetError> {
+    let indices = spec.classes.iter().map(|class| {
+        let same = truth.classes.iter().position(|known| known == class);
+        let index = same.or_else(|| truth.classes.iter().position(|known| known.name == class.name));
+        index.ok_or_else(|| {
+            let names: Vec<_> = truth.classes.iter().map(|known| format!("`{}`", known.name)).collect();
+            DetectDatasetError::Class { class: class.clone(), known: format_list(&names) }
+        })
+    });
+    indices.collect()
+}
+
+/// Converts the detections in an image for evaluation.
+fn scored_boxes(
+    truth: &Dataset,
+    image: usize,
+    class_indices: &[usize],
+    found: &Found,
+) -> Result<Vec<ScoredBox>, DetectDatasetError> {
+    let expected = &truth.images[image];
+    if (found.width, found.height) != (expected.width, expected.height) {
+        let (found, expected) = ([found.width, found.height], [expected.width, expected.height]);
+        return Err(DetectDatasetError::Size { path: truth.path_of(image), found, expected });
+    }
+    let scored = found.detections.iter().map(|detection| ScoredBox {
+        image,
+        class_index: class_indices[detection.class_index],
+        score: detection.score.into(),
+        rectangle: detection.bounding_box.into(),
+    });
+    Ok(scored.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use models::spec::Class;
+
+    use super::*;
+
+    fn classes(classes: &[(i64, &str)]) -> Vec<Class> {
+        classes.iter().map(|(id, name)| Class { id: *id, name: (*name).to_owned() }).collect()
+    }
+
+    #[test]
+    fn classes_are_matched_by_name_where_ids_differ() {
+        let indices = |model: &[(i64, &str)], data: &[(i64, &str)]| {
+            let spec = ModelSpec { classes: classes(model), ..ModelSpec::default() };
+            class_indices(&spec, &Dataset { classes: classes(data), ..Dataset::default() })
+        };
+        assert_eq!(indices(&[(1, "dog"), (2, "cat")], &[(0, "cat"), (1, "cow"), (2, "dog")]).unwrap(), [2, 0]);
+        assert_eq!(indices(&[(2, "dog")], &[(1, "dog"), (2, "dog")]).unwrap(), [1]);
+        let error = indices(&[(1, "dog")], &[(1, "0"), (2, "1")]).unwrap_err().to_string();
+        assert!(error.contains("class `dog` (id 1) is not in the data set, whose classes are `0`, `1`;"), "{error}");
+    }
+}
