@@ -15,8 +15,9 @@ use exporter::{
 };
 use models::dataset::Source;
 use models::{AtomicFile, Checkpoint, CheckpointError, Provenance};
+use runtime::cli::{self, CommonArgs};
 use runtime::output::print;
-use runtime::progress::{self, VerbosityArgs, detail};
+use runtime::progress::{self, detail};
 use runtime::{EngineOptions, library};
 
 /// Export a checkpoint to ONNX.
@@ -58,7 +59,7 @@ struct Args {
     onnxruntime: Option<PathBuf>,
 
     #[command(flatten)]
-    verbosity: VerbosityArgs,
+    common: CommonArgs,
 }
 
 /// Arguments of the network's inputs and outputs.
@@ -203,8 +204,8 @@ const CANNOT_PRINT: &str = "cannot write to stdout";
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
     memory::return_large_blocks();
-    let args = Args::parse();
-    args.verbosity.apply();
+    let args: Args = cli::parse();
+    args.common.apply();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

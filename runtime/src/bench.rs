@@ -30,7 +30,7 @@ use throughput::Throughput;
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     /// Image files, folders and patterns, used in turn [default: four generated JPEG files].
-    #[arg(value_name = "PATHS", help_heading = "Input")]
+    #[arg(value_name = "PATHS")]
     paths: Vec<PathBuf>,
 
     #[command(flatten)]

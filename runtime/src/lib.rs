@@ -68,6 +68,7 @@ pub mod machine;
 pub mod output;
 pub mod image_file;
 pub mod pipeline;
+pub mod cli;
 pub mod progress;
 pub mod video;
 

@@ -18,8 +18,9 @@ use std::process::ExitCode;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand};
+use runtime::cli::{self, CommonArgs};
 use runtime::output::Target;
-use runtime::progress::{self, VerbosityArgs};
+use runtime::progress;
 
 /// Detect objects with RetinaNet models in ONNX files.
 #[derive(Debug, Parser)]
@@ -30,7 +31,7 @@ struct Args {
     command: Command,
 
     #[command(flatten)]
-    verbosity: VerbosityArgs,
+    common: CommonArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,8 +65,8 @@ fn up_to(max: usize) -> RangedU64ValueParser<usize> {
 
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
-    let args = Args::parse();
-    args.verbosity.apply();
+    let args: Args = cli::parse();
+    args.common.apply();
     let result = match args.command {
         Command::Detect(args) => detect::run(&args),
         Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),

@@ -11,40 +11,28 @@ const FRAME: Duration = Duration::from_millis(100);
 /// Time between two progress lines elsewhere.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-const QUIET: u8 = 0;
-const NORMAL: u8 = 1;
-const VERBOSE: u8 = 2;
-
-/// How much this process prints.
-static VERBOSITY: AtomicU8 = AtomicU8::new(NORMAL);
-
 /// How much a program prints on stderr.
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub struct VerbosityArgs {
-    /// Print only results, warnings and errors, no progress.
-    #[arg(long, short, global = true, conflicts_with = "verbose")]
-    quiet: bool,
-
-    /// Also print which libraries, devices, files and settings are used.
-    #[arg(long, short, global = true)]
-    verbose: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Warnings and errors.
+    Quiet,
+    /// Also progress.
+    Normal,
+    /// Also details.
+    Verbose,
 }
 
-impl VerbosityArgs {
-    /// Sets how much this process prints.
-    pub fn apply(self) {
-        let verbosity = match (self.quiet, self.verbose) {
-            (true, _) => QUIET,
-            (_, true) => VERBOSE,
-            _ => NORMAL,
-        };
-        VERBOSITY.store(verbosity, Ordering::Relaxed);
-    }
+/// How much this process prints.
+static VERBOSITY: AtomicU8 = AtomicU8::new(Verbosity::Normal as u8);
+
+/// Sets how much this process prints.
+pub fn set_verbosity(verbosity: Verbosity) {
+    VERBOSITY.store(verbosity as u8, Ordering::Relaxed);
 }
 
 /// Whether only results, warnings and errors are printed.
 pub fn is_quiet() -> bool {
-    VERBOSITY.load(Ordering::Relaxed) == QUIET
+    VERBOSITY.load(Ordering::Relaxed) == Verbosity::Quiet as u8
 }
 
 /// Prints a line of progress to stderr, unless quiet.
@@ -56,7 +44,7 @@ pub fn say(line: fmt::Arguments) {
 
 /// Prints a line to stderr if verbose.
 pub fn detail(line: fmt::Arguments) {
-    if VERBOSITY.load(Ordering::Relaxed) == VERBOSE {
+    if VERBOSITY.load(Ordering::Relaxed) == Verbosity::Verbose as u8 {
         write_line(line);
     }
 }

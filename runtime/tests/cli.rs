@@ -225,6 +225,20 @@ fn score_reports_missing_files() {
 }
 
 #[test]
+fn negative_numbers_are_values_and_typos_get_a_suggestion() {
+    let folder = folder();
+    for (arguments, message) in [
+        (["detect", "--min-score", "-1", "a.png"], "invalid value '-1' for '--min-score <SCORE>'"),
+        (["detect", "--batch-size", "-2", "a.png"], "invalid value '-2' for '--batch-size <N>'"),
+        (["detect", "--modle", "b.onnx", "a.png"], "a similar argument exists: '--model'"),
+        (["detcet", "--model", "b.onnx", "a.png"], "a similar subcommand exists: 'detect'"),
+    ] {
+        let (code, _, stderr) = run(runtime(&folder).args(arguments));
+        assert!(code == 2 && stderr.contains(message), "{stderr}");
+    }
+}
+
+#[test]
 fn score_reads_stdin() {
     let folder = folder();
     let truth = r#"{"images": [{"id": 1, "file_name": "a.png", "width": 9, "height": 9}], "categories": [{"id": 1, "name": "a"}],

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use runtime::progress::{self, VerbosityArgs};
+use runtime::cli::{self, CommonArgs};
+use runtime::progress;
 use trainer::{bench, check, eval, fit, import, init, memory, synth};
 
 /// Exit code of `check` when training would refuse the data or stop at an image.
@@ -17,7 +18,7 @@ struct Args {
     command: Command,
 
     #[command(flatten)]
-    verbosity: VerbosityArgs,
+    common: CommonArgs,
 }
 
 #[derive(Subcommand, Debug)]
@@ -34,8 +35,8 @@ enum Command {
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
     memory::restart_with_huge_pages();
-    let args = Args::parse();
-    args.verbosity.apply();
+    let args: Args = cli::parse();
+    args.common.apply();
     let result = match args.command {
         Command::Init(args) => init::run(&args),
         Command::Check(args) => match check::run(&args) {

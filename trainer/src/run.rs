@@ -94,11 +94,15 @@ impl Run {
             images.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.gradient_accumulation_steps);
         let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
         say(format_args!(
-            "{} training images, {} validation images, {} classes; {} epochs of {steps_per_epoch} steps; writing to {}",
+            "{} training images, {} validation images, {} classes; {} of {steps_per_epoch} steps; writing to {}",
             images,
             self.validation.recipe().dataset.images.len(),
             self.learner.spec.class_count(),
-            self.config.run.epochs,
+            if self.config.run.epochs == 1 {
+                "1 epoch".to_owned()
+            } else {
+                format!("{} epochs", self.config.run.epochs)
+            },
             self.folder.path().display()
         ));
         let mut journal = Journal::open(self.folder.path(), &self.progress)?;
@@ -190,7 +194,7 @@ impl Run {
             best_epoch: best.provenance.epoch,
             command: &std::env::args().collect::<Vec<_>>().join(" "),
         };
-        say(format_args!("wrote {}", report::write(&material)?.display()));
+        say(format_args!("wrote `{}`", report::write(&material)?.display()));
         Ok(())
     }
 

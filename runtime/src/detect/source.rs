@@ -27,7 +27,7 @@ pub(crate) struct SourceArgs {
     /// Reads JPEG, PNG, WebP, BMP, GIF (first frame) and TIFF, recognized by their content, and applies the EXIF orientation.
     /// The images of a folder are read in the order of their names. Videos are recognized by their extension, such as .mp4,
     /// and need the program ffmpeg; every frame counts as an image.
-    #[arg(value_name = "PATHS", required_unless_present = "stdin", conflicts_with = "stdin")]
+    #[arg(value_name = "PATHS", required_unless_present = "stdin", conflicts_with = "stdin", help_heading = None::<&str>)]
     paths: Vec<PathBuf>,
 
     /// Search folders recursively; hidden folders are skipped.
