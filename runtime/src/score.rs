@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use models::coco::{LocatedResults, read_results};
 use models::dataset::{Dataset, OnProblem, Report};
-use models::evaluation::ScoredBox;
+use models::evaluation::{LocatedResults, ScoredBox, locate, read_results};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
 use runtime::progress::{say, warn};
@@ -58,7 +57,7 @@ pub(crate) fn with_notes(path: &Path, (truth, report): (Dataset, Report)) -> Dat
 /// The detections of categories in the ground truth.
 fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
     let results = read_results(path)?;
-    let LocatedResults { boxes, unknown_images, unknown_classes } = truth.locate(&results);
+    let LocatedResults { boxes, unknown_images, unknown_classes } = locate(truth, &results);
     if let Some(first) = unknown_images.first() {
         bail!(
             "{} of the {} detections in `{}` are on images that are not in the ground truth, the first on image_id {}; \
