@@ -88,6 +88,26 @@ impl Dataset {
         &self.annotations[start..end]
     }
 
+    /// Replaces the classes by these, matched by id and name, or else by name alone, because ids differ between files. A data set
+    /// may lack some of them.
+    ///
+    /// # Errors
+    /// The names of classes of the data set that are not among them; nothing is changed then.
+    pub fn set_classes(&mut self, classes: &[Class]) -> Result<(), Vec<String>> {
+        let index = |class: &Class| {
+            let same = classes.iter().position(|known| known == class);
+            same.or_else(|| classes.iter().position(|known| known.name == class.name)).ok_or(class)
+        };
+        let (indices, unknown): (Vec<_>, Vec<_>) = self.classes.iter().map(index).partition(Result::is_ok);
+        if !unknown.is_empty() {
+            return Err(unknown.into_iter().filter_map(Result::err).map(|class| class.name.clone()).collect());
+        }
+        let indices: Vec<_> = indices.into_iter().flatten().collect();
+        self.annotations.iter_mut().for_each(|annotation| annotation.class_index = indices[annotation.class_index]);
+        self.classes = classes.to_vec();
+        Ok(())
+    }
+
     /// Removes the images whose entry in `keep` is `false`, and their annotations. Returns the removed images.
     pub fn drop_images(&mut self, keep: &[bool]) -> Vec<Image> {
         let mut dropped = Vec::new();
@@ -126,6 +146,23 @@ mod tests {
         let dataset = Dataset { annotations, ..Dataset::default() };
         let ids = |image| dataset.annotations_of(image).iter().map(|annotation| annotation.id).collect::<Vec<_>>();
         assert_eq!([ids(0), ids(1), ids(2), ids(3)], [vec![7], vec![], vec![3, 4], vec![]]);
+    }
+
+    #[test]
+    fn classes_are_replaced_by_name_unless_one_is_unknown() {
+        let class = |id, name: &str| Class { id, name: name.to_owned() };
+        let mut dataset = Dataset {
+            classes: vec![class(1, "dog"), class(2, "cat")],
+            annotations: vec![annotation(1, 0), Annotation { class_index: 1, ..annotation(2, 0) }],
+            ..Dataset::default()
+        };
+        let before = dataset.clone();
+        assert_eq!(dataset.set_classes(&[class(1, "dog"), class(2, "cow")]), Err(vec!["cat".to_owned()]));
+        assert_eq!(dataset, before);
+        let classes = [class(5, "cow"), class(6, "cat"), class(7, "dog")];
+        assert_eq!(dataset.set_classes(&classes), Ok(()));
+        assert_eq!(dataset.classes, classes);
+        assert_eq!(dataset.annotations.iter().map(|one| one.class_index).collect::<Vec<_>>(), [2, 1]);
     }
 
     #[test]
