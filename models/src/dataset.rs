@@ -94,15 +94,18 @@ impl Dataset {
     /// # Errors
     /// The names of classes of the data set that are not among them; nothing is changed then.
     pub fn set_classes(&mut self, classes: &[Class]) -> Result<(), Vec<String>> {
-        let index = |class: &Class| {
+        let mut indices = Vec::new();
+        let mut unknown = Vec::new();
+        for class in &self.classes {
             let same = classes.iter().position(|known| known == class);
-            same.or_else(|| classes.iter().position(|known| known.name == class.name)).ok_or(class)
-        };
-        let (indices, unknown): (Vec<_>, Vec<_>) = self.classes.iter().map(index).partition(Result::is_ok);
-        if !unknown.is_empty() {
-            return Err(unknown.into_iter().filter_map(Result::err).map(|class| class.name.clone()).collect());
+            match same.or_else(|| classes.iter().position(|known| known.name == class.name)) {
+                Some(index) => indices.push(index),
+                None => unknown.push(class.name.clone()),
+            }
         }
-        let indices: Vec<_> = indices.into_iter().flatten().collect();
+        if !unknown.is_empty() {
+            return Err(unknown);
+        }
         self.annotations.iter_mut().for_each(|annotation| annotation.class_index = indices[annotation.class_index]);
         self.classes = classes.to_vec();
         Ok(())

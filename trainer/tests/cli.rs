@@ -290,7 +290,8 @@ fn validation_may_lack_classes_and_have_other_ids_but_no_other_classes() {
     assert!(output.status.success(), "{}", stderr(&output));
 
     edit(&|coco| coco["categories"][0]["name"] = "moon".into());
-    let message = "classes that are not in the training data (disk, ring, square, triangle, star): moon; list all of them";
+    let message =
+        "classes that are not in the training data (disk, ring, square, triangle, star): moon; list all of them";
     let output = trainer(project.path(), &["check"]);
     assert_eq!(output.status.code(), Some(3));
     assert_contains(&String::from_utf8_lossy(&output.stdout), &[message]);
@@ -676,7 +677,10 @@ fn errors_name_missing_unreadable_and_wrongly_sized_images() {
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     let output = project.fit(&[]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_contains(&stderr(&output), &["warning", "1 image that cannot be read, dropped: gone.png (not found", "5 training images"]);
+    assert_contains(
+        &stderr(&output),
+        &["warning", "1 image that cannot be read, dropped: gone.png (not found", "5 training images"],
+    );
 
     let project = Project::new();
     project.edit_annotations(|coco| coco["images"][2]["width"] = 640.into());

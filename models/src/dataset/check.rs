@@ -1,6 +1,7 @@
 //! The one place that decides what is a bad entry of a data set.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{HashMap, HashSet};
 
 use super::parsed::{ClassKey, Parsed, ParsedBox, ParsedImage};
 use super::report::{OnProblem, Problem, ProblemKind, Report};
@@ -40,11 +41,14 @@ impl Parsed {
         let mut file_names = HashSet::new();
         for image in self.images {
             let id = image.id.unwrap_or_default();
-            if images.contains_key(&id) {
-                check.report(ProblemKind::RepeatedImage, location(&image), None, format!("id {id}"));
-            } else {
-                let keep = check.image(&image, &mut file_names);
-                images.insert(id, (image, keep));
+            match images.entry(id) {
+                Entry::Occupied(_) => {
+                    check.report(ProblemKind::RepeatedImage, location(&image), None, format!("id {id}"));
+                }
+                Entry::Vacant(slot) => {
+                    let keep = check.image(&image, &mut file_names);
+                    slot.insert((image, keep));
+                }
             }
         }
         let mut dataset = Dataset { classes, ..Dataset::default() };
@@ -74,12 +78,10 @@ fn number(images: &mut [ParsedImage]) {
         images.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         (0..).zip(&mut *images).for_each(|(id, image)| image.id = Some(id));
     }
-    let boxes = || images.iter().flat_map(|image| &image.boxes);
-    let mut next = boxes().filter_map(|drawn| drawn.id).max().unwrap_or(0) + 1;
-    for drawn in images.iter_mut().flat_map(|image| &mut image.boxes).filter(|drawn| drawn.id.is_none()) {
-        drawn.id = Some(next);
-        next += 1;
-    }
+    let ids = images.iter().flat_map(|image| &image.boxes).filter_map(|drawn| drawn.id);
+    let first = ids.max().unwrap_or(0) + 1;
+    let unnumbered = images.iter_mut().flat_map(|image| &mut image.boxes).filter(|drawn| drawn.id.is_none());
+    (first..).zip(unnumbered).for_each(|(id, drawn)| drawn.id = Some(id));
 }
 
 /// Maps the class of a box to its index in `classes`. Ids are those of the declared classes, which have the same names.

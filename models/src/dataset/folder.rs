@@ -148,7 +148,7 @@ mod tests {
             ("d.jpg", "d", Err("not found in the image folder")),
             ("", "b", Err("it may be `b.jpg` or `b.png`; remove or rename one of them")),
         ] {
-            assert_eq!(images.find(file_name, stem).map_err(|reason| reason), found.map_err(str::to_owned));
+            assert_eq!(images.find(file_name, stem), found.map_err(str::to_owned));
         }
         assert_eq!([images.nearest("sub/d.png"), images.nearest("something.else")], [Some("sub/c.png"), None]);
     }

@@ -15,7 +15,9 @@ use crate::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
 #[derive(Debug, thiserror::Error)]
 pub enum DetectDatasetError {
     /// The data set has none of the model's classes.
-    #[error("none of the model's classes ({model}) is in the data set, whose classes are {data}; set their names in a class file")]
+    #[error(
+        "none of the model's classes ({model}) is in the data set, whose classes are {data}; set their names in a class file"
+    )]
     Classes {
         /// Names of the model's classes, abridged.
         model: String,
@@ -92,7 +94,9 @@ pub fn class_indices(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<Option<usi
     };
     let indices: Vec<_> = spec.classes.iter().map(index).collect();
     if indices.iter().all(Option::is_none) {
-        let names = |classes: &[Class]| format_list(&classes.iter().map(|class| format!("`{}`", class.name)).collect::<Vec<_>>());
+        let names = |classes: &[Class]| {
+            format_list(&classes.iter().map(|class| format!("`{}`", class.name)).collect::<Vec<_>>())
+        };
         return Err(DetectDatasetError::Classes { model: names(&spec.classes), data: names(&truth.classes) });
     }
     Ok(indices)
@@ -133,10 +137,16 @@ mod tests {
             let spec = ModelSpec { classes: classes(model), ..ModelSpec::default() };
             class_indices(&spec, &Dataset { classes: classes(data), ..Dataset::default() })
         };
-        assert_eq!(indices(&[(1, "dog"), (2, "cat")], &[(0, "cat"), (1, "cow"), (2, "dog")]).unwrap(), [Some(2), Some(0)]);
+        assert_eq!(
+            indices(&[(1, "dog"), (2, "cat")], &[(0, "cat"), (1, "cow"), (2, "dog")]).unwrap(),
+            [Some(2), Some(0)]
+        );
         assert_eq!(indices(&[(2, "dog")], &[(1, "dog"), (2, "dog")]).unwrap(), [Some(1)]);
         assert_eq!(indices(&[(1, "dog"), (2, "cow")], &[(1, "dog")]).unwrap(), [Some(0), None]);
         let error = indices(&[(1, "dog")], &[(1, "0"), (2, "1")]).unwrap_err().to_string();
-        assert!(error.contains("none of the model's classes (`dog`) is in the data set, whose classes are `0`, `1`;"), "{error}");
+        assert!(
+            error.contains("none of the model's classes (`dog`) is in the data set, whose classes are `0`, `1`;"),
+            "{error}"
+        );
     }
 }
