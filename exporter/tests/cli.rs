@@ -464,7 +464,7 @@ fn invalid_sizes_and_counts_are_refused_and_no_file_is_written() {
         (["--batch-size", "0"], "1..=65535"),
         (["--batch-size", "many"], "invalid digit"),
         (["--top-k", "0"], "1.."),
-        (["--top-k", "-3"], "unexpected argument"),
+        (["--top-k", "-3"], "-3 is not in 1.."),
         (["--input-size", "96x128"], "`preprocessing.input_size` is Some([96, 128])"),
     ] {
         let message = failure(folder.exporter(&arguments));

@@ -5,10 +5,12 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::ScoredBox;
 use crate::atomic_file::write_atomically;
-use crate::dataset::{DataError, Dataset, json};
+use crate::dataset::json::{self, Four, Number, Whole};
+use crate::dataset::{DataError, Dataset};
 use crate::rectangle::Rectangle;
 
 /// One detection in a COCO result file.
@@ -35,14 +37,31 @@ pub struct LocatedResults {
     pub unknown_classes: Vec<usize>,
 }
 
+/// An entry of a result file, in any notation of numbers.
+#[derive(Deserialize)]
+struct Entry {
+    image_id: Whole,
+    category_id: Whole,
+    bbox: Four,
+    score: Number,
+}
+
 /// Reads a COCO result file.
 ///
 /// # Errors
-/// When the file cannot be read, is not JSON, or lacks a field.
+/// When the file cannot be read, is not JSON, or has an invalid entry.
 pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, DataError> {
     let expected = "a COCO result file (a list of objects with image_id, category_id, bbox and score)";
     let text = json::read(path)?;
-    json::parse(path, &text, expected)
+    let entries: Vec<&RawValue> = json::parse(path, &text, expected)?;
+    let results = json::entries("", &entries, |Entry { image_id, category_id, bbox, score }| match bbox {
+        Four::Numbers(bbox) => {
+            Ok(CocoResult { image_id: image_id.0, category_id: category_id.0, bbox, score: score.0 })
+        }
+        Four::Other(count) => Err(format!("bbox: {count} numbers, expected x, y, width, height")),
+    });
+    let results: Result<Vec<_>, _> = results.into_iter().collect();
+    results.map_err(|problem| DataError::bad_entry(path, &problem))
 }
 
 /// Writes a COCO result file.
@@ -78,6 +97,33 @@ mod tests {
     use super::*;
     use crate::dataset::Image;
     use crate::spec::Class;
+
+    #[test]
+    fn results_in_any_notation_are_read_and_a_bad_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.json");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_results(&path).map_err(|error| error.to_string())
+        };
+        let text =
+            r#"[{"image_id": 1.0, "category_id": "2", "bbox": [1, 2.5, "3", 4e0], "score": NaN, "segmentation": []}]"#;
+        let result = read(text).unwrap().remove(0);
+        assert_eq!((result.image_id, result.category_id, result.bbox), (1, 2, [1.0, 2.5, 3.0, 4.0]));
+        assert!(result.score.is_nan());
+        let good = r#"{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1}"#;
+        for (bad, message) in [
+            (
+                good.replace("\"category_id\": 2", "\"category_id\": 2.5"),
+                "invalid entry [1] (category_id: invalid value",
+            ),
+            (good.replace(", 4]", "]"), "invalid entry [1] (bbox: 3 numbers, expected x, y, width, height)"),
+            (good.replace(", \"score\": 1", ""), "invalid entry [1] (missing field `score`)"),
+        ] {
+            let error = read(&format!("[{good}, {bad}]")).unwrap_err();
+            assert!(error.contains("results.json") && error.contains(message), "{error}");
+        }
+    }
 
     #[test]
     fn ids_of_results_are_resolved() {
