@@ -10,6 +10,7 @@ mod parsed;
 mod classes;
 mod list;
 mod names;
+mod image_folder;
 mod folder;
 mod text;
 pub(crate) mod json;

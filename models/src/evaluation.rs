@@ -81,7 +81,7 @@ const MEDIUM: usize = 2;
 const LARGE: usize = 3;
 
 /// Limits of detections per image and class, by score, for recall. Detections beyond the last limit are ignored.
-const MAX_DETECTIONS: [usize; 3] = [1, 10, 100];
+pub const MAX_DETECTIONS: [usize; 3] = [1, 10, 100];
 
 /// Evaluates `detections`, in any order, against `truth`, in the order of [`Dataset::annotations`]. Boxes with a class
 /// index of `classes` or more are ignored, and so are all but the 100 highest-scoring detections per image and class.

@@ -7,7 +7,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::error::DataError;
-use super::folder::ImageFolder;
+use super::image_folder::ImageFolder;
 use super::list::List;
 use super::report::{Problem, Report};
 use crate::rectangle::Rectangle;
