@@ -321,10 +321,10 @@ fn check_fails_if_no_image_is_left() {
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     for left in (0..6).rev() {
         fs::remove_file(project.path().join(format!("shapes/train/{left:05}.png"))).unwrap();
-        let code = if left > 0 { 0 } else { 3 };
+        let code = if left > 0 { 0 } else { 1 };
         assert_eq!(trainer(project.path(), &["check"]).status.code(), Some(code), "{left} images are left");
     }
-    assert_contains(&project.refused(&[]), &["6 of 6", "00000.png"]);
+    assert_contains(&project.refused(&[]), &["no usable images: 6 images that cannot be read, dropped: 00000.png"]);
 }
 
 #[test]

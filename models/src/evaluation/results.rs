@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::ScoredBox;
+use super::protocol::ScoredBox;
 use crate::atomic_file::write_atomically;
 use crate::dataset::json::{self, Four, Number, Whole};
 use crate::dataset::{DataError, Dataset};
