@@ -308,7 +308,6 @@ fn training_without_boxes_is_refused_and_without_matched_boxes_warned_about() {
     let project = change(&|annotation| annotation["iscrowd"] = 1.into());
     assert_contains(&project.refused(&[]), &["no boxes to learn from: 6 images,"]);
     assert_eq!(trainer(project.path(), &["check"]).status.code(), Some(3));
-    assert!(!project.path().join("runs").exists(), "a run that cannot start creates no folder");
 
     let project = change(&|annotation| annotation["bbox"] = serde_json::json!([0.1, 0.2, 0.3, 0.4]));
     let output = project.fit(&[]);
