@@ -7,11 +7,11 @@ mod table;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::Args;
 use models::ModelSpec;
 use models::coverage::{Suggestion, suggest};
-use models::dataset::{Dataset, OnProblem, Report, Source};
+use models::dataset::OnProblem;
+use runtime::data;
 use runtime::output::ReportWriter;
 use serde::Serialize;
 
@@ -68,8 +68,8 @@ struct CheckReport<'a> {
 pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let config = TrainConfig::read(&args.config, args.data.as_deref())?;
-    let (mut train, train_report) = read(&config.data.train, OnProblem::Drop)?;
-    let (mut validation, validation_report) = read(&config.data.validation, OnProblem::Keep)?;
+    let (mut train, train_report) = data::read(&config.data.train, OnProblem::Drop)?;
+    let (mut validation, validation_report) = data::read(&config.data.validation, OnProblem::Keep)?;
     let mismatch = splits::unify_classes(&config.model.classes, &mut train, &mut validation).err();
     let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
 
@@ -111,8 +111,4 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
         gallery::draw_inputs(&recipe, &drawn, config.run.seed, folder)?;
     }
     Ok(accepted)
-}
-
-fn read(source: &Source, on_problem: OnProblem) -> anyhow::Result<(Dataset, Report)> {
-    runtime::data::read(source, on_problem).with_context(|| format!("data set `{}`", source.annotations.display()))
 }

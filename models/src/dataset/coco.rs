@@ -105,7 +105,9 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
     let mut indices = HashMap::new();
     for image in json::entries("images", &images, |image: CocoImage| Ok(image)) {
         let Some(CocoImage { id, file_name, width, height }) = parsed.keep(image) else { continue };
-        let side = |side: Option<Number>| side.map(|Number(side)| side as u32).filter(|side| *side > 0);
+        let side = |side: Option<Number>| {
+            Some(side?.0).filter(|side| *side > 0.0 && side.fract() == 0.0).map(|side| side as u32)
+        };
         let (file_name, size) = (file_name.unwrap_or_default(), side(width).zip(side(height)));
         let image = ParsedImage { id: id.whole(), file_name, size, ..ParsedImage::default() };
         indices.entry(id).or_insert(parsed.images.len());

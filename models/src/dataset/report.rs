@@ -164,7 +164,9 @@ impl ProblemKind {
             Self::UnknownName => ("list entry", "list entries", "without a matching image"),
             Self::UnknownImage => ("box", "boxes", "with an unknown image id"),
             Self::DroppedImage => ("box", "boxes", "on dropped images"),
-            Self::RepeatedAnnotation => ("box", "boxes", "with a duplicate annotation id"),
+            Self::RepeatedAnnotation => {
+                ("box", "boxes", "with a duplicate annotation id (pycocotools computes other metrics)")
+            }
             Self::UnknownClass => ("box", "boxes", "with an unknown class"),
             Self::NotFinite => ("box", "boxes", "with NaN or infinite values"),
             Self::NoArea => ("box", "boxes", "of zero area"),
