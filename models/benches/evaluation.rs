@@ -12,9 +12,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use models::coco::{CocoResult, write_results};
 use models::dataset::{Annotation, Dataset, Image, Rectangle};
-use models::evaluation::{Summary, evaluate};
+use models::evaluation::{CocoResult, Summary, evaluate, locate, write_results};
 use models::spec::Class;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -36,7 +35,7 @@ const TOLERANCE: f64 = 1e-9;
 
 fn main() -> anyhow::Result<()> {
     let (truth, results) = Generator(ChaCha8Rng::seed_from_u64(0)).generate();
-    let detections = truth.locate(&results).boxes;
+    let detections = locate(&truth, &results).boxes;
     println!("{IMAGES} images, {CLASSES} classes, {} boxes, {} detections", truth.annotations.len(), results.len());
     let folder = tempfile::tempdir()?;
     let mut peers = match std::env::var("PEER_PYTHON") {

@@ -2,39 +2,36 @@
 
 mod source;
 mod format;
-pub mod coco;
+mod coco;
 mod voc;
 mod csv;
 mod yolo;
+mod parsed;
 mod classes;
 mod list;
-mod images;
-mod labeled;
-mod files;
-mod draft;
+mod names;
+mod image_folder;
+mod folder;
+mod text;
+pub(crate) mod json;
+mod check;
 mod report;
 mod error;
 #[cfg(test)]
 mod testing;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::{BoundingBox, spec::Class};
+use crate::spec::Class;
 
+pub use crate::rectangle::Rectangle;
+pub use classes::read as read_classes;
 pub use error::DataError;
+pub use folder::IMAGE_EXTENSIONS;
 pub use format::{Format, ParseFormatError};
-pub use images::IMAGE_EXTENSIONS;
-pub use labeled::ImageSize;
+pub use parsed::ImageSize;
 pub use report::{OnProblem, Problem, ProblemKind, Report, format_list};
 pub use source::Source;
-
-/// Reads a class file: CSV `name,id`, one name per line, or the `names` of YOLO's `data.yaml`.
-///
-/// # Errors
-/// When the file cannot be read, is none of these, or contains an id or a name twice.
-pub fn read_classes(path: &Path) -> Result<Vec<Class>, DataError> {
-    classes::read(path)
-}
 
 /// Images with their ground truth.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,20 +76,6 @@ pub struct Annotation {
     pub crowd: bool,
 }
 
-/// A box in double precision, in pixels of the original image (upright, after EXIF rotation). As in COCO, it has sides:
-/// converting to corners would change the last bit, which can decide whether an IoU reaches a threshold.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Rectangle {
-    /// Left edge.
-    pub x: f64,
-    /// Top edge.
-    pub y: f64,
-    /// Width, to the right.
-    pub width: f64,
-    /// Height, downwards.
-    pub height: f64,
-}
-
 impl Dataset {
     /// Path of the image at index `image` of [`Dataset::images`].
     pub fn path_of(&self, image: usize) -> PathBuf {
@@ -104,6 +87,29 @@ impl Dataset {
         let start = self.annotations.partition_point(|annotation| annotation.image < image);
         let end = self.annotations.partition_point(|annotation| annotation.image <= image);
         &self.annotations[start..end]
+    }
+
+    /// Replaces the classes by these, matched by id and name, or else by name alone, because ids differ between files. A data set
+    /// may lack some of them.
+    ///
+    /// # Errors
+    /// The names of classes of the data set that are not among them; nothing is changed then.
+    pub fn set_classes(&mut self, classes: &[Class]) -> Result<(), Vec<String>> {
+        let mut indices = Vec::new();
+        let mut unknown = Vec::new();
+        for class in &self.classes {
+            let same = classes.iter().position(|known| known == class);
+            match same.or_else(|| classes.iter().position(|known| known.name == class.name)) {
+                Some(index) => indices.push(index),
+                None => unknown.push(class.name.clone()),
+            }
+        }
+        if !unknown.is_empty() {
+            return Err(unknown);
+        }
+        self.annotations.iter_mut().for_each(|annotation| annotation.class_index = indices[annotation.class_index]);
+        self.classes = classes.to_vec();
+        Ok(())
     }
 
     /// Removes the images whose entry in `keep` is `false`, and their annotations. Returns the removed images.
@@ -123,63 +129,6 @@ impl Dataset {
             new_index.is_some()
         });
         dropped
-    }
-}
-
-impl Rectangle {
-    /// A box from its corners `x1, y1, x2, y2`.
-    pub(crate) fn between([x1, y1, x2, y2]: [f64; 4]) -> Self {
-        Self { x: x1, y: y1, width: x2 - x1, height: y2 - y1 }
-    }
-
-    /// Width times height.
-    pub fn area(&self) -> f64 {
-        self.width * self.height
-    }
-
-    /// Area of the intersection over area of the union, in [0, 1]; 0 if the union has no area.
-    pub fn iou(&self, other: &Self) -> f64 {
-        let intersection = self.intersection(other);
-        let union = self.area() + other.area() - intersection;
-        if union > 0.0 { intersection / union } else { 0.0 }
-    }
-
-    /// Fraction of this box's area that is inside `other`, in [0, 1]; 0 if this box has no area.
-    pub fn intersection_over_area(&self, other: &Self) -> f64 {
-        let area = self.area();
-        if area > 0.0 { self.intersection(other) / area } else { 0.0 }
-    }
-
-    fn intersection(&self, other: &Self) -> f64 {
-        let width = (self.width + self.x).min(other.width + other.x) - self.x.max(other.x);
-        let height = (self.height + self.y).min(other.height + other.y) - self.y.max(other.y);
-        if width <= 0.0 || height <= 0.0 { 0.0 } else { width * height }
-    }
-
-    /// The box as corners in single precision, in the same frame.
-    pub fn bounding_box(&self) -> BoundingBox {
-        let (x2, y2) = (self.x + self.width, self.y + self.height);
-        BoundingBox { x1: self.x as f32, y1: self.y as f32, x2: x2 as f32, y2: y2 as f32 }
-    }
-
-    /// The part inside an image of `width` by `height` pixels; has a zero or negative side if no part is inside.
-    fn clip(&self, width: f64, height: f64) -> Self {
-        let (x, y) = (self.x.max(0.0), self.y.max(0.0));
-        let (x2, y2) = ((self.x + self.width).min(width), (self.y + self.height).min(height));
-        Self { x, y, width: x2 - x, height: y2 - y }
-    }
-
-    /// How many pixels the box extends beyond an image of `width` by `height` pixels; zero or negative if it is inside.
-    fn overshoot(&self, width: f64, height: f64) -> f64 {
-        let right = self.x + self.width - width;
-        let bottom = self.y + self.height - height;
-        right.max(bottom).max(-self.x).max(-self.y)
-    }
-}
-
-impl From<BoundingBox> for Rectangle {
-    fn from(corners: BoundingBox) -> Self {
-        Self::between(<[f32; 4]>::from(corners).map(f64::from))
     }
 }
 
@@ -204,6 +153,23 @@ mod tests {
     }
 
     #[test]
+    fn classes_are_replaced_by_name_unless_one_is_unknown() {
+        let class = |id, name: &str| Class { id, name: name.to_owned() };
+        let mut dataset = Dataset {
+            classes: vec![class(1, "dog"), class(2, "cat")],
+            annotations: vec![annotation(1, 0), Annotation { class_index: 1, ..annotation(2, 0) }],
+            ..Dataset::default()
+        };
+        let before = dataset.clone();
+        assert_eq!(dataset.set_classes(&[class(1, "dog"), class(2, "cow")]), Err(vec!["cat".to_owned()]));
+        assert_eq!(dataset, before);
+        let classes = [class(5, "cow"), class(6, "cat"), class(7, "dog")];
+        assert_eq!(dataset.set_classes(&classes), Ok(()));
+        assert_eq!(dataset.classes, classes);
+        assert_eq!(dataset.annotations.iter().map(|one| one.class_index).collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
     fn drop_images_removes_their_annotations() {
         let images = vec![image(1, "gone.png"), image(2, "here.png"), image(3, "lost.png")];
         let annotations = [(7, 0), (8, 1), (9, 2)].map(|(id, image)| annotation(id, image)).to_vec();
@@ -212,30 +178,5 @@ mod tests {
         assert_eq!(dataset.images, [image(2, "here.png")]);
         assert_eq!(dataset.annotations, [annotation(8, 0)]);
         assert_eq!(dataset.path_of(0), PathBuf::from("folder/here.png"));
-    }
-
-    #[test]
-    fn iou_and_intersection_over_area_of_two_boxes() {
-        let square = Rectangle { x: 0.0, y: 0.0, width: 10.0, height: 10.0 };
-        let cases = [
-            ("itself", square, 1.0, 1.0),
-            ("its right half", Rectangle { x: 5.0, width: 5.0, ..square }, 0.5, 0.5),
-            ("twice as wide", Rectangle { width: 20.0, ..square }, 0.5, 1.0),
-            ("a neighbor", Rectangle { x: 10.0, ..square }, 0.0, 0.0),
-            ("without area", Rectangle { width: 0.0, ..square }, 0.0, 0.0),
-            ("apart in both directions", Rectangle { x: 20.0, y: 20.0, ..square }, 0.0, 0.0),
-        ];
-        for (name, other, iou, fraction) in cases {
-            assert_eq!((square.iou(&other), square.intersection_over_area(&other)), (iou, fraction), "{name}");
-            assert_eq!(other.iou(&square), iou, "{name}");
-        }
-        let nan = Rectangle { width: f64::NAN, ..square };
-        assert_eq!((square.iou(&nan), nan.intersection_over_area(&square)), (0.0, 0.0));
-    }
-
-    #[test]
-    fn bounding_box_round_trips_through_rectangle() {
-        let corners = BoundingBox::new(0.1, 0.7, 100.3, 33.33);
-        assert_eq!(Rectangle::from(corners).bounding_box(), corners);
     }
 }

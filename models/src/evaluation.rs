@@ -4,6 +4,8 @@
 //! The COCO metrics equal those of pycocotools: the same double precision arithmetic, the same order among equal scores
 //! and equal IoUs. One difference is intended: pycocotools never counts an annotation with id 0 as found.
 
+mod protocol;
+mod results;
 mod summary;
 mod curves;
 
@@ -16,35 +18,17 @@ mod confusion;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Annotation, Rectangle};
+use crate::dataset::Annotation;
 use accumulation::{ClassScores, Tally};
 use class_boxes::{ClassBoxes, measure_classes};
 use matching::{Object, match_detection};
 
 pub use confusion::{Confusion, ConfusionMatrix, ConfusionRule, confusion_matrix};
-pub use curves::{Curve, Curves};
-pub use summary::{BestF1, ClassSummary, Summary};
+pub use curves::{BestF1, Curve, Curves};
+pub use protocol::{MAX_DETECTIONS, ScoredBox};
+pub use results::{CocoResult, LocatedResults, locate, read_results, write_results};
+pub use summary::{ClassSummary, Summary};
 pub use voc::{VocEvaluation, VocSummary, voc_average_precision};
-
-/// A detection to evaluate.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ScoredBox {
-    /// Index of the image in the data set.
-    pub image: usize,
-    /// Index of the class in the data set.
-    pub class_index: usize,
-    /// Confidence score; higher is more confident, NaN sorts last.
-    pub score: f64,
-    /// The box, in pixels of the original image (upright, after EXIF rotation).
-    pub rectangle: Rectangle,
-}
-
-impl ScoredBox {
-    /// The score for sorting: -inf for NaN, and 0 for negative zero.
-    fn sort_score(&self) -> f64 {
-        if self.score.is_nan() { f64::NEG_INFINITY } else { self.score + 0.0 }
-    }
-}
 
 /// COCO metrics of detections on a data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -56,29 +40,6 @@ pub struct Evaluation {
     /// By class, in the order of the data set; none for a class without objects.
     pub curves: Vec<Option<Curves>>,
 }
-
-/// Value of a metric without any object in the ground truth.
-const UNDEFINED: f64 = -1.0;
-
-/// IoU thresholds for a match: `numpy.linspace(0.5, 0.95, 10)`, whose ninth number is not exactly 0.9.
-const THRESHOLDS: [f64; 10] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95];
-
-/// Index of 0.5 in [`THRESHOLDS`].
-const AT_50: usize = 0;
-/// Index of 0.75 in [`THRESHOLDS`].
-const AT_75: usize = 5;
-
-/// Area ranges in square pixels, both ends included: all, small, medium, large.
-const AREAS: [[f64; 2]; 4] = [[0.0, 1e10], [0.0, 1024.0], [1024.0, 9216.0], [9216.0, 1e10]];
-
-/// Indices in [`AREAS`].
-const ALL: usize = 0;
-const SMALL: usize = 1;
-const MEDIUM: usize = 2;
-const LARGE: usize = 3;
-
-/// Limits of detections per image and class, by score, for recall. Detections beyond the last limit are ignored.
-const MAX_DETECTIONS: [usize; 3] = [1, 10, 100];
 
 /// Evaluates `detections`, in any order, against `truth`, in the order of [`Dataset::annotations`]. Boxes with a class
 /// index of `classes` or more are ignored, and so are all but the 100 highest-scoring detections per image and class.
@@ -116,7 +77,9 @@ fn evaluate_class(boxes: &ClassBoxes) -> ClassScores {
 
 #[cfg(test)]
 mod tests {
+    use super::protocol::UNDEFINED;
     use super::*;
+    use crate::rectangle::Rectangle;
 
     const UNIT: Rectangle = Rectangle { x: 0.0, y: 0.0, width: 10.0, height: 10.0 };
 

@@ -1,7 +1,6 @@
 //! The layers of the network: their tensors and hyperparameters.
 
 use crate::spec::{NormKind, NormSpec};
-use crate::tensor::{Layer, Tensor};
 use crate::weights::{Initial, Scope, WeightsError};
 
 /// Sizes of a convolution with a square kernel.
@@ -101,12 +100,6 @@ fn fan_out(config: &Conv2dConfig) -> Initial {
     Initial::Normal { std: (2.0 / fan_out as f32).sqrt() }
 }
 
-impl<T: Tensor> Layer<T> for Conv2d<T> {
-    fn forward(&self, x: &T) -> T {
-        x.conv2d(self)
-    }
-}
-
 /// Which mean and variance a batch normalization uses while training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Statistics {
@@ -168,15 +161,6 @@ impl<T> Norm<T> {
         let running_mean = scope.buffer("running_mean", &[channels], Initial::Constant(0.0))?;
         let running_var = scope.buffer("running_var", &[channels], Initial::Constant(1.0))?;
         Ok(Norm::Batch(BatchNorm { weight, bias, running_mean, running_var, epsilon, statistics }))
-    }
-}
-
-impl<T: Tensor> Layer<T> for Norm<T> {
-    fn forward(&self, x: &T) -> T {
-        match self {
-            Norm::Batch(norm) => x.batch_norm(norm),
-            Norm::Group(norm) => x.group_norm(norm),
-        }
     }
 }
 

@@ -19,6 +19,7 @@ mod atomic_file;
 pub mod foreign;
 
 mod boxes;
+mod rectangle;
 mod anchors;
 mod coder;
 mod matching;
@@ -36,13 +37,12 @@ pub use checkpoint::{
     BackboneCheckpoint, BackboneCheckpointSpec, Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe,
     Provenance, TensorProblems, cells_per_level,
 };
-pub use dataset::coco;
 pub use deviation::{Deviation, max_abs};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
 pub use preprocessing::{CommonScale, Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};
-pub use retinanet::{Predictions, RetinaNet, backbone_parameters, parameters};
-pub use shape::{LayerCost, Shape, summarize};
+pub use retinanet::{Predictions, RetinaNet};
+pub use shape::{LayerCost, Shape, backbone_parameters, parameters, summarize};
 pub use spec::{ModelSpec, SpecError};
 pub use tensor::{Layer, Tensor};
 pub use weights::{Initial, Parameter, Role, Scope, Weights, WeightsError, grouped};

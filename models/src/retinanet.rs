@@ -1,14 +1,11 @@
 //! The detector: backbone, feature pyramid and two heads. <https://arxiv.org/abs/1708.02002>, figure 3.
 
-use std::cell::RefCell;
-
 use crate::heads::{Head, HeadConfig};
 use crate::pyramid::Pyramid;
 use crate::resnet::ResNet;
-use crate::shape::Shape;
-use crate::spec::{BackboneSpec, ModelSpec};
+use crate::spec::ModelSpec;
 use crate::tensor::{Layer, Tensor};
-use crate::weights::{Parameter, Scope, Weights, WeightsError};
+use crate::weights::{Scope, Weights, WeightsError};
 
 /// Raw outputs of the network. Row i of both belongs to anchor i; anchors are ordered by level P3 to P7, y, x, and anchor
 /// of a cell.
@@ -82,37 +79,4 @@ impl<T: Tensor> RetinaNet<T> {
     fn levels(&self, images: &T) -> [T; 5] {
         self.fpn.forward(&self.backbone.forward(images))
     }
-}
-
-/// Every tensor of the spec's network, in the order in which the network is built.
-///
-/// # Errors
-/// When the spec has no classes or an unsupported depth.
-pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
-    record(|recorder| RetinaNet::new(spec, recorder).map(drop))
-}
-
-/// Every tensor of the spec's backbone, in the order in which it is built.
-///
-/// # Errors
-/// When the spec has an unsupported depth.
-pub fn backbone_parameters(spec: &BackboneSpec) -> Result<Vec<Parameter>, WeightsError> {
-    record(|recorder| ResNet::new(&Scope::root(recorder), spec).map(drop))
-}
-
-/// The parameters that `build` requests, in order.
-fn record(build: impl FnOnce(&dyn Weights<Shape>) -> Result<(), WeightsError>) -> Result<Vec<Parameter>, WeightsError> {
-    struct Recorder(RefCell<Vec<Parameter>>);
-
-    impl Weights<Shape> for Recorder {
-        fn tensor(&self, parameter: Parameter) -> Result<Shape, WeightsError> {
-            let shape = Shape::of(&parameter.shape);
-            self.0.borrow_mut().push(parameter);
-            Ok(shape)
-        }
-    }
-
-    let recorder = Recorder(RefCell::default());
-    build(&recorder)?;
-    Ok(recorder.0.into_inner())
 }

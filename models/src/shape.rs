@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::layers::{BatchNorm, Conv2d, GroupNorm, MaxPool};
+use crate::resnet::ResNet;
 use crate::retinanet::RetinaNet;
-use crate::spec::ModelSpec;
+use crate::spec::{BackboneSpec, ModelSpec};
 use crate::tensor::Tensor;
-use crate::weights::{Parameter, Weights, WeightsError};
+use crate::weights::{Parameter, Scope, Weights, WeightsError};
 
 /// A tensor of which only the shape is known.
 #[derive(Clone, Debug)]
@@ -135,10 +136,43 @@ pub fn summarize(spec: &ModelSpec, height: usize, width: usize) -> Result<Vec<La
     Ok(images.costs.take())
 }
 
+/// Every tensor of the spec's network, in the order in which the network is built.
+///
+/// # Errors
+/// When the spec has no classes or an unsupported depth.
+pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
+    record(|recorder| RetinaNet::new(spec, recorder).map(drop))
+}
+
+/// Every tensor of the spec's backbone, in the order in which it is built.
+///
+/// # Errors
+/// When the spec has an unsupported depth.
+pub fn backbone_parameters(spec: &BackboneSpec) -> Result<Vec<Parameter>, WeightsError> {
+    record(|recorder| ResNet::new(&Scope::root(recorder), spec).map(drop))
+}
+
+/// The parameters that `build` requests, in order.
+fn record(build: impl FnOnce(&dyn Weights<Shape>) -> Result<(), WeightsError>) -> Result<Vec<Parameter>, WeightsError> {
+    struct Recorder(RefCell<Vec<Parameter>>);
+
+    impl Weights<Shape> for Recorder {
+        fn tensor(&self, parameter: Parameter) -> Result<Shape, WeightsError> {
+            let shape = Shape::of(&parameter.shape);
+            self.0.borrow_mut().push(parameter);
+            Ok(shape)
+        }
+    }
+
+    let recorder = Recorder(RefCell::default());
+    build(&recorder)?;
+    Ok(recorder.0.into_inner())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::retinanet::parameters;
+    use crate::shape::parameters;
     use crate::spec::{Class, preset_names};
     use crate::weights::Role;
 

@@ -1,6 +1,6 @@
 //! The operations of the network, which every interpreter implements.
 
-use crate::layers::{BatchNorm, Conv2d, GroupNorm, MaxPool};
+use crate::layers::{BatchNorm, Conv2d, GroupNorm, MaxPool, Norm};
 
 /// A tensor with the operations that the network uses.
 ///
@@ -47,4 +47,19 @@ pub trait Tensor: Clone {
 pub trait Layer<T> {
     /// Applies the layer.
     fn forward(&self, x: &T) -> T;
+}
+
+impl<T: Tensor> Layer<T> for Conv2d<T> {
+    fn forward(&self, x: &T) -> T {
+        x.conv2d(self)
+    }
+}
+
+impl<T: Tensor> Layer<T> for Norm<T> {
+    fn forward(&self, x: &T) -> T {
+        match self {
+            Norm::Batch(norm) => x.batch_norm(norm),
+            Norm::Group(norm) => x.group_norm(norm),
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! `runtime score`: COCO metrics of a COCO results file.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use models::coco::{LocatedResults, read_results};
 use models::dataset::{Dataset, OnProblem, Report};
-use models::evaluation::ScoredBox;
+use models::evaluation::{LocatedResults, MAX_DETECTIONS, ScoredBox, locate, read_results};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
 use runtime::progress::{say, warn};
@@ -52,13 +52,30 @@ pub(crate) fn with_notes(path: &Path, (truth, report): (Dataset, Report)) -> Dat
     if truth.annotations.iter().any(|annotation| annotation.id == 0) {
         say(format_args!("note: `{}`: an annotation has id 0, which pycocotools never matches", path.display()));
     }
+    let (max, [.., limit]) = (max_objects(&truth), MAX_DETECTIONS);
+    if max > limit {
+        say(format_args!(
+            "note: `{}`: an image has {max} objects of one class; the metrics count at most {limit} detections of a \
+             class in an image",
+            path.display()
+        ));
+    }
     truth
+}
+
+/// Maximum number of objects of one class in one image.
+fn max_objects(truth: &Dataset) -> usize {
+    let mut counts = HashMap::new();
+    for object in truth.annotations.iter().filter(|annotation| !annotation.crowd) {
+        *counts.entry((object.image, object.class_index)).or_insert(0) += 1;
+    }
+    counts.into_values().max().unwrap_or(0)
 }
 
 /// The detections of categories in the ground truth.
 fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
     let results = read_results(path)?;
-    let LocatedResults { boxes, unknown_images, unknown_classes } = truth.locate(&results);
+    let LocatedResults { boxes, unknown_images, unknown_classes } = locate(truth, &results);
     if let Some(first) = unknown_images.first() {
         bail!(
             "{} of the {} detections in `{}` are on images that are not in the ground truth, the first on image_id {}; \
@@ -84,6 +101,7 @@ fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
 
 #[cfg(test)]
 mod tests {
+    use models::dataset::{Annotation, Rectangle};
     use models::evaluation::Summary;
     use serde_json::json;
 
@@ -101,6 +119,25 @@ mod tests {
         let details = Details { voc_iou: Some(0.5), confusion: Some(0.5) };
         run(ScoreArgs { truth, detections, details, json: Some(json.clone()) })?;
         Ok(std::fs::read_to_string(json).unwrap())
+    }
+
+    #[test]
+    fn more_objects_than_counted_detections_are_noted() {
+        let path = Path::new("truth.json");
+        let object = |id| Annotation {
+            id,
+            image: 0,
+            class_index: 0,
+            rectangle: Rectangle { x: 0.0, y: 0.0, width: 5.0, height: 5.0 },
+            area: 25.0,
+            crowd: id == 101,
+        };
+        let truth = |count| Dataset { annotations: (1..=count).map(object).collect(), ..Dataset::default() };
+        assert_eq!(max_objects(&truth(101)), 100);
+        assert_eq!(max_objects(&truth(130)), 129);
+        assert_eq!(max_objects(&truth(0)), 0);
+        let report = Report { on_problem: OnProblem::Keep, problems: Vec::new() };
+        assert_eq!(with_notes(path, (truth(130), report)).annotations.len(), 130);
     }
 
     #[test]

@@ -262,9 +262,13 @@ fn eval_reads_every_annotation_format() {
     let voc = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax>\
         </bndbox></object></annotation>";
     let yolo = "0 0.5 0.5 0.1 0.1\n";
-    for (name, text) in
-        [("boxes.csv", "a.png,1,2,3,4,dog\n"), ("voc/a.xml", voc), ("yolo/a.txt", yolo), ("list", "a\n")]
-    {
+    for (name, text) in [
+        ("boxes.csv", "a.png,1,2,3,4,dog\n"),
+        ("voc/a.xml", voc),
+        ("yolo/a.txt", yolo),
+        ("yolo/classes.txt", "dog"),
+        ("list", "a\n"),
+    ] {
         let path = folder.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();

@@ -7,16 +7,17 @@ mod table;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
 use clap::Args;
 use models::ModelSpec;
 use models::coverage::{Suggestion, suggest};
-use models::dataset::{Dataset, OnProblem, Report, Source};
+use models::dataset::OnProblem;
+use runtime::data;
 use runtime::output::ReportWriter;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
 use crate::loader::Recipe;
+use crate::splits::{self, evenly_spaced};
 use survey::Survey;
 
 /// Maximum number of images that suggested anchors are tested on.
@@ -67,11 +68,9 @@ struct CheckReport<'a> {
 pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let config = TrainConfig::read(&args.config, args.data.as_deref())?;
-    let (train, train_report) = read(&config.data.train, OnProblem::Drop)?;
-    let (validation, validation_report) = read(&config.data.validation, OnProblem::Keep)?;
-    ensure!(!train.classes.is_empty(), "the training data declares no classes; check `data.train`");
-    let configured = Some(config.model.classes.as_slice());
-    let mismatched = configured.filter(|classes| !classes.is_empty() && *classes != train.classes);
+    let (mut train, train_report) = data::read(&config.data.train, OnProblem::Drop)?;
+    let (mut validation, validation_report) = data::read(&config.data.validation, OnProblem::Keep)?;
+    let mismatch = splits::unify_classes(&config.model.classes, &mut train, &mut validation).err();
     let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
 
     let survey = |title, dataset, report| Survey::new(title, dataset, report, &spec, &config.matching);
@@ -85,7 +84,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
         table::split(&format!("training, {}", config.data.train.annotations.display()), &train_survey),
         table::split(&format!("validation, {}", config.data.validation.annotations.display()), &validation_survey),
     ];
-    tables.extend(table::differences(mismatched, &train, &validation, &in_both));
+    tables.extend(table::differences(mismatch.as_ref(), &in_both));
     tables.extend(suggestion.as_ref().map(|found| table::suggestion(found.as_ref(), sampled.len())));
     let suggestion = suggestion.flatten();
     let report =
@@ -94,8 +93,8 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
 
     let accepted = train_survey.is_accepted(config.data.bad_annotations)
         && validation_survey.is_accepted(config.data.bad_annotations)
-        && train.classes == validation.classes
-        && mismatched.is_none();
+        && mismatch.is_none()
+        && splits::ensure_learnable(&train, &spec, &config.matching).is_ok();
     let drawn = evenly_spaced(train.images.len(), args.count);
     let recipe = Recipe {
         dataset: train,
@@ -112,27 +111,4 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
         gallery::draw_inputs(&recipe, &drawn, config.run.seed, folder)?;
     }
     Ok(accepted)
-}
-
-fn read(source: &Source, on_problem: OnProblem) -> anyhow::Result<(Dataset, Report)> {
-    runtime::data::read(source, on_problem).with_context(|| format!("data set `{}`", source.annotations.display()))
-}
-
-/// At most `count` indices below `all`, evenly spaced.
-fn evenly_spaced(all: usize, count: usize) -> Vec<usize> {
-    let count = count.min(all);
-    (0..count).map(|index| index * all / count).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn indices_are_evenly_spaced_and_distinct() {
-        assert_eq!(evenly_spaced(10, 5), [0, 2, 4, 6, 8]);
-        assert_eq!(evenly_spaced(3, 20), [0, 1, 2]);
-        assert_eq!(evenly_spaced(0, 20), [0; 0]);
-        assert_eq!(evenly_spaced(20, 0), [0; 0]);
-    }
 }

@@ -104,7 +104,8 @@ fn evaluate_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<S
     for batch in validation_batches(&loader, args.batch_size.into()) {
         let batch = batch.with_context(|| format!("cannot evaluate on `{}`", args.data.data.display()))?;
         let detections = predictor.detect(&batch).into_iter();
-        scored.extend(detections.map(|scored| ScoredBox { class_index: class_indices[scored.class_index], ..scored }));
+        let known = |scored: ScoredBox| Some(ScoredBox { class_index: class_indices[scored.class_index]?, ..scored });
+        scored.extend(detections.filter_map(known));
         batch.indices.iter().for_each(|_| count.advance());
     }
     Ok(scored)

@@ -4,24 +4,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
-use models::dataset::{Dataset, OnProblem, Source, format_list};
+use models::dataset::OnProblem;
 use models::spec::NormKind;
 use models::{ModelSpec, Pretrained};
-use rayon::prelude::*;
-use runtime::data::has_image;
 use runtime::progress::{detail, say, warn};
 
 use crate::augmentation::AugmentationConfig;
 use crate::cache::Cache;
-use crate::config::{BadAnnotations, Precision, TrainConfig};
+use crate::config::{Precision, TrainConfig};
 use crate::device::{Device, set_cudnn_benchmark};
 use crate::learner::Learner;
 use crate::loader::{Loader, Recipe};
 use crate::machine::{Machine, has_bfloat16_instructions};
 use crate::run::Run;
 use crate::run_folder::RunFolder;
+use crate::splits;
 
 /// Train a detector.
 #[derive(Args, Debug)]
@@ -128,16 +127,12 @@ fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Devic
 
 /// Loaders of the training and the validation data, each with its own threads.
 fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
-    let train = read_split(&config.data.train, config.data.bad_annotations, OnProblem::Drop)?;
+    let mut train = splits::read(&config.data.train, config.data.bad_annotations, OnProblem::Drop)?;
     // Evaluation keeps invalid boxes, as pycocotools does, so that its metrics are comparable.
-    let validation = read_split(&config.data.validation, config.data.bad_annotations, OnProblem::Keep)?;
-    ensure!(
-        train.classes == validation.classes,
-        "the classes of `{}` and `{}` differ; list them in a file, and set `classes` of both to it",
-        config.data.train.annotations.display(),
-        config.data.validation.annotations.display()
-    );
-    let spec = complete_spec(&config.model, &train)?;
+    let mut validation = splits::read(&config.data.validation, config.data.bad_annotations, OnProblem::Keep)?;
+    splits::unify_classes(&config.model.classes, &mut train, &mut validation)?;
+    let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
+    splits::ensure_learnable(&train, &spec, &config.matching)?;
     let cache = Arc::new(Cache::open(&config.data.cache)?);
     let loader = |dataset, augmentation: &AugmentationConfig| {
         let recipe = Recipe {
@@ -151,45 +146,6 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
         Loader::new(recipe, config.run.workers)
     };
     Ok((loader(train, &config.augmentation)?, loader(validation, &AugmentationConfig::none())?))
-}
-
-fn read_split(source: &Source, bad: BadAnnotations, dropping: OnProblem) -> anyhow::Result<Dataset> {
-    const REMEDY: &str = "fix them, or set `data.bad_annotations: drop`";
-    let path = source.annotations.display();
-    let (mut dataset, mut report) = runtime::data::read(source, dropping)?;
-    if bad == BadAnnotations::Refuse && report.is_serious() {
-        report.on_problem = OnProblem::Refuse;
-        bail!("`{path}` has {report}; {REMEDY}");
-    }
-    for line in report.lines() {
-        warn(format_args!("`{path}` has {line}"));
-    }
-    let all = dataset.images.len();
-    let readable: Vec<_> = (0..all).into_par_iter().map(|image| has_image(&dataset, image)).collect();
-    let missing: Vec<_> = dataset.drop_images(&readable).into_iter().map(|image| image.file_name).collect();
-    if !missing.is_empty() {
-        let count = missing.len();
-        let folder = dataset.folder.display();
-        let text = format!(
-            "`{path}`: {count} of {all} images are missing in `{folder}` or cannot be read: {}",
-            format_list(&missing)
-        );
-        // If none can be read, the folder is probably wrong.
-        ensure!(bad == BadAnnotations::Drop && count < all, "{text}; {REMEDY}");
-        warn(format_args!("{text}; dropped"));
-    }
-    ensure!(!dataset.images.is_empty(), "`{path}` has no images");
-    Ok(dataset)
-}
-
-/// The configured spec with the classes of the data.
-fn complete_spec(spec: &ModelSpec, dataset: &Dataset) -> anyhow::Result<ModelSpec> {
-    ensure!(!dataset.classes.is_empty(), "the training data has no classes");
-    ensure!(
-        spec.classes.is_empty() || spec.classes == dataset.classes,
-        "`model.classes` differs from the classes of the training data; omit it to use those of the data"
-    );
-    Ok(ModelSpec { classes: dataset.classes.clone(), ..spec.clone() })
 }
 
 /// A flag that Ctrl-C sets. The first Ctrl-C ends the run after its current step, the second one immediately.

@@ -39,4 +39,5 @@ pub mod eval;
 pub mod fit;
 pub mod import;
 pub mod init;
+mod splits;
 pub mod synth;

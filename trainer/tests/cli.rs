@@ -262,8 +262,56 @@ fn check_reports_classes_that_training_refuses() {
     assert_eq!(code, Some(0), "{table}");
     let (code, table) = check(&classes.replace("star", "moon"));
     assert_eq!(code, Some(3), "{table}");
-    assert_contains(&table, &["`model.classes`", "5 moon", "5 star"]);
+    assert_contains(&table, &["`model.classes` (disk, ring, square, triangle, moon): star"]);
     assert_contains(&project.refused(&[]), &["`model.classes`"]);
+}
+
+#[test]
+fn validation_may_lack_classes_and_have_other_ids_but_no_other_classes() {
+    let project = Project::new();
+    let path = project.path().join("shapes/val.json");
+    let edit = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut coco: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut coco);
+        fs::write(&path, coco.to_string()).unwrap();
+    };
+    // Only disks are left, under another id.
+    edit(&|coco| {
+        coco["categories"] = serde_json::json!([{"id": 77, "name": "disk"}]);
+        for annotation in coco["annotations"].as_array_mut().unwrap() {
+            annotation["category_id"] = 77.into();
+        }
+    });
+    let output = trainer(project.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let output = project.fit(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let output = trainer(project.path(), &["eval", "--data", "shapes/val.json", "--images", "shapes/val"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    edit(&|coco| coco["categories"][0]["name"] = "moon".into());
+    let message =
+        "classes that are not in the training data (disk, ring, square, triangle, star): moon; list all of them";
+    let output = trainer(project.path(), &["check"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_contains(&String::from_utf8_lossy(&output.stdout), &[message]);
+    assert_contains(&project.refused(&[]), &[message]);
+}
+
+#[test]
+fn training_without_boxes_is_refused_and_without_matched_boxes_warned_about() {
+    let change = |change: &dyn Fn(&mut serde_json::Value)| {
+        let project = Project::new();
+        project.edit_annotations(|coco| coco["annotations"].as_array_mut().unwrap().iter_mut().for_each(change));
+        project
+    };
+    let project = change(&|annotation| annotation["iscrowd"] = 1.into());
+    assert_contains(&project.refused(&[]), &["no boxes to learn from: 6 images,"]);
+    assert_eq!(trainer(project.path(), &["check"]).status.code(), Some(3));
+
+    let project = change(&|annotation| annotation["bbox"] = serde_json::json!([0.1, 0.2, 0.3, 0.4]));
+    let output = project.fit(&[]);
+    assert_contains(&stderr(&output), &["no box matches an anchor", "coordinates from 0 to 1"]);
 }
 
 #[test]
@@ -272,10 +320,10 @@ fn check_fails_if_no_image_is_left() {
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     for left in (0..6).rev() {
         fs::remove_file(project.path().join(format!("shapes/train/{left:05}.png"))).unwrap();
-        let code = if left > 0 { 0 } else { 3 };
+        let code = if left > 0 { 0 } else { 1 };
         assert_eq!(trainer(project.path(), &["check"]).status.code(), Some(code), "{left} images are left");
     }
-    assert_contains(&project.refused(&[]), &["6 of 6", "00000.png"]);
+    assert_contains(&project.refused(&[]), &["no usable images: 6 images that cannot be read, dropped: 00000.png"]);
 }
 
 #[test]
@@ -628,7 +676,10 @@ fn errors_name_missing_unreadable_and_wrongly_sized_images() {
     project.configure(&CONFIG.replace("\nrun:", "\n  bad_annotations: drop\nrun:"));
     let output = project.fit(&[]);
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_contains(&stderr(&output), &["warning", "1 of 6", "gone.png", "5 training images"]);
+    assert_contains(
+        &stderr(&output),
+        &["warning", "1 image that cannot be read, dropped: gone.png (not found", "5 training images"],
+    );
 
     let project = Project::new();
     project.edit_annotations(|coco| coco["images"][2]["width"] = 640.into());

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tensor_file::{self, Content, Tensors};
 use super::{Checkpoint, CheckpointError, Provenance, compare};
-use crate::retinanet::backbone_parameters;
+use crate::shape::backbone_parameters;
 use crate::spec::{BackboneSpec, ModelSpec};
 
 /// A pretrained backbone.

@@ -8,7 +8,7 @@ use std::path::Path;
 use ndarray::{ArrayD, IxDyn};
 use safetensors::{Dtype, SafeTensors, View};
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use crate::atomic_file::write_atomically;
 
 /// Tensors by name.

@@ -1,65 +1,44 @@
-//! COCO's JSON files: ground truth and results. <https://cocodataset.org/#format-data>
+//! COCO's JSON ground truth. <https://cocodataset.org/#format-data>
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::draft::{ClassKey, Draft, DraftBox, DraftImage};
-use super::format::folder_of;
-use super::source::ResolvedSource;
-use super::{Annotation, DataError, Dataset, Image, OnProblem, Rectangle, Report, files};
-use crate::evaluation::ScoredBox;
-use crate::{spec::Class, write_atomically};
-
-/// One detection in a COCO result file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CocoResult {
-    /// Id of the image in the data set.
-    pub image_id: i64,
-    /// Id of the class in the data set.
-    pub category_id: i64,
-    /// `x, y, width, height` in pixels of the original image (upright, after EXIF rotation).
-    pub bbox: [f64; 4],
-    /// Confidence score; higher is more confident.
-    pub score: f64,
-}
-
-/// The detections of a result file, with ids resolved to indices in a data set.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct LocatedResults {
-    /// Detections whose image and class are in the data set, in the order of the file.
-    pub boxes: Vec<ScoredBox>,
-    /// Indices in the file of detections whose image is not in the data set.
-    pub unknown_images: Vec<usize>,
-    /// Indices in the file of detections whose image is in the data set, but whose class is not.
-    pub unknown_classes: Vec<usize>,
-}
+use super::json::{self, Four, Id, Number, Whole};
+use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::report::{OnProblem, Problem, ProblemKind, Report};
+use super::{Annotation, DataError, Dataset, Image, folder};
+use crate::atomic_file::write_atomically;
+use crate::rectangle::Rectangle;
+use crate::spec::Class;
 
 impl Dataset {
-    /// Reads COCO ground truth. File names are relative to the folder of the file. There may be no images. A missing
-    /// `area` is computed from the box, a missing `iscrowd` means 0; segmentations and all other fields are ignored.
+    /// Reads COCO ground truth whose file names are relative to the folder of the file. It may have no images. Without `area`,
+    /// a box has the area of its rectangle; without `iscrowd`, it is not a crowd. Other fields are ignored.
     ///
     /// # Errors
     /// When the file cannot be read, is not JSON, lacks a field, or has entries that `on_problem` refuses.
     pub fn read_coco(path: &Path, on_problem: OnProblem) -> Result<(Self, Report), DataError> {
-        let checked = read_truth(path)?.check(on_problem);
+        let checked = parse(path)?.check(None, on_problem);
         let (dataset, report) = checked.map_err(|report| DataError::Refused { path: path.to_owned(), report })?;
-        Ok((Self { folder: folder_of(path), ..dataset }, report))
+        Ok((Self { folder: folder::folder_of(path), ..dataset }, report))
     }
 
     /// Writes COCO ground truth.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Those of the file system.
     pub fn write_coco(&self, path: &Path) -> io::Result<()> {
-        let images: Vec<_> = self.images.iter().map(image_value).collect();
+        let image = |Image { id, file_name, width, height }: &Image| json!({ "id": id, "file_name": file_name, "width": width, "height": height });
+        let images: Vec<_> = self.images.iter().map(image).collect();
         let annotations: Vec<_> = self.annotations.iter().map(|annotation| self.annotation_value(annotation)).collect();
         // pycocotools requires `info`.
         let truth = json!({ "info": {}, "categories": self.classes, "images": images, "annotations": annotations });
-        write_json(path, &truth)
+        write_atomically(path, |file| serde_json::to_writer(file, &truth).map_err(io::Error::from))
     }
 
     fn annotation_value(&self, annotation: &Annotation) -> Value {
@@ -74,141 +53,106 @@ impl Dataset {
             "iscrowd": u8::from(*crowd),
         })
     }
-
-    /// Resolves the ids of a result file to indices in this data set.
-    pub fn locate(&self, results: &[CocoResult]) -> LocatedResults {
-        let mut located = LocatedResults::default();
-        for (index, result) in results.iter().enumerate() {
-            let Ok(image) = self.images.binary_search_by_key(&result.image_id, |image| image.id) else {
-                located.unknown_images.push(index);
-                continue;
-            };
-            let Ok(class_index) = self.classes.binary_search_by_key(&result.category_id, |class| class.id) else {
-                located.unknown_classes.push(index);
-                continue;
-            };
-            located.boxes.push(ScoredBox {
-                image,
-                class_index,
-                score: result.score,
-                rectangle: rectangle(result.bbox),
-            });
-        }
-        located
-    }
 }
 
-/// Reads images and boxes of a file. Without an image list, they are those of [`Dataset::read_coco`].
-pub(super) fn draft(source: &ResolvedSource) -> Result<Draft, DataError> {
-    let mut draft = read_truth(source.annotations)?;
-    let all: HashSet<_> = draft.images.iter().map(|image| image.id).collect();
-    let (images, problems) = source.select(draft.images, |image| image.file_name.as_deref().unwrap_or_default())?;
-    let selected: HashSet<_> = images.iter().map(|image| image.id).collect();
-    draft.boxes.retain(|annotation| selected.contains(&annotation.image_id) || !all.contains(&annotation.image_id));
-    Ok(Draft { images, problems, ..draft })
-}
-
-fn read_truth(path: &Path) -> Result<Draft, DataError> {
-    let expected = "a COCO data set (an object with images, annotations and categories)";
-    let GroundTruth { images, annotations, categories } = read_json(path, expected)?;
-    Ok(Draft {
-        classes: categories.into_iter().map(|Category { id, name }| Class { id, name }).collect(),
-        images: images.into_iter().map(DraftImage::from).collect(),
-        boxes: annotations.into_iter().map(DraftBox::from).collect(),
-        problems: Vec::new(),
-    })
-}
-
-/// Reads a COCO result file.
-///
-/// # Errors
-/// When the file cannot be read, is not JSON, or lacks a field.
-pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, DataError> {
-    read_json(path, "a COCO result file (a list of objects with image_id, category_id, bbox and score)")
-}
-
-/// Writes a COCO result file.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write_results(path: &Path, results: &[CocoResult]) -> io::Result<()> {
-    write_json(path, &results)
-}
-
-fn image_value(image: &Image) -> Value {
-    let Image { id, file_name, width, height } = image;
-    json!({ "id": id, "file_name": file_name, "width": width, "height": height })
-}
-
-/// The fields of COCO ground truth that are used.
+/// The part of COCO's ground truth that is about boxes. Entries are parsed one by one, so that one bad entry does not spoil the
+/// file.
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
-struct GroundTruth {
-    images: Vec<CocoImage>,
-    annotations: Vec<CocoAnnotation>,
-    categories: Vec<Category>,
+struct GroundTruth<'a> {
+    #[serde(borrow)]
+    images: Vec<&'a RawValue>,
+    annotations: Vec<&'a RawValue>,
+    categories: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct CocoImage {
-    id: i64,
+    id: Id,
     file_name: Option<String>,
-    width: Option<u32>,
-    height: Option<u32>,
+    width: Option<Number>,
+    height: Option<Number>,
 }
 
 #[derive(Deserialize)]
-struct CocoAnnotation {
-    id: i64,
-    image_id: i64,
-    category_id: i64,
-    bbox: [f64; 4],
-    area: Option<f64>,
-    iscrowd: Option<Flag>,
+struct CocoAnnotation<'a> {
+    id: Option<Id>,
+    image_id: Id,
+    category_id: Whole,
+    bbox: Option<Four>,
+    #[serde(borrow)]
+    segmentation: Option<&'a RawValue>,
+    area: Option<Number>,
+    iscrowd: Option<Number>,
 }
 
 #[derive(Deserialize)]
 struct Category {
-    id: i64,
+    id: Whole,
     name: String,
 }
 
-/// COCO writes 0 and 1; some tools write false and true.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "`iscrowd` is neither 0 nor 1")]
-enum Flag {
-    Number(u64),
-    Bool(bool),
-}
+/// Parses the file, without checking it.
+pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
+    let text = json::read(path)?;
+    let expected = "a COCO data set (an object with images, annotations and categories)";
+    let GroundTruth { images, annotations, categories } = json::parse(path, &text, expected)?;
+    let mut parsed = Parsed::default();
+    let class = |Category { id, name }| Ok(Class { id: id.0, name });
+    let classes = json::entries("categories", &categories, class).into_iter();
+    parsed.classes = Some(classes.filter_map(|class| parsed.keep(class)).collect());
 
-impl From<CocoImage> for DraftImage {
-    fn from(image: CocoImage) -> Self {
-        let CocoImage { id, file_name, width, height } = image;
-        Self { id, file_name, width, height, unreadable: None }
+    let mut indices = HashMap::new();
+    for image in json::entries("images", &images, |image: CocoImage| Ok(image)) {
+        let Some(CocoImage { id, file_name, width, height }) = parsed.keep(image) else { continue };
+        let side = |side: Option<Number>| {
+            Some(side?.0).filter(|side| *side > 0.0 && side.fract() == 0.0).map(|side| side as u32)
+        };
+        let (file_name, size) = (file_name.unwrap_or_default(), side(width).zip(side(height)));
+        let image = ParsedImage { id: id.whole(), file_name, size, ..ParsedImage::default() };
+        indices.entry(id).or_insert(parsed.images.len());
+        parsed.images.push(image);
     }
-}
-
-impl From<CocoAnnotation> for DraftBox {
-    fn from(annotation: CocoAnnotation) -> Self {
-        let CocoAnnotation { id, image_id, category_id, bbox, area, iscrowd } = annotation;
-        let crowd = !matches!(iscrowd, None | Some(Flag::Number(0) | Flag::Bool(false)));
-        Self { id, image_id, class: ClassKey::Id(category_id), rectangle: rectangle(bbox), area, crowd }
+    // Ids that are not numbers have a meaning in this file only.
+    if parsed.images.iter().any(|image| image.id.is_none()) {
+        parsed.images.iter_mut().for_each(|image| image.id = None);
     }
+
+    for annotation in json::entries("annotations", &annotations, CocoAnnotation::into_box) {
+        let Some((image_id, drawn)) = parsed.keep(annotation) else { continue };
+        match indices.get(&image_id) {
+            Some(index) => parsed.images[*index].boxes.push(drawn),
+            None => {
+                let (kind, location) = (ProblemKind::UnknownImage, format!("image {image_id}"));
+                parsed.problems.push(Problem { kind, location, annotation: drawn.id, found: String::new() });
+            }
+        }
+    }
+    Ok(parsed)
 }
 
-/// The rectangle of a `bbox`.
-fn rectangle([x, y, width, height]: [f64; 4]) -> Rectangle {
-    Rectangle { x, y, width, height }
-}
+impl CocoAnnotation<'_> {
+    /// The id of the image, and the box on it.
+    fn into_box(self) -> Result<(Id, ParsedBox), String> {
+        let rectangle = match self.bbox {
+            Some(Four::Numbers([x, y, width, height])) => Rectangle { x, y, width, height },
+            None | Some(Four::Other(0)) => self.extent().ok_or("neither bbox nor polygon")?,
+            Some(Four::Other(count)) => return Err(format!("bbox: {count} numbers, expected x, y, width, height")),
+        };
+        let drawn = ParsedBox {
+            id: self.id.and_then(|id| id.whole()),
+            area: self.area.map(|area| area.0),
+            crowd: self.iscrowd.is_some_and(|crowd| crowd.0 != 0.0),
+            ..ParsedBox::new(ClassKey::Id(self.category_id.0), Geometry::Pixels(rectangle))
+        };
+        Ok((self.image_id, drawn))
+    }
 
-/// Reads the whole file before parsing, since parsing a stream is several times slower.
-fn read_json<T: DeserializeOwned>(path: &Path, expected: &'static str) -> Result<T, DataError> {
-    let text = files::read_bytes(path)?;
-    serde_json::from_slice(&text).map_err(|reason| DataError::Json { path: path.to_owned(), expected, reason })
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    write_atomically(path, |file| serde_json::to_writer(file, value).map_err(io::Error::from))
+    /// The extent of its polygons.
+    fn extent(&self) -> Option<Rectangle> {
+        let polygons: Vec<Vec<f64>> = serde_json::from_str(self.segmentation?.get()).ok()?;
+        Rectangle::around(polygons.iter().flat_map(|polygon| polygon.as_chunks().0).copied())
+    }
 }
 
 #[cfg(test)]
@@ -218,7 +162,7 @@ mod tests {
     use super::*;
     use crate::dataset::ProblemKind;
 
-    /// Reads `text` as a ground truth file.
+    /// Reads `text` as a file of ground truth.
     fn read(text: &str, on_problem: OnProblem) -> Result<(Dataset, Report), DataError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("truth.json");
@@ -226,7 +170,7 @@ mod tests {
         Dataset::read_coco(&path, on_problem)
     }
 
-    /// Ground truth of two images with these annotations.
+    /// Ground truth of two images, with these annotations.
     fn truth(annotations: &str) -> String {
         let images = r#"[{"id": 8, "file_name": "b.png", "width": 64, "height": 32},
                          {"id": 2, "file_name": "a.png", "width": 64, "height": 32, "license": 3}]"#;
@@ -235,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn written_data_set_reads_back_unchanged() {
+    fn a_written_data_set_reads_back_the_same() {
         let text = truth(
             r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1.1, 2.2, 3.3, 4.4], "area": 5.5, "iscrowd": 1},
                {"id": 2, "image_id": 2, "category_id": 0, "bbox": [0, 0, 64, 32], "segmentation": [[1, 2]]}"#,
@@ -256,44 +200,118 @@ mod tests {
     }
 
     #[test]
-    fn results_are_resolved_to_images_and_classes_by_id() {
-        let (dataset, _) = read(&truth(""), OnProblem::Refuse).unwrap();
-        let result =
-            |image_id, category_id| CocoResult { image_id, category_id, bbox: [1.0, 2.0, 3.0, 4.0], score: 0.5 };
-        let results = [result(8, 7), result(3, 7), result(2, 0), result(2, 5)];
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("results.json");
-        write_results(&path, &results).unwrap();
-        assert_eq!(read_results(&path).unwrap(), results);
-
-        let located = dataset.locate(&results);
-        let indices: Vec<_> = located.boxes.iter().map(|scored| (scored.image, scored.class_index)).collect();
-        assert_eq!(indices, [(1, 1), (0, 0)]);
-        assert_eq!((located.unknown_images, located.unknown_classes), (vec![1], vec![3]));
-    }
-
-    #[test]
-    fn malformed_files_are_refused_with_field_line_and_column() {
+    fn malformed_files_are_refused() {
         let cases = [
-            ("{\n \"images\": [,]}", "expected value at line 2 column 13"),
+            (
+                "{\n \"images\": [,]}",
+                "is not a COCO data set (an object with images, annotations and categories): expected value",
+            ),
             ("[1, 2]", "is not a COCO data set (an object with images, annotations and categories)"),
             (r#"{"images": [], "annotations": []}"#, "missing field `categories` at line 1 column 33"),
-            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7}"#), "missing field `bbox` at line 2 column"),
-            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2]}"#), "invalid length 2"),
-            (&truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, NaN]}"#), "expected value at line"),
+            ("PK\x03\x04", "is a zip archive (unpack it first), expected a COCO data set"),
             (
-                &truth(r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": "no"}"#),
-                "`iscrowd` is neither 0 nor 1 at line 2 column",
+                r#"[{"annotations": [{"result": [{"value": {"rectanglelabels": ["a"]}}]}]}]"#,
+                "is a Label Studio project",
             ),
+            (r#"{"a.jpg": {"regions": [{"shape_attributes": {"name": "rect"}}]}}"#, "is a VIA project"),
+            (r#"{"shapes": [], "imagePath": "a.jpg", "imageData": null}"#, "is a LabelMe file"),
+            (r#"[{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}]"#, "is a COCO result file"),
         ];
         for (text, message) in cases {
             let error = read(text, OnProblem::Drop).unwrap_err().to_string();
-            assert!(error.contains("truth.json` is not a COCO data set") && error.contains(message), "{error}");
+            assert!(error.contains("truth.json` is ") && error.contains(message), "{error}");
         }
     }
 
     #[test]
-    fn invalid_boxes_are_refused_or_dropped() {
+    fn a_bad_entry_is_named_by_field_and_does_not_spoil_the_file() {
+        let good = r#"{"id": 2, "image_id": 2, "category_id": 7, "bbox": [1, 2, 3, 4]}"#;
+        let cases = [
+            (r#"{"id": 1, "image_id": 8, "category_id": 7}"#, "neither bbox nor polygon"),
+            (
+                r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [], "segmentation": []}"#,
+                "neither bbox nor polygon",
+            ),
+            (r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2]}"#, "bbox: 2 numbers, expected x, y, width"),
+            (
+                r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, "a", 4]}"#,
+                "bbox[2]: invalid value: string \"a\"",
+            ),
+            (r#"{"id": 1, "image_id": 8, "category_id": "cat", "bbox": [1, 2, 3, 4]}"#, "category_id: invalid value"),
+            (r#"{"id": 1, "image_id": 8, "category_id": 7.5, "bbox": [1, 2, 3, 4]}"#, "category_id: invalid value"),
+            (r#"{"id": 1, "category_id": 7, "bbox": [1, 2, 3, 4]}"#, "missing field `image_id`"),
+            (
+                r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": "no"}"#,
+                "iscrowd: invalid value",
+            ),
+            ("null", "invalid type: null, expected struct"),
+        ];
+        for (bad, message) in cases {
+            let text = truth(&format!("{good}, {bad}"));
+            let error = read(&text, OnProblem::Refuse).unwrap_err().to_string();
+            assert!(error.contains(&format!("1 entry that cannot be read: annotations[1] ({message}")), "{error}");
+            let (dataset, report) = read(&text, OnProblem::Drop).unwrap();
+            assert_eq!((dataset.annotations.len(), report.count(ProblemKind::BadEntry)), (1, 1));
+        }
+    }
+
+    #[test]
+    fn numbers_in_any_notation_and_missing_ids_are_read() {
+        let text = r#"{"images": [{"id": "8", "file_name": "a.png", "width": 64.0, "height": "32"}],
+            "categories": [{"id": 7.0, "name": "cat"}], "annotations": [
+            {"id": "5", "image_id": 8.0, "category_id": "7", "bbox": ["1", 2.0, 3e0, 4], "iscrowd": 0.0, "area": "9"},
+            {"image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": true},
+            {"id": null, "image_id": "8.0", "category_id": 7, "segmentation": [[9, 8, 19, 8, 10, 28], [0, 10, 5, 11]]}]}"#;
+        let (dataset, report) = read(text, OnProblem::Refuse).unwrap();
+        assert_eq!(report.problems, []);
+        assert_eq!((dataset.images[0].id, dataset.images[0].width, dataset.images[0].height), (8, 64, 32));
+        let boxes = |index: usize| (dataset.annotations[index].id, dataset.annotations[index].rectangle);
+        let first = Rectangle { x: 1.0, y: 2.0, width: 3.0, height: 4.0 };
+        let extent = Rectangle { x: 0.0, y: 8.0, width: 19.0, height: 20.0 };
+        assert_eq!([boxes(0), boxes(1), boxes(2)], [(5, first), (6, first), (7, extent)]);
+        assert_eq!(
+            dataset.annotations.iter().map(|annotation| annotation.crowd).collect::<Vec<_>>(),
+            [false, true, false]
+        );
+        assert_eq!(dataset.annotations[0].area, 9.0);
+    }
+
+    #[test]
+    fn images_may_have_names_as_ids() {
+        let text = r#"{"images": [{"id": "b.png", "file_name": "b.png", "width": 64, "height": 32},
+            {"id": "a.png", "file_name": "a.png", "width": 64, "height": 32}], "categories": [{"id": 7, "name": "cat"}],
+            "annotations": [{"id": 1, "image_id": "b.png", "category_id": 7, "bbox": [1, 2, 3, 4]}]}"#;
+        let (dataset, _) = read(text, OnProblem::Refuse).unwrap();
+        assert_eq!(dataset.images.iter().map(|image| image.id).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!((dataset.annotations[0].image, dataset.images[1].file_name.as_str()), (1, "b.png"));
+    }
+
+    #[test]
+    fn nan_is_a_bad_box_and_repeated_annotation_ids_are_named() {
+        let text = truth(
+            r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, NaN, 3, Infinity]},
+            {"id": 1, "image_id": 8, "category_id": 7, "bbox": [1, 2, 3, 4]}"#,
+        );
+        let (dataset, report) = read(&text, OnProblem::Drop).unwrap();
+        assert_eq!(dataset.annotations.len(), 1);
+        let kinds: Vec<_> = report.problems.iter().map(|problem| problem.kind).collect();
+        assert_eq!(kinds, [ProblemKind::NotFinite, ProblemKind::RepeatedAnnotation]);
+    }
+
+    #[test]
+    fn utf16_is_read() {
+        let units = truth("").encode_utf16().collect::<Vec<_>>();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("truth.json");
+        for (mark, bytes) in [([0xFF, 0xFE], u16::to_le_bytes as fn(u16) -> [u8; 2]), ([0xFE, 0xFF], u16::to_be_bytes)]
+        {
+            fs::write(&path, [mark.to_vec(), units.iter().flat_map(|unit| bytes(*unit)).collect()].concat()).unwrap();
+            assert_eq!(Dataset::read_coco(&path, OnProblem::Refuse).unwrap().0.images.len(), 2);
+        }
+    }
+
+    #[test]
+    fn entries_that_make_no_sense_are_refused_by_name() {
         let text = truth(r#"{"id": 2288, "image_id": 2, "category_id": 7, "bbox": [9, 9, 0, 0]}"#);
         let error = read(&text, OnProblem::Refuse).unwrap_err().to_string();
         assert!(error.contains("1 box of zero area: a.png annotation 2288 (x 9, y 9, width 0, height 0"), "{error}");
@@ -302,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn error_names_a_missing_file() {
+    fn a_missing_file_is_named() {
         let error = Dataset::read_coco(Path::new("/no/such.json"), OnProblem::Drop).unwrap_err().to_string();
         assert!(error.starts_with("cannot read `/no/such.json`"), "{error}");
     }

@@ -1,85 +1,132 @@
-//! CSV as in keras-retinanet and yhenon/pytorch-retinanet: one line `path,x1,y1,x2,y2,class` per box, in any order, and
+//! CSV, as keras-retinanet and yhenon/pytorch-retinanet have it: a line `path,x1,y1,x2,y2,class` per box, in any order, and
 //! `path,,,,,` for an image without boxes. <https://github.com/yhenon/pytorch-retinanet#csv-datasets>
 //!
-//! Coordinates are box edges in pixels, so the width is `x2 - x1`; they need not be integers. There is no header. Paths
-//! are relative to the image folder.
+//! The numbers are the edges of the box in pixels: its width is `x2 - x1`. They need not be whole. Columns are separated by
+//! commas, semicolons or tabs. A header with known names, as TensorFlow, DeepForest and others write it, gives the order of the
+//! columns; other columns are ignored. Paths are relative to the image folder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ::csv::{Position, ReaderBuilder, StringRecord, Trim};
+use ::csv::StringRecord;
 
-use super::draft::{ClassKey, Draft};
-use super::labeled::{LabeledBox, LabeledImage, fill_sizes};
-use super::source::ResolvedSource;
-use super::{DataError, Rectangle, classes, files};
+use super::error::DataError;
+use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::report::Problem;
+use super::text;
+use crate::rectangle::Rectangle;
 
-/// Reads images and boxes of a file. Without a class file, the classes are those of all rows, listed or not.
-pub(super) fn draft(source: &ResolvedSource) -> Result<Draft, DataError> {
-    let text = files::read_text(source.annotations)?;
-    let mut images: BTreeMap<String, LabeledImage> = BTreeMap::new();
-    for row in rows(source.annotations, &text) {
+/// Names of columns in headers, in lower case.
+const PATH: &[&str] =
+    &["path", "image_path", "filename", "file_name", "file", "image", "image_name", "image_id", "img_path"];
+const CLASS: &[&str] = &["class", "label", "name", "class_name", "category", "category_name", "labels"];
+const LEFT: &[&str] = &["x1", "xmin", "x_min", "left", "x"];
+const TOP: &[&str] = &["y1", "ymin", "y_min", "top", "y"];
+const RIGHT: &[&str] = &["x2", "xmax", "x_max", "right"];
+const BOTTOM: &[&str] = &["y2", "ymax", "y_max", "bottom"];
+const WIDTH: &[&str] = &["width", "w", "image_width", "bbox_width"];
+const HEIGHT: &[&str] = &["height", "h", "image_height", "bbox_height"];
+
+/// Indices of the columns.
+struct Columns {
+    path: usize,
+    /// Left, top, right, bottom; or left, top, width, height.
+    edges: [usize; 4],
+    has_sides: bool,
+    class: usize,
+    /// Width and height of the image.
+    size: Option<[usize; 2]>,
+}
+
+/// Parses the file, without checking it.
+pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
+    let text = text::read_text(path)?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut images: BTreeMap<String, ParsedImage> = BTreeMap::new();
+    let mut parsed = Parsed::default();
+    let mut columns: Option<Columns> = None;
+    for row in text::rows(path, &text) {
         let (line, row) = row?;
-        let at_line = |reason| DataError::line(source.annotations, line, reason);
-        let (file_name, labeled) = parse_row(&row).map_err(|reason| at_line(with_hint(line, &row, reason)))?;
-        let image = images.entry(file_name.to_owned()).or_insert_with_key(|name| LabeledImage::new(name.clone()));
-        image.boxes.extend(labeled);
+        let columns = match &columns {
+            Some(columns) => columns,
+            None => {
+                let (first, is_header) = Columns::of(&row).map_err(|reason| DataError::line(path, line, reason))?;
+                let columns = columns.insert(first);
+                if is_header {
+                    continue;
+                }
+                columns
+            }
+        };
+        let read = columns.read(&row).map_err(|reason| Problem::in_line(&file, line, reason));
+        let Some((file_name, size, drawn)) = parsed.keep(read) else { continue };
+        let image = images.entry(file_name.to_owned()).or_default();
+        image.size = image.size.or(size);
+        image.boxes.extend(drawn);
     }
-    let classes = source.classes.clone().unwrap_or_else(|| classes::from_names(images.values().flat_map(class_names)));
-    let images = images.into_values().collect();
-    let (mut images, problems) = source.select(images, |image| &image.file_name)?;
-    fill_sizes(&mut images, &source.folder, source.size_of);
-    Ok(Draft::from_labeled(images, classes, problems))
+    parsed.images = images.into_iter().map(|(file_name, image)| ParsedImage { file_name, ..image }).collect();
+    Ok(parsed)
 }
 
-/// The rows of a CSV text without header, each with the number of its first line. Rows may differ in length.
-pub(super) fn rows(path: &Path, text: &str) -> impl Iterator<Item = Result<(u64, StringRecord), DataError>> {
-    let mut builder = ReaderBuilder::new();
-    let reader = builder.has_headers(false).flexible(true).trim(Trim::All).from_reader(text.as_bytes());
-    reader.into_records().map(move |row| match row {
-        Ok(row) => Ok((row.position().map_or(0, |position| line_number(text, position)), row)),
-        Err(error) => Err(DataError::invalid(path, format!("is not CSV: {error}"))),
-    })
-}
+/// Image, its size, and the box on it if there is one.
+type Row<'a> = (&'a str, Option<(u32, u32)>, Option<ParsedBox>);
 
-/// The number of a row's first line. `position` is before any empty lines that precede the row.
-fn line_number(text: &str, position: &Position) -> u64 {
-    let rest = text.as_bytes().get(position.byte() as usize..).unwrap_or_default();
-    let before = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
-    position.line() + before.filter(|byte| **byte == b'\n').count() as u64
-}
-
-/// The image path of a row, and its box if it has one.
-fn parse_row(row: &StringRecord) -> Result<(&str, Option<LabeledBox>), String> {
-    let fields: Vec<_> = row.iter().collect();
-    let Ok([file_name, corners @ .., class]) = <[&str; 6]>::try_from(fields) else {
-        return Err(format!("expected 6 columns (path,x1,y1,x2,y2,class), found {}", row.len()));
-    };
-    if file_name.is_empty() {
-        return Err("the path is missing".to_owned());
+impl Columns {
+    /// The columns by the first row, and whether that is a header.
+    fn of(row: &StringRecord) -> Result<(Self, bool), String> {
+        let plain = Self { path: 0, edges: [1, 2, 3, 4], has_sides: false, class: 5, size: None };
+        let looks_like_header =
+            row.len() > 1 && row.iter().all(|field| text::number(field).is_err() && !field.is_empty());
+        if !looks_like_header {
+            let count = row.len();
+            let expected = "expected 6 columns (path,x1,y1,x2,y2,class), or a header that names them";
+            return if count == 6 { Ok((plain, false)) } else { Err(format!("{expected}, found {count}")) };
+        }
+        let column = |names: &[&str]| {
+            let mut places =
+                names.iter().filter_map(|name| row.iter().position(|field| field.eq_ignore_ascii_case(name)));
+            places.next()
+        };
+        let all = |columns: [&[&str]; 4]| {
+            let [a, b, c, d] = columns.map(column);
+            Some([a?, b?, c?, d?])
+        };
+        let size = column(WIDTH).zip(column(HEIGHT)).map(|(width, height)| [width, height]);
+        let corners = all([LEFT, TOP, RIGHT, BOTTOM]);
+        let edges = corners.or_else(|| all([LEFT, TOP, WIDTH, HEIGHT]));
+        let columns = (|| Some((column(PATH)?, edges?, column(CLASS)?)))();
+        let (path, edges, class) = columns.ok_or_else(|| {
+            let names = row.iter().collect::<Vec<_>>().join(",");
+            format!("`{names}` does not name all columns, expected a header such as path,x1,y1,x2,y2,class, or none")
+        })?;
+        let has_sides = corners.is_none();
+        Ok((Self { path, edges, has_sides, class, size: size.filter(|_| !has_sides) }, true))
     }
-    if class.is_empty() && corners == [""; 4] {
-        return Ok((file_name, None));
-    }
-    let [x1, y1, x2, y2] = corners.map(files::parse_number);
-    let rectangle = Rectangle::between([x1?, y1?, x2?, y2?]);
-    if class.is_empty() {
-        return Err("the class is missing".to_owned());
-    }
-    Ok((file_name, Some(LabeledBox { class: ClassKey::Name(class.to_owned()), rectangle })))
-}
 
-/// Adds a hint to the reason if the row could be a header.
-fn with_hint(line: u64, row: &StringRecord, reason: String) -> String {
-    let header = line == 1 && row.iter().all(|field| files::parse_number(field).is_err());
-    if header { format!("{reason}; if this is a header, remove it") } else { reason }
-}
-
-fn class_names(image: &LabeledImage) -> impl Iterator<Item = &str> {
-    image.boxes.iter().filter_map(|labeled| match &labeled.class {
-        ClassKey::Name(name) => Some(name.as_str()),
-        ClassKey::Id(_) => None,
-    })
+    fn read<'a>(&self, row: &'a StringRecord) -> Result<Row<'a>, String> {
+        let field =
+            |column: usize| row.get(column).ok_or_else(|| format!("found {} columns, fewer than before", row.len()));
+        let file_name = field(self.path)?;
+        if file_name.is_empty() {
+            return Err("the path is missing".to_owned());
+        }
+        let side = |column: usize| text::whole_number(row.get(column)?).ok().filter(|side| *side > 0);
+        let size = self.size.and_then(|[width, height]| side(width).zip(side(height)));
+        let class = field(self.class)?;
+        let [x1, y1, x2, y2] = self.edges.map(field);
+        let edges = [x1?, y1?, x2?, y2?];
+        if class.is_empty() && edges == [""; 4] {
+            return Ok((file_name, size, None));
+        }
+        let [x1, y1, x2, y2] = edges.map(text::number);
+        let numbers = [x1?, y1?, x2?, y2?];
+        let [x, y, width, height] = numbers;
+        let rectangle = if self.has_sides { Rectangle { x, y, width, height } } else { Rectangle::between(numbers) };
+        if class.is_empty() {
+            return Err("the class is missing".to_owned());
+        }
+        Ok((file_name, size, Some(ParsedBox::new(ClassKey::Name(class.to_owned()), Geometry::Pixels(rectangle)))))
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +134,7 @@ mod tests {
     use super::super::testing::{folder, lines, read, read_valid};
     use super::super::{OnProblem, ProblemKind, Source};
 
-    /// A folder with this CSV and the empty images `a.jpg`, `b, c.jpg` and `d.jpg`, and its source.
+    /// Where this CSV is, beside empty images `a.jpg`, `b, c.jpg` and `d.jpg`.
     fn source(text: &str) -> (tempfile::TempDir, Source) {
         let folder = folder(&[("boxes.csv", text), ("a.jpg", ""), ("b, c.jpg", ""), ("d.jpg", "")]);
         let source = Source::new(folder.path().join("boxes.csv"));
@@ -95,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_an_image_may_be_scattered_and_images_may_have_no_boxes() {
+    fn rows_of_an_image_need_not_be_adjacent_and_images_may_have_no_boxes() {
         let text = "d.jpg,1,2,11,22,dog\na.jpg,0,0,1.5,1,cat\n\"b, c.jpg\",,,,,\nd.jpg, 5 ,5,6,6, cat\n";
         let expected =
             ["a.jpg 200x100: cat 0 0 1.5 1", "b, c.jpg 200x100:", "d.jpg 200x100: dog 1 2 10 20, cat 5 5 1 1"];
@@ -105,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_sorted_by_name_unless_a_class_file_is_given() {
+    fn classes_are_numbered_by_name_without_class_file() {
         let (folder, mut source) = source("a.jpg,0,0,1,1,dog\nd.jpg,0,0,1,1,cat\nd.jpg,0,0,1,1,cow");
         let ids = |source: &Source| {
             let (dataset, report) = read(source, OnProblem::Drop).unwrap();
@@ -124,37 +171,64 @@ mod tests {
     }
 
     #[test]
-    fn invalid_rows_are_reported_with_their_line() {
-        let cases = [
-            (
-                "a.jpg,1,2,3,4,dog\n\na.jpg,1,2,3,4\n",
-                "boxes.csv` line 3: expected 6 columns (path,x1,y1,x2,y2,class), found 5",
-            ),
-            ("a.jpg,1,2,3,4,dog\na.jpg,1,2,x,4,dog\n", "line 2: `x` is not a number"),
-            ("a.jpg,1,2,,,dog", "line 1: `` is not a number"),
-            ("a.jpg,1,2,3,4,", "line 1: the class is missing"),
-            (",1,2,3,4,dog", "line 1: the path is missing"),
-            (
-                "filename,xmin,ymin,xmax,ymax,class\na.jpg,1,2,3,4,dog",
-                "line 1: `xmin` is not a number; if this is a header",
-            ),
-            ("a;1;2;3;4;dog", "class), found 1"),
-            ("a.jpg,1,2,3,4,\"dog\na.jpg,1,2,3,4,dog", "line 1: "),
-            ("\0\0", "line 1: expected 6 columns"),
-        ];
-        for (text, message) in cases {
-            match read(&source(text).1, OnProblem::Drop) {
-                Err(error) => assert!(error.to_string().contains(message), "{error}"),
-                Ok((dataset, _)) => assert_eq!(lines(&dataset), ["a.jpg 200x100: dog\na.jpg,1,2,3,4,dog 1 2 2 2"]),
-            }
+    fn bad_rows_are_named_by_line() {
+        let good = "a.jpg,1,2,3,4,dog\n";
+        for (row, message) in [
+            ("\na.jpg,1,2,3,4\n", "boxes.csv line 3 (found 5 columns"),
+            ("a.jpg,1,2,x,4,dog\n", "line 2 (`x` is not a number)"),
+            ("a.jpg,1,2,,,dog", "line 2 (`` is not a number)"),
+            ("a.jpg,1,2,3,4,", "line 2 (the class is missing)"),
+            (",1,2,3,4,dog", "line 2 (the path is missing)"),
+        ] {
+            let (_folder, source) = source(&format!("{good}{row}"));
+            let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
+            assert!(
+                error.contains("1 entry that cannot be read: boxes.csv line ") && error.contains(message),
+                "{error}"
+            );
+            assert_eq!(lines(&read(&source, OnProblem::Drop).unwrap().0), ["a.jpg 200x100: dog 1 2 2 2"]);
         }
+    }
+
+    #[test]
+    fn a_first_row_without_known_columns_is_refused() {
+        for (text, message) in [
+            ("a.jpg,1,2,3,4\n", "boxes.csv` line 1: expected 6 columns (path,x1,y1,x2,y2,class), or a header"),
+            ("a.jpg\n", "found 1"),
+            ("a,b,c,d,e,f\na.jpg,1,2,3,4,dog", "line 1: `a,b,c,d,e,f` does not name all columns"),
+            ("path,x1,y1,x2,y2\na.jpg,1,2,3,4", "does not name all columns"),
+            ("\0\0", "line 1: expected 6 columns"),
+        ] {
+            let error = read(&source(text).1, OnProblem::Drop).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn headers_and_separators_of_other_tools_are_understood() {
+        let expected = ["a.jpg 200x100: nut 53 2 26 26", "d.jpg 200x100: bolt 0 1 2 3"];
+        for text in [
+            "path,x1,y1,x2,y2,class\na.jpg,53,2,79,28,nut\nd.jpg,0,1,2,4,bolt",
+            "image_path,xmin,ymin,xmax,ymax,label,score\na.jpg,53,2,79,28,nut,0.9\nd.jpg,0,1,2,4,bolt,0.8",
+            "Filename;Xmin;Ymin;Xmax;Ymax;Class\na.jpg;53;2;79;28;nut\nd.jpg;0;1;2;4;bolt",
+            "label\tname\tx\ty\twidth\theight\timage\nnut\t\t53\t2\t26\t26\ta.jpg\nbolt\t\t0\t1\t2\t3\td.jpg",
+            "a.jpg;53;2;79;28;nut\nd.jpg;0;1;2;4;bolt",
+            "a.jpg\t53\t2\t79\t28\tnut\nd.jpg\t0\t1\t2\t4\tbolt",
+            "\"file_name\",\"left\",\"top\",\"right\",\"bottom\",\"category\"\na.jpg,53,2,79,28,nut\nd.jpg,0,1,2,4,bolt",
+            "images\\a.jpg,53,2,79,28,nut\n.\\d.jpg,0,1,2,4,bolt",
+        ] {
+            assert_eq!(read_valid(&source(text).1), expected, "{text}");
+        }
+        // TensorFlow's header has the size of the image.
+        let text = "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,300,400,nut,53,2,79,28";
+        assert_eq!(read_valid(&source(text).1), ["a.jpg 300x400: nut 53 2 26 26"]);
     }
 
     #[test]
     fn missing_images_are_reported_and_their_boxes_dropped() {
         let (_folder, source) = source("a.jpg,1,2,3,4,dog\ngone.jpg,1,2,3,4,dog\n");
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 image that cannot be read: gone.jpg (file not found)"), "{error}");
+        assert!(error.contains("1 image that cannot be read: gone.jpg (not found in the image folder)"), "{error}");
         let (dataset, report) = read(&source, OnProblem::Drop).unwrap();
         assert_eq!(lines(&dataset), ["a.jpg 200x100: dog 1 2 2 2"]);
         assert_eq!([ProblemKind::Unreadable, ProblemKind::DroppedImage].map(|kind| report.count(kind)), [1, 1]);

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Report;
+use super::report::{Problem, Report};
 
 /// Why a data set could not be read. The messages include their causes, so no variant has a `source`.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +67,10 @@ pub enum DataError {
 impl DataError {
     pub(super) fn line(path: &Path, line: impl Into<u64>, reason: impl Into<String>) -> Self {
         Self::Line { path: path.to_owned(), line: line.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn bad_entry(path: &Path, problem: &Problem) -> Self {
+        Self::invalid(path, format!("has the invalid entry {problem}"))
     }
 
     pub(super) fn invalid(path: &Path, reason: impl Into<String>) -> Self {

@@ -1,93 +1,53 @@
-//! The image list of a split, with one name per line, such as VOC's `ImageSets/Main/train.txt`.
+//! The list of a part: which images belong to it, one name per line, as in VOC's `ImageSets/Main/train.txt`.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::images::split_extension;
-use super::{DataError, Problem, ProblemKind, files};
+use super::error::DataError;
+use super::names::Names;
+use super::report::{Problem, ProblemKind};
+use super::text;
 
 /// Names of images, with or without extension and folders.
-pub(super) struct ImageList {
+pub(super) struct List {
     path: PathBuf,
     names: Vec<String>,
 }
 
-impl ImageList {
-    /// Reads the lines of a file; empty lines are skipped.
+impl List {
+    /// Reads the lines of a file; empty ones are skipped.
     pub(super) fn read(path: &Path) -> Result<Self, DataError> {
-        let text = files::read_text(path)?;
+        let text = text::read_text(path)?;
         let names = text.lines().map(str::trim).filter(|line| !line.is_empty());
         Ok(Self { path: path.to_owned(), names: names.map(str::to_owned).collect() })
     }
 
-    /// The items whose names are in the list, in the order of `items`, and a problem for every list entry without a
-    /// match. Names match if the path components that both have, from the end, are equal; the longest match wins.
+    /// The items whose names are in the list, in their order, and a problem for every name that matches none.
     pub(super) fn select<T>(
         &self,
         items: Vec<T>,
         name_of: impl Fn(&T) -> &str,
     ) -> Result<(Vec<T>, Vec<Problem>), DataError> {
-        let names: Vec<_> = items.iter().map(|item| Name::new(name_of(item))).collect();
-        let mut by_stem: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (index, name) in names.iter().enumerate() {
-            by_stem.entry(name.stem()).or_default().push(index);
-        }
-        let mut selected = BTreeSet::new();
+        let names = Names::new(items.iter().map(&name_of));
+        let mut chosen = BTreeSet::new();
         let mut problems = Vec::new();
         for line in &self.names {
-            let entry = Name::new(line);
-            let candidates = by_stem.get(entry.stem()).map_or(&[][..], Vec::as_slice);
-            let quality = |index: &usize| entry.match_quality(&names[*index]);
-            let matches: Vec<_> = candidates.iter().filter_map(|index| Some((quality(index)?, *index))).collect();
-            let Some((best, first)) = matches.iter().copied().min_by_key(|(quality, _)| Reverse(*quality)) else {
-                let location = line.clone();
-                problems.push(Problem {
-                    kind: ProblemKind::UnknownName,
-                    location,
-                    annotation: None,
-                    found: String::new(),
-                });
-                continue;
-            };
-            for (_, index) in matches.into_iter().filter(|(quality, _)| *quality == best) {
-                let (one, other) = (name_of(&items[first]), name_of(&items[index]));
-                if one != other {
-                    let reason =
-                        format!("contains `{line}`, which matches `{one}` and `{other}`; add folders or the extension");
-                    return Err(DataError::invalid(&self.path, reason));
-                }
-                selected.insert(index);
+            let found = names.find(line);
+            if found.is_empty() {
+                let (kind, location) = (ProblemKind::UnknownName, line.clone());
+                problems.push(Problem { kind, location, annotation: None, found: String::new() });
             }
+            let mut matching = found.iter().map(|index| name_of(&items[*index]));
+            let first = matching.next().unwrap_or_default();
+            if let Some(other) = matching.find(|name| *name != first) {
+                let reason =
+                    format!("contains `{line}`, which matches `{first}` and `{other}`; add folders or the extension");
+                return Err(DataError::invalid(&self.path, reason));
+            }
+            chosen.extend(found);
         }
-        let items = items.into_iter().enumerate().filter(|(index, _)| selected.contains(index));
+        let items = items.into_iter().enumerate().filter(|(index, _)| chosen.contains(index));
         Ok((items.map(|(_, item)| item).collect(), problems))
-    }
-}
-
-/// A name, split into path components.
-struct Name<'a> {
-    /// From the file name without extension to the outermost folder.
-    components: Vec<&'a str>,
-    extension: Option<&'a str>,
-}
-
-impl<'a> Name<'a> {
-    fn new(name: &'a str) -> Self {
-        let (stem, extension) = split_extension(name);
-        let components = stem.rsplit(['/', '\\']).filter(|component| !matches!(*component, "" | "." | ".."));
-        Self { components: components.collect(), extension }
-    }
-
-    fn stem(&self) -> &'a str {
-        self.components.first().copied().unwrap_or_default()
-    }
-
-    /// How many components are equal, from the end, and whether the extensions are; none if the names do not match.
-    fn match_quality(&self, other: &Self) -> Option<(usize, bool)> {
-        let equal = self.components.iter().zip(&other.components).take_while(|(one, other)| one == other).count();
-        let matches = equal > 0 && equal == self.components.len().min(other.components.len());
-        matches.then_some((equal, self.extension == other.extension))
     }
 }
 
@@ -100,12 +60,12 @@ mod tests {
         let path = folder.path().join("list.txt");
         std::fs::write(&path, lines).unwrap();
         let items = items.iter().map(|item| (*item).to_owned()).collect();
-        let (selected, problems) = ImageList::read(&path)?.select(items, String::as_str)?;
-        Ok((selected, problems.into_iter().map(|problem| problem.location).collect()))
+        let (chosen, problems) = List::read(&path)?.select(items, String::as_str)?;
+        Ok((chosen, problems.into_iter().map(|problem| problem.location).collect()))
     }
 
     #[test]
-    fn names_match_with_or_without_extension_and_folders() {
+    fn names_fit_with_or_without_extension_and_folders() {
         let items = ["../photos/a.jpg", "../photos/b.v1.jpg", "c.PNG"];
         for lines in [
             "a\nb.v1\n",
@@ -114,25 +74,25 @@ mod tests {
             "./photos/a\n.\\photos\\b.v1",
             "a\na\nb.v1.jpg",
         ] {
-            let (selected, unknown) = select(lines, &items).unwrap();
-            assert_eq!((selected, unknown), (items[..2].iter().map(|item| (*item).to_owned()).collect(), vec![]));
+            let (chosen, unknown) = select(lines, &items).unwrap();
+            assert_eq!((chosen, unknown), (items[..2].iter().map(|item| (*item).to_owned()).collect(), vec![]));
         }
     }
 
     #[test]
-    fn names_without_a_match_are_problems() {
-        let (selected, unknown) = select("a\nd\nother/b.jpg\n..\n", &["a.jpg", "sub/b.jpg"]).unwrap();
+    fn names_that_fit_nothing_are_problems() {
+        let (chosen, unknown) = select("a\nd\nother/b.jpg\n..\n", &["a.jpg", "sub/b.jpg"]).unwrap();
         assert_eq!(
-            (selected, unknown),
+            (chosen, unknown),
             (vec!["a.jpg".to_owned()], ["d", "other/b.jpg", ".."].map(str::to_owned).to_vec())
         );
     }
 
     #[test]
-    fn longest_match_wins_and_a_tie_is_an_error() {
+    fn the_closest_name_is_meant_and_a_tie_is_an_error() {
         let items = ["a.jpg", "a.png", "x/b.jpg", "y/b.jpg", "y/c.jpg", "c.jpg"];
-        let (selected, _) = select("a.png\ny/b\nimages/y/c.jpg", &items).unwrap();
-        assert_eq!(selected, ["a.png", "y/b.jpg", "y/c.jpg"]);
+        let (chosen, _) = select("a.png\ny/b\nimages/y/c.jpg", &items).unwrap();
+        assert_eq!(chosen, ["a.png", "y/b.jpg", "y/c.jpg"]);
         for (line, one, other) in [("a", "a.jpg", "a.png"), ("b.jpg", "x/b.jpg", "y/b.jpg")] {
             let error = select(line, &items).unwrap_err().to_string();
             assert!(error.contains(&format!("contains `{line}`, which matches `{one}` and `{other}`")), "{error}");
@@ -140,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn items_with_the_same_name_are_selected_together() {
+    fn items_of_the_same_name_go_together() {
         assert_eq!(select("a", &["a.jpg", "b.jpg", "a.jpg"]).unwrap().0, ["a.jpg", "a.jpg"]);
         assert_eq!(select("", &["a.jpg"]).unwrap().0, [""; 0]);
     }

@@ -30,6 +30,10 @@ pub struct Problem {
 /// Kinds of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProblemKind {
+    /// An entry lacks a field, or has one of the wrong type.
+    BadEntry,
+    /// A class has no name: there is no class file. Never refused.
+    UnnamedClass,
     /// A class has the id of an earlier one.
     RepeatedClass,
     /// An image has the id of an earlier one.
@@ -50,6 +54,8 @@ pub enum ProblemKind {
     DroppedImage,
     /// A box has a class that does not exist.
     UnknownClass,
+    /// A box has the id of an earlier one. Never refused; pycocotools then matches wrongly.
+    RepeatedAnnotation,
     /// A coordinate or area is infinite or NaN.
     NotFinite,
     /// A box has a width or height of zero or less.
@@ -71,7 +77,22 @@ pub struct Report {
     pub problems: Vec<Problem>,
 }
 
+impl Problem {
+    /// An entry on a line of a text file.
+    pub(super) fn in_line(file: &str, line: u64, found: String) -> Self {
+        Self { kind: ProblemKind::BadEntry, location: format!("{file} line {line}"), annotation: None, found }
+    }
+
+    /// A class that has an index only.
+    pub(super) fn unnamed_class(index: &str) -> Self {
+        Self { kind: ProblemKind::UnnamedClass, location: index.to_owned(), annotation: None, found: String::new() }
+    }
+}
+
 impl Report {
+    /// Maximum number of entries of a kind in a message.
+    pub(super) const MAX_SHOWN: usize = 5;
+
     /// Number of problems of one kind.
     pub fn count(&self, kind: ProblemKind) -> usize {
         self.problems.iter().filter(|problem| problem.kind == kind).count()
@@ -79,7 +100,7 @@ impl Report {
 
     /// Whether [`OnProblem::Refuse`] refuses the data set.
     pub fn is_serious(&self) -> bool {
-        self.problems.iter().any(|problem| problem.kind != ProblemKind::Overshoot)
+        self.problems.iter().any(|problem| problem.kind.is_serious())
     }
 
     /// One line per kind of problem: how many there are, what was done with them, and the first few.
@@ -101,10 +122,9 @@ impl Report {
 
 /// The first few entries of a list as text, and how many more there are.
 pub fn format_list(list: &[impl Display]) -> String {
-    const MAX_SHOWN: usize = 5;
-    let mut text = list.iter().take(MAX_SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if list.len() > MAX_SHOWN {
-        text += &format!(" and {} more", list.len() - MAX_SHOWN);
+    let mut text = list.iter().take(Report::MAX_SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if list.len() > Report::MAX_SHOWN {
+        text += &format!(" and {} more", list.len() - Report::MAX_SHOWN);
     }
     text
 }
@@ -133,6 +153,8 @@ impl ProblemKind {
     /// Singular, plural, and a description of the problem.
     fn words(self) -> (&'static str, &'static str, &'static str) {
         match self {
+            Self::BadEntry => ("entry", "entries", "that cannot be read"),
+            Self::UnnamedClass => ("class", "classes", "without a name (no classes.txt or data.yaml)"),
             Self::RepeatedClass => ("class", "classes", "with a duplicate id"),
             Self::RepeatedImage => ("image", "images", "with a duplicate id"),
             Self::RepeatedFileName => ("image", "images", "with a duplicate file name"),
@@ -142,6 +164,9 @@ impl ProblemKind {
             Self::UnknownName => ("list entry", "list entries", "without a matching image"),
             Self::UnknownImage => ("box", "boxes", "with an unknown image id"),
             Self::DroppedImage => ("box", "boxes", "on dropped images"),
+            Self::RepeatedAnnotation => {
+                ("box", "boxes", "with a duplicate annotation id (pycocotools computes other metrics)")
+            }
             Self::UnknownClass => ("box", "boxes", "with an unknown class"),
             Self::NotFinite => ("box", "boxes", "with NaN or infinite values"),
             Self::NoArea => ("box", "boxes", "of zero area"),
@@ -151,14 +176,22 @@ impl ProblemKind {
         }
     }
 
+    /// Whether [`OnProblem::Refuse`] refuses it.
+    fn is_serious(self) -> bool {
+        !matches!(self, Self::Overshoot | Self::RepeatedAnnotation | Self::UnnamedClass)
+    }
+
     /// What was done with the entries, with a leading comma.
     fn outcome(self, on_problem: OnProblem) -> &'static str {
         match (on_problem, self) {
             (OnProblem::Refuse, _) => "",
+            (_, Self::RepeatedAnnotation | Self::UnnamedClass) => ", kept",
             (OnProblem::Drop, Self::PartlyOutside | Self::Overshoot) => ", clipped",
             (OnProblem::Drop, _) => ", dropped",
             // These cannot be kept: their image or class is missing or ambiguous.
-            (OnProblem::Keep, Self::RepeatedClass | Self::RepeatedImage | Self::UnknownName) => ", dropped",
+            (OnProblem::Keep, Self::BadEntry | Self::RepeatedClass | Self::RepeatedImage | Self::UnknownName) => {
+                ", dropped"
+            }
             (OnProblem::Keep, Self::UnknownImage | Self::DroppedImage | Self::UnknownClass) => ", dropped",
             (OnProblem::Keep, _) => ", kept",
         }

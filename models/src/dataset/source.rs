@@ -1,120 +1,93 @@
-//! The files and folders of a data set.
+//! Where a data set is, and reading it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::list::ImageList;
-use super::{DataError, Dataset, Format, ImageSize, OnProblem, Problem, Report, classes, coco, csv, voc, yolo};
-use crate::spec::Class;
+use super::error::DataError;
+use super::list::List;
+use super::parsed::ImageSize;
+use super::report::{OnProblem, Problem, Report};
+use super::{Dataset, Format, classes};
 
-/// The files and folders of a data set, and which of its images to use.
+/// Where a data set is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// COCO JSON file, CSV file, folder of Pascal VOC XML files, or folder of YOLO text files.
     pub annotations: PathBuf,
-    /// Folder that image file names are relative to. Default for COCO and CSV: the folder of the file; for VOC:
-    /// `JPEGImages` next to `annotations`; for YOLO: the path of `annotations` with `images` instead of the last
-    /// `labels`. VOC and YOLO use `annotations` if that folder does not exist.
+    /// Folder that file names are relative to. If absent: for COCO and CSV the folder of the file; for VOC the folder
+    /// `JPEGImages` next to the annotations; for YOLO the path with `images` for the last `labels`; for these two the folder of
+    /// annotations where there is no such folder.
     pub images: Option<PathBuf>,
-    /// Format of `annotations`. Default: detected.
+    /// Format of the annotations. If absent, it is detected.
     pub format: Option<Format>,
-    /// Text file with the names of the images to use, one per line, with or without extension and folders, such as
-    /// VOC's `ImageSets/Main/train.txt`. Default: all images.
+    /// Text file with the names of the images to use, one per line, as VOC's `ImageSets/Main/train.txt`, with or without
+    /// extension and folders. If absent, all are used.
     pub list: Option<PathBuf>,
-    /// Class file, for all formats except COCO: CSV `name,id`; text with one name per line, with ids from 0; or YOLO's
-    /// `data.yaml`. Default for CSV and VOC: the names in the data, sorted, with ids from 0; for YOLO: `classes.txt` in
-    /// the label folder, or the class numbers.
+    /// File of class names, which fixes their order: CSV `name,id`; text with one name per line, the first of id 0; or
+    /// YOLO's `data.yaml`. If absent, the classes are those of the data, by id or by name.
     pub classes: Option<PathBuf>,
 }
 
-/// A [`Source`] with its defaults resolved and its image list and class file read.
-pub(super) struct ResolvedSource<'a> {
-    pub(super) annotations: &'a Path,
-    /// The image folder, which file names are relative to.
-    pub(super) folder: PathBuf,
-    /// Whether `folder` is the default image folder, which contains only images of these annotations.
-    pub(super) is_default_folder: bool,
-    pub(super) list: Option<ImageList>,
-    /// The classes of the class file, if one is given.
-    pub(super) classes: Option<Vec<Class>>,
-    pub(super) size_of: &'a ImageSize<'a>,
-}
-
 impl Source {
-    /// All data at `annotations`, with defaults for everything else.
+    /// All of the data at `annotations`, with defaults for everything else.
     pub fn new(annotations: impl Into<PathBuf>) -> Self {
         Self { annotations: annotations.into(), ..Self::default() }
     }
 
-    /// All paths that are set.
+    /// Every path that is given.
     pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Self { annotations, images, format: _, list, classes } = self;
         std::iter::once(annotations).chain(images).chain(list).chain(classes)
     }
 
-    /// Reads the data set. `size_of` is called for image sizes that the annotations do not contain.
+    /// Reads the data set. `size_of` is called for image sizes that the annotations do not give.
     ///
     /// # Errors
-    /// When a file or folder cannot be read or is not as expected, when `on_problem` refuses entries, or when there are
-    /// no images.
+    /// When a file or folder cannot be read or has another format, when there are entries that `on_problem` refuses,
+    /// and when there are no images.
     pub fn read(&self, on_problem: OnProblem, size_of: &ImageSize) -> Result<(Dataset, Report), DataError> {
-        let format = self.format.map_or_else(|| Format::detect(&self.annotations), Ok)?;
-        let source = self.resolve(format, size_of)?;
-        let draft = match format {
-            Format::Coco => coco::draft(&source),
-            Format::Voc => voc::draft(&source),
-            Format::Csv => csv::draft(&source),
-            Format::Yolo => yolo::draft(&source),
+        let list = self.list.as_deref().map(List::read).transpose()?;
+        let mut order = self.classes.as_deref().map(classes::read).transpose()?;
+        let (annotations, format) = match self.format {
+            Some(format) => (self.annotations.clone(), format),
+            None => Format::detect(&self.annotations)?,
         };
-        let path = self.annotations.clone();
-        let (mut dataset, report) = match draft?.check(on_problem) {
-            Ok(checked) => checked,
-            Err(report) => return Err(DataError::Refused { path, report }),
-        };
-        if dataset.images.is_empty() {
-            return Err(DataError::NoImages { path, folder: source.folder, report });
-        }
-        dataset.folder = source.folder;
-        Ok((dataset, report))
-    }
-
-    fn resolve<'a>(&'a self, format: Format, size_of: &'a ImageSize) -> Result<ResolvedSource<'a>, DataError> {
-        if let (Format::Coco, Some(path)) = (format, &self.classes) {
-            return Err(DataError::invalid(path, "is not used: COCO JSON has its own classes; remove `classes`"));
-        }
-        let default = format.default_image_folder(&self.annotations);
+        let default = format.image_folder(&annotations);
         let folder = self.images.clone().unwrap_or_else(|| default.clone());
-        let is_default_folder = folder == default
-            || folder.canonicalize().ok().is_some_and(|folder| default.canonicalize().ok() == Some(folder));
-        Ok(ResolvedSource {
-            annotations: &self.annotations,
-            folder,
-            is_default_folder,
-            list: self.list.as_deref().map(ImageList::read).transpose()?,
-            classes: self.classes.as_deref().map(classes::read).transpose()?,
-            size_of,
-        })
-    }
-}
 
-impl ResolvedSource<'_> {
-    /// The items that the image list selects (without a list: all), and a problem for every entry without a match.
-    pub(super) fn select<T>(
-        &self,
-        items: Vec<T>,
-        name_of: impl Fn(&T) -> &str,
-    ) -> Result<(Vec<T>, Vec<Problem>), DataError> {
-        match &self.list {
-            Some(list) => list.select(items, name_of),
-            None => Ok((items, Vec::new())),
+        let mut parsed = format.parse(&annotations)?;
+        if format != Format::Coco {
+            parsed.classes = order.take().or(parsed.classes);
+        }
+        // Before the list is applied, so that all parts of a data set have the same.
+        if parsed.classes.is_none() {
+            let classes = classes::of_boxes(&parsed.images);
+            let unnamed = classes.iter().filter(|_| format == Format::Yolo);
+            parsed.problems.extend(unnamed.map(|class| Problem::unnamed_class(&class.name)));
+            parsed.classes = Some(classes);
+        }
+        // A folder elsewhere may hold the images of other parts.
+        let own = || folder.canonicalize().ok() == default.canonicalize().ok();
+        parsed.find_files(&folder, format == Format::Yolo && (list.is_some() || own()))?;
+        if let Some(list) = &list {
+            parsed.select(list)?;
+        }
+        parsed.measure(&folder, size_of);
+        let path = self.annotations.clone();
+        match parsed.check(order, on_problem) {
+            Err(report) => Err(DataError::Refused { path, report }),
+            Ok((dataset, report)) if dataset.images.is_empty() => Err(DataError::NoImages { path, folder, report }),
+            Ok((dataset, report)) => Ok((Dataset { folder, ..dataset }, report)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::testing::{folder, read, read_valid};
     use super::*;
 
@@ -126,8 +99,8 @@ mod tests {
     const VOC: &str = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>11</xmax>\
         <ymax>22</ymax></bndbox></object></annotation>";
 
-    /// A folder with the same image and box in all formats.
-    fn all_formats() -> tempfile::TempDir {
+    /// A folder with an image and its box in all formats.
+    fn all_forms() -> tempfile::TempDir {
         folder(&[
             ("coco.json", COCO),
             ("coco.txt", &format!("\u{feff}\n {COCO}")),
@@ -144,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn formats_are_detected_and_give_the_same_data() {
-        let folder = all_formats();
+    fn the_form_shows_in_the_data_and_all_give_the_same() {
+        let folder = all_forms();
         let sources = ["coco.json", "coco.txt", "boxes.csv", "voc/Annotations", "yolo/labels"].map(|annotations| {
             Source { list: Some(folder.path().join("list.txt")), ..Source::new(folder.path().join(annotations)) }
         });
@@ -157,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn default_image_folder_depends_on_the_format() {
-        let folder = all_formats();
+    fn images_are_where_the_form_has_them_unless_that_is_said() {
+        let folder = all_forms();
         let cases = [
             ("coco.json", ""),
             ("boxes.csv", ""),
@@ -174,8 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn wrong_format_is_an_error() {
-        let folder = all_formats();
+    fn a_form_that_does_not_fit_is_an_error() {
+        let folder = all_forms();
         for format in Format::ALL {
             for annotations in ["coco.json", "boxes.csv", "voc/Annotations", "yolo/labels", "a.jpg", "none"] {
                 let fits = matches!(
@@ -193,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn error_without_images_contains_the_reason() {
+    fn no_images_are_an_error_that_says_why() {
         let folder = folder(&[("a.csv", "gone.jpg,1,2,3,4,dog\n"), ("empty.csv", "\n"), ("list.txt", "")]);
         let read = |source: &Source| read(source, OnProblem::Drop).unwrap_err().to_string();
         let error = read(&Source::new(folder.path().join("a.csv")));
@@ -204,12 +177,12 @@ mod tests {
         assert!(error.contains(&format!("image folder: `{}`", folder.path().display())), "{error}");
         for (annotations, list) in [("empty.csv", None), ("a.csv", Some(folder.path().join("list.txt")))] {
             let error = read(&Source { list, ..Source::new(folder.path().join(annotations)) });
-            assert!(error.contains("has no usable images; image folder: "), "{error}");
+            assert!(error.contains("has no usable images; image folder:"), "{error}");
         }
     }
 
     #[test]
-    fn paths_mut_returns_all_paths() {
+    fn all_paths_of_sources_can_be_changed() {
         let mut sources = [Source::new("a"), Source::new("b")];
         sources[1].images = Some("c".into());
         sources[1].list = Some("d".into());
@@ -224,16 +197,19 @@ mod tests {
     }
 
     #[test]
-    fn class_file_is_an_error_for_coco() {
-        let folder = all_formats();
-        let classes = Some(folder.path().join("list.txt"));
-        let error =
-            read(&Source { classes, ..Source::new(folder.path().join("coco.json")) }, OnProblem::Drop).unwrap_err();
-        assert!(error.to_string().contains("remove `classes`"), "{error}");
+    fn a_class_file_orders_the_classes_of_coco() {
+        let coco = COCO.replace("dog", "cat");
+        let files = [("coco.json", coco.as_str()), ("names.txt", "dog\ncat"), ("a.jpg", ""), ("b.jpg", "")];
+        let folder = folder(&files);
+        let classes = Some(folder.path().join("names.txt"));
+        let (dataset, _) =
+            read(&Source { classes, ..Source::new(folder.path().join("coco.json")) }, OnProblem::Drop).unwrap();
+        assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["dog", "cat"]);
+        assert!(dataset.annotations.iter().all(|annotation| annotation.class_index == 1));
     }
 
     #[test]
-    fn source_is_read_from_yaml_and_unknown_keys_are_errors() {
+    fn a_section_of_a_configuration_is_a_source_and_other_keys_are_errors() {
         let source: Source = serde_yaml::from_str("{annotations: a, format: voc, list: b}").unwrap();
         let expected = Source { format: Some(Format::Voc), list: Some("b".into()), ..Source::new("a") };
         assert_eq!(source, expected);

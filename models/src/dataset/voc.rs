@@ -1,126 +1,78 @@
 //! Pascal VOC: a folder with one XML file per image. <http://host.robots.ox.ac.uk/pascal/VOC/>
 //!
-//! Coordinates are treated as box edges, as in the other formats: the width is `xmax - xmin`, and nothing is shifted.
-//! VOC's own annotations are 1-based and include the last pixel, but most tools write 0-based edges, and a file does
-//! not declare which it contains; VOC's own boxes are therefore off by up to a pixel. `difficult` objects are ordinary
-//! boxes. Subfolders are not searched.
+//! The numbers are the edges of the box: its width is `xmax - xmin`, and nothing is shifted, as in the other formats. VOC's
+//! own images count from 1 and include the last pixel, but most tools write edges counted from 0, and a file does not say
+//! which it has; read this way, boxes of the former are off by up to a pixel. Objects that are marked `difficult` are ordinary
+//! objects.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use roxmltree::{Document, Node};
 
-use super::draft::{ClassKey, Draft};
-use super::images::{ImageIndex, split_extension};
-use super::labeled::{LabeledBox, LabeledImage, fill_sizes};
-use super::source::ResolvedSource;
-use super::{DataError, IMAGE_EXTENSIONS, Rectangle, classes, files};
+use super::error::DataError;
+use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::report::Problem;
+use super::{folder, text};
+use crate::rectangle::Rectangle;
 
-/// The annotation files of a folder.
-pub(super) fn annotation_files(folder: &Path) -> Result<Vec<String>, DataError> {
-    files::list_files(folder, &["xml"])
-}
-
-/// The default image folder: `JPEGImages` next to the annotation folder.
-pub(super) fn image_folder(annotations: &Path) -> Option<PathBuf> {
-    let folder = match annotations.file_name() {
-        Some(_) => annotations.with_file_name("JPEGImages"),
-        // `.` and `..` have no file name.
-        None => annotations.canonicalize().ok()?.with_file_name("JPEGImages"),
-    };
-    folder.is_dir().then_some(folder)
-}
-
-/// Reads images and boxes of a folder. The image list selects annotation files. Without a class file, the classes are
-/// those of all files, listed or not, so that all splits of a data set have the same classes.
-pub(super) fn draft(source: &ResolvedSource) -> Result<Draft, DataError> {
-    let files = annotation_files(source.annotations)?;
-    let parsed = files::read_in_parallel(&files, |file| AnnotationFile::read(source.annotations, file))?;
-    let names = parsed.iter().flat_map(|file| &file.objects).map(|(name, _)| name.as_str());
-    let classes = source.classes.clone().unwrap_or_else(|| classes::from_names(names));
-    let (selected, problems) = source.select(parsed, |file| &file.stem)?;
-
-    let index = ImageIndex::new(&source.folder, files::list_files(&source.folder, &IMAGE_EXTENSIONS)?);
-    let images = selected.into_iter().map(|file| file.labeled(&index, &source.folder));
-    let mut images = images.collect::<Result<Vec<_>, _>>()?;
-    fill_sizes(&mut images, &source.folder, source.size_of);
-    Ok(Draft::from_labeled(images, classes, problems))
-}
-
-/// The contents of one annotation file.
-struct AnnotationFile {
-    /// Name of the annotation file, without extension.
-    stem: String,
-    /// Name of the image file.
-    file_name: Option<String>,
-    size: Option<(u32, u32)>,
-    /// Class names and boxes.
-    objects: Vec<(String, Rectangle)>,
-}
-
-impl AnnotationFile {
-    fn read(folder: &Path, file: &str) -> Result<Self, DataError> {
-        let path = folder.join(file);
-        let text = files::read_text(&path)?;
-        // Document types are refused: their entities could expand a short file into a huge text.
-        let document =
-            Document::parse(&text).map_err(|error| DataError::line(&path, error.pos().row, error.to_string()))?;
-        let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_owned();
-        let parsed = Self::parse(stem, document.root_element());
-        parsed.map_err(|XmlError { offset, reason }| DataError::line(&path, document.text_pos_at(offset).row, reason))
-    }
-
-    fn parse(stem: String, root: Node) -> Result<Self, XmlError> {
-        if root.tag_name().name() != "annotation" {
-            return Err(XmlError::new(root, format!("root is <{}>, expected <annotation>", root.tag_name().name())));
+/// Parses the XML files in a folder and below, without checking them.
+pub(super) fn parse(folder: &Path) -> Result<Parsed, DataError> {
+    let files = folder::below(folder, &["xml"])?;
+    let mut parsed = Parsed::default();
+    for (file, text) in files.iter().zip(text::in_parallel(&files, |file| text::read_text(&folder.join(file)))?) {
+        // Without a document type there are no entities, which could make a short file long.
+        match Document::parse(&text) {
+            Ok(document) => parsed.add(file, &document),
+            Err(error) => parsed.problems.push(Problem::in_line(file, error.pos().row.into(), error.to_string())),
         }
-        let size = match child(root, "size") {
-            Some(size) => side(size, "width")?.zip(side(size, "height")?),
-            None => None,
-        };
-        let objects = root.children().filter(|node| node.has_tag_name("object")).map(|object| {
-            let bounds = child(object, "bndbox").ok_or_else(|| XmlError::missing(object, "bndbox"))?;
-            let edge = |name| {
-                let edge = child(bounds, name).ok_or_else(|| XmlError::missing(bounds, name))?;
-                files::parse_number(content(edge)).map_err(|reason| XmlError::new(edge, reason))
-            };
-            let rectangle = Rectangle::between([edge("xmin")?, edge("ymin")?, edge("xmax")?, edge("ymax")?]);
-            let name = child(object, "name").map(content).filter(|name| !name.is_empty());
-            Ok((name.ok_or_else(|| XmlError::missing(object, "name"))?.to_owned(), rectangle))
-        });
-        let file_name = child(root, "filename").map(content).filter(|name| !name.is_empty());
-        Ok(Self { stem, file_name: file_name.map(str::to_owned), size, objects: objects.collect::<Result<_, _>>()? })
     }
+    Ok(parsed)
+}
 
-    /// Adds the image: the file named in the XML, with any image extension. If it does not exist, the image with the
-    /// name of the annotation file, since the names inside are outdated once files are renamed.
-    fn labeled(self, images: &ImageIndex, folder: &Path) -> Result<LabeledImage, DataError> {
-        let Self { stem, file_name, size, objects } = self;
-        let file_name = match file_name {
-            Some(name) if folder.join(&name).is_file() => name,
-            name => {
-                let by_name = name.as_deref().map(|name| images.find(split_extension(name).0)).transpose()?.flatten();
-                let found = if by_name.is_some() { by_name } else { images.find(&stem)? };
-                found.map(str::to_owned).or(name).unwrap_or(stem)
-            }
-        };
-        let boxes = objects
-            .into_iter()
-            .map(|(name, rectangle)| LabeledBox { class: ClassKey::Name(name), rectangle })
-            .collect();
-        Ok(LabeledImage { size, boxes, ..LabeledImage::new(file_name) })
+impl Parsed {
+    /// Adds the image of a document.
+    fn add(&mut self, file: &str, document: &Document) {
+        let at = |Fault { at, reason }| Problem::in_line(file, document.text_pos_at(at).row.into(), reason);
+        let root = document.root_element();
+        let Some((file_name, size)) = self.keep(image(root).map_err(at)) else { return };
+        let objects = root.children().filter(|node| node.has_tag_name("object"));
+        let boxes = objects.filter_map(|node| self.keep(object(node).map_err(at))).collect();
+        let stem = Some(folder::stem(file));
+        self.images.push(ParsedImage { file_name, stem, size, boxes, ..ParsedImage::default() });
     }
 }
 
-/// An error in an XML element.
-struct XmlError {
-    /// Byte offset of the element in the text.
-    offset: usize,
+/// File name and size of the image.
+fn image(root: Node) -> Result<(String, Option<(u32, u32)>), Fault> {
+    if root.tag_name().name() != "annotation" {
+        return Err(Fault::new(root, format!("root is <{}>, expected <annotation>", root.tag_name().name())));
+    }
+    let size = child(root, "size").and_then(|size| side(size, "width").zip(side(size, "height")));
+    Ok((child(root, "filename").map(content).unwrap_or_default().to_owned(), size))
+}
+
+fn object(object: Node) -> Result<ParsedBox, Fault> {
+    let bounds = child(object, "bndbox").ok_or_else(|| Fault::missing(object, "bndbox"))?;
+    let edge = |name| {
+        let edge = child(bounds, name).ok_or_else(|| Fault::missing(bounds, name))?;
+        text::number(content(edge)).map_err(|reason| Fault::new(edge, reason))
+    };
+    let edges = [edge("xmin")?, edge("ymin")?, edge("xmax")?, edge("ymax")?];
+    let name = child(object, "name").map(content).filter(|name| !name.is_empty());
+    let class = ClassKey::Name(name.ok_or_else(|| Fault::missing(object, "name"))?.to_owned());
+    Ok(ParsedBox::new(class, Geometry::Pixels(Rectangle::between(edges))))
+}
+
+/// What is wrong with an element.
+struct Fault {
+    /// Where it begins in the text.
+    at: usize,
     reason: String,
 }
 
-impl XmlError {
+impl Fault {
     fn new(node: Node, reason: String) -> Self {
-        Self { offset: node.range().start, reason }
+        Self { at: node.range().start, reason }
     }
 
     fn missing(node: Node, name: &str) -> Self {
@@ -136,11 +88,9 @@ fn content<'a>(node: Node<'a, '_>) -> &'a str {
     node.text().unwrap_or_default().trim()
 }
 
-/// Width or height of the image; none if it is missing, or zero, which some tools write.
-fn side(size: Node, name: &str) -> Result<Option<u32>, XmlError> {
-    let Some(side) = child(size, name) else { return Ok(None) };
-    let pixels = files::parse_integer(content(side)).map_err(|reason| XmlError::new(side, reason))?;
-    Ok(Some(pixels).filter(|pixels| *pixels > 0))
+/// A side of the image; none where it is missing or zero, as some tools leave it.
+fn side(size: Node, name: &str) -> Option<u32> {
+    text::whole_number(content(child(size, name)?)).ok().filter(|pixels| *pixels > 0)
 }
 
 #[cfg(test)]
@@ -151,7 +101,7 @@ mod tests {
     const OBJECT: &str = "<object><name>dog</name><difficult>1</difficult><bndbox><ymin>2</ymin><xmin>1</xmin>\
         <xmax>11</xmax><ymax>22.5</ymax></bndbox><part><bndbox/></part></object>";
 
-    /// An annotation file with these elements.
+    /// A file of annotations with these elements.
     fn annotation(elements: &str) -> String {
         format!("\u{feff}<?xml version=\"1.0\"?>\r\n<annotation>\n{elements}\n</annotation>\n")
     }
@@ -170,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn image_is_found_by_file_name_or_else_by_the_name_of_the_xml_file() {
+    fn the_image_has_the_declared_name_or_that_of_the_annotation_file() {
         let cases = [
             ("<filename>b.png</filename>", "b.png"),
             ("<filename> b </filename>", "b.png"),
@@ -185,12 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn missing_sizes_are_read_from_the_images() {
+    fn sizes_that_are_missing_or_invalid_are_measured() {
         let cases = [
             ("<size><width>300</width><height>400.0</height><depth>3</depth></size>", "300x400"),
             ("<size><width>0</width><height>0</height></size>", "200x100"),
             ("<size><width>300</width></size>", "200x100"),
             ("<size/>", "200x100"),
+            ("<size><width>wide</width><height>1</height></size>", "200x100"),
+            ("<size><width>-1</width><height>1</height></size>", "200x100"),
             ("", "200x100"),
         ];
         for (elements, expected) in cases {
@@ -199,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn difficult_objects_are_ordinary_boxes() {
+    fn difficult_objects_are_ordinary_objects() {
         assert_eq!(read_one(OBJECT), Ok(vec!["a.jpg 200x100: dog 1 2 10 20.5".to_owned()]));
         let escaped = OBJECT.replace("dog", "<![CDATA[d&g]]>");
         assert_eq!(read_one(&escaped).unwrap(), ["a.jpg 200x100: d&g 1 2 10 20.5"]);
     }
 
     #[test]
-    fn list_restricts_the_images_but_not_the_classes() {
+    fn the_list_selects_images_and_not_classes() {
         let [a, b, c] = ["dog", "cat", "cow"].map(|name| annotation(&OBJECT.replace("dog", name)));
         let files = [("x/c.xml", c.as_str()), ("x/a.xml", &a), ("x/b.xml", &b), ("list.txt", "c\na\nd\n")];
         let folder = folder(&[&files[..], &[("x/a.jpg", ""), ("x/b.jpg", ""), ("x/c.jpg", "")]].concat());
@@ -222,16 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_invalid_elements_are_reported_with_their_line() {
+    fn bad_entries_are_named_with_their_line() {
         let cases = [
-            (OBJECT.replace("<name>dog</name>", ""), "a.xml` line 3: <object> has no <name>"),
-            (OBJECT.replace("dog", " "), "line 3: <object> has no <name>"),
-            (OBJECT.replace("<xmin>1</xmin>", "\n"), "line 3: <bndbox> has no <xmin>"),
-            (OBJECT.replace("<xmax>11<", "\n<xmax>1o<"), "line 4: `1o` is not a number"),
-            (OBJECT.replace("bndbox>", "robndbox>"), "line 3: <object> has no <bndbox>"),
-            ("\n<size><width>wide</width><height>1</height></size>".to_owned(), "line 4: `wide` is not a number"),
-            ("<size><width>-1</width><height>1</height></size>".to_owned(), "`-1` is not a non-negative integer"),
-            ("<object>".to_owned(), "line 4: expected 'object' tag"),
+            (
+                OBJECT.replace("<name>dog</name>", ""),
+                "1 entry that cannot be read: a.xml line 3 (<object> has no <name>)",
+            ),
+            (OBJECT.replace("dog", " "), "line 3 (<object> has no <name>)"),
+            (OBJECT.replace("<xmin>1</xmin>", "\n"), "line 3 (<bndbox> has no <xmin>)"),
+            (OBJECT.replace("<xmax>11<", "\n<xmax>1o<"), "line 4 (`1o` is not a number)"),
+            (OBJECT.replace("bndbox>", "robndbox>"), "line 3 (<object> has no <bndbox>)"),
+            ("<object>".to_owned(), "line 4 (expected 'object' tag"),
         ];
         for (elements, message) in cases {
             let error = read_one(&elements).unwrap_err();
@@ -240,19 +193,38 @@ mod tests {
     }
 
     #[test]
-    fn hostile_files_are_refused() {
+    fn hostile_files_are_bad_entries() {
         let bomb = "<!DOCTYPE x [<!ENTITY a \"aaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;\">]><annotation>&b;</annotation>";
         let deep = "<annotation>".repeat(1_000_000);
         for (text, message) in [
-            (bomb, "a.xml` line 1: "),
-            (&deep, "a.xml` line 1: "),
-            ("", "a.xml` line 1: "),
-            ("<boxes/>", "line 1: root is <boxes>, expected <annotation>"),
+            (bomb, "a.xml line 1 ("),
+            (&deep, "a.xml line 1 ("),
+            ("", "a.xml line 1 ("),
+            ("<boxes/>", "line 1 (root is <boxes>, expected <annotation>)"),
         ] {
             let error = read_text(text).unwrap_err();
             assert!(error.contains(message), "{error}");
         }
         let nested = format!("{}{}", "<annotation>".repeat(100_000), "</annotation>".repeat(100_000));
         assert_eq!(read_text(&nested), Ok(vec!["a.jpg 200x100:".to_owned()]));
+    }
+
+    #[test]
+    fn folders_below_are_read_and_images_found_in_theirs() {
+        let text = annotation(&format!("<filename>p0.jpg</filename>{OBJECT}"));
+        let folder = folder(&[("Annotations/set1/cam/p0.xml", &text), ("JPEGImages/set1/cam/p0.jpg", "")]);
+        for annotations in ["Annotations", ""] {
+            let source = Source::new(folder.path().join(annotations));
+            assert_eq!(read_valid(&source), ["set1/cam/p0.jpg 200x100: dog 1 2 10 20.5"]);
+        }
+    }
+
+    #[test]
+    fn a_bad_object_does_not_spoil_the_others() {
+        let text = annotation(&format!("{}{OBJECT}", OBJECT.replace("dog", "")));
+        let folder = folder(&[("x/a.xml", text.as_str()), ("x/b.xml", "<html/>"), ("x/a.jpg", "")]);
+        let (dataset, report) = read(&Source::new(folder.path().join("x")), OnProblem::Drop).unwrap();
+        assert_eq!(lines(&dataset), ["a.jpg 200x100: dog 1 2 10 20.5"]);
+        assert_eq!(report.problems.len(), 2);
     }
 }

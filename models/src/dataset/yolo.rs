@@ -1,146 +1,66 @@
-//! YOLO: a folder with one text file per image, of the same name, with one line `class x y width height` per box: class
-//! index, center and size, as fractions of the image's width and height.
-//! <https://docs.ultralytics.com/datasets/detect/>
+//! YOLO: a folder with one text file per image, of the same name, a line `class x y width height` per box: the index of its
+//! class, its center and its sides, as fractions of the image's sides. <https://docs.ultralytics.com/datasets/detect/>
 //!
-//! With an image list, the images are those in the list. Without, they are those with a label file, which may be empty.
-//! In the default image folder (`images/train` for `labels/train`, or the label folder itself), all other images are
-//! included too; any other folder may contain images of other splits. An image without a label file has no boxes.
-//! Subfolders are searched.
-//!
-//! Without a class file, `classes.txt` in the label folder contains the class names, as written by LabelImg. Without
-//! that file, the class names are the numbers from 0 to the maximum in the folder.
+//! A line `class x1 y1 x2 y2 x3 y3 ..` is a polygon; its box is its extent. The images are those of the list. Without list they
+//! are those that have a label file, which may be empty, and, if the image folder belongs to these labels alone
+//! (`images/train` for `labels/train`, or the folder of labels itself), all others in it. An image without label file has no
+//! boxes. Folders below are read too.
 
-use std::collections::HashMap;
-use std::path::{Component, Path, PathBuf, absolute};
+use std::path::Path;
 
-use super::draft::{ClassKey, Draft};
-use super::images::{ImageIndex, split_extension};
-use super::labeled::{LabeledBox, LabeledImage, fill_sizes};
-use super::source::ResolvedSource;
-use super::{DataError, IMAGE_EXTENSIONS, Problem, Rectangle, classes, files};
-use crate::spec::Class;
+use super::error::DataError;
+use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
+use super::report::Problem;
+use super::{classes, folder, text};
+use crate::rectangle::Rectangle;
 
-/// File with the class names in the label folder.
-const CLASSES_FILE: &str = "classes.txt";
-
-/// More classes are treated as an error.
+/// A larger class index is a mistake.
 const MAX_CLASSES: u32 = 1 << 16;
 
-/// The label files in a folder and its subfolders.
+/// Parses the label files in a folder and below, without checking them.
+pub(super) fn parse(folder: &Path) -> Result<Parsed, DataError> {
+    let files = label_files(folder)?;
+    let mut parsed = Parsed { classes: classes::find(folder)?, ..Parsed::default() };
+    let read = text::in_parallel(&files, |file| Ok((folder::stem(file), labels(folder, file)?)))?;
+    for (stem, labels) in read {
+        let boxes = labels.into_iter().filter_map(|label| parsed.keep(label)).collect();
+        parsed.images.push(ParsedImage { stem: Some(stem), boxes, ..ParsedImage::default() });
+    }
+    Ok(parsed)
+}
+
+/// The label files in a folder and below.
 pub(super) fn label_files(folder: &Path) -> Result<Vec<String>, DataError> {
-    let mut files = files::list_files_recursively(folder, &["txt"])?;
-    files.retain(|file| file != CLASSES_FILE);
+    let mut files = folder::below(folder, &["txt"])?;
+    files.retain(|file| !classes::is_class_file(file));
     Ok(files)
 }
 
-/// The default image folder: `images/train` for `labels/train`.
-pub(super) fn image_folder(annotations: &Path) -> Option<PathBuf> {
-    let path = absolute(annotations).ok()?;
-    let parts: Vec<_> = path.components().collect();
-    let last = parts.iter().rposition(|part| part.as_os_str() == "labels")?;
-    let renamed =
-        (0..).zip(parts).map(|(index, part)| if index == last { Component::Normal("images".as_ref()) } else { part });
-    Some(renamed.collect::<PathBuf>()).filter(|folder| folder.is_dir())
+fn labels(folder: &Path, file: &str) -> Result<Vec<Result<ParsedBox, Problem>>, DataError> {
+    let text = text::read_text(&folder.join(file))?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    Ok(lines.map(|(number, line)| label(line).map_err(|reason| Problem::in_line(file, number, reason))).collect())
 }
 
-/// Reads images and boxes of a folder.
-pub(super) fn draft(source: &ResolvedSource) -> Result<Draft, DataError> {
-    let files = label_files(source.annotations)?;
-    let parsed = files::read_in_parallel(&files, |file| read_labels(&source.annotations.join(file)))?;
-    let classes = class_list(source, parsed.iter().flatten())?;
-    let stems = files.iter().map(|file| file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem));
-    let labels: HashMap<_, _> = stems.clone().zip(parsed).collect();
-
-    let (mut images, problems) = select_images(source, stems)?;
-    fill_sizes(&mut images, &source.folder, source.size_of);
-    for image in &mut images {
-        let labels = labels.get(split_extension(&image.file_name).0).map_or(&[][..], Vec::as_slice);
-        // Without a size, the boxes stay fractions; the image is reported as a problem.
-        let size = image.size.unwrap_or((1, 1));
-        image.boxes = labels.iter().map(|label| label.labeled_box(size)).collect();
+fn label(line: &str) -> Result<ParsedBox, String> {
+    let mut columns = line.split_ascii_whitespace();
+    let class = text::whole_number(columns.next().unwrap_or_default())?;
+    if class >= MAX_CLASSES {
+        return Err(format!("class {class} is too large, expected less than {MAX_CLASSES}"));
     }
-    Ok(Draft::from_labeled(images, classes, problems))
-}
-
-/// The images to use. `stems` are the paths of the label files without extension.
-fn select_images<'a>(
-    source: &ResolvedSource,
-    stems: impl Iterator<Item = &'a str>,
-) -> Result<(Vec<LabeledImage>, Vec<Problem>), DataError> {
-    let index = ImageIndex::new(&source.folder, files::list_files_recursively(&source.folder, &IMAGE_EXTENSIONS)?);
-    let all = index.names().map(|name| LabeledImage::new(name.to_owned()));
-    if source.list.is_some() {
-        return source.select(all.collect(), |image| &image.file_name);
-    }
-    let mut images = Vec::new();
-    for stem in stems {
-        let image = index.find(stem)?.map(|name| LabeledImage::new(name.to_owned()));
-        match image {
-            Some(_) if source.is_default_folder => {}
-            Some(image) => images.push(image),
-            None => {
-                let reason = format!("label file without an image in `{}`", source.folder.display());
-                images.push(LabeledImage { unreadable: Some(reason), ..LabeledImage::new(stem.to_owned()) });
-            }
+    let numbers = columns.map(text::number).collect::<Result<Vec<_>, _>>()?;
+    let center_and_sides = match (numbers[..].as_array(), numbers.as_chunks()) {
+        (Some(numbers), _) => *numbers,
+        (None, (points @ [_, _, _, ..], [])) => {
+            let Rectangle { x, y, width, height } = Rectangle::around(points.iter().copied()).unwrap_or_default();
+            [x + width / 2.0, y + height / 2.0, width, height]
         }
-    }
-    if source.is_default_folder {
-        images.extend(all);
-    }
-    Ok((images, Vec::new()))
-}
-
-/// One line of a label file.
-struct Label {
-    class: u32,
-    /// Center x, center y, width and height, as fractions of the image's width and height.
-    fractions: [f64; 4],
-}
-
-impl Label {
-    fn read(line: &str) -> Result<Self, String> {
-        let columns: Vec<_> = line.split_ascii_whitespace().collect();
-        let Ok([class, fractions @ ..]) = <[&str; 5]>::try_from(columns.as_slice()) else {
-            let count = columns.len();
-            let polygon = if count > 5 && count % 2 == 1 { ", like a polygon; export boxes only" } else { "" };
-            return Err(format!("expected 5 columns (class x y width height), found {count}{polygon}"));
-        };
-        let class = files::parse_integer(class)?;
-        if class >= MAX_CLASSES {
-            return Err(format!("class {class} is too large, expected less than {MAX_CLASSES}"));
+        _ => {
+            let count = 1 + numbers.len();
+            return Err(format!("expected 5 columns (class x y width height) or a polygon, found {count}"));
         }
-        let [x, y, width, height] = fractions.map(files::parse_number);
-        Ok(Self { class, fractions: [x?, y?, width?, height?] })
-    }
-
-    /// The box in pixels of an image of this width and height. Fractions are scaled before they are added, so that
-    /// integer pixel edges stay integers up to the rounding in the file.
-    fn labeled_box(&self, (width, height): (u32, u32)) -> LabeledBox {
-        let [center_x, center_y, box_width, box_height] = self.fractions;
-        let scale = |x: f64, y: f64| (x * f64::from(width), y * f64::from(height));
-        let (width, height) = scale(box_width, box_height);
-        let (x, y) = scale(center_x, center_y);
-        let rectangle = Rectangle { x: x - width / 2.0, y: y - height / 2.0, width, height };
-        LabeledBox { class: ClassKey::Id(self.class.into()), rectangle }
-    }
-}
-
-fn read_labels(path: &Path) -> Result<Vec<Label>, DataError> {
-    let text = files::read_text(path)?;
-    let lines = (1u64..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(number, line)| Label::read(line).map_err(|reason| DataError::line(path, number, reason))).collect()
-}
-
-fn class_list<'a>(source: &ResolvedSource, labels: impl Iterator<Item = &'a Label>) -> Result<Vec<Class>, DataError> {
-    let path = source.annotations.join(CLASSES_FILE);
-    if let Some(classes) = &source.classes {
-        Ok(classes.clone())
-    } else if path.is_file() {
-        classes::read(&path)
-    } else {
-        let count = labels.map(|label| i64::from(label.class) + 1).max().unwrap_or(0);
-        Ok((0..count).map(|id| Class { id, name: id.to_string() }).collect())
-    }
+    };
+    Ok(ParsedBox::new(ClassKey::Id(class.into()), Geometry::Normalized(center_and_sides)))
 }
 
 #[cfg(test)]
@@ -150,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_fractions_of_the_image_size() {
+    fn labels_are_fractions_of_the_image() {
         let text = "\u{feff}1 0.5 0.5 0.1 0.2\r\n\r\n0.0 5.0e-1 0.25 1 0.5\r\n";
         let folder = folder(&[("labels/a.txt", text), ("images/a.jpg", "")]);
         let source = Source::new(folder.path().join("labels"));
@@ -158,13 +78,13 @@ mod tests {
     }
 
     #[test]
-    fn integer_pixels_stay_integers_up_to_the_rounding_in_the_file() {
-        /// Rounding to eight decimals, of the center and half a side, at 10,000 pixels; and rounding of doubles.
+    fn whole_pixels_stay_whole_up_to_the_rounding_of_the_file() {
+        /// Half of the eighth decimal, of center and of half a side, in an image 10,000 pixels wide; and of doubles.
         const ROUNDING: f64 = (0.5e-8 + 0.25e-8) * 1e4 + 1e-9;
         for (left, right) in [(0u32, 10_000), (0, 1), (1, 2), (33, 9_999), (7_777, 7_778), (123, 4_567)] {
             let [center, side] = [f64::from(left + right) / 2e4, f64::from(right - left) / 1e4];
-            let label = Label::read(&format!("0 {center:.8} 0.5 {side:.8} 0")).unwrap();
-            let rectangle = label.labeled_box((10_000, 10)).rectangle;
+            let label = label(&format!("0 {center:.8} 0.5 {side:.8} 0")).unwrap();
+            let rectangle = label.geometry.in_pixels(10_000.0, 10.0);
             assert!((rectangle.x - f64::from(left)).abs() <= ROUNDING, "{rectangle:?}");
             assert!((rectangle.x + rectangle.width - f64::from(right)).abs() <= 2.0 * ROUNDING, "{rectangle:?}");
             assert_eq!((rectangle.y, rectangle.height), (5.0, 0.0));
@@ -172,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn images_without_labels_are_included_in_the_default_folder_only() {
+    fn images_without_labels_are_read_from_the_default_folder_only() {
         let box_in_middle = "0 0.5 0.5 0.5 0.5";
         let files = [
             ("labels/train/a.txt", box_in_middle),
@@ -187,7 +107,7 @@ mod tests {
         let all = [labeled[0], "negative.jpg 200x100:", labeled[1]];
         assert_eq!(read_valid(&source), all);
         assert_eq!(read(&source, OnProblem::Drop).unwrap().0.folder, folder.path().join("images/train"));
-        // The default folder, set explicitly.
+        // Given or default, it is the same folder.
         source.images = Some(folder.path().join("images/../images/train"));
         assert_eq!(read_valid(&source), all);
 
@@ -213,42 +133,67 @@ mod tests {
     }
 
     #[test]
-    fn label_files_without_image_are_reported() {
+    fn label_files_without_image_are_problems() {
         let label = "0 0.5 0.5 0.5 0.5";
         let folder = folder(&[("labels/a.txt", label), ("labels/b.txt", label), ("images/b.jpg", "")]);
         let source = Source::new(folder.path().join("labels"));
         let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
-        assert!(error.contains("1 image that cannot be read: a (label file without an image in `"), "{error}");
+        assert!(error.contains("1 image that cannot be read: a (not found in the image folder"), "{error}");
         let (dataset, report) = read(&source, OnProblem::Drop).unwrap();
         assert_eq!(lines(&dataset), ["b.jpg 200x100: 0 50 25 100 50"]);
         assert!(report.to_string().contains("1 box on dropped images, dropped"), "{report}");
     }
 
     #[test]
-    fn class_names_are_those_of_the_class_file_or_numbers() {
+    fn classes_are_those_of_the_class_file_or_unnamed() {
         let mut files = vec![("x/a.txt", "0 0.5 0.5 0.1 0.1"), ("x/b.txt", "2 0.5 0.5 0.1 0.1"), ("list.txt", "a")];
-        files.extend([("x/a.jpg", ""), ("x/b.jpg", ""), ("data.yaml", "names: {0: dog, 7: cat}")]);
+        files.extend([("x/a.jpg", ""), ("x/b.jpg", ""), ("names", "names: {0: dog, 7: cat}")]);
         let folder = folder(&files);
         let mut source = Source { list: Some(folder.path().join("list.txt")), ..Source::new(folder.path().join("x")) };
         let names = |source: &Source| {
             let (dataset, report) = read(source, OnProblem::Drop).unwrap();
             (dataset.classes.into_iter().map(|class| class.name).collect::<Vec<_>>(), report.to_string())
         };
-        assert_eq!(names(&source).0, ["0", "1", "2"]);
-        source.classes = Some(folder.path().join("data.yaml"));
+        let (classes, report) = names(&source);
+        assert_eq!(classes, ["0", "1", "2"]);
+        assert!(report.contains("3 classes without a name (no classes.txt or data.yaml), kept: 0, 1, 2"), "{report}");
+        source.classes = Some(folder.path().join("names"));
         assert_eq!(names(&source), (vec!["dog".to_owned(), "cat".to_owned()], String::new()));
         source.list = None;
         assert_eq!(names(&source).1, "1 box with an unknown class, dropped: b.jpg annotation 2 (class id 2)");
     }
 
     #[test]
-    fn invalid_lines_are_reported() {
+    fn class_files_of_other_tools_are_found() {
+        for (file, text) in [
+            ("labels/train/classes.txt", "dog\ncat"),
+            ("labels/classes.txt", "dog\ncat"),
+            ("classes.txt", "dog\ncat"),
+            ("obj.names", "dog\ncat\n"),
+            ("data.yaml", "nc: 2\nnames: ['dog', 'cat']\n"),
+        ] {
+            let folder =
+                folder(&[("labels/train/a.txt", "1 0.5 0.5 0.1 0.2"), ("images/train/a.jpg", ""), (file, text)]);
+            let source = Source::new(folder.path().join("labels/train"));
+            assert_eq!(read_valid(&source), ["a.jpg 200x100: cat 90 40 20 20"], "{file}");
+        }
+    }
+
+    #[test]
+    fn polygons_become_their_extent() {
+        let text = "0 0.1 0.2 0.3 0.2 0.3 0.6 0.1 0.6\n0 0.5 0.5 0.1 0.2\n0 0.5 0.5 0.6 0.5 0.55 0.7";
+        let folder = folder(&[("labels/a.txt", text), ("images/a.jpg", "")]);
+        let (dataset, _) = read(&Source::new(folder.path().join("labels")), OnProblem::Refuse).unwrap();
+        let rectangles = dataset.annotations.iter().map(|annotation| annotation.rectangle);
+        let rounded: Vec<_> = rectangles.map(|r| [r.x, r.y, r.width, r.height].map(f64::round)).collect();
+        assert_eq!(rounded, [[20.0, 20.0, 40.0, 40.0], [90.0, 40.0, 20.0, 20.0], [100.0, 50.0, 20.0, 20.0]]);
+    }
+
+    #[test]
+    fn bad_lines_are_named() {
         let cases = [
-            (
-                "0 0.1 0.1 0.2 0.1 0.2 0.2",
-                "expected 5 columns (class x y width height), found 7, like a polygon; export boxes only",
-            ),
-            ("0 0.1 0.1 0.2 0.1 0.9", "expected 5 columns (class x y width height), found 6"),
+            ("0 0.1 0.1 0.2 0.1 0.9", "expected 5 columns (class x y width height) or a polygon, found 6"),
+            ("0 0.1 0.1 0.2 0.1 0.2 0.3 0.9", "expected 5 columns (class x y width height) or a polygon, found 8"),
             ("0", "expected 5 columns"),
             ("dog 0.1 0.1 0.2 0.1", "`dog` is not a number"),
             ("-1 0.1 0.1 0.2 0.1", "`-1` is not a non-negative integer"),
@@ -258,8 +203,9 @@ mod tests {
         for (line, message) in cases {
             let folder = folder(&[("labels/a.txt", &format!("0 0.5 0.5 0.1 0.1\n{line}\n")), ("images/a.jpg", "")]);
             let source = Source::new(folder.path().join("labels"));
-            let error = read(&source, OnProblem::Drop).unwrap_err().to_string();
-            assert!(error.contains(&format!("a.txt` line 2: {message}")), "{error}");
+            let error = read(&source, OnProblem::Refuse).unwrap_err().to_string();
+            assert!(error.contains(&format!("1 entry that cannot be read: a.txt line 2 ({message}")), "{error}");
+            assert_eq!(read(&source, OnProblem::Drop).unwrap().0.annotations.len(), 1);
         }
     }
 }

@@ -1,9 +1,8 @@
 //! Precision and recall of one class over all images, from the match results of its detections.
 
-use super::curves::{Curve, Curves, RECALLS, recalls};
+use super::curves::{BestF1, Curve, Curves, RECALLS, recalls};
 use super::matching::{MatchResult, Object};
-use super::summary::{BestF1, average};
-use super::{ALL, AREAS, AT_50, AT_75, MAX_DETECTIONS, THRESHOLDS};
+use super::protocol::{ALL, AREAS, AT_50, AT_75, MAX_DETECTIONS, THRESHOLDS, average};
 
 /// The metrics of one class.
 pub(super) struct ClassScores {

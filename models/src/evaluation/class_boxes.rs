@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::ScoredBox;
+use super::protocol::ScoredBox;
 use crate::dataset::Annotation;
 
 /// The objects and detections of one class.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
-use super::ScoredBox;
+use super::protocol::ScoredBox;
 use crate::dataset::Annotation;
 
 /// Thresholds for pairs of an object and a detection.

@@ -30,3 +30,16 @@ pub struct Curve {
 pub(super) fn recalls() -> impl Iterator<Item = f64> {
     (0..RECALLS).map(|step| step as f64 * 0.01)
 }
+
+/// The score threshold with the highest F1, the harmonic mean of precision and recall, of a class at IoU 0.5.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestF1 {
+    /// The score threshold.
+    pub score: f64,
+    /// F1 at this threshold.
+    pub f1: f64,
+    /// Fraction of true positives among the detections, without those in crowd regions.
+    pub precision: f64,
+    /// Fraction of the objects that are found.
+    pub recall: f64,
+}

@@ -1,7 +1,8 @@
 //! Matches detections to objects, at all IoU thresholds and area ranges at once.
 
-use super::{AREAS, THRESHOLDS};
-use crate::dataset::{Annotation, Rectangle};
+use super::protocol::{AREAS, THRESHOLDS};
+use crate::dataset::Annotation;
+use crate::rectangle::Rectangle;
 
 /// A set of slots, one bit each. A slot is a pair of area range and IoU threshold.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::accumulation::{AreaScores, ClassScores};
-use super::{ALL, AT_50, AT_75, LARGE, MEDIUM, SMALL, UNDEFINED};
+use super::curves::BestF1;
+use super::protocol::{ALL, AT_50, AT_75, LARGE, MEDIUM, SMALL, UNDEFINED, average};
 
 /// COCO's twelve metrics, in [0, 1]; -1 without objects.
 ///
@@ -81,19 +82,6 @@ pub struct ClassSummary {
     pub best_f1: Option<BestF1>,
 }
 
-/// The score threshold with the highest F1, the harmonic mean of precision and recall, of a class at IoU 0.5.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BestF1 {
-    /// The score threshold.
-    pub score: f64,
-    /// F1 at this threshold.
-    pub f1: f64,
-    /// Fraction of true positives among the detections, without those in crowd regions.
-    pub precision: f64,
-    /// Fraction of the objects that are found.
-    pub recall: f64,
-}
-
 impl Summary {
     pub(super) fn new(classes: &[ClassScores]) -> Self {
         let over = |area: usize, metric: fn(&AreaScores) -> f64| {
@@ -132,10 +120,4 @@ impl ClassSummary {
             best_f1: scores.best_f1,
         }
     }
-}
-
-/// The mean, or [`UNDEFINED`] without numbers.
-pub(super) fn average(numbers: impl IntoIterator<Item = f64>) -> f64 {
-    let (sum, count) = numbers.into_iter().fold((0.0, 0.0), |(sum, count), number| (sum + number, count + 1.0));
-    if count > 0.0 { sum / count } else { UNDEFINED }
 }

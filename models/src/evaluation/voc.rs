@@ -6,8 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::class_boxes::{ClassBoxes, measure_classes};
-use super::summary::average;
-use super::{ScoredBox, UNDEFINED};
+use super::protocol::{ScoredBox, UNDEFINED, average};
 use crate::dataset::Annotation;
 
 /// VOC metrics of detections on a data set.

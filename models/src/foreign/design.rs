@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::classes::{Output, outputs};
 use super::{ForeignError, Kind, Network, Request};
 use crate::checkpoint::BackboneCheckpointSpec;
-use crate::retinanet::{backbone_parameters, parameters};
+use crate::shape::{backbone_parameters, parameters};
 use crate::spec::{BackboneSpec, Class, ModelSpec, NormKind, NormSpec, P6From, PreprocessingSpec};
 use crate::weights::Parameter;
 

@@ -14,17 +14,15 @@ use crate::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
 /// The detector cannot run on a whole data set. Skipping an image would give another average precision.
 #[derive(Debug, thiserror::Error)]
 pub enum DetectDatasetError {
-    /// The data set lacks a class of the model.
+    /// The data set has none of the model's classes.
     #[error(
-        "the model's class `{}` (id {}) is not in the data set, whose classes are {known}; use the model's own data set, or set \
-         the class names with --classes",
-        .class.name, .class.id
+        "none of the model's classes ({model}) is in the data set, whose classes are {data}; set their names in a class file"
     )]
-    Class {
-        /// The model's class.
-        class: Class,
+    Classes {
+        /// Names of the model's classes, abridged.
+        model: String,
         /// Names of the data set's classes, abridged.
-        known: String,
+        data: String,
     },
     /// An image could not be read, or the network failed on it.
     #[error("`{}`: {reason}", .path.display())]
@@ -53,7 +51,7 @@ pub enum DetectDatasetError {
 /// image (upright, after EXIF rotation). Calls `advance` after each image.
 ///
 /// # Errors
-/// When the data set lacks a class of the model, an image cannot be read or differs in size from the ground truth, or
+/// When the data set has none of the model's classes, an image cannot be read or differs in size from the ground truth, or
 /// ONNX Runtime fails.
 pub fn detect_dataset(
     detector: &Detector,
@@ -84,28 +82,31 @@ pub fn detect_dataset(
     scored
 }
 
-/// The index in the data set of each class of the model. Classes match by id and name, or else by name alone, because
-/// formats of one data set differ in ids.
+/// The index in the data set of each class of the model; `None` for classes that it lacks, whose detections do not count, as in
+/// pycocotools. Classes match by id and name, or else by name alone, because formats of one data set differ in ids.
 ///
 /// # Errors
-/// When the data set lacks a class of the model.
-pub fn class_indices(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<usize>, DetectDatasetError> {
-    let indices = spec.classes.iter().map(|class| {
+/// When it has none of them.
+pub fn class_indices(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<Option<usize>>, DetectDatasetError> {
+    let index = |class: &Class| {
         let same = truth.classes.iter().position(|known| known == class);
-        let index = same.or_else(|| truth.classes.iter().position(|known| known.name == class.name));
-        index.ok_or_else(|| {
-            let names: Vec<_> = truth.classes.iter().map(|known| format!("`{}`", known.name)).collect();
-            DetectDatasetError::Class { class: class.clone(), known: format_list(&names) }
-        })
-    });
-    indices.collect()
+        same.or_else(|| truth.classes.iter().position(|known| known.name == class.name))
+    };
+    let indices: Vec<_> = spec.classes.iter().map(index).collect();
+    if indices.iter().all(Option::is_none) {
+        let names = |classes: &[Class]| {
+            format_list(&classes.iter().map(|class| format!("`{}`", class.name)).collect::<Vec<_>>())
+        };
+        return Err(DetectDatasetError::Classes { model: names(&spec.classes), data: names(&truth.classes) });
+    }
+    Ok(indices)
 }
 
 /// Converts the detections in an image for evaluation.
 fn scored_boxes(
     truth: &Dataset,
     image: usize,
-    class_indices: &[usize],
+    class_indices: &[Option<usize>],
     found: &Found,
 ) -> Result<Vec<ScoredBox>, DetectDatasetError> {
     let expected = &truth.images[image];
@@ -113,11 +114,9 @@ fn scored_boxes(
         let (found, expected) = ([found.width, found.height], [expected.width, expected.height]);
         return Err(DetectDatasetError::Size { path: truth.path_of(image), found, expected });
     }
-    let scored = found.detections.iter().map(|detection| ScoredBox {
-        image,
-        class_index: class_indices[detection.class_index],
-        score: detection.score.into(),
-        rectangle: detection.bounding_box.into(),
+    let scored = found.detections.iter().filter_map(|detection| {
+        let class_index = class_indices[detection.class_index]?;
+        Some(ScoredBox { image, class_index, score: detection.score.into(), rectangle: detection.bounding_box.into() })
     });
     Ok(scored.collect())
 }
@@ -138,9 +137,16 @@ mod tests {
             let spec = ModelSpec { classes: classes(model), ..ModelSpec::default() };
             class_indices(&spec, &Dataset { classes: classes(data), ..Dataset::default() })
         };
-        assert_eq!(indices(&[(1, "dog"), (2, "cat")], &[(0, "cat"), (1, "cow"), (2, "dog")]).unwrap(), [2, 0]);
-        assert_eq!(indices(&[(2, "dog")], &[(1, "dog"), (2, "dog")]).unwrap(), [1]);
+        assert_eq!(
+            indices(&[(1, "dog"), (2, "cat")], &[(0, "cat"), (1, "cow"), (2, "dog")]).unwrap(),
+            [Some(2), Some(0)]
+        );
+        assert_eq!(indices(&[(2, "dog")], &[(1, "dog"), (2, "dog")]).unwrap(), [Some(1)]);
+        assert_eq!(indices(&[(1, "dog"), (2, "cow")], &[(1, "dog")]).unwrap(), [Some(0), None]);
         let error = indices(&[(1, "dog")], &[(1, "0"), (2, "1")]).unwrap_err().to_string();
-        assert!(error.contains("class `dog` (id 1) is not in the data set, whose classes are `0`, `1`;"), "{error}");
+        assert!(
+            error.contains("none of the model's classes (`dog`) is in the data set, whose classes are `0`, `1`;"),
+            "{error}"
+        );
     }
 }

@@ -18,8 +18,8 @@ static TRUTH: LazyLock<Dataset> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(results) = models::coco::read_results(&SCRATCH.file("results.json", bytes)) else { return };
-    let located = TRUTH.locate(&results);
+    let Ok(results) = models::evaluation::read_results(&SCRATCH.file("results.json", bytes)) else { return };
+    let located = models::evaluation::locate(&TRUTH, &results);
     let evaluation = models::evaluation::evaluate(&TRUTH.annotations, &located.boxes, TRUTH.classes.len());
     let ap = evaluation.summary.ap;
     assert!((0.0..=1.0).contains(&ap), "AP is {ap}");

@@ -3,8 +3,6 @@
 use std::fmt::{Display, Write as _};
 
 use models::coverage::Suggestion;
-use models::dataset::Dataset;
-use models::spec::Class;
 
 use super::survey::{ClassSurvey, MatchedBoxes, Survey};
 
@@ -81,34 +79,9 @@ pub(super) fn split(title: &str, survey: &Survey) -> String {
     text
 }
 
-/// Problems between the splits: different classes and common images. `mismatched` are the classes of the configuration if
-/// they differ from those of the training data.
-pub(super) fn differences(
-    mismatched: Option<&[Class]>,
-    train: &Dataset,
-    validation: &Dataset,
-    in_both: &[[String; 2]],
-) -> Option<String> {
-    let mut text = String::new();
-    let names = |classes: &[Class]| {
-        classes.iter().map(|class| format!("{} {}", class.id, class.name)).collect::<Vec<_>>().join(", ")
-    };
-    if let Some(classes) = mismatched {
-        let _ = writeln!(
-            text,
-            "the classes differ: `model.classes` has {}; the training data has {}; remove `model.classes` to use the latter",
-            names(classes),
-            names(&train.classes)
-        );
-    }
-    if train.classes != validation.classes {
-        let _ = writeln!(
-            text,
-            "the classes differ: the training data has {}; the validation data has {}; set the same `classes` for both",
-            names(&train.classes),
-            names(&validation.classes)
-        );
-    }
+/// Problems between the splits: classes that do not fit together, and common images.
+pub(super) fn differences(mismatch: Option<&anyhow::Error>, in_both: &[[String; 2]]) -> Option<String> {
+    let mut text = mismatch.map_or_else(String::new, |mismatch| format!("{mismatch}\n"));
     let pairs = in_both.iter().map(|[train, validation]| format!("{train} and {validation}"));
     list(&mut text, "images are in both splits, so validation overestimates the AP", pairs);
     (!text.is_empty()).then(|| text.trim().to_owned())

@@ -1,0 +1,126 @@
+//! Files of a crate use each other without circles. `mod` lines and re-exports do not count.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// Path of a module from the crate's root.
+type Module = Vec<String>;
+
+/// The sources of a crate by module, without their tests.
+fn sources(folder: &Path, module: &[String], found: &mut BTreeMap<Module, String>) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = entry.file_stem().unwrap().to_str().unwrap().to_owned();
+        let path = if module.is_empty() && name == "lib" { Vec::new() } else { [module, &[name]].concat() };
+        if entry.is_dir() {
+            sources(&entry, &path, found);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") && !entry.ends_with("main.rs") {
+            let text = fs::read_to_string(&entry).unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+            found.insert(path, text.to_owned());
+        }
+    }
+}
+
+/// The paths of a tree such as `a::{b, c::{d, e}}`.
+fn paths(tree: &str) -> Vec<String> {
+    let Some((prefix, rest)) = tree.split_once('{') else { return vec![tree.trim().to_owned()] };
+    let inner = &rest[..rest.rfind('}').unwrap()];
+    let (mut parts, mut depth) = (vec![String::new()], 0);
+    for letter in inner.chars() {
+        depth += i32::from(letter == '{') - i32::from(letter == '}');
+        match letter {
+            ',' if depth == 0 => parts.push(String::new()),
+            letter => parts.last_mut().unwrap().push(letter),
+        }
+    }
+    let parts = parts.iter().filter(|part| !part.trim().is_empty());
+    parts.flat_map(|part| paths(&format!("{}{}", prefix.trim(), part.trim()))).collect()
+}
+
+/// The paths that a text uses, or re-exports.
+fn uses(text: &str, exported: bool) -> Vec<String> {
+    let statements = text.split(';').filter_map(|statement| {
+        let start = statement.rfind("use ")?;
+        let before = statement[..start].rsplit('\n').next().unwrap_or_default().trim();
+        (before.starts_with("pub") == exported && (exported || before.is_empty())).then(|| &statement[start + 4..])
+    });
+    statements.flat_map(paths).collect()
+}
+
+/// The module that defines what `path`, used in `module`, means; none outside the crate.
+fn resolve(modules: &BTreeMap<Module, String>, module: &[String], path: &str, depth: usize) -> Option<Module> {
+    let mut segments: Vec<_> = path.split("::").map(|part| part.split(" as ").next().unwrap().trim()).collect();
+    let mut current = module.to_vec();
+    match segments[0] {
+        "crate" => _ = (current.clear(), segments.remove(0)),
+        "self" => _ = segments.remove(0),
+        "super" => {
+            while segments.first() == Some(&"super") {
+                (_, _) = (current.pop(), segments.remove(0));
+            }
+        }
+        first if modules.contains_key(&[module, &[first.to_owned()]].concat()) => {}
+        _ => return None,
+    }
+    while let Some(first) = segments.first() {
+        let inner = [&current[..], &[(*first).to_owned()]].concat();
+        if !modules.contains_key(&inner) {
+            break;
+        }
+        (current, _) = (inner, segments.remove(0));
+    }
+    let Some(name) = segments.first().filter(|_| depth < 8) else { return Some(current) };
+    let exports = uses(&modules[&current], true);
+    let exported =
+        exports.iter().find(|path| path.rsplit("::").next().unwrap().rsplit(" as ").next().unwrap() == *name);
+    let defined = exported.and_then(|path| resolve(modules, &current, path, depth + 1));
+    Some(defined.unwrap_or(current))
+}
+
+/// Groups of modules that reach each other.
+fn circles(crate_name: &str) -> Vec<Vec<String>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(crate_name).join("src");
+    let mut modules = BTreeMap::new();
+    sources(&folder, &[], &mut modules);
+    let used = |module: &Module, text: &str| -> BTreeSet<Module> {
+        let used = uses(text, false).into_iter().filter_map(|path| resolve(&modules, module, &path, 0));
+        used.filter(|used| used != module).collect()
+    };
+    let graph: BTreeMap<_, _> = modules.iter().map(|(module, text)| (module, used(module, text))).collect();
+    assert!(graph.values().map(BTreeSet::len).sum::<usize>() > 50, "few uses found in {crate_name}");
+    let reached = |start: &Module| {
+        let (mut seen, mut pending) = (BTreeSet::new(), vec![start]);
+        while let Some(module) = pending.pop() {
+            pending.extend(graph[module].iter().filter(|used| seen.insert((*used).clone())));
+        }
+        seen
+    };
+    let reached: BTreeMap<_, _> = modules.keys().map(|module| (module, reached(module))).collect();
+    let circle = |module: &Module| -> Vec<String> {
+        let members = reached[module].iter().filter(|other| reached[other].contains(module));
+        members.map(|member| member.join("::")).collect()
+    };
+    let circles: BTreeSet<_> = modules.keys().map(circle).filter(|circle| !circle.is_empty()).collect();
+    circles.into_iter().collect()
+}
+
+#[test]
+fn models_has_no_circles() {
+    // The conversion of other projects' weights is still one circle.
+    let foreign =
+        ["foreign", "foreign::classes", "foreign::design", "foreign::error", "foreign::kind", "foreign::rename"];
+    assert_eq!(circles("models"), [foreign.map(str::to_owned).to_vec()]);
+}
+
+#[test]
+fn use_trees_are_expanded() {
+    assert_eq!(paths("a::{b, c::{d, e as f},}"), ["a::b", "a::c::d", "a::c::e as f"]);
+    let text = "//! Text.\nuse a::b;\npub(crate) use c::{d,\n e};\nfn f() {}\nuse g;";
+    assert_eq!(
+        (uses(text, false), uses(text, true)),
+        (vec!["a::b".to_owned(), "g".to_owned()], vec!["c::d".to_owned(), "c::e".to_owned()])
+    );
+}
