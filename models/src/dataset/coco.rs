@@ -299,6 +299,15 @@ mod tests {
     }
 
     #[test]
+    fn other_encodings_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("truth.json");
+        fs::write(&path, [truth("").replace("cat", "K").as_bytes(), b"\xE4"].concat()).unwrap();
+        let error = Dataset::read_coco(&path, OnProblem::Drop).unwrap_err().to_string();
+        assert!(error.contains("truth.json` is not UTF-8 text; save the file as UTF-8"), "{error}");
+    }
+
+    #[test]
     fn utf16_is_read() {
         let units = truth("").encode_utf16().collect::<Vec<_>>();
         let folder = tempfile::tempdir().unwrap();

@@ -48,9 +48,10 @@ pub(crate) fn parse<'a, T: Deserialize<'a>>(
     bytes: &'a [u8],
     expected: &'static str,
 ) -> Result<T, DataError> {
-    serde_json::from_slice(bytes).map_err(|reason| match other_format(bytes) {
-        Some(found) => DataError::invalid(path, format!("is {found}, expected {expected}")),
-        None => DataError::Json { path: path.to_owned(), expected, reason },
+    serde_json::from_slice(bytes).map_err(|reason| match (other_format(bytes), str::from_utf8(bytes)) {
+        (Some(found), _) => DataError::invalid(path, format!("is {found}, expected {expected}")),
+        (None, Err(_)) => DataError::invalid(path, "is not UTF-8 text; save the file as UTF-8"),
+        (None, Ok(_)) => DataError::Json { path: path.to_owned(), expected, reason },
     })
 }
 
