@@ -240,7 +240,9 @@ fn run(args: Args) -> anyhow::Result<()> {
     let epoch = known("epoch", epoch.map(|epoch| epoch.to_string()));
     let ap = known("AP", ap.map(|ap| format!("{ap:.4}")));
     detail(format_args!("checkpoint: `{}`, written by {program}{epoch}{ap}", args.checkpoint.display()));
-    detail(format_args!("library: {}", library::find(args.onnxruntime.as_deref())?));
+    if progress::is_verbose() {
+        detail(format_args!("library: {}", library::find(args.onnxruntime.as_deref())?));
+    }
     let engine = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
     let exported = export(checkpoint, file, &options, &engine)
         .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;

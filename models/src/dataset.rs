@@ -98,8 +98,7 @@ impl Dataset {
         let mut indices = Vec::new();
         let mut unknown = Vec::new();
         for class in &self.classes {
-            let same = classes.iter().position(|known| known == class);
-            match same.or_else(|| classes.iter().position(|known| known.name == class.name)) {
+            match class.index_in(classes) {
                 Some(index) => indices.push(index),
                 None => unknown.push(class.name.clone()),
             }

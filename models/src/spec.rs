@@ -53,6 +53,14 @@ pub struct Class {
     pub name: String,
 }
 
+impl Class {
+    /// Its index in `classes`, matched by id and name, or else by name alone, because ids differ between files.
+    pub fn index_in(&self, classes: &[Self]) -> Option<usize> {
+        let same = classes.iter().position(|known| known == self);
+        same.or_else(|| classes.iter().position(|known| known.name == self.name))
+    }
+}
+
 /// The backbone: a ResNet. <https://arxiv.org/abs/1512.03385>
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -42,9 +42,14 @@ pub fn say(line: fmt::Arguments) {
     }
 }
 
+/// Whether details are printed. For details that take time to find out.
+pub fn is_verbose() -> bool {
+    VERBOSITY.load(Ordering::Relaxed) == Verbosity::Verbose as u8
+}
+
 /// Prints a line to stderr if verbose.
 pub fn detail(line: fmt::Arguments) {
-    if VERBOSITY.load(Ordering::Relaxed) == Verbosity::Verbose as u8 {
+    if is_verbose() {
         write_line(line);
     }
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use models::dataset::OnProblem;
 use models::spec::NormKind;
 use models::{ModelSpec, Pretrained};
-use runtime::progress::{detail, say, warn};
+use runtime::progress::{detail, is_verbose, say, warn};
 
 use crate::augmentation::AugmentationConfig;
 use crate::cache::Cache;
@@ -55,7 +55,9 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     let (train, validation) = open_data(&config)?;
     let on = device.open()?;
     detail(format_args!("configuration: `{}`", folder.config_path().display()));
-    detail(format_args!("machine: {}", Machine::new()));
+    if is_verbose() {
+        detail(format_args!("machine: {}", Machine::new()));
+    }
     let learner = match &args.weights {
         Some(path) => pretrained(path, &train.recipe().spec, &config, on)?,
         None => Learner::new(&train.recipe().spec, &config, on)?,

@@ -33,8 +33,7 @@ impl Dataset {
     /// # Errors
     /// Those of the file system.
     pub fn write_coco(&self, path: &Path) -> io::Result<()> {
-        let image = |Image { id, file_name, width, height }: &Image| json!({ "id": id, "file_name": file_name, "width": width, "height": height });
-        let images: Vec<_> = self.images.iter().map(image).collect();
+        let images: Vec<_> = self.images.iter().map(image_value).collect();
         let annotations: Vec<_> = self.annotations.iter().map(|annotation| self.annotation_value(annotation)).collect();
         // pycocotools requires `info`.
         let truth = json!({ "info": {}, "categories": self.classes, "images": images, "annotations": annotations });
@@ -55,8 +54,12 @@ impl Dataset {
     }
 }
 
-/// The part of COCO's ground truth that is about boxes. Entries are parsed one by one, so that one bad entry does not spoil the
-/// file.
+fn image_value(Image { id, file_name, width, height }: &Image) -> Value {
+    json!({ "id": id, "file_name": file_name, "width": width, "height": height })
+}
+
+/// The part of COCO's ground truth that is about boxes. Entries are parsed one by one, so that one bad entry does not spoil
+/// the file.
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
 struct GroundTruth<'a> {
@@ -135,9 +138,11 @@ impl CocoAnnotation<'_> {
     /// The id of the image, and the box on it.
     fn into_box(self) -> Result<(Id, ParsedBox), String> {
         let rectangle = match self.bbox {
-            Some(Four::Numbers([x, y, width, height])) => Rectangle { x, y, width, height },
             None | Some(Four::Other(0)) => self.extent().ok_or("neither bbox nor polygon")?,
-            Some(Four::Other(count)) => return Err(format!("bbox: {count} numbers, expected x, y, width, height")),
+            Some(bbox) => {
+                let [x, y, width, height] = bbox.bbox()?;
+                Rectangle { x, y, width, height }
+            }
         };
         let drawn = ParsedBox {
             id: self.id.and_then(|id| id.whole()),
@@ -320,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_make_no_sense_are_refused_by_name() {
+    fn invalid_boxes_are_refused_by_name() {
         let text = truth(r#"{"id": 2288, "image_id": 2, "category_id": 7, "bbox": [9, 9, 0, 0]}"#);
         let error = read(&text, OnProblem::Refuse).unwrap_err().to_string();
         assert!(error.contains("1 box of zero area: a.png annotation 2288 (x 9, y 9, width 0, height 0"), "{error}");

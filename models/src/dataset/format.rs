@@ -46,7 +46,8 @@ impl Format {
         }
     }
 
-    /// The annotations at `path`, and their format. For the folder of a data set, they are where Roboflow, CVAT and others put them.
+    /// The annotations at `path`, and their format. In the folder of a data set, they are where Roboflow, CVAT and others put
+    /// them.
     pub(super) fn detect(path: &Path) -> Result<(PathBuf, Self), DataError> {
         /// More than anyone puts before the first brace.
         const HEAD: u64 = 4096;
@@ -94,15 +95,17 @@ impl Format {
             let reason = format!("has the parts {}; give one of these folders", parts.join(", "));
             return Err(DataError::invalid(&path, reason));
         }
-        let format = match (found, folder::below(&path, &["xml"])?.is_empty(), yolo::label_files(&path)?.is_empty()) {
-            (Some(format), ..) => format,
-            (None, false, true) => Self::Voc,
-            (None, true, false) => Self::Yolo,
-            (None, false, false) => {
+        if let Some(format) = found {
+            return Ok((path, format));
+        }
+        let format = match (folder::below(&path, &["xml"])?.is_empty(), yolo::label_files(&path)?.is_empty()) {
+            (false, true) => Self::Voc,
+            (true, false) => Self::Yolo,
+            (false, false) => {
                 let reason = "has both XML files (VOC) and text files (YOLO); set `format` to voc or yolo";
                 return Err(DataError::invalid(&path, reason));
             }
-            (None, true, true) => {
+            (true, true) => {
                 let reason = "has neither XML files (VOC) nor text files (YOLO); give the folder that has, or a COCO JSON \
                               or CSV file, and its `format` (coco, voc, csv, yolo) if it is not recognized";
                 return Err(DataError::invalid(&path, reason));
@@ -121,8 +124,9 @@ impl Format {
         }
     }
 
-    /// The default image folder: that of the file for COCO and CSV, or for COCO's layout `images` next to `annotations`; `JPEGImages` next to VOC's annotations; for YOLO that with
-    /// `images` for the last `labels` in the path; the folder of annotations where there is no such folder.
+    /// The default image folder: that of the file for COCO and CSV, or for COCO's layout `images` next to `annotations`;
+    /// `JPEGImages` next to VOC's annotations; for YOLO that with `images` for the last `labels` in the path; for these two the
+    /// folder of annotations where there is no such folder.
     pub(super) fn image_folder(self, annotations: &Path) -> PathBuf {
         let path = absolute(annotations).unwrap_or_else(|_| annotations.to_owned());
         let found = match self {

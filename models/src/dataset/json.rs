@@ -140,6 +140,16 @@ fn text_length(bytes: &[u8]) -> usize {
     end.map_or(bytes.len(), |end| end + 2)
 }
 
+impl Four {
+    /// The numbers of a box.
+    pub(crate) fn bbox(self) -> Result<[f64; 4], String> {
+        match self {
+            Self::Numbers(numbers) => Ok(numbers),
+            Self::Other(count) => Err(format!("bbox: {count} numbers, expected x, y, width, height")),
+        }
+    }
+}
+
 impl Id {
     /// The number, unless it is another text.
     pub(crate) fn whole(&self) -> Option<i64> {

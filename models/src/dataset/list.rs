@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn names_fit_with_or_without_extension_and_folders() {
+    fn names_match_with_or_without_extension_and_folders() {
         let items = ["../photos/a.jpg", "../photos/b.v1.jpg", "c.PNG"];
         for lines in [
             "a\nb.v1\n",
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_fit_nothing_are_problems() {
+    fn names_without_match_are_problems() {
         let (chosen, unknown) = select("a\nd\nother/b.jpg\n..\n", &["a.jpg", "sub/b.jpg"]).unwrap();
         assert_eq!(
             (chosen, unknown),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_name_is_meant_and_a_tie_is_an_error() {
+    fn the_longest_match_wins_and_a_tie_is_an_error() {
         let items = ["a.jpg", "a.png", "x/b.jpg", "y/b.jpg", "y/c.jpg", "c.jpg"];
         let (chosen, _) = select("a.png\ny/b\nimages/y/c.jpg", &items).unwrap();
         assert_eq!(chosen, ["a.png", "y/b.jpg", "y/c.jpg"]);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn items_of_the_same_name_go_together() {
+    fn items_of_the_same_name_are_selected_together() {
         assert_eq!(select("a", &["a.jpg", "b.jpg", "a.jpg"]).unwrap().0, ["a.jpg", "a.jpg"]);
         assert_eq!(select("", &["a.jpg"]).unwrap().0, [""; 0]);
     }

@@ -100,7 +100,7 @@ mod tests {
         <ymax>22</ymax></bndbox></object></annotation>";
 
     /// A folder with an image and its box in all formats.
-    fn all_forms() -> tempfile::TempDir {
+    fn all_formats() -> tempfile::TempDir {
         folder(&[
             ("coco.json", COCO),
             ("coco.txt", &format!("\u{feff}\n {COCO}")),
@@ -117,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn the_form_shows_in_the_data_and_all_give_the_same() {
-        let folder = all_forms();
+    fn formats_are_detected_and_give_the_same_data_set() {
+        let folder = all_formats();
         let sources = ["coco.json", "coco.txt", "boxes.csv", "voc/Annotations", "yolo/labels"].map(|annotations| {
             Source { list: Some(folder.path().join("list.txt")), ..Source::new(folder.path().join(annotations)) }
         });
@@ -130,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn images_are_where_the_form_has_them_unless_that_is_said() {
-        let folder = all_forms();
+    fn image_folders_have_defaults_by_format() {
+        let folder = all_formats();
         let cases = [
             ("coco.json", ""),
             ("boxes.csv", ""),
@@ -147,8 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_does_not_fit_is_an_error() {
-        let folder = all_forms();
+    fn a_wrong_format_is_an_error() {
+        let folder = all_formats();
         for format in Format::ALL {
             for annotations in ["coco.json", "boxes.csv", "voc/Annotations", "yolo/labels", "a.jpg", "none"] {
                 let fits = matches!(
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn no_images_are_an_error_that_says_why() {
+    fn no_usable_images_are_an_error_with_the_reason() {
         let folder = folder(&[("a.csv", "gone.jpg,1,2,3,4,dog\n"), ("empty.csv", "\n"), ("list.txt", "")]);
         let read = |source: &Source| read(source, OnProblem::Drop).unwrap_err().to_string();
         let error = read(&Source::new(folder.path().join("a.csv")));

@@ -19,12 +19,20 @@ use crate::rectangle::Rectangle;
 pub(super) fn parse(folder: &Path) -> Result<Parsed, DataError> {
     let files = folder::below(folder, &["xml"])?;
     let mut parsed = Parsed::default();
-    for (file, text) in files.iter().zip(text::in_parallel(&files, |file| text::read_text(&folder.join(file)))?) {
-        // Without a document type there are no entities, which could make a short file long.
-        match Document::parse(&text) {
-            Ok(document) => parsed.add(file, &document),
-            Err(error) => parsed.problems.push(Problem::in_line(file, error.pos().row.into(), error.to_string())),
-        }
+    for Parsed { images, problems, .. } in text::in_parallel(&files, |file| parse_file(folder, file))? {
+        parsed.images.extend(images);
+        parsed.problems.extend(problems);
+    }
+    Ok(parsed)
+}
+
+fn parse_file(folder: &Path, file: &str) -> Result<Parsed, DataError> {
+    let text = text::read_text(&folder.join(file))?;
+    let mut parsed = Parsed::default();
+    // Without a document type there are no entities, which could make a short file long.
+    match Document::parse(&text) {
+        Ok(document) => parsed.add(file, &document),
+        Err(error) => parsed.problems.push(Problem::in_line(file, error.pos().row.into(), error.to_string())),
     }
     Ok(parsed)
 }

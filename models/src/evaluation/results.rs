@@ -54,11 +54,8 @@ pub fn read_results(path: &Path) -> Result<Vec<CocoResult>, DataError> {
     let expected = "a COCO result file (a list of objects with image_id, category_id, bbox and score)";
     let text = json::read(path)?;
     let entries: Vec<&RawValue> = json::parse(path, &text, expected)?;
-    let results = json::entries("", &entries, |Entry { image_id, category_id, bbox, score }| match bbox {
-        Four::Numbers(bbox) => {
-            Ok(CocoResult { image_id: image_id.0, category_id: category_id.0, bbox, score: score.0 })
-        }
-        Four::Other(count) => Err(format!("bbox: {count} numbers, expected x, y, width, height")),
+    let results = json::entries("", &entries, |Entry { image_id, category_id, bbox, score }| {
+        Ok(CocoResult { image_id: image_id.0, category_id: category_id.0, bbox: bbox.bbox()?, score: score.0 })
     });
     let results: Result<Vec<_>, _> = results.into_iter().collect();
     results.map_err(|problem| DataError::bad_entry(path, &problem))

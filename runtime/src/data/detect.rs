@@ -88,11 +88,7 @@ pub fn detect_dataset(
 /// # Errors
 /// When it has none of them.
 pub fn class_indices(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<Option<usize>>, DetectDatasetError> {
-    let index = |class: &Class| {
-        let same = truth.classes.iter().position(|known| known == class);
-        same.or_else(|| truth.classes.iter().position(|known| known.name == class.name))
-    };
-    let indices: Vec<_> = spec.classes.iter().map(index).collect();
+    let indices: Vec<_> = spec.classes.iter().map(|class| class.index_in(&truth.classes)).collect();
     if indices.iter().all(Option::is_none) {
         let names = |classes: &[Class]| {
             format_list(&classes.iter().map(|class| format!("`{}`", class.name)).collect::<Vec<_>>())
