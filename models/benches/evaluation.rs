@@ -35,7 +35,7 @@ const TOLERANCE: f64 = 1e-9;
 
 fn main() -> anyhow::Result<()> {
     let (truth, results) = Generator(ChaCha8Rng::seed_from_u64(0)).generate();
-    let detections = locate(&truth, &results).boxes;
+    let detections = locate(&truth, results.iter().copied()).boxes;
     println!("{IMAGES} images, {CLASSES} classes, {} boxes, {} detections", truth.annotations.len(), results.len());
     let folder = tempfile::tempdir()?;
     let mut peers = match std::env::var("PEER_PYTHON") {

@@ -26,7 +26,7 @@ use matching::{Object, match_detection};
 pub use confusion::{Confusion, ConfusionMatrix, ConfusionRule, confusion_matrix};
 pub use curves::{BestF1, Curve, Curves};
 pub use protocol::{MAX_DETECTIONS, ScoredBox};
-pub use results::{CocoResult, LocatedResults, locate, read_results, write_results};
+pub use results::{CocoResult, LocatedResults, ResultFile, locate, write_results};
 pub use summary::{ClassSummary, Summary};
 pub use voc::{VocEvaluation, VocSummary, voc_average_precision};
 
@@ -46,7 +46,18 @@ pub struct Evaluation {
 ///
 /// [`Dataset::annotations`]: crate::dataset::Dataset::annotations
 pub fn evaluate(truth: &[Annotation], detections: &[ScoredBox], classes: usize) -> Evaluation {
-    let mut scores = measure_classes(truth, detections, classes, evaluate_class);
+    evaluate_with_limits(truth, detections, classes, MAX_DETECTIONS)
+}
+
+/// Like [`evaluate`], with other limits of detections per image and class than [`MAX_DETECTIONS`], in ascending order. Recall
+/// is measured with each of them; detections beyond the last are ignored, which matters if images have more objects.
+pub fn evaluate_with_limits(
+    truth: &[Annotation],
+    detections: &[ScoredBox],
+    classes: usize,
+    limits: [usize; 3],
+) -> Evaluation {
+    let mut scores = measure_classes(truth, detections, classes, |boxes| evaluate_class(boxes, limits));
     Evaluation {
         summary: Summary::new(&scores),
         classes: scores.iter().map(ClassSummary::new).collect(),
@@ -54,9 +65,9 @@ pub fn evaluate(truth: &[Annotation], detections: &[ScoredBox], classes: usize) 
     }
 }
 
-fn evaluate_class(boxes: &ClassBoxes) -> ClassScores {
+fn evaluate_class(boxes: &ClassBoxes, limits: [usize; 3]) -> ClassScores {
     let mut objects: Vec<_> = boxes.objects.iter().map(|object| Object::new(object)).collect();
-    let mut tally = Tally::new(&objects);
+    let mut tally = Tally::new(&objects, limits);
     // Detections of each image so far.
     let mut counts = Vec::new();
     let mut candidates = Vec::new();
@@ -65,7 +76,7 @@ fn evaluate_class(boxes: &ClassBoxes) -> ClassScores {
             counts.resize(detection.image + 1, 0);
         }
         let rank = counts[detection.image];
-        if rank < MAX_DETECTIONS[2] {
+        if rank < limits[2] {
             counts[detection.image] += 1;
             let objects = &mut objects[boxes.objects_of(detection.image)];
             let result = match_detection(&detection.rectangle, objects, &mut candidates);
@@ -157,6 +168,20 @@ mod tests {
             evaluate(&[object(0, 0, UNIT)], &detections, 1).summary.ar100
         };
         assert_eq!((recall(99), recall(100)), (1.0, 0.0));
+    }
+
+    #[test]
+    fn other_limits_count_more_detections() {
+        let truth: Vec<_> = (0..130).map(|index| object(0, 0, shifted(20.0 * f64::from(index)))).collect();
+        let detections: Vec<_> = truth.iter().map(|object| detection(0, 0, 0.5, object.rectangle)).collect();
+        let recalls = |limits| {
+            let summary = evaluate_with_limits(&truth, &detections, 1, limits).summary;
+            [summary.ar1, summary.ar10, summary.ar100].map(|recall| recall * 130.0)
+        };
+        for (limits, expected) in [(MAX_DETECTIONS, [1.0, 10.0, 100.0]), ([5, 120, 500], [5.0, 120.0, 130.0])] {
+            assert!(recalls(limits).iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-9));
+        }
+        assert!((evaluate_with_limits(&truth, &detections, 1, [1, 10, 130]).summary.ap - 1.0).abs() < 1e-12);
     }
 
     #[test]

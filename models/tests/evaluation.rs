@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use models::dataset::{Dataset, OnProblem};
-use models::evaluation::{CocoResult, locate, read_results};
+use models::evaluation::{CocoResult, ResultFile, locate};
 use models::evaluation::{Curve, Curves, Evaluation, Summary, VocSummary, evaluate, voc_average_precision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -83,7 +83,7 @@ fn read(truth: &Value) -> Dataset {
 }
 
 fn score(truth: &Dataset, results: &[CocoResult]) -> Evaluation {
-    evaluate(&truth.annotations, &locate(truth, results).boxes, truth.classes.len())
+    evaluate(&truth.annotations, &locate(truth, results.iter().copied()).boxes, truth.classes.len())
 }
 
 /// The metrics of a summary by name.
@@ -145,7 +145,7 @@ fn voc_metrics_of_edge_cases_match_the_devkit() {
     for VocCase { name, iou, mean, classes } in cases {
         let set = sets.iter().find(|set| set.name == name).unwrap();
         let truth = read(&set.truth);
-        let boxes = locate(&truth, &set.results).boxes;
+        let boxes = locate(&truth, set.results.iter().copied()).boxes;
         let found = voc_average_precision(&truth.annotations, &boxes, truth.classes.len(), iou);
         assert_eq!(found.classes.len(), classes.len());
         for (found, expected) in found.classes.iter().zip(classes).chain([(&found.mean, mean)]) {
@@ -167,10 +167,10 @@ fn metrics_of_published_results_match_the_published_ones() {
     let cases: BTreeMap<String, SharedCase> = serde_json::from_str(&index).unwrap();
     assert!(!cases.is_empty());
     for (name, case) in cases {
-        let results = read_results(&folder.join(&case.dt)).unwrap();
         let (truth, _) = Dataset::read_coco(&folder.join(&case.gt), OnProblem::Keep).unwrap();
-        let evaluation = score(&truth, &results);
-        assert_eq!(locate(&truth, &results).boxes.len(), results.len(), "{name}");
+        let results = ResultFile::read(&folder.join(&case.dt)).unwrap().locate(&truth).unwrap();
+        let evaluation = evaluate(&truth.annotations, &results.boxes, truth.classes.len());
+        assert_eq!(results.boxes.len(), results.count(), "{name}");
         let found = named(&evaluation.summary);
         assert_eq!(found.len(), 12);
         assert_agree(&name, &found, &case.published);

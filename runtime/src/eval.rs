@@ -41,7 +41,7 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let source = args.data.source();
-    let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?);
+    let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?, &args.details);
     let detector = args.model.open(args.rules.rules(None), args.rules.views())?;
     let mut progress = Progress::new(Some(truth.images.len()), false);
     let scored = detect_dataset(&detector, &truth, || progress.advance())?;

@@ -5,8 +5,8 @@ mod table;
 
 use models::dataset::Dataset;
 use models::evaluation::{
-    ClassSummary, ConfusionMatrix, ConfusionRule, Curves, ScoredBox, Summary, VocSummary, confusion_matrix, evaluate,
-    voc_average_precision,
+    ClassSummary, ConfusionMatrix, ConfusionRule, Curves, MAX_DETECTIONS, ScoredBox, Summary, VocSummary,
+    confusion_matrix, evaluate_with_limits, voc_average_precision,
 };
 use serde::Serialize;
 
@@ -24,6 +24,19 @@ pub struct Details {
     /// Objects and detections of an image with an IoU of at least 0.5 are paired regardless of class, highest IoU first.
     #[arg(long, value_name = "SCORE", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score)]
     pub confusion: Option<f64>,
+
+    /// Detections per image and class that AR1, AR10 and AR100 count, like COCO's maxDets [default: 1,10,100].
+    ///
+    /// The last limit applies to all other metrics too. Raise it if images have more objects of a class.
+    #[arg(long, value_name = "N,N,N", help_heading = "Metrics", value_parser = parse_limits)]
+    pub max_dets: Option<[usize; 3]>,
+}
+
+fn parse_limits(text: &str) -> Result<[usize; 3], String> {
+    let limits = text.split(',').map(|limit| limit.trim().parse().ok());
+    let limits = limits.collect::<Option<Vec<usize>>>().and_then(|limits| limits.try_into().ok());
+    let ascending = limits.filter(|limits: &[usize; 3]| limits[0] > 0 && limits.is_sorted());
+    ascending.ok_or_else(|| "expected three numbers in ascending order, such as 1,10,300".to_owned())
 }
 
 fn parse_iou(text: &str) -> Result<f64, String> {
@@ -43,6 +56,8 @@ pub struct EvaluationReport {
     /// COCO's twelve metrics.
     #[serde(flatten)]
     pub summary: Summary,
+    /// Detections per image and class that AR1, AR10 and AR100 count; the last limit applies to all other metrics too.
+    pub max_detections: [usize; 3],
     /// The metrics of each class.
     pub classes: Vec<Named<ClassSummary>>,
     /// Precision-recall curves, for each class with objects.
@@ -93,7 +108,8 @@ impl EvaluationReport {
     /// Evaluates detections on a data set.
     pub fn new(truth: &Dataset, detections: &[ScoredBox], details: &Details) -> Self {
         let (objects, classes) = (&truth.annotations, truth.classes.len());
-        let evaluation = evaluate(objects, detections, classes);
+        let max_detections = details.max_dets.unwrap_or(MAX_DETECTIONS);
+        let evaluation = evaluate_with_limits(objects, detections, classes, max_detections);
         let curves = named(truth, evaluation.curves).filter_map(|Named { id, name, value }| {
             let value = value?;
             Some(Named { id, name, value })
@@ -103,6 +119,7 @@ impl EvaluationReport {
         let background = || "background".to_owned();
         Self {
             summary: evaluation.summary,
+            max_detections,
             classes: named(truth, evaluation.classes).collect(),
             curves: curves.collect(),
             voc: voc.map(|voc| VocReport {
@@ -130,7 +147,7 @@ mod samples {
 
     use super::*;
 
-    pub(super) const DETAILS: Details = Details { voc_iou: Some(0.5), confusion: Some(0.5) };
+    pub(super) const DETAILS: Details = Details { voc_iou: Some(0.5), confusion: Some(0.5), max_dets: None };
 
     /// One image with an object of each class except the last. Objects at even indices are detected as their class, the
     /// others as the next class.

@@ -1,11 +1,13 @@
 //! `runtime score`: COCO metrics of a COCO results file.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Result, bail};
 use models::dataset::{Dataset, OnProblem, Report};
-use models::evaluation::{LocatedResults, MAX_DETECTIONS, ScoredBox, locate, read_results};
+use models::evaluation::{LocatedResults, MAX_DETECTIONS, ResultFile, ScoredBox};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
 use runtime::progress::{say, warn};
@@ -38,25 +40,31 @@ pub(crate) struct ScoreArgs {
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let [truth, detections] = [&args.truth, &args.detections].map(|path| or_stdin(path));
-    let truth = with_notes(truth, Dataset::read_coco(truth, OnProblem::Keep)?);
-    let detections = read_detections(detections, &truth)?;
+    // Both at once, since reading a file takes one thread and parsing it all others.
+    let (results, read) = thread::scope(|scope| {
+        let results = scope.spawn(|| ResultFile::read(detections));
+        let read = Dataset::read_coco(truth, OnProblem::Keep);
+        (results.join().unwrap_or_else(|panic| resume_unwind(panic)), read)
+    });
+    let truth = with_notes(truth, read?, &args.details);
+    let detections = known(detections, results?.locate(&truth)?)?;
     let report = EvaluationReport::new(&truth, &detections, &args.details);
     Ok(writer.publish(&report, &report.to_string())?)
 }
 
 /// Prints notes about the ground truth and returns it, including invalid boxes, as pycocotools does.
-pub(crate) fn with_notes(path: &Path, (truth, report): (Dataset, Report)) -> Dataset {
+pub(crate) fn with_notes(path: &Path, (truth, report): (Dataset, Report), details: &Details) -> Dataset {
     for line in report.lines() {
         say(format_args!("note: `{}`: {line}", path.display()));
     }
     if truth.annotations.iter().any(|annotation| annotation.id == 0) {
         say(format_args!("note: `{}`: an annotation has id 0, which pycocotools never matches", path.display()));
     }
-    let (max, [.., limit]) = (max_objects(&truth), MAX_DETECTIONS);
+    let (max, [.., limit]) = (max_objects(&truth), details.max_dets.unwrap_or(MAX_DETECTIONS));
     if max > limit {
         say(format_args!(
             "note: `{}`: an image has {max} objects of one class; the metrics count at most {limit} detections of a \
-             class in an image",
+             class in an image; count more with --max-dets",
             path.display()
         ));
     }
@@ -73,30 +81,23 @@ fn max_objects(truth: &Dataset) -> usize {
 }
 
 /// The detections of categories in the ground truth.
-fn read_detections(path: &Path, truth: &Dataset) -> Result<Vec<ScoredBox>> {
-    let results = read_results(path)?;
-    let LocatedResults { boxes, unknown_images, unknown_classes } = locate(truth, &results);
-    if let Some(first) = unknown_images.first() {
+fn known(path: &Path, results: LocatedResults) -> Result<Vec<ScoredBox>> {
+    let (count, shown) = (results.count(), path.display());
+    if let Some(first) = results.unknown_images.first() {
         bail!(
-            "{} of the {} detections in `{}` are on images that are not in the ground truth, the first on image_id {}; \
-             pass the ground truth that these results belong to",
-            unknown_images.len(),
-            results.len(),
-            path.display(),
-            results[*first].image_id,
+            "{} of the {count} detections in `{shown}` are on images that are not in the ground truth, the first on \
+             image_id {first}; pass the ground truth that these results belong to",
+            results.unknown_images.len(),
         );
     }
-    if let Some(first) = unknown_classes.first() {
+    if let Some(first) = results.unknown_classes.first() {
         warn(format_args!(
-            "{} of the {} detections in `{}` have categories that are not in the ground truth, the first category_id \
-             {}; they are ignored",
-            unknown_classes.len(),
-            results.len(),
-            path.display(),
-            results[*first].category_id,
+            "{} of the {count} detections in `{shown}` have categories that are not in the ground truth, the first \
+             category_id {first}; they are ignored",
+            results.unknown_classes.len(),
         ));
     }
-    Ok(boxes)
+    Ok(results.boxes)
 }
 
 #[cfg(test)]
@@ -116,7 +117,7 @@ mod tests {
             "categories": [{"id": 3, "name": "cell"}]}"#;
         std::fs::write(&truth, text).unwrap();
         std::fs::write(&detections, results).unwrap();
-        let details = Details { voc_iou: Some(0.5), confusion: Some(0.5) };
+        let details = Details { voc_iou: Some(0.5), confusion: Some(0.5), max_dets: None };
         run(ScoreArgs { truth, detections, details, json: Some(json.clone()) })?;
         Ok(std::fs::read_to_string(json).unwrap())
     }
@@ -137,7 +138,7 @@ mod tests {
         assert_eq!(max_objects(&truth(130)), 129);
         assert_eq!(max_objects(&truth(0)), 0);
         let report = Report { on_problem: OnProblem::Keep, problems: Vec::new() };
-        assert_eq!(with_notes(path, (truth(130), report)).annotations.len(), 130);
+        assert_eq!(with_notes(path, (truth(130), report), &Details::default()).annotations.len(), 130);
     }
 
     #[test]
@@ -145,11 +146,12 @@ mod tests {
         let json = score(r#"[{"image_id": 1, "category_id": 3, "bbox": [10, 10, 40, 40], "score": 0.9}]"#).unwrap();
         let numbers: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json).unwrap();
         let keys = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"];
-        let details = ["classes", "curves", "voc", "confusion"];
+        let details = ["max_detections", "classes", "curves", "voc", "confusion"];
         assert_eq!(numbers.len(), keys.len() + details.len());
         assert!(keys.iter().all(|key| numbers[*key].is_f64()), "{json}");
         assert_eq!((numbers["APs"].as_f64(), numbers["ARm"].as_f64()), (Some(-1.0), Some(1.0)));
-        let [classes, curves, voc, confusion] = details.map(|key| &numbers[key]);
+        let [limits, classes, curves, voc, confusion] = details.map(|key| &numbers[key]);
+        assert_eq!(limits, &json!([1, 10, 100]));
         assert_eq!(
             (&classes[0]["name"], &classes[0]["objects"], &classes[0]["AR100"]),
             (&json!("cell"), &json!(1), &json!(1.0))

@@ -61,7 +61,7 @@ fn document(material: &Material, log: &Log) -> String {
     let Material { recipe, scored, best_epoch, .. } = *material;
     let rule = best_rule(&recipe.dataset, scored);
     let report =
-        EvaluationReport::new(&recipe.dataset, scored, &Details { voc_iou: None, confusion: Some(rule.score) });
+        EvaluationReport::new(&recipe.dataset, scored, &Details { confusion: Some(rule.score), ..Details::default() });
     let times = Times::of(material.folder);
     let mut page = Page::new(&name(material.folder));
     page.facts(&facts(material, log, &times, &report, rule));

@@ -5,10 +5,11 @@ use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::json::{self, Four, Id, Number, Whole};
+use super::json::{self, Entries, Four, Id, Number, Whole};
 use super::parsed::{ClassKey, Geometry, Parsed, ParsedBox, ParsedImage};
 use super::report::{OnProblem, Problem, ProblemKind, Report};
 use super::{Annotation, DataError, Dataset, Image, folder};
@@ -62,11 +63,10 @@ fn image_value(Image { id, file_name, width, height }: &Image) -> Value {
 /// the file.
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
-struct GroundTruth<'a> {
-    #[serde(borrow)]
-    images: Vec<&'a RawValue>,
-    annotations: Vec<&'a RawValue>,
-    categories: Vec<&'a RawValue>,
+struct GroundTruth {
+    images: Entries<CocoImage>,
+    annotations: Entries<DrawnBox>,
+    categories: Entries<Category>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +76,9 @@ struct CocoImage {
     width: Option<Number>,
     height: Option<Number>,
 }
+
+/// The id of an image, and a box on it.
+struct DrawnBox(Id, ParsedBox);
 
 #[derive(Deserialize)]
 struct CocoAnnotation<'a> {
@@ -101,12 +104,11 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
     let expected = "a COCO data set (an object with images, annotations and categories)";
     let GroundTruth { images, annotations, categories } = json::parse(path, &text, expected)?;
     let mut parsed = Parsed::default();
-    let class = |Category { id, name }| Ok(Class { id: id.0, name });
-    let classes = json::entries("categories", &categories, class).into_iter();
-    parsed.classes = Some(classes.filter_map(|class| parsed.keep(class)).collect());
+    let classes = categories.named("categories").filter_map(|class| parsed.keep(class));
+    parsed.classes = Some(classes.map(|Category { id, name }| Class { id: id.0, name }).collect());
 
     let mut indices = HashMap::new();
-    for image in json::entries("images", &images, |image: CocoImage| Ok(image)) {
+    for image in images.named("images") {
         let Some(CocoImage { id, file_name, width, height }) = parsed.keep(image) else { continue };
         let side = |side: Option<Number>| {
             Some(side?.0).filter(|side| *side > 0.0 && side.fract() == 0.0).map(|side| side as u32)
@@ -121,8 +123,8 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
         parsed.images.iter_mut().for_each(|image| image.id = None);
     }
 
-    for annotation in json::entries("annotations", &annotations, CocoAnnotation::into_box) {
-        let Some((image_id, drawn)) = parsed.keep(annotation) else { continue };
+    for annotation in annotations.named("annotations") {
+        let Some(DrawnBox(image_id, drawn)) = parsed.keep(annotation) else { continue };
         match indices.get(&image_id) {
             Some(index) => parsed.images[*index].boxes.push(drawn),
             None => {
@@ -134,9 +136,14 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
     Ok(parsed)
 }
 
+impl<'de> Deserialize<'de> for DrawnBox {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        CocoAnnotation::deserialize(deserializer)?.draw().map_err(D::Error::custom)
+    }
+}
+
 impl CocoAnnotation<'_> {
-    /// The id of the image, and the box on it.
-    fn into_box(self) -> Result<(Id, ParsedBox), String> {
+    fn draw(self) -> Result<DrawnBox, String> {
         let rectangle = match self.bbox {
             None | Some(Four::Other(0)) => self.extent().ok_or("neither bbox nor polygon")?,
             Some(bbox) => {
@@ -150,7 +157,7 @@ impl CocoAnnotation<'_> {
             crowd: self.iscrowd.is_some_and(|crowd| crowd.0 != 0.0),
             ..ParsedBox::new(ClassKey::Id(self.category_id.0), Geometry::Pixels(rectangle))
         };
-        Ok((self.image_id, drawn))
+        Ok(DrawnBox(self.image_id, drawn))
     }
 
     /// The extent of its polygons.

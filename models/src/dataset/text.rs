@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::error::DataError;
 
 /// Longer files are refused.
-const MAX_BYTES: u64 = 1 << 32;
+pub(super) const MAX_BYTES: u64 = 1 << 32;
 
 /// Reads a file of text, as UTF-8 without byte order mark.
 pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>, DataError> {

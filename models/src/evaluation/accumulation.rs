@@ -2,7 +2,7 @@
 
 use super::curves::{BestF1, Curve, Curves, RECALLS, recalls};
 use super::matching::{MatchResult, Object};
-use super::protocol::{ALL, AREAS, AT_50, AT_75, MAX_DETECTIONS, THRESHOLDS, average};
+use super::protocol::{ALL, AREAS, AT_50, AT_75, LIMITS, THRESHOLDS, average};
 
 /// The metrics of one class.
 pub(super) struct ClassScores {
@@ -18,8 +18,8 @@ pub(super) struct ClassScores {
 pub(super) struct AreaScores {
     /// By IoU threshold: the average over recalls.
     pub(super) precision: [f64; THRESHOLDS.len()],
-    /// By [`MAX_DETECTIONS`] and IoU threshold.
-    recall: [[f64; THRESHOLDS.len()]; MAX_DETECTIONS.len()],
+    /// By limit of detections and IoU threshold.
+    recall: [[f64; THRESHOLDS.len()]; LIMITS],
 }
 
 impl AreaScores {
@@ -28,18 +28,18 @@ impl AreaScores {
         average(self.precision)
     }
 
-    /// The average over IoU thresholds, with the highest-scoring detection per image.
-    pub(super) fn recall_of_1(&self) -> f64 {
+    /// The average over IoU thresholds, with the first limit of detections per image.
+    pub(super) fn recall_at_first_limit(&self) -> f64 {
         average(self.recall[0])
     }
 
-    /// The average over IoU thresholds, with the 10 highest-scoring detections per image.
-    pub(super) fn recall_of_10(&self) -> f64 {
+    /// The average over IoU thresholds, with the second limit of detections per image.
+    pub(super) fn recall_at_second_limit(&self) -> f64 {
         average(self.recall[1])
     }
 
-    /// The average over IoU thresholds, with the 100 highest-scoring detections per image.
-    pub(super) fn recall_of_100(&self) -> f64 {
+    /// The average over IoU thresholds, with the third limit of detections per image.
+    pub(super) fn recall_at_third_limit(&self) -> f64 {
         average(self.recall[2])
     }
 }
@@ -47,6 +47,8 @@ impl AreaScores {
 /// Counts the match results of the detections of one class, in descending order of score.
 pub(super) struct Tally {
     areas: [AreaTally; AREAS.len()],
+    /// Limits of detections per image, for recall.
+    limits: [usize; LIMITS],
     detections: usize,
     /// Scores of the first and of the latest detection.
     scores: Option<[f64; 2]>,
@@ -70,8 +72,8 @@ struct ThresholdTally {
     false_positives: usize,
     /// The true positives, in descending order of score.
     true_positives: Vec<TruePositive>,
-    /// The number of true positives with a rank within each of [`MAX_DETECTIONS`].
-    found: [usize; MAX_DETECTIONS.len()],
+    /// The number of true positives with a rank within each limit of detections.
+    found: [usize; LIMITS],
 }
 
 /// A detection that matches an object.
@@ -82,12 +84,12 @@ struct TruePositive {
 }
 
 impl Tally {
-    pub(super) fn new(objects: &[Object]) -> Self {
+    pub(super) fn new(objects: &[Object], limits: [usize; LIMITS]) -> Self {
         let mut areas: [AreaTally; AREAS.len()] = Default::default();
         for (area, tally) in areas.iter_mut().enumerate() {
             tally.positives = objects.iter().filter(|object| object.counted.thresholds(area) != 0).count();
         }
-        Self { areas, detections: 0, scores: None, best_f1: None }
+        Self { areas, limits, detections: 0, scores: None, best_f1: None }
     }
 
     /// Counts the next detection. `rank` is its rank by score within its image, from 0.
@@ -104,7 +106,7 @@ impl Tally {
                 some => bits(some).for_each(|threshold| tally.thresholds[threshold].false_positives += 1),
             }
             for threshold in bits(result.true_positive.thresholds(area)) {
-                tally.thresholds[threshold].add(score, rank, tally.false_positives);
+                tally.thresholds[threshold].add(score, self.limits.map(|limit| rank < limit), tally.false_positives);
             }
         }
     }
@@ -173,12 +175,13 @@ impl AreaTally {
 }
 
 impl ThresholdTally {
-    fn add(&mut self, score: f64, rank: usize, at_every_threshold: usize) {
+    /// `counted`: whether the detection is within each limit.
+    fn add(&mut self, score: f64, counted: [bool; LIMITS], at_every_threshold: usize) {
         let matched = self.true_positives.len() + 1;
         let all = (self.false_positives + at_every_threshold + matched) as f64;
         self.true_positives.push(TruePositive { score, precision: matched as f64 / (all + f64::EPSILON) });
-        for (found, limit) in self.found.iter_mut().zip(MAX_DETECTIONS) {
-            *found += usize::from(rank < limit);
+        for (found, counted) in self.found.iter_mut().zip(counted) {
+            *found += usize::from(counted);
         }
     }
 

@@ -42,8 +42,11 @@ pub(super) const SMALL: usize = 1;
 pub(super) const MEDIUM: usize = 2;
 pub(super) const LARGE: usize = 3;
 
-/// Limits of detections per image and class, by score, for recall. Detections beyond the last limit are ignored.
-pub const MAX_DETECTIONS: [usize; 3] = [1, 10, 100];
+/// Number of limits of detections per image and class.
+pub(super) const LIMITS: usize = 3;
+
+/// COCO's limits of detections per image and class, by score, for recall. Detections beyond the last limit are ignored.
+pub const MAX_DETECTIONS: [usize; LIMITS] = [1, 10, 100];
 
 /// The mean, or [`UNDEFINED`] without numbers.
 pub(super) fn average(numbers: impl IntoIterator<Item = f64>) -> f64 {

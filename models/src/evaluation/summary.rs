@@ -9,7 +9,8 @@ use super::protocol::{ALL, AT_50, AT_75, LARGE, MEDIUM, SMALL, UNDEFINED, averag
 /// COCO's twelve metrics, in [0, 1]; -1 without objects.
 ///
 /// Precision is averaged over 101 recalls and over the classes with objects, recall over these classes; both also over
-/// the IoU thresholds 0.5, 0.55, ... 0.95 unless the metric has its own.
+/// the IoU thresholds 0.5, 0.55, ... 0.95 unless the metric has its own. With other limits than 1, 10 and 100 detections per
+/// image and class, `ar1`, `ar10` and `ar100` have the first, second and third of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Average precision.
@@ -94,12 +95,12 @@ impl Summary {
             ap_small: over(SMALL, AreaScores::precision),
             ap_medium: over(MEDIUM, AreaScores::precision),
             ap_large: over(LARGE, AreaScores::precision),
-            ar1: over(ALL, AreaScores::recall_of_1),
-            ar10: over(ALL, AreaScores::recall_of_10),
-            ar100: over(ALL, AreaScores::recall_of_100),
-            ar_small: over(SMALL, AreaScores::recall_of_100),
-            ar_medium: over(MEDIUM, AreaScores::recall_of_100),
-            ar_large: over(LARGE, AreaScores::recall_of_100),
+            ar1: over(ALL, AreaScores::recall_at_first_limit),
+            ar10: over(ALL, AreaScores::recall_at_second_limit),
+            ar100: over(ALL, AreaScores::recall_at_third_limit),
+            ar_small: over(SMALL, AreaScores::recall_at_third_limit),
+            ar_medium: over(MEDIUM, AreaScores::recall_at_third_limit),
+            ar_large: over(LARGE, AreaScores::recall_at_third_limit),
         }
     }
 }
@@ -116,7 +117,7 @@ impl ClassSummary {
             ap_small: of(SMALL, AreaScores::precision),
             ap_medium: of(MEDIUM, AreaScores::precision),
             ap_large: of(LARGE, AreaScores::precision),
-            ar100: of(ALL, AreaScores::recall_of_100),
+            ar100: of(ALL, AreaScores::recall_at_third_limit),
             best_f1: scores.best_f1,
         }
     }

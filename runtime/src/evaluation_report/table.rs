@@ -36,19 +36,21 @@ impl fmt::Display for EvaluationReport {
 impl EvaluationReport {
     fn summary_table(&self) -> String {
         let s = &self.summary;
+        let [first, second, third] = self.max_detections;
+        let recalls = self.max_detections.map(|limit| format!("AR{limit}"));
         let rows = [
-            ("AP", "0.50:0.95", "all", 100, s.ap),
-            ("AP50", "0.50", "all", 100, s.ap50),
-            ("AP75", "0.75", "all", 100, s.ap75),
-            ("APs", "0.50:0.95", "small", 100, s.ap_small),
-            ("APm", "0.50:0.95", "medium", 100, s.ap_medium),
-            ("APl", "0.50:0.95", "large", 100, s.ap_large),
-            ("AR1", "0.50:0.95", "all", 1, s.ar1),
-            ("AR10", "0.50:0.95", "all", 10, s.ar10),
-            ("AR100", "0.50:0.95", "all", 100, s.ar100),
-            ("ARs", "0.50:0.95", "small", 100, s.ar_small),
-            ("ARm", "0.50:0.95", "medium", 100, s.ar_medium),
-            ("ARl", "0.50:0.95", "large", 100, s.ar_large),
+            ("AP", "0.50:0.95", "all", third, s.ap),
+            ("AP50", "0.50", "all", third, s.ap50),
+            ("AP75", "0.75", "all", third, s.ap75),
+            ("APs", "0.50:0.95", "small", third, s.ap_small),
+            ("APm", "0.50:0.95", "medium", third, s.ap_medium),
+            ("APl", "0.50:0.95", "large", third, s.ap_large),
+            (&recalls[0], "0.50:0.95", "all", first, s.ar1),
+            (&recalls[1], "0.50:0.95", "all", second, s.ar10),
+            (&recalls[2], "0.50:0.95", "all", third, s.ar100),
+            ("ARs", "0.50:0.95", "small", third, s.ar_small),
+            ("ARm", "0.50:0.95", "medium", third, s.ar_medium),
+            ("ARl", "0.50:0.95", "large", third, s.ar_large),
         ];
         let rows = rows.map(|(name, iou, area, detections, value)| {
             [name.to_owned(), iou.to_owned(), area.to_owned(), detections.to_string(), number(value)]
@@ -58,7 +60,8 @@ impl EvaluationReport {
     }
 
     fn class_table(&self) -> String {
-        let columns = ["class", "objects", "detections", "AP", "AP50", "AP75", "AR100", "best F1", "at score"];
+        let recall = format!("AR{}", self.max_detections[2]);
+        let columns = ["class", "objects", "detections", "AP", "AP50", "AP75", &recall, "best F1", "at score"];
         let head = columns.into_iter().chain(self.voc.as_ref().map(|_| "VOC AP")).map(str::to_owned).collect();
         let rows = self.classes.iter().take(MAX_CLASSES).enumerate().map(|(index, class)| {
             let c = &class.value;

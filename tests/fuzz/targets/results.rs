@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use fuzz::Scratch;
 use libfuzzer_sys::fuzz_target;
 use models::dataset::{Dataset, OnProblem};
+use models::evaluation::ResultFile;
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);
 
@@ -18,8 +19,7 @@ static TRUTH: LazyLock<Dataset> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(results) = models::evaluation::read_results(&SCRATCH.file("results.json", bytes)) else { return };
-    let located = models::evaluation::locate(&TRUTH, &results);
+    let Ok(located) = ResultFile::read(&SCRATCH.file("results.json", bytes)).and_then(|file| file.locate(&TRUTH)) else { return };
     let evaluation = models::evaluation::evaluate(&TRUTH.annotations, &located.boxes, TRUTH.classes.len());
     let ap = evaluation.summary.ap;
     assert!((0.0..=1.0).contains(&ap), "AP is {ap}");
