@@ -37,7 +37,7 @@ demo: build ## Draw a data set of shapes, train, export and detect; prints AP an
 	@echo "Annotated test images (not used in training): $(demo)/annotated"
 
 bench: setup ## Run the benchmarks: detection, post-processing, evaluation, data loading, training step
-	cargo bench --package models --package tests --bench '*'
+	cargo bench --package tests --bench '*'
 
 fuzz: ## Fuzz every parser of untrusted input, ten minutes per target
 	tests/fuzz/run

@@ -1,8 +1,8 @@
-"""Times COCO evaluation (matching and accumulation, without reading files) in pycocotools and faster-coco-eval.
+"""COCO evaluation in other projects' code, from the files to the metrics.
 
-Started by models/benches/evaluation.rs as `python evaluation.py`, which lists the peers that are installed, and as
-`python evaluation.py PEER TRUTH RESULTS`, which runs one evaluation for each line on stdin and prints one line of JSON: the
-peer's name, the seconds of the evaluation and the twelve metrics.
+Started by tests/benches/score.rs as `python evaluation.py`, which lists the peers that are installed, and as
+`python evaluation.py PEER TRUTH RESULTS`, which prints one line of JSON: the seconds without the start of Python, and the twelve
+metrics.
 """
 import contextlib
 import importlib
@@ -13,8 +13,10 @@ import sys
 import time
 
 PEERS = {
-    "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
+    "ultrafast_pycocotools": ("ultrafast_pycocotools.coco.COCO", "ultrafast_pycocotools.cocoeval.COCOeval"),
+    "hotcoco": ("hotcoco.COCO", "hotcoco.COCOeval"),
     "faster_coco_eval": ("faster_coco_eval.COCO", "faster_coco_eval.COCOeval_faster"),
+    "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
 }
 KEYS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
@@ -26,19 +28,16 @@ def load(path):
 
 def main(name, truth, results):
     COCO, COCOeval = map(load, PEERS[name])
+    start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(truth)
-        results = truth.loadRes(results)
-    for _ in sys.stdin:
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = COCOeval(truth, results, "bbox")
-            start = time.perf_counter()
-            evaluation.evaluate()
-            evaluation.accumulate()
-            seconds = time.perf_counter() - start
-            evaluation.summarize()
-        numbers = dict(zip(KEYS, map(float, evaluation.stats)))
-        print(json.dumps({"name": name, "seconds": seconds, **numbers}), flush=True)
+        load_results = truth.load_res if name == "hotcoco" else truth.loadRes
+        evaluation = COCOeval(truth, load_results(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, **dict(zip(KEYS, map(float, evaluation.stats)))}))
 
 
 if len(sys.argv) == 1:
