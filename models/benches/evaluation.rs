@@ -36,7 +36,7 @@ const TOLERANCE: f64 = 1e-9;
 fn main() -> anyhow::Result<()> {
     let (truth, results) = Generator(ChaCha8Rng::seed_from_u64(0)).generate();
     let detections = locate(&truth, &results).boxes;
-    println!("{IMAGES} images, {CLASSES} classes, {} boxes, {} detections", truth.annotations.len(), results.len());
+    println!("{IMAGES} images, {CLASSES} classes, {} boxes, {} detections", truth.annotations().len(), results.len());
     let folder = tempfile::tempdir()?;
     let mut peers = match std::env::var("PEER_PYTHON") {
         Ok(python) => peers(&python, folder.path(), &truth, &results)?,
@@ -47,7 +47,7 @@ fn main() -> anyhow::Result<()> {
     for _ in 0..ROUNDS {
         for _ in 0..RUNS {
             let start = Instant::now();
-            summary = Some(evaluate(&truth.annotations, &detections, CLASSES).summary);
+            summary = Some(evaluate(truth.annotations(), &detections, CLASSES).summary);
             ours.push(start.elapsed().as_secs_f64());
         }
         for peer in &mut peers {
@@ -135,14 +135,14 @@ impl Generator {
             height: HEIGHT as u32,
         });
         let classes = (0..CLASSES).map(|index| Class { id: index as i64, name: format!("class {index}") }).collect();
-        let mut truth = Dataset { images: images.collect(), annotations: Vec::new(), classes, ..Dataset::default() };
-        let mut results = Vec::new();
+        let (mut annotations, mut results) = (Vec::new(), Vec::new());
         for image in 0..IMAGES {
-            let first = truth.annotations.len();
-            self.objects(image, &mut truth.annotations);
-            self.detections(&truth.annotations[first..], image, &mut results);
+            let first = annotations.len();
+            self.objects(image, &mut annotations);
+            self.detections(&annotations[first..], image, &mut results);
         }
-        (truth, results)
+        let truth = Dataset::new("", images.collect(), annotations, classes);
+        (truth.expect("images and annotations are generated in order"), results)
     }
 
     /// One to five classes per image, each with one to twenty objects.

@@ -92,7 +92,7 @@ pub struct ConfusionReport {
 impl EvaluationReport {
     /// Evaluates detections on a data set.
     pub fn new(truth: &Dataset, detections: &[ScoredBox], details: &Details) -> Self {
-        let (objects, classes) = (&truth.annotations, truth.classes.len());
+        let (objects, classes) = (truth.annotations(), truth.classes().len());
         let evaluation = evaluate(objects, detections, classes);
         let curves = named(truth, evaluation.curves).filter_map(|Named { id, name, value }| {
             let value = value?;
@@ -111,7 +111,7 @@ impl EvaluationReport {
                 classes: named(truth, voc.classes).collect(),
             }),
             confusion: rule.map(|rule| ConfusionReport {
-                classes: truth.classes.iter().map(|class| class.name.clone()).chain([background()]).collect(),
+                classes: truth.classes().iter().map(|class| class.name.clone()).chain([background()]).collect(),
                 matrix: confusion_matrix(objects, detections, classes, rule),
             }),
         }
@@ -119,7 +119,7 @@ impl EvaluationReport {
 }
 
 fn named<T>(truth: &Dataset, values: Vec<T>) -> impl Iterator<Item = Named<T>> {
-    let classes = truth.classes.iter().zip(values);
+    let classes = truth.classes().iter().zip(values);
     classes.map(|(class, value)| Named { id: class.id, name: class.name.clone(), value })
 }
 
@@ -150,12 +150,9 @@ mod samples {
             score: 0.75,
             rectangle: rectangle(index),
         });
-        let truth = Dataset {
-            folder: Default::default(),
-            images: vec![Image { id: 1, file_name: "a.png".to_owned(), width: 100, height: 100 }],
-            annotations: objects.collect(),
-            classes: (3..).zip(classes).map(|(id, name)| Class { id, name: (*name).to_owned() }).collect(),
-        };
+        let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 100, height: 100 }];
+        let classes = (3..).zip(classes).map(|(id, name)| Class { id, name: (*name).to_owned() }).collect();
+        let truth = Dataset::new("", images, objects.collect(), classes).unwrap();
         EvaluationReport::new(&truth, &detections.collect::<Vec<_>>(), details)
     }
 }

@@ -71,13 +71,13 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let (mut train, train_report) = data::read(&config.data.train, OnProblem::Drop)?;
     let (mut validation, validation_report) = data::read(&config.data.validation, OnProblem::Keep)?;
     let mismatch = splits::unify_classes(&config.model.classes, &mut train, &mut validation).err();
-    let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
+    let spec = ModelSpec { classes: train.classes().to_vec(), ..config.model.clone() };
 
     let survey = |title, dataset, report| Survey::new(title, dataset, report, &spec, &config.matching);
     let train_survey = survey("training images", &train, &train_report);
     let validation_survey = survey("validation images", &validation, &validation_report);
     let in_both = train_survey.shared_images(&validation_survey);
-    let sampled = evenly_spaced(train.images.len(), MAX_SUGGESTION_IMAGES);
+    let sampled = evenly_spaced(train.images().len(), MAX_SUGGESTION_IMAGES);
     let suggestion = args.suggest_anchors.then(|| suggest(&train, &sampled, &spec, &config.matching));
 
     let mut tables = vec![
@@ -95,7 +95,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
         && validation_survey.is_accepted(config.data.bad_annotations)
         && mismatch.is_none()
         && splits::ensure_learnable(&train, &spec, &config.matching).is_ok();
-    let drawn = evenly_spaced(train.images.len(), args.count);
+    let drawn = evenly_spaced(train.images().len(), args.count);
     let recipe = Recipe {
         dataset: train,
         spec,

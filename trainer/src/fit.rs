@@ -133,7 +133,7 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
     // Evaluation keeps invalid boxes, as pycocotools does, so that its metrics are comparable.
     let mut validation = splits::read(&config.data.validation, config.data.bad_annotations, OnProblem::Keep)?;
     splits::unify_classes(&config.model.classes, &mut train, &mut validation)?;
-    let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
+    let spec = ModelSpec { classes: train.classes().to_vec(), ..config.model.clone() };
     splits::ensure_learnable(&train, &spec, &config.matching)?;
     let cache = Arc::new(Cache::open(&config.data.cache)?);
     let loader = |dataset, augmentation: &AugmentationConfig| {

@@ -89,14 +89,14 @@ impl Run {
     }
 
     fn finish(mut self) -> anyhow::Result<()> {
-        let images = self.train.recipe().dataset.images.len();
+        let images = self.train.recipe().dataset.images().len();
         let steps_per_epoch =
             images.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.gradient_accumulation_steps);
         let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
         say(format_args!(
             "{} training images, {} validation images, {} classes; {} of {steps_per_epoch} steps; writing to {}",
             images,
-            self.validation.recipe().dataset.images.len(),
+            self.validation.recipe().dataset.images().len(),
             self.learner.spec.class_count(),
             if self.config.run.epochs == 1 {
                 "1 epoch".to_owned()
@@ -129,7 +129,7 @@ impl Run {
     fn learn(&mut self, steps: u64, journal: &mut Journal) -> anyhow::Result<Learned> {
         let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
         let run = &self.config.run;
-        let images = &self.train.recipe().dataset.images;
+        let images = self.train.recipe().dataset.images();
         let all = images.len();
         let groups = if run.aspect_ratio_grouping { aspect_groups(images) } else { vec![0; all] };
         let requests = batch_requests(&groups, run.batch_size, run.seed, epoch);
@@ -205,7 +205,7 @@ impl Run {
         find: impl Fn(&Predictor, &Batch) -> Vec<ScoredBox>,
         title: &str,
     ) -> anyhow::Result<Vec<ScoredBox>> {
-        let count = Count::new(title, self.validation.recipe().dataset.images.len() as u64);
+        let count = Count::new(title, self.validation.recipe().dataset.images().len() as u64);
         let mut scored = Vec::new();
         for batch in validation_batches(&self.validation, self.config.run.batch_size) {
             self.stop_if_interrupted()?;
@@ -219,10 +219,10 @@ impl Run {
     /// Writes a few validation images with their detections to TensorBoard, always the same ones.
     fn show_samples(&self, scored: &[ScoredBox], journal: &mut Journal) -> anyhow::Result<()> {
         let recipe = self.validation.recipe();
-        let images = recipe.dataset.images.len();
+        let images = recipe.dataset.images().len();
         for index in (0..images).step_by(images.div_ceil(SAMPLES).max(1)) {
             let image = annotated(recipe, index, scored)?;
-            journal.image(&self.progress, &recipe.dataset.images[index].file_name, &image)?;
+            journal.image(&self.progress, &recipe.dataset.images()[index].file_name, &image)?;
         }
         Ok(())
     }
@@ -235,7 +235,7 @@ impl Run {
         journal: &mut Journal,
     ) -> anyhow::Result<()> {
         let dataset = &self.validation.recipe().dataset;
-        let summary = scored.map(|scored| evaluate(&dataset.annotations, scored, dataset.classes.len()).summary);
+        let summary = scored.map(|scored| evaluate(dataset.annotations(), scored, dataset.classes().len()).summary);
         let reductions = self.progress.patience.reductions;
         let mut best = false;
         self.progress.epochs += 1;
@@ -320,7 +320,7 @@ fn checksum(dataset: &Dataset) -> u32 {
             Ok(())
         }
     }
-    let Dataset { folder: _, images, annotations, classes } = dataset;
+    let (images, annotations, classes) = (dataset.images(), dataset.annotations(), dataset.classes());
     let mut sum = Sum(0);
     write!(sum, "{images:?}{annotations:?}{classes:?}").expect("writing to a checksum cannot fail");
     sum.0
@@ -336,10 +336,10 @@ fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
     for &image in batches.iter().flat_map(|batch| &batch.indices) {
         let boxes = dataset.annotations_of(image).iter().map(|annotation| {
             let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
-            format!("{} {corners:?}", dataset.classes[annotation.class_index].name)
+            format!("{} {corners:?}", dataset.classes()[annotation.class_index].name)
         });
         let boxes = boxes.collect::<Vec<_>>().join(", ");
-        let _ = write!(text, "\n  {}: {boxes}", dataset.images[image].file_name);
+        let _ = write!(text, "\n  {}: {boxes}", dataset.images()[image].file_name);
     }
     text
 }
@@ -357,21 +357,21 @@ mod tests {
         let rectangle = Rectangle { x: 0.5, y: 1.0, width: 2.0, height: 3.0 };
         let annotation = Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 6.0, crowd: false };
         let class = Class { id: 1, name: "cell".to_owned() };
-        let dataset = Dataset {
-            folder: "here".into(),
-            images: vec![image.clone()],
-            annotations: vec![annotation.clone()],
-            classes: vec![class],
+        let sum = |folder: &str, image: &Image, annotation: &Annotation, class: &Class| {
+            let (images, annotations) = (vec![image.clone()], vec![annotation.clone()]);
+            checksum(&Dataset::new(folder, images, annotations, vec![class.clone()]).unwrap())
         };
-        assert_eq!(checksum(&Dataset { folder: "there".into(), ..dataset.clone() }), checksum(&dataset));
-        let moved = Annotation { rectangle: Rectangle { x: 0.25, ..rectangle }, ..annotation };
+        let expected = sum("here", &image, &annotation, &class);
+        assert_eq!(sum("there", &image, &annotation, &class), expected);
+        let moved = Annotation { rectangle: Rectangle { x: 0.25, ..rectangle }, ..annotation.clone() };
         let renamed = Class { id: 1, name: "disk".to_owned() };
+        let wider = Image { width: 9, ..image.clone() };
         for other in [
-            Dataset { images: vec![Image { width: 9, ..image }], ..dataset.clone() },
-            Dataset { annotations: vec![moved], ..dataset.clone() },
-            Dataset { classes: vec![renamed], ..dataset.clone() },
+            sum("here", &wider, &annotation, &class),
+            sum("here", &image, &moved, &class),
+            sum("here", &image, &annotation, &renamed),
         ] {
-            assert_ne!(checksum(&other), checksum(&dataset));
+            assert_ne!(other, expected);
         }
     }
 }

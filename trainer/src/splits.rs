@@ -2,7 +2,7 @@
 
 use anyhow::{bail, ensure};
 use models::coverage::match_objects;
-use models::dataset::{Dataset, OnProblem, Source, format_list};
+use models::dataset::{Dataset, InvalidDataset, OnProblem, Source, format_list};
 use models::spec::Class;
 use models::{Matcher, ModelSpec};
 use rayon::prelude::*;
@@ -30,12 +30,12 @@ pub(crate) fn read(source: &Source, bad: BadAnnotations, dropping: OnProblem) ->
     for line in report.lines() {
         warn(format_args!("`{path}` has {line}"));
     }
-    let all = dataset.images.len();
+    let all = dataset.images().len();
     let readable: Vec<_> = (0..all).into_par_iter().map(|image| has_image(&dataset, image)).collect();
     let missing: Vec<_> = dataset.drop_images(&readable).into_iter().map(|image| image.file_name).collect();
     if !missing.is_empty() {
         let count = missing.len();
-        let folder = dataset.folder.display();
+        let folder = dataset.folder().display();
         let text = format!(
             "`{path}`: {count} of {all} images are missing in `{folder}` or cannot be read: {}",
             format_list(&missing)
@@ -44,7 +44,7 @@ pub(crate) fn read(source: &Source, bad: BadAnnotations, dropping: OnProblem) ->
         ensure!(bad == BadAnnotations::Drop && count < all, "{text}; {REMEDY}");
         warn(format_args!("{text}; dropped"));
     }
-    ensure!(!dataset.images.is_empty(), "`{path}` has no images");
+    ensure!(!dataset.images().is_empty(), "`{path}` has no images");
     Ok(dataset)
 }
 
@@ -53,17 +53,17 @@ pub(crate) fn read(source: &Source, bad: BadAnnotations, dropping: OnProblem) ->
 /// # Errors
 /// When a split has other classes, or there are none.
 pub(crate) fn unify_classes(configured: &[Class], train: &mut Dataset, validation: &mut Dataset) -> anyhow::Result<()> {
-    let classes = if configured.is_empty() { train.classes.clone() } else { configured.to_vec() };
+    let classes = if configured.is_empty() { train.classes().to_vec() } else { configured.to_vec() };
     ensure!(!classes.is_empty(), "the training data has no classes");
     let names = |classes: &[Class]| format_list(&classes.iter().map(|class| &class.name).collect::<Vec<_>>());
-    if let Err(unknown) = train.set_classes(&classes) {
+    if let Err(InvalidDataset::UnknownClasses { names: unknown }) = train.set_classes(&classes) {
         bail!(
             "the training data has classes that are not in `model.classes` ({}): {}; omit `model.classes` to use those of the data",
             names(&classes),
             format_list(&unknown)
         );
     }
-    if let Err(unknown) = validation.set_classes(&classes) {
+    if let Err(InvalidDataset::UnknownClasses { names: unknown }) = validation.set_classes(&classes) {
         bail!(
             "the validation data has classes that are not in the training data ({}): {}; list all of them in a file, and set \
              `classes` of both splits to it",
@@ -79,14 +79,14 @@ pub(crate) fn unify_classes(configured: &[Class], train: &mut Dataset, validatio
 /// # Errors
 /// When the training data has no box except crowd regions.
 pub(crate) fn ensure_learnable(train: &Dataset, spec: &ModelSpec, matcher: &Matcher) -> anyhow::Result<()> {
-    let mut objects = train.annotations.iter().filter(|annotation| !annotation.crowd).peekable();
+    let mut objects = train.annotations().iter().filter(|annotation| !annotation.crowd).peekable();
     ensure!(
         objects.peek().is_some(),
         "the training data has no boxes to learn from: {} images, {} crowd regions; check `data.train`",
-        train.images.len(),
-        train.annotations.len()
+        train.images().len(),
+        train.annotations().len()
     );
-    let searched: Vec<_> = evenly_spaced(train.images.len(), MAX_SEARCHED);
+    let searched: Vec<_> = evenly_spaced(train.images().len(), MAX_SEARCHED);
     let matched = match_objects(train, &searched, spec, matcher);
     if !matched.is_empty() && matched.iter().all(|object| object.anchors == 0) {
         let normalized = objects.all(|object| object.rectangle.width <= 1.0 && object.rectangle.height <= 1.0);

@@ -25,7 +25,7 @@ impl Dataset {
     pub fn read_coco(path: &Path, on_problem: OnProblem) -> Result<(Self, Report), DataError> {
         let checked = parse(path)?.check(None, on_problem);
         let (dataset, report) = checked.map_err(|report| DataError::Refused { path: path.to_owned(), report })?;
-        Ok((Self { folder: folder::folder_of(path), ..dataset }, report))
+        Ok((dataset.with_folder(folder::folder_of(path)), report))
     }
 
     /// Writes COCO ground truth.
@@ -200,8 +200,8 @@ mod tests {
         let path = folder.path().join("again.json");
         dataset.write_coco(&path).unwrap();
         let again = Dataset::read_coco(&path, OnProblem::Refuse).unwrap().0;
-        assert_eq!(again.folder, folder.path());
-        assert_eq!(Dataset { folder: dataset.folder.clone(), ..again }, dataset);
+        assert_eq!(again.folder(), folder.path());
+        assert_eq!(again.with_folder(dataset.folder()), dataset);
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Source {
         match parsed.check(order, on_problem) {
             Err(report) => Err(DataError::Refused { path, report }),
             Ok((dataset, report)) if dataset.images.is_empty() => Err(DataError::NoImages { path, folder, report }),
-            Ok((dataset, report)) => Ok((Dataset { folder, ..dataset }, report)),
+            Ok((dataset, report)) => Ok((dataset.with_folder(folder), report)),
         }
     }
 }

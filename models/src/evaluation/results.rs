@@ -71,11 +71,11 @@ pub fn write_results(path: &Path, results: &[CocoResult]) -> io::Result<()> {
 
 /// Resolves the ids of results to the images and classes of `truth`.
 pub fn locate(truth: &Dataset, results: &[CocoResult]) -> LocatedResults {
-    let classes: HashMap<_, _> = (0..).zip(&truth.classes).map(|(index, class)| (class.id, index)).collect();
+    let classes: HashMap<_, _> = (0..).zip(truth.classes()).map(|(index, class)| (class.id, index)).collect();
     let mut located = LocatedResults::default();
     for (index, CocoResult { image_id, category_id, bbox: [x, y, width, height], score }) in results.iter().enumerate()
     {
-        let Ok(image) = truth.images.binary_search_by_key(image_id, |image| image.id) else {
+        let Ok(image) = truth.images().binary_search_by_key(image_id, |image| image.id) else {
             located.unknown_images.push(index);
             continue;
         };
@@ -126,8 +126,8 @@ mod tests {
     fn ids_of_results_are_resolved() {
         let image = |id| Image { id, file_name: id.to_string(), width: 64, height: 32 };
         let class = |id: i64| Class { id, name: id.to_string() };
-        let truth =
-            Dataset { images: [2, 8].map(image).to_vec(), classes: [0, 7].map(class).to_vec(), ..Dataset::default() };
+        let images = [2, 8].map(image).to_vec();
+        let truth = Dataset::new("", images, Vec::new(), [0, 7].map(class).to_vec()).unwrap();
         let result =
             |image_id, category_id| CocoResult { image_id, category_id, bbox: [1.0, 2.0, 3.0, 4.0], score: 0.5 };
         let results = [result(8, 7), result(3, 7), result(2, 0), result(2, 5)];
