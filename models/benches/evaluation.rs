@@ -160,6 +160,7 @@ impl Generator {
                     // Like the area of a mask.
                     area: rectangle.area() * self.0.random_range(0.4..0.9),
                     crowd: self.0.random_bool(0.01),
+                    difficult: false,
                 });
             }
         }

@@ -151,6 +151,7 @@ mod tests {
                 rectangle,
                 area: rectangle.area(),
                 crowd: false,
+                difficult: false,
             }
         };
         let annotations = sides.iter().enumerate().map(|(index, sides)| annotation(index, sides)).collect();

@@ -71,6 +71,9 @@ pub struct Annotation {
     pub area: f64,
     /// Whether the box is a crowd region (COCO's `iscrowd`). Training skips it; evaluation ignores detections in it.
     pub crowd: bool,
+    /// Whether the object is marked as hard to recognize (VOC's `difficult`). VOC's AP leaves it out; training and COCO's metrics
+    /// do not.
+    pub difficult: bool,
 }
 
 /// Why images, annotations and classes are not a [`Dataset`].
@@ -248,7 +251,15 @@ mod tests {
     use super::*;
 
     fn annotation(id: i64, image: usize) -> Annotation {
-        Annotation { id, image, class_index: 0, rectangle: Rectangle::default(), area: 0.0, crowd: false }
+        Annotation {
+            id,
+            image,
+            class_index: 0,
+            rectangle: Rectangle::default(),
+            area: 0.0,
+            crowd: false,
+            difficult: false,
+        }
     }
 
     fn image(id: i64, file_name: &str) -> Image {

@@ -15,7 +15,7 @@ use serde::Serialize;
 pub struct Details {
     /// Also compute Pascal VOC's average precision at this IoU: by area (VOC2010) and by 11 points (VOC2007).
     ///
-    /// Objects marked `difficult` count like all others.
+    /// VOC's `difficult` objects are neither hits nor misses.
     #[arg(long, value_name = "IOU", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou)]
     pub voc_iou: Option<f64>,
 
@@ -143,6 +143,7 @@ mod samples {
             rectangle: rectangle(class_index),
             area: 1600.0,
             crowd: false,
+            difficult: false,
         });
         let detections = (0..classes.len() - 1).map(|index| ScoredBox {
             image: 0,

@@ -132,6 +132,7 @@ mod tests {
             rectangle: Rectangle { x: 0.0, y: 0.0, width: 5.0, height: 5.0 },
             area: 25.0,
             crowd: id == 101,
+            difficult: false,
         };
         let truth = |count| {
             let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 9, height: 9 }];

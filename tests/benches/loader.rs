@@ -84,7 +84,15 @@ impl Data {
                 classes.insert(class_index);
                 let rectangle = models::dataset::Rectangle::from(object.bounding_box);
                 let (id, area) = (annotations.len() as i64, rectangle.area());
-                annotations.push(Annotation { id, image: index, class_index, rectangle, area, crowd: false });
+                annotations.push(Annotation {
+                    id,
+                    image: index,
+                    class_index,
+                    rectangle,
+                    area,
+                    crowd: false,
+                    difficult: false,
+                });
             }
         }
         let last = classes.last().context("at least one image has an object")?;

@@ -143,7 +143,15 @@ fn a_checkpoint_and_its_exported_file_have_the_same_ap() {
             let class_index = classes.iter().position(|c| c.name == spec.classes[detection.class_index].name).unwrap();
             let rectangle = Rectangle::from(detection.bounding_box);
             let (id, area) = (1 + annotations.len() as i64, rectangle.area());
-            annotations.push(Annotation { id, image: index, class_index, rectangle, area, crowd: false });
+            annotations.push(Annotation {
+                id,
+                image: index,
+                class_index,
+                rectangle,
+                area,
+                crowd: false,
+                difficult: false,
+            });
         }
     }
     let truth = Dataset::new("", images, annotations, classes).unwrap();

@@ -250,7 +250,15 @@ mod tests {
                 for object in sample.objects {
                     let rectangle = Rectangle::from(object.bounding_box);
                     let (id, class_index, area) = (annotations.len() as i64, object.class_index, rectangle.area());
-                    annotations.push(Annotation { id, image, class_index, rectangle, area, crowd: false });
+                    annotations.push(Annotation {
+                        id,
+                        image,
+                        class_index,
+                        rectangle,
+                        area,
+                        crowd: false,
+                        difficult: false,
+                    });
                 }
             }
             let dataset = Dataset::new(folder.path(), images, annotations, classes).unwrap();

@@ -185,6 +185,7 @@ mod tests {
             rectangle: place(class_index),
             area: 36.0,
             crowd: false,
+            difficult: false,
         };
         let annotations = (0..images).flat_map(|image| (0..names.len()).map(move |class| object(image, class)));
         let classes = (0..).zip(names).map(|(id, name)| Class { id, name: name.clone() }).collect();

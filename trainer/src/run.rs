@@ -355,7 +355,8 @@ mod tests {
     fn checksum_depends_on_images_boxes_and_classes_only() {
         let image = Image { id: 1, file_name: "a.png".to_owned(), width: 8, height: 8 };
         let rectangle = Rectangle { x: 0.5, y: 1.0, width: 2.0, height: 3.0 };
-        let annotation = Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 6.0, crowd: false };
+        let annotation =
+            Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 6.0, crowd: false, difficult: false };
         let class = Class { id: 1, name: "cell".to_owned() };
         let sum = |folder: &str, image: &Image, annotation: &Annotation, class: &Class| {
             let (images, annotations) = (vec![image.clone()], vec![annotation.clone()]);

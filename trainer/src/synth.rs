@@ -177,6 +177,7 @@ fn dataset(folder: &Path, objects: &[Vec<Object>], extension: &str, Size { width
         rectangle: object.bounding_box.into(),
         area: object.area as f64,
         crowd: false,
+        difficult: false,
     });
     let classes = (1..).zip(Kind::ALL).map(|(id, kind)| Class { id, name: kind.name().to_owned() });
     Dataset::new(folder, images.collect(), annotations.collect(), classes.collect())

@@ -16,9 +16,13 @@ use crate::atomic_file::write_atomically;
 use crate::rectangle::Rectangle;
 use crate::spec::Class;
 
+/// Key of annotations that COCO lacks, so that VOC's mark survives conversion.
+const DIFFICULT: &str = "difficult";
+
 impl Dataset {
     /// Reads COCO ground truth whose file names are relative to the folder of the file. It may have no images. Without `area`,
-    /// a box has the area of its rectangle; without `iscrowd`, it is not a crowd. Other fields are ignored.
+    /// a box has the area of its rectangle; without `iscrowd`, it is not a crowd. `difficult` is read as
+    /// [`write_coco`](Self::write_coco) writes it. Other fields are ignored.
     ///
     /// # Errors
     /// When the file cannot be read, is not JSON, lacks a field, or has entries that `on_problem` refuses.
@@ -28,7 +32,7 @@ impl Dataset {
         Ok((dataset.with_folder(folder::folder_of(path)), report))
     }
 
-    /// Writes COCO ground truth.
+    /// Writes COCO ground truth, in which difficult objects have the additional key `difficult`.
     ///
     /// # Errors
     /// Those of the file system.
@@ -41,16 +45,20 @@ impl Dataset {
     }
 
     fn annotation_value(&self, annotation: &Annotation) -> Value {
-        let Annotation { id, image, class_index, rectangle, area, crowd } = annotation;
+        let Annotation { id, image, class_index, rectangle, area, crowd, difficult } = annotation;
         let Rectangle { x, y, width, height } = rectangle;
-        json!({
+        let mut value = json!({
             "id": id,
             "image_id": self.images[*image].id,
             "category_id": self.classes[*class_index].id,
             "bbox": [x, y, width, height],
             "area": area,
             "iscrowd": u8::from(*crowd),
-        })
+        });
+        if *difficult {
+            value[DIFFICULT] = 1.into();
+        }
+        value
     }
 }
 
@@ -87,6 +95,8 @@ struct CocoAnnotation<'a> {
     segmentation: Option<&'a RawValue>,
     area: Option<Number>,
     iscrowd: Option<Number>,
+    #[serde(borrow)]
+    difficult: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -148,6 +158,7 @@ impl CocoAnnotation<'_> {
             id: self.id.and_then(|id| id.whole()),
             area: self.area.map(|area| area.0),
             crowd: self.iscrowd.is_some_and(|crowd| crowd.0 != 0.0),
+            difficult: self.difficult.is_some_and(is_true),
             ..ParsedBox::new(ClassKey::Id(self.category_id.0), Geometry::Pixels(rectangle))
         };
         Ok((self.image_id, drawn))
@@ -158,6 +169,11 @@ impl CocoAnnotation<'_> {
         let polygons: Vec<Vec<f64>> = serde_json::from_str(self.segmentation?.get()).ok()?;
         Rectangle::around(polygons.iter().flat_map(|polygon| polygon.as_chunks().0).copied())
     }
+}
+
+/// Whether this is 1 or true. The key is not COCO's, so other values are no mistake.
+fn is_true(value: &RawValue) -> bool {
+    serde_json::from_str(value.get()).is_ok_and(|Number(number)| number == 1.0)
 }
 
 #[cfg(test)]
@@ -187,12 +203,14 @@ mod tests {
     fn a_written_data_set_reads_back_the_same() {
         let text = truth(
             r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1.1, 2.2, 3.3, 4.4], "area": 5.5, "iscrowd": 1},
-               {"id": 2, "image_id": 2, "category_id": 0, "bbox": [0, 0, 64, 32], "segmentation": [[1, 2]]}"#,
+               {"id": 2, "image_id": 2, "category_id": 0, "bbox": [0, 0, 64, 32], "segmentation": [[1, 2]], "difficult": true},
+               {"id": 3, "image_id": 8, "category_id": 0, "bbox": [0, 0, 4, 2], "difficult": "hard to say"}"#,
         );
         let (dataset, report) = read(&text, OnProblem::Refuse).unwrap();
         assert_eq!(report.problems, []);
         assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["dog", "cat"]);
-        let [large, small] = &dataset.annotations[..] else { panic!("{dataset:?}") };
+        let [large, small, _] = &dataset.annotations[..] else { panic!("{dataset:?}") };
+        assert_eq!(dataset.annotations.iter().map(|one| one.difficult).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!((large.image, large.class_index, large.area, large.crowd), (0, 0, 2048.0, false));
         assert_eq!((small.image, small.class_index, small.area, small.crowd), (1, 1, 5.5, true));
 

@@ -225,6 +225,7 @@ mod tests {
             rectangle: place(x),
             area: 100.0,
             crowd: false,
+            difficult: false,
         };
         let annotations = (0..images).flat_map(|image| [object(image, 1, 0.0), object(image, 2, 20.0)]).collect();
         let classes = (0..).zip(["cat", "dog", "cow"]).map(|(id, name)| Class { id, name: name.to_owned() }).collect();

@@ -77,8 +77,15 @@ mod tests {
     }
 
     fn truth() -> Dataset {
-        let annotation =
-            |x| Annotation { id: 1, image: 0, class_index: 0, rectangle: place(x), area: 100.0, crowd: false };
+        let annotation = |x| Annotation {
+            id: 1,
+            image: 0,
+            class_index: 0,
+            rectangle: place(x),
+            area: 100.0,
+            crowd: false,
+            difficult: false,
+        };
         let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 50, height: 10 }];
         let classes = vec![Class { id: 0, name: "a".to_owned() }];
         Dataset::new("", images, [0.0, 20.0, 40.0].map(annotation).to_vec(), classes).unwrap()
