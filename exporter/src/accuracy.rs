@@ -50,7 +50,7 @@ impl Accuracy {
         let detector = Detector::open(model, options)?;
         let mut progress = Progress::new(Some(self.truth.images().len()), false);
         let detections = detect_dataset(&detector, &self.truth, || progress.advance())?;
-        let evaluation = evaluate(&self.truth.annotations(), &detections, self.truth.classes().len());
+        let evaluation = evaluate(self.truth.annotations(), &detections, self.truth.classes().len());
         // -1 means undefined: there are no boxes.
         Some(evaluation.summary.ap).filter(|ap| *ap >= 0.0).ok_or(AccuracyError::Empty)
     }

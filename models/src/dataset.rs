@@ -15,6 +15,7 @@ mod folder;
 mod text;
 pub(crate) mod json;
 mod check;
+mod join;
 mod report;
 mod error;
 #[cfg(test)]

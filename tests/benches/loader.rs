@@ -15,7 +15,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use trainer::augmentation::AugmentationConfig;
 use trainer::cache::{Cache, CacheConfig, CacheKind};
-use trainer::loader::{Loader, Recipe, aspect_groups, batch_requests};
+use trainer::loader::{Loader, Recipe, Sampler, aspect_groups};
 use trainer::synth::{Size, draw};
 use trainer::targets::Normalizer;
 
@@ -154,9 +154,11 @@ impl Running {
     /// Loads `epochs` epochs and returns the number of images. `on_batch` gets the number of batches so far.
     fn run(&mut self, epochs: u32, on_batch: impl Fn(usize) -> anyhow::Result<()>) -> anyhow::Result<usize> {
         let groups = aspect_groups(self.loader.recipe().dataset.images());
+        let repeats = vec![1.0; groups.len()];
+        let sampler = Sampler::new(groups, repeats, BATCH, 0);
         let (mut images, mut batches) = (0, 0);
         for _ in 0..epochs {
-            for batch in self.loader.batches(batch_requests(&groups, BATCH, 0, self.epoch).into_iter()) {
+            for batch in self.loader.batches(sampler.batches(self.epoch).into_iter()) {
                 images += batch?.images.len();
                 batches += 1;
                 on_batch(batches)?;

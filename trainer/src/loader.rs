@@ -19,7 +19,8 @@ use crate::augmentation::{AugmentationConfig, RandomStreams, Sample};
 use crate::cache::Cache;
 use crate::targets::{Normalizer, Object, Targets};
 
-pub use sampler::{BatchRequest, aspect_groups, batch_requests};
+pub(crate) use sampler::images_per_epoch;
+pub use sampler::{BatchRequest, Sampler, aspect_groups, repeat_factors};
 
 /// Network inputs with their training targets.
 pub struct Batch {
@@ -142,8 +143,10 @@ impl Recipe {
         let preprocessing = self.preprocessing(first, request.seed);
         let mut prepared = Vec::new();
         let mut objects = Vec::new();
-        for &index in &request.indices {
-            let (input, image_objects) = self.image(index, request.seed, &preprocessing)?;
+        for (position, &index) in request.indices.iter().enumerate() {
+            let earlier = request.indices[..position].iter().filter(|other| **other == index).count();
+            let seed = request.seed.wrapping_add(earlier as u64);
+            let (input, image_objects) = self.image(index, seed, &preprocessing)?;
             prepared.push(input);
             objects.push(image_objects);
         }
@@ -294,7 +297,8 @@ mod tests {
 
         fn batches(self, workers: usize, batch_size: usize) -> Vec<Batch> {
             let loader = Loader::new(self.recipe, workers).unwrap();
-            let requests = (0..3).flat_map(|epoch| batch_requests(&[0; IMAGES], batch_size, 0, epoch));
+            let sampler = Sampler::new(vec![0; IMAGES], vec![1.0; IMAGES], batch_size, 0);
+            let requests = (0..3).flat_map(|epoch| sampler.batches(epoch));
             loader.batches(requests).map(Result::unwrap).collect()
         }
     }

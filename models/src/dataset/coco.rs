@@ -102,7 +102,7 @@ struct CocoAnnotation<'a> {
 #[derive(Deserialize)]
 struct Category {
     id: Whole,
-    name: String,
+    name: Value,
 }
 
 /// Parses the file, without checking it.
@@ -111,7 +111,11 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
     let expected = "a COCO data set (an object with images, annotations and categories)";
     let GroundTruth { images, annotations, categories } = json::parse(path, &text, expected)?;
     let mut parsed = Parsed::default();
-    let class = |Category { id, name }| Ok(Class { id: id.0, name });
+    let class = |Category { id, name }| match name {
+        Value::String(name) => Ok(Class { id: id.0, name }),
+        Value::Number(number) => Ok(Class { id: id.0, name: number.to_string() }),
+        other => Err(format!("name: {other}, expected a text")),
+    };
     let classes = json::entries("categories", &categories, class).into_iter();
     parsed.classes = Some(classes.filter_map(|class| parsed.keep(class)).collect());
 
@@ -300,6 +304,21 @@ mod tests {
     }
 
     #[test]
+    fn class_names_may_be_numbers() {
+        let names = |name: &str| {
+            let text = format!(r#"{{"images": [], "annotations": [], "categories": [{{"id": 7, "name": {name}}}]}}"#);
+            let (dataset, report) = read(&text, OnProblem::Drop).unwrap();
+            (dataset.classes().first().map(|class| class.name.clone()), report.to_string())
+        };
+        for (name, expected) in [("5", "5"), ("\"007\"", "007"), ("1.5", "1.5")] {
+            assert_eq!(names(name), (Some(expected.to_owned()), String::new()));
+        }
+        let (name, report) = names("null");
+        assert_eq!(name, None);
+        assert!(report.contains("categories[0] (name: null, expected a text)"), "{report}");
+    }
+
+    #[test]
     fn images_may_have_names_as_ids() {
         let text = r#"{"images": [{"id": "b.png", "file_name": "b.png", "width": 64, "height": 32},
             {"id": "a.png", "file_name": "a.png", "width": 64, "height": 32}], "categories": [{"id": 7, "name": "cat"}],
@@ -325,9 +344,14 @@ mod tests {
     fn other_encodings_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("truth.json");
-        fs::write(&path, [truth("").replace("cat", "K").as_bytes(), b"\xE4"].concat()).unwrap();
-        let error = Dataset::read_coco(&path, OnProblem::Drop).unwrap_err().to_string();
-        assert!(error.contains("truth.json` is not UTF-8 text; save the file as UTF-8"), "{error}");
+        // In a class name, in a file name, and outside of texts.
+        let text = truth("");
+        for place in ["cat", "b.png", "images"] {
+            let (before, after) = text.split_once(place).unwrap();
+            fs::write(&path, [before.as_bytes(), b"caf\xE9", after.as_bytes()].concat()).unwrap();
+            let error = Dataset::read_coco(&path, OnProblem::Drop).unwrap_err().to_string();
+            assert!(error.contains("truth.json` is not UTF-8 text; save the file as UTF-8"), "{error}");
+        }
     }
 
     #[test]

@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use models::coverage::{ObjectMatch, match_objects};
-use models::dataset::{Annotation, Dataset, Report};
+use models::dataset::{Annotation, Dataset};
 use models::{Matcher, ModelSpec};
 use rayon::prelude::*;
-use runtime::data::has_image;
 use serde::Serialize;
 
-use crate::config::BadAnnotations;
 use crate::progress::Count;
+use crate::splits::{SourceSummary, Split, Unreadable};
 
 /// Statistics and problems of one split. The field names are JSON keys.
 #[derive(Debug, Serialize)]
 pub(super) struct Survey {
-    /// Number of images that training would use if all of them were readable.
+    /// The data sets of the split.
+    pub(super) sources: Vec<SourceSummary>,
+    /// Number of images, without those that are missing or no image files.
     pub(super) images: usize,
     /// Number of boxes, without crowd regions.
     pub(super) boxes: usize,
@@ -26,7 +27,7 @@ pub(super) struct Survey {
     pub(super) images_without_boxes: usize,
     /// Statistics of each class, in the order of the data set.
     pub(super) classes: Vec<ClassSurvey>,
-    /// Problems of the annotations, one line per kind.
+    /// Problems of the annotations, one sentence per data set and kind.
     pub(super) problems: Vec<String>,
     /// Whether training refuses these annotations unless `bad_annotations` is `drop`.
     pub(super) refused: bool,
@@ -123,8 +124,14 @@ pub(super) struct Unmatched {
 
 impl Survey {
     /// Surveys a split. Images are read in parallel.
-    pub(super) fn new(title: &str, dataset: &Dataset, report: &Report, spec: &ModelSpec, matcher: &Matcher) -> Self {
-        let (hashes, bad_images) = read_images(title, dataset);
+    pub(super) fn new(title: &str, split: &Split, spec: &ModelSpec, matcher: &Matcher) -> Self {
+        let dataset = &split.dataset;
+        let (hashes, undecodable) = read_images(title, dataset);
+        let missing = split.unreadable.iter().map(|Unreadable { file, reason }| BadImage {
+            file: file.clone(),
+            reason: reason.clone(),
+            missing: true,
+        });
         let images: Vec<_> = (0..dataset.images().len()).collect();
         let matched = match_objects(dataset, &images, spec, matcher);
         let boxes = || dataset.annotations().iter().filter(|annotation| !annotation.crowd);
@@ -136,14 +143,15 @@ impl Survey {
         let mut duplicate_images: Vec<_> = files_by_hash.into_values().filter(|files| files.len() > 1).collect();
         duplicate_images.sort();
         Self {
+            sources: split.sources.clone(),
             images: dataset.images().len(),
             boxes: boxes().count(),
             crowds: dataset.annotations().len() - boxes().count(),
             images_without_boxes: dataset.images().len() - with_boxes.len(),
             classes: classes(dataset, &matched),
-            problems: report.lines(),
-            refused: report.is_serious(),
-            bad_images,
+            problems: split.problems.clone(),
+            refused: split.has_serious_problems,
+            bad_images: missing.chain(undecodable).collect(),
             duplicate_images,
             duplicate_boxes: duplicate_boxes(dataset),
             sides: sides(boxes()),
@@ -153,12 +161,9 @@ impl Survey {
         }
     }
 
-    /// Whether training accepts this split with this setting of `data.bad_annotations`.
-    pub(super) fn is_accepted(&self, bad: BadAnnotations) -> bool {
-        let drops = bad == BadAnnotations::Drop;
-        // If all images are bad, the folder is wrong; dropping them does not help.
-        let any_left = self.bad_images.len() < self.images;
-        (drops || !self.refused) && any_left && self.bad_images.iter().all(|image| drops && image.missing)
+    /// Whether training would stop at an image, which it finds out when it decodes it.
+    pub(super) fn stops_training(&self) -> bool {
+        self.bad_images.iter().any(|image| !image.missing)
     }
 
     /// Pairs of an image of this split and an image of the other with identical pixels.
@@ -177,7 +182,7 @@ fn read_images(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadIma
     let read = dataset.images().par_iter().enumerate().map(|(index, image)| {
         let read = runtime::image_file::read(dataset.path_of(index));
         count.advance();
-        let bad = |reason| BadImage { file: image.file_name.clone(), reason, missing: !has_image(dataset, index) };
+        let bad = |reason| BadImage { file: image.file_name.clone(), reason, missing: false };
         let pixels = read.map_err(|error| bad(error.reason.to_string()))?;
         let (width, height) = pixels.dimensions();
         if (width, height) != (image.width, image.height) {
