@@ -7,11 +7,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use models::dataset::{Dataset, OnProblem, Rectangle};
+use models::dataset::{Annotation, Dataset, OnProblem, Rectangle};
+use models::spec::Class;
 use serde_json::{Value, json};
 
 /// Names of the two parts in our generated data and in the layouts.
 const PARTS: [&str; 2] = ["train", "val"];
+
+const CLASSES: [&str; 2] = ["disk", "ring"];
 
 const CONFIG: &str = "
 run: {epochs: 1, batch_size: 4, workers: 1}
@@ -65,7 +68,7 @@ const LAYOUTS: [Layout; 7] = [
         write_labels(part, &folder.join("obj_train_data"));
         let names = part.classes().iter().map(|class| format!("{}\n", class.name)).collect::<String>();
         fs::write(folder.join("obj.names"), names).unwrap();
-        fs::write(folder.join("obj.data"), "classes = 5\ntrain = data/train.txt\nnames = data/obj.names\n").unwrap();
+        fs::write(folder.join("obj.data"), "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n").unwrap();
         fs::write(folder.join("train.txt"), "data/obj_train_data/00000.png\n").unwrap();
         folder
     }),
@@ -157,8 +160,22 @@ fn a_data_set_is_the_same_in_every_layout() {
     trainer(folder.path(), &synth.split(' ').collect::<Vec<_>>());
     let parts = PARTS.map(|name| {
         let file = folder.path().join(format!("shapes/{name}.json"));
-        let (part, _) = Dataset::read_coco(&file, OnProblem::Refuse).unwrap();
-        part.with_folder(folder.path().join("shapes").join(name))
+        let (drawn, _) = Dataset::read_coco(&file, OnProblem::Refuse).unwrap();
+        let rectangle =
+            |class_index: usize| Rectangle { x: 3.0, y: 5.0 + class_index as f64, width: 32.0, height: 24.0 };
+        // Every image has an object of each class, because some layouts know classes and images by their objects only.
+        let object = |image: usize, class_index: usize| Annotation {
+            id: (CLASSES.len() * image + class_index) as i64 + 1,
+            image,
+            class_index,
+            rectangle: rectangle(class_index),
+            area: rectangle(class_index).area(),
+            crowd: false,
+            difficult: false,
+        };
+        let objects = (0..drawn.images().len()).flat_map(|image| [object(image, 0), object(image, 1)]).collect();
+        let classes = (1..).zip(CLASSES).map(|(id, name)| Class { id, name: name.to_owned() }).collect();
+        Dataset::new(folder.path().join("shapes").join(name), drawn.images().to_vec(), objects, classes).unwrap()
     });
     let [boxes, objects] = [0, 1].map(|part: usize| parts[part].annotations().len());
     for (layout, write) in LAYOUTS {
