@@ -48,9 +48,9 @@ impl Accuracy {
     pub fn of(&self, model: &Path, engine: &EngineOptions) -> Result<f64, AccuracyError> {
         let options = DetectorOptions { engine: engine.clone(), ..DetectorOptions::default() };
         let detector = Detector::open(model, options)?;
-        let mut progress = Progress::new(Some(self.truth.images.len()), false);
+        let mut progress = Progress::new(Some(self.truth.images().len()), false);
         let detections = detect_dataset(&detector, &self.truth, || progress.advance())?;
-        let evaluation = evaluate(&self.truth.annotations, &detections, self.truth.classes.len());
+        let evaluation = evaluate(self.truth.annotations(), &detections, self.truth.classes().len());
         // -1 means undefined: there are no boxes.
         Some(evaluation.summary.ap).filter(|ap| *ap >= 0.0).ok_or(AccuracyError::Empty)
     }

@@ -32,7 +32,7 @@ pub fn match_objects(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matc
     let placements: Vec<_> = images
         .iter()
         .filter_map(|&index| {
-            let image = &dataset.images[index];
+            let image = &dataset.images()[index];
             let known = image.width > 0 && image.height > 0;
             let placement = known.then(|| spec.preprocessing.place(image.width, image.height))?;
             let size = (placement.padded_height as usize, placement.padded_width as usize);
@@ -43,7 +43,7 @@ pub fn match_objects(dataset: &Dataset, images: &[usize], spec: &ModelSpec, matc
     let matched =
         placements.par_iter().flat_map_iter(|(index, placement, size)| {
             let anchors = anchors_by_size[size].boxes();
-            let first = dataset.annotations.partition_point(|annotation| annotation.image < *index);
+            let first = dataset.annotations().partition_point(|annotation| annotation.image < *index);
             let annotations = (first..).zip(dataset.annotations_of(*index)).filter(|(_, annotation)| !annotation.crowd);
             let objects: Vec<_> = annotations
                 .map(|(index, annotation)| (index, placement.to_input(&annotation.rectangle.bounding_box())))
@@ -151,22 +151,23 @@ mod tests {
                 rectangle,
                 area: rectangle.area(),
                 crowd: false,
+                difficult: false,
             }
         };
         let annotations = sides.iter().enumerate().map(|(index, sides)| annotation(index, sides)).collect();
         let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 256, height: 256 }];
         let classes = vec![Class { id: 1, name: "cell".to_owned() }];
         let preprocessing = PreprocessingSpec { shorter_side: 256, longer_side: 256, ..PreprocessingSpec::default() };
-        (
-            Dataset { images, annotations, classes, ..Dataset::default() },
-            ModelSpec { preprocessing, ..ModelSpec::default() },
-        )
+        let dataset = Dataset::new("", images, annotations, classes).unwrap();
+        (dataset, ModelSpec { preprocessing, ..ModelSpec::default() })
     }
 
     #[test]
     fn object_like_an_anchor_is_matched_and_a_tiny_one_is_not() {
-        let (mut dataset, spec) = dataset(&[(32.0, 32.0), (5.0, 5.0), (60.0, 30.0), (40.0, 40.0)]);
-        dataset.annotations[3].crowd = true;
+        let (dataset, spec) = dataset(&[(32.0, 32.0), (5.0, 5.0), (60.0, 30.0), (40.0, 40.0)]);
+        let mut annotations = dataset.annotations().to_vec();
+        annotations[3].crowd = true;
+        let dataset = Dataset::new("", dataset.images().to_vec(), annotations, dataset.classes().to_vec()).unwrap();
         let matched = match_objects(&dataset, &[0], &spec, &Matcher::default());
         assert_eq!(matched.iter().map(|object| object.annotation).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(matched[0].anchors > 0 && matched[0].max_iou > 0.7 && matched[2].anchors > 0);
@@ -185,13 +186,12 @@ mod tests {
 
     #[test]
     fn objects_on_images_of_unknown_size_are_skipped() {
-        let (mut dataset, spec) = dataset(&[(32.0, 32.0)]);
-        let image = Image { id: 2, ..dataset.images[0].clone() };
-        dataset.images.push(image);
-        let annotation = Annotation { id: 2, image: 1, ..dataset.annotations[0].clone() };
-        dataset.annotations.push(annotation);
+        let (dataset, spec) = dataset(&[(32.0, 32.0)]);
+        let (image, annotation) = (&dataset.images()[0], &dataset.annotations()[0]);
         for (width, height, expected) in [(256, 256, 2), (0, 256, 1), (256, 0, 1), (0, 0, 1)] {
-            (dataset.images[1].width, dataset.images[1].height) = (width, height);
+            let images = vec![image.clone(), Image { id: 2, width, height, ..image.clone() }];
+            let annotations = vec![annotation.clone(), Annotation { id: 2, image: 1, ..annotation.clone() }];
+            let dataset = Dataset::new("", images, annotations, dataset.classes().to_vec()).unwrap();
             let matched = match_objects(&dataset, &[0, 1], &spec, &Matcher::default());
             assert_eq!((matched.len(), matched[0].annotation), (expected, 0), "{width} x {height}");
         }
@@ -220,8 +220,7 @@ mod tests {
         // Also for sizes that rounding to a tenth would change.
         spec.anchors.sizes = spec.anchors.sizes.map(|size| size + 0.04);
         assert_eq!(suggest(&dataset, &[0], &spec, &Matcher::default()), None);
-        let empty = Dataset { annotations: Vec::new(), ..dataset };
-        assert_eq!(suggest(&empty, &[0], &spec, &Matcher::default()), None);
+        assert_eq!(suggest(&Dataset::default(), &[], &spec, &Matcher::default()), None);
         assert_eq!(matched_fraction(&[]), 1.0);
     }
 }

@@ -95,7 +95,7 @@ mod tests {
     const UNIT: Rectangle = Rectangle { x: 0.0, y: 0.0, width: 10.0, height: 10.0 };
 
     fn object(image: usize, class_index: usize, rectangle: Rectangle) -> Annotation {
-        Annotation { id: 1, image, class_index, rectangle, area: rectangle.area(), crowd: false }
+        Annotation { id: 1, image, class_index, rectangle, area: rectangle.area(), crowd: false, difficult: false }
     }
 
     fn detection(image: usize, class_index: usize, score: f64, rectangle: Rectangle) -> ScoredBox {
@@ -104,6 +104,16 @@ mod tests {
 
     fn shifted(x: f64) -> Rectangle {
         Rectangle { x, ..UNIT }
+    }
+
+    #[test]
+    fn difficult_objects_count_like_others_in_coco_metrics() {
+        let truth = [object(0, 0, UNIT), object(0, 0, Rectangle { x: 50.0, ..UNIT })];
+        let difficult = truth.clone().map(|object| Annotation { difficult: true, ..object });
+        let found = [ScoredBox { image: 0, class_index: 0, score: 0.9, rectangle: UNIT }];
+        let summary = evaluate(&difficult, &found, 1).summary;
+        assert_eq!(summary, evaluate(&truth, &found, 1).summary);
+        assert!(summary.ap > 0.5 && summary.ap < 0.51, "half of the objects are found: {summary:?}");
     }
 
     #[test]

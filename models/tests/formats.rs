@@ -16,7 +16,7 @@ fn size_of(path: &Path) -> Result<(u32, u32), String> {
 
 fn read(source: &Source, on_problem: OnProblem) -> (Dataset, Report) {
     let (dataset, report) = source.read(on_problem, &size_of).unwrap();
-    assert!((0..dataset.images.len()).all(|image| dataset.path_of(image).is_file()));
+    assert!((0..dataset.images().len()).all(|image| dataset.path_of(image).is_file()));
     (dataset, report)
 }
 
@@ -28,14 +28,14 @@ fn file_name(path: &str) -> &str {
 fn assert_same_data(one: &Dataset, other: &Dataset, tolerance: f64) {
     let images = |dataset: &Dataset| {
         let images =
-            dataset.images.iter().map(|image| (file_name(&image.file_name).to_owned(), image.width, image.height));
+            dataset.images().iter().map(|image| (file_name(&image.file_name).to_owned(), image.width, image.height));
         images.collect::<Vec<_>>()
     };
     assert_eq!(images(one), images(other));
-    assert_eq!(one.annotations.len(), other.annotations.len());
-    for (a, b) in one.annotations.iter().zip(&other.annotations) {
+    assert_eq!(one.annotations().len(), other.annotations().len());
+    for (a, b) in one.annotations().iter().zip(other.annotations()) {
         assert_eq!((a.image, a.crowd), (b.image, b.crowd));
-        assert_eq!(one.classes[a.class_index].name, other.classes[b.class_index].name);
+        assert_eq!(one.classes()[a.class_index].name, other.classes()[b.class_index].name);
         let rectangles = [a, b].map(|annotation| annotation.rectangle);
         let [a, b] = rectangles.map(|rectangle| [rectangle.x, rectangle.y, rectangle.width, rectangle.height]);
         assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance), "{a:?} {b:?}");
@@ -79,13 +79,13 @@ fn all_formats_of_real_data_give_the_same_data_set() {
         }
         // The labels of all splits are in folders of their own, and their images in one folder: names match as far as both go.
         let (dataset, _) = read(&all_labels, OnProblem::Drop);
-        assert_eq!((dataset.images.len(), dataset.annotations.len()), (364, 4886));
+        assert_eq!((dataset.images().len(), dataset.annotations().len()), (364, 4886));
         // A list takes the same part from COCO as from VOC, and nothing from a file of another part.
         let coco = Source { list: list.clone(), ..coco };
         assert_same_data(&read(&coco, OnProblem::Drop).0, &read(&voc, OnProblem::Drop).0, 0.0);
     }
     let names = |source: &Source| {
-        read(source, OnProblem::Drop).0.classes.into_iter().map(|class| class.name).collect::<Vec<_>>()
+        read(source, OnProblem::Drop).0.classes().iter().map(|class| class.name.clone()).collect::<Vec<_>>()
     };
     assert_eq!(names(&Source::new(at("Annotations"))), ["Platelets", "RBC", "WBC"]);
 }

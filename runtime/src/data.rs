@@ -5,7 +5,7 @@ mod detect;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use models::dataset::{DataError, Dataset, Format, Image, OnProblem, Report, Source};
+use models::dataset::{DataError, Dataset, Format, OnProblem, Report, Source};
 
 use crate::image_file;
 pub use detect::{DetectDatasetError, class_indices, detect_dataset};
@@ -52,12 +52,6 @@ pub fn read(source: &Source, on_problem: OnProblem) -> Result<(Dataset, Report),
     source.read(on_problem, &|path| image_file::size(path).map_err(|error| error.reason.to_string()))
 }
 
-/// Whether the image at index `image` of a data set has a size there, exists and is an image file, judged by its first bytes.
-pub fn has_image(dataset: &Dataset, image: usize) -> bool {
-    let Image { width, height, .. } = dataset.images[image];
-    width > 0 && height > 0 && image_file::size(dataset.path_of(image)).is_ok()
-}
-
 fn format_parser() -> impl TypedValueParser<Value = Format> {
     PossibleValuesParser::new(Format::ALL.map(Format::name)).try_map(|name| name.parse::<Format>())
 }
@@ -98,10 +92,8 @@ mod tests {
         std::fs::write(folder.path().join("b.png"), "no image").unwrap();
         std::fs::write(folder.path().join("boxes.csv"), "a.png,1,2,3,4,dog\nb.png,1,2,3,4,dog\nc.png,,,,,\n").unwrap();
         let (dataset, report) = read(&Source::new(folder.path().join("boxes.csv")), OnProblem::Drop).unwrap();
-        assert_eq!((dataset.images.len(), dataset.images[0].width, dataset.images[0].height), (1, 30, 20));
+        assert_eq!((dataset.images().len(), dataset.images()[0].width, dataset.images()[0].height), (1, 30, 20));
         let report = report.to_string();
-        let (dataset, _) = read(&Source::new(folder.path().join("boxes.csv")), OnProblem::Keep).unwrap();
-        assert_eq!([0, 1, 2].map(|image| has_image(&dataset, image)), [true, false, false]);
         for part in
             ["2 images that cannot be read, dropped: b.png (not a JPEG, PNG", "c.png (not found in the image folder"]
         {
@@ -120,7 +112,7 @@ mod tests {
             let images = Some(folder.join("JPEGImages"));
             let source = Source { images, ..Source::new(folder.join("derived").join(file)) };
             let (dataset, _) = read(&source, OnProblem::Drop).unwrap();
-            dataset.images.iter().map(|image| (image.width, image.height)).collect::<Vec<_>>()
+            dataset.images().iter().map(|image| (image.width, image.height)).collect::<Vec<_>>()
         };
         assert_eq!(sizes("test.csv"), sizes("instances_test.json"));
     }

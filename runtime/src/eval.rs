@@ -43,7 +43,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let source = args.data.source();
     let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?, &args.details);
     let detector = args.model.open(args.rules.rules(None), args.rules.views())?;
-    let mut progress = Progress::new(Some(truth.images.len()), false);
+    let mut progress = Progress::new(Some(truth.images().len()), false);
     let scored = detect_dataset(&detector, &truth, || progress.advance())?;
     let report = EvaluationReport::new(&truth, &scored, &args.details);
     Ok(writer.publish(&report, &report.to_string())?)

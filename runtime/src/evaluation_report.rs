@@ -15,7 +15,7 @@ use serde::Serialize;
 pub struct Details {
     /// Also compute Pascal VOC's average precision at this IoU: by area (VOC2010) and by 11 points (VOC2007).
     ///
-    /// Objects marked `difficult` count like all others.
+    /// VOC's `difficult` objects are neither hits nor misses.
     #[arg(long, value_name = "IOU", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou)]
     pub voc_iou: Option<f64>,
 
@@ -107,7 +107,7 @@ pub struct ConfusionReport {
 impl EvaluationReport {
     /// Evaluates detections on a data set.
     pub fn new(truth: &Dataset, detections: &[ScoredBox], details: &Details) -> Self {
-        let (objects, classes) = (&truth.annotations, truth.classes.len());
+        let (objects, classes) = (truth.annotations(), truth.classes().len());
         let max_detections = details.max_dets.unwrap_or(MAX_DETECTIONS);
         let evaluation = evaluate_with_limits(objects, detections, classes, max_detections);
         let curves = named(truth, evaluation.curves).filter_map(|Named { id, name, value }| {
@@ -128,7 +128,7 @@ impl EvaluationReport {
                 classes: named(truth, voc.classes).collect(),
             }),
             confusion: rule.map(|rule| ConfusionReport {
-                classes: truth.classes.iter().map(|class| class.name.clone()).chain([background()]).collect(),
+                classes: truth.classes().iter().map(|class| class.name.clone()).chain([background()]).collect(),
                 matrix: confusion_matrix(objects, detections, classes, rule),
             }),
         }
@@ -136,7 +136,7 @@ impl EvaluationReport {
 }
 
 fn named<T>(truth: &Dataset, values: Vec<T>) -> impl Iterator<Item = Named<T>> {
-    let classes = truth.classes.iter().zip(values);
+    let classes = truth.classes().iter().zip(values);
     classes.map(|(class, value)| Named { id: class.id, name: class.name.clone(), value })
 }
 
@@ -160,6 +160,7 @@ mod samples {
             rectangle: rectangle(class_index),
             area: 1600.0,
             crowd: false,
+            difficult: false,
         });
         let detections = (0..classes.len() - 1).map(|index| ScoredBox {
             image: 0,
@@ -167,12 +168,9 @@ mod samples {
             score: 0.75,
             rectangle: rectangle(index),
         });
-        let truth = Dataset {
-            folder: Default::default(),
-            images: vec![Image { id: 1, file_name: "a.png".to_owned(), width: 100, height: 100 }],
-            annotations: objects.collect(),
-            classes: (3..).zip(classes).map(|(id, name)| Class { id, name: (*name).to_owned() }).collect(),
-        };
+        let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 100, height: 100 }];
+        let classes = (3..).zip(classes).map(|(id, name)| Class { id, name: (*name).to_owned() }).collect();
+        let truth = Dataset::new("", images, objects.collect(), classes).unwrap();
         EvaluationReport::new(&truth, &detections.collect::<Vec<_>>(), details)
     }
 }

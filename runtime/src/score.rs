@@ -57,7 +57,7 @@ pub(crate) fn with_notes(path: &Path, (truth, report): (Dataset, Report), detail
     for line in report.lines() {
         say(format_args!("note: `{}`: {line}", path.display()));
     }
-    if truth.annotations.iter().any(|annotation| annotation.id == 0) {
+    if truth.annotations().iter().any(|annotation| annotation.id == 0) {
         say(format_args!("note: `{}`: an annotation has id 0, which pycocotools never matches", path.display()));
     }
     let (max, [.., limit]) = (max_objects(&truth), details.max_dets.unwrap_or(MAX_DETECTIONS));
@@ -74,7 +74,7 @@ pub(crate) fn with_notes(path: &Path, (truth, report): (Dataset, Report), detail
 /// Maximum number of objects of one class in one image.
 fn max_objects(truth: &Dataset) -> usize {
     let mut counts = HashMap::new();
-    for object in truth.annotations.iter().filter(|annotation| !annotation.crowd) {
+    for object in truth.annotations().iter().filter(|annotation| !annotation.crowd) {
         *counts.entry((object.image, object.class_index)).or_insert(0) += 1;
     }
     counts.into_values().max().unwrap_or(0)
@@ -102,8 +102,9 @@ fn known(path: &Path, results: LocatedResults) -> Result<Vec<ScoredBox>> {
 
 #[cfg(test)]
 mod tests {
-    use models::dataset::{Annotation, Rectangle};
+    use models::dataset::{Annotation, Image, Rectangle};
     use models::evaluation::Summary;
+    use models::spec::Class;
     use serde_json::json;
 
     use super::*;
@@ -132,13 +133,18 @@ mod tests {
             rectangle: Rectangle { x: 0.0, y: 0.0, width: 5.0, height: 5.0 },
             area: 25.0,
             crowd: id == 101,
+            difficult: false,
         };
-        let truth = |count| Dataset { annotations: (1..=count).map(object).collect(), ..Dataset::default() };
+        let truth = |count| {
+            let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 9, height: 9 }];
+            let classes = vec![Class { id: 1, name: "cell".to_owned() }];
+            Dataset::new("", images, (1..=count).map(object).collect(), classes).unwrap()
+        };
         assert_eq!(max_objects(&truth(101)), 100);
         assert_eq!(max_objects(&truth(130)), 129);
         assert_eq!(max_objects(&truth(0)), 0);
         let report = Report { on_problem: OnProblem::Keep, problems: Vec::new() };
-        assert_eq!(with_notes(path, (truth(130), report), &Details::default()).annotations.len(), 130);
+        assert_eq!(with_notes(path, (truth(130), report), &Details::default()).annotations().len(), 130);
     }
 
     #[test]

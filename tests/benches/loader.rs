@@ -15,7 +15,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use trainer::augmentation::AugmentationConfig;
 use trainer::cache::{Cache, CacheConfig, CacheKind};
-use trainer::loader::{Loader, Recipe, aspect_groups, batch_requests};
+use trainer::loader::{Loader, Recipe, Sampler, aspect_groups};
 use trainer::synth::{Size, draw};
 use trainer::targets::Normalizer;
 
@@ -71,34 +71,43 @@ struct Data {
 impl Data {
     fn draw() -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut dataset = Dataset::default();
+        let (mut images, mut annotations) = (Vec::new(), Vec::new());
         let mut classes = BTreeSet::new();
         for index in 0..IMAGES {
             let mut random = ChaCha8Rng::seed_from_u64(index as u64);
             let scene = draw(Size { width: 640, height: 480 }, &mut random);
             let file_name = format!("{index}.jpg");
             runtime::image_file::write(&folder.path().join(&file_name), &scene.image)?;
-            dataset.images.push(Image { id: index as i64, file_name, width: 640, height: 480 });
+            images.push(Image { id: index as i64, file_name, width: 640, height: 480 });
             for object in scene.objects {
                 let class_index = object.kind as usize;
                 classes.insert(class_index);
                 let rectangle = models::dataset::Rectangle::from(object.bounding_box);
-                let (id, area) = (dataset.annotations.len() as i64, rectangle.area());
-                dataset.annotations.push(Annotation { id, image: index, class_index, rectangle, area, crowd: false });
+                let (id, area) = (annotations.len() as i64, rectangle.area());
+                annotations.push(Annotation {
+                    id,
+                    image: index,
+                    class_index,
+                    rectangle,
+                    area,
+                    crowd: false,
+                    difficult: false,
+                });
             }
         }
         let last = classes.last().context("at least one image has an object")?;
-        dataset.classes = (0..=*last).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
+        let classes = (0..=*last).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
+        let dataset = Dataset::new(folder.path(), images, annotations, classes)?;
         Ok(Self { folder, dataset })
     }
 
     fn loader(&self, augmentation: &str, kind: CacheKind, workers: usize) -> anyhow::Result<Running> {
-        let mut spec = tests::spec("resnet18", NormKind::Batch, self.dataset.classes.len());
+        let mut spec = tests::spec("resnet18", NormKind::Batch, self.dataset.classes().len());
         (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (320, 320);
         let augmentation: AugmentationConfig = serde_yaml::from_str(augmentation)?;
         let cache = CacheConfig { kind, max_gigabytes: 1.0, folder: self.cache_folder() };
         let recipe = Recipe {
-            dataset: Dataset { folder: self.folder.path().to_owned(), ..self.dataset.clone() },
+            dataset: self.dataset.clone(),
             spec,
             matcher: Matcher::default(),
             normalizer: Normalizer::default(),
@@ -144,10 +153,12 @@ impl Running {
 
     /// Loads `epochs` epochs and returns the number of images. `on_batch` gets the number of batches so far.
     fn run(&mut self, epochs: u32, on_batch: impl Fn(usize) -> anyhow::Result<()>) -> anyhow::Result<usize> {
-        let groups = aspect_groups(&self.loader.recipe().dataset.images);
+        let groups = aspect_groups(self.loader.recipe().dataset.images());
+        let repeats = vec![1.0; groups.len()];
+        let sampler = Sampler::new(groups, repeats, BATCH, 0);
         let (mut images, mut batches) = (0, 0);
         for _ in 0..epochs {
-            for batch in self.loader.batches(batch_requests(&groups, BATCH, 0, self.epoch).into_iter()) {
+            for batch in self.loader.batches(sampler.batches(self.epoch).into_iter()) {
                 images += batch?.images.len();
                 batches += 1;
                 on_batch(batches)?;

@@ -23,12 +23,10 @@ fn export_and_evaluation_leave_only_their_output() {
     tests::checkpoint(&spec, 1).write(&path("best.safetensors")).unwrap();
     RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8, y as u8, 9])).save(path("a.png")).unwrap();
     let rectangle = Rectangle { x: 8.0, y: 8.0, width: 30.0, height: 20.0 };
-    let truth = Dataset {
-        images: vec![Image { id: 1, file_name: "a.png".to_owned(), width: 64, height: 64 }],
-        annotations: vec![Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 600.0, crowd: false }],
-        classes: spec.classes.clone(),
-        ..Dataset::default()
-    };
+    let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 64, height: 64 }];
+    let annotations =
+        vec![Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 600.0, crowd: false, difficult: false }];
+    let truth = Dataset::new("", images, annotations, spec.classes.clone()).unwrap();
     truth.write_coco(&path("truth.json")).unwrap();
 
     for (program, arguments) in [

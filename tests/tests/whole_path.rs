@@ -132,21 +132,29 @@ fn a_checkpoint_and_its_exported_file_have_the_same_ap() {
 
     let classes = spec.classes.iter().rev().zip((10..).step_by(7));
     let classes: Vec<_> = classes.map(|(class, id)| Class { id, ..class.clone() }).collect();
-    let mut truth = Dataset { classes, ..Dataset::default() };
+    let (mut images, mut annotations) = (Vec::new(), Vec::new());
     // Several sizes: images of a batch must not change each other's padding.
     for (index, (width, height)) in [(200, 130), (120, 333), (96, 96), (208, 130), (120, 300)].into_iter().enumerate() {
         let image = image(width, height);
         let file_name = format!("{index}.png");
         image.save(folder.path().join(&file_name)).unwrap();
-        truth.images.push(Image { id: index as i64, file_name, width, height });
+        images.push(Image { id: index as i64, file_name, width, height });
         for detection in detector.detect(&image).unwrap().iter().step_by(3).take(4) {
-            let class_index =
-                truth.classes.iter().position(|c| c.name == spec.classes[detection.class_index].name).unwrap();
+            let class_index = classes.iter().position(|c| c.name == spec.classes[detection.class_index].name).unwrap();
             let rectangle = Rectangle::from(detection.bounding_box);
-            let (id, area) = (1 + truth.annotations.len() as i64, rectangle.area());
-            truth.annotations.push(Annotation { id, image: index, class_index, rectangle, area, crowd: false });
+            let (id, area) = (1 + annotations.len() as i64, rectangle.area());
+            annotations.push(Annotation {
+                id,
+                image: index,
+                class_index,
+                rectangle,
+                area,
+                crowd: false,
+                difficult: false,
+            });
         }
     }
+    let truth = Dataset::new("", images, annotations, classes).unwrap();
     truth.write_coco(&folder.path().join("truth.json")).unwrap();
 
     let torch = evaluate(folder.path(), &["--checkpoint", weights.to_str().unwrap()]);
@@ -163,6 +171,6 @@ fn a_checkpoint_and_its_exported_file_have_the_same_ap() {
     };
     let [torch, onnx] = [&torch, &onnx].map(confusion_total);
     // More than the 100 detections per class and image that COCO's AP uses, so that a limit would be noticed.
-    assert!(torch > 2 * 100 * 4 * truth.images.len() as u64, "{torch}");
+    assert!(torch > 2 * 100 * 4 * truth.images().len() as u64, "{torch}");
     assert!(torch.abs_diff(onnx) <= torch / 50, "{torch} != {onnx}");
 }

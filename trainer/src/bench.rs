@@ -93,8 +93,8 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     let generator = |index: u32| ChaCha8Rng::seed_from_u64(index.into());
     let dataset = draw_images(folder, "jpg", images, size, generator)?;
     let mut spec = ModelSpec { classes: config.model.classes.clone(), ..config.model.clone() };
-    if spec.classes.len() < dataset.classes.len() {
-        spec.classes.clone_from(&dataset.classes);
+    if spec.classes.len() < dataset.classes().len() {
+        spec.classes = dataset.classes().to_vec();
     }
     let mut learner = Learner::new(&spec, config, device)?;
     let loader = Loader::new(

@@ -4,20 +4,20 @@ mod gallery;
 mod survey;
 mod table;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use models::ModelSpec;
 use models::coverage::{Suggestion, suggest};
-use models::dataset::OnProblem;
-use runtime::data;
 use runtime::output::ReportWriter;
+use runtime::progress::warn;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
-use crate::loader::Recipe;
-use crate::splits::{self, evenly_spaced};
+use crate::loader::{Recipe, images_per_epoch};
+use crate::splits::{Splits, evenly_spaced};
 use survey::Survey;
 
 /// Maximum number of images that suggested anchors are tested on.
@@ -58,6 +58,10 @@ struct CheckReport<'a> {
     validation: &'a Survey,
     /// Pairs of a training image and a validation image with identical pixels.
     in_both: Vec<[String; 2]>,
+    /// Number of training images in each epoch, with repetitions.
+    images_per_epoch: usize,
+    /// Why training would not start with this data.
+    refusals: &'a [String],
     suggestion: Option<&'a Suggestion>,
 }
 
@@ -68,34 +72,39 @@ struct CheckReport<'a> {
 pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let config = TrainConfig::read(&args.config, args.data.as_deref())?;
-    let (mut train, train_report) = data::read(&config.data.train, OnProblem::Drop)?;
-    let (mut validation, validation_report) = data::read(&config.data.validation, OnProblem::Keep)?;
-    let mismatch = splits::unify_classes(&config.model.classes, &mut train, &mut validation).err();
-    let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
+    let Splits { train, validation, refusals, warnings } = Splits::read(&config, &HashSet::new())?;
+    warnings.iter().for_each(|warning| warn(format_args!("{warning}")));
+    let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };
+    let images_per_epoch = images_per_epoch(&train.repeats);
 
-    let survey = |title, dataset, report| Survey::new(title, dataset, report, &spec, &config.matching);
-    let train_survey = survey("training images", &train, &train_report);
-    let validation_survey = survey("validation images", &validation, &validation_report);
+    let survey = |title, split| Survey::new(title, split, &spec, &config.matching);
+    let train_survey = survey("training images", &train);
+    let validation_survey = survey("validation images", &validation);
+    let train = train.dataset;
     let in_both = train_survey.shared_images(&validation_survey);
-    let sampled = evenly_spaced(train.images.len(), MAX_SUGGESTION_IMAGES);
+    let sampled = evenly_spaced(train.images().len(), MAX_SUGGESTION_IMAGES);
     let suggestion = args.suggest_anchors.then(|| suggest(&train, &sampled, &spec, &config.matching));
 
     let mut tables = vec![
-        table::split(&format!("training, {}", config.data.train.annotations.display()), &train_survey),
-        table::split(&format!("validation, {}", config.data.validation.annotations.display()), &validation_survey),
+        table::split("training", &train_survey, Some(images_per_epoch)),
+        table::split("validation", &validation_survey, None),
     ];
-    tables.extend(table::differences(mismatch.as_ref(), &in_both));
+    tables.extend(table::in_both(&in_both));
+    tables.extend(table::refusals(&refusals));
     tables.extend(suggestion.as_ref().map(|found| table::suggestion(found.as_ref(), sampled.len())));
     let suggestion = suggestion.flatten();
-    let report =
-        CheckReport { train: &train_survey, validation: &validation_survey, in_both, suggestion: suggestion.as_ref() };
+    let report = CheckReport {
+        train: &train_survey,
+        validation: &validation_survey,
+        in_both,
+        images_per_epoch,
+        refusals: &refusals,
+        suggestion: suggestion.as_ref(),
+    };
     writer.publish(&report, &tables.join("\n\n"))?;
 
-    let accepted = train_survey.is_accepted(config.data.bad_annotations)
-        && validation_survey.is_accepted(config.data.bad_annotations)
-        && mismatch.is_none()
-        && splits::ensure_learnable(&train, &spec, &config.matching).is_ok();
-    let drawn = evenly_spaced(train.images.len(), args.count);
+    let accepted = refusals.is_empty() && !train_survey.stops_training() && !validation_survey.stops_training();
+    let drawn = evenly_spaced(train.images().len(), args.count);
     let recipe = Recipe {
         dataset: train,
         spec,

@@ -1,11 +1,14 @@
 //! The configuration of a training run: `retinanet.yaml`.
 
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
-use models::dataset::Source;
+use models::dataset::{Format, Source};
 use models::{Matcher, ModelSpec};
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::augmentation::AugmentationConfig;
 use crate::cache::CacheConfig;
@@ -47,16 +50,110 @@ pub struct TrainConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Training data.
-    pub train: Source,
-    /// Validation data, on which AP is measured.
-    pub validation: Source,
+    /// Training data: a data set, or a list of them.
+    #[serde(deserialize_with = "one_or_more")]
+    pub train: Vec<DatasetConfig>,
+    /// Validation data, on which AP is measured: a data set, or a list of them.
+    #[serde(deserialize_with = "one_or_more")]
+    pub validation: Vec<DatasetConfig>,
+    /// Training images whose rarest class is in a smaller fraction of all images are repeated: by the square root of how many
+    /// times rarer it is. Detectron2 calls it `REPEAT_THRESHOLD`; 0.001 is usual for LVIS. `None`: no image is repeated.
+    #[serde(default)]
+    pub repeat_threshold: Option<f64>,
     /// What to do with invalid annotations.
     #[serde(default)]
     pub bad_annotations: BadAnnotations,
     /// Cache of decoded images.
     #[serde(default)]
     pub cache: CacheConfig,
+}
+
+/// A data set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// See [`Source::annotations`].
+    pub annotations: PathBuf,
+    /// See [`Source::images`].
+    pub images: Option<PathBuf>,
+    /// See [`Source::format`].
+    pub format: Option<Format>,
+    /// See [`Source::list`].
+    pub list: Option<PathBuf>,
+    /// See [`Source::classes`].
+    pub classes: Option<PathBuf>,
+    /// How often each of its images is in an epoch; 1 for validation.
+    #[serde(default = "once")]
+    pub repeat: u32,
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// A data set, or a list of them.
+fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<DatasetConfig>, D::Error> {
+    struct OneOrMore;
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<DatasetConfig>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+            formatter.write_str("a data set, or a list of data sets")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            Ok(vec![DatasetConfig::deserialize(MapAccessDeserializer::new(map))?])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(list))
+        }
+    }
+    deserializer.deserialize_any(OneOrMore)
+}
+
+impl DatasetConfig {
+    /// Where the data set is.
+    pub fn source(&self) -> Source {
+        let Self { annotations, images, format, list, classes, repeat: _ } = self.clone();
+        Source { annotations, images, format, list, classes }
+    }
+
+    /// Every path that is given.
+    fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let Self { annotations, images, format: _, list, classes, repeat: _ } = self;
+        std::iter::once(annotations).chain(images).chain(list).chain(classes)
+    }
+}
+
+impl DataConfig {
+    fn validate(&self) -> anyhow::Result<()> {
+        /// Repeating more often is a mistake.
+        const MAX_REPEAT: u32 = 1000;
+        ensure!(!self.train.is_empty(), "`data.train` is an empty list, expected a data set");
+        ensure!(!self.validation.is_empty(), "`data.validation` is an empty list, expected a data set");
+        for DatasetConfig { repeat, annotations, .. } in &self.train {
+            ensure!(
+                (1..=MAX_REPEAT).contains(repeat),
+                "`repeat` of `{}` in `data.train` is {repeat}, expected 1 to {MAX_REPEAT}",
+                annotations.display()
+            );
+        }
+        for DatasetConfig { repeat, annotations, .. } in &self.validation {
+            ensure!(
+                *repeat == 1,
+                "`repeat` of `{}` in `data.validation` is {repeat}, but validation uses every image once; remove it",
+                annotations.display()
+            );
+        }
+        if let Some(threshold) = self.repeat_threshold {
+            ensure!(
+                threshold > 0.0 && threshold <= 1.0,
+                "`data.repeat_threshold` is {threshold}, expected more than 0, up to 1, or null"
+            );
+        }
+        self.cache.validate()
+    }
 }
 
 /// What to do with invalid annotations: boxes of zero area or outside their image, unknown classes, missing images.
@@ -146,7 +243,8 @@ impl TrainConfig {
             serde_yaml::from_str(&text).with_context(|| format!("invalid configuration `{}`", path.display()))?;
         config.validate().with_context(|| format!("invalid configuration `{}`", path.display()))?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
-        for path in [&mut config.data.train, &mut config.data.validation].into_iter().flat_map(Source::paths_mut) {
+        let data = config.data.train.iter_mut().chain(&mut config.data.validation);
+        for path in data.flat_map(DatasetConfig::paths_mut) {
             *path = std::path::absolute(base.join(&*path))?;
         }
         config.data.cache.folder = std::path::absolute(base.join(&config.data.cache.folder))?;
@@ -164,7 +262,7 @@ impl TrainConfig {
             ensure!(value.is_finite() && value >= 0.0, "`{name}` is {value}, expected zero or more");
             Ok(())
         };
-        self.data.cache.validate()?;
+        self.data.validate()?;
         augmentation.validate()?;
         fraction("loss.alpha", loss.alpha)?;
         not_negative("loss.gamma", loss.gamma)?;
@@ -237,6 +335,59 @@ impl TrainConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(data: &str) -> anyhow::Result<DataConfig> {
+        let data: DataConfig = serde_yaml::from_str(data)?;
+        data.validate()?;
+        Ok(data)
+    }
+
+    fn dataset(annotations: &str) -> DatasetConfig {
+        let annotations = annotations.into();
+        DatasetConfig { annotations, images: None, format: None, list: None, classes: None, repeat: 1 }
+    }
+
+    #[test]
+    fn a_split_is_a_data_set_or_a_list_of_them() {
+        let one = parse("{train: {annotations: a, format: voc}, validation: {annotations: b}}").unwrap();
+        assert_eq!(one.train, [DatasetConfig { format: Some(Format::Voc), ..dataset("a") }]);
+        let two = "{train: [{annotations: a, repeat: 3}, {annotations: b}], validation: [{annotations: c}]}";
+        let two = parse(two).unwrap();
+        assert_eq!(two.train, [DatasetConfig { repeat: 3, ..dataset("a") }, dataset("b")]);
+        for config in [one, two] {
+            assert_eq!(parse(&serde_yaml::to_string(&config).unwrap()).unwrap(), config);
+        }
+    }
+
+    #[test]
+    fn mistakes_in_data_are_named() {
+        for (train, more, message) in [
+            ("[]", "", "`data.train` is an empty list"),
+            ("a.json", "", "train: invalid type: string \"a.json\", expected a data set, or a list of data sets"),
+            ("{annotations: a, folder: b}", "", "train: unknown field `folder`"),
+            ("[{annotations: a}, {annotation: b}]", "", "train[1]: unknown field `annotation`"),
+            ("{images: a}", "", "train: missing field `annotations` at line 1 column"),
+            ("{annotations: a, repeat: 0}", "", "`repeat` of `a` in `data.train` is 0, expected 1 to 1000"),
+            ("{annotations: a}", "repeat_threshold: 0", "`data.repeat_threshold` is 0, expected more than 0"),
+            ("{annotations: a}", "repeat_threshold: .nan", "`data.repeat_threshold` is NaN"),
+        ] {
+            let text = format!("train: {train}\nvalidation: {{annotations: b}}\n{more}");
+            let error = format!("{:#}", parse(&text).unwrap_err());
+            assert!(error.contains(message), "{error}");
+        }
+        let error = parse("{train: {annotations: a}, validation: {annotations: b, repeat: 2}}").unwrap_err();
+        assert!(error.to_string().contains("validation uses every image once; remove it"), "{error}");
+    }
+
+    #[test]
+    fn all_paths_of_a_data_set_can_be_changed() {
+        let path = |name: &str| Some(PathBuf::from(name));
+        let mut data = DatasetConfig { images: path("b"), list: path("c"), classes: path("d"), ..dataset("a") };
+        data.paths_mut().for_each(|path| *path = Path::new("base").join(&*path));
+        let source =
+            Source { images: path("base/b"), list: path("base/c"), classes: path("base/d"), ..Source::new("base/a") };
+        assert_eq!(data.source(), source);
+    }
 
     #[test]
     fn schedule_factor_must_be_between_0_and_1() {

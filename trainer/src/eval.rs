@@ -80,7 +80,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 fn evaluate_onnx(path: &Path, device: Device, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
     let engine = EngineOptions { provider: device.provider(), ..EngineOptions::default() };
     let detector = Detector::open(path, DetectorOptions { engine, ..DetectorOptions::default() })?;
-    let count = Count::new("evaluation", truth.images.len() as u64);
+    let count = Count::new("evaluation", truth.images().len() as u64);
     Ok(detect_dataset(&detector, truth, || count.advance())?)
 }
 
@@ -99,7 +99,7 @@ fn evaluate_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<S
         cache: Arc::default(),
     };
     let loader = Loader::new(recipe, args.workers.into())?;
-    let count = Count::new("evaluation", truth.images.len() as u64);
+    let count = Count::new("evaluation", truth.images().len() as u64);
     let mut scored = Vec::new();
     for batch in validation_batches(&loader, args.batch_size.into()) {
         let batch = batch.with_context(|| format!("cannot evaluate on `{}`", args.data.data.display()))?;

@@ -1,12 +1,12 @@
 //! `trainer fit`: starts or resumes a training run.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use models::dataset::OnProblem;
 use models::spec::NormKind;
 use models::{ModelSpec, Pretrained};
 use runtime::progress::{detail, is_verbose, say, warn};
@@ -16,11 +16,11 @@ use crate::cache::Cache;
 use crate::config::{Precision, TrainConfig};
 use crate::device::{Device, set_cudnn_benchmark};
 use crate::learner::Learner;
-use crate::loader::{Loader, Recipe};
+use crate::loader::{Loader, Recipe, Sampler, aspect_groups};
 use crate::machine::{Machine, has_bfloat16_instructions};
-use crate::run::Run;
+use crate::run::{Run, RunData};
 use crate::run_folder::RunFolder;
-use crate::splits;
+use crate::splits::Splits;
 
 /// Train a detector.
 #[derive(Args, Debug)]
@@ -52,20 +52,20 @@ pub struct FitArgs {
 /// interrupted.
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     let (folder, config, device) = if args.resume { existing_run(args)? } else { new_run(args)? };
-    let (train, validation) = open_data(&config)?;
+    let data = open_data(&config, &folder.checked_images())?;
     let on = device.open()?;
     detail(format_args!("configuration: `{}`", folder.config_path().display()));
     if is_verbose() {
         detail(format_args!("machine: {}", Machine::new()));
     }
     let learner = match &args.weights {
-        Some(path) => pretrained(path, &train.recipe().spec, &config, on)?,
-        None => Learner::new(&train.recipe().spec, &config, on)?,
+        Some(path) => pretrained(path, &data.train.recipe().spec, &config, on)?,
+        None => Learner::new(&data.train.recipe().spec, &config, on)?,
     };
-    set_cudnn_benchmark(on, &config.run, train.recipe());
+    set_cudnn_benchmark(on, &config.run, data.train.recipe());
     let interrupted = watch_interrupts()?;
     let resumption = format!("trainer fit --resume --out {}", folder.path().display());
-    let run = Run::new(folder, config, [train, validation], learner, device, interrupted, resumption);
+    let run = Run::new(folder, config, data, learner, device, interrupted, resumption);
     if args.resume { run.resume() } else { run.begin() }
 }
 
@@ -127,14 +127,13 @@ fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Devic
     Ok((folder, config, device))
 }
 
-/// Loaders of the training and the validation data, each with its own threads.
-fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
-    let mut train = splits::read(&config.data.train, config.data.bad_annotations, OnProblem::Drop)?;
-    // Evaluation keeps invalid boxes, as pycocotools does, so that its metrics are comparable.
-    let mut validation = splits::read(&config.data.validation, config.data.bad_annotations, OnProblem::Keep)?;
-    splits::unify_classes(&config.model.classes, &mut train, &mut validation)?;
-    let spec = ModelSpec { classes: train.classes.clone(), ..config.model.clone() };
-    splits::ensure_learnable(&train, &spec, &config.matching)?;
+/// The data, with threads for each split. Image files whose fingerprint is among `checked` are not opened again.
+fn open_data(config: &TrainConfig, checked: &HashSet<u64>) -> anyhow::Result<RunData> {
+    let Splits { train, validation, refusals, warnings } = Splits::read(config, checked)?;
+    ensure!(refusals.is_empty(), "{}", refusals.join("\nerror: "));
+    let problems = train.problems.iter().chain(&validation.problems);
+    problems.chain(&warnings).for_each(|warning| warn(format_args!("{warning}")));
+    let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };
     let cache = Arc::new(Cache::open(&config.data.cache)?);
     let loader = |dataset, augmentation: &AugmentationConfig| {
         let recipe = Recipe {
@@ -147,7 +146,14 @@ fn open_data(config: &TrainConfig) -> anyhow::Result<(Loader, Loader)> {
         };
         Loader::new(recipe, config.run.workers)
     };
-    Ok((loader(train, &config.augmentation)?, loader(validation, &AugmentationConfig::none())?))
+    let images = train.dataset.images();
+    let groups = if config.run.aspect_ratio_grouping { aspect_groups(images) } else { vec![0; images.len()] };
+    Ok(RunData {
+        sampler: Sampler::new(groups, train.repeats, config.run.batch_size, config.run.seed),
+        checked_images: [train.fingerprint, validation.fingerprint],
+        train: loader(train.dataset, &config.augmentation)?,
+        validation: loader(validation.dataset, &AugmentationConfig::none())?,
+    })
 }
 
 /// A flag that Ctrl-C sets. The first Ctrl-C ends the run after its current step, the second one immediately.

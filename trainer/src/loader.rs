@@ -19,7 +19,8 @@ use crate::augmentation::{AugmentationConfig, RandomStreams, Sample};
 use crate::cache::Cache;
 use crate::targets::{Normalizer, Object, Targets};
 
-pub use sampler::{BatchRequest, aspect_groups, batch_requests};
+pub(crate) use sampler::images_per_epoch;
+pub use sampler::{BatchRequest, Sampler, aspect_groups, repeat_factors};
 
 /// Network inputs with their training targets.
 pub struct Batch {
@@ -57,7 +58,7 @@ impl Recipe {
             let placement = spec.preprocessing.place(width.max(1), height.max(1));
             [placement.padded_width, placement.padded_height]
         };
-        let mut sizes = dataset.images.iter().flat_map(|image| {
+        let mut sizes = dataset.images().iter().flat_map(|image| {
             let size = [image.width, image.height];
             // Rotation by 90 or 270 degrees swaps width and height.
             let rotated = (augmentation.rotation > 0.0).then_some([size[1], size[0]]);
@@ -142,8 +143,10 @@ impl Recipe {
         let preprocessing = self.preprocessing(first, request.seed);
         let mut prepared = Vec::new();
         let mut objects = Vec::new();
-        for &index in &request.indices {
-            let (input, image_objects) = self.image(index, request.seed, &preprocessing)?;
+        for (position, &index) in request.indices.iter().enumerate() {
+            let earlier = request.indices[..position].iter().filter(|other| **other == index).count();
+            let seed = request.seed.wrapping_add(earlier as u64);
+            let (input, image_objects) = self.image(index, seed, &preprocessing)?;
             prepared.push(input);
             objects.push(image_objects);
         }
@@ -177,7 +180,7 @@ impl Recipe {
         seed: u64,
         preprocessing: &PreprocessingSpec,
     ) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
-        let load_random = |random: &mut ChaCha8Rng| self.sample(random.random_range(0..self.dataset.images.len()));
+        let load_random = |random: &mut ChaCha8Rng| self.sample(random.random_range(0..self.dataset.images().len()));
         let sample = self.augmentation.apply(self.sample(index)?, &RandomStreams::new(seed, index), load_random)?;
         let Sample { pixels, mut objects } = sample;
         let view = RgbView::new(pixels.width(), pixels.height(), pixels.as_raw())?;
@@ -191,7 +194,7 @@ impl Recipe {
     /// An image of the data set without augmentation, and its objects, in pixels of the original image (upright, after EXIF
     /// rotation). Crowd regions are left out.
     fn sample(&self, index: usize) -> anyhow::Result<Sample> {
-        let image = &self.dataset.images[index];
+        let image = &self.dataset.images()[index];
         let path = self.dataset.path_of(index);
         let pixels = self.cache.read(&path)?;
         let (width, height) = pixels.dimensions();
@@ -240,20 +243,28 @@ mod tests {
         fn new(augmentation: &str) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let classes = (0..COLORS).map(|id| Class { id: id as i64, name: format!("color {id}") }).collect();
-            let mut dataset = Dataset { folder: folder.path().to_owned(), classes, ..Dataset::default() };
+            let (mut images, mut annotations) = (Vec::new(), Vec::new());
             for image in 0..IMAGES {
                 let sample = colored_rectangles(image as u64);
                 let (width, height) = sample.pixels.dimensions();
                 let file_name = format!("{image}.png");
                 sample.pixels.save(folder.path().join(&file_name)).unwrap();
-                dataset.images.push(Image { id: image as i64, file_name, width, height });
+                images.push(Image { id: image as i64, file_name, width, height });
                 for object in sample.objects {
                     let rectangle = Rectangle::from(object.bounding_box);
-                    let (id, class_index, area) =
-                        (dataset.annotations.len() as i64, object.class_index, rectangle.area());
-                    dataset.annotations.push(Annotation { id, image, class_index, rectangle, area, crowd: false });
+                    let (id, class_index, area) = (annotations.len() as i64, object.class_index, rectangle.area());
+                    annotations.push(Annotation {
+                        id,
+                        image,
+                        class_index,
+                        rectangle,
+                        area,
+                        crowd: false,
+                        difficult: false,
+                    });
                 }
             }
+            let dataset = Dataset::new(folder.path(), images, annotations, classes).unwrap();
             let mut spec = ModelSpec::default();
             spec.preprocessing = PreprocessingSpec {
                 shorter_side: 128,
@@ -273,9 +284,21 @@ mod tests {
             Self { folder, recipe }
         }
 
+        /// With these changes to the data set.
+        fn with(mut self, image: impl Fn(&mut Image), annotation: impl Fn(&mut Annotation)) -> Self {
+            let dataset = &self.recipe.dataset;
+            let (mut images, mut annotations) = (dataset.images().to_vec(), dataset.annotations().to_vec());
+            images.iter_mut().for_each(image);
+            annotations.iter_mut().for_each(annotation);
+            let classes = dataset.classes().to_vec();
+            self.recipe.dataset = Dataset::new(dataset.folder(), images, annotations, classes).unwrap();
+            self
+        }
+
         fn batches(self, workers: usize, batch_size: usize) -> Vec<Batch> {
             let loader = Loader::new(self.recipe, workers).unwrap();
-            let requests = (0..3).flat_map(|epoch| batch_requests(&[0; IMAGES], batch_size, 0, epoch));
+            let sampler = Sampler::new(vec![0; IMAGES], vec![1.0; IMAGES], batch_size, 0);
+            let requests = (0..3).flat_map(|epoch| sampler.batches(epoch));
             loader.batches(requests).map(Result::unwrap).collect()
         }
     }
@@ -283,10 +306,8 @@ mod tests {
     #[test]
     fn inputs_have_one_size_unless_images_or_augmentation_differ_in_size() {
         let one_size = |augmentation: &str, sizes: &[[u32; 2]]| {
-            let mut recipe = Fixture::new(augmentation).recipe;
-            let images = recipe.dataset.images.iter_mut().zip(sizes.iter().cycle());
-            images.for_each(|(image, size)| [image.width, image.height] = *size);
-            recipe.has_one_input_size()
+            let size = |image: &mut Image| [image.width, image.height] = sizes[image.id as usize % sizes.len()];
+            Fixture::new(augmentation).with(size, |_| ()).recipe.has_one_input_size()
         };
         assert!(one_size("{horizontal_flip: 0.5}", &[[100, 80], [200, 160]]));
         assert!(!one_size("{}", &[[100, 80], [80, 100]]));
@@ -349,10 +370,8 @@ mod tests {
     #[test]
     fn crowd_regions_are_not_training_objects() {
         for augmentation in ["{mosaic: {probability: 0}}", "{mosaic: {probability: 1, min_visibility: 0}}"] {
-            let mut fixture = Fixture::new(augmentation);
-            for annotation in &mut fixture.recipe.dataset.annotations {
-                annotation.crowd = annotation.class_index != 2;
-            }
+            let crowd = |annotation: &mut Annotation| annotation.crowd = annotation.class_index != 2;
+            let fixture = Fixture::new(augmentation).with(|_| (), crowd);
             let classes: Vec<_> =
                 fixture.batches(1, 3).iter().flat_map(|batch| batch.targets.classes.clone()).collect();
             assert!(!classes.is_empty() && classes.iter().all(|class| *class == 2), "{augmentation}: {classes:?}");

@@ -90,7 +90,7 @@ pub(crate) fn validation_batches(
     loader: &Loader,
     batch_size: usize,
 ) -> impl Iterator<Item = anyhow::Result<Batch>> + use<'_> {
-    let images = &loader.recipe().dataset.images;
+    let images = loader.recipe().dataset.images();
     let preprocessing = &loader.recipe().spec.preprocessing;
     let size = |index: &usize| {
         let placement = preprocessing.place(images[*index].width.max(1), images[*index].height.max(1));

@@ -131,6 +131,11 @@ pub(crate) fn print(line: &str) -> anyhow::Result<()> {
     runtime::output::print(line).context("cannot write to stdout")
 }
 
+/// A count with its noun: "1 image", "2 images".
+pub(crate) fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// A duration in its two largest units of hours, minutes and seconds.
 pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.clamp(0.0, 1e9) as u64;

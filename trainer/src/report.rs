@@ -98,7 +98,7 @@ fn facts(
 ) -> Vec<(&'static str, String, String)> {
     let dataset = &material.recipe.dataset;
     let counts = report.confusion.as_ref().map(|confusion| Counts::of(&confusion.matrix)).unwrap_or_default();
-    let objects = dataset.annotations.iter().filter(|annotation| !annotation.crowd).count();
+    let objects = dataset.annotations().iter().filter(|annotation| !annotation.crowd).count();
     let epochs = log.epochs.len();
     let best = material.best_epoch.map_or_else(String::new, |epoch| format!("best epoch: {epoch}"));
     let steps = counted(log.steps.len(), "step", "steps");
@@ -115,11 +115,11 @@ fn facts(
         ),
         (
             "Validation data",
-            counted(dataset.images.len(), "image", "images"),
+            counted(dataset.images().len(), "image", "images"),
             format!(
                 "{} of {}",
                 counted(objects, "object", "objects"),
-                counted(dataset.classes.len(), "class", "classes")
+                counted(dataset.classes().len(), "class", "classes")
             ),
         ),
         ("Trained for", counted(epochs, "epoch", "epochs"), learned),
@@ -185,15 +185,11 @@ mod tests {
             rectangle: place(class_index),
             area: 36.0,
             crowd: false,
+            difficult: false,
         };
-        Dataset {
-            folder: "/nowhere".into(),
-            images: (0..images as i64).map(image).collect(),
-            annotations: (0..images)
-                .flat_map(|image| (0..names.len()).map(move |class| object(image, class)))
-                .collect(),
-            classes: (0..).zip(names).map(|(id, name)| Class { id, name: name.clone() }).collect(),
-        }
+        let annotations = (0..images).flat_map(|image| (0..names.len()).map(move |class| object(image, class)));
+        let classes = (0..).zip(names).map(|(id, name)| Class { id, name: name.clone() }).collect();
+        Dataset::new("/nowhere", (0..images as i64).map(image).collect(), annotations.collect(), classes).unwrap()
     }
 
     #[test]

@@ -17,9 +17,9 @@ use crate::device::Device;
 use crate::failure::{TorchError, catch};
 use crate::journal::{Journal, Learned, Seconds};
 use crate::learner::{Learner, Step};
-use crate::loader::{Batch, Loader, aspect_groups, batch_requests};
+use crate::loader::{Batch, Loader, Sampler};
 use crate::predictor::{Predictor, validation_batches};
-use crate::progress::{Count, EpochProgress, print};
+use crate::progress::{Count, EpochProgress, counted, print};
 use crate::report::{self, Material};
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::SchedulePosition;
@@ -31,8 +31,7 @@ const SAMPLES: usize = 4;
 pub(crate) struct Run {
     folder: RunFolder,
     config: TrainConfig,
-    train: Loader,
-    validation: Loader,
+    data: RunData,
     learner: Learner,
     progress: Progress,
     /// Set to stop the run after the current step.
@@ -41,20 +40,30 @@ pub(crate) struct Run {
     resumption: String,
 }
 
+/// The data of a run.
+pub(crate) struct RunData {
+    pub(crate) train: Loader,
+    pub(crate) validation: Loader,
+    /// Chooses the training images of every epoch.
+    pub(crate) sampler: Sampler,
+    /// Fingerprints of the image files of both splits if all of them can be read.
+    pub(crate) checked_images: [Option<u64>; 2],
+}
+
 impl Run {
-    /// A run on `device` that writes to `folder`, with training and validation data. It stops when `interrupted` is
+    /// A run on `device` that writes to `folder`. It stops when `interrupted` is
     /// set; `resumption` is the command that resumes it, for messages.
     pub(crate) fn new(
         folder: RunFolder,
         config: TrainConfig,
-        [train, validation]: [Loader; 2],
+        data: RunData,
         learner: Learner,
         device: Device,
         interrupted: Arc<AtomicBool>,
         resumption: String,
     ) -> Self {
-        let progress = Progress { device, ..Progress::default() };
-        Self { folder, config, train, validation, learner, progress, interrupted, resumption }
+        let progress = Progress { device, checked_images: data.checked_images, ..Progress::default() };
+        Self { folder, config, data, learner, progress, interrupted, resumption }
     }
 
     /// Runs all epochs.
@@ -63,7 +72,7 @@ impl Run {
     /// When the folder cannot be written, an image cannot be read, libtorch fails, the loss is not finite, or the run
     /// is interrupted.
     pub(crate) fn begin(mut self) -> anyhow::Result<()> {
-        self.progress.data = self.data();
+        self.progress.data = self.checksums();
         self.save(None, false)?;
         self.folder.begin(&self.config)?;
         self.finish()
@@ -74,9 +83,10 @@ impl Run {
     /// # Errors
     /// Like [`Self::begin`], and when the folder's state does not match the configuration or the data.
     pub(crate) fn resume(mut self) -> anyhow::Result<()> {
-        self.progress = Progress { device: self.progress.device, ..self.folder.restore(&mut self.learner)? };
+        let Progress { device, checked_images, .. } = self.progress;
+        self.progress = Progress { device, checked_images, ..self.folder.restore(&mut self.learner)? };
         ensure!(
-            self.progress.data == self.data(),
+            self.progress.data == self.checksums(),
             "images, boxes or classes have changed since the run in `{}` was started; start a new run",
             self.folder.path().display()
         );
@@ -84,25 +94,25 @@ impl Run {
     }
 
     /// Checksums of the training and the validation data.
-    fn data(&self) -> [u32; 2] {
-        [&self.train, &self.validation].map(|loader| checksum(&loader.recipe().dataset))
+    fn checksums(&self) -> [u32; 2] {
+        let RunData { train, validation, sampler, .. } = &self.data;
+        [checksum(&train.recipe().dataset, sampler.repeats()), checksum(&validation.recipe().dataset, &[])]
     }
 
     fn finish(mut self) -> anyhow::Result<()> {
-        let images = self.train.recipe().dataset.images.len();
+        let images = self.data.train.recipe().dataset.images().len();
+        let drawn = self.data.sampler.images_per_epoch();
         let steps_per_epoch =
-            images.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.gradient_accumulation_steps);
+            drawn.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.gradient_accumulation_steps);
         let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
         say(format_args!(
-            "{} training images, {} validation images, {} classes; {} of {steps_per_epoch} steps; writing to {}",
-            images,
-            self.validation.recipe().dataset.images.len(),
-            self.learner.spec.class_count(),
-            if self.config.run.epochs == 1 {
-                "1 epoch".to_owned()
-            } else {
-                format!("{} epochs", self.config.run.epochs)
-            },
+            "{}{}, {}, {}; {} of {}; writing to {}",
+            counted(images, "training image", "training images"),
+            if drawn == images { String::new() } else { format!(" ({drawn} in an epoch)") },
+            counted(self.data.validation.recipe().dataset.images().len(), "validation image", "validation images"),
+            counted(self.learner.spec.class_count(), "class", "classes"),
+            counted(self.config.run.epochs as usize, "epoch", "epochs"),
+            counted(steps_per_epoch, "step", "steps"),
             self.folder.path().display()
         ));
         let mut journal = Journal::open(self.folder.path(), &self.progress)?;
@@ -128,11 +138,8 @@ impl Run {
     /// Runs the remaining steps of the current epoch; `steps` is the number of steps in the run.
     fn learn(&mut self, steps: u64, journal: &mut Journal) -> anyhow::Result<Learned> {
         let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
-        let run = &self.config.run;
-        let images = &self.train.recipe().dataset.images;
-        let all = images.len();
-        let groups = if run.aspect_ratio_grouping { aspect_groups(images) } else { vec![0; all] };
-        let requests = batch_requests(&groups, run.batch_size, run.seed, epoch);
+        let all = self.data.sampler.images_per_epoch();
+        let requests = self.data.sampler.batches(epoch);
         let per_step = self.config.optimizer.gradient_accumulation_steps;
         let steps_per_epoch = requests.len().div_ceil(per_step) as u64;
         let made = self.progress.steps.checked_sub(u64::from(epoch) * steps_per_epoch);
@@ -147,7 +154,7 @@ impl Run {
         let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), count, later);
         let mut spent = Seconds::default();
         let mut saved = Instant::now();
-        let mut batches = self.train.batches(requests.iter().cloned());
+        let mut batches = self.data.train.batches(requests.iter().cloned());
         loop {
             let start = Instant::now();
             let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>();
@@ -161,7 +168,7 @@ impl Run {
             let step = self.learner.step(&together, &SchedulePosition { step, steps, epoch, patience });
             let step = step.map_err(|error| self.fail(error))?;
             if !step.is_finite() {
-                bail!(not_finite(&step, &together, &self.train.recipe().dataset));
+                bail!(not_finite(&step, &together, &self.data.train.recipe().dataset));
             }
             let count: usize = together.iter().map(|batch| batch.indices.len()).sum();
             self.progress.steps += 1;
@@ -189,7 +196,7 @@ impl Run {
         let scored = self.validate(&predictor, Predictor::detect, "report")?;
         let material = Material {
             folder: self.folder.path(),
-            recipe: self.validation.recipe(),
+            recipe: self.data.validation.recipe(),
             scored: &scored,
             best_epoch: best.provenance.epoch,
             command: &std::env::args().collect::<Vec<_>>().join(" "),
@@ -205,9 +212,9 @@ impl Run {
         find: impl Fn(&Predictor, &Batch) -> Vec<ScoredBox>,
         title: &str,
     ) -> anyhow::Result<Vec<ScoredBox>> {
-        let count = Count::new(title, self.validation.recipe().dataset.images.len() as u64);
+        let count = Count::new(title, self.data.validation.recipe().dataset.images().len() as u64);
         let mut scored = Vec::new();
-        for batch in validation_batches(&self.validation, self.config.run.batch_size) {
+        for batch in validation_batches(&self.data.validation, self.config.run.batch_size) {
             self.stop_if_interrupted()?;
             let batch = batch.map_err(|error| self.stop(error))?;
             scored.extend(catch(|| find(predictor, &batch)).map_err(|error| self.fail(error))?);
@@ -218,11 +225,11 @@ impl Run {
 
     /// Writes a few validation images with their detections to TensorBoard, always the same ones.
     fn show_samples(&self, scored: &[ScoredBox], journal: &mut Journal) -> anyhow::Result<()> {
-        let recipe = self.validation.recipe();
-        let images = recipe.dataset.images.len();
+        let recipe = self.data.validation.recipe();
+        let images = recipe.dataset.images().len();
         for index in (0..images).step_by(images.div_ceil(SAMPLES).max(1)) {
             let image = annotated(recipe, index, scored)?;
-            journal.image(&self.progress, &recipe.dataset.images[index].file_name, &image)?;
+            journal.image(&self.progress, &recipe.dataset.images()[index].file_name, &image)?;
         }
         Ok(())
     }
@@ -234,8 +241,8 @@ impl Run {
         scored: Option<&[ScoredBox]>,
         journal: &mut Journal,
     ) -> anyhow::Result<()> {
-        let dataset = &self.validation.recipe().dataset;
-        let summary = scored.map(|scored| evaluate(&dataset.annotations, scored, dataset.classes.len()).summary);
+        let dataset = &self.data.validation.recipe().dataset;
+        let summary = scored.map(|scored| evaluate(dataset.annotations(), scored, dataset.classes().len()).summary);
         let reductions = self.progress.patience.reductions;
         let mut best = false;
         self.progress.epochs += 1;
@@ -311,8 +318,8 @@ impl Run {
     }
 }
 
-/// A checksum of the data set's images, boxes and classes, independent of its folder.
-fn checksum(dataset: &Dataset) -> u32 {
+/// A checksum of the data set's images, boxes and classes, and of how often each image is in an epoch; independent of its folder.
+fn checksum(dataset: &Dataset, repeats: &[f64]) -> u32 {
     struct Sum(u32);
     impl fmt::Write for Sum {
         fn write_str(&mut self, text: &str) -> fmt::Result {
@@ -320,9 +327,9 @@ fn checksum(dataset: &Dataset) -> u32 {
             Ok(())
         }
     }
-    let Dataset { folder: _, images, annotations, classes } = dataset;
+    let (images, annotations, classes) = (dataset.images(), dataset.annotations(), dataset.classes());
     let mut sum = Sum(0);
-    write!(sum, "{images:?}{annotations:?}{classes:?}").expect("writing to a checksum cannot fail");
+    write!(sum, "{images:?}{annotations:?}{classes:?}{repeats:?}").expect("writing to a checksum cannot fail");
     sum.0
 }
 
@@ -336,10 +343,10 @@ fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
     for &image in batches.iter().flat_map(|batch| &batch.indices) {
         let boxes = dataset.annotations_of(image).iter().map(|annotation| {
             let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
-            format!("{} {corners:?}", dataset.classes[annotation.class_index].name)
+            format!("{} {corners:?}", dataset.classes()[annotation.class_index].name)
         });
         let boxes = boxes.collect::<Vec<_>>().join(", ");
-        let _ = write!(text, "\n  {}: {boxes}", dataset.images[image].file_name);
+        let _ = write!(text, "\n  {}: {boxes}", dataset.images()[image].file_name);
     }
     text
 }
@@ -352,26 +359,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksum_depends_on_images_boxes_and_classes_only() {
+    fn checksum_depends_on_images_boxes_classes_and_repeats_only() {
         let image = Image { id: 1, file_name: "a.png".to_owned(), width: 8, height: 8 };
         let rectangle = Rectangle { x: 0.5, y: 1.0, width: 2.0, height: 3.0 };
-        let annotation = Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 6.0, crowd: false };
+        let annotation =
+            Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 6.0, crowd: false, difficult: false };
         let class = Class { id: 1, name: "cell".to_owned() };
-        let dataset = Dataset {
-            folder: "here".into(),
-            images: vec![image.clone()],
-            annotations: vec![annotation.clone()],
-            classes: vec![class],
+        let dataset = |folder: &str, image: &Image, annotation: &Annotation, class: &Class| {
+            let (images, annotations) = (vec![image.clone()], vec![annotation.clone()]);
+            Dataset::new(folder, images, annotations, vec![class.clone()]).unwrap()
         };
-        assert_eq!(checksum(&Dataset { folder: "there".into(), ..dataset.clone() }), checksum(&dataset));
-        let moved = Annotation { rectangle: Rectangle { x: 0.25, ..rectangle }, ..annotation };
+        let repeated = checksum(&dataset("here", &image, &annotation, &class), &[2.0]);
+        let sum = |folder, image, annotation, class| checksum(&dataset(folder, image, annotation, class), &[1.0]);
+        let expected = sum("here", &image, &annotation, &class);
+        assert_eq!(sum("there", &image, &annotation, &class), expected);
+        let moved = Annotation { rectangle: Rectangle { x: 0.25, ..rectangle }, ..annotation.clone() };
         let renamed = Class { id: 1, name: "disk".to_owned() };
+        let wider = Image { width: 9, ..image.clone() };
         for other in [
-            Dataset { images: vec![Image { width: 9, ..image }], ..dataset.clone() },
-            Dataset { annotations: vec![moved], ..dataset.clone() },
-            Dataset { classes: vec![renamed], ..dataset.clone() },
+            sum("here", &wider, &annotation, &class),
+            sum("here", &image, &moved, &class),
+            sum("here", &image, &annotation, &renamed),
+            repeated,
         ] {
-            assert_ne!(checksum(&other), checksum(&dataset));
+            assert_ne!(other, expected);
         }
     }
 }

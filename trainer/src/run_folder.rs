@@ -1,6 +1,6 @@
 //! The folder of a training run, with the state from which the run can be resumed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
@@ -25,6 +25,9 @@ const PROGRESS_KEY: &str = "progress";
 /// Default folder of all runs.
 const RUNS: &str = "runs";
 
+/// The file with the state of a run.
+const STATE: &str = "state.safetensors";
+
 /// The file that marks a folder as a run folder.
 const CONFIG: &str = "config.yaml";
 
@@ -45,6 +48,9 @@ pub(crate) struct RunFolder {
 pub(crate) struct Progress {
     /// Checksums of the training and the validation data.
     pub(crate) data: [u32; 2],
+    /// Fingerprints of the image files of both splits if all of them could be read when the run started or resumed.
+    #[serde(default)]
+    pub(crate) checked_images: [Option<u64>; 2],
     /// The device of the last step.
     #[serde(default)]
     pub(crate) device: Device,
@@ -176,7 +182,7 @@ impl RunFolder {
     }
 
     fn state_path(&self) -> PathBuf {
-        self.path.join("state.safetensors")
+        self.path.join(STATE)
     }
 
     /// Writes the configuration, which makes this a run folder, and updates the link `runs/latest` if the folder is in
@@ -227,20 +233,18 @@ impl RunFolder {
     /// # Errors
     /// When the state cannot be read.
     pub(crate) fn progress(&self) -> anyhow::Result<Progress> {
-        #[derive(Deserialize)]
-        struct Header {
-            #[serde(rename = "__metadata__")]
-            metadata: HashMap<String, String>,
-        }
         let path = self.state_path();
-        let read = || -> anyhow::Result<Progress> {
-            let mut file = File::open(&path)?;
-            let mut length = [0; 8];
-            file.read_exact(&mut length)?;
-            let Header { metadata } = serde_json::from_reader(file.take(u64::from_le_bytes(length)))?;
-            Ok(serde_json::from_str(metadata.get(PROGRESS_KEY).context("its metadata has no progress")?)?)
-        };
-        read().with_context(|| format!("cannot resume from `{}`", path.display()))
+        read_progress(&path).with_context(|| format!("cannot resume from `{}`", path.display()))
+    }
+
+    /// Fingerprints of image files that this run, or another one beside it, could read.
+    pub(crate) fn checked_images(&self) -> HashSet<u64> {
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let beside = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
+        let states = beside.chain([self.path.clone()]).map(|run| run.join(STATE));
+        // Other files and those of other versions tell nothing.
+        let runs = states.filter_map(|state| read_progress(&state).ok());
+        runs.flat_map(|progress| progress.checked_images).flatten().collect()
     }
 
     /// Restores the state of `learner` at the last [`save`](Self::save), and returns the progress.
@@ -280,6 +284,20 @@ impl RunFolder {
             .and_then(|()| fs::rename(&next, &latest));
         linked.with_context(|| format!("cannot link `{}` to `{}`", latest.display(), self.path.display()))
     }
+}
+
+/// The progress in a state file.
+fn read_progress(state: &Path) -> anyhow::Result<Progress> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(rename = "__metadata__")]
+        metadata: HashMap<String, String>,
+    }
+    let mut file = File::open(state)?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let Header { metadata } = serde_json::from_reader(file.take(u64::from_le_bytes(length)))?;
+    Ok(serde_json::from_str(metadata.get(PROGRESS_KEY).context("its metadata has no progress")?)?)
 }
 
 /// The folder is locked by another process.

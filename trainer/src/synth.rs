@@ -72,7 +72,7 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
         let dataset = draw_split(split, count, args)?;
         let path = args.out.join(format!("{name}.json"));
         dataset.write_coco(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
-        let (images, shapes) = (dataset.images.len(), dataset.annotations.len());
+        let (images, shapes) = (dataset.images().len(), dataset.annotations().len());
         print(&format!("wrote `{}`: {images} images, {shapes} shapes", path.display()))?;
     }
     Ok(())
@@ -147,7 +147,7 @@ pub(crate) fn draw_images(
         Ok(scene.objects)
     };
     let objects: Vec<_> = (0..count).into_par_iter().map(draw_image).collect::<anyhow::Result<_>>()?;
-    Ok(Dataset { folder: folder.to_owned(), ..dataset(&objects, extension, size) })
+    Ok(dataset(folder, &objects, extension, size))
 }
 
 /// A random number generator whose stream is unique to this image of this seed.
@@ -161,8 +161,8 @@ fn file_name(index: u32, extension: &str) -> String {
     format!("{index:05}.{extension}")
 }
 
-/// The data set of these objects, which are grouped by image. Its folder is not set.
-fn dataset(objects: &[Vec<Object>], extension: &str, Size { width, height }: Size) -> Dataset {
+/// The data set of these objects, which are grouped by image.
+fn dataset(folder: &Path, objects: &[Vec<Object>], extension: &str, Size { width, height }: Size) -> Dataset {
     let images = (0..).zip(objects).map(|(index, _)| Image {
         id: i64::from(index) + 1,
         file_name: file_name(index, extension),
@@ -177,14 +177,11 @@ fn dataset(objects: &[Vec<Object>], extension: &str, Size { width, height }: Siz
         rectangle: object.bounding_box.into(),
         area: object.area as f64,
         crowd: false,
+        difficult: false,
     });
     let classes = (1..).zip(Kind::ALL).map(|(id, kind)| Class { id, name: kind.name().to_owned() });
-    Dataset {
-        images: images.collect(),
-        annotations: annotations.collect(),
-        classes: classes.collect(),
-        ..Dataset::default()
-    }
+    Dataset::new(folder, images.collect(), annotations.collect(), classes.collect())
+        .expect("images and annotations are numbered in order")
 }
 
 #[cfg(test)]
@@ -236,12 +233,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         run(&args(folder.path())).unwrap();
         for (name, count) in [("train", 6), ("val", 4), ("test", 0)] {
-            let (mut dataset, _) =
+            let (dataset, _) =
                 Dataset::read_coco(&folder.path().join(format!("{name}.json")), OnProblem::Refuse).unwrap();
-            assert_eq!(dataset.images.len(), count);
-            dataset.folder = folder.path().join(name);
-            assert!((0..count).all(|image| runtime::data::has_image(&dataset, image)));
-            let classes: Vec<_> = dataset.classes.iter().map(|class| class.name.as_str()).collect();
+            assert_eq!(dataset.images().len(), count);
+            let dataset = dataset.with_folder(folder.path().join(name));
+            assert!((0..count).all(|image| runtime::image_file::size(dataset.path_of(image)).is_ok()));
+            let classes: Vec<_> = dataset.classes().iter().map(|class| class.name.as_str()).collect();
             assert_eq!(classes, Kind::ALL.map(Kind::name));
         }
     }

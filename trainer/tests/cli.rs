@@ -299,6 +299,50 @@ fn validation_may_lack_classes_and_have_other_ids_but_no_other_classes() {
 }
 
 #[test]
+fn several_data_sets_train_as_one_and_images_are_not_opened_again() {
+    let project = Project::new();
+    // A second set whose file names, image ids and class ids collide with the first's.
+    let coco = fs::read_to_string(project.path().join("shapes/val.json")).unwrap();
+    let mut coco: serde_json::Value = serde_json::from_str(&coco).unwrap();
+    coco["categories"][0]["name"] = "moon".into();
+    fs::write(project.path().join("more.json"), coco.to_string()).unwrap();
+    let [one, more] =
+        ["annotations: shapes/train.json, images: shapes/train", "annotations: more.json, images: shapes/val"];
+    let train = format!("[{{{one}}}, {{{more}, repeat: 2}}]");
+    let before = "{annotations: shapes/train.json, images: shapes/train}";
+    assert!(CONFIG.contains(before));
+    project.configure(&CONFIG.replace(before, &train));
+
+    let check = trainer(project.path(), &["check", "--json", "check.json"]);
+    let table = String::from_utf8(check.stdout).unwrap();
+    assert_eq!(check.status.code(), Some(0), "{table}");
+    let parts =
+        ["training, 2 data sets: 9 images, ", "more.json: 3 images, ", ", 2 times in an epoch", "12 images per epoch"];
+    assert_contains(&table, &parts);
+    let report: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(project.path().join("check.json")).unwrap()).unwrap();
+    assert_eq!((&report["images_per_epoch"], &report["train"]["sources"][1]["repeat"]), (&12.into(), &2.into()));
+
+    let output = project.fit(&[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_contains(&stderr(&output), &["9 training images (12 in an epoch), 3 validation images, 6 classes"]);
+    let classes = project.checkpoint("runs/latest/last.safetensors").spec.classes;
+    assert_eq!(classes.iter().map(|class| (class.id, class.name.as_str())).next_back(), Some((6, "moon")));
+
+    // An image that is damaged without a trace in size and time is found by decoding only.
+    let image = project.path().join("shapes/train/00002.png");
+    let (size, time) = (image.metadata().unwrap().len(), image.metadata().unwrap().modified().unwrap());
+    let damage = |time| {
+        fs::write(&image, vec![0; size as usize]).unwrap();
+        fs::File::options().write(true).open(&image).unwrap().set_modified(time).unwrap();
+    };
+    damage(time);
+    assert_contains(&project.refused(&[]), &["00002.png", "saved after step"]);
+    damage(time + std::time::Duration::from_secs(1));
+    assert_contains(&project.refused(&[]), &["1 of 6 images is missing in", "00002.png; fix them"]);
+}
+
+#[test]
 fn training_without_boxes_is_refused_and_without_matched_boxes_warned_about() {
     let change = |change: &dyn Fn(&mut serde_json::Value)| {
         let project = Project::new();

@@ -66,7 +66,7 @@ pub fn images(data: &Path, images: Option<&Path>, max_count: usize) -> Result<Ve
     if files.is_empty() {
         let source = Source { images: images.map(Path::to_owned), ..Source::new(data) };
         let (dataset, _) = data::read(&source, OnProblem::Keep).map_err(|reason| error(reason.to_string()))?;
-        files = (0..dataset.images.len()).map(|image| dataset.path_of(image)).collect();
+        files = (0..dataset.images().len()).map(|image| dataset.path_of(image)).collect();
     }
     if files.is_empty() {
         return Err(error("no images found".to_owned()));

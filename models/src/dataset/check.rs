@@ -153,7 +153,15 @@ impl Check {
         let rectangle = drawn.geometry.in_pixels(width.into(), height.into());
         let area = drawn.area.unwrap_or_else(|| rectangle.area());
         let rectangle = self.rectangle(id, rectangle, area, image)?;
-        Some(Annotation { id, image: index, class_index, rectangle, area, crowd: drawn.crowd })
+        Some(Annotation {
+            id,
+            image: index,
+            class_index,
+            rectangle,
+            area,
+            crowd: drawn.crowd,
+            difficult: drawn.difficult,
+        })
     }
 
     /// The box to go on with: clipped or unchanged; none if it is dropped.
@@ -240,7 +248,7 @@ mod tests {
         assert_eq!(dataset.classes.iter().map(|class| class.id).collect::<Vec<_>>(), [1, 7, 90]);
         assert_eq!(dataset.images.iter().map(|image| image.id).collect::<Vec<_>>(), [3, 12]);
         let rectangle = Rectangle { x: 1.0, y: 2.0, width: 3.0, height: 4.0 };
-        let crowd = Annotation { id: 9, image: 0, class_index: 1, rectangle, area: 3.0, crowd: true };
+        let crowd = Annotation { id: 9, image: 0, class_index: 1, rectangle, area: 3.0, crowd: true, difficult: false };
         assert_eq!(dataset.annotations[0], crowd);
         assert_eq!((dataset.annotations[1].image, dataset.annotations[1].class_index), (1, 2));
         assert_eq!(dataset.annotations[1].area, 100.0);

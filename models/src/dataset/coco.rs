@@ -17,19 +17,23 @@ use crate::atomic_file::write_atomically;
 use crate::rectangle::Rectangle;
 use crate::spec::Class;
 
+/// Key of annotations that COCO lacks, so that VOC's mark survives conversion.
+const DIFFICULT: &str = "difficult";
+
 impl Dataset {
     /// Reads COCO ground truth whose file names are relative to the folder of the file. It may have no images. Without `area`,
-    /// a box has the area of its rectangle; without `iscrowd`, it is not a crowd. Other fields are ignored.
+    /// a box has the area of its rectangle; without `iscrowd`, it is not a crowd. `difficult` is read as
+    /// [`write_coco`](Self::write_coco) writes it. Other fields are ignored.
     ///
     /// # Errors
     /// When the file cannot be read, is not JSON, lacks a field, or has entries that `on_problem` refuses.
     pub fn read_coco(path: &Path, on_problem: OnProblem) -> Result<(Self, Report), DataError> {
         let checked = parse(path)?.check(None, on_problem);
         let (dataset, report) = checked.map_err(|report| DataError::Refused { path: path.to_owned(), report })?;
-        Ok((Self { folder: folder::folder_of(path), ..dataset }, report))
+        Ok((dataset.with_folder(folder::folder_of(path)), report))
     }
 
-    /// Writes COCO ground truth.
+    /// Writes COCO ground truth, in which difficult objects have the additional key `difficult`.
     ///
     /// # Errors
     /// Those of the file system.
@@ -42,16 +46,20 @@ impl Dataset {
     }
 
     fn annotation_value(&self, annotation: &Annotation) -> Value {
-        let Annotation { id, image, class_index, rectangle, area, crowd } = annotation;
+        let Annotation { id, image, class_index, rectangle, area, crowd, difficult } = annotation;
         let Rectangle { x, y, width, height } = rectangle;
-        json!({
+        let mut value = json!({
             "id": id,
             "image_id": self.images[*image].id,
             "category_id": self.classes[*class_index].id,
             "bbox": [x, y, width, height],
             "area": area,
             "iscrowd": u8::from(*crowd),
-        })
+        });
+        if *difficult {
+            value[DIFFICULT] = 1.into();
+        }
+        value
     }
 }
 
@@ -90,12 +98,23 @@ struct CocoAnnotation<'a> {
     segmentation: Option<&'a RawValue>,
     area: Option<Number>,
     iscrowd: Option<Number>,
+    #[serde(borrow)]
+    difficult: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct Category {
     id: Whole,
+    #[serde(deserialize_with = "text_or_number")]
     name: String,
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(text) => Ok(text),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(D::Error::custom(format!("{other}, expected a text"))),
+    }
 }
 
 /// Parses the file, without checking it.
@@ -155,6 +174,7 @@ impl CocoAnnotation<'_> {
             id: self.id.and_then(|id| id.whole()),
             area: self.area.map(|area| area.0),
             crowd: self.iscrowd.is_some_and(|crowd| crowd.0 != 0.0),
+            difficult: self.difficult.is_some_and(is_true),
             ..ParsedBox::new(ClassKey::Id(self.category_id.0), Geometry::Pixels(rectangle))
         };
         Ok(DrawnBox(self.image_id, drawn))
@@ -165,6 +185,11 @@ impl CocoAnnotation<'_> {
         let polygons: Vec<Vec<f64>> = serde_json::from_str(self.segmentation?.get()).ok()?;
         Rectangle::around(polygons.iter().flat_map(|polygon| polygon.as_chunks().0).copied())
     }
+}
+
+/// Whether this is 1 or true. The key is not COCO's, so other values are no mistake.
+fn is_true(value: &RawValue) -> bool {
+    serde_json::from_str(value.get()).is_ok_and(|Number(number)| number == 1.0)
 }
 
 #[cfg(test)]
@@ -194,12 +219,14 @@ mod tests {
     fn a_written_data_set_reads_back_the_same() {
         let text = truth(
             r#"{"id": 1, "image_id": 8, "category_id": 7, "bbox": [1.1, 2.2, 3.3, 4.4], "area": 5.5, "iscrowd": 1},
-               {"id": 2, "image_id": 2, "category_id": 0, "bbox": [0, 0, 64, 32], "segmentation": [[1, 2]]}"#,
+               {"id": 2, "image_id": 2, "category_id": 0, "bbox": [0, 0, 64, 32], "segmentation": [[1, 2]], "difficult": true},
+               {"id": 3, "image_id": 8, "category_id": 0, "bbox": [0, 0, 4, 2], "difficult": "hard to say"}"#,
         );
         let (dataset, report) = read(&text, OnProblem::Refuse).unwrap();
         assert_eq!(report.problems, []);
         assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["dog", "cat"]);
-        let [large, small] = &dataset.annotations[..] else { panic!("{dataset:?}") };
+        let [large, small, _] = &dataset.annotations[..] else { panic!("{dataset:?}") };
+        assert_eq!(dataset.annotations.iter().map(|one| one.difficult).collect::<Vec<_>>(), [true, false, false]);
         assert_eq!((large.image, large.class_index, large.area, large.crowd), (0, 0, 2048.0, false));
         assert_eq!((small.image, small.class_index, small.area, small.crowd), (1, 1, 5.5, true));
 
@@ -207,8 +234,8 @@ mod tests {
         let path = folder.path().join("again.json");
         dataset.write_coco(&path).unwrap();
         let again = Dataset::read_coco(&path, OnProblem::Refuse).unwrap().0;
-        assert_eq!(again.folder, folder.path());
-        assert_eq!(Dataset { folder: dataset.folder.clone(), ..again }, dataset);
+        assert_eq!(again.folder(), folder.path());
+        assert_eq!(again.with_folder(dataset.folder()), dataset);
     }
 
     #[test]
@@ -289,6 +316,21 @@ mod tests {
     }
 
     #[test]
+    fn class_names_may_be_numbers() {
+        let names = |name: &str| {
+            let text = format!(r#"{{"images": [], "annotations": [], "categories": [{{"id": 7, "name": {name}}}]}}"#);
+            let (dataset, report) = read(&text, OnProblem::Drop).unwrap();
+            (dataset.classes().first().map(|class| class.name.clone()), report.to_string())
+        };
+        for (name, expected) in [("5", "5"), ("\"007\"", "007"), ("1.5", "1.5")] {
+            assert_eq!(names(name), (Some(expected.to_owned()), String::new()));
+        }
+        let (name, report) = names("null");
+        assert_eq!(name, None);
+        assert!(report.contains("categories[0] (name: null, expected a text)"), "{report}");
+    }
+
+    #[test]
     fn images_may_have_names_as_ids() {
         let text = r#"{"images": [{"id": "b.png", "file_name": "b.png", "width": 64, "height": 32},
             {"id": "a.png", "file_name": "a.png", "width": 64, "height": 32}], "categories": [{"id": 7, "name": "cat"}],
@@ -314,9 +356,14 @@ mod tests {
     fn other_encodings_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("truth.json");
-        fs::write(&path, [truth("").replace("cat", "K").as_bytes(), b"\xE4"].concat()).unwrap();
-        let error = Dataset::read_coco(&path, OnProblem::Drop).unwrap_err().to_string();
-        assert!(error.contains("truth.json` is not UTF-8 text; save the file as UTF-8"), "{error}");
+        // In a class name, in a file name, and outside of texts.
+        let text = truth("");
+        for place in ["cat", "b.png", "images"] {
+            let (before, after) = text.split_once(place).unwrap();
+            fs::write(&path, [before.as_bytes(), b"caf\xE9", after.as_bytes()].concat()).unwrap();
+            let error = Dataset::read_coco(&path, OnProblem::Drop).unwrap_err().to_string();
+            assert!(error.contains("truth.json` is not UTF-8 text; save the file as UTF-8"), "{error}");
+        }
     }
 
     #[test]

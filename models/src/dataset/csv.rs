@@ -33,6 +33,8 @@ struct Columns {
     /// Left, top, right, bottom; or left, top, width, height.
     edges: [usize; 4],
     has_sides: bool,
+    /// Whether there is no header.
+    is_plain: bool,
     class: usize,
     /// Width and height of the image.
     size: Option<[usize; 2]>,
@@ -64,8 +66,29 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
         image.size = image.size.or(size);
         image.boxes.extend(drawn);
     }
+    if columns.is_some_and(|columns| columns.is_plain) {
+        refuse_sides(path, &images)?;
+    }
     parsed.images = images.into_iter().map(|(file_name, image)| ParsedImage { file_name, ..image }).collect();
     Ok(parsed)
+}
+
+/// Refuses rows without header of which most would have corners in the wrong order: they are something else.
+fn refuse_sides(path: &Path, images: &BTreeMap<String, ParsedImage>) -> Result<(), DataError> {
+    let is_swapped = |drawn: &&ParsedBox| match drawn.geometry {
+        Geometry::Pixels(Rectangle { width, height, .. }) => width < 0.0 || height < 0.0,
+        Geometry::Normalized(_) => false,
+    };
+    let boxes = || images.values().flat_map(|image| &image.boxes);
+    let (swapped, all) = (boxes().filter(is_swapped).count(), boxes().count());
+    if 2 * swapped <= all {
+        return Ok(());
+    }
+    let reason = format!(
+        "has x2 below x1 or y2 below y1 in {swapped} of {all} boxes, which look like widths and heights; if they are, add the \
+         header path,x,y,width,height,class"
+    );
+    Err(DataError::invalid(path, reason))
 }
 
 /// Image, its size, and the box on it if there is one.
@@ -74,7 +97,7 @@ type Row<'a> = (&'a str, Option<(u32, u32)>, Option<ParsedBox>);
 impl Columns {
     /// The columns by the first row, and whether that is a header.
     fn of(row: &StringRecord) -> Result<(Self, bool), String> {
-        let plain = Self { path: 0, edges: [1, 2, 3, 4], has_sides: false, class: 5, size: None };
+        let plain = Self { path: 0, edges: [1, 2, 3, 4], has_sides: false, is_plain: true, class: 5, size: None };
         let looks_like_header =
             row.len() > 1 && row.iter().all(|field| text::number(field).is_err() && !field.is_empty());
         if !looks_like_header {
@@ -100,7 +123,7 @@ impl Columns {
             format!("`{names}` does not name all columns, expected a header such as path,x1,y1,x2,y2,class, or none")
         })?;
         let has_sides = corners.is_none();
-        Ok((Self { path, edges, has_sides, class, size: size.filter(|_| !has_sides) }, true))
+        Ok((Self { path, edges, has_sides, is_plain: false, class, size: size.filter(|_| !has_sides) }, true))
     }
 
     fn read<'a>(&self, row: &'a StringRecord) -> Result<Row<'a>, String> {
@@ -222,6 +245,30 @@ mod tests {
         // TensorFlow's header has the size of the image.
         let text = "filename,width,height,class,xmin,ymin,xmax,ymax\na.jpg,300,400,nut,53,2,79,28";
         assert_eq!(read_valid(&source(text).1), ["a.jpg 300x400: nut 53 2 26 26"]);
+    }
+
+    #[test]
+    fn widths_and_heights_without_header_are_named() {
+        let rows = "a.jpg,53,60,26,26,nut\nd.jpg,10,20,30,40,bolt\na.jpg,80,20,10,10,nut\n";
+        let error = read(&source(rows).1, OnProblem::Drop).unwrap_err().to_string();
+        let message = "boxes.csv` has x2 below x1 or y2 below y1 in 2 of 3 boxes, which look like widths and heights; if they \
+                       are, add the header path,x,y,width,height,class";
+        assert!(error.contains(message), "{error}");
+        let with_header = format!("path,x,y,width,height,class\n{rows}");
+        assert_eq!(read_valid(&source(&with_header).1)[1], "d.jpg 200x100: bolt 10 20 30 40");
+        // Few of them are mistakes.
+        let (dataset, _) = read(&source(&rows.replace("53,60", "3,4")).1, OnProblem::Drop).unwrap();
+        assert_eq!(dataset.annotations().len(), 2);
+    }
+
+    #[test]
+    fn spaces_before_quotes_are_skipped() {
+        let text = "\"a.jpg\", 1, 2, 11, 22, \"dog, big\"\n \"d.jpg\" ,1,2,11,22,  \"5\"\"\"\n";
+        let expected = ["a.jpg 200x100: dog, big 1 2 10 20", "d.jpg 200x100: 5\" 1 2 10 20"];
+        assert_eq!(read_valid(&source(text).1), expected);
+        let unquoted = "a.jpg,1,2,11,22,5\" pipe\nd.jpg,1,2,11,22,6\" pipe\n";
+        let expected = ["a.jpg 200x100: 5\" pipe 1 2 10 20", "d.jpg 200x100: 6\" pipe 1 2 10 20"];
+        assert_eq!(read_valid(&source(unquoted).1), expected);
     }
 
     #[test]

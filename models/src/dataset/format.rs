@@ -114,13 +114,13 @@ impl Format {
         Ok((path, format))
     }
 
-    /// Parses the annotations, without checking them.
-    pub(super) fn parse(self, annotations: &Path) -> Result<Parsed, DataError> {
+    /// Parses the annotations, without checking them. `has_names`: the classes are in a file of their own.
+    pub(super) fn parse(self, annotations: &Path, has_names: bool) -> Result<Parsed, DataError> {
         match self {
             Self::Coco => coco::parse(annotations),
             Self::Voc => voc::parse(annotations),
             Self::Csv => csv::parse(annotations),
-            Self::Yolo => yolo::parse(annotations),
+            Self::Yolo => yolo::parse(annotations, has_names),
         }
     }
 

@@ -27,17 +27,16 @@ impl ImageFolder {
     /// # Errors
     /// Why there is none.
     pub(super) fn find(&self, file_name: &str, stem: &str) -> Result<&str, String> {
-        for name in [file_name, stem] {
-            match self.names.find(name)[..] {
-                [] => {}
-                [index] => return Ok(&self.files[index]),
-                [one, other, ..] => {
-                    let (one, other) = (&self.files[one], &self.files[other]);
-                    return Err(format!("it may be `{one}` or `{other}`; remove or rename one of them"));
-                }
+        let found = [file_name, stem].map(|name| self.names.find(name));
+        // Folders may have images of the same name, which the name of the annotations' own file tells apart.
+        match (found[0], found[1]) {
+            (&[index], _) | (_, &[index]) => Ok(&self.files[index]),
+            ([one, other, ..], _) | (_, [one, other, ..]) => {
+                let (one, other) = (&self.files[*one], &self.files[*other]);
+                Err(format!("it may be `{one}` or `{other}`; remove or rename one of them"))
             }
+            ([], []) => Err("not found in the image folder".to_owned()),
         }
-        Err("not found in the image folder".to_owned())
     }
 
     /// The file whose name is most similar, if any is.
@@ -56,14 +55,16 @@ mod tests {
 
     #[test]
     fn an_image_is_found_by_its_name_or_that_of_its_annotations_unless_there_are_two() {
-        let folder = folder(&["a.jpg", "b.jpg", "b.png", "sub/c.png"].map(|name| (name, "")));
+        let folder = folder(&["a.jpg", "b.jpg", "b.png", "sub/c.png", "more/c.png"].map(|name| (name, "")));
         let images = ImageFolder::read(folder.path()).unwrap();
         for (file_name, stem, found) in [
             ("", "a", Ok("a.jpg")),
             ("images\\b.png", "a", Ok("b.png")),
             ("a.tif", "b", Ok("a.jpg")),
-            ("renamed.tif", "c", Ok("sub/c.png")),
+            ("renamed.tif", "sub/c", Ok("sub/c.png")),
             ("d.jpg", "d", Err("not found in the image folder")),
+            ("b", "sub/b", Err("it may be `b.jpg` or `b.png`; remove or rename one of them")),
+            ("c.png", "more/c", Ok("more/c.png")),
             ("", "b", Err("it may be `b.jpg` or `b.png`; remove or rename one of them")),
         ] {
             assert_eq!(images.find(file_name, stem), found.map_err(str::to_owned));

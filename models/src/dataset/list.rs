@@ -1,6 +1,6 @@
 //! The list of a part: which images belong to it, one name per line, as in VOC's `ImageSets/Main/train.txt`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::error::DataError;
@@ -31,7 +31,9 @@ impl List {
         let names = Names::new(items.iter().map(&name_of));
         let mut chosen = BTreeSet::new();
         let mut problems = Vec::new();
-        for line in &self.names {
+        // A line that is there twice selects no more.
+        let mut seen = HashSet::new();
+        for line in self.names.iter().filter(|line| seen.insert(*line)) {
             let found = names.find(line);
             if found.is_empty() {
                 let (kind, location) = (ProblemKind::UnknownName, line.clone());
@@ -44,7 +46,7 @@ impl List {
                     format!("contains `{line}`, which matches `{first}` and `{other}`; add folders or the extension");
                 return Err(DataError::invalid(&self.path, reason));
             }
-            chosen.extend(found);
+            chosen.extend(found.iter().copied());
         }
         let items = items.into_iter().enumerate().filter(|(index, _)| chosen.contains(index));
         Ok((items.map(|(_, item)| item).collect(), problems))

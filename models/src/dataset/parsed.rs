@@ -54,6 +54,7 @@ pub(super) struct ParsedBox {
     /// That of the rectangle if absent.
     pub(super) area: Option<f64>,
     pub(super) crowd: bool,
+    pub(super) difficult: bool,
 }
 
 /// A box's class, by id or by name.
@@ -133,7 +134,7 @@ impl Parsed {
 impl ParsedBox {
     /// An ordinary object without id.
     pub(super) fn new(class: ClassKey, geometry: Geometry) -> Self {
-        Self { id: None, class, geometry, area: None, crowd: false }
+        Self { id: None, class, geometry, area: None, crowd: false, difficult: false }
     }
 }
 

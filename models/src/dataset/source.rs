@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use super::error::DataError;
 use super::list::List;
 use super::parsed::ImageSize;
@@ -11,8 +9,7 @@ use super::report::{OnProblem, Problem, Report};
 use super::{Dataset, Format, classes};
 
 /// Where a data set is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     /// COCO JSON file, CSV file, folder of Pascal VOC XML files, or folder of YOLO text files.
     pub annotations: PathBuf,
@@ -36,12 +33,6 @@ impl Source {
         Self { annotations: annotations.into(), ..Self::default() }
     }
 
-    /// Every path that is given.
-    pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let Self { annotations, images, format: _, list, classes } = self;
-        std::iter::once(annotations).chain(images).chain(list).chain(classes)
-    }
-
     /// Reads the data set. `size_of` is called for image sizes that the annotations do not give.
     ///
     /// # Errors
@@ -57,7 +48,7 @@ impl Source {
         let default = format.image_folder(&annotations);
         let folder = self.images.clone().unwrap_or_else(|| default.clone());
 
-        let mut parsed = format.parse(&annotations)?;
+        let mut parsed = format.parse(&annotations, order.is_some())?;
         if format != Format::Coco {
             parsed.classes = order.take().or(parsed.classes);
         }
@@ -79,15 +70,13 @@ impl Source {
         match parsed.check(order, on_problem) {
             Err(report) => Err(DataError::Refused { path, report }),
             Ok((dataset, report)) if dataset.images.is_empty() => Err(DataError::NoImages { path, folder, report }),
-            Ok((dataset, report)) => Ok((Dataset { folder, ..dataset }, report)),
+            Ok((dataset, report)) => Ok((dataset.with_folder(folder), report)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::super::testing::{folder, read, read_valid};
     use super::*;
 
@@ -182,21 +171,6 @@ mod tests {
     }
 
     #[test]
-    fn all_paths_of_sources_can_be_changed() {
-        let mut sources = [Source::new("a"), Source::new("b")];
-        sources[1].images = Some("c".into());
-        sources[1].list = Some("d".into());
-        sources[1].classes = Some("e".into());
-        for path in sources.iter_mut().flat_map(Source::paths_mut) {
-            *path = Path::new("base").join(&*path);
-        }
-        let path = |name: &str| Some(Path::new("base").join(name));
-        let expected =
-            Source { images: path("c"), format: None, list: path("d"), classes: path("e"), ..Source::new("base/b") };
-        assert_eq!(sources, [Source::new("base/a"), expected]);
-    }
-
-    #[test]
     fn a_class_file_orders_the_classes_of_coco() {
         let coco = COCO.replace("dog", "cat");
         let files = [("coco.json", coco.as_str()), ("names.txt", "dog\ncat"), ("a.jpg", ""), ("b.jpg", "")];
@@ -206,16 +180,5 @@ mod tests {
             read(&Source { classes, ..Source::new(folder.path().join("coco.json")) }, OnProblem::Drop).unwrap();
         assert_eq!(dataset.classes.iter().map(|class| class.name.as_str()).collect::<Vec<_>>(), ["dog", "cat"]);
         assert!(dataset.annotations.iter().all(|annotation| annotation.class_index == 1));
-    }
-
-    #[test]
-    fn a_section_of_a_configuration_is_a_source_and_other_keys_are_errors() {
-        let source: Source = serde_yaml::from_str("{annotations: a, format: voc, list: b}").unwrap();
-        let expected = Source { format: Some(Format::Voc), list: Some("b".into()), ..Source::new("a") };
-        assert_eq!(source, expected);
-        let text = serde_yaml::to_string(&source).unwrap();
-        assert_eq!(serde_yaml::from_str::<Source>(&text).unwrap(), expected);
-        let error = serde_yaml::from_str::<Source>("{annotations: a, folder: b}").unwrap_err().to_string();
-        assert!(error.contains("unknown field `folder`"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! Reading text and numbers from annotation files.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -52,19 +53,40 @@ pub(super) fn read_text(path: &Path) -> Result<String, DataError> {
 }
 
 /// The rows of a CSV text, each with the line it begins on. Rows may differ in length. The separator is the one of comma,
-/// semicolon and tab that is most frequent in the first line.
-pub(super) fn rows(path: &Path, text: &str) -> impl Iterator<Item = Result<(u64, StringRecord), DataError>> {
+/// semicolon and tab that is most frequent in the first line. Spaces around fields are removed, those before quotes too.
+pub(super) fn rows(path: &Path, text: &str) -> Vec<Result<(u64, StringRecord), DataError>> {
     let mut builder = ReaderBuilder::new();
     let first = text.trim_start().lines().next().unwrap_or_default();
     let count = |separator: &u8| first.bytes().filter(|byte| byte == separator).count();
     // Of equally frequent ones, the last.
     let separator = [b'\t', b';', b','].into_iter().max_by_key(count).unwrap_or(b',');
     let builder = builder.delimiter(separator).has_headers(false).flexible(true).trim(Trim::All);
-    let reader = builder.from_reader(text.as_bytes());
-    reader.into_records().map(move |row| match row {
-        Ok(row) => Ok((row.position().map_or(0, |position| line(text, position)), row)),
+    let text = without_spaces_before_quotes(text, char::from(separator));
+    let rows = builder.from_reader(text.as_bytes()).into_records().map(|row| match row {
+        Ok(row) => Ok((row.position().map_or(0, |position| line(&text, position)), row)),
         Err(error) => Err(DataError::invalid(path, format!("is not CSV: {error}"))),
-    })
+    });
+    rows.collect()
+}
+
+/// CSV readers take a quote for the beginning of a quoted field only at the beginning of the field.
+fn without_spaces_before_quotes(text: &str, separator: char) -> Cow<'_, str> {
+    if !text.contains(" \"") {
+        return text.into();
+    }
+    let mut kept = String::with_capacity(text.len());
+    let (mut at_start, mut is_quoted) = (true, false);
+    for (index, character) in text.char_indices() {
+        let is_quote = character == '"';
+        if at_start && character == ' ' && text[index..].trim_start_matches(' ').starts_with('"') {
+            continue;
+        }
+        kept.push(character);
+        // A doubled quote ends the field and begins it again.
+        is_quoted = if is_quote { (at_start || kept.ends_with("\"\"")) && !is_quoted } else { is_quoted };
+        at_start = !is_quoted && (character == separator || character == '\n');
+    }
+    kept.into()
 }
 
 /// The line that a row begins on. The position is that before any empty lines.

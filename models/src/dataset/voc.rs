@@ -2,8 +2,7 @@
 //!
 //! The numbers are the edges of the box: its width is `xmax - xmin`, and nothing is shifted, as in the other formats. VOC's
 //! own images count from 1 and include the last pixel, but most tools write edges counted from 0, and a file does not say
-//! which it has; read this way, boxes of the former are off by up to a pixel. Objects that are marked `difficult` are ordinary
-//! objects.
+//! which it has; read this way, boxes of the former are off by up to a pixel.
 
 use std::path::Path;
 
@@ -68,7 +67,18 @@ fn object(object: Node) -> Result<ParsedBox, Fault> {
     let edges = [edge("xmin")?, edge("ymin")?, edge("xmax")?, edge("ymax")?];
     let name = child(object, "name").map(content).filter(|name| !name.is_empty());
     let class = ClassKey::Name(name.ok_or_else(|| Fault::missing(object, "name"))?.to_owned());
-    Ok(ParsedBox::new(class, Geometry::Pixels(Rectangle::between(edges))))
+    let difficult = child(object, "difficult").map_or(Ok(false), is_true)?;
+    Ok(ParsedBox { difficult, ..ParsedBox::new(class, Geometry::Pixels(Rectangle::between(edges))) })
+}
+
+/// Whether an element is 1 or true; empty ones are not.
+fn is_true(node: Node) -> Result<bool, Fault> {
+    let found = content(node);
+    match found.to_ascii_lowercase().as_str() {
+        "1" | "true" => Ok(true),
+        "" | "0" | "false" => Ok(false),
+        _ => Err(Fault::new(node, format!("<{}> is `{found}`, expected 0 or 1", node.tag_name().name()))),
+    }
 }
 
 /// What is wrong with an element.
@@ -159,7 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn difficult_objects_are_ordinary_objects() {
+    fn difficult_objects_are_read_with_their_mark() {
+        for (content, difficult) in [("1", true), ("True", true), (" 0 ", false), ("", false)] {
+            let text = annotation(&OBJECT.replace("<difficult>1<", &format!("<difficult>{content}<")));
+            let folder = folder(&[("a.xml", text.as_str()), ("a.jpg", "")]);
+            let (dataset, _) = read(&Source::new(folder.path()), OnProblem::Refuse).unwrap();
+            assert_eq!(dataset.annotations()[0].difficult, difficult, "{content}");
+        }
         assert_eq!(read_one(OBJECT), Ok(vec!["a.jpg 200x100: dog 1 2 10 20.5".to_owned()]));
         let escaped = OBJECT.replace("dog", "<![CDATA[d&g]]>");
         assert_eq!(read_one(&escaped).unwrap(), ["a.jpg 200x100: d&g 1 2 10 20.5"]);
@@ -192,6 +208,7 @@ mod tests {
             (OBJECT.replace("<xmin>1</xmin>", "\n"), "line 3 (<bndbox> has no <xmin>)"),
             (OBJECT.replace("<xmax>11<", "\n<xmax>1o<"), "line 4 (`1o` is not a number)"),
             (OBJECT.replace("bndbox>", "robndbox>"), "line 3 (<object> has no <bndbox>)"),
+            (OBJECT.replace("<difficult>1<", "<difficult>2<"), "line 3 (<difficult> is `2`, expected 0 or 1)"),
             ("<object>".to_owned(), "line 4 (expected 'object' tag"),
         ];
         for (elements, message) in cases {

@@ -14,14 +14,15 @@ use super::report::Problem;
 use super::{classes, folder, text};
 use crate::rectangle::Rectangle;
 
-/// A larger class index is a mistake.
-const MAX_CLASSES: u32 = 1 << 16;
+/// Classes from this index on must have names: without, a mistyped index would make as many classes.
+const MAX_UNNAMED: u32 = 1000;
 
-/// Parses the label files in a folder and below, without checking them.
-pub(super) fn parse(folder: &Path) -> Result<Parsed, DataError> {
+/// Parses the label files in a folder and below, without checking them. `has_names`: the classes are in a file elsewhere.
+pub(super) fn parse(folder: &Path, has_names: bool) -> Result<Parsed, DataError> {
     let files = label_files(folder)?;
     let mut parsed = Parsed { classes: classes::find(folder)?, ..Parsed::default() };
-    let read = text::in_parallel(&files, |file| Ok((folder::stem(file), labels(folder, file)?)))?;
+    let max_class = if has_names || parsed.classes.is_some() { u32::MAX } else { MAX_UNNAMED - 1 };
+    let read = text::in_parallel(&files, |file| Ok((folder::stem(file), labels(folder, file, max_class)?)))?;
     for (stem, labels) in read {
         let boxes = labels.into_iter().filter_map(|label| parsed.keep(label)).collect();
         parsed.images.push(ParsedImage { stem: Some(stem), boxes, ..ParsedImage::default() });
@@ -36,17 +37,22 @@ pub(super) fn label_files(folder: &Path) -> Result<Vec<String>, DataError> {
     Ok(files)
 }
 
-fn labels(folder: &Path, file: &str) -> Result<Vec<Result<ParsedBox, Problem>>, DataError> {
+fn labels(folder: &Path, file: &str, max_class: u32) -> Result<Vec<Result<ParsedBox, Problem>>, DataError> {
     let text = text::read_text(&folder.join(file))?;
     let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    Ok(lines.map(|(number, line)| label(line).map_err(|reason| Problem::in_line(file, number, reason))).collect())
+    Ok(lines
+        .map(|(number, line)| label(line, max_class).map_err(|reason| Problem::in_line(file, number, reason)))
+        .collect())
 }
 
-fn label(line: &str) -> Result<ParsedBox, String> {
+fn label(line: &str, max_class: u32) -> Result<ParsedBox, String> {
     let mut columns = line.split_ascii_whitespace();
     let class = text::whole_number(columns.next().unwrap_or_default())?;
-    if class >= MAX_CLASSES {
-        return Err(format!("class {class} is too large, expected less than {MAX_CLASSES}"));
+    if class > max_class {
+        return Err(format!(
+            "class {class} has no name, and classes without names are less than {MAX_UNNAMED}; give a class file, or \
+             correct the line"
+        ));
     }
     let numbers = columns.map(text::number).collect::<Result<Vec<_>, _>>()?;
     let center_and_sides = match (numbers[..].as_array(), numbers.as_chunks()) {
@@ -83,7 +89,7 @@ mod tests {
         const ROUNDING: f64 = (0.5e-8 + 0.25e-8) * 1e4 + 1e-9;
         for (left, right) in [(0u32, 10_000), (0, 1), (1, 2), (33, 9_999), (7_777, 7_778), (123, 4_567)] {
             let [center, side] = [f64::from(left + right) / 2e4, f64::from(right - left) / 1e4];
-            let label = label(&format!("0 {center:.8} 0.5 {side:.8} 0")).unwrap();
+            let label = label(&format!("0 {center:.8} 0.5 {side:.8} 0"), 0).unwrap();
             let rectangle = label.geometry.in_pixels(10_000.0, 10.0);
             assert!((rectangle.x - f64::from(left)).abs() <= ROUNDING, "{rectangle:?}");
             assert!((rectangle.x + rectangle.width - f64::from(right)).abs() <= 2.0 * ROUNDING, "{rectangle:?}");
@@ -164,6 +170,19 @@ mod tests {
     }
 
     #[test]
+    fn large_class_indices_need_names() {
+        let names: String = (0..2000).map(|class| format!("class {class}\n")).collect();
+        let files = [("labels/a.txt", "1999 0.5 0.5 0.1 0.2"), ("images/a.jpg", ""), ("names", names.as_str())];
+        let folder = folder(&files);
+        let mut source = Source::new(folder.path().join("labels"));
+        assert!(
+            read(&source, OnProblem::Refuse).unwrap_err().to_string().contains("a.txt line 1 (class 1999 has no name")
+        );
+        source.classes = Some(folder.path().join("names"));
+        assert_eq!(read_valid(&source), ["a.jpg 200x100: class 1999 90 40 20 20"]);
+    }
+
+    #[test]
     fn class_files_of_other_tools_are_found() {
         for (file, text) in [
             ("labels/train/classes.txt", "dog\ncat"),
@@ -197,7 +216,10 @@ mod tests {
             ("0", "expected 5 columns"),
             ("dog 0.1 0.1 0.2 0.1", "`dog` is not a number"),
             ("-1 0.1 0.1 0.2 0.1", "`-1` is not a non-negative integer"),
-            ("4294967295 0.1 0.1 0.2 0.1", "class 4294967295 is too large, expected less than 65536"),
+            (
+                "65535 0.1 0.1 0.2 0.1",
+                "class 65535 has no name, and classes without names are less than 1000; give a class",
+            ),
             ("0 0,1 0.1 0.2 0.1", "`0,1` is not a number"),
         ];
         for (line, message) in cases {

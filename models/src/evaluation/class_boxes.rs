@@ -128,6 +128,7 @@ mod tests {
             rectangle: Rectangle::default(),
             area: 0.0,
             crowd: false,
+            difficult: false,
         };
         let truth = [(1, 4), (2, 1), (3, 4), (4, 0)].map(|(id, image)| object(id, image));
         let ids = |class: &ClassBoxes| {

@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn object(image: usize, class_index: usize, x: f64) -> Annotation {
-        Annotation { id: 0, image, class_index, rectangle: square(x), area: 100.0, crowd: false }
+        Annotation { id: 0, image, class_index, rectangle: square(x), area: 100.0, crowd: false, difficult: false }
     }
 
     fn detection(image: usize, class_index: usize, x: f64, score: f64) -> ScoredBox {

@@ -106,11 +106,11 @@ pub fn write_results(path: &Path, results: &[CocoResult]) -> io::Result<()> {
 
 /// Resolves the ids of results to the images and classes of `truth`.
 pub fn locate(truth: &Dataset, results: impl IntoIterator<Item = CocoResult>) -> LocatedResults {
-    let mut classes: Vec<_> = truth.classes.iter().map(|class| class.id).zip(0..).collect();
+    let mut classes: Vec<_> = truth.classes().iter().map(|class| class.id).zip(0..).collect();
     classes.sort_unstable();
     let mut located = LocatedResults::default();
     for CocoResult { image_id, category_id, bbox: [x, y, width, height], score } in results {
-        let Ok(image) = truth.images.binary_search_by_key(&image_id, |image| image.id) else {
+        let Ok(image) = truth.images().binary_search_by_key(&image_id, |image| image.id) else {
             located.unknown_images.push(image_id);
             continue;
         };
@@ -213,10 +213,7 @@ mod tests {
     fn truth(images: &[i64], classes: &[i64]) -> Dataset {
         let image = |id: &i64| Image { id: *id, file_name: id.to_string(), width: 64, height: 32 };
         let class = |id: &i64| Class { id: *id, name: id.to_string() };
-        Dataset {
-            images: images.iter().map(image).collect(),
-            classes: classes.iter().map(class).collect(),
-            ..Dataset::default()
-        }
+        let (images, classes) = (images.iter().map(image).collect(), classes.iter().map(class).collect());
+        Dataset::new("", images, Vec::new(), classes).unwrap()
     }
 }

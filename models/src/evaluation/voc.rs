@@ -33,8 +33,8 @@ pub struct VocSummary {
 
 /// Evaluates `detections`, in any order, against `truth`. In descending order of score, each detection is compared with
 /// the object of its image and class with the highest IoU. It is a false positive if that IoU is below `iou` or the
-/// object is already matched, even if it overlaps another object enough. Crowd regions are not objects to find, and
-/// detections that match one are ignored. Boxes with a class index of `classes` or more are ignored.
+/// object is already matched, even if it overlaps another object enough. Difficult
+/// objects and crowd regions are not objects to find, and detections that match one are ignored. Boxes with a class index of `classes` or more are ignored.
 pub fn voc_average_precision(
     truth: &[Annotation],
     detections: &[ScoredBox],
@@ -49,7 +49,7 @@ pub fn voc_average_precision(
 }
 
 fn evaluate_class(boxes: &ClassBoxes, iou: f64) -> VocSummary {
-    let positives = boxes.objects.iter().filter(|object| !object.crowd).count();
+    let positives = boxes.objects.iter().filter(|object| is_counted(object)).count();
     if positives == 0 {
         return VocSummary { ap: UNDEFINED, ap11: UNDEFINED };
     }
@@ -59,7 +59,7 @@ fn evaluate_class(boxes: &ClassBoxes, iou: f64) -> VocSummary {
     let mut precisions: Vec<f64> = Vec::new();
     for detection in &boxes.detections {
         match most_overlapped(boxes, detection).filter(|(_, overlap)| *overlap >= iou) {
-            Some((index, _)) if boxes.objects[index].crowd => {}
+            Some((index, _)) if !is_counted(boxes.objects[index]) => {}
             Some((index, _)) if !matched[index] => {
                 matched[index] = true;
                 let true_positives = precisions.len() + 1;
@@ -79,6 +79,11 @@ fn evaluate_class(boxes: &ClassBoxes, iou: f64) -> VocSummary {
     VocSummary { ap: area, ap11: average((0..=10).map(at)) }
 }
 
+/// Whether a detector should find the object.
+fn is_counted(object: &Annotation) -> bool {
+    !object.crowd && !object.difficult
+}
+
 /// Index of the object with the highest IoU, and that IoU; the first object among equals.
 fn most_overlapped(boxes: &ClassBoxes, detection: &ScoredBox) -> Option<(usize, f64)> {
     let indices = boxes.objects_of(detection.image);
@@ -96,7 +101,7 @@ mod tests {
     }
 
     fn object(image: usize, x: f64) -> Annotation {
-        Annotation { id: 0, image, class_index: 0, rectangle: square(x), area: 100.0, crowd: false }
+        Annotation { id: 0, image, class_index: 0, rectangle: square(x), area: 100.0, crowd: false, difficult: false }
     }
 
     fn detection(image: usize, x: f64, score: f64) -> ScoredBox {
@@ -145,11 +150,16 @@ mod tests {
     }
 
     #[test]
-    fn detections_in_a_crowd_region_are_ignored() {
+    fn detections_of_crowd_regions_and_difficult_objects_are_ignored() {
         let crowd = Annotation { crowd: true, ..object(0, 50.0) };
+        let difficult = Annotation { difficult: true, ..object(0, 50.0) };
         let detections = [detection(0, 50.0, 0.9), detection(0, 51.0, 0.8), detection(0, 0.0, 0.7)];
-        assert_eq!(score(&[object(0, 0.0), crowd.clone()], &detections), [1.0, 1.0]);
-        assert_eq!(score(&[crowd], &detections), [UNDEFINED, UNDEFINED]);
+        for ignored in [crowd, difficult] {
+            assert_eq!(score(&[object(0, 0.0), ignored.clone()], &detections), [1.0, 1.0]);
+            assert_eq!(score(&[ignored], &detections), [UNDEFINED, UNDEFINED]);
+        }
+        // An ordinary object would be found once: two true positives around a false one.
+        assert_eq!(score(&[object(0, 0.0), object(0, 50.0)], &detections)[0], 0.5 + 0.5 * 2.0 / 3.0);
     }
 
     #[test]

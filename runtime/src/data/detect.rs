@@ -59,7 +59,7 @@ pub fn detect_dataset(
     mut advance: impl FnMut(),
 ) -> Result<Vec<ScoredBox>, DetectDatasetError> {
     let class_indices = class_indices(detector.spec(), truth)?;
-    let images = 0..truth.images.len();
+    let images = 0..truth.images().len();
     let items =
         images.map(|image| Item { file: truth.path_of(image), frame: None, content: Content::File, tag: image });
     let (_, scored) = pipeline(
@@ -88,12 +88,12 @@ pub fn detect_dataset(
 /// # Errors
 /// When it has none of them.
 pub fn class_indices(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<Option<usize>>, DetectDatasetError> {
-    let indices: Vec<_> = spec.classes.iter().map(|class| class.index_in(&truth.classes)).collect();
+    let indices: Vec<_> = spec.classes.iter().map(|class| class.index_in(truth.classes())).collect();
     if indices.iter().all(Option::is_none) {
         let names = |classes: &[Class]| {
             format_list(&classes.iter().map(|class| format!("`{}`", class.name)).collect::<Vec<_>>())
         };
-        return Err(DetectDatasetError::Classes { model: names(&spec.classes), data: names(&truth.classes) });
+        return Err(DetectDatasetError::Classes { model: names(&spec.classes), data: names(truth.classes()) });
     }
     Ok(indices)
 }
@@ -105,7 +105,7 @@ fn scored_boxes(
     class_indices: &[Option<usize>],
     found: &Found,
 ) -> Result<Vec<ScoredBox>, DetectDatasetError> {
-    let expected = &truth.images[image];
+    let expected = &truth.images()[image];
     if (found.width, found.height) != (expected.width, expected.height) {
         let (found, expected) = ([found.width, found.height], [expected.width, expected.height]);
         return Err(DetectDatasetError::Size { path: truth.path_of(image), found, expected });
@@ -131,7 +131,7 @@ mod tests {
     fn classes_are_matched_by_name_where_ids_differ() {
         let indices = |model: &[(i64, &str)], data: &[(i64, &str)]| {
             let spec = ModelSpec { classes: classes(model), ..ModelSpec::default() };
-            class_indices(&spec, &Dataset { classes: classes(data), ..Dataset::default() })
+            class_indices(&spec, &Dataset::new("", Vec::new(), Vec::new(), classes(data)).unwrap())
         };
         assert_eq!(
             indices(&[(1, "dog"), (2, "cat")], &[(0, "cat"), (1, "cow"), (2, "dog")]).unwrap(),

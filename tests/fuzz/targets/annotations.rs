@@ -40,15 +40,15 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn check(dataset: &Dataset, report: &Report, on_problem: OnProblem) {
     assert!(!report.lines().iter().any(String::is_empty));
-    assert!(dataset.annotations.iter().all(|annotation| annotation.class_index < dataset.classes.len()));
+    assert!(dataset.annotations().iter().all(|annotation| annotation.class_index < dataset.classes().len()));
     // Evaluation needs memory per class, so many classes would exceed the memory limit.
-    if dataset.classes.len() < 1024 {
-        models::evaluation::evaluate(&dataset.annotations, &[], dataset.classes.len());
+    if dataset.classes().len() < 1024 {
+        models::evaluation::evaluate(dataset.annotations(), &[], dataset.classes().len());
     }
     if matches!(on_problem, OnProblem::Drop) {
         let path = SCRATCH.path("coco/again.json");
         dataset.write_coco(&path).expect("/dev/shm has room");
         let (again, _) = Dataset::read_coco(&path, OnProblem::Refuse).expect("a checked data set is valid");
-        assert_eq!((&again.images, &again.annotations), (&dataset.images, &dataset.annotations));
+        assert_eq!((again.images(), again.annotations()), (dataset.images(), dataset.annotations()));
     }
 }

@@ -59,7 +59,7 @@ fn draw_each(
     fs::create_dir_all(folder).with_context(|| format!("cannot create the folder `{}`", folder.display()))?;
     let count = Count::new("drawing", images.len() as u64);
     let draw_one = |&index: &usize| {
-        let path = folder.join(file_name(index, &recipe.dataset.images[index].file_name));
+        let path = folder.join(file_name(index, &recipe.dataset.images()[index].file_name));
         let drawn = draw(index);
         count.advance();
         match drawn {

@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use models::coverage::{ObjectMatch, match_objects};
-use models::dataset::{Annotation, Dataset, Report};
+use models::dataset::{Annotation, Dataset};
 use models::{Matcher, ModelSpec};
 use rayon::prelude::*;
-use runtime::data::has_image;
 use serde::Serialize;
 
-use crate::config::BadAnnotations;
 use crate::progress::Count;
+use crate::splits::{SourceSummary, Split, Unreadable};
 
 /// Statistics and problems of one split. The field names are JSON keys.
 #[derive(Debug, Serialize)]
 pub(super) struct Survey {
-    /// Number of images that training would use if all of them were readable.
+    /// The data sets of the split.
+    pub(super) sources: Vec<SourceSummary>,
+    /// Number of images, without those that are missing or no image files.
     pub(super) images: usize,
     /// Number of boxes, without crowd regions.
     pub(super) boxes: usize,
@@ -26,7 +27,7 @@ pub(super) struct Survey {
     pub(super) images_without_boxes: usize,
     /// Statistics of each class, in the order of the data set.
     pub(super) classes: Vec<ClassSurvey>,
-    /// Problems of the annotations, one line per kind.
+    /// Problems of the annotations, one sentence per data set and kind.
     pub(super) problems: Vec<String>,
     /// Whether training refuses these annotations unless `bad_annotations` is `drop`.
     pub(super) refused: bool,
@@ -123,42 +124,46 @@ pub(super) struct Unmatched {
 
 impl Survey {
     /// Surveys a split. Images are read in parallel.
-    pub(super) fn new(title: &str, dataset: &Dataset, report: &Report, spec: &ModelSpec, matcher: &Matcher) -> Self {
-        let (hashes, bad_images) = read_images(title, dataset);
-        let images: Vec<_> = (0..dataset.images.len()).collect();
+    pub(super) fn new(title: &str, split: &Split, spec: &ModelSpec, matcher: &Matcher) -> Self {
+        let dataset = &split.dataset;
+        let (hashes, undecodable) = read_images(title, dataset);
+        let missing = split.unreadable.iter().map(|Unreadable { file, reason }| BadImage {
+            file: file.clone(),
+            reason: reason.clone(),
+            missing: true,
+        });
+        let images: Vec<_> = (0..dataset.images().len()).collect();
         let matched = match_objects(dataset, &images, spec, matcher);
-        let boxes = || dataset.annotations.iter().filter(|annotation| !annotation.crowd);
+        let boxes = || dataset.annotations().iter().filter(|annotation| !annotation.crowd);
         let with_boxes: HashSet<_> = boxes().map(|annotation| annotation.image).collect();
         let mut files_by_hash: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         for (index, hash) in &hashes {
-            files_by_hash.entry(*hash).or_default().push(dataset.images[*index].file_name.clone());
+            files_by_hash.entry(*hash).or_default().push(dataset.images()[*index].file_name.clone());
         }
         let mut duplicate_images: Vec<_> = files_by_hash.into_values().filter(|files| files.len() > 1).collect();
         duplicate_images.sort();
         Self {
-            images: dataset.images.len(),
+            sources: split.sources.clone(),
+            images: dataset.images().len(),
             boxes: boxes().count(),
-            crowds: dataset.annotations.len() - boxes().count(),
-            images_without_boxes: dataset.images.len() - with_boxes.len(),
+            crowds: dataset.annotations().len() - boxes().count(),
+            images_without_boxes: dataset.images().len() - with_boxes.len(),
             classes: classes(dataset, &matched),
-            problems: report.lines(),
-            refused: report.is_serious(),
-            bad_images,
+            problems: split.problems.clone(),
+            refused: split.has_serious_problems,
+            bad_images: missing.chain(undecodable).collect(),
             duplicate_images,
             duplicate_boxes: duplicate_boxes(dataset),
             sides: sides(boxes()),
             image_sizes: image_sizes(dataset),
             unmatched: matched.iter().filter(|object| object.anchors == 0).map(|o| unmatched(dataset, o)).collect(),
-            hashes: hashes.into_iter().map(|(image, hash)| (hash, dataset.images[image].file_name.clone())).collect(),
+            hashes: hashes.into_iter().map(|(image, hash)| (hash, dataset.images()[image].file_name.clone())).collect(),
         }
     }
 
-    /// Whether training accepts this split with this setting of `data.bad_annotations`.
-    pub(super) fn is_accepted(&self, bad: BadAnnotations) -> bool {
-        let drops = bad == BadAnnotations::Drop;
-        // If all images are bad, the folder is wrong; dropping them does not help.
-        let any_left = self.bad_images.len() < self.images;
-        (drops || !self.refused) && any_left && self.bad_images.iter().all(|image| drops && image.missing)
+    /// Whether training would stop at an image, which it finds out when it decodes it.
+    pub(super) fn stops_training(&self) -> bool {
+        self.bad_images.iter().any(|image| !image.missing)
     }
 
     /// Pairs of an image of this split and an image of the other with identical pixels.
@@ -173,11 +178,11 @@ impl Survey {
 
 /// Index and pixel hash of each readable image, and the bad images.
 fn read_images(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadImage>) {
-    let count = Count::new(title, dataset.images.len() as u64);
-    let read = dataset.images.par_iter().enumerate().map(|(index, image)| {
+    let count = Count::new(title, dataset.images().len() as u64);
+    let read = dataset.images().par_iter().enumerate().map(|(index, image)| {
         let read = runtime::image_file::read(dataset.path_of(index));
         count.advance();
-        let bad = |reason| BadImage { file: image.file_name.clone(), reason, missing: !has_image(dataset, index) };
+        let bad = |reason| BadImage { file: image.file_name.clone(), reason, missing: false };
         let pixels = read.map_err(|error| bad(error.reason.to_string()))?;
         let (width, height) = pixels.dimensions();
         if (width, height) != (image.width, image.height) {
@@ -201,11 +206,11 @@ fn read_images(title: &str, dataset: &Dataset) -> (Vec<(usize, u64)>, Vec<BadIma
 }
 
 fn classes(dataset: &Dataset, matched: &[ObjectMatch]) -> Vec<ClassSurvey> {
-    let mut images = vec![HashSet::new(); dataset.classes.len()];
+    let mut images = vec![HashSet::new(); dataset.classes().len()];
     // By class: all, small, medium, large.
-    let mut counts = vec![[MatchedBoxes::default(); 4]; dataset.classes.len()];
+    let mut counts = vec![[MatchedBoxes::default(); 4]; dataset.classes().len()];
     for object in matched {
-        let Annotation { class_index, image, .. } = dataset.annotations[object.annotation];
+        let Annotation { class_index, image, .. } = dataset.annotations()[object.annotation];
         images[class_index].insert(image);
         let size = match object.bounding_box.area() {
             area if area < 32.0 * 32.0 => 1,
@@ -217,7 +222,7 @@ fn classes(dataset: &Dataset, matched: &[ObjectMatch]) -> Vec<ClassSurvey> {
             counts[class_index][index].matched += usize::from(object.anchors > 0);
         }
     }
-    let of_class = dataset.classes.iter().zip(images).zip(counts);
+    let of_class = dataset.classes().iter().zip(images).zip(counts);
     let of_class = of_class.map(|((class, images), [all, small, medium, large])| ClassSurvey {
         id: class.id,
         name: class.name.clone(),
@@ -232,7 +237,7 @@ fn classes(dataset: &Dataset, matched: &[ObjectMatch]) -> Vec<ClassSurvey> {
 
 fn duplicate_boxes(dataset: &Dataset) -> Vec<BoxLocation> {
     let mut seen = HashSet::new();
-    let duplicates = dataset.annotations.iter().filter(|annotation| {
+    let duplicates = dataset.annotations().iter().filter(|annotation| {
         let rectangle = annotation.rectangle;
         let corner_and_sides = [rectangle.x, rectangle.y, rectangle.width, rectangle.height].map(f64::to_bits);
         !seen.insert((annotation.image, annotation.class_index, corner_and_sides))
@@ -242,7 +247,7 @@ fn duplicate_boxes(dataset: &Dataset) -> Vec<BoxLocation> {
 
 fn unmatched(dataset: &Dataset, object: &ObjectMatch) -> Unmatched {
     Unmatched {
-        location: location(dataset, &dataset.annotations[object.annotation]),
+        location: location(dataset, &dataset.annotations()[object.annotation]),
         width: object.bounding_box.width(),
         height: object.bounding_box.height(),
         max_iou: object.max_iou,
@@ -251,9 +256,9 @@ fn unmatched(dataset: &Dataset, object: &ObjectMatch) -> Unmatched {
 
 fn location(dataset: &Dataset, annotation: &Annotation) -> BoxLocation {
     BoxLocation {
-        file: dataset.images[annotation.image].file_name.clone(),
+        file: dataset.images()[annotation.image].file_name.clone(),
         annotation: annotation.id,
-        class: dataset.classes[annotation.class_index].name.clone(),
+        class: dataset.classes()[annotation.class_index].name.clone(),
     }
 }
 
@@ -269,7 +274,7 @@ fn sides<'a>(boxes: impl Iterator<Item = &'a Annotation>) -> Vec<SideBin> {
 
 fn image_sizes(dataset: &Dataset) -> Vec<ImageSize> {
     let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
-    for image in &dataset.images {
+    for image in dataset.images() {
         *counts.entry((image.width, image.height)).or_default() += 1;
     }
     let mut sizes: Vec<_> =

@@ -5,20 +5,36 @@ use std::fmt::{Display, Write as _};
 use models::coverage::Suggestion;
 
 use super::survey::{ClassSurvey, MatchedBoxes, Survey};
+use crate::progress::counted;
+use crate::splits::SourceSummary;
 
 /// Maximum number of entries printed of a list. The JSON output contains all of them.
 const MAX_ENTRIES: usize = 10;
 
 /// The survey of one split, without a final line break.
-pub(super) fn split(title: &str, survey: &Survey) -> String {
+pub(super) fn split(title: &str, survey: &Survey, images_per_epoch: Option<usize>) -> String {
+    let images = |count| counted(count, "image", "images");
+    let boxes = |count| counted(count, "box", "boxes");
+    let of_all = match &survey.sources[..] {
+        [one] => one.annotations.display().to_string(),
+        several => format!("{} data sets", several.len()),
+    };
     let mut text = format!(
-        "{title}: {} images, {} boxes of {} classes, {} crowd regions, {} images without boxes\n",
-        survey.images,
-        survey.boxes,
-        survey.classes.len(),
-        survey.crowds,
-        survey.images_without_boxes
+        "{title}, {of_all}: {}, {} of {}, {}, {} without boxes\n",
+        images(survey.images),
+        boxes(survey.boxes),
+        counted(survey.classes.len(), "class", "classes"),
+        counted(survey.crowds, "crowd region", "crowd regions"),
+        images(survey.images_without_boxes)
     );
+    for source in survey.sources.iter().filter(|_| survey.sources.len() > 1) {
+        let SourceSummary { annotations, images: count, boxes: objects, repeat } = source;
+        let repeated = if *repeat == 1 { String::new() } else { format!(", {repeat} times in an epoch") };
+        let _ = writeln!(text, "  {}: {}, {}{repeated}", annotations.display(), images(*count), boxes(*objects));
+    }
+    if let Some(drawn) = images_per_epoch.filter(|drawn| *drawn != survey.images) {
+        let _ = writeln!(text, "{} per epoch, repeated ones included", images(drawn));
+    }
     let width = survey.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0).max(5);
     let _ = writeln!(
         text,
@@ -55,18 +71,18 @@ pub(super) fn split(title: &str, survey: &Survey) -> String {
     more(&mut text, survey.image_sizes.len());
 
     for problem in &survey.problems {
-        let _ = writeln!(text, "\nannotations: {problem}");
+        let _ = writeln!(text, "\n{problem}");
     }
     let bad = survey.bad_images.iter().map(|bad| format!("{}: {}", bad.file, bad.reason));
-    list(&mut text, "images that cannot be used", bad);
+    list(&mut text, ["image that cannot be used", "images that cannot be used"], bad);
     list(
         &mut text,
-        "groups of images with identical pixels",
+        ["group of images with identical pixels", "groups of images with identical pixels"],
         survey.duplicate_images.iter().map(|files| files.join(", ")),
     );
     let boxes = survey.duplicate_boxes.iter();
     let boxes = boxes.map(|b| format!("{} annotation {} ({})", b.file, b.annotation, b.class));
-    list(&mut text, "duplicate boxes", boxes);
+    list(&mut text, ["duplicate box", "duplicate boxes"], boxes);
     let unmatched = survey.unmatched.iter().map(|unmatched| {
         let location = &unmatched.location;
         format!(
@@ -74,41 +90,54 @@ pub(super) fn split(title: &str, survey: &Survey) -> String {
             location.file, location.annotation, location.class, unmatched.width, unmatched.height, unmatched.max_iou
         )
     });
-    list(&mut text, "boxes without a matched anchor, which cannot be learned", unmatched);
+    let titles = [
+        "box without a matched anchor, which cannot be learned",
+        "boxes without a matched anchor, which cannot be learned",
+    ];
+    list(&mut text, titles, unmatched);
     text.truncate(text.trim_end().len());
     text
 }
 
-/// Problems between the splits: classes that do not fit together, and common images.
-pub(super) fn differences(mismatch: Option<&anyhow::Error>, in_both: &[[String; 2]]) -> Option<String> {
-    let mut text = mismatch.map_or_else(String::new, |mismatch| format!("{mismatch}\n"));
+/// Images that are in both splits.
+pub(super) fn in_both(in_both: &[[String; 2]]) -> Option<String> {
+    let mut text = String::new();
     let pairs = in_both.iter().map(|[train, validation]| format!("{train} and {validation}"));
-    list(&mut text, "images are in both splits, so validation overestimates the AP", pairs);
+    let consequence = "in both splits, so validation overestimates the AP";
+    list(&mut text, [&format!("image is {consequence}"), &format!("images are {consequence}")], pairs);
     (!text.is_empty()).then(|| text.trim().to_owned())
+}
+
+/// Why training would not start.
+pub(super) fn refusals(refusals: &[String]) -> Option<String> {
+    (!refusals.is_empty()).then(|| format!("training would refuse this data:\n  {}", refusals.join("\n  ")))
 }
 
 /// The suggested anchors, as lines of the configuration.
 pub(super) fn suggestion(suggestion: Option<&Suggestion>, images: usize) -> String {
     let Some(Suggestion { anchors, matched_fraction: [configured, suggested] }) = suggestion else {
         return format!(
-            "anchors: none of the candidates matches more boxes than the configured anchors (on {images} images)"
+            "anchors: none of the candidates matches more boxes than the configured anchors (on {})",
+            counted(images, "image", "images")
         );
     };
     format!(
-        "anchors: these match {:.2} % of the boxes instead of {:.2} % (on {images} images)\nmodel:\n  anchors:\n    \
+        "anchors: these match {:.2} % of the boxes instead of {:.2} % (on {})\nmodel:\n  anchors:\n    \
          sizes: {:?}\n    ratios: {:?}\n    scales: {:?}",
         100.0 * suggested,
         100.0 * configured,
+        counted(images, "image", "images"),
         anchors.sizes,
         anchors.ratios,
         anchors.scales
     )
 }
 
-fn list(text: &mut String, title: &str, entries: impl ExactSizeIterator<Item = impl Display>) {
+/// `titles`: for one entry, and for several.
+fn list(text: &mut String, [one, several]: [&str; 2], entries: impl ExactSizeIterator<Item = impl Display>) {
     let count = entries.len();
     if count > 0 {
-        let _ = writeln!(text, "\n{count} {title}");
+        let _ = writeln!(text, "\n{}", counted(count, one, several));
         for entry in entries.take(MAX_ENTRIES) {
             let _ = writeln!(text, "  {entry}");
         }

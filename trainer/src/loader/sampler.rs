@@ -1,8 +1,8 @@
-//! Batch sampler: chooses the images of each batch.
+//! Sampler: chooses the images of each batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use models::dataset::Image;
+use models::dataset::{Dataset, Image};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -12,7 +12,8 @@ use rand_chacha::ChaCha8Rng;
 pub struct BatchRequest {
     /// Indices of the images in the data set.
     pub indices: Vec<usize>,
-    /// Seed of the augmentation. Each image has its own random numbers, which do not depend on the worker thread.
+    /// Seed of the augmentation. Each image has its own random numbers, which do not depend on the worker thread. The second time
+    /// that an image is in a batch, its seed is the next one, and so on.
     pub seed: u64,
 }
 
@@ -28,35 +29,112 @@ pub fn aspect_groups(images: &[Image]) -> Vec<i32> {
     images.iter().map(group).collect()
 }
 
-/// The batches of an epoch: every image once, in an order that depends only on `seed` and `epoch`.
-///
-/// `groups` has the group of each image. Images are shuffled, then collected per group into full batches. Images left over
-/// from all groups follow, sorted by group, in batches of their own. Only the last batch may have fewer than `batch_size`
-/// images. With a single group, the order is that of the shuffle.
-pub fn batch_requests(groups: &[i32], batch_size: usize, seed: u64, epoch: u32) -> Vec<BatchRequest> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    // Images use the first streams, epochs the last.
-    random.set_stream(u64::MAX - u64::from(epoch));
-    let mut shuffled: Vec<_> = (0..groups.len()).collect();
-    shuffled.shuffle(&mut random);
-    let seed = random.random();
+/// Chooses the images of every epoch.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    groups: Vec<i32>,
+    repeats: Vec<f64>,
+    batch_size: usize,
+    seed: u64,
+}
 
-    let mut batches = Vec::new();
-    let mut waiting: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
-    for image in shuffled {
-        let group = waiting.entry(groups[image]).or_default();
-        group.push(image);
-        if group.len() == batch_size {
-            batches.push(std::mem::take(group));
-        }
+impl Sampler {
+    /// `groups` has the group of each image, `repeats` how often it is in an epoch, on average.
+    pub fn new(groups: Vec<i32>, repeats: Vec<f64>, batch_size: usize, seed: u64) -> Self {
+        debug_assert_eq!(groups.len(), repeats.len());
+        Self { groups, repeats, batch_size, seed }
     }
-    let leftover: Vec<_> = waiting.into_values().flatten().collect();
-    batches.extend(leftover.chunks(batch_size).map(<[_]>::to_vec));
-    batches.into_iter().map(|indices| BatchRequest { indices, seed }).collect()
+
+    /// Number of images in every epoch: the sum of all repeats, rounded.
+    pub fn images_per_epoch(&self) -> usize {
+        images_per_epoch(&self.repeats)
+    }
+
+    /// How often each image is in an epoch, on average.
+    pub fn repeats(&self) -> &[f64] {
+        &self.repeats
+    }
+
+    /// The batches of an epoch, which depend only on the seed and `epoch`.
+    ///
+    /// Images are shuffled, then collected per group into full batches. Images left over from all groups follow, sorted by
+    /// group, in batches of their own. Only the last batch may have fewer images than the others. With a single group, the order
+    /// is that of the shuffle.
+    pub fn batches(&self, epoch: u32) -> Vec<BatchRequest> {
+        let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+        // Images use the first streams, epochs the last.
+        random.set_stream(u64::MAX - u64::from(epoch));
+        let mut images = self.draw(&mut random);
+        images.shuffle(&mut random);
+        let seed: u64 = random.random();
+
+        let mut batches = Vec::new();
+        let mut waiting: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
+        for image in images {
+            let group = waiting.entry(self.groups[image]).or_default();
+            group.push(image);
+            if group.len() == self.batch_size {
+                batches.push(std::mem::take(group));
+            }
+        }
+        let leftover: Vec<_> = waiting.into_values().flatten().collect();
+        batches.extend(leftover.chunks(self.batch_size).map(<[_]>::to_vec));
+        // A seed per batch, so that repeated images are augmented differently.
+        (0..).zip(batches).map(|(batch, indices)| BatchRequest { indices, seed: seed.wrapping_add(batch) }).collect()
+    }
+
+    /// The images of an epoch. Each is drawn as often as its repeat, rounded up or down at random. Detectron2 rounds each on its
+    /// own; here, the sum is always the same: images are laid side by side on a line, each as long as its repeat, in random
+    /// order, and drawn at equal distances.
+    fn draw(&self, random: &mut ChaCha8Rng) -> Vec<usize> {
+        let mut images: Vec<_> = (0..self.repeats.len()).collect();
+        if self.repeats.iter().all(|repeat| *repeat == 1.0) {
+            return images;
+        }
+        images.shuffle(random);
+        let count = self.images_per_epoch();
+        let distance = images.iter().map(|image| self.repeats[*image]).sum::<f64>() / count.max(1) as f64;
+        // Of 24 bits, so that adding a whole number does not round it up to the next one.
+        let first = distance * f64::from(random.random::<f32>());
+        let mut drawn = Vec::with_capacity(count);
+        let mut end = 0.0;
+        for image in images {
+            end += self.repeats[image];
+            while drawn.len() < count && first + distance * (drawn.len() as f64) < end {
+                drawn.push(image);
+            }
+        }
+        drawn
+    }
+}
+
+/// Number of images in every epoch.
+pub(crate) fn images_per_epoch(repeats: &[f64]) -> usize {
+    repeats.iter().sum::<f64>().round() as usize
+}
+
+/// How often each image is repeated because of its rarest class: the repeat factors of LVIS. A class that is in a fraction `f`
+/// of the images has the factor `sqrt(threshold / f)`, at least 1, and an image the highest factor of its classes. Crowd regions
+/// do not count. <https://arxiv.org/abs/1908.03195>, section B.2
+pub fn repeat_factors(dataset: &Dataset, threshold: f64) -> Vec<f64> {
+    let images = dataset.images().len();
+    let classes_of = |image| {
+        let objects = dataset.annotations_of(image).iter().filter(|annotation| !annotation.crowd);
+        objects.map(|object| object.class_index).collect::<BTreeSet<_>>()
+    };
+    let mut images_of = vec![0usize; dataset.classes().len()];
+    for class in (0..images).flat_map(classes_of) {
+        images_of[class] += 1;
+    }
+    let factor = |class: usize| (threshold * images as f64 / images_of[class] as f64).sqrt();
+    (0..images).map(|image| classes_of(image).into_iter().map(factor).fold(1.0, f64::max)).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use models::dataset::{Annotation, Rectangle};
+    use models::spec::Class;
+
     use super::*;
 
     fn images(sizes: &[(u32, u32)]) -> Vec<Image> {
@@ -70,6 +148,21 @@ mod tests {
         images(&sizes.into_iter().cycle().take(count).collect::<Vec<_>>())
     }
 
+    /// Every image once.
+    fn sampler(groups: &[i32], batch_size: usize, seed: u64) -> Sampler {
+        Sampler::new(groups.to_vec(), vec![1.0; groups.len()], batch_size, seed)
+    }
+
+    /// How often each image is in an epoch.
+    fn counts(repeats: &[f64], seed: u64, epoch: u32) -> Vec<usize> {
+        let sampler = Sampler::new(vec![0; repeats.len()], repeats.to_vec(), 4, seed);
+        let mut counts = vec![0; repeats.len()];
+        let indices = indices_of(&sampler.batches(epoch));
+        assert_eq!(indices.len(), sampler.images_per_epoch());
+        indices.into_iter().for_each(|image| counts[image] += 1);
+        counts
+    }
+
     fn indices_of(requests: &[BatchRequest]) -> Vec<usize> {
         requests.iter().flat_map(|request| request.indices.clone()).collect()
     }
@@ -78,7 +171,7 @@ mod tests {
     fn every_epoch_has_every_image_once_in_a_different_order() {
         for images in [mixed(1), mixed(10), mixed(203)] {
             for groups in [vec![0; images.len()], aspect_groups(&images)] {
-                let epoch = |seed, epoch| batch_requests(&groups, 4, seed, epoch);
+                let epoch = |seed, epoch| sampler(&groups, 4, seed).batches(epoch);
                 let lengths: Vec<_> = epoch(0, 0).iter().map(|request| request.indices.len()).collect();
                 let (last, full) = lengths.split_last().unwrap();
                 assert!(full.iter().all(|length| *length == 4) && *last <= 4, "{lengths:?}");
@@ -93,7 +186,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(batch_requests(&[], 4, 0, 0), []);
+        assert_eq!(sampler(&[], 4, 0).batches(0), []);
     }
 
     #[test]
@@ -103,7 +196,74 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         random.set_stream(u64::MAX - 5);
         shuffled.shuffle(&mut random);
-        assert_eq!(indices_of(&batch_requests(&groups, 8, 3, 5)), shuffled);
+        assert_eq!(indices_of(&sampler(&groups, 8, 3).batches(5)), shuffled);
+    }
+
+    #[test]
+    fn whole_repeats_are_exact_in_every_epoch() {
+        for epoch in 0..50 {
+            assert_eq!(counts(&[3.0, 1.0, 1.0, 2.0, 3.0], 7, epoch), [3, 1, 1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn fractional_repeats_are_rounded_at_random_and_all_epochs_have_the_same_length() {
+        let repeats: Vec<_> = (0..40).map(|image| 1.0 + f64::from(image % 8) / 8.0 + f64::from(image / 30)).collect();
+        const EPOCHS: u32 = 4000;
+        let mut sums = vec![0; repeats.len()];
+        for epoch in 0..EPOCHS {
+            let counts = counts(&repeats, 1, epoch);
+            for ((sum, count), repeat) in sums.iter_mut().zip(counts).zip(&repeats) {
+                let count_f64 = count as f64;
+                // The length is a whole number, so that repeats are scaled by up to 1 %.
+                assert!(
+                    (0.99 * repeat).floor() <= count_f64 && count_f64 <= (1.01 * repeat).ceil(),
+                    "{count} of {repeat}"
+                );
+                *sum += count;
+            }
+        }
+        let scale = images_per_epoch(&repeats) as f64 / repeats.iter().sum::<f64>();
+        for (sum, repeat) in sums.iter().zip(&repeats) {
+            let mean = f64::from(*sum as u32) / f64::from(EPOCHS);
+            // Four standard deviations of a mean of coin tosses.
+            assert!((mean - scale * repeat).abs() < 4.0 * 0.5 / f64::from(EPOCHS).sqrt(), "{mean} instead of {repeat}");
+        }
+        assert_eq!(counts(&repeats, 1, 3), counts(&repeats, 1, 3));
+        assert_ne!(counts(&repeats, 1, 3), counts(&repeats, 1, 4));
+        assert_ne!(counts(&repeats, 1, 3), counts(&repeats, 2, 3));
+    }
+
+    #[test]
+    fn batches_have_different_seeds() {
+        let seeds: BTreeSet<_> = sampler(&[0; 40], 4, 0).batches(0).iter().map(|request| request.seed).collect();
+        assert_eq!(seeds.len(), 10);
+    }
+
+    #[test]
+    fn images_of_rare_classes_are_repeated() {
+        let object = |image, class_index, crowd| Annotation {
+            id: 1,
+            image,
+            class_index,
+            rectangle: Rectangle { x: 0.0, y: 0.0, width: 4.0, height: 4.0 },
+            area: 16.0,
+            crowd,
+            difficult: false,
+        };
+        // In ten images: class 0 in all but the last, class 1 in one (twice), class 2 in two, class 3 as a crowd only.
+        let mut annotations: Vec<_> = (0..9).map(|image| object(image, 0, false)).collect();
+        annotations.extend([object(3, 1, false), object(3, 1, false), object(3, 2, false), object(4, 2, false)]);
+        annotations.push(object(5, 3, true));
+        annotations.sort_by_key(|annotation| annotation.image);
+        let classes = (0..4).map(|id| Class { id, name: id.to_string() }).collect();
+        let dataset = Dataset::new("", images(&[(8, 8); 10]), annotations, classes).unwrap();
+        // Detectron2: RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dataset_dicts, 0.4)
+        let factors = repeat_factors(&dataset, 0.4);
+        let expected = [1.0, 1.0, 1.0, 2.0, 2f64.sqrt(), 1.0, 1.0, 1.0, 1.0, 1.0];
+        assert!(factors.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{factors:?}");
+        assert_eq!(repeat_factors(&dataset, 0.05), [1.0; 10]);
+        assert_eq!(repeat_factors(&Dataset::default(), 0.5), [0.0; 0]);
     }
 
     #[test]
@@ -112,7 +272,7 @@ mod tests {
         // Pixels of all batches, divided by the sum over images of the pixels of each alone.
         let padding_ratio = |groups: &[i32]| {
             let (mut batches, mut alone) = (0, 0);
-            for request in batch_requests(groups, 8, 0, 0) {
+            for request in sampler(groups, 8, 0).batches(0) {
                 let placements: Vec<_> =
                     request.indices.iter().map(|&i| spec.place(images[i].width, images[i].height)).collect();
                 let width = placements.iter().map(|placement| placement.padded_width).max().unwrap();

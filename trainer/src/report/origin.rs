@@ -52,10 +52,10 @@ pub(super) fn draw(material: &Material, log: &Log, times: &Times, markup: &mut M
             "Validation data",
             format!(
                 "{} with {} of {} in {}",
-                counted(dataset.images.len(), "image", "images"),
-                counted(dataset.annotations.len(), "box", "boxes"),
-                counted(dataset.classes.len(), "class", "classes"),
-                dataset.folder.display()
+                counted(dataset.images().len(), "image", "images"),
+                counted(dataset.annotations().len(), "box", "boxes"),
+                counted(dataset.classes().len(), "class", "classes"),
+                dataset.folder().display()
             ),
         ),
         ("Program", program),

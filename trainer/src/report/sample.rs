@@ -44,7 +44,7 @@ impl Sample {
     pub(super) fn of(folder: TempDir, dataset: Dataset) -> Self {
         fs::create_dir_all(folder.path().join("shapes-1")).unwrap();
         let recipe = Recipe {
-            spec: ModelSpec { classes: dataset.classes.clone(), ..ModelSpec::default() },
+            spec: ModelSpec { classes: dataset.classes().to_vec(), ..ModelSpec::default() },
             dataset,
             matcher: Matcher::default(),
             normalizer: Normalizer::default(),
@@ -121,8 +121,8 @@ impl Sample {
 fn jittered(dataset: &Dataset) -> Vec<ScoredBox> {
     let mut random = ChaCha8Rng::seed_from_u64(2);
     let mut scored = Vec::new();
-    let classes = dataset.classes.len().max(1);
-    for object in &dataset.annotations {
+    let classes = dataset.classes().len().max(1);
+    for object in dataset.annotations() {
         let Rectangle { x, y, width, height } = object.rectangle;
         let mut moved = |from: f64, side: f64| from + side * random.random_range(-0.09..0.09);
         let rectangle = Rectangle {

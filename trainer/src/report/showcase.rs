@@ -68,7 +68,7 @@ pub(super) fn draw(recipe: &Recipe, scored: &[ScoredBox], rule: ConfusionRule, m
 }
 
 fn by_image(dataset: &Dataset, scored: &[ScoredBox]) -> Vec<Vec<ScoredBox>> {
-    let mut detections = vec![Vec::new(); dataset.images.len()];
+    let mut detections = vec![Vec::new(); dataset.images().len()];
     for found in scored {
         if let Some(of_image) = detections.get_mut(found.image) {
             of_image.push(*found);
@@ -92,7 +92,7 @@ fn compare(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: Confusion
     let mut objects = dataset.annotations_of(image).to_vec();
     let mut found = found.to_vec();
     let all = objects.iter().map(|object| object.class_index).chain(found.iter().map(|found| found.class_index));
-    let mut classes: Vec<_> = all.filter(|class| *class < dataset.classes.len()).collect();
+    let mut classes: Vec<_> = all.filter(|class| *class < dataset.classes().len()).collect();
     classes.sort_unstable();
     classes.dedup();
     let place = |class: usize| classes.binary_search(&class).unwrap_or(usize::MAX);
@@ -117,7 +117,7 @@ fn best_and_worst(judged: &[Judged]) -> [Vec<Judged>; 2] {
 
 fn image(recipe: &Recipe, judged: Judged, found: &[ScoredBox], rule: ConfusionRule, markup: &mut Markup) {
     let dataset = &recipe.dataset;
-    let name = &dataset.images[judged.image].file_name;
+    let name = &dataset.images()[judged.image].file_name;
     markup.element("figure", &[("class", &"image")], |markup| {
         match drawn(recipe, judged.image, found, rule) {
             Ok((jpeg, [width, height])) => {
@@ -184,7 +184,7 @@ fn sized(image: RgbImage) -> (RgbImage, f32) {
 fn errors(dataset: &Dataset, image: usize, found: &[ScoredBox], rule: ConfusionRule) -> String {
     let (classes, matrix) = compare(dataset, image, found, rule);
     let background = matrix.background();
-    let name = |place: usize| dataset.classes[classes[place]].name.as_str();
+    let name = |place: usize| dataset.classes()[classes[place]].name.as_str();
     let mut errors = Vec::new();
     for (truth, counts) in matrix.counts.iter().enumerate() {
         for (prediction, number) in counts.iter().enumerate().filter(|(_, number)| **number > 0) {
@@ -225,13 +225,11 @@ mod tests {
             rectangle: place(x),
             area: 100.0,
             crowd: false,
+            difficult: false,
         };
-        Dataset {
-            images: (0..images as i64).map(image).collect(),
-            annotations: (0..images).flat_map(|image| [object(image, 1, 0.0), object(image, 2, 20.0)]).collect(),
-            classes: (0..).zip(["cat", "dog", "cow"]).map(|(id, name)| Class { id, name: name.to_owned() }).collect(),
-            ..Dataset::default()
-        }
+        let annotations = (0..images).flat_map(|image| [object(image, 1, 0.0), object(image, 2, 20.0)]).collect();
+        let classes = (0..).zip(["cat", "dog", "cow"]).map(|(id, name)| Class { id, name: name.to_owned() }).collect();
+        Dataset::new("", (0..images as i64).map(image).collect(), annotations, classes).unwrap()
     }
 
     fn found(image: usize, class_index: usize, x: f64) -> ScoredBox {

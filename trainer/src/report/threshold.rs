@@ -13,7 +13,7 @@ pub(super) fn best_rule(truth: &Dataset, detections: &[ScoredBox]) -> ConfusionR
         (1..PARTS).map(|part| ConfusionRule { score: f64::from(part) / f64::from(PARTS), ..ConfusionRule::default() });
     let mut best = (0.0, ConfusionRule::default());
     for rule in rules {
-        let counts = Counts::of(&confusion_matrix(&truth.annotations, detections, truth.classes.len(), rule));
+        let counts = Counts::of(&confusion_matrix(truth.annotations(), detections, truth.classes().len(), rule));
         if counts.right > 0 && counts.f1() > best.0 {
             best = (counts.f1(), rule);
         }
@@ -67,7 +67,7 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use models::dataset::{Annotation, Rectangle};
+    use models::dataset::{Annotation, Image, Rectangle};
     use models::spec::Class;
 
     use super::*;
@@ -77,13 +77,18 @@ mod tests {
     }
 
     fn truth() -> Dataset {
-        let annotation =
-            |x| Annotation { id: 1, image: 0, class_index: 0, rectangle: place(x), area: 100.0, crowd: false };
-        Dataset {
-            annotations: [0.0, 20.0, 40.0].map(annotation).to_vec(),
-            classes: vec![Class { id: 0, name: "a".to_owned() }],
-            ..Dataset::default()
-        }
+        let annotation = |x| Annotation {
+            id: 1,
+            image: 0,
+            class_index: 0,
+            rectangle: place(x),
+            area: 100.0,
+            crowd: false,
+            difficult: false,
+        };
+        let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 50, height: 10 }];
+        let classes = vec![Class { id: 0, name: "a".to_owned() }];
+        Dataset::new("", images, [0.0, 20.0, 40.0].map(annotation).to_vec(), classes).unwrap()
     }
 
     fn found(x: f64, score: f64) -> ScoredBox {
@@ -102,7 +107,7 @@ mod tests {
     #[test]
     fn counts_equal_those_of_the_confusion_matrix() {
         let detections = [found(0.0, 0.9), found(300.0, 0.8)];
-        let matrix = confusion_matrix(&truth().annotations, &detections, 1, ConfusionRule::default());
+        let matrix = confusion_matrix(truth().annotations(), &detections, 1, ConfusionRule::default());
         let counts = Counts::of(&matrix);
         assert_eq!(counts, Counts { objects: 3, detections: 2, right: 1 });
         assert_eq!((counts.errors(), counts.f1(), Counts::default().f1()), (3, 0.4, 1.0));
