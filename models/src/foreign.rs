@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use crate::checkpoint::{BackboneCheckpointSpec, TensorProblems};
-use crate::spec::{BackboneSpec, Class, ModelSpec};
+use crate::checkpoint::TensorProblems;
+use crate::spec::{BackboneCheckpointSpec, BackboneSpec, Class, ModelSpec};
 use crate::weights::{Parameter, WeightsError};
 use design::{Design, Shapes, design};
 use kind::{Said, find, part};
