@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use super::names::{OURS, TORCHVISION};
-use super::{ForeignError, Stored, StoredTensors};
+use super::names;
+use super::{ForeignError, Request, Stored, StoredTensors};
 use crate::spec::{ModelSpec, SpecError};
 
 /// A kind of weights that can be imported.
@@ -92,8 +92,8 @@ impl Kind {
     }
 
     /// The table that maps its tensor names to ours.
-    pub(super) fn names(self) -> &'static [(&'static str, &'static str)] {
-        if self.has_torchvision_names() { TORCHVISION } else { OURS }
+    pub(super) fn names(self) -> Vec<(String, String)> {
+        if self.has_torchvision_names() { names::torchvision() } else { names::ours() }
     }
 
     /// The tensor by which it is recognized in a file. Its name may have a prefix there.
@@ -131,19 +131,10 @@ pub(super) struct Found {
     pub(super) reason: String,
 }
 
-/// What the user gave of a [`Request`](super::Request).
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Said<'a> {
-    pub(super) kind: Option<Kind>,
-    pub(super) key: Option<&'a str>,
-    pub(super) file: &'a str,
-    pub(super) sha256: &'a str,
-}
-
 /// Finds the weights of the given kind, or of the kind recognized by their names.
-pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, ForeignError> {
-    let at = |kind: Kind| prefix(tensors, kind, said.key);
-    if let Some(kind) = said.kind {
+pub(super) fn find(tensors: &StoredTensors, request: &Request) -> Result<Found, ForeignError> {
+    let at = |kind: Kind| prefix(tensors, kind, request.key.as_deref());
+    if let Some(kind) = request.kind {
         let prefix = at(kind)?.ok_or_else(|| ForeignError::Absent {
             kind,
             tensor: kind.landmark(),
@@ -152,7 +143,7 @@ pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, Foreign
         return Ok(Found { kind, prefix, reason: "given by --kind".to_owned() });
     }
     if let Some(prefix) = at(Kind::TorchvisionV1)? {
-        let (kind, reason) = torchvision(&part(tensors, &prefix), said);
+        let (kind, reason) = torchvision(&part(tensors, &prefix), request);
         return Ok(Found { kind, prefix, reason });
     }
     if let Some(prefix) = at(Kind::Yhenon)? {
@@ -203,7 +194,7 @@ fn prefix(tensors: &StoredTensors, kind: Kind, key: Option<&str>) -> Result<Opti
 }
 
 /// The kind of weights that have torchvision's tensor names, and how it was recognized.
-fn torchvision(tensors: &BTreeMap<&str, &Stored>, said: Said) -> (Kind, String) {
+fn torchvision(tensors: &BTreeMap<&str, &Stored>, request: &Request) -> (Kind, String) {
     let shape = |name: &str| tensors.get(name).map(|stored| stored.shape.as_slice());
     if shape("head.classification_head.conv.0.1.weight").is_some() {
         return (Kind::TorchvisionV2, "its heads have norm layers".to_owned());
@@ -216,7 +207,7 @@ fn torchvision(tensors: &BTreeMap<&str, &Stored>, said: Said) -> (Kind, String) 
     }
     let frozen = !tensors.keys().any(|name| name.ends_with(".num_batches_tracked"));
     if frozen && outputs == 91 {
-        if said.sha256.starts_with(PUBLISHED) || said.file.contains(PUBLISHED) {
+        if request.sha256.starts_with(PUBLISHED) || request.file.contains(PUBLISHED) {
             let reason = format!("it is torchvision's published file ({PUBLISHED}), which needs a norm epsilon of 0");
             return (Kind::TorchvisionV1Coco, reason);
         }
