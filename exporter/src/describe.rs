@@ -104,6 +104,7 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
         Resampling::Torch => "as torch.nn.functional.interpolate with align_corners=False",
         Resampling::ScikitImage => "as skimage.transform.resize of scikit-image 0.19 or later",
     };
+    let rounding = if spec.round_pixels { "round(value) to 0 to 255, halves up; then " } else { "" };
     writeln!(text, "  1. Decode to RGB with 8 bits per channel, and apply the EXIF rotation.")?;
     match spec.fixed_size {
         Some([height, width]) => {
@@ -135,7 +136,7 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
     writeln!(text, "     {filter}, {antialias}, {resampling}.")?;
     writeln!(
         text,
-        "  3. value = (value / 255 - mean) / std; mean {:?}, std {:?}, for red, green, blue.",
+        "  3. {rounding}value = (value / 255 - mean) / std; mean {:?}, std {:?}, for red, green, blue.",
         spec.mean, spec.std
     )?;
     if let Some([height, width]) = spec.input_size {
@@ -253,11 +254,12 @@ fn postprocessing(text: &mut String, spec: &ModelSpec) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::spec::{Class, Source};
+    use models::foreign::Kind;
+    use models::spec::Class;
 
-    fn description(source: Source) -> String {
+    fn description(kind: Kind) -> String {
         let classes = vec![Class { id: 7, name: "cell".to_owned() }];
-        let spec = ModelSpec { classes, ..source.spec().unwrap() };
+        let spec = ModelSpec { classes, ..kind.spec().unwrap() };
         let mut text = String::new();
         describe_to(&mut text, &ModelProto::default(), &spec).unwrap();
         text
@@ -265,9 +267,9 @@ mod tests {
 
     #[test]
     fn description_contains_the_settings_of_imported_models() {
-        let cases: [(Source, &[&str]); 3] = [
+        let cases: [(Kind, &[&str]); 3] = [
             (
-                Source::TorchvisionV1,
+                Kind::TorchvisionV1,
                 &[
                     "the shorter side is 800, or, if the longer side would exceed 1333",
                     "both sides are rounded down",
@@ -284,7 +286,7 @@ mod tests {
                 ],
             ),
             (
-                Source::Yhenon,
+                Kind::Yhenon,
                 &[
                     "half to even",
                     "bilinear, antialiased, as skimage.transform.resize",
@@ -293,14 +295,20 @@ mod tests {
                     "step is the level's stride",
                 ],
             ),
-            (Source::Mlperf, &["Resize to height 800 and width 800, without keeping the aspect ratio", "7  cell"]),
+            (Kind::Mlperf, &["Resize to height 800 and width 800, without keeping the aspect ratio", "7  cell"]),
         ];
-        for (source, lines) in cases {
-            let text = description(source);
+        for (kind, lines) in cases {
+            let text = description(kind);
             for line in lines {
-                assert!(text.contains(line), "{}: no `{line}` in {text}", source.name());
+                assert!(text.contains(line), "{}: no `{line}` in {text}", kind.name());
             }
         }
-        assert!(!description(Source::Mlperf).contains("shorter side"));
+        assert!(!description(Kind::Mlperf).contains("shorter side"));
+        let mut rounding = String::new();
+        for round_pixels in [false, true] {
+            rounding.clear();
+            preprocessing(&mut rounding, &PreprocessingSpec { round_pixels, ..PreprocessingSpec::default() }).unwrap();
+            assert_eq!(rounding.contains("  3. round(value) to 0 to 255, halves up; then value = "), round_pixels);
+        }
     }
 }

@@ -107,7 +107,7 @@ impl FormOptions {
         if let Some(top_k) = self.top_k {
             spec.postprocessing.top_k = Some(spec.postprocessing.top_k.map_or(top_k, |own| own.min(top_k)));
         }
-        spec.validate()?;
+        spec.check()?;
         Ok(spec)
     }
 

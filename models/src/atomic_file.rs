@@ -28,7 +28,7 @@ impl AtomicFile {
         if is_device(&target) {
             return Err(io::Error::other("it is a device or a pipe, which a file cannot replace"));
         }
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(&target);
         fs::metadata(folder)?;
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let file = tempfile::Builder::new()
@@ -46,7 +46,8 @@ impl AtomicFile {
         self.file.get_ref().path()
     }
 
-    /// Waits until all bytes are on the disk, and renames the file to its target, which it replaces.
+    /// Waits until all bytes are on the disk, renames the file to its target, which it replaces, and waits until the new name
+    /// is on the disk.
     ///
     /// # Errors
     /// Those of the file system.
@@ -54,7 +55,7 @@ impl AtomicFile {
         let file = self.file.into_inner().map_err(|error| without_path(error.into_error()))?;
         file.as_file().sync_all()?;
         file.persist(&self.target).map_err(|error| without_path(error.error))?;
-        Ok(())
+        sync_folder(folder_of(&self.target))
     }
 }
 
@@ -65,6 +66,20 @@ impl Write for AtomicFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush().map_err(without_path)
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Waits until the names in a folder are on the disk, so that a rename survives a power failure. Does nothing where the
+/// file system cannot do that, or the user may write to the folder but not read it.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported) => Ok(()),
+        result => result,
     }
 }
 
@@ -146,6 +161,17 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert!(AtomicFile::create(Path::new("/dev/null")).is_err());
         assert!(is_device(Path::new("/dev/null")));
+    }
+
+    #[test]
+    fn folders_are_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(folder_of(&folder.path().join("model.onnx")), folder.path());
+        assert_eq!(folder_of(Path::new("model.onnx")), Path::new("."));
+        sync_folder(folder.path()).unwrap();
+        // The system cannot sync the folders of `/proc`.
+        sync_folder(Path::new("/proc/self")).unwrap();
+        assert_eq!(sync_folder(&folder.path().join("missing")).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tensor_file::{Content, Tensors};
 
 pub use error::{CheckpointError, TensorProblems};
 
-pub use backbone::{BackboneCheckpoint, BackboneCheckpointSpec, Pretrained};
+pub use backbone::{BackboneCheckpoint, Pretrained};
 pub use probe::{HeadOutputs, Probe, cells_per_level};
 
 /// A trained network with everything needed to use it.
@@ -61,8 +61,8 @@ pub struct Origin {
 
 /// The YAML text in the file's metadata.
 #[derive(Serialize, Deserialize)]
-struct Description {
-    spec: ModelSpec,
+struct Description<S> {
+    spec: S,
     provenance: Provenance,
 }
 
@@ -72,43 +72,41 @@ impl Checkpoint {
     /// # Errors
     /// When the file cannot be read, is damaged, is not a checkpoint, or its tensors do not match its spec exactly.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let invalid =
-            |detail: &str| CheckpointError::NotCheckpoint { path: path.to_owned(), detail: detail.to_owned() };
         let (description, mut tensors) = tensor_file::read(path, Content::Detector)?;
-        let Description { spec, provenance } = serde_yaml::from_str(&description)
-            .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
-        spec.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
-        let probe = Probe::take_from(&mut tensors, &spec).map_err(|detail| invalid(&detail))?;
-        let expected = parameters(&spec).map_err(|error| invalid(&error.to_string()))?;
-        let problems = compare(&expected, &tensors);
-        if !problems.is_empty() {
-            return Err(CheckpointError::Tensors { path: path.to_owned(), problems });
-        }
+        let Description::<ModelSpec> { spec, provenance } = description;
+        let probe = Probe::take_from(&mut tensors, &spec)
+            .map_err(|detail| CheckpointError::NotCheckpoint { path: path.to_owned(), detail })?;
+        compare(path, parameters(&spec), &tensors)?;
         Ok(Self { spec, provenance, tensors, probe })
     }
 
     /// Writes the checkpoint atomically.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When its spec is invalid, or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
         let Self { spec, provenance, tensors, probe } = self;
-        let description = Description { spec: spec.clone(), provenance: provenance.clone() };
-        let description = serde_yaml::to_string(&description)
-            .expect("spec and provenance hold only strings, numbers and lists, all of which YAML can write");
+        spec.check().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
+        let description = Description { spec, provenance: provenance.clone() };
         let probe = probe.tensors();
         let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
         let named = named.chain(probe.iter().map(|(name, tensor)| (*name, tensor)));
-        tensor_file::write(path, Content::Detector, description, named)
+        tensor_file::write(path, Content::Detector, &description, named)
     }
 }
 
-/// The differences between `tensors` and the `expected` ones.
-fn compare(expected: &[Parameter], tensors: &Tensors) -> TensorProblems {
+/// Checks that the tensors of a file are exactly the `expected` ones.
+fn compare(
+    path: &Path,
+    expected: Result<Vec<Parameter>, WeightsError>,
+    tensors: &Tensors,
+) -> Result<(), CheckpointError> {
+    let expected = expected
+        .map_err(|error| CheckpointError::NotCheckpoint { path: path.to_owned(), detail: error.to_string() })?;
     let mut problems = TensorProblems::default();
     let known: BTreeSet<_> = expected.iter().map(|parameter| parameter.name.as_str()).collect();
     problems.unexpected.extend(tensors.keys().filter(|name| !known.contains(name.as_str())).cloned());
-    for Parameter { name, shape, .. } in expected {
+    for Parameter { name, shape, .. } in &expected {
         match tensors.get(name) {
             None => problems.missing.push(name.clone()),
             Some(tensor) if tensor.shape() != shape.as_slice() => problems.wrong_shape.push(WeightsError::Shape {
@@ -119,7 +117,7 @@ fn compare(expected: &[Parameter], tensors: &Tensors) -> TensorProblems {
             Some(_) => {}
         }
     }
-    problems
+    if problems.is_empty() { Ok(()) } else { Err(CheckpointError::Tensors { path: path.to_owned(), problems }) }
 }
 
 #[cfg(test)]
@@ -222,6 +220,28 @@ mod tests {
     }
 
     #[test]
+    fn invalid_specs_are_neither_written_nor_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("best.safetensors");
+        let mut invalid = checkpoint();
+        invalid.spec.box_coder.std[2] = f32::NAN;
+        let error = invalid.write(&path).unwrap_err();
+        assert!(
+            matches!(error, CheckpointError::Spec { .. }) && error.to_string().contains("`box_coder.std`"),
+            "{error}"
+        );
+        assert!(!path.exists());
+        let read = |spec: &str| {
+            let description: serde_yaml::Value =
+                serde_yaml::from_str(&format!("{{spec: {spec}, provenance: {{program: test}}}}")).unwrap();
+            tensor_file::write(&path, Content::Detector, &description, [].into_iter()).unwrap();
+            Checkpoint::open(&path).unwrap_err().to_string()
+        };
+        assert!(read("{pyramid: {width: 0}}").contains("spec.pyramid: `pyramid.width` is 0, expected 1 to 2048"));
+        assert!(read("{format: 3, unknown: 1}").contains("the spec has format 3"));
+    }
+
+    #[test]
     fn old_probe_of_scores_is_converted_to_logits() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("best.safetensors");
@@ -236,7 +256,7 @@ mod tests {
         }
         let description = Description { spec, provenance: Provenance::default() };
         let named = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        tensor_file::write(&path, Content::Detector, serde_yaml::to_string(&description).unwrap(), named).unwrap();
+        tensor_file::write(&path, Content::Detector, &description, named).unwrap();
         let read = Checkpoint::open(&path).unwrap().probe;
         assert_eq!((&read.images, &read.outputs.offsets), (&probe.images, &probe.outputs.offsets));
         assert!(read.outputs.features.iter().all(|rows| rows.is_empty()));

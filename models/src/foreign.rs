@@ -15,11 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
-use crate::checkpoint::{BackboneCheckpointSpec, TensorProblems};
-use crate::spec::{BackboneSpec, Class, ModelSpec};
+use crate::checkpoint::TensorProblems;
+use crate::spec::{BackboneCheckpointSpec, BackboneSpec, Class, ModelSpec};
 use crate::weights::{Parameter, WeightsError};
 use design::{Design, Shapes, design};
-use kind::{Said, find, part};
+use kind::{find, part};
 use names::translate_back;
 use rename::{Renamed, rename};
 
@@ -125,8 +125,7 @@ impl Plan {
     /// # Errors
     /// When the kind is not recognized, or the tensors do not match it.
     pub fn new(tensors: &StoredTensors, request: &Request) -> Result<Self, ForeignError> {
-        let Request { file, sha256, kind, key, .. } = request;
-        let found = find(tensors, Said { kind: *kind, key: key.as_deref(), file, sha256 })?;
+        let found = find(tensors, request)?;
         let kind = found.kind;
         let Renamed { sources, dropped, outside, refused } = rename(tensors, &found.prefix, kind, &request.drop)?;
         let known = part(tensors, &found.prefix);
@@ -215,7 +214,7 @@ impl Sources<'_> {
         for Parameter { name, shape, .. } in expected {
             match names.get(&name).map(|key| (full(key), tensors[key])) {
                 None if is_needless_bias(&name, network) => steps.push(Step { name, shape, source: None }),
-                None => problems.missing.push(full(&translate_back(kind.names(), &name))),
+                None => problems.missing.push(full(&translate_back(&kind.names(), &name))),
                 Some((key, stored)) if stored.shape != shape => {
                     let found = stored.shape.clone();
                     problems.wrong_shape.push(WeightsError::Shape { name: key, expected: shape, found });

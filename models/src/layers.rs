@@ -1,7 +1,7 @@
 //! The layers of the network: their tensors and hyperparameters.
 
 use crate::spec::{NormKind, NormSpec};
-use crate::weights::{Initial, Scope, WeightsError};
+use crate::weights::{Initial, Role, Scope, WeightsError};
 
 /// Sizes of a convolution with a square kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,16 +150,18 @@ pub enum Norm<T> {
 
 impl<T> Norm<T> {
     pub(crate) fn new(scope: &Scope<T>, channels: usize, spec: &NormSpec) -> Result<Self, WeightsError> {
-        let weight = scope.parameter("weight", &[channels], Initial::Constant(1.0))?;
-        let bias = scope.parameter("bias", &[channels], Initial::Constant(0.0))?;
+        let tensor =
+            |name: &str, value: f32, role: Role| scope.tensor(name, &[channels], Initial::Constant(value), role);
+        let affine = if spec.trains_affine() { Role::Parameter } else { Role::Buffer };
+        let (weight, bias) = (tensor("weight", 1.0, affine)?, tensor("bias", 0.0, affine)?);
         let epsilon = spec.epsilon;
         let statistics = match spec.kind {
             NormKind::Group => return Ok(Norm::Group(GroupNorm { weight, bias, groups: spec.groups, epsilon })),
             NormKind::FrozenBatch => Statistics::Frozen,
             NormKind::Batch => Statistics::Live,
         };
-        let running_mean = scope.buffer("running_mean", &[channels], Initial::Constant(0.0))?;
-        let running_var = scope.buffer("running_var", &[channels], Initial::Constant(1.0))?;
+        let running_mean = tensor("running_mean", 0.0, Role::Buffer)?;
+        let running_var = tensor("running_var", 1.0, Role::Buffer)?;
         Ok(Norm::Batch(BatchNorm { weight, bias, running_mean, running_var, epsilon, statistics }))
     }
 }

@@ -34,8 +34,8 @@ pub use anchors::{Anchors, Grid};
 pub use atomic_file::{AtomicFile, is_device, write_atomically};
 pub use boxes::BoundingBox;
 pub use checkpoint::{
-    BackboneCheckpoint, BackboneCheckpointSpec, Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe,
-    Provenance, TensorProblems, cells_per_level,
+    BackboneCheckpoint, Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe, Provenance,
+    TensorProblems, cells_per_level,
 };
 pub use deviation::{Deviation, max_abs};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
@@ -43,6 +43,6 @@ pub use matching::{Assignment, Matcher};
 pub use preprocessing::{CommonScale, Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};
 pub use retinanet::{Predictions, RetinaNet};
 pub use shape::{LayerCost, Shape, backbone_parameters, parameters, summarize};
-pub use spec::{ModelSpec, SpecError};
+pub use spec::{BackboneCheckpointSpec, ModelSpec, SpecError};
 pub use tensor::{Layer, Tensor};
 pub use weights::{Initial, Parameter, Role, Scope, Weights, WeightsError, grouped};

@@ -2,7 +2,7 @@
 //! <https://arxiv.org/abs/1708.02002>, section 4.
 
 use crate::layers::{Conv2d, Conv2dConfig, ConvInitial};
-use crate::resnet::{FeatureWidths, Features};
+use crate::resnet::Features;
 use crate::spec::{P6From, PyramidSpec};
 use crate::tensor::Tensor;
 use crate::weights::{Scope, WeightsError};
@@ -21,22 +21,23 @@ pub(crate) struct Pyramid<T> {
 }
 
 impl<T: Tensor> Pyramid<T> {
-    pub(crate) fn new(scope: &Scope<T>, spec: &PyramidSpec, widths: FeatureWidths) -> Result<Self, WeightsError> {
+    /// `c3`, `c4` and `c5` are the channels of these feature maps.
+    pub(crate) fn new(scope: &Scope<T>, spec: &PyramidSpec, [c3, c4, c5]: [usize; 3]) -> Result<Self, WeightsError> {
         let width = spec.width;
         let conv = |name: &str, config| Conv2d::with_bias(&scope.at(name), config, ConvInitial::FanOut);
         let lateral = |name: &str, inputs| conv(name, Conv2dConfig::same(inputs, width, 1));
         let smooth = |name: &str| conv(name, Conv2dConfig::same(width, width, 3));
         let coarser = |name: &str, inputs| conv(name, Conv2dConfig::same(inputs, width, 3).stride(2));
         let p6_inputs = match spec.p6_from {
-            P6From::C5 => widths.c5,
+            P6From::C5 => c5,
             P6From::P5 => width,
         };
         Ok(Self {
-            p5_1: lateral("P5_1", widths.c5)?,
+            p5_1: lateral("P5_1", c5)?,
             p5_2: smooth("P5_2")?,
-            p4_1: lateral("P4_1", widths.c4)?,
+            p4_1: lateral("P4_1", c4)?,
             p4_2: smooth("P4_2")?,
-            p3_1: lateral("P3_1", widths.c3)?,
+            p3_1: lateral("P3_1", c3)?,
             p3_2: smooth("P3_2")?,
             p6: coarser("P6", p6_inputs)?,
             p7_2: coarser("P7_2", width)?,

@@ -12,14 +12,6 @@ pub(crate) struct Features<T> {
     pub(crate) c5: T,
 }
 
-/// Channels of C3, C4 and C5.
-#[derive(Clone, Copy)]
-pub(crate) struct FeatureWidths {
-    pub(crate) c3: usize,
-    pub(crate) c4: usize,
-    pub(crate) c5: usize,
-}
-
 /// A ResNet or ResNeXt.
 pub(crate) struct ResNet<T> {
     conv1: Conv2d<T>,
@@ -30,71 +22,23 @@ pub(crate) struct ResNet<T> {
     layer4: Stage<T>,
 }
 
-/// The kind of residual blocks and their number in each of the four stages.
-struct StageLayout {
-    block: BlockKind,
-    blocks: [usize; 4],
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum BlockKind {
-    Basic,
-    Bottleneck,
-}
-
-impl BlockKind {
-    /// Ratio of a block's output channels to its `planes`.
-    fn expansion(self) -> usize {
-        match self {
-            BlockKind::Basic => 1,
-            BlockKind::Bottleneck => 4,
-        }
-    }
-}
-
-impl StageLayout {
-    fn new(depth: u32) -> Result<Self, WeightsError> {
-        let (block, blocks) = match depth {
-            18 => (BlockKind::Basic, [2, 2, 2, 2]),
-            34 => (BlockKind::Basic, [3, 4, 6, 3]),
-            50 => (BlockKind::Bottleneck, [3, 4, 6, 3]),
-            101 => (BlockKind::Bottleneck, [3, 4, 23, 3]),
-            152 => (BlockKind::Bottleneck, [3, 8, 36, 3]),
-            _ => return Err(WeightsError::Spec(format!("ResNet depth is {depth}, expected 18, 34, 50, 101 or 152"))),
-        };
-        Ok(Self { block, blocks })
-    }
-}
-
 impl<T: Tensor> ResNet<T> {
     pub(crate) fn new(scope: &Scope<T>, spec: &BackboneSpec) -> Result<Self, WeightsError> {
-        let layout = StageLayout::new(spec.depth)?;
+        let layout = spec.layout()?;
         let stem = Conv2dConfig { inputs: 3, outputs: 64, kernel: 7, stride: 2, padding: 3, groups: 1 };
+        let [c2, c3, c4, _] = layout.widths();
         let stage = |index: usize, inputs: usize| {
-            let config = StageConfig {
-                block: layout.block,
-                blocks: layout.blocks[index],
-                inputs,
-                planes: 64 << index,
-                stride: if index == 0 { 1 } else { 2 },
-            };
-            Stage::new(&scope.at(format!("layer{}", index + 1)), config, spec)
+            let size = BlockConfig { inputs, planes: 64 << index, stride: if index == 0 { 1 } else { 2 } };
+            Stage::new(&scope.at(format!("layer{}", index + 1)), size, layout.blocks[index], spec)
         };
-        let expansion = layout.block.expansion();
         Ok(Self {
             conv1: Conv2d::without_bias(&scope.at("conv1"), stem)?,
             bn1: Norm::new(&scope.at("bn1"), 64, &spec.norm)?,
             layer1: stage(0, 64)?,
-            layer2: stage(1, 64 * expansion)?,
-            layer3: stage(2, 128 * expansion)?,
-            layer4: stage(3, 256 * expansion)?,
+            layer2: stage(1, c2)?,
+            layer3: stage(2, c3)?,
+            layer4: stage(3, c4)?,
         })
-    }
-
-    /// Channels of the feature maps C3 to C5.
-    pub(crate) fn widths(spec: &BackboneSpec) -> Result<FeatureWidths, WeightsError> {
-        let expansion = StageLayout::new(spec.depth)?.block.expansion();
-        Ok(FeatureWidths { c3: 128 * expansion, c4: 256 * expansion, c5: 512 * expansion })
     }
 
     pub(crate) fn forward(&self, images: &T) -> Features<T> {
@@ -111,29 +55,16 @@ impl<T: Tensor> ResNet<T> {
 /// The residual blocks at one resolution.
 struct Stage<T>(Vec<Block<T>>);
 
-#[derive(Clone, Copy)]
-struct StageConfig {
-    block: BlockKind,
-    blocks: usize,
-    inputs: usize,
-    planes: usize,
-    stride: usize,
-}
-
 impl<T: Tensor> Stage<T> {
-    fn new(scope: &Scope<T>, config: StageConfig, spec: &BackboneSpec) -> Result<Self, WeightsError> {
-        let outputs = config.planes * config.block.expansion();
-        let blocks = (0..config.blocks).map(|index| {
-            let first = index == 0;
-            let size = BlockConfig {
-                inputs: if first { config.inputs } else { outputs },
-                planes: config.planes,
-                stride: if first { config.stride } else { 1 },
-            };
-            let scope = scope.at(index);
-            match config.block {
-                BlockKind::Basic => BasicBlock::new(&scope, size, spec).map(Block::Basic),
-                BlockKind::Bottleneck => Bottleneck::new(&scope, size, spec).map(Block::Bottleneck),
+    /// `first` is the size of the first block; the others keep the shape of its output.
+    fn new(scope: &Scope<T>, first: BlockConfig, blocks: usize, spec: &BackboneSpec) -> Result<Self, WeightsError> {
+        let layout = spec.layout()?;
+        let others = BlockConfig { inputs: first.planes * layout.expansion(), stride: 1, ..first };
+        let blocks = (0..blocks).map(|index| {
+            let (scope, size) = (scope.at(index), if index == 0 { first } else { others });
+            match layout.bottleneck {
+                false => BasicBlock::new(&scope, size, spec).map(Block::Basic),
+                true => Bottleneck::new(&scope, size, spec).map(Block::Bottleneck),
             }
         });
         Ok(Self(blocks.collect::<Result<_, _>>()?))
@@ -203,7 +134,7 @@ struct Bottleneck<T> {
 impl<T: Tensor> Bottleneck<T> {
     fn new(scope: &Scope<T>, size: BlockConfig, spec: &BackboneSpec) -> Result<Self, WeightsError> {
         let BlockConfig { inputs, planes, stride } = size;
-        let outputs = planes * BlockKind::Bottleneck.expansion();
+        let outputs = 4 * planes;
         let width = planes * spec.width_per_group / 64 * spec.groups;
         let middle = Conv2dConfig::same(width, width, 3).stride(stride).groups(spec.groups);
         Ok(Self {

@@ -36,13 +36,14 @@ impl<T: Tensor> RetinaNet<T> {
     /// Builds the network of `spec` with the tensors of `weights`.
     ///
     /// # Errors
-    /// When a tensor is missing or has the wrong shape, or the spec has no classes or an unsupported depth.
+    /// When a tensor is missing or has the wrong shape, or the spec is invalid or has no classes.
     pub fn new(spec: &ModelSpec, weights: &dyn Weights<T>) -> Result<Self, WeightsError> {
+        spec.check()?;
         if spec.classes.is_empty() {
             return Err(WeightsError::Spec("the spec has no classes".to_owned()));
         }
         let root = Scope::root(weights);
-        let widths = ResNet::<T>::widths(&spec.backbone)?;
+        let [_, widths @ ..] = spec.backbone.layout()?.widths();
         let head = |name: &str, width: usize, prior: f32| {
             let config = HeadConfig { inputs: spec.pyramid.width, anchors: spec.anchors_per_cell(), width, prior };
             Head::new(&root.at(name), &spec.heads, config)

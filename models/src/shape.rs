@@ -6,9 +6,9 @@ use std::rc::Rc;
 use crate::layers::{BatchNorm, Conv2d, GroupNorm, MaxPool};
 use crate::resnet::ResNet;
 use crate::retinanet::RetinaNet;
-use crate::spec::{BackboneSpec, ModelSpec};
+use crate::spec::{BackboneSpec, ModelSpec, Section};
 use crate::tensor::Tensor;
-use crate::weights::{Parameter, Scope, Weights, WeightsError};
+use crate::weights::{Parameter, Role, Scope, Weights, WeightsError};
 
 /// A tensor of which only the shape is known.
 #[derive(Clone, Debug)]
@@ -16,6 +16,8 @@ pub struct Shape {
     sizes: Vec<usize>,
     /// For a weight, the name of its layer: the tensor's name without the last part.
     layer: Rc<str>,
+    /// For a weight, its number of trainable elements.
+    trainable: usize,
     costs: Costs,
 }
 
@@ -38,7 +40,7 @@ pub struct LayerCost {
 impl Shape {
     /// A tensor of these sizes.
     pub fn of(sizes: &[usize]) -> Self {
-        Self { sizes: sizes.to_vec(), layer: "".into(), costs: Costs::default() }
+        Self { sizes: sizes.to_vec(), layer: "".into(), trainable: 0, costs: Costs::default() }
     }
 
     /// The sizes, outermost first.
@@ -60,7 +62,7 @@ impl Shape {
         let name = weights[0].layer.to_string();
         let mut costs = self.costs.borrow_mut();
         let counted = costs.iter().any(|cost| cost.name == name);
-        let parameters = if counted { 0 } else { weights.iter().map(|weight| weight.len()).sum() };
+        let parameters = if counted { 0 } else { weights.iter().map(|weight| weight.trainable).sum() };
         let multiply_adds = multiply_adds as u64;
         costs.push(LayerCost { name, output: output.sizes.clone(), parameters, multiply_adds });
         output
@@ -116,56 +118,48 @@ impl Tensor for Shape {
     }
 }
 
-/// Weights without values.
-struct Shapes;
+/// Weights without values, which record what is requested.
+#[derive(Default)]
+struct Recorder(RefCell<Vec<Parameter>>);
 
-impl Weights<Shape> for Shapes {
+impl Weights<Shape> for Recorder {
     fn tensor(&self, parameter: Parameter) -> Result<Shape, WeightsError> {
         let layer = parameter.name.rsplit_once('.').map_or("", |(layer, _)| layer);
-        Ok(Shape { layer: layer.into(), ..Shape::of(&parameter.shape) })
+        let trainable = if parameter.role == Role::Parameter { parameter.len() } else { 0 };
+        let shape = Shape { layer: layer.into(), trainable, ..Shape::of(&parameter.shape) };
+        self.0.borrow_mut().push(parameter);
+        Ok(shape)
     }
 }
 
 /// The layers used by a forward pass over one image of `height` by `width` pixels, both multiples of 32, in order.
 ///
 /// # Errors
-/// When the spec has no classes or an unsupported depth.
+/// When the spec is invalid or has no classes.
 pub fn summarize(spec: &ModelSpec, height: usize, width: usize) -> Result<Vec<LayerCost>, WeightsError> {
     let images = Shape::of(&[1, 3, height, width]);
-    RetinaNet::new(spec, &Shapes)?.forward(&images);
+    RetinaNet::new(spec, &Recorder::default())?.forward(&images);
     Ok(images.costs.take())
 }
 
 /// Every tensor of the spec's network, in the order in which the network is built.
 ///
 /// # Errors
-/// When the spec has no classes or an unsupported depth.
+/// When the spec is invalid or has no classes.
 pub fn parameters(spec: &ModelSpec) -> Result<Vec<Parameter>, WeightsError> {
-    record(|recorder| RetinaNet::new(spec, recorder).map(drop))
+    let recorder = Recorder::default();
+    RetinaNet::new(spec, &recorder)?;
+    Ok(recorder.0.into_inner())
 }
 
 /// Every tensor of the spec's backbone, in the order in which it is built.
 ///
 /// # Errors
-/// When the spec has an unsupported depth.
+/// When the spec is invalid.
 pub fn backbone_parameters(spec: &BackboneSpec) -> Result<Vec<Parameter>, WeightsError> {
-    record(|recorder| ResNet::new(&Scope::root(recorder), spec).map(drop))
-}
-
-/// The parameters that `build` requests, in order.
-fn record(build: impl FnOnce(&dyn Weights<Shape>) -> Result<(), WeightsError>) -> Result<Vec<Parameter>, WeightsError> {
-    struct Recorder(RefCell<Vec<Parameter>>);
-
-    impl Weights<Shape> for Recorder {
-        fn tensor(&self, parameter: Parameter) -> Result<Shape, WeightsError> {
-            let shape = Shape::of(&parameter.shape);
-            self.0.borrow_mut().push(parameter);
-            Ok(shape)
-        }
-    }
-
-    let recorder = Recorder(RefCell::default());
-    build(&recorder)?;
+    spec.check()?;
+    let recorder = Recorder::default();
+    ResNet::new(&Scope::root(&recorder), spec)?;
     Ok(recorder.0.into_inner())
 }
 
@@ -173,8 +167,7 @@ fn record(build: impl FnOnce(&dyn Weights<Shape>) -> Result<(), WeightsError>) -
 mod tests {
     use super::*;
     use crate::shape::parameters;
-    use crate::spec::{Class, preset_names};
-    use crate::weights::Role;
+    use crate::spec::{Affine, Class, NormSpec, preset_names};
 
     fn spec(preset: &str, classes: usize) -> ModelSpec {
         let classes = (0..classes).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
@@ -185,7 +178,7 @@ mod tests {
     #[test]
     fn all_shapes_match_yhenon() {
         let images = Shape::of(&[2, 3, 640, 832]);
-        let predictions = RetinaNet::new(&spec("resnet50", 20), &Shapes).unwrap().forward(&images);
+        let predictions = RetinaNet::new(&spec("resnet50", 20), &Recorder::default()).unwrap().forward(&images);
         let costs = images.costs.borrow();
         let output = |name: &str, nth: usize| {
             costs.iter().filter(|cost| cost.name == name).nth(nth).unwrap_or_else(|| panic!("{name}")).output.clone()
@@ -220,11 +213,43 @@ mod tests {
     fn all_depths_have_the_published_number_of_parameters() {
         let published = [21_410_100, 31_518_260, 37_968_692, 56_960_820, 72_604_468];
         for (preset, published) in preset_names().into_iter().zip(published) {
-            let parameters = parameters(&spec(preset, 80)).unwrap();
-            let trainable = parameters.iter().filter(|parameter| parameter.role == Role::Parameter);
-            assert_eq!(trainable.map(Parameter::len).sum::<usize>(), published, "{preset}");
-            let costs = summarize(&spec(preset, 80), 64, 64).unwrap();
-            assert_eq!(costs.iter().map(|cost| cost.parameters).sum::<usize>(), published, "{preset}");
+            let mut spec = spec(preset, 80);
+            let frozen = trainable_elements(&spec);
+            spec.backbone.norm.affine = Some(Affine::Trainable);
+            assert_eq!(trainable_elements(&spec), published, "{preset}");
+            let parameters = parameters(&spec).unwrap();
+            let affine = parameters.iter().filter(|parameter| {
+                parameter.role == Role::Parameter
+                    && (parameter.name.contains("bn") || parameter.name.contains("downsample.1"))
+            });
+            assert_eq!(published - frozen, affine.map(Parameter::len).sum::<usize>(), "{preset}");
+        }
+    }
+
+    /// Number of trainable elements of the network, which the list of parameters and the costs agree on.
+    fn trainable_elements(spec: &ModelSpec) -> usize {
+        let parameters = parameters(spec).unwrap();
+        let trainable = parameters.iter().filter(|parameter| parameter.role == Role::Parameter);
+        let trainable = trainable.map(Parameter::len).sum();
+        let costs = summarize(spec, 64, 64).unwrap();
+        assert_eq!(costs.iter().map(|cost| cost.parameters).sum::<usize>(), trainable);
+        trainable
+    }
+
+    #[test]
+    fn frozen_batch_norms_have_buffers_and_the_same_names() {
+        let mut spec = spec("resnet18", 1);
+        spec.heads.norm = Some(NormSpec::default());
+        let frozen = parameters(&spec).unwrap();
+        for norm in [&mut spec.backbone.norm, spec.heads.norm.as_mut().unwrap()] {
+            norm.affine = Some(Affine::Trainable);
+        }
+        for (frozen, trainable) in frozen.iter().zip(parameters(&spec).unwrap()) {
+            assert_eq!(frozen.name, trainable.name);
+            let layer = frozen.name.rsplit_once('.').unwrap().0;
+            let norm = layer.contains("bn") || layer.contains("norm") || layer.ends_with("downsample.1");
+            assert_eq!(frozen.role == Role::Buffer, norm, "{}", frozen.name);
+            assert_eq!(trainable.role == Role::Buffer, trainable.name.contains("running_"), "{}", frozen.name);
         }
     }
 
@@ -256,7 +281,7 @@ mod tests {
         unsupported.backbone.depth = 20;
         assert_eq!(
             parameters(&unsupported).unwrap_err(),
-            WeightsError::Spec("ResNet depth is 20, expected 18, 34, 50, 101 or 152".to_owned())
+            WeightsError::Spec("`backbone.depth` is 20, expected one of [18, 34, 50, 101, 152]".to_owned())
         );
         assert!(matches!(parameters(&spec("resnet50", 0)), Err(WeightsError::Spec(_))));
     }

@@ -1,29 +1,49 @@
 //! The spec: everything needed to interpret the weights of a detector. It is written in YAML and stored in every checkpoint
-//! and every ONNX file.
+//! and every ONNX file. No invalid spec can be read: every section checks itself (`section.rs`).
 //!
-//! The defaults are those of yhenon/pytorch-retinanet, with four exceptions: boxes are clipped to the image, not to the
-//! padded input (`clip`); a side that is a multiple of 32 gets no padding instead of 32 pixels (`pad_rule`); images are
-//! resized like PyTorch, not like scikit-image (`resampling`); boxes are scaled by the sides in whole pixels (`box_scale`).
+//! Keys that are absent have the values of yhenon/pytorch-retinanet, with five exceptions: the backbone's batch norms are
+//! frozen completely (`affine`); boxes are clipped to the image, not to the padded input (`clip`); a side that is a multiple
+//! of 32 gets no padding instead of 32 pixels (`pad_rule`); images are resized like PyTorch, not like scikit-image
+//! (`resampling`); boxes are scaled by the sides in whole pixels (`box_scale`). The presets, for new trainings, also round
+//! resized pixels (`round_pixels`).
 
+mod section;
+mod norm;
+mod backbone;
+mod pyramid;
+mod heads;
+mod anchors;
+mod box_coder;
 mod preprocessing;
-mod sources;
+mod postprocessing;
+mod classes;
 mod presets;
-mod validation;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
+use section::{checked, ensure};
+
+pub(crate) use backbone::RESNETS;
+pub(crate) use section::Section;
+
+pub use anchors::{AnchorCenter, AnchorOrder, AnchorRounding, AnchorSpec, AnchorStride};
+pub use backbone::{BackboneCheckpointSpec, BackboneSpec};
+pub use box_coder::BoxCoderSpec;
+pub use classes::Class;
+pub use heads::HeadsSpec;
+pub use norm::{Affine, NormKind, NormSpec};
+pub use postprocessing::{Clip, PostprocessingSpec, Suppression};
 pub use preprocessing::{BoxScale, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding};
 pub use presets::{preset_names, preset_text};
-pub use sources::Source;
-
-/// The version of the spec format that this program reads and writes.
-pub const FORMAT: u32 = 1;
+pub use pyramid::{P6From, PyramidSpec};
+pub use section::{FORMAT, SpecError};
 
 /// Everything needed to interpret the weights of a detector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct ModelSpec {
-    /// Version of the spec format.
+    /// Version of the spec format, which comes first in a file; the newest if absent.
+    #[serde(deserialize_with = "read_format")]
     pub format: u32,
     /// The backbone.
     pub backbone: BackboneSpec,
@@ -40,234 +60,33 @@ pub struct ModelSpec {
     /// Conversion of the network's outputs to detections.
     pub postprocessing: PostprocessingSpec,
     /// The classes, in the order of the network's outputs.
+    #[serde(deserialize_with = "classes::read")]
     pub classes: Vec<Class>,
 }
 
-/// One class of objects.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Class {
-    /// Id in the data set of the class.
-    pub id: i64,
-    /// Name shown to users.
-    pub name: String,
-}
+/// Bound on the elements of the heads' output convolutions, and of the network's outputs: 4 GiB each. For comparison, 1,203
+/// classes (LVIS) and 9 anchors per cell have 25 million and, at 800x1344, 244 million.
+const MAX_ELEMENTS: u64 = 1 << 30;
 
-impl Class {
-    /// Its index in `classes`, matched by id and name, or else by name alone, because ids differ between files.
-    pub fn index_in(&self, classes: &[Self]) -> Option<usize> {
-        let same = classes.iter().position(|known| known == self);
-        same.or_else(|| classes.iter().position(|known| known.name == self.name))
+/// Refuses a newer format before anything else of it is read.
+fn read_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer)? {
+        found if found > FORMAT => Err(de::Error::custom(SpecError::Format { found })),
+        found => ensure(found > 0, "format", found, "1 or 2").map(|()| found).map_err(de::Error::custom),
     }
 }
 
-/// The backbone: a ResNet. <https://arxiv.org/abs/1512.03385>
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BackboneSpec {
-    /// Number of layers: 18 or 34 (basic blocks), 50, 101 or 152 (bottleneck blocks).
-    pub depth: u32,
-    /// Normalization after each convolution.
-    pub norm: NormSpec,
-    /// Groups of the 3x3 convolution in bottleneck blocks; more than 1 for a ResNeXt. <https://arxiv.org/abs/1611.05431>
-    pub groups: usize,
-    /// Channels per group of the first stage's bottlenecks; 64 for a ResNet.
-    pub width_per_group: usize,
+impl Section for ModelSpec {
+    fn check(&self) -> Result<(), SpecError> {
+        self.check()
+    }
+
+    fn converted(self) -> Self {
+        if self.format == 1 { self.converted_from_format_1() } else { self }
+    }
 }
 
-/// A norm layer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct NormSpec {
-    /// Kind of norm layer.
-    pub kind: NormKind,
-    /// Added to the variance.
-    pub epsilon: f32,
-    /// Number of groups; group normalization only.
-    pub groups: usize,
-}
-
-/// Kinds of norm layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NormKind {
-    /// Batch normalization with fixed statistics; its scale and shift are trained. For pretrained backbones.
-    FrozenBatch,
-    /// Batch normalization with the statistics of the batch. For training without a pretrained backbone.
-    Batch,
-    /// Group normalization, for any batch size. For training without a pretrained backbone.
-    Group,
-}
-
-/// The feature pyramid, levels P3 to P7. <https://arxiv.org/abs/1612.03144>
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PyramidSpec {
-    /// Channels of every feature level.
-    pub width: usize,
-    /// Input of P6.
-    pub p6_from: P6From,
-}
-
-/// Input of P6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum P6From {
-    /// C5, the last stage of the backbone.
-    C5,
-    /// P5, the coarsest level that merges backbone features.
-    P5,
-}
-
-/// The two heads, which have the same architecture but no common weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HeadsSpec {
-    /// Channels of their hidden convolutions.
-    pub width: usize,
-    /// Number of convolutions before the output.
-    pub depth: usize,
-    /// Norm layer after each of these convolutions; none if absent.
-    pub norm: Option<NormSpec>,
-    /// Initial score of every anchor (π in the paper, section 4.1), in (0, 1).
-    pub prior: f32,
-}
-
-/// The anchors: at every cell of every feature level, one for each ratio and scale.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AnchorSpec {
-    /// Side of the square anchor at P3 to P7, in pixels of the padded input.
-    pub sizes: [f64; 5],
-    /// Height / width.
-    pub ratios: Vec<f64>,
-    /// Factors of the size.
-    pub scales: Vec<f64>,
-    /// Position of the anchors' center in a cell.
-    pub center: AnchorCenter,
-    /// Distance between cells.
-    pub stride: AnchorStride,
-    /// Whether sides are rounded to whole pixels.
-    pub rounding: AnchorRounding,
-    /// Order of the anchors of a cell.
-    pub order: AnchorOrder,
-}
-
-/// Position of an anchor's center in its cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnchorCenter {
-    /// The center of the cell: (i + 0.5) · stride.
-    Half,
-    /// Its upper left corner: i · stride.
-    Zero,
-}
-
-/// Distance between neighboring cells of level p.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnchorStride {
-    /// 2^p pixels.
-    Power,
-    /// As in torchvision: for each axis, the input's side divided by its number of cells, rounded down. If the side is not
-    /// a multiple of 2^p, the cells of P6 and P7 are closer together.
-    Fitted,
-}
-
-/// Rounding of anchors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnchorRounding {
-    /// No rounding.
-    None,
-    /// As in torchvision: size · scale is truncated, then the corners around the origin are rounded half to even.
-    Corners,
-}
-
-/// Order of the anchors of one cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnchorOrder {
-    /// All scales of the first ratio, then all of the second.
-    RatioMajor,
-    /// All ratios of the first scale, then all of the second.
-    ScaleMajor,
-}
-
-/// The box coder. <https://arxiv.org/abs/1311.2524>, appendix C
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct BoxCoderSpec {
-    /// Divisors of the offsets in x, y, log width and log height.
-    pub std: [f32; 4],
-    /// Maximum of the decoded log width and log height; no limit if absent.
-    pub clamp: Option<f32>,
-}
-
-/// Conversion of the network's outputs to detections.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PostprocessingSpec {
-    /// Only scores above this become detections.
-    pub score_threshold: f32,
-    /// NMS removes a box whose IoU with a kept, higher-scoring box exceeds this.
-    pub nms_threshold: f32,
-    /// Sigma of Gaussian soft-NMS, used instead of `nms_threshold` unless absent: each higher-scoring box multiplies a box's
-    /// score by exp(-IoU² / sigma), and the result must exceed `score_threshold`. <https://arxiv.org/abs/1704.04503>
-    pub soft_nms: Option<f32>,
-    /// Whether boxes of different classes suppress each other.
-    pub suppression: Suppression,
-    /// Maximum number of highest-scoring candidates per feature level before NMS; no limit if absent.
-    pub top_k: Option<usize>,
-    /// Maximum number of highest-scoring detections per image; no limit if absent.
-    pub max_detections: Option<usize>,
-    /// What boxes are clipped to.
-    pub clip: Clip,
-}
-
-/// Which boxes suppress each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Suppression {
-    /// Boxes of the same class.
-    PerClass,
-    /// All boxes.
-    ClassAgnostic,
-}
-
-/// What boxes are clipped to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Clip {
-    /// The network's input, including padding.
-    Padded,
-    /// The part of the input that contains the image.
-    Image,
-}
-
-/// Why a spec is invalid.
-#[derive(Debug, thiserror::Error)]
-pub enum SpecError {
-    /// Not YAML, an unknown key, or a value of the wrong type; the message contains key and line.
-    #[error("{0}")]
-    Yaml(#[from] serde_yaml::Error),
-    /// A value is out of range.
-    #[error("`{field}` is {found}, expected {expected}")]
-    Value {
-        /// Path of the field, such as `backbone.depth`.
-        field: &'static str,
-        /// Its value.
-        found: String,
-        /// Its valid values.
-        expected: &'static str,
-    },
-    /// There is no preset of that name.
-    #[error("unknown preset `{name}`; presets: {}", preset_names().join(", "))]
-    Preset {
-        /// The requested name.
-        name: String,
-    },
-}
+checked!(ModelSpec);
 
 impl ModelSpec {
     /// Number of classes.
@@ -277,17 +96,60 @@ impl ModelSpec {
 
     /// Number of anchors per cell.
     pub fn anchors_per_cell(&self) -> usize {
-        self.anchors.ratios.len() * self.anchors.scales.len()
+        self.anchors.per_cell()
     }
 
-    /// Reads and validates a spec.
+    /// Checks a spec that was changed in code; one that was read is valid. [`RetinaNet::new`](crate::RetinaNet::new),
+    /// [`parameters`](crate::parameters) and [`Checkpoint::write`](crate::Checkpoint::write) call it. A spec without
+    /// classes is valid: training takes them from its data.
+    ///
+    /// # Errors
+    /// With the first field that is out of range.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let Self { format, backbone, pyramid, heads, anchors, box_coder, preprocessing, postprocessing, classes } =
+            self;
+        ensure(*format == FORMAT, "format", format, "2")?;
+        backbone.check()?;
+        pyramid.check()?;
+        heads.check()?;
+        anchors.check()?;
+        box_coder.check()?;
+        preprocessing.check()?;
+        postprocessing.check()?;
+        classes::check(classes)?;
+        let outputs = self.anchors_per_cell() as u64 * (self.class_count() as u64 + 4);
+        let found = format_args!("{} per cell, with {} classes", self.anchors_per_cell(), self.class_count());
+        let weights = outputs * 9 * heads.width.max(pyramid.width) as u64;
+        ensure(weights <= MAX_ELEMENTS, "anchors", found, "fewer, or narrower heads: their weights exceed 4 GiB")?;
+        let [height, width] = preprocessing.max_input();
+        // One cell per 8x8 pixels at P3, and a quarter of the cells at each further level.
+        let elements = height.div_ceil(8) * width.div_ceil(8) * 4 / 3 * outputs;
+        ensure(elements <= MAX_ELEMENTS, "anchors", found, "fewer, or smaller inputs: the outputs exceed 4 GiB")
+    }
+
+    /// The meaning of a spec of format 1: its frozen batch norms trained scale and shift.
+    #[must_use]
+    pub fn converted_from_format_1(mut self) -> Self {
+        self.format = FORMAT;
+        self.backbone.norm.convert_from_format_1();
+        self.heads.norm.iter_mut().for_each(NormSpec::convert_from_format_1);
+        self
+    }
+
+    /// The spec of a preset, without classes.
+    ///
+    /// # Errors
+    /// When there is no preset of that name.
+    pub fn preset(name: &str) -> Result<Self, SpecError> {
+        Self::from_yaml(&preset_text(name)?)
+    }
+
+    /// Reads a spec.
     ///
     /// # Errors
     /// When the text is not YAML, or has an unknown key, a value of the wrong type, or a value out of range.
     pub fn from_yaml(text: &str) -> Result<Self, SpecError> {
-        let spec: Self = serde_yaml::from_str(text)?;
-        spec.validate()?;
-        Ok(spec)
+        Ok(serde_yaml::from_str(text)?)
     }
 
     /// The spec as YAML, with all fields.
@@ -312,71 +174,152 @@ impl Default for ModelSpec {
     }
 }
 
-impl Default for BackboneSpec {
-    fn default() -> Self {
-        Self { depth: 50, norm: NormSpec::default(), groups: 1, width_per_group: 64 }
-    }
-}
-
-impl Default for NormSpec {
-    fn default() -> Self {
-        Self { kind: NormKind::FrozenBatch, epsilon: 1e-5, groups: 32 }
-    }
-}
-
-impl Default for PyramidSpec {
-    fn default() -> Self {
-        Self { width: 256, p6_from: P6From::C5 }
-    }
-}
-
-impl Default for HeadsSpec {
-    fn default() -> Self {
-        Self { width: 256, depth: 4, norm: None, prior: 0.01 }
-    }
-}
-
-impl Default for AnchorSpec {
-    fn default() -> Self {
-        Self {
-            sizes: [32.0, 64.0, 128.0, 256.0, 512.0],
-            ratios: vec![0.5, 1.0, 2.0],
-            scales: vec![1.0, 2f64.powf(1.0 / 3.0), 2f64.powf(2.0 / 3.0)],
-            center: AnchorCenter::Half,
-            stride: AnchorStride::Power,
-            rounding: AnchorRounding::None,
-            order: AnchorOrder::RatioMajor,
-        }
-    }
-}
-
-impl Default for BoxCoderSpec {
-    fn default() -> Self {
-        Self { std: [0.1, 0.1, 0.2, 0.2], clamp: None }
-    }
-}
-
-impl Default for PostprocessingSpec {
-    fn default() -> Self {
-        Self {
-            score_threshold: 0.05,
-            nms_threshold: 0.5,
-            soft_nms: None,
-            suppression: Suppression::PerClass,
-            top_k: None,
-            max_detections: None,
-            clip: Clip::Image,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn error(text: &str) -> String {
+        ModelSpec::from_yaml(text).unwrap_err().to_string()
+    }
+
     #[test]
     fn error_of_an_unknown_key_contains_its_line() {
-        let message = ModelSpec::from_yaml("format: 1\nbackbone:\n  depht: 50\n").unwrap_err().to_string();
+        let message = error("format: 1\nbackbone:\n  depht: 50\n");
         assert!(message.contains("depht") && message.contains("line 3"), "{message}");
+    }
+
+    #[test]
+    fn error_of_an_invalid_value_contains_field_value_expectation_and_line() {
+        assert_eq!(
+            error("heads: {depth: 2}\nanchors:\n  sizes: [32, 64, 128, 256, .inf]\n"),
+            "anchors: `anchors.sizes` is [32.0, 64.0, 128.0, 256.0, inf], expected 0.1 to 16384 at line 3 column 3"
+        );
+        assert_eq!(
+            error("heads:\n  norm: {kind: group, epsilon: -1}\n"),
+            "heads.norm: `norm.epsilon` is -1.0, expected 0 to 1 at line 2 column 9"
+        );
+    }
+
+    #[test]
+    fn no_section_can_be_read_with_an_invalid_value() {
+        let scales = format!("anchors: {{scales: [{}1]}}", "1, ".repeat(256 / 3));
+        let classes: Vec<_> = (0..1000).map(|id| format!("{{id: {id}, name: class {id}}}")).collect();
+        let classes = classes.join(", ");
+        let many_outputs = format!("preprocessing: {{fixed_size: [4096, 4096]}}, classes: [{classes}]");
+        let many_weights =
+            format!("heads: {{width: 2048}}, anchors: {{ratios: [{}1]}}, classes: [{classes}]", "1, ".repeat(30));
+        for (text, field) in [
+            ("format: 0", "`format` is 0"),
+            ("backbone: {depth: 19}", "`backbone.depth` is 19, expected one of [18, 34, 50, 101, 152]"),
+            ("backbone: {depth: 18, groups: 2}", "`backbone.groups, width_per_group` is (2, 64)"),
+            ("backbone: {groups: 0}", "backbone.groups"),
+            ("backbone: {groups: 257, width_per_group: 1}", "backbone.groups"),
+            ("backbone: {width_per_group: 257}", "backbone.width_per_group"),
+            ("backbone: {groups: 25, width_per_group: 64}", "backbone.groups"),
+            ("backbone: {norm: {epsilon: .nan}}", "backbone.norm: `norm.epsilon` is NaN"),
+            ("backbone: {norm: {kind: group, groups: 24}}", "backbone.norm.groups"),
+            // 32 groups do not divide the 30 channels of the blocks, only the 64 of the stem.
+            ("backbone: {depth: 50, groups: 3, width_per_group: 10, norm: {kind: group}}", "backbone.norm.groups"),
+            ("pyramid: {width: 2049}", "pyramid.width"),
+            ("heads: {width: 0}", "heads.width"),
+            ("heads: {depth: 17}", "heads.depth"),
+            ("heads: {prior: 1.0}", "heads.prior"),
+            ("heads: {norm: {kind: group, groups: 0}}", "heads.norm: `norm.groups`"),
+            ("heads: {norm: {kind: group, groups: 24}}", "heads.norm.groups"),
+            ("anchors: {sizes: [1, 2, 3, 4, 16385]}", "anchors.sizes"),
+            ("anchors: {ratios: []}", "anchors.ratios"),
+            ("anchors: {ratios: [-1]}", "anchors.ratios"),
+            ("anchors: {scales: [101]}", "anchors.scales"),
+            (&scales, "`anchors.scales` is a list of 86"),
+            ("box_coder: {std: [1, 1, 1, .nan]}", "box_coder.std"),
+            ("box_coder: {clamp: 0}", "`box_coder.clamp` is Some(0.0), expected 0.01 to 88, or null"),
+            ("preprocessing: {shorter_side: 0}", "preprocessing.shorter_side"),
+            ("preprocessing: {shorter_side: 800, longer_side: 600}", "preprocessing.longer_side"),
+            ("preprocessing: {longer_side: 16385}", "preprocessing.longer_side"),
+            (
+                "preprocessing: {shorter_side: 16384, longer_side: 16384}",
+                "`preprocessing` is an input of up to 16384x16384",
+            ),
+            ("preprocessing: {fixed_size: [0, 800]}", "preprocessing.fixed_size"),
+            ("preprocessing: {fixed_size: [800, 16385]}", "preprocessing.fixed_size"),
+            ("preprocessing: {fixed_size: [800, 800], box_scale: common}", "preprocessing.box_scale"),
+            ("preprocessing: {resampling: scikit_image, filter: bicubic}", "preprocessing.filter"),
+            ("preprocessing: {mean: [0, .inf, 0]}", "preprocessing.mean"),
+            ("preprocessing: {mean: [0, .nan, 0]}", "preprocessing.mean"),
+            ("preprocessing: {std: [1, 0, 1]}", "preprocessing.std"),
+            ("preprocessing: {std: [1, -1, 1]}", "preprocessing.std"),
+            ("preprocessing: {std: [.nan, 1, 1]}", "preprocessing.std"),
+            ("preprocessing: {pad_multiple: 48}", "preprocessing.pad_multiple"),
+            ("preprocessing: {input_size: [320, 330]}", "preprocessing.input_size"),
+            ("preprocessing: {input_size: [0, 320]}", "preprocessing.input_size"),
+            ("preprocessing: {input_size: [320, 32768]}", "preprocessing.input_size"),
+            ("preprocessing: {input_size: [832, 800], fixed_size: [800, 800]}", "preprocessing.input_size"),
+            ("postprocessing: {score_threshold: .nan}", "postprocessing.score_threshold"),
+            ("postprocessing: {nms_threshold: 1.5}", "postprocessing.nms_threshold"),
+            ("postprocessing: {soft_nms: 0.0}", "postprocessing.soft_nms"),
+            ("postprocessing: {top_k: 0}", "`postprocessing.top_k` is Some(0), expected at least 1, or null"),
+            ("postprocessing: {max_detections: 0}", "postprocessing.max_detections"),
+            ("classes: [{id: 1, name: a}, {id: 1, name: b}]", "`classes.id` is 1 twice"),
+            ("classes: [{id: 1, name: a}, {id: 2, name: a}]", "`classes.name` is `a` twice"),
+            (&many_outputs, "the outputs exceed 4 GiB"),
+            (&many_weights, "their weights exceed 4 GiB"),
+        ] {
+            let message = error(&format!("{{{text}}}"));
+            assert!(message.contains(field), "{text}: {message}");
+        }
+        for text in ["input_size: [320, 64]", "input_size: [320, 224], fixed_size: [300, 200]"] {
+            ModelSpec::from_yaml(&format!("preprocessing: {{{text}}}")).unwrap();
+        }
+    }
+
+    #[test]
+    fn sections_check_themselves_inside_other_types() {
+        let read = |text: &str| serde_json::from_str::<Vec<NormSpec>>(text);
+        assert!(read(r#"[{"groups": 8}]"#).is_ok());
+        assert!(read(r#"[{"groups": 0}]"#).unwrap_err().to_string().contains("`norm.groups` is 0"));
+    }
+
+    #[test]
+    fn check_finds_values_that_were_changed_in_code() {
+        let mut spec = ModelSpec::default();
+        spec.check().unwrap();
+        spec.backbone.norm.epsilon = -1.0;
+        let message = spec.check().unwrap_err().to_string();
+        assert_eq!(message, "`backbone.norm.epsilon` is -1.0, expected 0 to 1");
+    }
+
+    #[test]
+    fn newer_formats_are_named_before_their_unknown_keys() {
+        let message = error("format: 3\nrotation: 7\n");
+        assert!(message.contains("the spec has format 3, this program reads up to 2; update"), "{message}");
+    }
+
+    #[test]
+    fn frozen_batch_norms_of_format_1_train_scale_and_shift() {
+        let norms = "backbone: {norm: {kind: frozen_batch}}\nheads: {norm: {kind: frozen_batch}}\n";
+        let norms_of = |format: &str| {
+            let spec = ModelSpec::from_yaml(&format!("{format}{norms}")).unwrap();
+            assert_eq!(spec.format, FORMAT);
+            assert_eq!(ModelSpec::from_yaml(&spec.to_yaml()).unwrap(), spec);
+            [spec.backbone.norm, spec.heads.norm.unwrap()].map(|norm| norm.trains_affine())
+        };
+        assert_eq!(norms_of("format: 1\n"), [true; 2]);
+        assert_eq!(norms_of("format: 2\n"), [false; 2]);
+        assert_eq!(norms_of(""), [false; 2]);
+        let norm = |text: &str| ModelSpec::from_yaml(text).unwrap().backbone.norm;
+        assert!(norm("format: 1").trains_affine() && !norm("format: 2").trains_affine());
+        assert!(norm("backbone: {norm: {affine: trainable}}").trains_affine());
+        assert_eq!(norm("{format: 1, backbone: {norm: {kind: batch}}}").affine, None);
+    }
+
+    #[test]
+    fn affine_is_only_for_frozen_batch_norms() {
+        for kind in ["batch", "group"] {
+            let message = error(&format!("backbone: {{norm: {{kind: {kind}, affine: frozen}}}}"));
+            assert!(
+                message.contains("`norm.affine`") && message.contains("only `kind: frozen_batch` has it"),
+                "{message}"
+            );
+        }
     }
 }

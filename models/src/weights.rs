@@ -1,12 +1,15 @@
 //! Sources of weights. The code that builds a layer declares name, shape, initial values and role of its tensors here, so
 //! building the network also lists its parameters.
 
+use crate::spec::SpecError;
+
 /// The role of a tensor in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// A trainable parameter.
     Parameter,
-    /// Running statistics of batch normalization: part of the state dict, without gradient.
+    /// Part of the state dict, without gradient: running statistics of batch normalization, and its scale and shift if they
+    /// are frozen.
     Buffer,
 }
 
@@ -76,6 +79,12 @@ pub enum WeightsError {
     Spec(String),
 }
 
+impl From<SpecError> for WeightsError {
+    fn from(error: SpecError) -> Self {
+        Self::Spec(error.to_string())
+    }
+}
+
 /// A source of weights, such as a checkpoint or a random number generator.
 pub trait Weights<T> {
     /// The tensor that `parameter` describes.
@@ -110,15 +119,11 @@ impl<'a, T> Scope<'a, T> {
         self.tensor(name, shape, initial, Role::Parameter)
     }
 
-    /// A buffer, which is not trained.
+    /// A tensor with this role.
     ///
     /// # Errors
     /// Those of the source.
-    pub fn buffer(&self, name: &str, shape: &[usize], initial: Initial) -> Result<T, WeightsError> {
-        self.tensor(name, shape, initial, Role::Buffer)
-    }
-
-    fn tensor(&self, name: &str, shape: &[usize], initial: Initial, role: Role) -> Result<T, WeightsError> {
+    pub fn tensor(&self, name: &str, shape: &[usize], initial: Initial, role: Role) -> Result<T, WeightsError> {
         self.weights.tensor(Parameter { name: self.join(name), shape: shape.to_vec(), role, initial })
     }
 

@@ -73,7 +73,7 @@ fn every_kind_is_recognized_by_names_and_shapes() {
         assert_eq!((plan.kind, spec.backbone.norm.kind, spec.pyramid.p6_from), (kind, norm, p6));
         assert_eq!((spec.heads.norm.is_some(), spec.classes.len(), spec.backbone.depth), (head_norm, classes, 50));
         assert_eq!((spec.backbone.groups, spec.backbone.width_per_group), (groups, width));
-        let mut expected = kind.source().unwrap().spec().unwrap();
+        let mut expected = kind.spec().unwrap();
         (expected.backbone.norm.kind, expected.classes) = (norm, spec.classes.clone());
         assert_eq!(spec, &expected, "{kind}");
         assert!(plan.lines().iter().any(|line| line.starts_with("missing: none")));
@@ -182,7 +182,7 @@ fn error_of_an_unknown_kind_lists_tensor_names() {
     for name in ["backbone.fpn.layer_blocks.0.0.weight", "head.regression_head.conv.0.0.weight"] {
         let mut wide = stored(V1);
         wide.insert(name.to_owned(), float32(vec![usize::MAX, 0, 3, 3]));
-        assert!(error_of(&wide, &Request::default()).contains("1 to 4096"), "{name}");
+        assert!(error_of(&wide, &Request::default()).contains("1 to 2048"), "{name}");
     }
     let mut integers = stored(V1);
     integers.get_mut("backbone.body.bn1.weight").unwrap().number = "I64".to_owned();
@@ -223,7 +223,7 @@ fn background_is_dropped_and_all_other_values_are_kept() {
         tensors.get_mut(&format!("head.classification_head.cls_logits.{name}")).unwrap().shape[0] = rows;
     }
     tensors.get_mut("backbone.body.bn1.weight").unwrap().number = "F16".to_owned();
-    let classes = ["cell", "platelet"].map(|name| Class { id: 3, name: name.to_owned() }).to_vec();
+    let classes = [(3, "cell"), (4, "platelet")].map(|(id, name)| Class { id, name: name.to_owned() }).to_vec();
     let plan = Plan::new(&tensors, &Request { classes: Some(classes), ..Request::default() }).unwrap();
     assert_eq!(detector(&plan).classes[1].name, "platelet");
     let lines = plan.lines();
@@ -259,7 +259,7 @@ fn depth_and_widths_are_read_from_shapes() {
             let plan = plan(&of_parameters(backbone_parameters(&backbone).unwrap()));
             assert_eq!(plan.network.backbone(), &backbone);
         }
-        let mut spec = Kind::Yhenon.source().unwrap().spec().unwrap();
+        let mut spec = Kind::Yhenon.spec().unwrap();
         (spec.backbone.depth, spec.pyramid.width, spec.heads.width) = (depth, 128, 64);
         spec.classes = (0..3).map(|id| Class { id, name: format!("class {id}") }).collect();
         assert_eq!(detector(&plan(&of_parameters(parameters(&spec).unwrap()))), &spec);

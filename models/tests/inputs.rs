@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use models::spec::{BoxScale, PreprocessingSpec, Source};
-use models::{Anchors, BoundingBox, ModelSpec, Preprocessed, RgbView, preprocess};
+use models::foreign::Kind;
+use models::spec::{BoxScale, PreprocessingSpec};
+use models::{Anchors, BoundingBox, ModelSpec, Preprocessed, RgbView, preprocess, resize};
 use serde::Deserialize;
+
+/// Upper bound of the fraction of values that differ from Pillow's; the maximum of the cases is 0.177.
+const MAX_FRACTION: f64 = 0.18;
 
 /// `tests/golden/inputs.json`.
 #[derive(Deserialize)]
@@ -65,7 +69,7 @@ fn cases() -> Cases {
 }
 
 fn spec(source: &str) -> ModelSpec {
-    Source::ALL.into_iter().find(|known| known.name() == source).unwrap().spec().unwrap()
+    Kind::ALL.into_iter().find(|known| known.name() == source).unwrap().spec().unwrap()
 }
 
 fn assert_near(found: BoundingBox, expected: BoundingBox, case: &str) {
@@ -91,7 +95,7 @@ fn placements_and_boxes_match_the_source() {
 /// torchvision fails for this image.
 #[test]
 fn side_that_would_be_rounded_to_zero_keeps_one_pixel() {
-    let placement = Source::TorchvisionV1.spec().unwrap().preprocessing.place(4000, 2);
+    let placement = Kind::TorchvisionV1.spec().unwrap().preprocessing.place(4000, 2);
     assert_eq!([placement.resized_width, placement.resized_height], [1333, 1]);
     assert_eq!([placement.padded_width, placement.padded_height], [1344, 32]);
 }
@@ -125,7 +129,7 @@ fn pixels_match_the_source() {
 
 #[test]
 fn anchors_match_torchvision() {
-    for source in [Source::TorchvisionV1, Source::TorchvisionV2, Source::Mlperf] {
+    for source in [Kind::TorchvisionV1, Kind::TorchvisionV2, Kind::Mlperf] {
         let spec = source.spec().unwrap();
         for AnchorCase { input: [height, width], count, rows, boxes, sums } in cases().anchors {
             let anchors = Anchors::new(&spec.anchors, height, width);
@@ -139,5 +143,34 @@ fn anchors_match_torchvision() {
             });
             assert_eq!(found, sums, "{height}x{width}");
         }
+    }
+}
+
+/// An image that Pillow resized: `tests/golden/pillow.json`. Sizes are width and height.
+#[derive(Deserialize)]
+struct PillowCase {
+    image: [u32; 2],
+    resized: [u32; 2],
+    /// RGB, row by row.
+    bytes: Vec<u8>,
+}
+
+/// Pillow also rounds between its two passes; hence some values differ by 1.
+#[test]
+fn rounded_pixels_differ_from_pillow_by_at_most_one() {
+    let cases: Vec<PillowCase> = serde_json::from_str(include_str!("../../tests/golden/pillow.json")).unwrap();
+    assert_eq!(cases.len(), 5);
+    for PillowCase { image: [width, height], resized, bytes } in cases {
+        let noise = |x: u32, y: u32, c: u32| (x * 7919 + y * 104_729 + c * 1_299_709 + x * y * 31) % 97;
+        let value = |x, y, c| ((x * 3 + y * 2 + c * 40 + noise(x, y, c)) % 256) as u8;
+        let pixel = |x, y| [0, 1, 2].map(|c| value(x, y, c));
+        let pixels: Vec<_> = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();
+        let found = resize(RgbView::new(width, height, &pixels).unwrap(), resized[0], resized[1]);
+        assert_eq!(found.len(), bytes.len());
+        let differences = found.iter().zip(&bytes).map(|(found, expected)| found.abs_diff(*expected));
+        assert!(differences.clone().all(|difference| difference <= 1), "{width}x{height} to {resized:?}");
+        let fraction = differences.filter(|difference| *difference > 0).count() as f64 / bytes.len() as f64;
+        assert!(fraction < MAX_FRACTION, "{width}x{height} to {resized:?}: {fraction}");
+        assert!(resized != [width, height] || fraction == 0.0);
     }
 }

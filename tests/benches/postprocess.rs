@@ -10,7 +10,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
-use models::spec::{Class, Source};
+use models::foreign::Kind;
+use models::spec::Class;
 use models::{Anchors, BoundingBox, ModelSpec, Placement};
 use ndarray::Array2;
 use runtime::{Detection, postprocess, suppress};
@@ -28,7 +29,7 @@ const PEER_REPETITIONS: usize = 7;
 
 fn main() -> anyhow::Result<()> {
     let classes = (0..CLASSES as i64).map(|id| Class { id, name: format!("class {id}") }).collect();
-    let theirs = ModelSpec { classes, ..Source::TorchvisionV1.spec()? };
+    let theirs = ModelSpec { classes, ..Kind::TorchvisionV1.spec()? };
     let mut unlimited = theirs.clone();
     unlimited.postprocessing.top_k = None;
     unlimited.postprocessing.max_detections = None;

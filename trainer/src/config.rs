@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use models::dataset::{Format, Source};
+use models::spec::FORMAT;
 use models::{Matcher, ModelSpec};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_yaml::Value;
 
 use crate::augmentation::AugmentationConfig;
 use crate::cache::CacheConfig;
@@ -236,11 +238,19 @@ impl TrainConfig {
     /// # Errors
     /// When the file cannot be read, has an unknown key, a wrong type (with key and line) or a value out of range.
     pub fn read(path: &Path, data: Option<&Path>) -> anyhow::Result<Self> {
+        Self::read_as(path, data, FORMAT)
+    }
+
+    /// Like [`read`](Self::read), for a model that is of the spec format `format` if it does not say so itself.
+    pub(crate) fn read_as(path: &Path, data: Option<&Path>, format: u32) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("cannot read the configuration `{}`; create one with `trainer init`", path.display())
         })?;
         let mut config: Self =
             serde_yaml::from_str(&text).with_context(|| format!("invalid configuration `{}`", path.display()))?;
+        if format == 1 && spec_format(&text).is_none() {
+            config.model = config.model.converted_from_format_1();
+        }
         config.validate().with_context(|| format!("invalid configuration `{}`", path.display()))?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
         let data = config.data.train.iter_mut().chain(&mut config.data.validation);
@@ -251,9 +261,13 @@ impl TrainConfig {
         Ok(config)
     }
 
+    /// The spec format that a run's configuration was written in. All versions but the first write it.
+    pub(crate) fn format_of_run(path: &Path) -> u32 {
+        std::fs::read_to_string(path).ok().and_then(|text| spec_format(&text)).unwrap_or(1)
+    }
+
     fn validate(&self) -> anyhow::Result<()> {
         let Self { augmentation, matching, loss, optimizer, schedule, run, .. } = self;
-        self.model.validate().context("model")?;
         let fraction = |name: &str, value: f64| {
             ensure!((0.0..=1.0).contains(&value), "`{name}` is {value}, expected 0 to 1");
             Ok(())
@@ -332,6 +346,12 @@ impl TrainConfig {
     }
 }
 
+/// The spec format in the text of a configuration; none if it is absent.
+fn spec_format(text: &str) -> Option<u32> {
+    let config: Value = serde_yaml::from_str(text).ok()?;
+    u32::try_from(config.get("model")?.get("format")?.as_u64()?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,5 +419,36 @@ mod tests {
             let expected = format!("`schedule.factor` is {factor}, expected 0 to 1, both excluded");
             assert_eq!(message, (!valid).then_some(expected));
         }
+    }
+    #[test]
+    fn configurations_of_old_runs_keep_their_meaning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.yaml");
+        let data = "data: {train: {annotations: train.json}, validation: {annotations: val.json}}";
+        let model = |model: &str| {
+            std::fs::write(&path, format!("{data}\n{model}\n")).unwrap();
+            TrainConfig::read_as(&path, None, TrainConfig::format_of_run(&path)).unwrap().model
+        };
+        for text in ["", "model: {backbone: {norm: {kind: frozen_batch}}}", "model: {format: 1}"] {
+            let model = model(text);
+            assert!(model.backbone.norm.trains_affine() && !model.preprocessing.round_pixels, "{text}");
+        }
+        let new = model("model: {format: 2, backbone: {norm: {kind: frozen_batch}}}");
+        assert!(!new.backbone.norm.trains_affine());
+        assert_eq!(model(&format!("model: {}", serde_json::to_string(&new).unwrap())), new);
+        // A new configuration is of the newest format.
+        std::fs::write(&path, format!("{data}\nmodel: {{backbone: {{depth: 18}}}}\n")).unwrap();
+        assert!(!TrainConfig::read(&path, None).unwrap().model.backbone.norm.trains_affine());
+    }
+
+    #[test]
+    fn invalid_specs_are_refused_with_field_and_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("retinanet.yaml");
+        let data = "data: {train: {annotations: train.json}, validation: {annotations: val.json}}";
+        std::fs::write(&path, format!("{data}\nmodel:\n  anchors:\n    scales: [0]\n")).unwrap();
+        let message = format!("{:#}", TrainConfig::read(&path, None).unwrap_err());
+        let expected = "model.anchors: `anchors.scales` is [0.0], expected 0.01 to 100 at line 4 column 5";
+        assert!(message.contains(expected), "{message}");
     }
 }

@@ -106,10 +106,11 @@ fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Devic
         "a resumed run uses the data paths of its configuration; omit --data, or pass --config too"
     );
     let folder = RunFolder::existing(args.out.as_deref())?;
-    let config = TrainConfig::read(&folder.config_path(), None)?;
+    let format = TrainConfig::format_of_run(&folder.config_path());
+    let config = TrainConfig::read_as(&folder.config_path(), None, format)?;
     if let Some(path) = &args.config {
         ensure!(
-            TrainConfig::read(path, args.data.as_deref())? == config,
+            TrainConfig::read_as(path, args.data.as_deref(), format)? == config,
             "`{}` is not the configuration that the run in `{}` was started with; omit --config, or start a new run",
             path.display(),
             folder.path().display()

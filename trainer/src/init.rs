@@ -57,7 +57,7 @@ fn text_from(path: &Path) -> anyhow::Result<String> {
         Pretrained::Detector(checkpoint) => ModelSpec { classes: Vec::new(), ..checkpoint.spec },
         Pretrained::Backbone(backbone) => {
             let (mean, std) = (backbone.spec.mean, backbone.spec.std);
-            let preprocessing = PreprocessingSpec { mean, std, ..PreprocessingSpec::default() };
+            let preprocessing = PreprocessingSpec { mean, std, round_pixels: true, ..PreprocessingSpec::default() };
             ModelSpec { backbone: backbone.spec.backbone, preprocessing, ..ModelSpec::default() }
         }
     };

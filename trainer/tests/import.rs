@@ -85,7 +85,7 @@ fn every_file_format_gives_the_same_weights() {
     // The configuration for training from the checkpoint.
     assert!(trainer(folder.path(), &["init", "--from", "out.safetensors"]).status.success());
     let written = fs::read_to_string(folder.path().join("retinanet.yaml")).unwrap();
-    assert_contains(&written, &["trainer fit --weights out.safetensors\nmodel:\n  format: 1\n"]);
+    assert_contains(&written, &["trainer fit --weights out.safetensors\nmodel:\n  format: 2\n"]);
     let config: TrainConfig = serde_yaml::from_str(&written).unwrap();
     assert_eq!(config.model, ModelSpec { classes: Vec::new(), ..spec.clone() });
     assert_eq!((spec.backbone.depth, spec.pyramid.p6_from), (18, P6From::P5));

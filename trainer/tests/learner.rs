@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use models::spec::{Class, NormKind};
+use models::spec::{Affine, Class, NormKind};
 use models::{Anchors, BoundingBox, Matcher, ModelSpec, Pretrained, Provenance};
 use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng};
@@ -150,6 +150,29 @@ fn bfloat16_training_has_nearly_the_same_losses() {
         }
         assert_ne!(steps[2].box_loss, float[2].box_loss);
         assert!(steps.iter().all(Step::is_finite) && half.parameters.to_tensors() != before);
+    }
+}
+
+/// Weight decay, the optimizer and the average leave frozen batch norms alone; with `affine: trainable`, scale and shift
+/// learn, but statistics do not change.
+#[test]
+fn frozen_batch_norms_train_scale_and_shift_only_if_affine_is_trainable() {
+    let mut config = config();
+    (config.run.ema_decay, config.optimizer.weight_decay) = (Some(0.5), 0.1);
+    for affine in [None, Some(Affine::Frozen), Some(Affine::Trainable)] {
+        let mut spec = spec(NormKind::FrozenBatch);
+        spec.backbone.norm.affine = affine;
+        let (learner, before, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
+        let checkpoint = learner.checkpoint(Provenance::default()).unwrap();
+        for after in [learner.parameters.to_tensors(), checkpoint.tensors] {
+            assert_eq!(after.len(), before.len());
+            let norms = before.iter().filter(|(name, _)| name.contains("bn") || name.contains("downsample.1"));
+            for (name, before) in norms {
+                let trains = affine == Some(Affine::Trainable) && !name.contains("running_");
+                assert_eq!(after[name] != before, trains, "{affine:?}: {name}");
+            }
+            assert!(after["layer4.0.conv1.weight"] != before["layer4.0.conv1.weight"]);
+        }
     }
 }
 

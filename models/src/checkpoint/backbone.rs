@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
 use super::tensor_file::{self, Content, Tensors};
-use super::{Checkpoint, CheckpointError, Provenance, compare};
+use super::{Checkpoint, CheckpointError, Description, Provenance, compare};
 use crate::shape::backbone_parameters;
-use crate::spec::{BackboneSpec, ModelSpec};
+use crate::spec::{BackboneCheckpointSpec, BackboneSpec, Section};
 
 /// A pretrained backbone.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,25 +18,6 @@ pub struct BackboneCheckpoint {
     pub tensors: Tensors,
 }
 
-/// Everything needed to interpret the weights of a backbone.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BackboneCheckpointSpec {
-    /// The backbone.
-    pub backbone: BackboneSpec,
-    /// Mean of red, green and blue, subtracted from images in [0, 1].
-    pub mean: [f32; 3],
-    /// Standard deviation of red, green and blue, by which images are then divided.
-    pub std: [f32; 3],
-}
-
-/// The YAML text in the file's metadata.
-#[derive(Serialize, Deserialize)]
-struct Description {
-    spec: BackboneCheckpointSpec,
-    provenance: Provenance,
-}
-
 impl BackboneCheckpoint {
     /// Reads a backbone and checks its tensors against its spec.
     ///
@@ -46,29 +25,20 @@ impl BackboneCheckpoint {
     /// When the file cannot be read, is damaged, is not a checkpoint, or its tensors do not match its spec exactly.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let (description, tensors) = tensor_file::read(path, Content::Backbone)?;
-        let Description { spec, provenance } = serde_yaml::from_str(&description)
-            .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
-        let spec_of_detector = ModelSpec { backbone: spec.backbone.clone(), ..ModelSpec::default() };
-        spec_of_detector.validate().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
-        let expected = backbone_parameters(&spec.backbone)
-            .map_err(|error| CheckpointError::NotCheckpoint { path: path.to_owned(), detail: error.to_string() })?;
-        let problems = compare(&expected, &tensors);
-        if !problems.is_empty() {
-            return Err(CheckpointError::Tensors { path: path.to_owned(), problems });
-        }
+        let Description::<BackboneCheckpointSpec> { spec, provenance } = description;
+        compare(path, backbone_parameters(&spec.backbone), &tensors)?;
         Ok(Self { spec, provenance, tensors })
     }
 
     /// Writes the backbone atomically.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When its spec is invalid, or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
-        let description = Description { spec: self.spec.clone(), provenance: self.provenance.clone() };
-        let description = serde_yaml::to_string(&description)
-            .expect("spec and provenance hold only strings, numbers and lists, all of which YAML can write");
+        self.spec.check().map_err(|error| CheckpointError::Spec { path: path.to_owned(), error })?;
+        let description = Description { spec: &self.spec, provenance: self.provenance.clone() };
         let named = self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        tensor_file::write(path, Content::Backbone, description, named)
+        tensor_file::write(path, Content::Backbone, &description, named)
     }
 }
 

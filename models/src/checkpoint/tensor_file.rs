@@ -7,6 +7,8 @@ use std::path::Path;
 
 use ndarray::{ArrayD, IxDyn};
 use safetensors::{Dtype, SafeTensors, View};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::error::CheckpointError;
 use crate::atomic_file::write_atomically;
@@ -34,8 +36,8 @@ impl Content {
     }
 }
 
-/// The metadata entry and the tensors of the file.
-pub(crate) fn read(path: &Path, content: Content) -> Result<(String, Tensors), CheckpointError> {
+/// The description in the metadata entry, and the tensors of the file.
+pub(crate) fn read<D: DeserializeOwned>(path: &Path, content: Content) -> Result<(D, Tensors), CheckpointError> {
     let io = |error| CheckpointError::Io { path: path.to_owned(), error };
     let damaged = |detail: String| CheckpointError::Damaged { path: path.to_owned(), detail };
     let invalid = |detail: &str| CheckpointError::NotCheckpoint { path: path.to_owned(), detail: detail.to_owned() };
@@ -51,6 +53,8 @@ pub(crate) fn read(path: &Path, content: Content) -> Result<(String, Tensors), C
         Content::Detector if text(Content::Backbone).is_some() => CheckpointError::Backbone { path: path.to_owned() },
         _ => invalid("its metadata contains no spec"),
     })?;
+    let description = serde_yaml::from_str(description)
+        .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
 
     let mut tensors = Tensors::new();
     for (name, view) in file.iter() {
@@ -61,16 +65,18 @@ pub(crate) fn read(path: &Path, content: Content) -> Result<(String, Tensors), C
         let tensor = ArrayD::from_shape_vec(IxDyn(view.shape()), values).map_err(|e| damaged(e.to_string()))?;
         tensors.insert(name.to_owned(), tensor);
     }
-    Ok((description.clone(), tensors))
+    Ok((description, tensors))
 }
 
-/// Writes the metadata entry and the tensors atomically.
+/// Writes a description, as YAML, and the tensors atomically.
 pub(crate) fn write<'a>(
     path: &Path,
     content: Content,
-    description: String,
+    description: &impl Serialize,
     tensors: impl Iterator<Item = (&'a str, &'a ArrayD<f32>)>,
 ) -> Result<(), CheckpointError> {
+    let description = serde_yaml::to_string(description)
+        .map_err(|error| CheckpointError::Spec { path: path.to_owned(), error: error.into() })?;
     let metadata = HashMap::from([(content.key().to_owned(), description)]);
     let bytes = safetensors::serialize(tensors.map(|(name, tensor)| (name, Values(tensor))), Some(metadata))
         .map_err(|error| CheckpointError::Damaged { path: path.to_owned(), detail: error.to_string() })?;

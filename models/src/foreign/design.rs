@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::classes::{Output, outputs};
 use super::{ForeignError, Kind, Network, Request};
-use crate::checkpoint::BackboneCheckpointSpec;
 use crate::shape::{backbone_parameters, parameters};
-use crate::spec::{BackboneSpec, Class, ModelSpec, NormKind, NormSpec, P6From, PreprocessingSpec};
+use crate::spec::{
+    BackboneCheckpointSpec, BackboneSpec, Class, ModelSpec, NormKind, NormSpec, P6From, PreprocessingSpec, RESNETS,
+};
 use crate::weights::Parameter;
 
 /// Maximum number of outputs per anchor. For comparison, Open Images has 600 classes, LVIS 1,203.
@@ -27,28 +28,23 @@ pub(super) struct Design {
 }
 
 pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Request) -> Result<Design, ForeignError> {
-    let Some(source) = kind.source() else {
-        let mut backbone = BackboneSpec::default();
-        read_backbone(shapes, &mut backbone)?;
-        backbone.norm.epsilon = request.epsilon.unwrap_or(backbone.norm.epsilon);
-        let spec_of_detector = ModelSpec { backbone: backbone.clone(), ..ModelSpec::default() };
-        spec_of_detector.validate()?;
-        let expected = backbone_parameters(&backbone)?;
-        let PreprocessingSpec { mean, std, .. } = PreprocessingSpec::default();
-        let network = Network::Backbone(BackboneCheckpointSpec { backbone, mean, std });
-        return Ok(Design { network, expected, outputs: None, guessed: false });
-    };
-    let mut spec = source.spec()?;
+    let mut spec = kind.spec()?;
     read_backbone(shapes, &mut spec.backbone)?;
-    read_pyramid_and_heads(shapes, &mut spec);
     let norm = &mut spec.backbone.norm;
-    if kind != Kind::Yhenon {
-        norm.kind = if counted { NormKind::Batch } else { NormKind::FrozenBatch };
-    }
-    if kind == Kind::TorchvisionV1Coco {
-        norm.epsilon = 0.0;
+    if kind.has_torchvision_names() {
+        match counted {
+            true => (norm.kind, norm.affine) = (NormKind::Batch, None),
+            false => norm.kind = NormKind::FrozenBatch,
+        }
     }
     norm.epsilon = request.epsilon.unwrap_or(norm.epsilon);
+    if kind == Kind::TorchvisionBackbone {
+        let PreprocessingSpec { mean, std, .. } = spec.preprocessing;
+        let backbone = BackboneCheckpointSpec { backbone: spec.backbone, mean, std };
+        let expected = backbone_parameters(&backbone.backbone)?;
+        return Ok(Design { network: Network::Backbone(backbone), expected, outputs: None, guessed: false });
+    }
+    read_pyramid_and_heads(shapes, &mut spec);
 
     let rows = |name: &str| shapes.get(name).and_then(|shape| shape.first()).copied();
     let expected = spec.anchors_per_cell();
@@ -64,11 +60,10 @@ pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Reque
     if outputs.rows.is_empty() {
         return Err(ForeignError::Outputs { found: all });
     }
-    // Before tensor sizes are computed from it.
-    spec.validate()?;
-    spec.classes = (0..).take(all).map(|id| Class { id, name: String::new() }).collect();
+    spec.classes = (0..).take(all).map(|id| Class { id, name: id.to_string() }).collect();
     let expected = parameters(&spec)?;
     spec.classes = outputs.rows.iter().map(|output| output.class.clone()).collect();
+    spec.check()?;
     Ok(Design {
         network: Network::Detector(Box::new(spec)),
         expected,
@@ -86,14 +81,8 @@ fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), Foreign
         blocks.len()
     });
     let bottleneck = shapes.contains_key("layer1.0.conv3.weight");
-    spec.depth = match (blocks, bottleneck) {
-        ([2, 2, 2, 2], false) => 18,
-        ([3, 4, 6, 3], false) => 34,
-        ([3, 4, 6, 3], true) => 50,
-        ([3, 4, 23, 3], true) => 101,
-        ([3, 8, 36, 3], true) => 152,
-        _ => return Err(ForeignError::Depth { blocks, bottleneck }),
-    };
+    let layout = RESNETS.iter().find(|layout| (layout.blocks, layout.bottleneck) == (blocks, bottleneck));
+    spec.depth = layout.ok_or(ForeignError::Depth { blocks, bottleneck })?.depth;
     if let (true, Some([width, inputs, ..])) = (bottleneck, shapes.get("layer1.0.conv2.weight"))
         && *inputs > 0
     {
@@ -107,11 +96,8 @@ fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), Foreign
 fn read_pyramid_and_heads(shapes: &Shapes, spec: &mut ModelSpec) {
     let size = |name: &str, axis: usize| shapes.get(name).and_then(|shape| shape.get(axis)).copied();
     spec.pyramid.width = size("fpn.P3_2.weight", 0).unwrap_or(spec.pyramid.width);
-    let c5 = if spec.backbone.depth >= 50 { 2048 } else { 512 };
-    match size("fpn.P6.weight", 1) {
-        Some(inputs) if inputs == spec.pyramid.width => spec.pyramid.p6_from = P6From::P5,
-        Some(inputs) if inputs == c5 => spec.pyramid.p6_from = P6From::C5,
-        _ => {}
+    if let Some(inputs) = size("fpn.P6.weight", 1) {
+        spec.pyramid.p6_from = if inputs == spec.pyramid.width { P6From::P5 } else { P6From::C5 };
     }
     let convolutions =
         (1..).take_while(|index| shapes.contains_key(format!("regressionModel.conv{index}.weight").as_str()));

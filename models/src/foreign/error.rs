@@ -2,7 +2,7 @@
 
 use super::Kind;
 use crate::checkpoint::TensorProblems;
-use crate::spec::SpecError;
+use crate::spec::{SpecError, preset_names};
 use crate::weights::WeightsError;
 
 /// Why a file cannot be imported.
@@ -46,8 +46,8 @@ pub enum ForeignError {
     },
     /// The backbone is not supported.
     #[error(
-        "its backbone has stages of {blocks:?} {} blocks, expected those of ResNet-18, 34, 50, 101 or 152",
-        if *bottleneck { "bottleneck" } else { "basic" }
+        "its backbone has stages of {blocks:?} {} blocks, expected those of {}",
+        if *bottleneck { "bottleneck" } else { "basic" }, preset_names().join(", ")
     )]
     Depth {
         /// Blocks of the four stages.

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use super::names::{OURS, TORCHVISION};
-use super::{ForeignError, Stored, StoredTensors};
-use crate::spec::Source;
+use super::names;
+use super::{ForeignError, Request, Stored, StoredTensors};
+use crate::spec::{ModelSpec, SpecError};
 
 /// A kind of weights that can be imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,23 +62,38 @@ impl Kind {
         }
     }
 
-    /// The source of its spec; none for a backbone.
-    pub fn source(self) -> Option<Source> {
+    /// The commented YAML of its spec; none for a backbone.
+    fn text(self) -> &'static str {
         match self {
-            Self::TorchvisionBackbone => None,
-            Self::TorchvisionV1 | Self::TorchvisionV1Coco => Some(Source::TorchvisionV1),
-            Self::TorchvisionV2 => Some(Source::TorchvisionV2),
-            Self::Yhenon => Some(Source::Yhenon),
-            Self::Mlperf => Some(Source::Mlperf),
+            Self::TorchvisionBackbone => "{}",
+            Self::TorchvisionV1 | Self::TorchvisionV1Coco => include_str!("../../specs/torchvision-v1.yaml"),
+            Self::TorchvisionV2 => include_str!("../../specs/torchvision-v2.yaml"),
+            Self::Yhenon => include_str!("../../specs/yhenon.yaml"),
+            Self::Mlperf => include_str!("../../specs/mlperf.yaml"),
         }
     }
 
-    /// The table that maps its tensor names to ours.
-    pub(super) fn names(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::TorchvisionBackbone | Self::Yhenon => OURS,
-            Self::TorchvisionV1 | Self::TorchvisionV1Coco | Self::TorchvisionV2 | Self::Mlperf => TORCHVISION,
+    /// The spec of its detector, without classes; the default one for a backbone. What follows from the weights (depth,
+    /// groups, widths, input of P6, norms of the heads) has the values of the published weights.
+    ///
+    /// # Errors
+    /// When the compiled-in YAML is invalid, which a test excludes.
+    pub fn spec(self) -> Result<ModelSpec, SpecError> {
+        let mut spec = ModelSpec::from_yaml(self.text())?;
+        if self == Self::TorchvisionV1Coco {
+            spec.backbone.norm.epsilon = 0.0;
         }
+        Ok(spec)
+    }
+
+    /// Whether its tensors have the names of torchvision's RetinaNets.
+    pub(super) fn has_torchvision_names(self) -> bool {
+        !matches!(self, Self::TorchvisionBackbone | Self::Yhenon)
+    }
+
+    /// The table that maps its tensor names to ours.
+    pub(super) fn names(self) -> Vec<(String, String)> {
+        if self.has_torchvision_names() { names::torchvision() } else { names::ours() }
     }
 
     /// The tensor by which it is recognized in a file. Its name may have a prefix there.
@@ -86,9 +101,7 @@ impl Kind {
         match self {
             Self::TorchvisionBackbone => "layer1.0.conv1.weight",
             Self::Yhenon => "classificationModel.output.weight",
-            Self::TorchvisionV1 | Self::TorchvisionV1Coco | Self::TorchvisionV2 | Self::Mlperf => {
-                "head.classification_head.cls_logits.weight"
-            }
+            _ => "head.classification_head.cls_logits.weight",
         }
     }
 }
@@ -118,19 +131,10 @@ pub(super) struct Found {
     pub(super) reason: String,
 }
 
-/// What the user gave of a [`Request`](super::Request).
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Said<'a> {
-    pub(super) kind: Option<Kind>,
-    pub(super) key: Option<&'a str>,
-    pub(super) file: &'a str,
-    pub(super) sha256: &'a str,
-}
-
 /// Finds the weights of the given kind, or of the kind recognized by their names.
-pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, ForeignError> {
-    let at = |kind: Kind| prefix(tensors, kind, said.key);
-    if let Some(kind) = said.kind {
+pub(super) fn find(tensors: &StoredTensors, request: &Request) -> Result<Found, ForeignError> {
+    let at = |kind: Kind| prefix(tensors, kind, request.key.as_deref());
+    if let Some(kind) = request.kind {
         let prefix = at(kind)?.ok_or_else(|| ForeignError::Absent {
             kind,
             tensor: kind.landmark(),
@@ -139,7 +143,7 @@ pub(super) fn find(tensors: &StoredTensors, said: Said) -> Result<Found, Foreign
         return Ok(Found { kind, prefix, reason: "given by --kind".to_owned() });
     }
     if let Some(prefix) = at(Kind::TorchvisionV1)? {
-        let (kind, reason) = torchvision(&part(tensors, &prefix), said);
+        let (kind, reason) = torchvision(&part(tensors, &prefix), request);
         return Ok(Found { kind, prefix, reason });
     }
     if let Some(prefix) = at(Kind::Yhenon)? {
@@ -190,7 +194,7 @@ fn prefix(tensors: &StoredTensors, kind: Kind, key: Option<&str>) -> Result<Opti
 }
 
 /// The kind of weights that have torchvision's tensor names, and how it was recognized.
-fn torchvision(tensors: &BTreeMap<&str, &Stored>, said: Said) -> (Kind, String) {
+fn torchvision(tensors: &BTreeMap<&str, &Stored>, request: &Request) -> (Kind, String) {
     let shape = |name: &str| tensors.get(name).map(|stored| stored.shape.as_slice());
     if shape("head.classification_head.conv.0.1.weight").is_some() {
         return (Kind::TorchvisionV2, "its heads have norm layers".to_owned());
@@ -203,7 +207,7 @@ fn torchvision(tensors: &BTreeMap<&str, &Stored>, said: Said) -> (Kind, String) 
     }
     let frozen = !tensors.keys().any(|name| name.ends_with(".num_batches_tracked"));
     if frozen && outputs == 91 {
-        if said.sha256.starts_with(PUBLISHED) || said.file.contains(PUBLISHED) {
+        if request.sha256.starts_with(PUBLISHED) || request.file.contains(PUBLISHED) {
             let reason = format!("it is torchvision's published file ({PUBLISHED}), which needs a norm epsilon of 0");
             return (Kind::TorchvisionV1Coco, reason);
         }
@@ -226,4 +230,82 @@ fn some_names<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
         list.push(format!("{rest} more"));
     }
     list.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{
+        Affine, AnchorSpec, BackboneSpec, NormKind, NormSpec, P6From, PostprocessingSpec, PreprocessingSpec,
+    };
+
+    /// The kinds with a spec of their own.
+    const DETECTORS: [Kind; 4] = [Kind::TorchvisionV1, Kind::TorchvisionV2, Kind::Yhenon, Kind::Mlperf];
+
+    #[test]
+    fn source_specs_survive_a_round_trip() {
+        for kind in DETECTORS {
+            let spec = kind.spec().unwrap();
+            assert!(spec.classes.is_empty() && spec.backbone.depth == 50, "{}", kind.name());
+            assert_eq!(ModelSpec::from_yaml(&spec.to_yaml()).unwrap(), spec);
+        }
+    }
+
+    #[test]
+    fn source_specs_contain_every_field() {
+        let default = ModelSpec::default().to_yaml();
+        for kind in DETECTORS {
+            for key in default.lines().filter_map(|line| line.split_once(':')).map(|(key, _)| key.trim()) {
+                // Read from the weights, or specific to this program.
+                let not_in_sources = ["depth", "classes", "format"].contains(&key);
+                assert!(not_in_sources || kind.text().contains(&format!("{key}:")), "{}: {key}", kind.name());
+            }
+        }
+    }
+
+    #[test]
+    fn torchvision_v2_and_mlperf_differ_from_v1_in_few_fields() {
+        let v1 = Kind::TorchvisionV1.spec().unwrap();
+        let mut v2 = Kind::TorchvisionV2.spec().unwrap();
+        let frozen = NormSpec { affine: Some(Affine::Frozen), ..NormSpec::default() };
+        assert_eq!((&v1.backbone.norm, v2.backbone.norm.kind), (&frozen, NormKind::Batch));
+        assert_eq!(v2.heads.norm.take().map(|norm| (norm.kind, norm.groups)), Some((NormKind::Group, 32)));
+        assert_eq!((v1.pyramid.p6_from, v2.pyramid.p6_from), (P6From::P5, P6From::C5));
+        (v2.pyramid.p6_from, v2.backbone.norm) = (P6From::P5, v1.backbone.norm.clone());
+        assert_eq!(v2, v1);
+
+        let mut mlperf = Kind::Mlperf.spec().unwrap();
+        assert_eq!(mlperf.backbone.norm, frozen);
+        assert_eq!((mlperf.backbone.groups, mlperf.backbone.width_per_group), (32, 4));
+        mlperf.backbone = v1.backbone.clone();
+        mlperf.preprocessing = PreprocessingSpec { longer_side: 1333, fixed_size: None, ..mlperf.preprocessing };
+        assert_eq!(mlperf, v1);
+        // torchvision.models.detection._utils.BoxCoder(weights=(1, 1, 1, 1)).bbox_xform_clip, in single precision
+        assert_eq!(v1.box_coder.clamp, Some(4.135_166_6));
+    }
+
+    #[test]
+    fn yhenon_differs_from_the_defaults_in_five_fields() {
+        let default = ModelSpec::default();
+        let spec = Kind::Yhenon.spec().unwrap();
+        assert_eq!(spec.anchors, AnchorSpec::default());
+        assert!(spec.backbone.norm.trains_affine() && !default.backbone.norm.trains_affine());
+        let norm = NormSpec { affine: Some(Affine::Trainable), ..NormSpec::default() };
+        let expected = ModelSpec {
+            backbone: BackboneSpec { norm, ..BackboneSpec::default() },
+            preprocessing: PreprocessingSpec {
+                pad_rule: spec.preprocessing.pad_rule,
+                resampling: spec.preprocessing.resampling,
+                box_scale: spec.preprocessing.box_scale,
+                ..default.preprocessing.clone()
+            },
+            postprocessing: PostprocessingSpec { clip: spec.postprocessing.clip, ..default.postprocessing.clone() },
+            ..default.clone()
+        };
+        assert_eq!(spec, expected);
+        assert!(spec.preprocessing.pad_rule != default.preprocessing.pad_rule);
+        assert!(spec.preprocessing.resampling != default.preprocessing.resampling);
+        assert!(spec.preprocessing.box_scale != default.preprocessing.box_scale);
+        assert!(spec.postprocessing.clip != default.postprocessing.clip);
+    }
 }

@@ -26,12 +26,13 @@ pub(super) fn rename<'a>(
 ) -> Result<Renamed<'a>, ForeignError> {
     let mut renamed =
         Renamed { sources: BTreeMap::new(), dropped: BTreeMap::new(), outside: Vec::new(), refused: Vec::new() };
+    let names = kind.names();
     for full in tensors.keys() {
         let Some(key) = full.strip_prefix(prefix) else {
             renamed.outside.push(full.clone());
             continue;
         };
-        let name = translate(kind.names(), key);
+        let name = translate(&names, key);
         let needless = NEEDLESS.iter().find(|(end, _)| match end.strip_prefix('.') {
             Some(_) => key.ends_with(end),
             None => name.as_deref() == Some(end),

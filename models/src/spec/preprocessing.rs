@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::section::{Section, SpecError, checked, ensure, within};
+
 /// Conversion of images to the network's input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct PreprocessingSpec {
     /// The shorter side is resized to this many pixels ...
     pub shorter_side: u32,
@@ -21,6 +23,9 @@ pub struct PreprocessingSpec {
     pub antialias: bool,
     /// The library whose interpolation is reproduced.
     pub resampling: Resampling,
+    /// Whether resized pixels are rounded to whole numbers from 0 to 255 before normalization, as they are where images are
+    /// resized as bytes: Pillow, OpenCV, Detectron2, MMDetection. torchvision and yhenon/pytorch-retinanet do not round.
+    pub round_pixels: bool,
     /// Mean of red, green and blue, subtracted from pixels in [0, 1].
     pub mean: [f32; 3],
     /// Standard deviation of red, green and blue, by which pixels are then divided.
@@ -91,6 +96,52 @@ pub enum BoxScale {
     Common,
 }
 
+impl PreprocessingSpec {
+    /// Upper bounds of the input's height and width; in any order without a fixed size.
+    pub(super) fn max_input(&self) -> [u64; 2] {
+        let resized = self.fixed_size.unwrap_or([self.shorter_side, self.longer_side]);
+        self.input_size.unwrap_or_else(|| resized.map(|side| self.pad(side))).map(u64::from)
+    }
+}
+
+impl Section for PreprocessingSpec {
+    fn check(&self) -> Result<(), SpecError> {
+        const MAX_SIDE: f64 = 16384.0;
+        let Self { shorter_side, longer_side, fixed_size, filter, pad_multiple, input_size, box_scale, .. } = self;
+        within("preprocessing.shorter_side", shorter_side, 1.0..=MAX_SIDE)?;
+        within("preprocessing.longer_side", longer_side, f64::from(*shorter_side)..=MAX_SIDE)?;
+        within("preprocessing.fixed_size", fixed_size, 1.0..=MAX_SIDE)?;
+        let supported = self.resampling == Resampling::Torch || *filter == ResizeFilter::Bilinear;
+        ensure(supported, "preprocessing.filter", filter, "bilinear, because resampling is scikit_image")?;
+        let expected = "per_axis, because fixed_size scales each axis separately";
+        let supported = *box_scale == BoxScale::PerAxis || fixed_size.is_none();
+        ensure(supported, "preprocessing.box_scale", box_scale, expected)?;
+        check_normalization(&self.mean, &self.std).map_err(|error| error.inside("preprocessing"))?;
+        let aligned = |side: &u32| side.is_multiple_of(32);
+        within("preprocessing.pad_multiple", pad_multiple, 32.0..=4096.0)?;
+        let expected = "a multiple of 32, so that the feature levels align";
+        ensure(aligned(pad_multiple), "preprocessing.pad_multiple", pad_multiple, expected)?;
+        within("preprocessing.input_size", input_size, 32.0..=MAX_SIDE)?;
+        let valid = input_size.iter().flatten().all(aligned);
+        ensure(valid, "preprocessing.input_size", input_size, "multiples of 32, or null")?;
+        let padded = fixed_size.map(|sides| sides.map(|side| self.pad(side)));
+        let valid = input_size.is_none() || padded.is_none() || *input_size == padded;
+        let expected = "the height and width of preprocessing.fixed_size after padding, or null";
+        ensure(valid, "preprocessing.input_size", input_size, expected)?;
+        let [height, width] = self.max_input();
+        let (found, valid) = (format_args!("an input of up to {height}x{width} pixels"), height * width <= 1 << 26);
+        ensure(valid, "preprocessing", found, "at most 67108864 pixels (8192x8192)")
+    }
+}
+
+checked!(PreprocessingSpec);
+
+/// The rules of mean and standard deviation of pixels.
+pub(super) fn check_normalization(mean: &[f32; 3], std: &[f32; 3]) -> Result<(), SpecError> {
+    within("mean", mean, -1e4..=1e4)?;
+    within("std", std, 1e-4..=1e4)
+}
+
 impl Default for PreprocessingSpec {
     fn default() -> Self {
         Self {
@@ -101,6 +152,7 @@ impl Default for PreprocessingSpec {
             filter: ResizeFilter::Bilinear,
             antialias: true,
             resampling: Resampling::Torch,
+            round_pixels: false,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
             pad_multiple: 32,
