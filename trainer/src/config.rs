@@ -11,6 +11,7 @@ use crate::augmentation::AugmentationConfig;
 use crate::cache::CacheConfig;
 use crate::loss::LossConfig;
 use crate::optimizer::{OptimizerConfig, OptimizerKind};
+use crate::overrides::Overrides;
 use crate::part::Part;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 
@@ -133,24 +134,53 @@ impl Default for RunConfig {
 }
 
 impl TrainConfig {
-    /// Reads a configuration and makes its paths absolute. Relative paths start from `data`, else from the file's
-    /// folder.
+    /// Reads a configuration, sets the values of `overrides`, and makes its paths absolute. Relative paths start from
+    /// `data`, else from the file's folder.
     ///
     /// # Errors
-    /// When the file cannot be read, has an unknown key, a wrong type (with key and line) or a value out of range.
-    pub fn read(path: &Path, data: Option<&Path>) -> anyhow::Result<Self> {
+    /// When the file cannot be read, or when it or an override has an unknown key, a wrong type or a value out of range.
+    pub fn read(path: &Path, data: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("cannot read the configuration `{}`; create one with `trainer init`", path.display())
         })?;
-        let mut config: Self =
-            serde_yaml::from_str(&text).with_context(|| format!("invalid configuration `{}`", path.display()))?;
-        config.validate().with_context(|| format!("invalid configuration `{}`", path.display()))?;
+        let mut config = overrides.parse(&text, &path.display().to_string(), Self::parse)?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
         for path in [&mut config.data.train, &mut config.data.validation].into_iter().flat_map(Source::paths_mut) {
             *path = std::path::absolute(base.join(&*path))?;
         }
         config.data.cache.folder = std::path::absolute(base.join(&config.data.cache.folder))?;
         Ok(config)
+    }
+
+    /// A configuration from YAML, with its paths unchanged.
+    ///
+    /// # Errors
+    /// When there is an unknown key, a wrong type or a value out of range.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = serde_yaml::from_str(text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// What cannot have its intended effect in a run of `steps` steps.
+    pub(crate) fn warnings(&self, steps: u64) -> Vec<String> {
+        let Self { augmentation, schedule: ScheduleConfig { warmup_steps, .. }, run: RunConfig { epochs, .. }, .. } =
+            self;
+        let mut warnings = Vec::new();
+        if *warmup_steps >= steps {
+            warnings.push(format!(
+                "`schedule.warmup_steps` is {warmup_steps}, but the run has only {steps} steps: it ends before the learning \
+                 rate reaches `optimizer.learning_rate`"
+            ));
+        }
+        if augmentation.close_mosaic >= *epochs && *augmentation != augmentation.closed() {
+            warnings.push(format!(
+                "`augmentation.close_mosaic` is {}, but the run has only {epochs} epochs: mosaic and scale jitter are never \
+                 used",
+                augmentation.close_mosaic
+            ));
+        }
+        warnings
     }
 
     fn validate(&self) -> anyhow::Result<()> {
