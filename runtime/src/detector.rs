@@ -223,7 +223,7 @@ impl Detector {
         let (_, height, width) = input.pixels.dim();
         let anchors = self.anchors.get(height, width, &self.spec);
         let wanted = self.wanted.as_deref();
-        let selection = Selection { anchors: &anchors, placement: &input.placement, spec: &self.spec, wanted };
+        let selection = Selection { wanted, ..Selection::new(&anchors, &input.placement, &self.spec) };
         let found = match outputs {
             Outputs::Dense(outputs) => {
                 let (scores, offsets) = (outputs.scores(), outputs.offsets());

@@ -80,7 +80,7 @@ pub use engine::{
     TensorrtOptions, ValueInfo,
 };
 pub use nms::suppress;
-pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates};
+pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates, postprocess_for_coco};
 pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
 pub use trial::smoke_test;

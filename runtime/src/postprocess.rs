@@ -1,5 +1,6 @@
 //! Post-processing: from the network's scores and offsets to detections.
 
+use models::evaluation::MAX_DETECTIONS;
 use models::spec::{Clip, Suppression};
 use models::{Anchors, BoundingBox, ModelSpec, Placement};
 use ndarray::{ArrayView1, ArrayView2};
@@ -38,7 +39,25 @@ pub fn postprocess(
     placement: &Placement,
     spec: &ModelSpec,
 ) -> Vec<Detection> {
-    Selection { anchors, placement, spec, wanted: None }.detections(scores, offsets)
+    Selection::new(anchors, placement, spec).detections(scores, offsets)
+}
+
+/// The detections that COCO's metrics count: as [`postprocess`], but only the [`MAX_DETECTIONS`] highest-scoring ones of
+/// each class. Stops early, because the first epochs of training may give all anchors a high score.
+///
+/// # Panics
+/// As [`postprocess`].
+///
+/// [`MAX_DETECTIONS`]: models::evaluation::MAX_DETECTIONS
+pub fn postprocess_for_coco(
+    scores: ArrayView2<f32>,
+    offsets: ArrayView2<f32>,
+    anchors: &Anchors,
+    placement: &Placement,
+    spec: &ModelSpec,
+) -> Vec<Detection> {
+    let max_per_class = MAX_DETECTIONS.into_iter().max();
+    Selection { max_per_class, ..Selection::new(anchors, placement, spec) }.detections(scores, offsets)
 }
 
 /// Candidates in one image that the network itself selected, in any order. Entries with a score of 0 are padding.
@@ -65,7 +84,7 @@ pub fn postprocess_candidates(
     placement: &Placement,
     spec: &ModelSpec,
 ) -> Vec<Detection> {
-    Selection { anchors, placement, spec, wanted: None }.detections_of_candidates(candidates)
+    Selection::new(anchors, placement, spec).detections_of_candidates(candidates)
 }
 
 /// Selects detections from the outputs for one image.
@@ -75,6 +94,8 @@ pub(crate) struct Selection<'a> {
     pub(crate) spec: &'a ModelSpec,
     /// For each class, whether it is wanted; `None` for all. The scores of other classes are ignored.
     pub(crate) wanted: Option<&'a [bool]>,
+    /// Maximum number of detections of each class: those with the highest scores; `None` for all.
+    pub(crate) max_per_class: Option<usize>,
 }
 
 /// A score above the threshold, with its anchor, class and offsets.
@@ -85,7 +106,12 @@ struct Candidate {
     offsets: [f32; 4],
 }
 
-impl Selection<'_> {
+impl<'a> Selection<'a> {
+    /// All detections.
+    pub(crate) fn new(anchors: &'a Anchors, placement: &'a Placement, spec: &'a ModelSpec) -> Self {
+        Self { anchors, placement, spec, wanted: None, max_per_class: None }
+    }
+
     /// As [`postprocess`].
     pub(crate) fn detections(&self, scores: ArrayView2<f32>, offsets: ArrayView2<f32>) -> Vec<Detection> {
         let (rows, classes) = (self.anchors.boxes().len(), self.spec.class_count());
@@ -163,19 +189,45 @@ impl Selection<'_> {
     fn greedy_nms(&self, ranks: Vec<Rank>, candidate: impl Fn(usize) -> Candidate) -> Vec<Detection> {
         let rules = &self.spec.postprocessing;
         let mut kept = vec![KeptBoxes::default(); self.spec.class_count()];
+        let mut limits = self.limits();
+        // The classes of an anchor have the same box: without classes, the first one suppresses the others.
+        let agnostic = rules.suppression == Suppression::ClassAgnostic && rules.nms_threshold < 1.0;
+        let mut visited = vec![false; if agnostic { self.anchors.boxes().len() } else { 0 }];
         let mut detections = Vec::new();
         for index in ByDescendingScore::new(ranks) {
-            if rules.max_detections.is_some_and(|max| detections.len() >= max) {
+            if limits.are_reached() {
                 break;
             }
             let candidate = candidate(index);
+            let Candidate { anchor, class_index, score, .. } = candidate;
+            if limits.skips(class_index) || (agnostic && visited[anchor]) {
+                continue;
+            }
             let Some(clipped) = self.decode(&candidate) else { continue };
-            if kept[self.group(candidate.class_index)].try_keep(&clipped, rules.nms_threshold) {
+            if agnostic {
+                // The IoU of boxes so small that their area is zero is not 1.
+                visited[anchor] = clipped.area() > 0.0;
+            }
+            if kept[self.group(class_index)].try_keep(&clipped, rules.nms_threshold) && limits.take(class_index) {
                 let bounding_box = self.placement.to_original_image(&clipped);
-                detections.push(Detection { class_index: candidate.class_index, score: candidate.score, bounding_box });
+                detections.push(Detection { class_index, score, bounding_box });
             }
         }
         detections
+    }
+
+    fn limits(&self) -> Limits {
+        let rules = &self.spec.postprocessing;
+        let (max, max_per_class) =
+            (rules.max_detections.unwrap_or(usize::MAX), self.max_per_class.unwrap_or(usize::MAX));
+        Limits {
+            max,
+            max_per_class,
+            skip: rules.max_detections.is_none() && rules.suppression == Suppression::PerClass,
+            kept: 0,
+            kept_of_class: vec![0; self.spec.class_count()],
+            full_classes: 0,
+        }
     }
 
     /// Soft-NMS: lowers the scores of overlapping boxes, and keeps those that still exceed the threshold.
@@ -190,12 +242,19 @@ impl Selection<'_> {
             ))
         });
         let (class_indices, boxes): (Vec<_>, Vec<_>) = decoded.unzip();
-        let max = rules.max_detections.unwrap_or(usize::MAX);
-        let kept = soft_nms(&boxes, sigma, rules.score_threshold, max).into_iter().map(|(index, score)| {
-            let bounding_box = self.placement.to_original_image(&boxes[index].bounding_box);
-            Detection { class_index: class_indices[index], score, bounding_box }
-        });
-        kept.collect()
+        let mut limits = self.limits();
+        let mut detections = Vec::new();
+        let mut kept = soft_nms(&boxes, sigma, rules.score_threshold);
+        while !limits.are_reached()
+            && let Some((index, score)) = kept.next(|index| limits.skips(class_indices[index]))
+        {
+            let class_index = class_indices[index];
+            if limits.take(class_index) {
+                let bounding_box = self.placement.to_original_image(&boxes[index].bounding_box);
+                detections.push(Detection { class_index, score, bounding_box });
+            }
+        }
+        detections
     }
 
     /// The candidate's clipped box in pixels of the padded input; `None` if it has no area.
@@ -216,6 +275,41 @@ impl Selection<'_> {
             Suppression::PerClass => class_index,
             Suppression::ClassAgnostic => 0,
         }
+    }
+}
+
+/// Counts the detections kept by NMS.
+struct Limits {
+    /// Maximum number of detections, including those that exceed `max_per_class`.
+    max: usize,
+    max_per_class: usize,
+    /// Whether further candidates of a class that has `max_per_class` affect nothing: they suppress no boxes of other
+    /// classes, and do not count towards `max`.
+    skip: bool,
+    kept: usize,
+    kept_of_class: Vec<usize>,
+    /// Number of classes that have `max_per_class`.
+    full_classes: usize,
+}
+
+impl Limits {
+    /// Whether no further detection can follow.
+    fn are_reached(&self) -> bool {
+        self.kept >= self.max || self.full_classes == self.kept_of_class.len()
+    }
+
+    /// Whether the candidates of a class need not be considered.
+    fn skips(&self, class_index: usize) -> bool {
+        self.skip && self.kept_of_class[class_index] >= self.max_per_class
+    }
+
+    /// Counts a box; whether it is a detection.
+    fn take(&mut self, class_index: usize) -> bool {
+        self.kept += 1;
+        let count = &mut self.kept_of_class[class_index];
+        *count += 1;
+        self.full_classes += usize::from(*count == self.max_per_class);
+        *count <= self.max_per_class
     }
 }
 
@@ -453,6 +547,43 @@ mod tests {
     }
 
     #[test]
+    fn limit_per_class_keeps_the_highest_scores_of_each_class() {
+        let (anchors, mut scores, offsets) = random_outputs();
+        // Class 0 is noisy, class 2 rare.
+        scores.column_mut(0).mapv_inplace(|score| 0.5 + score / 2.0);
+        scores.column_mut(2).mapv_inplace(|score| score / 16.0);
+        for max_detections in [None, Some(0), Some(40), Some(150), Some(5000)] {
+            for suppression in [Suppression::PerClass, Suppression::ClassAgnostic] {
+                for soft_nms in [None, Some(0.5)] {
+                    let spec = spec(|rules| {
+                        (rules.max_detections, rules.suppression, rules.soft_nms) =
+                            (max_detections, suppression, soft_nms);
+                    });
+                    let all = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+                    for limit in [0, 1, 7, 30] {
+                        let limited =
+                            Selection { max_per_class: Some(limit), ..Selection::new(&anchors, &PLACEMENT, &spec) };
+                        let mut counts = [0; CLASSES];
+                        let mut expected = all.clone();
+                        expected.retain(|detection| {
+                            counts[detection.class_index] += 1;
+                            counts[detection.class_index] <= limit
+                        });
+                        let found = limited.detections(scores.view(), offsets.view());
+                        assert_eq!(found, expected, "{limit}, {:?}", spec.postprocessing);
+                    }
+                }
+            }
+        }
+        let spec = spec(|rules| rules.nms_threshold = 0.9);
+        let found = postprocess_for_coco(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+        let all = postprocess(scores.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
+        assert_eq!(all.iter().filter(|detection| detection.class_index == 0).take(100).count(), 100);
+        assert_eq!(found.iter().filter(|detection| detection.class_index == 0).count(), 100);
+        assert!(all.len() > found.len());
+    }
+
+    #[test]
     fn unwanted_classes_are_not_reported_and_suppress_nothing() {
         let (anchors, scores, offsets) = random_outputs();
         let agnostic = |rules: &mut PostprocessingSpec| {
@@ -464,13 +595,13 @@ mod tests {
             let expected = postprocess(without_class.view(), offsets.view(), &anchors, &PLACEMENT, &spec);
             assert!(expected.len() > 5);
             let wanted = Some(&[true, false, true][..]);
-            let selection = Selection { anchors: &anchors, placement: &PLACEMENT, spec: &spec, wanted };
+            let selection = Selection { wanted, ..Selection::new(&anchors, &PLACEMENT, &spec) };
             assert_eq!(selection.detections(scores.view(), offsets.view()), expected);
         }
         let spec = spec(|rules| rules.top_k = Some(100_000));
         let selected = selected(&scores, &offsets, &anchors, 100_000);
         let wanted = Some(&[false, false, true][..]);
-        let selection = Selection { anchors: &anchors, placement: &PLACEMENT, spec: &spec, wanted };
+        let selection = Selection { wanted, ..Selection::new(&anchors, &PLACEMENT, &spec) };
         let found = selection.detections_of_candidates(&Columns::new(&selected).candidates());
         assert_eq!(found, selection.detections(scores.view(), offsets.view()));
         assert!(found.len() > 5 && found.iter().all(|detection| detection.class_index == 2));

@@ -15,35 +15,49 @@ pub(crate) struct GroupedBox {
     pub(crate) group: usize,
 }
 
-/// Indices and new scores of the boxes that soft-NMS keeps, at most `limit`, highest score first; equal scores are
-/// ordered by index. A score is multiplied by `exp(-IoU² / sigma)` for every higher-scoring kept box of the group.
-/// Boxes whose score does not exceed `threshold` after that are removed and lower no scores.
-pub(crate) fn soft_nms(boxes: &[GroupedBox], sigma: f32, threshold: f32, limit: usize) -> Vec<(usize, f32)> {
+/// Indices and new scores of the boxes that soft-NMS keeps, highest score first; equal scores are ordered by index. A score
+/// is multiplied by `exp(-IoU² / sigma)` for every higher-scoring kept box of the group. Boxes whose score does not exceed
+/// `threshold` after that are removed and lower no scores.
+pub(crate) fn soft_nms(boxes: &[GroupedBox], sigma: f32, threshold: f32) -> SoftNms<'_> {
     let groups = boxes.iter().map(|scored_box| scored_box.group + 1).max().unwrap_or(0);
-    let mut kept_of_group: Vec<Vec<BoundingBox>> = vec![Vec::new(); groups];
-    let mut heap: BinaryHeap<_> = boxes
-        .iter()
-        .enumerate()
-        .map(|(index, scored_box)| Entry { score: scored_box.score, index, compared: 0 })
-        .collect();
-    let mut kept = Vec::new();
-    while kept.len() < limit {
-        let Some(Entry { mut score, index, compared }) = heap.pop() else { break };
-        let GroupedBox { bounding_box, group, .. } = boxes[index];
-        let higher = &mut kept_of_group[group];
-        // Scores never rise, so all boxes that score higher than this one have been kept or removed by now.
-        for other in &higher[compared..] {
-            let iou = bounding_box.iou(other);
-            score *= (-iou * iou / sigma).exp();
+    let entries = boxes.iter().enumerate();
+    let heap = entries.map(|(index, scored_box)| Entry { score: scored_box.score, index, compared: 0 }).collect();
+    SoftNms { boxes, sigma, threshold, kept_of_group: vec![Vec::new(); groups], heap }
+}
+
+/// The boxes that soft-NMS keeps, one at a time.
+pub(crate) struct SoftNms<'a> {
+    boxes: &'a [GroupedBox],
+    sigma: f32,
+    threshold: f32,
+    kept_of_group: Vec<Vec<BoundingBox>>,
+    heap: BinaryHeap<Entry>,
+}
+
+impl SoftNms<'_> {
+    /// The next box, as if the boxes that `skip` names were not there.
+    pub(crate) fn next(&mut self, skip: impl Fn(usize) -> bool) -> Option<(usize, f32)> {
+        while let Some(Entry { mut score, index, compared }) = self.heap.pop() {
+            if skip(index) {
+                continue;
+            }
+            let GroupedBox { bounding_box, group, .. } = self.boxes[index];
+            let higher = &mut self.kept_of_group[group];
+            // Scores never rise, so all boxes that score higher than this one have been kept or removed by now.
+            for other in &higher[compared..] {
+                let iou = bounding_box.iou(other);
+                score *= (-iou * iou / self.sigma).exp();
+            }
+            if compared == higher.len() {
+                higher.push(bounding_box);
+                return Some((index, score));
+            }
+            if score > self.threshold {
+                self.heap.push(Entry { score, index, compared: higher.len() });
+            }
         }
-        if compared == higher.len() {
-            higher.push(bounding_box);
-            kept.push((index, score));
-        } else if score > threshold {
-            heap.push(Entry { score, index, compared: higher.len() });
-        }
+        None
     }
-    kept
 }
 
 /// A box in the priority queue.
@@ -120,19 +134,28 @@ mod tests {
         kept
     }
 
+    fn kept(boxes: &[GroupedBox], threshold: f32) -> Vec<(usize, f32)> {
+        let mut kept = soft_nms(boxes, SIGMA, threshold);
+        std::iter::from_fn(|| kept.next(|_| false)).collect()
+    }
+
     #[test]
     fn result_is_that_of_the_papers_algorithm() {
         for (count, threshold) in [(0, 0.1), (1, 0.1), (2, 0.0), (300, 0.05), (300, 0.3)] {
             let mut boxes = boxes(count);
             boxes.retain(|scored_box| scored_box.score > threshold);
-            assert_eq!(soft_nms(&boxes, SIGMA, threshold, usize::MAX), reference(&boxes, threshold));
+            assert_eq!(kept(&boxes, threshold), reference(&boxes, threshold));
         }
     }
 
     #[test]
-    fn limit_keeps_the_highest_scores() {
+    fn skipped_boxes_are_as_if_they_were_not_there() {
         let boxes = boxes(300);
-        assert_eq!(soft_nms(&boxes, SIGMA, 0.0, 7), reference(&boxes, 0.0)[..7]);
+        let mut kept = soft_nms(&boxes, SIGMA, 0.0);
+        let found: Vec<_> = std::iter::from_fn(|| kept.next(|index| boxes[index].group == 1)).collect();
+        let mut expected = reference(&boxes, 0.0);
+        expected.retain(|(index, _)| boxes[*index].group != 1);
+        assert_eq!(found, expected);
     }
 
     #[test]
@@ -142,7 +165,7 @@ mod tests {
         let boxes =
             [scored_box(0.9, 0.0, 0), scored_box(0.8, 5.0, 0), scored_box(0.7, 100.0, 0), scored_box(0.6, 0.0, 1)];
         let lowered = 0.8 * (-1.0f32 / 9.0 / SIGMA).exp();
-        let found = soft_nms(&boxes, SIGMA, 0.05, usize::MAX);
+        let found = kept(&boxes, 0.05);
         assert_eq!(found.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 2, 1, 3]);
         assert!((found[2].1 - lowered).abs() < 1e-6);
     }

@@ -17,6 +17,7 @@ use trainer::config::TrainConfig;
 use trainer::learner::Learner;
 use trainer::loader::Batch;
 use trainer::optimizer::OptimizerKind;
+use trainer::overrides::Overrides;
 use trainer::schedule::{Patience, SchedulePosition};
 use trainer::targets::{Normalizer, Object, Targets};
 
@@ -169,7 +170,7 @@ fn ours(case: Case) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
 /// Training steps of the demo's configuration.
 fn shapes() -> anyhow::Result<impl FnMut() -> f64> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/configs/shapes.yaml");
-    let config = TrainConfig::read(Path::new(path), None)?;
+    let config = TrainConfig::read(Path::new(path), None, &Overrides::default())?;
     let classes = tests::spec("resnet18", NormKind::Group, 5).classes;
     steps(&ModelSpec { classes, ..config.model.clone() }, &config, config.run.batch_size, 96)
 }

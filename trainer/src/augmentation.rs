@@ -1,7 +1,7 @@
 //! Augmentation of images and their boxes.
 //!
 //! Mosaic, crop, rotation, flips and colors are applied in this order to the original image. `scale` changes the size that
-//! preprocessing resizes to, so that no image is resized twice.
+//! preprocessing resizes to, and `large_scale_jitter` crops and changes it last, so that no image is resized twice.
 
 mod sample;
 mod random_streams;
@@ -11,6 +11,7 @@ mod window;
 mod rotation;
 mod color;
 mod scale;
+mod large_scale_jitter;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use color::{ColorConfig, HueConfig};
 pub use crop::CropConfig;
+pub use large_scale_jitter::LargeScaleJitterConfig;
 pub use mosaic::MosaicConfig;
 pub use random_streams::RandomStreams;
 pub use sample::Sample;
@@ -42,6 +44,8 @@ pub struct AugmentationConfig {
     pub rotation: f64,
     /// Scale jitter: changes the input size of a batch.
     pub scale: ScaleConfig,
+    /// Large-scale jitter: resizes each image by its own factor, then crops or pads it. The input size stays.
+    pub large_scale_jitter: LargeScaleJitterConfig,
     /// Random crop.
     pub crop: CropConfig,
     /// Multiplies every channel by a factor.
@@ -54,6 +58,9 @@ pub struct AugmentationConfig {
     pub hue: HueConfig,
     /// Mosaic of four images.
     pub mosaic: MosaicConfig,
+    /// Number of epochs at the end of the run without mosaic, `scale` and `large_scale_jitter`.
+    /// <https://arxiv.org/abs/2107.08430>, section 2.1
+    pub close_mosaic: u32,
 }
 
 impl Default for AugmentationConfig {
@@ -70,13 +77,31 @@ impl AugmentationConfig {
             vertical_flip: 0.0,
             rotation: 0.0,
             scale: ScaleConfig::default(),
+            large_scale_jitter: LargeScaleJitterConfig::default(),
             crop: CropConfig::default(),
             brightness: ColorConfig::default(),
             contrast: ColorConfig::default(),
             saturation: ColorConfig::default(),
             hue: HueConfig::default(),
             mosaic: MosaicConfig::default(),
+            close_mosaic: 0,
         }
+    }
+
+    /// The augmentation of an epoch, counted from 0, in a run of `epochs` epochs.
+    pub(crate) fn of_epoch(&self, epoch: u32, epochs: u32) -> Self {
+        if epoch.saturating_add(self.close_mosaic) < epochs { self.clone() } else { self.closed() }
+    }
+
+    /// Without mosaic and scale jitter.
+    pub(crate) fn closed(&self) -> Self {
+        let mut closed = self.clone();
+        for probability in
+            [&mut closed.mosaic.probability, &mut closed.scale.probability, &mut closed.large_scale_jitter.probability]
+        {
+            *probability = 0.0;
+        }
+        closed
     }
 
     /// Checks every value.
@@ -84,12 +109,14 @@ impl AugmentationConfig {
     /// # Errors
     /// When a value is out of range; the message contains its key and the range.
     pub fn validate(&self) -> anyhow::Result<()> {
-        let Self { scale, crop, brightness, contrast, saturation, hue, mosaic, .. } = self;
+        let Self { scale, large_scale_jitter: jitter, crop, brightness, contrast, saturation, hue, mosaic, .. } = self;
         let fractions = [
             ("horizontal_flip", self.horizontal_flip),
             ("vertical_flip", self.vertical_flip),
             ("rotation", self.rotation),
             ("scale.probability", scale.probability),
+            ("large_scale_jitter.probability", jitter.probability),
+            ("large_scale_jitter.min_visibility", jitter.min_visibility),
             ("crop.probability", crop.probability),
             ("crop.min_visibility", crop.min_visibility),
             ("brightness.probability", brightness.probability),
@@ -105,13 +132,16 @@ impl AugmentationConfig {
         for (key, value) in fractions {
             ensure!((0.0..=1.0).contains(&value), "`augmentation.{key}` is {value}, expected 0 to 1");
         }
-        let ScaleConfig { min, max, .. } = *scale;
-        ensure!(
-            ScaleConfig::MIN_FACTOR <= min && min <= max && max <= ScaleConfig::MAX_FACTOR,
-            "`augmentation.scale` has min {min} and max {max}, expected {} <= min <= max <= {}",
-            ScaleConfig::MIN_FACTOR,
-            ScaleConfig::MAX_FACTOR
-        );
+        let limits = [ScaleConfig::MIN_FACTOR, ScaleConfig::MAX_FACTOR];
+        let jitter_limits = [LargeScaleJitterConfig::MIN_FACTOR, LargeScaleJitterConfig::MAX_FACTOR];
+        for (key, min, max, [lowest, highest]) in
+            [("scale", scale.min, scale.max, limits), ("large_scale_jitter", jitter.min, jitter.max, jitter_limits)]
+        {
+            ensure!(
+                lowest <= min && min <= max && max <= highest,
+                "`augmentation.{key}` has min {min} and max {max}, expected {lowest} <= min <= max <= {highest}"
+            );
+        }
         ensure!(
             0.0 < crop.min && crop.min <= 1.0,
             "`augmentation.crop.min` is {}, expected more than 0 and at most 1",
@@ -140,7 +170,7 @@ impl AugmentationConfig {
             sample = mosaic::mosaic(sample, self.mosaic.min_visibility, &mut random, load_random)?;
         }
         if let Some(mut random) = streams.chance(Augmentation::Crop, self.crop.probability) {
-            sample = crop::crop(sample, &self.crop, &mut random);
+            sample = self.crop.apply(sample, &mut random);
         }
         if let Some(mut random) = streams.chance(Augmentation::Rotation, self.rotation) {
             sample.rotate(Rotation::random(&mut random));
@@ -207,6 +237,8 @@ mod tests {
             crop: CropConfig { probability: 1.0, ..Default::default() },
             mosaic: MosaicConfig { probability: 1.0, ..Default::default() },
             scale: ScaleConfig { probability: 1.0, ..Default::default() },
+            large_scale_jitter: LargeScaleJitterConfig { probability: 1.0, ..Default::default() },
+            close_mosaic: 0,
         }
     }
 
@@ -339,6 +371,22 @@ mod tests {
     }
 
     #[test]
+    fn mosaic_and_scale_jitter_end_before_the_run_does() {
+        let config = AugmentationConfig { close_mosaic: 3, ..all() };
+        for epoch in 0..10 {
+            let of_epoch = config.of_epoch(epoch, 10);
+            let closed =
+                [of_epoch.mosaic.probability, of_epoch.scale.probability, of_epoch.large_scale_jitter.probability];
+            assert_eq!(closed, if epoch < 7 { [1.0; 3] } else { [0.0; 3] }, "epoch {epoch}");
+            assert_eq!(of_epoch.crop, config.crop);
+            assert_eq!(all().of_epoch(epoch, 10), all());
+            // A longer run counts from its own end.
+            assert_eq!(config.of_epoch(epoch, 20), config);
+        }
+        assert_eq!(config.of_epoch(0, 3), config.closed());
+    }
+
+    #[test]
     fn configs_are_read_from_yaml_and_written_back() {
         let text = "{horizontal_flip: 0, vertical_flip: 0.5, rotation: 1, scale: {probability: 1, max: 2},
             crop: {min: 0.25}, brightness: {strength: 1}, hue: {degrees: 90}, mosaic: {min_visibility: 0}}";
@@ -374,6 +422,10 @@ mod tests {
             ("crop: {min_visibility: 30}", "`augmentation.crop.min_visibility` is 30, expected 0 to 1"),
             ("crop: {min: 0}", "`augmentation.crop.min` is 0, expected more than 0 and at most 1"),
             ("hue: {degrees: 270}", "`augmentation.hue.degrees` is 270, expected 0 to 180"),
+            (
+                "large_scale_jitter: {min: 0.01}",
+                "`augmentation.large_scale_jitter` has min 0.01 and max 2, expected 0.05 <= min <= max <= 20",
+            ),
             ("scale: {min: 1.5}", "`augmentation.scale` has min 1.5 and max 1.25, expected 0.1 <= min <= max <= 4"),
         ];
         for (text, message) in cases {

@@ -20,6 +20,7 @@ use crate::journal::Seconds;
 use crate::learner::Learner;
 use crate::loader::{BatchRequest, Loader, Recipe};
 use crate::machine::Machine;
+use crate::overrides::Overrides;
 use crate::schedule::{Patience, SchedulePosition};
 use crate::synth::{Size, draw_images};
 
@@ -35,6 +36,8 @@ pub struct BenchArgs {
     /// Configuration to measure; its data is not read.
     #[arg(long, short, default_value = "retinanet.yaml")]
     config: PathBuf,
+    #[command(flatten)]
+    overrides: Overrides,
     /// Device to train on: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -77,7 +80,7 @@ struct Measured {
 /// # Errors
 /// When the configuration or the device is invalid, when a file cannot be written, and when the loss is not finite.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let config = TrainConfig::read(&args.config, None)?;
+    let config = TrainConfig::read(&args.config, None, &args.overrides)?;
     let device = args.device.open()?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder for generated images")?;
     let writer = ReportWriter::open(args.json.as_deref())?;

@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::config::TrainConfig;
 use crate::loader::{Recipe, images_per_epoch};
+use crate::overrides::Overrides;
 use crate::splits::{Splits, evenly_spaced};
 use survey::Survey;
 
@@ -34,6 +35,8 @@ pub struct CheckArgs {
     /// Folder that relative paths in the configuration are relative to [default: the configuration's folder].
     #[arg(long, help_heading = "Input")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
     /// Also write everything as JSON; `-` writes it to stdout instead of the tables.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
@@ -71,7 +74,7 @@ struct CheckReport<'a> {
 /// When the configuration or the annotations cannot be read, or an output cannot be written.
 pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let writer = ReportWriter::open(args.json.as_deref())?;
-    let config = TrainConfig::read(&args.config, args.data.as_deref())?;
+    let config = TrainConfig::read(&args.config, args.data.as_deref(), &args.overrides)?;
     let Splits { train, validation, refusals, warnings } = Splits::read(&config, &HashSet::new())?;
     warnings.iter().for_each(|warning| warn(format_args!("{warning}")));
     let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };

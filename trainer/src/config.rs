@@ -16,6 +16,7 @@ use crate::augmentation::AugmentationConfig;
 use crate::cache::CacheConfig;
 use crate::loss::LossConfig;
 use crate::optimizer::{OptimizerConfig, OptimizerKind};
+use crate::overrides::Overrides;
 use crate::part::Part;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 
@@ -232,26 +233,26 @@ impl Default for RunConfig {
 }
 
 impl TrainConfig {
-    /// Reads a configuration and makes its paths absolute. Relative paths start from `data`, else from the file's
-    /// folder.
+    /// Reads a configuration, sets the values of `overrides`, and makes its paths absolute. Relative paths start from
+    /// `data`, else from the file's folder.
     ///
     /// # Errors
-    /// When the file cannot be read, has an unknown key, a wrong type (with key and line) or a value out of range.
-    pub fn read(path: &Path, data: Option<&Path>) -> anyhow::Result<Self> {
-        Self::read_as(path, data, FORMAT)
+    /// When the file cannot be read, or when it or an override has an unknown key, a wrong type or a value out of range.
+    pub fn read(path: &Path, data: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Self> {
+        Self::read_as(path, data, overrides, FORMAT)
     }
 
     /// Like [`read`](Self::read), for a model that is of the spec format `format` if it does not say so itself.
-    pub(crate) fn read_as(path: &Path, data: Option<&Path>, format: u32) -> anyhow::Result<Self> {
+    pub(crate) fn read_as(
+        path: &Path,
+        data: Option<&Path>,
+        overrides: &Overrides,
+        format: u32,
+    ) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("cannot read the configuration `{}`; create one with `trainer init`", path.display())
         })?;
-        let mut config: Self =
-            serde_yaml::from_str(&text).with_context(|| format!("invalid configuration `{}`", path.display()))?;
-        if format == 1 && spec_format(&text).is_none() {
-            config.model = config.model.converted_from_format_1();
-        }
-        config.validate().with_context(|| format!("invalid configuration `{}`", path.display()))?;
+        let mut config = overrides.parse(&text, &path.display().to_string(), |text| Self::parse_as(text, format))?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
         let data = config.data.train.iter_mut().chain(&mut config.data.validation);
         for path in data.flat_map(DatasetConfig::paths_mut) {
@@ -264,6 +265,44 @@ impl TrainConfig {
     /// The spec format that a run's configuration was written in. All versions but the first write it.
     pub(crate) fn format_of_run(path: &Path) -> u32 {
         std::fs::read_to_string(path).ok().and_then(|text| spec_format(&text)).unwrap_or(1)
+    }
+
+    /// A configuration from YAML, with its paths unchanged.
+    ///
+    /// # Errors
+    /// When there is an unknown key, a wrong type or a value out of range.
+    pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
+        Self::parse_as(text, FORMAT)
+    }
+
+    fn parse_as(text: &str, format: u32) -> anyhow::Result<Self> {
+        let mut config: Self = serde_yaml::from_str(text)?;
+        if format == 1 && spec_format(text).is_none() {
+            config.model = config.model.converted_from_format_1();
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// What cannot have its intended effect in a run of `steps` steps.
+    pub(crate) fn warnings(&self, steps: u64) -> Vec<String> {
+        let Self { augmentation, schedule: ScheduleConfig { warmup_steps, .. }, run: RunConfig { epochs, .. }, .. } =
+            self;
+        let mut warnings = Vec::new();
+        if *warmup_steps >= steps {
+            warnings.push(format!(
+                "`schedule.warmup_steps` is {warmup_steps}, but the run has only {steps} steps: it ends before the learning \
+                 rate reaches `optimizer.learning_rate`"
+            ));
+        }
+        if augmentation.close_mosaic >= *epochs && *augmentation != augmentation.closed() {
+            warnings.push(format!(
+                "`augmentation.close_mosaic` is {}, but the run has only {epochs} epochs: mosaic and scale jitter are never \
+                 used",
+                augmentation.close_mosaic
+            ));
+        }
+        warnings
     }
 
     fn validate(&self) -> anyhow::Result<()> {
@@ -427,7 +466,7 @@ mod tests {
         let data = "data: {train: {annotations: train.json}, validation: {annotations: val.json}}";
         let model = |model: &str| {
             std::fs::write(&path, format!("{data}\n{model}\n")).unwrap();
-            TrainConfig::read_as(&path, None, TrainConfig::format_of_run(&path)).unwrap().model
+            TrainConfig::read_as(&path, None, &Overrides::default(), TrainConfig::format_of_run(&path)).unwrap().model
         };
         for text in ["", "model: {backbone: {norm: {kind: frozen_batch}}}", "model: {format: 1}"] {
             let model = model(text);
@@ -438,7 +477,7 @@ mod tests {
         assert_eq!(model(&format!("model: {}", serde_json::to_string(&new).unwrap())), new);
         // A new configuration is of the newest format.
         std::fs::write(&path, format!("{data}\nmodel: {{backbone: {{depth: 18}}}}\n")).unwrap();
-        assert!(!TrainConfig::read(&path, None).unwrap().model.backbone.norm.trains_affine());
+        assert!(!TrainConfig::read(&path, None, &Overrides::default()).unwrap().model.backbone.norm.trains_affine());
     }
 
     #[test]
@@ -447,7 +486,7 @@ mod tests {
         let path = folder.path().join("retinanet.yaml");
         let data = "data: {train: {annotations: train.json}, validation: {annotations: val.json}}";
         std::fs::write(&path, format!("{data}\nmodel:\n  anchors:\n    scales: [0]\n")).unwrap();
-        let message = format!("{:#}", TrainConfig::read(&path, None).unwrap_err());
+        let message = format!("{:#}", TrainConfig::read(&path, None, &Overrides::default()).unwrap_err());
         let expected = "model.anchors: `anchors.scales` is [0.0], expected 0.01 to 100 at line 4 column 5";
         assert!(message.contains(expected), "{message}");
     }

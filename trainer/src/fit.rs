@@ -18,7 +18,9 @@ use crate::device::{Device, set_cudnn_benchmark};
 use crate::learner::Learner;
 use crate::loader::{Loader, Recipe, Sampler, aspect_groups};
 use crate::machine::{Machine, has_bfloat16_instructions};
-use crate::run::{Run, RunData};
+use crate::overrides::Overrides;
+use crate::resumption;
+use crate::run::{Run, RunData, print_result};
 use crate::run_folder::RunFolder;
 use crate::splits::Splits;
 
@@ -31,6 +33,8 @@ pub struct FitArgs {
     /// Folder that relative paths in the configuration are relative to [default: the configuration's folder].
     #[arg(long, help_heading = "Input")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
     /// Folder for checkpoints and logs [default: runs/NAME-N, with the link runs/latest].
     #[arg(long, short, help_heading = "Output")]
     out: Option<PathBuf>,
@@ -40,7 +44,8 @@ pub struct FitArgs {
     /// Start from the weights of this checkpoint or backbone, where names and shapes match.
     #[arg(long, help_heading = "Input", value_name = "FILE", conflicts_with = "resume")]
     weights: Option<PathBuf>,
-    /// Continue the run in --out [default: runs/latest]; --config, if given, must equal the run's.
+    /// Continue the run in --out [default: runs/latest]; --config, if given, must equal the run's. --set may lengthen the
+    /// run (run.epochs) and change what does not affect its data and weights.
     #[arg(long)]
     resume: bool,
 }
@@ -51,7 +56,31 @@ pub struct FitArgs {
 /// When the configuration, the data, the device or the run folder is invalid, and when training fails or is
 /// interrupted.
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
-    let (folder, config, device) = if args.resume { existing_run(args)? } else { new_run(args)? };
+    if !args.resume {
+        let (folder, config, device) = new_run(args)?;
+        return prepare(args, folder, config, device)?.begin();
+    }
+    let folder = RunFolder::existing(args.out.as_deref())?;
+    let [before, config] = configs_of_resumed(args, &folder)?;
+    let progress = folder.progress()?;
+    resumption::ensure_epochs_left(&progress, &before, &config)?;
+    if let Some(end) = resumption::end(&progress, &config, &resume_command(&folder))
+        && folder.has_report()
+    {
+        say(format_args!("{end}"));
+        return print_result(&folder, &progress);
+    }
+    let device = device_of_resumed(args, &folder, progress.device)?;
+    prepare(args, folder, config, device)?.resume(&before)
+}
+
+/// The command that resumes the run.
+fn resume_command(folder: &RunFolder) -> String {
+    format!("trainer fit --resume --out {}", folder.path().display())
+}
+
+/// Reads the data and builds the network of a run.
+fn prepare(args: &FitArgs, folder: RunFolder, config: TrainConfig, device: Device) -> anyhow::Result<Run> {
     let data = open_data(&config, &folder.checked_images())?;
     let on = device.open()?;
     detail(format_args!("configuration: `{}`", folder.config_path().display()));
@@ -64,9 +93,8 @@ pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     };
     set_cudnn_benchmark(on, &config.run, data.train.recipe());
     let interrupted = watch_interrupts()?;
-    let resumption = format!("trainer fit --resume --out {}", folder.path().display());
-    let run = Run::new(folder, config, data, learner, device, interrupted, resumption);
-    if args.resume { run.resume() } else { run.begin() }
+    let resumption = resume_command(&folder);
+    Ok(Run::new(folder, config, data, learner, device, interrupted, resumption))
 }
 
 /// A network with initial weights from a checkpoint or a backbone.
@@ -87,7 +115,7 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
         say(format_args!("training on the CPU; use `--device cuda` to train on the GPU"));
     }
     let path = args.config.as_deref().unwrap_or(Path::new("retinanet.yaml"));
-    let config = TrainConfig::read(path, args.data.as_deref())?;
+    let config = TrainConfig::read(path, args.data.as_deref(), &args.overrides)?;
     if args.weights.is_none() && config.model.backbone.norm.kind == NormKind::FrozenBatch {
         warn(format_args!(
             "`frozen_batch` norms need pretrained weights (--weights); from scratch, use `batch` or `group`"
@@ -100,23 +128,30 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
     Ok((RunFolder::create(args.out.as_deref(), &name)?, config, device))
 }
 
-fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
+/// The configuration of the run in `folder`, without and with the overrides.
+fn configs_of_resumed(args: &FitArgs, folder: &RunFolder) -> anyhow::Result<[TrainConfig; 2]> {
     ensure!(
         args.data.is_none() || args.config.is_some(),
         "a resumed run uses the data paths of its configuration; omit --data, or pass --config too"
     );
-    let folder = RunFolder::existing(args.out.as_deref())?;
-    let format = TrainConfig::format_of_run(&folder.config_path());
-    let config = TrainConfig::read_as(&folder.config_path(), None, format)?;
+    let path = folder.config_path();
+    let format = TrainConfig::format_of_run(&path);
+    let before = TrainConfig::read_as(&path, None, &Overrides::default(), format)?;
+    let config = TrainConfig::read_as(&path, None, &args.overrides, format)?;
     if let Some(path) = &args.config {
         ensure!(
-            TrainConfig::read_as(path, args.data.as_deref(), format)? == config,
+            TrainConfig::read_as(path, args.data.as_deref(), &args.overrides, format)? == config,
             "`{}` is not the configuration that the run in `{}` was started with; omit --config, or start a new run",
             path.display(),
             folder.path().display()
         );
     }
-    let before = folder.progress()?.device;
+    resumption::ensure_resumable(&before, &config)?;
+    Ok([before, config])
+}
+
+/// The device for a run that used `before`.
+fn device_of_resumed(args: &FitArgs, folder: &RunFolder, before: Device) -> anyhow::Result<Device> {
     let device = args.device.unwrap_or(before);
     device.open().with_context(|| match args.device {
         Some(device) => format!("cannot resume the run in `{}` on {device}", folder.path().display()),
@@ -125,7 +160,7 @@ fn existing_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Devic
     if device != before {
         say(format_args!("the run used {before} and continues on {device}; results may differ in the last digits"));
     }
-    Ok((folder, config, device))
+    Ok(device)
 }
 
 /// The data, with threads for each split. Image files whose fingerprint is among `checked` are not opened again.

@@ -9,6 +9,8 @@ use clap::builder::PossibleValuesParser;
 use models::spec::{PreprocessingSpec, preset_names, preset_text};
 use models::{ModelSpec, Pretrained, write_atomically};
 
+use crate::config::TrainConfig;
+use crate::overrides::Overrides;
 use crate::progress::print;
 
 /// Write a commented configuration file.
@@ -23,6 +25,8 @@ pub struct InitArgs {
     /// Take the model from this checkpoint or backbone instead, to fine-tune its weights.
     #[arg(long, value_name = "FILE", conflicts_with = "preset")]
     from: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: Overrides,
 }
 
 /// Comment on the model in `init.yaml`.
@@ -31,7 +35,7 @@ const FROM_SCRATCH: &str = "Training starts from random weights, hence `kind: ba
 /// Writes the configuration. An existing file is not overwritten.
 ///
 /// # Errors
-/// When the file exists or cannot be written, or `from` is neither a checkpoint nor a backbone.
+/// When the file exists or cannot be written, `from` is neither a checkpoint nor a backbone, or an override is invalid.
 pub fn run(args: &InitArgs) -> anyhow::Result<()> {
     let path = args.out.display();
     ensure!(!args.out.exists(), "`{path}` exists; remove it, or choose another --out");
@@ -39,6 +43,12 @@ pub fn run(args: &InitArgs) -> anyhow::Result<()> {
         Some(from) => (text_from(from)?, format!(" --weights {}", from.display())),
         None => (text(&args.preset)?, String::new()),
     };
+    let config = args.overrides.parse(&text, &path.to_string(), TrainConfig::parse)?;
+    let text = args.overrides.edit(&text)?;
+    ensure!(
+        TrainConfig::parse(&text).is_ok_and(|written| written == config),
+        "cannot set these values in a commented file; write `{path}` without --set and edit it, or pass --set to `trainer fit`"
+    );
     write_atomically::<io::Error>(&args.out, |file| file.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write `{path}`"))?;
     print(&format!("wrote `{path}`; set the paths under `data`, then run `trainer fit{weights}`"))
@@ -75,7 +85,6 @@ fn with_model(model: &str) -> String {
 mod tests {
     use super::*;
     use crate::cache::CacheConfig;
-    use crate::config::TrainConfig;
     use models::ModelSpec;
     use models::spec::NormKind;
 
@@ -84,8 +93,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for preset in preset_names() {
             let path = folder.path().join(preset);
-            run(&InitArgs { out: path.clone(), preset: preset.to_owned(), from: None }).unwrap();
-            let config = TrainConfig::read(&path, None).unwrap();
+            run(&InitArgs {
+                out: path.clone(),
+                preset: preset.to_owned(),
+                from: None,
+                overrides: Overrides::default(),
+            })
+            .unwrap();
+            let config = TrainConfig::read(&path, None, &Overrides::default()).unwrap();
             let mut model = ModelSpec::preset(preset).unwrap();
             model.backbone.norm.kind = NormKind::Batch;
             assert_eq!(config.model, model);
@@ -106,7 +121,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("retinanet.yaml");
         std::fs::write(&out, "mine").unwrap();
-        let error = run(&InitArgs { out: out.clone(), preset: "resnet18".to_owned(), from: None }).unwrap_err();
+        let error = run(&InitArgs {
+            out: out.clone(),
+            preset: "resnet18".to_owned(),
+            from: None,
+            overrides: Overrides::default(),
+        })
+        .unwrap_err();
         assert!(error.to_string().contains("exists"), "{error}");
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "mine");
     }

@@ -1,5 +1,6 @@
 //! The logs of a run: `log.jsonl` and TensorBoard event files.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use anyhow::Context;
 use image::RgbImage;
 use models::evaluation::Summary;
 use models::write_atomically;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
 use crate::events::Events;
@@ -34,6 +35,27 @@ pub(crate) struct Learned {
     pub(crate) images_per_second: f64,
     /// Where this time went.
     pub(crate) spent: Seconds,
+}
+
+/// Results of a validation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Validated {
+    /// Focal loss; NaN if missing from the log.
+    #[serde(default = "missing", deserialize_with = "number")]
+    pub(crate) classification_loss: f64,
+    /// Box loss; NaN if missing from the log.
+    #[serde(default = "missing", deserialize_with = "number")]
+    pub(crate) box_loss: f64,
+    /// COCO's metrics.
+    #[serde(flatten)]
+    pub(crate) summary: Summary,
+}
+
+impl fmt::Display for Validated {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { classification_loss, box_loss, summary: Summary { ap, ap50, .. } } = self;
+        write!(f, "classification loss {classification_loss:.4}, box loss {box_loss:.4}, AP {ap:.4}, AP50 {ap50:.4}")
+    }
 }
 
 /// Time of the stages of steps, in seconds.
@@ -107,12 +129,12 @@ impl Journal {
         &mut self,
         progress: &Progress,
         learned: &Learned,
-        summary: Option<&Summary>,
+        validated: Option<&Validated>,
     ) -> anyhow::Result<()> {
         let mut line = serde_json::to_value(learned)?;
         line["epoch"] = progress.epochs.into();
         line["steps"] = progress.steps.into();
-        line["validation"] = serde_json::to_value(summary)?;
+        line["validation"] = serde_json::to_value(validated)?;
         let Seconds { data, steps: StepSeconds { forward, backward, optimizer } } = learned.spent;
         let mut scalars = vec![
             ("epoch/classification_loss", learned.classification_loss),
@@ -123,8 +145,10 @@ impl Journal {
             ("speed/seconds_backward", backward),
             ("speed/seconds_optimizer", optimizer),
         ];
-        if let Some(summary) = summary {
+        if let Some(Validated { classification_loss, box_loss, summary }) = validated {
             scalars.extend([
+                ("validation/classification_loss", *classification_loss),
+                ("validation/box_loss", *box_loss),
                 ("validation/AP", summary.ap),
                 ("validation/AP50", summary.ap50),
                 ("validation/AP75", summary.ap75),
@@ -148,6 +172,16 @@ impl Journal {
         let written = writeln!(self.log, "{line}").and_then(|()| self.events.scalars(step, scalars));
         written.with_context(|| format!("cannot write the log `{}`", self.path.display()))
     }
+}
+
+/// Reads a number of the log. JSON cannot represent non-finite numbers: they are logged as null, which is read as NaN.
+pub(crate) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// The value of a number that is missing from the log.
+pub(crate) fn missing() -> f64 {
+    f64::NAN
 }
 
 /// Removes the lines of a log that come after `progress`.

@@ -20,7 +20,6 @@ use crate::parameters::{Layout, Parameters};
 use crate::predictor::Predictor;
 use crate::probe::probe;
 use crate::schedule::SchedulePosition;
-use crate::targets::Normalizer;
 use crate::torch::{Torch, Training, images};
 use crate::transfer::Transfer;
 
@@ -158,11 +157,8 @@ impl Learner {
         let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.lr_multiplier(at);
         let seconds = StepSeconds::default();
         let mut step = Step { classification_loss: 0.0, box_loss: 0.0, gradient_norm: 0.0, learning_rate, seconds };
-        // The divisor of a batch's loss. Weighted by the shares, the losses add up to that of one large batch.
-        let divisor = |batch: &Batch| match self.config.loss.normalizer {
-            Normalizer::Image => batch.indices.len(),
-            Normalizer::Batch => batch.targets.rows.len(),
-        };
+        // Weighted by the shares, the losses add up to that of one large batch.
+        let divisor = |batch: &Batch| batch.loss_divisor(self.config.loss.normalizer);
         let divisors: usize = batches.iter().map(divisor).sum();
         let shares: Vec<_> = batches.iter().map(|b| divisor(b).max(1) as f64 / divisors.max(1) as f64).collect();
         let mut sum: Option<Tensor> = None;

@@ -17,6 +17,8 @@ pub mod average;
 mod transfer;
 
 pub mod config;
+pub mod overrides;
+mod resumption;
 pub mod augmentation;
 pub mod cache;
 pub mod loader;

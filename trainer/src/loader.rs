@@ -8,10 +8,10 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, ensure};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use models::dataset::Dataset;
+use models::dataset::{Annotation, Dataset, Rectangle};
 use models::spec::{ModelSpec, PreprocessingSpec};
 use models::{Anchors, Matcher, Placement, Preprocessed, RgbView, preprocess};
-use ndarray::{Array4, s};
+use ndarray::{Array3, Array4, s};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -32,6 +32,16 @@ pub struct Batch {
     pub placements: Vec<Placement>,
     /// Indices of the images in the data set.
     pub indices: Vec<usize>,
+}
+
+impl Batch {
+    /// The divisor of this batch's loss; a divisor of 0 counts as 1.
+    pub fn loss_divisor(&self, normalizer: Normalizer) -> usize {
+        match normalizer {
+            Normalizer::Image => self.indices.len(),
+            Normalizer::Batch => self.targets.rows.len(),
+        }
+    }
 }
 
 /// A data set and everything that turns its images into batches.
@@ -71,8 +81,8 @@ impl Recipe {
     }
 }
 
-/// A request, and the channel that its batch is sent to.
-type Job = (BatchRequest, Sender<anyhow::Result<Batch>>);
+/// A request, its augmentation, and the channel that its batch is sent to.
+type Job = (BatchRequest, Arc<AugmentationConfig>, Sender<anyhow::Result<Batch>>);
 
 /// Worker threads that prepare batches.
 pub struct Loader {
@@ -92,9 +102,9 @@ impl Loader {
         let workers = (0..workers).map(|index| {
             let (recipe, queue): (_, Receiver<Job>) = (recipe.clone(), queue.clone());
             thread::Builder::new().name(format!("loader {index}")).spawn(move || {
-                for (request, reply) in queue {
+                for (request, augmentation, reply) in queue {
                     // The receiver is gone if the run has ended early.
-                    let _ = reply.send(recipe.prepare(&request));
+                    let _ = reply.send(recipe.prepare(&request, &augmentation));
                 }
             })
         });
@@ -110,6 +120,16 @@ impl Loader {
 
     /// The batches of `requests`, in the same order. At most two batches per worker are prepared ahead.
     pub fn batches(&self, requests: impl Iterator<Item = BatchRequest>) -> impl Iterator<Item = anyhow::Result<Batch>> {
+        self.batches_with(self.recipe.augmentation.clone(), requests)
+    }
+
+    /// As [`Self::batches`], with another augmentation.
+    pub fn batches_with(
+        &self,
+        augmentation: AugmentationConfig,
+        requests: impl Iterator<Item = BatchRequest>,
+    ) -> impl Iterator<Item = anyhow::Result<Batch>> {
+        let augmentation = Arc::new(augmentation);
         let mut requests = requests.fuse();
         let mut pending = VecDeque::new();
         std::iter::from_fn(move || {
@@ -119,7 +139,7 @@ impl Loader {
                 let (reply, batch) = bounded(1);
                 let jobs = self.jobs.as_ref().expect("jobs are taken only when the loader is dropped");
                 // If all threads have ended, sending fails and drops `reply`; then `recv` below returns an error.
-                let _ = jobs.send((request, reply));
+                let _ = jobs.send((request, augmentation.clone(), reply));
                 pending.push_back(batch);
             }
             let batch: Receiver<anyhow::Result<Batch>> = pending.pop_front()?;
@@ -138,15 +158,16 @@ impl Drop for Loader {
 }
 
 impl Recipe {
-    fn prepare(&self, request: &BatchRequest) -> anyhow::Result<Batch> {
+    fn prepare(&self, request: &BatchRequest, augmentation: &AugmentationConfig) -> anyhow::Result<Batch> {
         let first = request.indices.first().copied().unwrap_or_default();
-        let preprocessing = self.preprocessing(first, request.seed);
+        let preprocessing =
+            augmentation.scale.jitter(&self.spec.preprocessing, &RandomStreams::new(request.seed, first));
         let mut prepared = Vec::new();
         let mut objects = Vec::new();
         for (position, &index) in request.indices.iter().enumerate() {
             let earlier = request.indices[..position].iter().filter(|other| **other == index).count();
             let seed = request.seed.wrapping_add(earlier as u64);
-            let (input, image_objects) = self.image(index, seed, &preprocessing)?;
+            let (input, image_objects) = self.image(index, seed, augmentation, &preprocessing)?;
             prepared.push(input);
             objects.push(image_objects);
         }
@@ -165,12 +186,8 @@ impl Recipe {
 
     /// The network input of an image in a batch of one, and its objects, in pixels of the padded input.
     pub(crate) fn input(&self, index: usize, seed: u64) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
-        self.image(index, seed, &self.preprocessing(index, seed))
-    }
-
-    /// The preprocessing of the batch whose first image has index `first`.
-    fn preprocessing(&self, first: usize, seed: u64) -> PreprocessingSpec {
-        self.augmentation.scale.jitter(&self.spec.preprocessing, &RandomStreams::new(seed, first))
+        let preprocessing = self.augmentation.scale.jitter(&self.spec.preprocessing, &RandomStreams::new(seed, index));
+        self.image(index, seed, &self.augmentation, &preprocessing)
     }
 
     /// The network input of an augmented image, and its objects, in pixels of the padded input.
@@ -178,13 +195,17 @@ impl Recipe {
         &self,
         index: usize,
         seed: u64,
+        augmentation: &AugmentationConfig,
         preprocessing: &PreprocessingSpec,
     ) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
+        let streams = RandomStreams::new(seed, index);
         let load_random = |random: &mut ChaCha8Rng| self.sample(random.random_range(0..self.dataset.images().len()));
-        let sample = self.augmentation.apply(self.sample(index)?, &RandomStreams::new(seed, index), load_random)?;
+        let sample = augmentation.apply(self.sample(index)?, &streams, load_random)?;
+        let size = preprocessing.place(sample.pixels.width(), sample.pixels.height());
+        let (sample, preprocessing) = augmentation.large_scale_jitter.apply(sample, preprocessing, &streams);
         let Sample { pixels, mut objects } = sample;
         let view = RgbView::new(pixels.width(), pixels.height(), pixels.as_raw())?;
-        let prepared = preprocess(view, preprocessing);
+        let prepared = pad(preprocess(view, &preprocessing), &size);
         for object in &mut objects {
             object.bounding_box = prepared.placement.to_input(&object.bounding_box);
         }
@@ -192,7 +213,7 @@ impl Recipe {
     }
 
     /// An image of the data set without augmentation, and its objects, in pixels of the original image (upright, after EXIF
-    /// rotation). Crowd regions are left out.
+    /// rotation). Crowd regions and the invalid boxes of validation data are left out; boxes are clipped to the image.
     fn sample(&self, index: usize) -> anyhow::Result<Sample> {
         let image = &self.dataset.images()[index];
         let path = self.dataset.path_of(index);
@@ -206,20 +227,36 @@ impl Recipe {
             image.height
         );
         let annotations = self.dataset.annotations_of(index).iter().filter(|annotation| !annotation.crowd);
-        let objects = annotations
-            .map(|annotation| Object {
-                class_index: annotation.class_index,
-                bounding_box: annotation.rectangle.bounding_box(),
-            })
-            .collect();
+        let object = |annotation: &Annotation| {
+            let Rectangle { x, y, width: w, height: h } = annotation.rectangle;
+            let inside = annotation.rectangle.bounding_box().clip(width as f32, height as f32);
+            let valid = [x, y, w, h, annotation.area].iter().all(|value| value.is_finite());
+            (valid && inside.width() > 0.0 && inside.height() > 0.0)
+                .then_some(Object { class_index: annotation.class_index, bounding_box: inside })
+        };
+        let objects = annotations.filter_map(object).collect();
         Ok(Sample { pixels, objects })
     }
+}
+
+/// Pads an input to the padded size of `size`, if it is smaller.
+fn pad(input: Preprocessed, size: &Placement) -> Preprocessed {
+    let Preprocessed { pixels, placement } = input;
+    let (channels, height, width) = pixels.dim();
+    let padded_height = placement.padded_height.max(size.padded_height);
+    let padded_width = placement.padded_width.max(size.padded_width);
+    if (padded_height, padded_width) == (placement.padded_height, placement.padded_width) {
+        return Preprocessed { pixels, placement };
+    }
+    let mut padded = Array3::zeros((channels, padded_height as usize, padded_width as usize));
+    padded.slice_mut(s![.., ..height, ..width]).assign(&pixels);
+    Preprocessed { pixels: padded, placement: Placement { padded_height, padded_width, ..placement } }
 }
 
 #[cfg(test)]
 mod tests {
     use image::{Rgb, RgbImage};
-    use models::dataset::{Annotation, Dataset, Image, Rectangle};
+    use models::dataset::Image;
     use models::spec::Class;
     use tempfile::TempDir;
 
@@ -318,7 +355,8 @@ mod tests {
 
     #[test]
     fn batches_do_not_depend_on_workers_or_cache() {
-        let all = format!("{{{GEOMETRIC}, mosaic: {{probability: 0.5}}, hue: {{probability: 1}}}}");
+        let rest = "mosaic: {probability: 0.5}, hue: {probability: 1}, large_scale_jitter: {probability: 0.5}";
+        let all = format!("{{{GEOMETRIC}, {rest}}}");
         let expected = Fixture::new(&all).batches(1, 4);
         for (kind, workers) in [(CacheKind::None, 3), (CacheKind::Memory, 1), (CacheKind::Disk, 2)] {
             let mut fixture = Fixture::new(&all);
@@ -333,12 +371,12 @@ mod tests {
 
     #[test]
     fn boxes_enclose_their_objects_in_the_network_input() {
-        let Fixture { recipe, folder: _folder } = Fixture::new(&format!("{{{GEOMETRIC}}}"));
+        // Smaller than this, blurred rectangles vanish.
+        let jitter = "large_scale_jitter: {probability: 0.7, min: 0.5, max: 2}";
+        let Fixture { recipe, folder: _folder } = Fixture::new(&format!("{{{GEOMETRIC}, {jitter}}}"));
         for seed in 0..20 {
             for index in 0..IMAGES {
-                let streams = RandomStreams::new(seed, index);
-                let preprocessing = recipe.augmentation.scale.jitter(&recipe.spec.preprocessing, &streams);
-                let (Preprocessed { pixels, placement }, objects) = recipe.image(index, seed, &preprocessing).unwrap();
+                let (Preprocessed { pixels, placement }, objects) = recipe.input(index, seed).unwrap();
                 let (width, height) = (placement.resized_width, placement.resized_height);
                 let value = |x: u32, y: u32, channel| pixels[[channel, y as usize, x as usize]] as u8;
                 let input = RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|channel| value(x, y, channel))));
@@ -365,6 +403,27 @@ mod tests {
         }
         shorter_sides.dedup();
         assert!(shorter_sides.len() > 3, "{shorter_sides:?}");
+    }
+
+    #[test]
+    fn large_scale_jitter_varies_within_a_batch_and_keeps_the_input_size() {
+        let plain = Fixture::new("{}");
+        let jittered = Fixture::new("{large_scale_jitter: {probability: 1}}");
+        for recipe in [&plain.recipe, &jittered.recipe] {
+            assert!(!recipe.has_one_input_size());
+        }
+        let mut factors = Vec::new();
+        for (found, expected) in jittered.batches(2, 3).iter().zip(plain.batches(1, 3)) {
+            assert_eq!(found.images.dim(), expected.images.dim());
+            for (placement, whole) in found.placements.iter().zip(&expected.placements) {
+                let factor = f64::from(placement.resized_width) / f64::from(whole.resized_width);
+                assert!((0.05..=1.0).contains(&factor));
+                factors.push(factor);
+            }
+        }
+        let cropped = factors.iter().filter(|factor| **factor == 1.0).count();
+        let shrunk = factors.iter().filter(|factor| **factor < 0.7).count();
+        assert!(cropped >= 3 && shrunk >= 3, "{factors:?}");
     }
 
     #[test]

@@ -96,8 +96,8 @@ impl Loss {
 /// The focal loss of background scores, without alpha: p^gamma * -log(1 - p) with p = sigmoid(logit).
 /// The loss of a foreground score is that of its negative logit.
 fn focal(logits: &Tensor, gamma: f64) -> Tensor {
-    let probability = logits.sigmoid();
-    let modulation = if gamma == 2.0 { probability.square() } else { probability.pow_tensor_scalar(gamma) };
+    // For other exponents than 2, the gradient of a power of p would be infinite where p underflows to 0.
+    let modulation = if gamma == 2.0 { logits.sigmoid().square() } else { (logits.log_sigmoid() * gamma).exp() };
     modulation * logits.softplus()
 }
 

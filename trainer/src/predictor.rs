@@ -1,19 +1,16 @@
 //! A network for inference: its predictions for batches, and its detections in the images of a data set.
 
 use models::evaluation::ScoredBox;
-use models::{Anchors, Checkpoint, ModelSpec, RetinaNet, WeightsError, parameters};
-use ndarray::ArrayView3;
+use models::{Anchors, Checkpoint, ModelSpec, Placement, Predictions, RetinaNet, WeightsError, parameters};
+use ndarray::{ArrayView2, ArrayView3};
 use rayon::prelude::*;
-use runtime::{Detection, postprocess};
+use runtime::{Detection, postprocess, postprocess_for_coco};
 use tch::{Device, Tensor};
 
 use crate::loader::{Batch, BatchRequest, Loader};
+use crate::loss::{Loss, LossConfig};
 use crate::parameters::{Layout, Parameters};
 use crate::torch::{Inference, Torch, images};
-
-/// During training, an image has at most this many detections times the number of classes. COCO evaluation uses as many
-/// per class.
-const MAX_DETECTIONS_PER_CLASS: usize = 100;
 
 /// A network for inference on a device.
 pub struct Predictor {
@@ -48,30 +45,33 @@ impl Predictor {
 
     /// Scores `[N, anchors, classes]` and offsets `[N, anchors, 4]` of a batch, in CPU memory.
     pub fn predict(&self, batch: &Batch) -> [Tensor; 2] {
-        tch::no_grad(|| {
-            let predictions = self.network.forward(&Torch(images(&batch.images, self.device, self.channels_last)));
-            [predictions.scores().0, predictions.offsets.0].map(|tensor| tensor.to_device(Device::Cpu).contiguous())
-        })
+        tch::no_grad(|| on_cpu(&self.forward(batch)))
+    }
+
+    fn forward(&self, batch: &Batch) -> Predictions<Inference> {
+        self.network.forward(&Torch(images(&batch.images, self.device, self.channels_last)))
     }
 
     /// Detections in the images of a batch, with the post-processing of the spec. Boxes are in pixels of the original
     /// image (upright, after EXIF rotation).
     pub(crate) fn detect(&self, batch: &Batch) -> Vec<ScoredBox> {
-        self.detect_with(batch, &self.spec)
+        self.detections(batch, &self.predict(batch), postprocess)
     }
 
-    /// Like [`Self::detect`], with a limited number of detections per image. Early in training, all anchors may have
-    /// high scores, and NMS of millions of boxes would take minutes.
-    pub(crate) fn detect_limited(&self, batch: &Batch) -> Vec<ScoredBox> {
-        let mut spec = self.spec.clone();
-        let limit = MAX_DETECTIONS_PER_CLASS * spec.class_count();
-        spec.postprocessing.max_detections = Some(spec.postprocessing.max_detections.unwrap_or(limit).min(limit));
-        self.detect_with(batch, &spec)
+    /// Those of the detections that COCO's metrics count, and the loss.
+    pub(crate) fn validate(&self, batch: &Batch, config: &LossConfig) -> (Vec<ScoredBox>, [f64; 2]) {
+        let (predictions, loss) = tch::no_grad(|| {
+            let predictions = self.forward(batch);
+            let Predictions { logits, offsets } = &predictions;
+            let loss = Loss::new(&logits.0, &offsets.0, &batch.targets, config, &self.spec.box_coder);
+            (on_cpu(&predictions), loss.values())
+        });
+        (self.detections(batch, &predictions, postprocess_for_coco), loss)
     }
 
-    fn detect_with(&self, batch: &Batch, spec: &ModelSpec) -> Vec<ScoredBox> {
-        let [scores, offsets] = self.predict(batch);
-        let per_image = detections(batch, &scores, &offsets, spec);
+    /// The detections that `select` finds in each image, with the scores and offsets of the batch.
+    fn detections(&self, batch: &Batch, predictions: &[Tensor; 2], select: Postprocess) -> Vec<ScoredBox> {
+        let per_image = detections(batch, predictions, &self.spec, select);
         let scored = batch.indices.iter().zip(per_image).flat_map(|(index, detections)| {
             detections.into_iter().map(|detection| ScoredBox {
                 image: *index,
@@ -82,6 +82,14 @@ impl Predictor {
         });
         scored.collect()
     }
+}
+
+/// From scores and offsets of one image to its detections.
+type Postprocess = fn(ArrayView2<f32>, ArrayView2<f32>, &Anchors, &Placement, &ModelSpec) -> Vec<Detection>;
+
+/// Scores and offsets in CPU memory.
+fn on_cpu(predictions: &Predictions<Inference>) -> [Tensor; 2] {
+    [&predictions.scores().0, &predictions.offsets.0].map(|tensor| tensor.to_device(Device::Cpu).contiguous())
 }
 
 /// Every image of the loader's data set once. Batches contain only images of the same padded size, because more padding
@@ -105,7 +113,12 @@ pub(crate) fn validation_batches(
 }
 
 /// The detections of each image, in pixels of the original image (upright, after EXIF rotation).
-fn detections(batch: &Batch, scores: &Tensor, offsets: &Tensor, spec: &ModelSpec) -> Vec<Vec<Detection>> {
+fn detections(
+    batch: &Batch,
+    [scores, offsets]: &[Tensor; 2],
+    spec: &ModelSpec,
+    select: Postprocess,
+) -> Vec<Vec<Detection>> {
     let values = |tensor: &Tensor| {
         let mut values = vec![0f32; tensor.numel()];
         tensor.copy_data(&mut values, tensor.numel());
@@ -123,7 +136,7 @@ fn detections(batch: &Batch, scores: &Tensor, offsets: &Tensor, spec: &ModelSpec
     let images = batch.placements.par_iter().enumerate().map(|(index, placement)| {
         let (scores, offsets) =
             (scores.index_axis(ndarray::Axis(0), index), offsets.index_axis(ndarray::Axis(0), index));
-        postprocess(scores, offsets, &anchors, placement, spec)
+        select(scores, offsets, &anchors, placement, spec)
     });
     images.collect()
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use models::dataset::Dataset;
-use models::evaluation::{ScoredBox, Summary, evaluate};
+use models::evaluation::{ScoredBox, evaluate};
 use models::{Checkpoint, Provenance};
 use runtime::progress::{say, warn};
 
@@ -15,12 +15,14 @@ use crate::annotated::annotated;
 use crate::config::TrainConfig;
 use crate::device::Device;
 use crate::failure::{TorchError, catch};
-use crate::journal::{Journal, Learned, Seconds};
+use crate::journal::{Journal, Learned, Seconds, Validated};
 use crate::learner::{Learner, Step};
 use crate::loader::{Batch, Loader, Sampler};
+use crate::loss::LossConfig;
 use crate::predictor::{Predictor, validation_batches};
 use crate::progress::{Count, EpochProgress, counted, print};
 use crate::report::{self, Material};
+use crate::resumption;
 use crate::run_folder::{Progress, RunFolder};
 use crate::schedule::SchedulePosition;
 
@@ -78,11 +80,11 @@ impl Run {
         self.finish()
     }
 
-    /// Runs the remaining steps and epochs.
+    /// Runs the remaining steps and epochs. The configuration was `before` until now; the changed one is written first.
     ///
     /// # Errors
     /// Like [`Self::begin`], and when the folder's state does not match the configuration or the data.
-    pub(crate) fn resume(mut self) -> anyhow::Result<()> {
+    pub(crate) fn resume(mut self, before: &TrainConfig) -> anyhow::Result<()> {
         let Progress { device, checked_images, .. } = self.progress;
         self.progress = Progress { device, checked_images, ..self.folder.restore(&mut self.learner)? };
         ensure!(
@@ -90,6 +92,13 @@ impl Run {
             "images, boxes or classes have changed since the run in `{}` was started; start a new run",
             self.folder.path().display()
         );
+        if self.config != *before {
+            self.folder.write_config(&self.config)?;
+        }
+        if self.config.run.epochs != before.run.epochs {
+            let steps_per_epoch = self.steps_per_epoch() as u64;
+            say(format_args!("{}", resumption::new_length(&self.progress, steps_per_epoch, before, &self.config)));
+        }
         self.finish()
     }
 
@@ -99,12 +108,17 @@ impl Run {
         [checksum(&train.recipe().dataset, sampler.repeats()), checksum(&validation.recipe().dataset, &[])]
     }
 
+    fn steps_per_epoch(&self) -> usize {
+        let batches = self.data.sampler.images_per_epoch().div_ceil(self.config.run.batch_size);
+        batches.div_ceil(self.config.optimizer.gradient_accumulation_steps)
+    }
+
     fn finish(mut self) -> anyhow::Result<()> {
         let images = self.data.train.recipe().dataset.images().len();
         let drawn = self.data.sampler.images_per_epoch();
-        let steps_per_epoch =
-            drawn.div_ceil(self.config.run.batch_size).div_ceil(self.config.optimizer.gradient_accumulation_steps);
+        let steps_per_epoch = self.steps_per_epoch();
         let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
+        self.config.warnings(steps).iter().for_each(|text| warn(format_args!("{text}")));
         say(format_args!(
             "{}{}, {}, {}; {} of {}; writing to {}",
             counted(images, "training image", "training images"),
@@ -124,15 +138,12 @@ impl Run {
             let learned = self.learn(steps, &mut journal)?;
             let epoch = self.progress.epochs + 1;
             let due = epoch == self.config.run.epochs || epoch.is_multiple_of(self.config.run.validate_every);
-            let validate =
-                || self.validate(&self.learner.predictor, Predictor::detect_limited, &format!("validation {epoch}"));
-            let scored = due.then(validate).transpose()?;
-            let finished = self.finish_epoch(&learned, scored.as_deref(), &mut journal);
+            let scored = due.then(|| self.validate(epoch)).transpose()?;
+            let finished = self.finish_epoch(&learned, scored, &mut journal);
             finished.map_err(|error| self.halt(error))?;
         }
         self.report()?;
-        let (best, last) = (self.progress.best_ap.unwrap_or_default(), self.progress.last_ap.unwrap_or_default());
-        print(&format!("best AP {best:.4}, last AP {last:.4}; {}", self.folder.best_path().display()))
+        print_result(&self.folder, &self.progress)
     }
 
     /// Runs the remaining steps of the current epoch; `steps` is the number of steps in the run.
@@ -154,7 +165,8 @@ impl Run {
         let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), count, later);
         let mut spent = Seconds::default();
         let mut saved = Instant::now();
-        let mut batches = self.data.train.batches(requests.iter().cloned());
+        let augmentation = self.config.augmentation.of_epoch(epoch, epochs);
+        let mut batches = self.data.train.batches_with(augmentation, requests.iter().cloned());
         loop {
             let start = Instant::now();
             let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>();
@@ -193,7 +205,7 @@ impl Run {
     fn report(&self) -> anyhow::Result<()> {
         let best = Checkpoint::open(&self.folder.best_path())?;
         let predictor = Predictor::from_checkpoint(&best, self.learner.device)?;
-        let scored = self.validate(&predictor, Predictor::detect, "report")?;
+        let scored = self.detect("report", |batch| predictor.detect(batch))?;
         let material = Material {
             folder: self.folder.path(),
             recipe: self.data.validation.recipe(),
@@ -205,19 +217,28 @@ impl Run {
         Ok(())
     }
 
-    /// Detections in the validation images, by `find`.
-    fn validate(
-        &self,
-        predictor: &Predictor,
-        find: impl Fn(&Predictor, &Batch) -> Vec<ScoredBox>,
-        title: &str,
-    ) -> anyhow::Result<Vec<ScoredBox>> {
+    /// The detections of the network in the validation images, and its loss, which is that of one large batch.
+    fn validate(&self, epoch: u32) -> anyhow::Result<(Vec<ScoredBox>, [f64; 2])> {
+        let LossConfig { normalizer, .. } = self.config.loss;
+        let (mut sums, mut divisor) = ([0.0; 2], 0);
+        let scored = self.detect(&format!("validation {epoch}"), |batch| {
+            let (scored, loss) = self.learner.predictor.validate(batch, &self.config.loss);
+            let batch_divisor = batch.loss_divisor(normalizer);
+            divisor += batch_divisor;
+            sums.iter_mut().zip(loss).for_each(|(sum, loss)| *sum += loss * batch_divisor.max(1) as f64);
+            scored
+        })?;
+        Ok((scored, sums.map(|sum| sum / divisor.max(1) as f64)))
+    }
+
+    /// What `find` detects in the validation images.
+    fn detect(&self, title: &str, mut find: impl FnMut(&Batch) -> Vec<ScoredBox>) -> anyhow::Result<Vec<ScoredBox>> {
         let count = Count::new(title, self.data.validation.recipe().dataset.images().len() as u64);
         let mut scored = Vec::new();
         for batch in validation_batches(&self.data.validation, self.config.run.batch_size) {
             self.stop_if_interrupted()?;
             let batch = batch.map_err(|error| self.stop(error))?;
-            scored.extend(catch(|| find(predictor, &batch)).map_err(|error| self.fail(error))?);
+            scored.extend(catch(|| find(&batch)).map_err(|error| self.fail(error))?);
             batch.indices.iter().for_each(|_| count.advance());
         }
         Ok(scored)
@@ -234,20 +255,26 @@ impl Run {
         Ok(())
     }
 
-    /// Ends an epoch: evaluates `scored`, the detections of its validation if it had one, then logs and saves.
+    /// Ends an epoch: evaluates the detections of its validation, if it had one, then logs and saves. `validation` also has
+    /// the loss.
     fn finish_epoch(
         &mut self,
         learned: &Learned,
-        scored: Option<&[ScoredBox]>,
+        validation: Option<(Vec<ScoredBox>, [f64; 2])>,
         journal: &mut Journal,
     ) -> anyhow::Result<()> {
         let dataset = &self.data.validation.recipe().dataset;
-        let summary = scored.map(|scored| evaluate(dataset.annotations(), scored, dataset.classes().len()).summary);
+        let validated = validation.as_ref().map(|(scored, [classification_loss, box_loss])| Validated {
+            classification_loss: *classification_loss,
+            box_loss: *box_loss,
+            summary: evaluate(dataset.annotations(), scored, dataset.classes().len()).summary,
+        });
+        let ap = validated.map(|validated| validated.summary.ap);
         let reductions = self.progress.patience.reductions;
         let mut best = false;
         self.progress.epochs += 1;
         self.progress.losses = [0.0; 2];
-        if let Some(Summary { ap, .. }) = summary {
+        if let Some(ap) = ap {
             best = self.progress.best_ap.is_none_or(|best| ap > best);
             self.progress.last_ap = Some(ap);
             self.progress.patience = self.config.schedule.after_validation(self.progress.patience, best);
@@ -255,15 +282,15 @@ impl Run {
                 self.progress.best_ap = Some(ap);
             }
         }
-        journal.epoch(&self.progress, learned, summary.as_ref())?;
-        self.save(summary.map(|summary| summary.ap), best)?;
-        if let Some(scored) = scored
+        journal.epoch(&self.progress, learned, validated.as_ref())?;
+        self.save(ap, best)?;
+        if let Some((scored, _)) = &validation
             && let Err(error) = self.show_samples(scored, journal)
         {
             warn(format_args!("cannot write images of epoch {} for TensorBoard: {error:#}", self.progress.epochs));
         }
         let Learned { classification_loss, box_loss, seconds, images_per_second, .. } = learned;
-        let found = summary.map_or_else(String::new, |s| format!(", AP {:.4}, AP50 {:.4}", s.ap, s.ap50));
+        let found = validated.map_or_else(String::new, |validated| format!("; validation: {validated}"));
         say(format_args!(
             "epoch {}/{}: classification loss {classification_loss:.4}, box loss {box_loss:.4}{found}{}; \
              {seconds:.1} s, {images_per_second:.1} images/s{}",
@@ -316,6 +343,15 @@ impl Run {
             Err(error) => self.halt(anyhow!("{reason:#}; saving the run failed too: {error:#}")),
         }
     }
+}
+
+/// Prints the result of a finished run.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub(crate) fn print_result(folder: &RunFolder, progress: &Progress) -> anyhow::Result<()> {
+    let (best, last) = (progress.best_ap.unwrap_or_default(), progress.last_ap.unwrap_or_default());
+    print(&format!("best AP {best:.4}, last AP {last:.4}; {}", folder.best_path().display()))
 }
 
 /// A checksum of the data set's images, boxes and classes, and of how often each image is in an epoch; independent of its folder.

@@ -185,15 +185,30 @@ impl RunFolder {
         self.path.join(STATE)
     }
 
+    /// Whether the report is as new as the saved state.
+    pub(crate) fn has_report(&self) -> bool {
+        let modified = |path: PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified());
+        modified(self.path.join("report.html"))
+            .is_ok_and(|report| modified(self.state_path()).is_ok_and(|state| report >= state))
+    }
+
+    /// Replaces the configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write_config(&self, config: &TrainConfig) -> anyhow::Result<()> {
+        let text = serde_yaml::to_string(config)?;
+        write_atomically(&self.config_path(), |file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("cannot write `{}`", self.config_path().display()))
+    }
+
     /// Writes the configuration, which makes this a run folder, and updates the link `runs/latest` if the folder is in
     /// `runs`. Must be called after the first [`save`](Self::save), so that every run can be resumed.
     ///
     /// # Errors
     /// When the configuration or the link cannot be written.
     pub(crate) fn begin(&self, config: &TrainConfig) -> anyhow::Result<()> {
-        let text = serde_yaml::to_string(config)?;
-        write_atomically(&self.config_path(), |file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("cannot write `{}`", self.config_path().display()))?;
+        self.write_config(config)?;
         if self.path.parent() == Some(Path::new(RUNS)) { self.update_latest_link() } else { Ok(()) }
     }
 

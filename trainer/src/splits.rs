@@ -292,6 +292,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::overrides::Overrides;
 
     #[test]
     fn indices_are_evenly_spaced_and_distinct() {
@@ -318,7 +319,7 @@ mod tests {
     fn read(folder: &Path, data: &str, checked: &HashSet<u64>) -> Splits {
         let path = folder.join("retinanet.yaml");
         fs::write(&path, format!("data: {data}")).unwrap();
-        Splits::read(&TrainConfig::read(&path, None).unwrap(), checked).unwrap()
+        Splits::read(&TrainConfig::read(&path, None, &Overrides::default()).unwrap(), checked).unwrap()
     }
 
     const BOTH: &str = "{train: [{annotations: one/a.json}, {annotations: two/b.csv, repeat: 3}], \

@@ -73,6 +73,21 @@ impl Project {
         progress["steps"].as_u64().unwrap()
     }
 
+    /// The lines of a run's log.
+    fn log(&self, run: &str) -> Vec<serde_json::Value> {
+        let log = fs::read_to_string(self.path().join(run).join("log.jsonl")).unwrap();
+        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The validations of a run.
+    fn validations(&self, run: &str) -> Vec<serde_json::Value> {
+        self.log(run).into_iter().map(|mut line| line["validation"].take()).filter(|v| v.is_object()).collect()
+    }
+
+    fn config(&self, path: &str) -> serde_yaml::Value {
+        serde_yaml::from_str(&fs::read_to_string(self.path().join(path)).unwrap()).unwrap()
+    }
+
     fn checkpoint(&self, path: &str) -> Checkpoint {
         Checkpoint::open(&self.path().join(path)).unwrap()
     }
@@ -389,6 +404,8 @@ fn tensorboard_events_contain_every_scalar_and_image() {
         assert_eq!(count(tag), 4, "{tag}");
     }
     for tag in [
+        "validation/classification_loss",
+        "validation/box_loss",
         "epoch/classification_loss",
         "epoch/box_loss",
         "speed/images_per_second",
@@ -459,7 +476,7 @@ fn coco_and_csv_data_train_the_same_weights() {
 fn killed_run_resumes_to_the_same_weights() {
     let project = Project::new();
     let options_with_state = "
-augmentation: {horizontal_flip: 0.5, vertical_flip: 0.5}
+augmentation: {vertical_flip: 0.5, mosaic: {probability: 0.5}, large_scale_jitter: {probability: 0.5}, close_mosaic: 2}
 optimizer: {kind: adamw, gradient_accumulation_steps: 2}
 schedule: {kind: plateau, warmup_steps: 2, patience: 0}
 run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 0.0005}
@@ -658,6 +675,196 @@ fn configuration_errors_show_file_key_and_line() {
 }
 
 #[test]
+fn values_of_the_configuration_are_set_on_the_command_line() {
+    let project = Project::new();
+    fs::create_dir(project.path().join("configs")).unwrap();
+    let config = CONFIG.replace("validation: {annotations: shapes/val.json, images: shapes/val}", "validation: {}");
+    fs::write(project.path().join("configs/small.yaml"), config).unwrap();
+    let relative = ["--config", "configs/small.yaml", "--out", "run", "--set", "run.epochs=9", "--set", "run.epochs=1"];
+    let train = "data.train={annotations: ../shapes/train.json, images: ../shapes/train}";
+    let validation =
+        ["--set", "data.validation.annotations=../shapes/val.json", "--set", "data.validation.images=../shapes/val"];
+    let output = project.fit(&[&relative[..], &["--set", train, "--set", "optimizer.kind=sgd"], &validation].concat());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let config = project.config("run/config.yaml");
+    assert_eq!((config["run"]["epochs"].as_u64(), config["optimizer"]["kind"].as_str()), (Some(1), Some("sgd")));
+    assert!(config["data"]["validation"]["annotations"].as_str().unwrap().ends_with("shapes/val.json"));
+
+    for (argument, parts) in [
+        ("run.epoch=3", &["`--set run.epoch=3`", "unknown field `epoch`", "`epochs`"][..]),
+        ("run.epochs=many", &["`--set run.epochs=many`", "run.epochs", "many"]),
+        ("run.epochs.last=3", &["`--set run.epochs.last=3`", "`run.epochs` is a value"]),
+        ("augmentation.rotation=90", &["`--set augmentation.rotation=90`", "expected 0 to 1"]),
+        ("data.train.annotations=none.json", &["none.json"]),
+    ] {
+        assert_contains(&project.refused(&["--set", argument]), parts);
+    }
+    project.configure(&CONFIG.replace("epochs: 2", "epochs: many"));
+    let message = project.refused(&["--set", "run.seed=3"]);
+    assert_contains(&message, &["retinanet.yaml", "run.epochs", "line 5"]);
+    assert!(!message.contains("--set"), "{message}");
+    assert_eq!(project.fit(&["--set", "run.epochs"]).status.code(), Some(2));
+
+    project.configure(CONFIG);
+    let output = trainer(project.path(), &["check", "--set", "model.classes=[{id: 1, name: nothing}]"]);
+    assert_contains(&String::from_utf8_lossy(&output.stdout), &["nothing"]);
+    let output = trainer(project.path(), &["bench", "--set", "run.batch_size=zero"]);
+    assert_contains(&stderr(&output), &["`--set run.batch_size=zero`"]);
+}
+
+#[test]
+fn init_writes_values_from_the_command_line_and_keeps_the_comments() {
+    let project = Project::new();
+    let arguments = [
+        "run.workers=3",
+        "run.seed=5",
+        "data.train.annotations=my file.json",
+        "data.train.list=names.txt",
+        "augmentation.scale.max=2.0",
+        "augmentation.close_mosaic=10",
+        "schedule.milestones=[8, 11]",
+        "model.classes=[{id: 1, name: cell}]",
+        "model.heads.norm={kind: group}",
+        "model.backbone.norm.kind=group",
+    ];
+    let sets = arguments.iter().flat_map(|argument| ["--set", argument]);
+    let output = trainer(project.path(), &["init", "--out", "new.yaml"].into_iter().chain(sets).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", stderr(&output));
+    let config = project.config("new.yaml");
+    assert_eq!((config["run"]["workers"].as_u64(), config["run"]["seed"].as_u64()), (Some(3), Some(5)));
+    assert_eq!(config["data"]["train"]["annotations"].as_str(), Some("my file.json"));
+    assert_eq!(config["model"]["backbone"]["norm"]["kind"].as_str(), Some("group"));
+    let text = fs::read_to_string(project.path().join("new.yaml")).unwrap();
+    let plain = trainer(project.path(), &["init", "--out", "plain.yaml"]);
+    assert!(plain.status.success());
+    let plain = fs::read_to_string(project.path().join("plain.yaml")).unwrap();
+    let comments = |text: &str| text.matches("# ").count();
+    // Of two settings, what is commented out is now set.
+    assert_eq!(comments(&text) + 2, comments(&plain), "{text}");
+
+    let refused = trainer(project.path(), &["init", "--out", "no.yaml", "--set", "run.epoch=3"]);
+    assert_contains(&stderr(&refused), &["`--set run.epoch=3`", "unknown field `epoch`"]);
+    assert!(!project.path().join("no.yaml").exists());
+}
+
+#[test]
+fn finished_run_is_left_alone_or_lengthened() {
+    let project = Project::new();
+    let schedule =
+        "schedule: {kind: step, warmup_steps: 1, milestones: [1]}\naugmentation: {mosaic: {probability: 0.5}}\n";
+    project.configure(&format!("{CONFIG}\n{schedule}"));
+    assert!(project.fit(&["--out", "whole", "--set", "run.epochs=4"]).status.success());
+    assert!(project.fit(&["--out", "run"]).status.success());
+
+    let files = || {
+        let entries = fs::read_dir(project.path().join("run")).unwrap().map(|entry| entry.unwrap());
+        let files = entries.map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap()));
+        files.filter(|(name, _)| name != ".lock").collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = files();
+    let resume = ["--resume", "--out", "run"];
+    let output = project.fit(&resume);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let next = "the run has finished its 2 epochs; to continue: trainer fit --resume --out run --set run.epochs=4";
+    assert_contains(&stderr(&output), &[next]);
+    assert_contains(&String::from_utf8_lossy(&output.stdout), &["best AP"]);
+    for (set, message) in [
+        ("run.seed=4", "`run.seed` cannot change"),
+        ("model.pyramid.width=8", "`model.pyramid.width` cannot change"),
+        ("schedule.milestones=[2]", "from 1 to 1"),
+    ] {
+        assert_contains(&project.refused(&[&resume[..], &["--set", set]].concat()), &[message]);
+    }
+    assert_eq!(files(), before);
+
+    let longer = project.fit(&[&resume[..], &["--set", "run.epochs=4", "--set", "run.workers=1"]].concat());
+    assert!(longer.status.success(), "{}", stderr(&longer));
+    let message = "4 epochs instead of 2, of which 2 are done; the milestones are [1]: the learning rate stays";
+    assert_contains(&stderr(&longer), &[message]);
+    assert_eq!(project.config("run/config.yaml")["run"]["epochs"].as_u64(), Some(4));
+    assert_eq!(project.config("run/config.yaml")["run"]["workers"].as_u64(), Some(1));
+    assert!(project.checkpoint("run/last.safetensors") == project.checkpoint("whole/last.safetensors"));
+    assert_eq!(project.validations("run"), project.validations("whole"));
+    let report = fs::read_to_string(project.path().join("run/report.html")).unwrap();
+    assert_contains(&report, &["epochs: 4"]);
+
+    // Without a report, the run was killed after its last save.
+    fs::remove_file(project.path().join("run/report.html")).unwrap();
+    assert!(project.fit(&resume).status.success());
+    assert!(project.path().join("run/report.html").exists());
+}
+
+#[test]
+fn warmup_and_close_mosaic_beyond_the_run_give_a_warning() {
+    let project = Project::new();
+    let output = project.fit(&["--set", "augmentation.close_mosaic=2", "--set", "augmentation.mosaic.probability=1"]);
+    let texts =
+        ["`schedule.warmup_steps` is 100, but the run has only 4 steps", "`augmentation.close_mosaic` is 2, but"];
+    assert_contains(&stderr(&output), &texts);
+    let output = project.fit(&["--set", "schedule.warmup_steps=3"]);
+    assert!(!stderr(&output).contains("warning"), "{}", stderr(&output));
+    // Mosaics were never used, and do not affect other random numbers.
+    let runs = ["retinanet-1", "retinanet-3"].map(|run| format!("runs/{run}/last.safetensors"));
+    assert!(project.fit(&[]).status.success());
+    assert!(project.checkpoint(&runs[0]) == project.checkpoint(&runs[1]));
+}
+
+#[test]
+fn ap_of_validation_is_that_of_eval() {
+    let project = Project::new();
+    // Every anchor is a candidate for every class.
+    let all = "model.postprocessing.score_threshold=0";
+    for (run, more) in [
+        ("plain", "run.seed=0"),
+        ("soft", "model.postprocessing.soft_nms=0.5"),
+        ("agnostic", "model.postprocessing.suppression=class_agnostic"),
+        ("capped", "model.postprocessing.max_detections=150"),
+    ] {
+        assert!(project.fit(&["--out", run, "--set", all, "--set", more]).status.success());
+        let validations = project.validations(run);
+        let best = validations.iter().map(|v| v["AP"].as_f64().unwrap()).fold(f64::MIN, f64::max);
+        assert!(best > 0.0, "{run}: {validations:?}");
+        for (checkpoint, expected) in [("last", validations[1]["AP"].as_f64().unwrap()), ("best", best)] {
+            let checkpoint = format!("{run}/{checkpoint}.safetensors");
+            let evaluated = ["eval", "--checkpoint", &checkpoint, "--data", "shapes/val.json", "--json", "-"];
+            let output = trainer(project.path(), &[&evaluated[..], &["--images", "shapes/val"]].concat());
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(report["AP"].as_f64(), Some(expected), "{checkpoint}: {}", stderr(&output));
+        }
+    }
+}
+
+#[test]
+fn validation_loss_is_that_of_training() {
+    let project = Project::new();
+    // Training leaves out a crowd region and an invalid box.
+    project.edit_annotations(|coco| {
+        coco["annotations"][0]["iscrowd"] = 1.into();
+        coco["annotations"][1]["bbox"] = serde_json::json!([900, 900, 10, 10]);
+        coco["annotations"][2]["bbox"] = serde_json::json!([-5, 3, 40, 90]);
+    });
+    let config = CONFIG.replace("shapes/val", "shapes/train").replace("kind: batch", "kind: frozen_batch");
+    let config = config.replace(
+        "\nrun: {",
+        "\n  bad_annotations: drop\naugmentation: {horizontal_flip: 0}\nrun: {precision: float32, ",
+    );
+    project.configure(&format!("{config}\noptimizer: {{learning_rate: 0.0}}\n"));
+    for (run, normalizer, batch_size) in [("image", "image", 4), ("batch", "batch", 6)] {
+        let set = [format!("loss.normalizer={normalizer}"), format!("run.batch_size={batch_size}")];
+        let output = project.fit(&["--out", run, "--set", &set[0], "--set", &set[1]]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_contains(&stderr(&output), &["; validation: classification loss ", "AP50"]);
+        let log = project.log(run);
+        let epoch = log.iter().find(|line| line["validation"].is_object()).unwrap();
+        for part in ["classification_loss", "box_loss"] {
+            let [training, validation] = [&epoch[part], &epoch["validation"][part]].map(|loss| loss.as_f64().unwrap());
+            // Sums of float32 in another order.
+            assert!(training > 0.0 && (training / validation - 1.0).abs() < 1e-5, "{part}: {training}, {validation}");
+        }
+    }
+}
+
+#[test]
 fn run_that_cannot_start_blocks_no_folder() {
     let project = Project::new();
     assert!(project.fit(&[]).status.success());
@@ -845,8 +1052,9 @@ fn run_resumes_on_its_device() {
     assert!(header.contains(r#"\"device\":\"cpu\""#), "{header}");
     let header = header.replace(r#"\"device\":\"cpu\""#, r#"\"device\":\"cuda:99\""#);
     fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()).unwrap();
-    assert_contains(&project.refused(&["--resume", "--out", "run"]), &["used cuda:99", "--device", "CUDA"]);
-    let output = project.fit(&["--resume", "--out", "run", "--device", "cpu"]);
+    let longer = ["--resume", "--out", "run", "--set", "run.epochs=3"];
+    assert_contains(&project.refused(&longer), &["used cuda:99", "--device", "CUDA"]);
+    let output = project.fit(&[&longer[..], &["--device", "cpu"]].concat());
     assert!(output.status.success(), "{}", stderr(&output));
     assert_contains(&stderr(&output), &["used cuda:99 and continues on cpu"]);
 }
@@ -909,6 +1117,7 @@ fn every_training_option_changes_the_weights() {
     let default = weights("default", "", "");
     let entries = [
         ("augmentation", "vertical_flip: 1.0"),
+        ("augmentation", "large_scale_jitter: {probability: 1.0}"),
         ("matching", "allow_low_quality_matches: true"),
         ("matching", "foreground_iou_threshold: 0.4"),
         ("loss", "box_loss: giou"),

@@ -221,12 +221,17 @@ fn extreme_logits_have_a_finite_loss_and_gradient() {
     let anchors = Anchors::new(&AnchorSpec::default(), SIDE, SIDE);
     let rows = anchors.boxes().len() as i64;
     let targets = targets(&[several()], Normalizer::Image);
-    for logit in [-1e4, -200.0, 200.0, 1e4] {
+    let gammas = [0.0, 0.5, 1.0, 2.0];
+    for (logit, gamma) in [-1e4, -200.0, -104.0, -88.0, 0.0, 88.0, 104.0, 200.0, 1e4]
+        .into_iter()
+        .flat_map(|logit| gammas.map(|gamma| (logit, gamma)))
+    {
         let logits = Tensor::full([1, rows, CLASSES as i64], logit, tch::kind::FLOAT_CPU).set_requires_grad(true);
         let offsets = Tensor::zeros([1, rows, 4], tch::kind::FLOAT_CPU).set_requires_grad(true);
-        let loss = loss(&logits, &offsets, &targets, &LossConfig::default());
-        assert!(loss.values().iter().all(|value| value.is_finite()), "{logit}");
+        let loss = loss(&logits, &offsets, &targets, &LossConfig { gamma, ..LossConfig::default() });
+        assert!(loss.values().iter().all(|value| value.is_finite()), "{logit}, gamma {gamma}");
         let gradients = Tensor::run_backward(&[loss.total()], &[&logits, &offsets], false, false);
-        assert!(gradients.iter().all(|gradient| gradient.isfinite().all().int64_value(&[]) == 1), "{logit}");
+        let finite = gradients.iter().all(|gradient| gradient.isfinite().all().int64_value(&[]) == 1);
+        assert!(finite, "{logit}, gamma {gamma}");
     }
 }

@@ -21,6 +21,13 @@ pub struct CropConfig {
     pub min_visibility: f64,
 }
 
+impl CropConfig {
+    /// Crops the image randomly.
+    pub(super) fn apply(&self, sample: Sample, random: &mut impl Rng) -> Sample {
+        crop(sample, self.min_visibility, random, |random| random.random_range(self.min..=1.0))
+    }
+}
+
 impl Default for CropConfig {
     fn default() -> Self {
         Self { probability: 0.0, min: 0.5, min_visibility: 0.3 }
@@ -33,13 +40,20 @@ const MIN_SIDE: u32 = 16;
 /// Crops that are tried to keep an object. If none does, the image is not cropped.
 const MAX_TRIES: usize = 10;
 
-/// Crops the image randomly. At least one of its objects is kept, if it has any.
-pub(super) fn crop(sample: Sample, config: &CropConfig, random: &mut impl Rng) -> Sample {
+/// Crops the image at a random position, to the fraction of its sides that `fraction` draws. At least one of its objects is
+/// kept, if it has any. Objects with less than `min_visibility` of their area inside are removed.
+pub(super) fn crop<R: Rng>(
+    sample: Sample,
+    min_visibility: f64,
+    random: &mut R,
+    mut fraction: impl FnMut(&mut R) -> f64,
+) -> Sample {
     let (width, height) = sample.pixels.dimensions();
     for _ in 0..MAX_TRIES {
-        let window = random_window(width, height, config.min, random);
+        let fraction = fraction(random);
+        let window = random_window(width, height, fraction, random);
         let cropped = |object: &Object| {
-            let bounding_box = window.cut(&object.bounding_box, config.min_visibility)?;
+            let bounding_box = window.cut(&object.bounding_box, min_visibility)?;
             Some(Object { bounding_box, ..*object })
         };
         let objects: Vec<_> = sample.objects.iter().filter_map(cropped).collect();
@@ -50,8 +64,7 @@ pub(super) fn crop(sample: Sample, config: &CropConfig, random: &mut impl Rng) -
     sample
 }
 
-fn random_window(width: u32, height: u32, min: f64, random: &mut impl Rng) -> Window {
-    let fraction = random.random_range(min..=1.0);
+fn random_window(width: u32, height: u32, fraction: f64, random: &mut impl Rng) -> Window {
     let crop = |side: u32| ((f64::from(side) * fraction).round() as u32).clamp(MIN_SIDE.min(side), side);
     let (crop_width, crop_height) = (crop(width), crop(height));
     Window {
@@ -80,7 +93,7 @@ mod tests {
         let mut removed = 0;
         for seed in 0..200 {
             let before = colored_rectangles(seed);
-            let after = crop(before.clone(), &config(0.3, 0.5), &mut ChaCha8Rng::seed_from_u64(seed));
+            let after = config(0.3, 0.5).apply(before.clone(), &mut ChaCha8Rng::seed_from_u64(seed));
             for whole in &before.objects {
                 let visible = color_extent(&after.pixels, whole.class_index)
                     .map_or(0.0, |extent| extent.area() / whole.bounding_box.area());
@@ -97,30 +110,38 @@ mod tests {
         for seed in 0..200 {
             let mut before = colored_rectangles(seed);
             before.objects.truncate(1);
-            let after = crop(before.clone(), &config(0.1, 1.0), &mut ChaCha8Rng::seed_from_u64(seed));
+            let after = config(0.1, 1.0).apply(before.clone(), &mut ChaCha8Rng::seed_from_u64(seed));
             assert_eq!(after.objects.len(), 1);
             let sides = |bounding_box: &BoundingBox| (bounding_box.width(), bounding_box.height());
             assert_eq!(sides(&after.objects[0].bounding_box), sides(&before.objects[0].bounding_box));
         }
         let mut covered = gray_image(400, 300);
         covered.objects = vec![Object { class_index: 0, bounding_box: BoundingBox::new(0.0, 0.0, 400.0, 300.0) }];
-        let after = crop(covered.clone(), &config(0.1, 1.0), &mut ChaCha8Rng::seed_from_u64(0));
+        let after = config(0.1, 1.0).apply(covered.clone(), &mut ChaCha8Rng::seed_from_u64(0));
         assert_eq!(after, covered);
+    }
+
+    #[test]
+    fn fractions_are_drawn_uniformly_from_the_minimum_to_one() {
+        let widths = (0..200).map(|seed| {
+            let sample = gray_image(400, 300);
+            config(0.25, 0.0).apply(sample, &mut ChaCha8Rng::seed_from_u64(seed)).pixels.width()
+        });
+        let mut widths: Vec<_> = widths.collect();
+        widths.sort_unstable();
+        assert!(widths[0] >= 100 && widths[10] < 140 && widths[190] > 360, "{widths:?}");
     }
 
     #[test]
     fn sides_have_the_configured_fraction_and_a_minimum() {
         let mut random = ChaCha8Rng::seed_from_u64(0);
-        let mut fractions = Vec::new();
         for _ in 0..200 {
-            let window = random_window(400, 300, 0.25, &mut random);
+            let fraction = random.random_range(0.25..=1.0);
+            let window = random_window(400, 300, fraction, &mut random);
             assert!(window.x + window.width <= 400 && window.y + window.height <= 300);
             assert!((window.width as f32 / window.height as f32 - 4.0 / 3.0).abs() < 0.02, "{window:?}");
-            fractions.push(f64::from(window.width) / 400.0);
+            assert!((f64::from(window.width) / 400.0 - fraction).abs() < 0.002, "{window:?}");
         }
-        fractions.sort_by(f64::total_cmp);
-        assert!(fractions[0] >= 0.25 && fractions[10] < 0.35 && fractions[190] > 0.9, "{fractions:?}");
-
         for (width, height) in [(20, 300), (1, 1), (4000, 2)] {
             let window = random_window(width, height, 0.01, &mut random);
             assert!(window.width >= width.min(MIN_SIDE) && window.height >= height.min(MIN_SIDE), "{window:?}");
@@ -131,7 +152,7 @@ mod tests {
     fn images_without_objects_are_cropped_too() {
         let mut empty = colored_rectangles(0);
         empty.objects.clear();
-        let after = crop(empty.clone(), &config(0.3, 0.3), &mut ChaCha8Rng::seed_from_u64(0));
+        let after = config(0.3, 0.3).apply(empty.clone(), &mut ChaCha8Rng::seed_from_u64(0));
         assert!(after.pixels.width() < empty.pixels.width());
     }
 }

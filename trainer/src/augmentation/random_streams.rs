@@ -21,6 +21,7 @@ pub(super) enum Augmentation {
     Saturation,
     Hue,
     Mosaic,
+    LargeScaleJitter,
 }
 
 impl RandomStreams {

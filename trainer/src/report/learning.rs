@@ -35,7 +35,9 @@ pub(super) fn draw(log: &Log, markup: &mut Markup) {
             over_steps(markup, &log.steps, "Gradient norm before clipping", true, |step| step.gradient_norm);
         }
         if !log.epochs.is_empty() {
-            speed(markup, &log.epochs);
+            losses(markup, &log.epochs);
+            let speed: Curve = ("images per second", |line| Some(line.images_per_second));
+            over_epochs(markup, &log.epochs, "Training speed (images per second)", Size::LARGE, None, &[speed]);
             times(markup, &log.epochs);
         }
     });
@@ -44,42 +46,72 @@ pub(super) fn draw(log: &Log, markup: &mut Markup) {
     }
 }
 
-/// Reads a number of a validation.
-type Number = fn(&Summary) -> f64;
-
-/// The metrics shown of each validation.
-const MEASURES: [(&str, Number); 3] =
-    [("AP", |summary| summary.ap), ("AP50", |summary| summary.ap50), ("AP75", |summary| summary.ap75)];
-
 /// Chart of the average precision after each epoch with a validation.
 pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Markup) {
-    // AP is -1 if there are no objects, which is not the same as an AP of 0.
-    let measured = |line: &EpochLine, number: Number| {
-        line.validation.as_ref().map(number).filter(|value| *value >= 0.0).unwrap_or(f64::NAN)
-    };
-    let lines = MEASURES.iter().enumerate().map(|(color, &(name, number))| {
-        // Epochs without a validation do not interrupt the line.
-        let validated = epochs.iter().filter(|line| line.validation.is_some());
-        let points = validated.map(|line| [f64::from(line.epoch), measured(line, number)]);
+    let mark = best.map(|epoch| (f64::from(epoch), "best"));
+    let lines: [Curve; 3] = [
+        ("AP", |line| metric(line, |summary| summary.ap)),
+        ("AP50", |line| metric(line, |summary| summary.ap50)),
+        ("AP75", |line| metric(line, |summary| summary.ap75)),
+    ];
+    over_epochs(markup, epochs, "Average precision after each epoch", Size::TALL, mark, &lines);
+}
+
+/// A metric of an epoch's validation. AP is -1 if there are no objects, which is not the same as an AP of 0.
+fn metric(line: &EpochLine, number: fn(&Summary) -> f64) -> Option<f64> {
+    let value = number(&line.validation.as_ref()?.summary);
+    Some(if value >= 0.0 { value } else { f64::NAN })
+}
+
+/// Charts of the losses of each epoch.
+fn losses(markup: &mut Markup, epochs: &[EpochLine]) {
+    let classification: [Curve; 2] = [
+        ("training", |line| Some(line.classification_loss)),
+        ("validation", |line| Some(line.validation?.classification_loss)),
+    ];
+    let boxes: [Curve; 2] =
+        [("training", |line| Some(line.box_loss)), ("validation", |line| Some(line.validation?.box_loss))];
+    over_epochs(markup, epochs, "Classification loss of each epoch", Size::LARGE, None, &classification);
+    over_epochs(markup, epochs, "Box loss of each epoch", Size::LARGE, None, &boxes);
+}
+
+/// A name, and a number of each epoch that has it.
+type Curve<'a> = (&'a str, fn(&EpochLine) -> Option<f64>);
+
+/// Chart of numbers of each epoch. Epochs without a number do not interrupt its line.
+fn over_epochs(
+    markup: &mut Markup,
+    epochs: &[EpochLine],
+    title: &str,
+    size: Size,
+    mark: Option<(f64, &str)>,
+    curves: &[Curve],
+) {
+    let lines = curves.iter().enumerate().map(|(color, &(name, number))| {
+        let points = epochs.iter().filter_map(|line| Some([f64::from(line.epoch), number(line)?]));
         Line { name, points: points.collect(), color, stroke: Stroke::Dotted }
     });
     let lines: Vec<_> = lines.collect();
-    let high = lines.iter().flat_map(|line| &line.points).map(|point| point[1]).fold(0.0, f64::max);
-    let with_some = parts(epochs).filter(|part| part.iter().any(|line| line.validation.is_some()));
-    let notes = with_some.map(|part| {
-        let said = MEASURES
-            .map(|(name, number)| format!("{name} {}", exact(mean(part.iter().map(|line| measured(line, number))))));
-        epoch_note(part, said.join(", "))
+    let high = lines.iter().flat_map(|line| &line.points).map(|point| point[1]).filter(|y| y.is_finite());
+    let high = high.fold(0.0, f64::max);
+    let notes = parts(epochs).filter_map(|part| {
+        let numbers = curves.iter().filter_map(|(name, number)| {
+            let mut numbers = part.iter().filter_map(number).peekable();
+            numbers.peek()?;
+            Some(format!("{name} {}", exact(mean(numbers))))
+        });
+        let text = numbers.collect::<Vec<_>>().join(", ");
+        (!text.is_empty()).then(|| epoch_note(part, text))
     });
     let chart = Chart {
-        title: "Average precision after each epoch",
+        title,
         across: Some("epoch"),
-        size: Size::TALL,
+        size,
         x: epoch_axis(epochs),
         y: Axis::from_zero(high, TICKS),
-        lines,
-        mark: best.map(|epoch| (f64::from(epoch), "best")),
         notes: notes.collect(),
+        lines,
+        mark,
     };
     chart.draw(markup);
 }
@@ -119,26 +151,6 @@ fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool,
         x: Axis::counting(steps[0].step as f64, steps[steps.len() - 1].step as f64, TICKS_ACROSS),
         y,
         lines,
-        mark: None,
-        notes: notes.collect(),
-    };
-    chart.draw(markup);
-}
-
-fn speed(markup: &mut Markup, epochs: &[EpochLine]) {
-    let points: Vec<_> = epochs.iter().map(|line| [f64::from(line.epoch), line.images_per_second]).collect();
-    let high = points.iter().map(|point| point[1]).filter(|y| y.is_finite()).fold(0.0, f64::max);
-    let notes = parts(epochs).map(|part| {
-        let speed = mean(part.iter().map(|line| line.images_per_second));
-        epoch_note(part, format!("{} images per second", exact(speed)))
-    });
-    let chart = Chart {
-        title: "Training speed (images per second)",
-        across: Some("epoch"),
-        size: Size::LARGE,
-        x: epoch_axis(epochs),
-        y: Axis::from_zero(high, TICKS),
-        lines: vec![Line { name: "", points, color: 2, stroke: Stroke::Dotted }],
         mark: None,
         notes: notes.collect(),
     };
@@ -234,6 +246,19 @@ fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
 mod tests {
     use super::super::log::Spent;
     use super::*;
+    use crate::journal::Validated;
+
+    fn epoch_line(epoch: u32) -> EpochLine {
+        EpochLine {
+            epoch,
+            classification_loss: 0.1,
+            box_loss: 0.4,
+            seconds: 1.0,
+            images_per_second: 1.0,
+            spent: Spent::default(),
+            validation: None,
+        }
+    }
 
     #[test]
     fn smoothing_keeps_a_constant_and_skips_nan() {
@@ -247,7 +272,7 @@ mod tests {
     #[test]
     fn time_outside_the_stages_is_other() {
         let spent = Spent { data: 1.0, forward: 2.0, backward: 3.0, optimizer: 0.5 };
-        let line = EpochLine { epoch: 1, seconds: 10.0, images_per_second: 1.0, spent, validation: None };
+        let line = EpochLine { seconds: 10.0, spent, ..epoch_line(1) };
         assert_eq!(stages(std::slice::from_ref(&line)), [1.0, 2.0, 3.0, 0.5, 3.5]);
         assert_eq!(time_in_words(&[EpochLine { seconds: f64::NAN, spent: Spent::default(), ..line }]), None);
     }
@@ -256,17 +281,27 @@ mod tests {
     fn epochs_without_validation_do_not_interrupt_the_line() {
         let nothing = models::evaluation::evaluate(&[], &[], 1).summary;
         let line = |epoch: u32| EpochLine {
-            epoch,
-            seconds: 1.0,
-            images_per_second: 1.0,
-            spent: Spent::default(),
-            validation: epoch.is_multiple_of(2).then_some(Summary { ap: 0.5, ap50: 0.9, ap75: 0.6, ..nothing }),
+            validation: epoch.is_multiple_of(2).then_some(Validated {
+                classification_loss: 0.2,
+                box_loss: 0.3,
+                summary: Summary { ap: 0.5, ap50: 0.9, ap75: 0.6, ..nothing },
+            }),
+            ..epoch_line(epoch)
         };
+        let epochs: Vec<_> = (1..=6).map(line).collect();
         let mut markup = Markup::default();
-        precision(&(1..=6).map(line).collect::<Vec<_>>(), None, &mut markup);
+        precision(&epochs, None, &mut markup);
+        losses(&mut markup, &epochs);
         let text = markup.into_document();
         let lines: Vec<_> = text.split("class=\"line ").skip(1).collect();
-        assert_eq!(lines.len(), MEASURES.len());
+        assert_eq!(lines.len(), 7);
+        for note in [
+            "epoch 2: training 0.1000, validation 0.2000",
+            "epoch 2: training 0.4000, validation 0.3000",
+            "epoch 1: training 0.4000<",
+        ] {
+            assert!(text.contains(note), "{note} is not in {text}");
+        }
         for line in lines {
             let path = line.split(" d=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
             assert_eq!(path.matches('M').count(), 1, "{path}");

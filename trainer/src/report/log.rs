@@ -5,8 +5,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Context;
-use models::evaluation::Summary;
 use serde::Deserialize;
+
+use crate::journal::{Validated, missing, number};
 
 /// The steps and epochs of a run, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,13 +20,13 @@ pub(super) struct Log {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub(super) struct StepLine {
     pub(super) step: u64,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default = "missing", deserialize_with = "number")]
     pub(super) classification_loss: f64,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default = "missing", deserialize_with = "number")]
     pub(super) box_loss: f64,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default = "missing", deserialize_with = "number")]
     pub(super) gradient_norm: f64,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default = "missing", deserialize_with = "number")]
     pub(super) learning_rate: f64,
 }
 
@@ -33,14 +34,18 @@ pub(super) struct StepLine {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct EpochLine {
     pub(super) epoch: u32,
+    #[serde(default = "missing", deserialize_with = "number")]
+    pub(super) classification_loss: f64,
+    #[serde(default = "missing", deserialize_with = "number")]
+    pub(super) box_loss: f64,
     /// Time of the training steps, without validation.
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default = "missing", deserialize_with = "number")]
     pub(super) seconds: f64,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default = "missing", deserialize_with = "number")]
     pub(super) images_per_second: f64,
     #[serde(default)]
     pub(super) spent: Spent,
-    pub(super) validation: Option<Summary>,
+    pub(super) validation: Option<Validated>,
 }
 
 /// Time of each stage of an epoch's training steps, in seconds.
@@ -80,11 +85,6 @@ impl Log {
     }
 }
 
-/// JSON cannot represent non-finite numbers: they are logged as null, which is read as NaN.
-fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +98,7 @@ mod tests {
         let Log { steps, epochs } = Log::parse(text);
         assert_eq!((steps.len(), epochs.len()), (1, 1));
         assert!(steps[0].gradient_norm.is_nan() && steps[0].classification_loss == 1.5);
+        assert!(epochs[0].box_loss.is_nan());
         assert_eq!((epochs[0].spent.data, epochs[0].spent.backward, &epochs[0].validation), (1.0, 0.0, &None));
         assert_eq!(Log::parse("no log at all\n"), Log::default());
     }
