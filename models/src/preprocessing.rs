@@ -320,13 +320,15 @@ mod tests {
         }
     }
 
+    type Store<'a> = &'a mut dyn FnMut(usize, &[[f32; 4]]);
+
     #[test]
     fn simd_width_does_not_change_results() {
         let (width, height) = (203, 157);
         let bytes: Vec<_> = (0..3 * width * height).map(|i| (i * 7919 % 251) as u8).collect();
         let view = RgbView::new(width, height, &bytes).unwrap();
         for sides in [[64, 96], [300, 410], [157, 203]] {
-            let resized = |run: &dyn Fn(Resize<&mut dyn FnMut(usize, &[[f32; 4]])>)| {
+            let resized = |run: &dyn Fn(Resize<Store>)| {
                 let mut bits = Vec::new();
                 let mut store = |y, row: &[[f32; 4]]| {
                     bits.extend(
