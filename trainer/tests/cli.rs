@@ -688,7 +688,7 @@ fn values_of_the_configuration_are_set_on_the_command_line() {
     assert!(output.status.success(), "{}", stderr(&output));
     let config = project.config("run/config.yaml");
     assert_eq!((config["run"]["epochs"].as_u64(), config["optimizer"]["kind"].as_str()), (Some(1), Some("sgd")));
-    assert!(config["data"]["validation"]["annotations"].as_str().unwrap().ends_with("shapes/val.json"));
+    assert!(config["data"]["validation"][0]["annotations"].as_str().unwrap().ends_with("shapes/val.json"));
 
     for (argument, parts) in [
         ("run.epoch=3", &["`--set run.epoch=3`", "unknown field `epoch`", "`epochs`"][..]),

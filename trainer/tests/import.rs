@@ -130,7 +130,9 @@ fn imported_backbone_can_be_trained_but_not_evaluated() {
     assert!(trainer(folder.path(), &["init", "--from", "out.safetensors", "--out", "from.yaml"]).status.success());
     let config: TrainConfig =
         serde_yaml::from_str(&fs::read_to_string(folder.path().join("from.yaml")).unwrap()).unwrap();
-    assert_eq!(config.model, ModelSpec { backbone: backbone.spec.backbone.clone(), ..ModelSpec::default() });
+    let mut expected = ModelSpec { backbone: backbone.spec.backbone.clone(), ..ModelSpec::default() };
+    expected.preprocessing.round_pixels = true;
+    assert_eq!(config.model, expected);
     assert_eq!((backbone.spec.backbone.depth, backbone.tensors.len()), (18, 100));
     let eval = trainer(folder.path(), &["eval", "--checkpoint", "out.safetensors", "--data", "none.json"]);
     assert!(!eval.status.success());

@@ -199,7 +199,7 @@ fn average_is_used_for_prediction_and_checkpoints() {
 #[test]
 fn pretrained_weights_of_other_classes_are_loaded() {
     let (theirs, mut ours) = (spec(NormKind::Batch), spec(NormKind::Batch));
-    ours.classes = ["b", "new"].map(|name| Class { id: 7, name: name.to_owned() }).to_vec();
+    ours.classes = [(7, "b"), (9, "new")].map(|(id, name)| Class { id, name: name.to_owned() }).to_vec();
     let (trained, _, _) = train(&theirs, &config(), &[batch(&[1, 2])], 2);
     let checkpoint = trained.checkpoint(Provenance::default()).unwrap();
     let mut config = config();
