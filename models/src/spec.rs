@@ -147,9 +147,17 @@ impl ModelSpec {
     /// Reads a spec.
     ///
     /// # Errors
-    /// When the text is not YAML, or has an unknown key, a value of the wrong type, or a value out of range.
+    /// When a newer version of this program wrote it; when the text is not YAML, or has an unknown key, a value of the wrong
+    /// type, or a value out of range.
     pub fn from_yaml(text: &str) -> Result<Self, SpecError> {
-        Ok(serde_yaml::from_str(text)?)
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        match serde_yaml::from_str(text) {
+            Ok(Version { format: found }) if found > FORMAT => Err(SpecError::Format { found }),
+            _ => Ok(serde_yaml::from_str(text)?),
+        }
     }
 
     /// The spec as YAML, with all fields.
@@ -290,8 +298,9 @@ mod tests {
 
     #[test]
     fn newer_formats_are_named_before_their_unknown_keys() {
-        let message = error("format: 3\nrotation: 7\n");
-        assert!(message.contains("the spec has format 3, this program reads up to 2; update"), "{message}");
+        for text in ["format: 3\nrotation: 7\n", "rotation: 7\nformat: 3\n"] {
+            assert_eq!(error(text), "the spec has format 3, this program reads up to 2; update this program");
+        }
     }
 
     #[test]
