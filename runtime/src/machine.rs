@@ -34,6 +34,12 @@ pub fn has_cpu(cpu: usize) -> bool {
     })
 }
 
+/// Whether this process ignores a signal, by its number; false if the system does not report it.
+pub fn ignores_signal(signal: i32) -> bool {
+    let ignored = status("SigIgn:").and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
+    ignored >> (signal - 1) & 1 == 1
+}
+
 /// Resident memory of this process, in MiB; `None` if the system does not report it.
 pub fn memory() -> Option<u64> {
     mebibytes("VmRSS:")
@@ -64,6 +70,8 @@ mod tests {
     fn linux_reports_cpu_cores_and_memory() {
         assert!(cores() >= 1 && cpu().is_some());
         assert!((0..4096).filter(|cpu| has_cpu(*cpu)).count() >= cores());
+        // Rust's runtime handles SIGSEGV and ignores SIGPIPE.
+        assert_eq!([11, 13].map(ignores_signal), [false, true]);
         assert!(memory().is_some_and(|now| now > 0 && peak_memory() >= Some(now)));
     }
 }

@@ -1,8 +1,8 @@
 //! Messages and progress on stderr, for programs.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::io::{self, IsTerminal, StderrLock, Write};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// Time between two updates of the progress line on a terminal.
@@ -64,9 +64,21 @@ pub fn error(line: fmt::Arguments) {
     write_line(format_args!("error: {line}"));
 }
 
-/// A closed stderr is not an error.
+/// Whether a progress line is on the terminal.
+static IS_SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Writes a line, in place of a progress line if there is one. A closed stderr is not an error.
 fn write_line(line: fmt::Arguments) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let mut stderr = io::stderr().lock();
+    clear(&mut stderr);
+    let _ = writeln!(stderr, "{line}");
+}
+
+/// Removes the progress line.
+fn clear(stderr: &mut StderrLock) {
+    if IS_SHOWN.swap(false, Ordering::Relaxed) {
+        let _ = write!(stderr, "\r\x1b[K");
+    }
 }
 
 /// Progress of a run over many images: one line that changes in place on a terminal, a line every ten seconds elsewhere.
@@ -98,28 +110,19 @@ impl Progress {
         self.shown = Instant::now();
         let line = line(self.done, self.total, self.started.elapsed());
         if self.changing {
-            let _ = write!(io::stderr().lock(), "\r\x1b[K{line}");
+            let mut stderr = io::stderr().lock();
+            clear(&mut stderr);
+            let _ = write!(stderr, "{line}");
+            IS_SHOWN.store(true, Ordering::Relaxed);
         } else {
             say(format_args!("{line}"));
-        }
-    }
-
-    /// Prints `error: ...` above the progress line.
-    pub fn error(&self, line: fmt::Arguments) {
-        self.clear();
-        error(line);
-    }
-
-    fn clear(&self) {
-        if self.changing {
-            let _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.clear();
+        clear(&mut io::stderr().lock());
     }
 }
 

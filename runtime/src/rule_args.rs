@@ -50,8 +50,8 @@ pub(crate) struct RuleArgs {
 }
 
 impl RuleArgs {
-    /// The overrides of the model's spec, with these classes or all.
-    pub(crate) fn rules(&self, classes: Option<&[String]>) -> Rules {
+    /// The overrides of the model's spec.
+    pub(crate) fn rules(&self) -> Rules {
         Rules {
             score_threshold: self.min_score,
             nms_threshold: self.nms_iou,
@@ -59,7 +59,7 @@ impl RuleArgs {
             top_k: self.top_k,
             max_detections: self.max_detections,
             suppression: self.class_agnostic.then_some(Suppression::ClassAgnostic),
-            classes: classes.map(<[String]>::to_vec),
+            classes: None,
         }
     }
 

@@ -4,16 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
-use image::RgbImage;
 use models::spec::Class;
 use runtime::output::{Format, ImageIds, Output, Report};
-use runtime::pipeline::Ordered;
-use runtime::progress::Progress;
+use runtime::progress::{Progress, error};
 use runtime::video::Encoder;
 
-use super::made::{Done, Part};
-use crate::cannot_write;
+use super::image_outputs::{ImageDone, Part, Pixels};
 use crate::interrupt::Interrupt;
+use crate::paths::cannot_write;
 
 /// Arguments of the result files.
 #[derive(Debug, clap::Args)]
@@ -50,7 +48,7 @@ pub(super) struct Tally {
 }
 
 /// The outcome of a run.
-pub(super) struct Ending {
+pub(super) struct Summary {
     pub(super) tally: Tally,
     pub(super) interrupted: bool,
 }
@@ -104,21 +102,21 @@ impl Writer {
     /// Writes all reports. After an interrupt, no list file is written and existing files are kept.
     pub(super) fn run(
         mut self,
-        images: Ordered<Result<Done>>,
+        images: impl Iterator<Item = Result<ImageDone>>,
         total: Option<usize>,
         classes: &[Class],
         interrupt: &Interrupt,
-    ) -> Result<Ending> {
+    ) -> Result<Summary> {
         let mut tally = Tally::default();
         let mut progress = Progress::new(total, self.outputs.iter().any(|(path, _)| path == Path::new("-")));
-        let mut screen = Screen::default();
+        let mut video = VideoWriter::default();
         for done in images {
-            let Done { report, drawn } = done?;
-            screen.show(drawn)?;
+            let ImageDone { report, drawn } = done?;
+            video.write(drawn)?;
             for (path, output) in &mut self.outputs {
                 output.write(&report, classes).with_context(|| cannot_write(path))?;
             }
-            tally.count(&report, &progress);
+            tally.count(&report);
             progress.advance();
             // Stops when all outputs are closed by their readers.
             if self.only_lists && self.outputs.iter().all(|(_, output)| output.is_closed()) {
@@ -130,27 +128,27 @@ impl Writer {
         for (path, output) in self.outputs.drain(..).filter(|_| !interrupted) {
             output.finish().with_context(|| cannot_write(&path))?;
         }
-        Ok(Ending { tally, interrupted })
+        Ok(Summary { tally, interrupted })
     }
 }
 
 /// Writes annotated videos, one after the other.
 #[derive(Default)]
-struct Screen {
-    showing: Option<Encoder>,
+struct VideoWriter {
+    encoder: Option<Encoder>,
 }
 
-impl Screen {
+impl VideoWriter {
     /// Appends a frame. Starts a video at its first frame, and completes it at its last.
-    fn show(&mut self, drawn: Option<(Part, Option<RgbImage>)>) -> Result<()> {
+    fn write(&mut self, drawn: Option<(Part, Option<Pixels>)>) -> Result<()> {
         let Some((Part { video, last }, frame)) = drawn else { return Ok(()) };
-        if let Some(frame) = frame {
-            if self.showing.is_none() {
-                self.showing = Some(Encoder::create(&video.path, video.rate)?);
+        if let Some((frame, _)) = frame {
+            if self.encoder.is_none() {
+                self.encoder = Some(Encoder::create(&video.path, video.rate)?);
             }
-            self.showing.as_mut().map_or(Ok(()), |encoder| encoder.write(&frame))?;
+            self.encoder.as_mut().map_or(Ok(()), |encoder| encoder.write(&frame))?;
         }
-        match self.showing.take_if(|_| last) {
+        match self.encoder.take_if(|_| last) {
             Some(encoder) => Ok(encoder.finish()?),
             None => Ok(()),
         }
@@ -158,13 +156,13 @@ impl Screen {
 }
 
 impl Tally {
-    fn count(&mut self, report: &Report, progress: &Progress) {
+    fn count(&mut self, report: &Report) {
         self.images += 1;
         match &report.outcome {
             Ok(found) => self.detections += found.detections.len(),
             Err(reason) => {
                 self.failed += 1;
-                progress.error(format_args!("`{}`: {reason}", report.name()));
+                error(format_args!("`{}`: {reason}", report.name()));
             }
         }
     }

@@ -4,11 +4,12 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
+use models::onnx_contract::IMAGES;
 use ort::ep::{self, ArenaExtendStrategy, ExecutionProvider, ExecutionProviderDispatch};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
-use super::{EngineError, EngineOptions, IMAGES, ort_message};
+use super::{EngineError, EngineOptions, ort_message};
 use crate::library::{self, Library};
 use crate::machine;
 use crate::provider::{OpenvinoDevice, Provider};
@@ -98,7 +99,7 @@ impl EngineOptions {
 
     /// These options for `provider`. If the provider was [`Provider::Auto`], options of CUDA are dropped for other
     /// providers.
-    pub(super) fn on(&self, provider: Provider) -> Self {
+    pub(crate) fn on(&self, provider: Provider) -> Self {
         let options = Self { provider, ..self.clone() };
         match (self.provider, provider) {
             (Provider::Auto, Provider::Cuda { .. }) => options,

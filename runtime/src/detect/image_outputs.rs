@@ -1,4 +1,4 @@
-//! Outputs per image: annotated images, YOLO text files and crops.
+//! The outputs of one image: annotated images, YOLO text files and crops.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,20 +6,18 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use image::{RgbImage, imageops};
 use models::spec::Class;
-use models::{BoundingBox, write_atomically};
+use models::{BoundingBox, write_unsynced};
 use runtime::output::{self, Found, ImageIds, Report};
-use runtime::pipeline::Finished;
 use runtime::video::{Frame, Rate};
-use runtime::{draw, image_file};
+use runtime::{Reservation, draw, image_file};
 
 use super::ids::Ids;
-use super::source::Source;
-use crate::cannot_write;
+use crate::paths::cannot_write;
 
 /// Arguments of the output folders.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
-pub(crate) struct MadeArgs {
+pub(crate) struct ImageOutputArgs {
     /// Write images with the detections drawn on them into this folder.
     ///
     /// An annotated image is named as its original; repeated names are numbered: a.jpg, a-2.jpg. JPEG stays JPEG, other
@@ -78,16 +76,18 @@ pub(super) struct Annotated {
 }
 
 /// A processed image.
-pub(super) struct Done {
+pub(super) struct ImageDone {
     pub(super) report: Report,
     /// For an annotated video: its position, and the frame unless it failed.
-    pub(super) drawn: Option<(Part, Option<RgbImage>)>,
+    pub(super) drawn: Option<(Part, Option<Pixels>)>,
 }
 
+/// A decoded image, upright, and its place in memory.
+pub(super) type Pixels = (RgbImage, Reservation);
+
 /// The outputs per image that are requested.
-pub(super) struct Made {
+pub(super) struct ImageOutputs {
     names: Names,
-    images: bool,
     nothing: bool,
 }
 
@@ -100,9 +100,9 @@ pub(super) struct Names {
     ids: Ids,
 }
 
-impl Made {
+impl ImageOutputs {
     /// Creates the folders and checks the names, so that errors are found before the work starts.
-    pub(super) fn open(args: &MadeArgs, ids: Option<ImageIds>, source: &Source) -> Result<Self> {
+    pub(super) fn open(args: &ImageOutputArgs, ids: Option<ImageIds>, files: &[PathBuf]) -> Result<Self> {
         let open = |folder: &Option<PathBuf>| {
             let folder = folder.as_deref();
             folder.map(|folder| output::Names::open(folder).with_context(|| cannot_write(folder))).transpose()
@@ -110,13 +110,12 @@ impl Made {
         let names =
             Names { drawn: open(&args.draw)?, yolo: open(&args.yolo)?, crops: open(&args.crops)?, ids: Ids::new(ids) };
         let mut ids = names.ids.clone();
-        for file in source.files() {
+        for file in files {
             if let Err(reason) = names.check(file).and_then(|()| ids.take(file)) {
                 bail!("`{}`: {reason}", file.display());
             }
         }
-        let images = args.draw.is_some() || args.crops.is_some();
-        Ok(Self { names, images, nothing: !images && args.yolo.is_none() })
+        Ok(Self { names, nothing: args.draw.is_none() && args.crops.is_none() && args.yolo.is_none() })
     }
 
     /// Whether no such outputs are requested.
@@ -124,14 +123,9 @@ impl Made {
         self.nothing
     }
 
-    /// Whether the outputs need the image after detection.
-    pub(super) fn needs_images(&self) -> bool {
-        self.images
-    }
-
-    /// Takes the names. Call at most once.
-    pub(super) fn names(&mut self) -> Names {
-        std::mem::take(&mut self.names)
+    /// The names of the output files.
+    pub(super) fn into_names(self) -> Names {
+        self.names
     }
 }
 
@@ -182,41 +176,44 @@ impl Names {
     }
 }
 
-/// Writes the output files of an image, and returns its report.
-pub(super) fn make(finished: Finished<Targets>, classes: &[Class]) -> Result<Done> {
-    let Finished { report, mut image, tag: Targets { drawn, yolo, crops } } = finished;
-    if let Ok(found) = &report.outcome {
-        make_beside(found, image.as_ref(), yolo, crops, classes)?;
-        if let (Some(_), Some(image)) = (&drawn, &mut image) {
+/// Writes the output files of an image; `pixels` are there if it could be read.
+pub(super) fn write(
+    report: Report,
+    mut pixels: Option<Pixels>,
+    targets: Targets,
+    classes: &[Class],
+) -> Result<ImageDone> {
+    let Targets { drawn, yolo, crops } = targets;
+    if let (Ok(found), Some((image, _))) = (&report.outcome, &mut pixels) {
+        write_beside(found, image, yolo, crops, classes)?;
+        if drawn.is_some() {
             draw::draw(image, &found.detections, classes);
         }
     }
-    let drawn = match (drawn, image) {
-        (Some(Drawn::Frame(part)), image) => Some((part, image)),
-        (Some(Drawn::Image(path)), Some(image)) if report.outcome.is_ok() => {
+    let drawn = match (drawn, pixels) {
+        (Some(Drawn::Frame(part)), pixels) => Some((part, pixels)),
+        (Some(Drawn::Image(path)), Some((image, _))) if report.outcome.is_ok() => {
             image_file::write(&path, &image).with_context(|| cannot_write(&path))?;
             None
         }
         _ => None,
     };
-    Ok(Done { report, drawn })
+    Ok(ImageDone { report, drawn })
 }
 
-fn make_beside(
+/// Writes the output files of an image other than its annotated image.
+fn write_beside(
     found: &Found,
-    image: Option<&RgbImage>,
+    image: &RgbImage,
     yolo: Option<PathBuf>,
     crops: Option<(PathBuf, String)>,
     classes: &[Class],
 ) -> Result<()> {
     if let Some(path) = yolo {
         let text = output::yolo(found);
-        write_atomically(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
+        write_unsynced(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
     }
-    match (crops, image) {
-        (Some((folder, name)), Some(image)) => crop(image, found, classes, &folder, &name),
-        _ => Ok(()),
-    }
+    crops.map_or(Ok(()), |(folder, name)| crop(image, found, classes, &folder, &name))
 }
 
 fn crop(image: &RgbImage, found: &Found, classes: &[Class], folder: &Path, name: &str) -> Result<()> {
