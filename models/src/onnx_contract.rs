@@ -24,3 +24,7 @@ pub const CANDIDATE_ANCHORS: &str = "anchors";
 
 /// Name of a candidate file's third output: class indices, `[N, candidates]`.
 pub const CANDIDATE_CLASSES: &str = "classes";
+
+/// The input's height and width must be multiples of this: the FPN adds upsampled maps, up to stride 32, to maps of twice the
+/// size.
+pub const SIDE_MULTIPLE: usize = 32;

@@ -11,26 +11,29 @@ use models::evaluation::{
 use serde::Serialize;
 
 /// Metrics beyond COCO's.
-#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "args", derive(clap::Args))]
 pub struct Details {
     /// Also compute Pascal VOC's average precision at this IoU: by area (VOC2010) and by 11 points (VOC2007).
     ///
     /// Objects marked `difficult` count like all others.
-    #[arg(long, value_name = "IOU", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou)]
+    #[cfg_attr(feature = "args", arg(long, value_name = "IOU", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou))]
     pub voc_iou: Option<f64>,
 
     /// Also print the confusion matrix of detections with at least this score.
     ///
     /// Objects and detections of an image with an IoU of at least 0.5 are paired regardless of class, highest IoU first.
-    #[arg(long, value_name = "SCORE", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score)]
+    #[cfg_attr(feature = "args", arg(long, value_name = "SCORE", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score))]
     pub confusion: Option<f64>,
 }
 
+#[cfg(feature = "args")]
 fn parse_iou(text: &str) -> Result<f64, String> {
     let iou = text.parse().ok().filter(|iou| *iou > 0.0 && *iou <= 1.0);
     iou.ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }
 
+#[cfg(feature = "args")]
 fn parse_score(text: &str) -> Result<f64, String> {
     let score: Option<f64> = text.parse().ok();
     score.filter(|score| score.is_finite()).ok_or_else(|| "expected a number".to_owned())

@@ -47,7 +47,8 @@ pub(crate) fn watch() -> Result<()> {
     let mut signals = Signals::new(watched).context("cannot install the handler of Ctrl-C")?;
     thread::spawn(move || {
         for _ in signals.forever() {
-            match state().first.take() {
+            let first = state().first.take();
+            match first {
                 Some(First { consequence, sender }) => {
                     say(format_args!("stopping: {consequence}; press Ctrl-C again to stop at once"));
                     drop(sender);

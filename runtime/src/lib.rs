@@ -72,6 +72,7 @@ pub mod output;
 pub mod image_file;
 mod map_ordered;
 mod pixel_budget;
+#[cfg(feature = "args")]
 pub mod cli;
 pub mod progress;
 pub mod video;

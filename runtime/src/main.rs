@@ -6,6 +6,7 @@ mod doctor;
 mod eval;
 mod info;
 mod score;
+#[cfg(feature = "serve")]
 mod serve;
 
 mod detector_args;
@@ -37,6 +38,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Detect(detect::DetectArgs),
+    #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
     Eval(eval::EvalArgs),
     Bench(bench::BenchArgs),
@@ -49,6 +51,7 @@ fn run(command: Command) -> Result<ExitCode> {
     interrupt::watch()?;
     match command {
         Command::Detect(args) => detect::run(&args),
+        #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => info::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::run(&args),

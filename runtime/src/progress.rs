@@ -1,7 +1,7 @@
 //! Messages and progress on stderr, for programs.
 
 use std::fmt;
-use std::io::{self, IsTerminal, StderrLock, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -67,18 +67,17 @@ pub fn error(line: fmt::Arguments) {
 /// Whether a progress line is on the terminal.
 static IS_SHOWN: AtomicBool = AtomicBool::new(false);
 
-/// Writes a line, in place of a progress line if there is one. A closed stderr is not an error.
+/// Writes a line to stderr. A closed stderr is not an error.
 fn write_line(line: fmt::Arguments) {
-    let mut stderr = io::stderr().lock();
-    clear(&mut stderr);
-    let _ = writeln!(stderr, "{line}");
+    let _ = replace(&mut io::stderr().lock(), format_args!("{line}\n"), false);
 }
 
-/// Removes the progress line.
-fn clear(stderr: &mut StderrLock) {
-    if IS_SHOWN.swap(false, Ordering::Relaxed) {
-        let _ = write!(stderr, "\r\x1b[K");
+/// Writes a text in place of the progress line, if there is one. `is_progress`: whether the text is the next one.
+fn replace(stderr: &mut impl Write, text: fmt::Arguments, is_progress: bool) -> io::Result<()> {
+    if IS_SHOWN.swap(is_progress, Ordering::Relaxed) {
+        write!(stderr, "\r\x1b[K")?;
     }
+    stderr.write_fmt(text)
 }
 
 /// Progress of a run over many images: one line that changes in place on a terminal, a line every ten seconds elsewhere.
@@ -110,10 +109,7 @@ impl Progress {
         self.shown = Instant::now();
         let line = line(self.done, self.total, self.started.elapsed());
         if self.changing {
-            let mut stderr = io::stderr().lock();
-            clear(&mut stderr);
-            let _ = write!(stderr, "{line}");
-            IS_SHOWN.store(true, Ordering::Relaxed);
+            let _ = replace(&mut io::stderr().lock(), format_args!("{line}"), true);
         } else {
             say(format_args!("{line}"));
         }
@@ -122,7 +118,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        clear(&mut io::stderr().lock());
+        let _ = replace(&mut io::stderr().lock(), format_args!(""), false);
     }
 }
 
@@ -136,6 +132,18 @@ fn line(done: usize, total: Option<usize>, elapsed: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_replace_the_progress_line() {
+        let mut out = Vec::new();
+        for (text, is_progress) in
+            [("1/9", true), ("2/9", true), ("warning: a\n", false), ("b\n", false), ("3/9", true)]
+        {
+            replace(&mut out, format_args!("{text}"), is_progress).unwrap();
+        }
+        IS_SHOWN.store(false, Ordering::Relaxed);
+        assert_eq!(String::from_utf8(out).unwrap(), "1/9\r\x1b[K2/9\r\x1b[Kwarning: a\nb\n3/9");
+    }
 
     #[test]
     fn the_line_shows_rate_and_remaining_time() {

@@ -19,6 +19,7 @@ pub(crate) struct RuleArgs {
     nms_iou: Option<f32>,
 
     /// Use Gaussian soft-NMS with this sigma, such as 0.5: lower the scores of overlapping boxes instead of removing them.
+    /// The detections of tiles and flips are still merged by NMS, since their overlapping boxes are the same objects again.
     #[arg(long, value_name = "SIGMA", conflicts_with = "nms_iou", value_parser = parse_sigma)]
     soft_nms: Option<f32>,
 

@@ -165,7 +165,9 @@ impl ViewSpec {
     /// Whether the view's border, where it is not the image's, probably truncates the object. `found` is in pixels of
     /// the original image, whose size is `width` by `height`.
     fn truncates(&self, found: &BoundingBox, width: u32, height: u32) -> bool {
-        /// Boxes of truncated objects end within this fraction of the view's side from the border.
+        /// Boxes of truncated objects end within this fraction of the view's side from the border. A box whose edges are off
+        /// by 2 % of its side overlaps its object with an IoU of 0.96, better than a trained detector's boxes usually do, and
+        /// no box is larger than its view.
         const NEAR: f32 = 0.02;
         let side = |start: u32, length: u32, whole: u32, near: f32, far: f32| {
             let (first, last, margin) = (start as f32, (start + length) as f32, NEAR * length as f32);
@@ -181,7 +183,8 @@ impl ViewSpec {
 ///
 /// A box is removed if its IoU with a higher-scoring kept box of another view exceeds the spec's NMS threshold. A box
 /// that a tile border truncates is also removed if another box covers more than that fraction of it. Complete boxes are
-/// visited before truncated ones, so that a part of an object never replaces the whole. Views that do not intersect are
+/// visited before truncated ones, so that a part of an object never replaces the whole. Soft-NMS does not apply here: boxes of
+/// several views that overlap are not crowded objects, but the same object again, whose lowered scores would remain. Views that do not intersect are
 /// not compared: a large image has hundreds of tiles, each with a few neighbors.
 pub(crate) fn merge(
     mut found: Vec<(ViewSpec, Vec<Detection>)>,

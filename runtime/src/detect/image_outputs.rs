@@ -8,7 +8,7 @@ use image::{RgbImage, imageops};
 use models::spec::Class;
 use models::{BoundingBox, write_unsynced};
 use runtime::output::{self, Found, ImageIds, Report};
-use runtime::video::{Frame, Rate};
+use runtime::video::{self, Frame, Rate};
 use runtime::{Reservation, draw, image_file};
 
 use super::ids::Ids;
@@ -26,7 +26,7 @@ pub(crate) struct ImageOutputArgs {
     draw: Option<PathBuf>,
 
     /// Write YOLO text files into this folder, one per image, with a line per detection: `class x y width height score`;
-    /// classes count from 0, center and sides are fractions of the image.
+    /// classes count from 0, center and sides are fractions of the image. Existing files are not overwritten.
     #[arg(long, value_name = "DIR")]
     yolo: Option<PathBuf>,
 
@@ -92,7 +92,7 @@ pub(super) struct ImageOutputs {
 }
 
 /// Assigns names to the output files of one image after the other.
-#[derive(Default)]
+#[derive(Clone)]
 pub(super) struct Names {
     drawn: Option<output::Names>,
     yolo: Option<output::Names>,
@@ -109,9 +109,11 @@ impl ImageOutputs {
         };
         let names =
             Names { drawn: open(&args.draw)?, yolo: open(&args.yolo)?, crops: open(&args.crops)?, ids: Ids::new(ids) };
-        let mut ids = names.ids.clone();
+        let mut trial = names.clone();
         for file in files {
-            if let Err(reason) = names.check(file).and_then(|()| ids.take(file)) {
+            // The names of a video's frames are not known yet.
+            let checked = if video::is_video(file) { trial.reserve(file) } else { trial.next(file).map(drop) };
+            if let Err(reason) = checked {
                 bail!("`{}`: {reason}", file.display());
             }
         }
@@ -132,46 +134,52 @@ impl ImageOutputs {
 impl Names {
     /// The output files of an image. The error is the reason why there are none.
     pub(super) fn next(&mut self, file: &Path) -> Result<Targets, String> {
-        self.check(file)?;
-        self.ids.take(file)?;
+        self.reserve(file)?;
         let extension = file.extension().filter(|_| image_file::is_jpeg(file)).and_then(|extension| extension.to_str());
         let drawn = self.drawn.as_mut().map(|names| names.next(file, Some(extension.unwrap_or("png"))));
-        Ok(Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file) })
+        Ok(Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file)? })
     }
 
     /// The annotated video of a video, if requested. The error is the reason why there is none.
     pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<Annotated>>, String> {
-        self.check(file)?;
-        self.ids.take(file)?;
+        self.reserve(file)?;
         let path = self.drawn.as_mut().map(|names| names.next(file, Some("mp4")));
         Ok(path.map(|path| Arc::new(Annotated { path, rate })))
     }
 
-    /// The output files of a frame.
-    pub(super) fn frame(&mut self, file: &Path, frame: Frame, part: Option<Part>) -> Targets {
+    /// The output files of a frame. The error is the reason why there are none.
+    pub(super) fn frame(&mut self, file: &Path, frame: Frame, part: Option<Part>) -> Result<Targets, String> {
         let mut name = file.file_stem().unwrap_or_default().to_owned();
         // `.frame` is removed like the extension of any image.
         name.push(format!("-{:06}.frame", frame.number));
-        Targets { drawn: part.map(Drawn::Frame), ..self.beside(Path::new(&name)) }
+        Ok(Targets { drawn: part.map(Drawn::Frame), ..self.beside(Path::new(&name))? })
     }
 
     /// The output files of an image other than its annotated image.
-    fn beside(&mut self, file: &Path) -> Targets {
+    fn beside(&mut self, file: &Path) -> Result<Targets, String> {
         let yolo = self.yolo.as_mut().map(|names| names.next(file, Some("txt")));
+        // It may be the work of a person.
+        if let Some(labels) = yolo.as_ref().filter(|labels| labels.exists()) {
+            let labels = labels.display();
+            return Err(format!(
+                "`{labels}` exists already and would be overwritten; choose another folder for --yolo"
+            ));
+        }
         let crops = self.crops.as_mut().and_then(|names| {
-            let beginning = names.next(file, None);
-            let name = beginning.file_name()?.to_string_lossy().into_owned();
-            Some((beginning.parent()?.to_owned(), name))
+            let prefix = names.next(file, None);
+            let name = prefix.file_name()?.to_string_lossy().into_owned();
+            Some((prefix.parent()?.to_owned(), name))
         });
-        Targets { drawn: None, yolo, crops }
+        Ok(Targets { drawn: None, yolo, crops })
     }
 
-    fn check(&self, file: &Path) -> Result<(), String> {
+    /// Checks that a file is not in the folder of annotated images, and reserves its image id.
+    fn reserve(&mut self, file: &Path) -> Result<(), String> {
         match &self.drawn {
             Some(drawn) if drawn.contains(file) => {
                 Err("it is in the folder of --draw and would be overwritten; choose another folder".to_owned())
             }
-            _ => Ok(()),
+            _ => self.ids.take(file),
         }
     }
 }

@@ -227,9 +227,14 @@ impl Playing {
         let file = self.file.clone();
         Some(match now {
             Ok((frame, image)) => {
-                let targets = names.frame(&file, frame, part);
-                let reservation = budget.reserve(u64::from(image.width()) * u64::from(image.height()));
-                Item { file, frame: Some(frame), content: Content::Frame((image, reservation)), targets }
+                let (content, targets) = match names.frame(&file, frame, part.clone()) {
+                    Ok(targets) => {
+                        let reservation = budget.reserve(u64::from(image.width()) * u64::from(image.height()));
+                        (Content::Frame((image, reservation)), targets)
+                    }
+                    Err(reason) => (Content::Missing(reason), Targets::end(part)),
+                };
+                Item { file, frame: Some(frame), content, targets }
             }
             Err(error) => Item { targets: Targets::end(part), ..missing(file, error.to_string()) },
         })

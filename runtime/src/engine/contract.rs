@@ -2,14 +2,15 @@
 
 use models::ModelSpec;
 use models::onnx_contract::{
-    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, IMAGES, REGRESSION, SPEC_KEY, TOP_K_KEY,
+    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, IMAGES, REGRESSION, SIDE_MULTIPLE,
+    SPEC_KEY, TOP_K_KEY,
 };
 use ndarray::ArrayView3;
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
+use super::error::EngineError;
 use super::error::ort_message;
-use super::{EngineError, SIDE_MULTIPLE};
 
 /// What the metadata and the input of an exported file declare.
 #[derive(Clone, Debug, PartialEq)]

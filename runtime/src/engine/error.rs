@@ -2,7 +2,8 @@
 
 use std::any::Any;
 
-use super::SIDE_MULTIPLE;
+use models::onnx_contract::SIDE_MULTIPLE;
+
 use crate::library::LibraryError;
 use crate::provider::Provider;
 

@@ -7,7 +7,7 @@ use models::onnx_contract::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCOR
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis, Ix2, Ix3, s};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorValueType};
 
-use super::EngineError;
+use super::error::EngineError;
 use crate::postprocess::Candidates;
 
 /// Outputs of the network for a batch of images.
