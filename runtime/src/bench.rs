@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::detector_args::{DetectorArgs, MAX_BATCH};
 use crate::interrupt;
 use crate::model_args::ModelArgs;
-use crate::value_parsers::up_to;
+use crate::value_parsers::{size, up_to};
 use stages::{Stages, Start};
 use throughput::Throughput;
 
@@ -37,7 +37,7 @@ pub(crate) struct BenchArgs {
     detector: DetectorArgs,
 
     /// Size of the generated images, in pixels.
-    #[arg(long, help_heading = "Input", value_name = "WIDTHxHEIGHT", default_value = "1280x960", value_parser = parse_size)]
+    #[arg(long, help_heading = "Input", value_name = "WIDTHxHEIGHT", default_value = "1280x960", value_parser = |text: &str| size(text, [16, 16384]))]
     size: (u32, u32),
 
     /// Images per measurement.
@@ -60,12 +60,6 @@ pub(crate) struct BenchArgs {
     /// Also write the numbers as JSON; `-` writes them to stdout instead of the tables.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
-}
-
-fn parse_size(text: &str) -> Result<(u32, u32), String> {
-    let side = |text: &str| text.parse().ok().filter(|side| (16..=16384).contains(side));
-    let size = text.split_once('x').and_then(|(width, height)| side(width).zip(side(height)));
-    size.ok_or_else(|| "expected pixels such as 1280x960, from 16 to 16384".to_owned())
 }
 
 /// The measurements.

@@ -2,7 +2,6 @@
 
 mod coco;
 mod csv;
-mod compact_json;
 mod folder;
 mod json;
 mod report_writer;

@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use models::spec::Suppression;
 use runtime::{Rules, Tiling, ViewOptions};
 
+use crate::value_parsers::size;
+
 /// Arguments of thresholds, tiles and flips.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Thresholds")]
@@ -90,10 +92,6 @@ fn parse_limit(text: &str) -> Result<usize, String> {
 }
 
 fn parse_tile(text: &str) -> Result<(u32, u32), String> {
-    let (width, height) = text.split_once('x').unwrap_or((text, text));
-    let side = |text: &str| text.parse().ok().filter(|side| *side >= Tiling::MIN_SIDE);
-    let sides = side(width).zip(side(height));
-    sides.ok_or_else(|| {
-        format!("expected a size in pixels such as 1024 or 1280x960, at least {} per side", Tiling::MIN_SIDE)
-    })
+    let square = format!("{text}x{text}");
+    size(if text.contains('x') { text } else { &square }, [Tiling::MIN_SIDE, u32::MAX])
 }

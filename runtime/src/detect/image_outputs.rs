@@ -44,28 +44,13 @@ pub(super) struct Targets {
     crops: Option<(PathBuf, String)>,
 }
 
-impl Targets {
-    /// The targets of an error that ends a video: they complete the annotated video.
-    pub(super) fn end(part: Option<Part>) -> Self {
-        Self { drawn: part.map(Drawn::Frame), ..Self::default() }
-    }
-}
-
 /// The target of an annotated image.
 #[derive(Clone, Debug)]
 enum Drawn {
     /// An image file.
     Image(PathBuf),
-    /// A frame of an annotated video.
-    Frame(Part),
-}
-
-/// A frame of an annotated video, or its end.
-#[derive(Clone, Debug)]
-pub(super) struct Part {
-    pub(super) video: Arc<Annotated>,
-    /// Whether the video ends with it.
-    pub(super) last: bool,
+    /// The annotated video of a frame.
+    Frame(Arc<Annotated>),
 }
 
 /// An annotated video to write.
@@ -78,8 +63,8 @@ pub(super) struct Annotated {
 /// A processed image.
 pub(super) struct ImageDone {
     pub(super) report: Report,
-    /// For an annotated video: its position, and the frame unless it failed.
-    pub(super) drawn: Option<(Part, Option<Pixels>)>,
+    /// The annotated video of a frame, and the frame unless it failed.
+    pub(super) drawn: Option<(Arc<Annotated>, Option<Pixels>)>,
 }
 
 /// A decoded image, upright, and its place in memory.
@@ -148,11 +133,16 @@ impl Names {
     }
 
     /// The output files of a frame. The error is the reason why there are none.
-    pub(super) fn frame(&mut self, file: &Path, frame: Frame, part: Option<Part>) -> Result<Targets, String> {
+    pub(super) fn frame(
+        &mut self,
+        file: &Path,
+        frame: Frame,
+        video: Option<Arc<Annotated>>,
+    ) -> Result<Targets, String> {
         let mut name = file.file_stem().unwrap_or_default().to_owned();
         // `.frame` is removed like the extension of any image.
         name.push(format!("-{:06}.frame", frame.number));
-        Ok(Targets { drawn: part.map(Drawn::Frame), ..self.beside(Path::new(&name))? })
+        Ok(Targets { drawn: video.map(Drawn::Frame), ..self.beside(Path::new(&name))? })
     }
 
     /// The output files of an image other than its annotated image.
@@ -199,7 +189,7 @@ pub(super) fn write(
         }
     }
     let drawn = match (drawn, pixels) {
-        (Some(Drawn::Frame(part)), pixels) => Some((part, pixels)),
+        (Some(Drawn::Frame(video)), pixels) => Some((video, pixels)),
         (Some(Drawn::Image(path)), Some((image, _))) if report.outcome.is_ok() => {
             image_file::write(&path, &image).with_context(|| cannot_write(&path))?;
             None

@@ -7,13 +7,12 @@ use std::thread;
 
 use anyhow::Result;
 use crossbeam_channel::{Receiver, bounded, select};
-use image::RgbImage;
 use runtime::PixelBudget;
 use runtime::inputs::{self, Lines};
 use runtime::progress::warn;
-use runtime::video::{self, Frame, Frames, Rate, VideoError};
+use runtime::video::{self, Frame, Frames, Rate};
 
-use super::image_outputs::{Annotated, Names, Part, Pixels, Targets};
+use super::image_outputs::{Annotated, Names, Pixels, Targets};
 use crate::interrupt::Interrupt;
 use crate::paths::or_stdin;
 
@@ -202,42 +201,41 @@ fn missing(file: PathBuf, reason: String) -> Item {
 struct Playing {
     file: PathBuf,
     frames: Frames,
-    /// The next frame, read ahead to know which frame is the last.
-    ahead: Option<Result<(Frame, RgbImage), VideoError>>,
     annotated: Option<Arc<Annotated>>,
+    has_failed: bool,
 }
 
 impl Playing {
     fn open(file: &Path, options: VideoOptions, names: &mut Names) -> Result<Self, String> {
-        let mut frames = Frames::open(file, options.rate, options.max_pixels).map_err(|error| error.to_string())?;
+        let frames = Frames::open(file, options.rate, options.max_pixels).map_err(|error| error.to_string())?;
         let annotated = names.video(file, frames.rate())?;
-        let ahead = frames.next();
-        Ok(Self { file: file.to_owned(), frames, ahead, annotated })
+        Ok(Self { file: file.to_owned(), frames, annotated, has_failed: false })
     }
 
     /// The next frame, or why the video ends early.
     fn next(&mut self, names: &mut Names, budget: &PixelBudget) -> Option<Item> {
-        let now = self.ahead.take()?;
-        self.ahead = self.frames.next();
-        let last = self.ahead.is_none();
-        let part = self.annotated.clone().map(|video| Part { video, last });
-        if last && let (Ok(_), Some(words)) = (&now, self.frames.warnings()) {
-            warn(format_args!("`{}`: ffmpeg: {words}", self.file.display()));
-        }
         let file = self.file.clone();
-        Some(match now {
-            Ok((frame, image)) => {
-                let (content, targets) = match names.frame(&file, frame, part.clone()) {
-                    Ok(targets) => {
-                        let reservation = budget.reserve(u64::from(image.width()) * u64::from(image.height()));
-                        (Content::Frame((image, reservation)), targets)
-                    }
-                    Err(reason) => (Content::Missing(reason), Targets::end(part)),
-                };
-                Item { file, frame: Some(frame), content, targets }
+        let Some(frame) = self.frames.next() else {
+            if let Some(words) = self.frames.warnings().filter(|_| !self.has_failed) {
+                warn(format_args!("`{}`: ffmpeg: {words}", file.display()));
             }
-            Err(error) => Item { targets: Targets::end(part), ..missing(file, error.to_string()) },
-        })
+            return None;
+        };
+        let (frame, image) = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                self.has_failed = true;
+                return Some(missing(file, error.to_string()));
+            }
+        };
+        let (content, targets) = match names.frame(&file, frame, self.annotated.clone()) {
+            Ok(targets) => {
+                let reservation = budget.reserve(u64::from(image.width()) * u64::from(image.height()));
+                (Content::Frame((image, reservation)), targets)
+            }
+            Err(reason) => (Content::Missing(reason), Targets::default()),
+        };
+        Some(Item { file, frame: Some(frame), content, targets })
     }
 }
 

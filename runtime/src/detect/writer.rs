@@ -1,6 +1,7 @@
 //! Writes result lists and annotated videos, and reports progress and errors on stderr.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
@@ -9,7 +10,7 @@ use runtime::output::{Format, ImageIds, Output, Report};
 use runtime::progress::{Progress, error};
 use runtime::video::Encoder;
 
-use super::image_outputs::{ImageDone, Part, Pixels};
+use super::image_outputs::{Annotated, ImageDone, Pixels};
 use crate::interrupt::Interrupt;
 use crate::paths::cannot_write;
 
@@ -125,8 +126,11 @@ impl Writer {
         }
         // An interrupt after the last image changes nothing.
         let interrupted = interrupt.is_raised() && Some(tally.images) != total;
-        for (path, output) in self.outputs.drain(..).filter(|_| !interrupted) {
-            output.finish().with_context(|| cannot_write(&path))?;
+        if !interrupted {
+            video.write(None)?;
+            for (path, output) in self.outputs.drain(..) {
+                output.finish().with_context(|| cannot_write(&path))?;
+            }
         }
         Ok(Summary { tally, interrupted })
     }
@@ -135,23 +139,27 @@ impl Writer {
 /// Writes annotated videos, one after the other.
 #[derive(Default)]
 struct VideoWriter {
-    encoder: Option<Encoder>,
+    current: Option<(Arc<Annotated>, Encoder)>,
 }
 
 impl VideoWriter {
-    /// Appends a frame. Starts a video at its first frame, and completes it at its last.
-    fn write(&mut self, drawn: Option<(Part, Option<Pixels>)>) -> Result<()> {
-        let Some((Part { video, last }, frame)) = drawn else { return Ok(()) };
-        if let Some((frame, _)) = frame {
-            if self.encoder.is_none() {
-                self.encoder = Some(Encoder::create(&video.path, video.rate)?);
+    /// Appends a frame to its video. What belongs to another video, or to none, completes the current one.
+    fn write(&mut self, drawn: Option<(Arc<Annotated>, Option<Pixels>)>) -> Result<()> {
+        let is_over = |(video, _): &mut (Arc<Annotated>, Encoder)| {
+            drawn.as_ref().is_none_or(|(next, _)| !Arc::ptr_eq(video, next))
+        };
+        if let Some((_, encoder)) = self.current.take_if(is_over) {
+            encoder.finish()?;
+        }
+        let Some((video, Some((frame, _reserved)))) = drawn else { return Ok(()) };
+        let (_, encoder) = match &mut self.current {
+            Some(current) => current,
+            None => {
+                let encoder = Encoder::create(&video.path, video.rate)?;
+                self.current.insert((video, encoder))
             }
-            self.encoder.as_mut().map_or(Ok(()), |encoder| encoder.write(&frame))?;
-        }
-        match self.encoder.take_if(|_| last) {
-            Some(encoder) => Ok(encoder.finish()?),
-            None => Ok(()),
-        }
+        };
+        Ok(encoder.write(&frame)?)
     }
 }
 
