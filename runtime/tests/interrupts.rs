@@ -32,7 +32,8 @@ fn signal(name: &str, child: &Child) {
 
 /// Waits for the end of a program; its exit code, and what is left on its stderr.
 fn end(mut child: Child) -> (Option<i32>, String) {
-    drop(child.stdin.take());
+    // Stays open: the end of stdin would end some programs before they have handled the signal.
+    let _stdin = child.stdin.take();
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > Duration::from_secs(60) {
