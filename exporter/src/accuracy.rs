@@ -46,10 +46,11 @@ impl Accuracy {
     /// # Errors
     /// When the file does not run, an image cannot be read, or the data set has no boxes.
     pub fn of(&self, model: &Path, engine: &EngineOptions) -> Result<f64, AccuracyError> {
-        let options = DetectorOptions { engine: engine.clone(), ..DetectorOptions::default() };
+        let mut options = DetectorOptions::default();
+        options.engine = engine.clone();
         let detector = Detector::open(model, options)?;
         let mut progress = Progress::new(Some(self.truth.images().len()), false);
-        let detections = detect_dataset(&detector, &self.truth, || progress.advance())?;
+        let detections = detect_dataset(&detector, &self.truth, detector.suggested_threads(), || progress.advance())?;
         let evaluation = evaluate(self.truth.annotations(), &detections, self.truth.classes().len());
         // -1 means undefined: there are no boxes.
         Some(evaluation.summary.ap).filter(|ap| *ap >= 0.0).ok_or(AccuracyError::Empty)

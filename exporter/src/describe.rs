@@ -5,13 +5,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use models::onnx_contract::{SPEC_KEY, TOP_K_KEY};
 use models::spec::{
     AnchorCenter, AnchorStride, BoxScale, Clip, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding,
     Suppression,
 };
 use models::{BoundingBox, Grid, ModelSpec, SpecError};
 use prost::Message;
-use runtime::{SPEC_KEY, TOP_K_KEY};
 
 use crate::onnx::{DataType, Dimension, DimensionValue, ModelProto, ValueInfoProto};
 

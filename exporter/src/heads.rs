@@ -6,10 +6,11 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use models::onnx_contract::{CLASSIFICATION, REGRESSION};
 use models::{HeadOutputs, ModelSpec, cells_per_level};
 use ndarray::{Array3, ArrayView4, Axis, concatenate};
 use prost::Message;
-use runtime::{ActivationReader, CLASSIFICATION, EngineError, EngineOptions, REGRESSION};
+use runtime::{ActivationReader, EngineError, EngineOptions};
 
 use crate::graph::{Graph, Node};
 use crate::model::float_output;

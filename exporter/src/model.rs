@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use models::onnx_contract::{CANDIDATE_SCORES, SPEC_KEY, TOP_K_KEY};
 use models::spec::BackboneSpec;
 use models::{ModelSpec, Origin, Provenance};
 use prost::Message;
-use runtime::{CANDIDATE_SCORES, SPEC_KEY, TOP_K_KEY};
 
 use crate::external::External;
 use crate::graph::Graph;

@@ -10,9 +10,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use models::onnx_contract::{CLASSIFICATION, IMAGES, REGRESSION};
 use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, ModelSpec, Parameter, RetinaNet, Tensor, Weights, WeightsError};
 use ndarray::ArrayD;
-use runtime::{CLASSIFICATION, IMAGES, REGRESSION};
 
 use crate::graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
 

@@ -17,7 +17,7 @@ use models::{
 };
 use ndarray::{Array3, Array4, ArrayD, ArrayView3, Axis, IxDyn};
 use runtime::{
-    Candidates, Detector, DetectorOptions, Engine, EngineOptions, Outputs, Rules, postprocess, postprocess_candidates,
+    Candidates, Detector, DetectorOptions, Engine, EngineOptions, Outputs, postprocess, postprocess_candidates,
 };
 
 #[test]
@@ -364,10 +364,8 @@ fn detector_runs_every_variant_without_options() {
     let image = RgbImage::from_fn(160, 96, |x, y| Rgb([x as u8, y as u8, (x * y) as u8]));
     let detect = |arguments: &[&str], threshold: Option<f32>| {
         success(folder.exporter(arguments));
-        let options = DetectorOptions {
-            rules: Rules { score_threshold: threshold, ..Rules::default() },
-            ..DetectorOptions::default()
-        };
+        let mut options = DetectorOptions::default();
+        options.rules.score_threshold = threshold;
         Detector::open(folder.path("retinanet.onnx"), options).map(|detector| detector.detect(&image).unwrap())
     };
     let expected = detect(&[], None).unwrap();

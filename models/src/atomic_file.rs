@@ -1,11 +1,31 @@
 //! Atomic writes: a file is written completely, or not changed at all.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
+
+/// Paths of the temporary files that exist.
+static PARTIAL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn partial() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    PARTIAL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Deletes the temporary file of every [`AtomicFile`], for a program that is about to exit without dropping them. Blocks
+/// threads that create, commit or drop one from then on.
+pub fn remove_partial_files() {
+    let files = partial();
+    for file in &*files {
+        // What cannot be deleted stays.
+        let _ = fs::remove_file(file);
+    }
+    std::mem::forget(files);
+}
 
 /// A temporary file next to its target, which it replaces on [`commit`](Self::commit). If it is dropped before, it is
 /// deleted, and the target stays unchanged.
@@ -13,6 +33,17 @@ use tempfile::NamedTempFile;
 pub struct AtomicFile {
     file: BufWriter<NamedTempFile>,
     target: PathBuf,
+    _listed: Listed,
+}
+
+/// Keeps the path of a temporary file in [`PARTIAL`].
+#[derive(Debug)]
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        partial().remove(&self.0);
+    }
 }
 
 impl AtomicFile {
@@ -31,14 +62,18 @@ impl AtomicFile {
         let folder = folder_of(&target);
         fs::metadata(folder)?;
         let name = target.file_name().unwrap_or_default().to_string_lossy();
+        // Creates the file under the lock, so that a program that exits misses none.
+        let mut partial = partial();
         let file = tempfile::Builder::new()
-            .prefix(&format!(".{name}."))
+            .prefix(&format!(".{}.", shortened(&name)))
             .suffix(".partial")
             // Like any new file, minus the user's umask. The default of `tempfile` is private to the user.
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)
             .map_err(without_path)?;
-        Ok(Self { file: BufWriter::new(file), target })
+        let path = std::path::absolute(file.path())?;
+        partial.insert(path.clone());
+        Ok(Self { file: BufWriter::new(file), target, _listed: Listed(path) })
     }
 
     /// Path of the temporary file. Bytes that are not flushed yet may be missing from it.
@@ -51,12 +86,29 @@ impl AtomicFile {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn commit(self) -> io::Result<()> {
-        let file = self.file.into_inner().map_err(|error| without_path(error.into_error()))?;
-        file.as_file().sync_all()?;
-        file.persist(&self.target).map_err(|error| without_path(error.error))?;
-        sync_folder(folder_of(&self.target))
+    pub fn commit(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.file.get_ref().as_file().sync_all()?;
+        let folder = folder_of(&self.target).to_owned();
+        self.publish()?;
+        sync_folder(&folder)
     }
+
+    /// Renames the file to its target, which it replaces, without waiting for the disk: after a power failure it may be
+    /// incomplete. Returns the file, to which more can be written.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn publish(self) -> io::Result<File> {
+        let file = self.file.into_inner().map_err(|error| without_path(error.into_error()))?;
+        file.persist(&self.target).map_err(|error| without_path(error.error))
+    }
+}
+
+/// The beginning of a name, which leaves room for what `create` adds: file systems allow 255 bytes.
+fn shortened(name: &str) -> &str {
+    const MAX_BYTES: usize = 200;
+    &name[..name.floor_char_boundary(MAX_BYTES)]
 }
 
 impl Write for AtomicFile {
@@ -102,6 +154,25 @@ pub fn write_atomically<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
 ) -> Result<(), E> {
+    write_and(AtomicFile::commit, path, write)
+}
+
+/// As [`write_atomically`], without waiting for the disk. For many files that can be made again after a power failure.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_unsynced<E: From<io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
+    write_and(|file| file.publish().map(drop), path, write)
+}
+
+fn write_and<E: From<io::Error>>(
+    finish: impl FnOnce(AtomicFile) -> io::Result<()>,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     if is_device(path) {
         let mut device = BufWriter::new(File::options().write(true).open(path)?);
         write(&mut device)?;
@@ -109,7 +180,7 @@ pub fn write_atomically<E: From<io::Error>>(
     }
     let mut file = AtomicFile::create(path)?;
     write(&mut file)?;
-    Ok(file.commit()?)
+    Ok(finish(file)?)
 }
 
 #[cfg(test)]
@@ -172,6 +243,21 @@ mod tests {
         // The system cannot sync the folders of `/proc`.
         sync_folder(Path::new("/proc/self")).unwrap();
         assert_eq!(sync_folder(&folder.path().join("missing")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn long_names_and_files_that_are_still_written_are_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["x".repeat(255), "\u{e9}".repeat(127)] {
+            let path = folder.path().join(name);
+            let mut file = AtomicFile::create(&path).unwrap();
+            file.write_all(b"first").unwrap();
+            let mut file = file.publish().unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"first");
+            file.write_all(b", second").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"first, second");
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod spec;
 mod deviation;
 mod checkpoint;
 mod atomic_file;
+pub mod onnx_contract;
 pub mod foreign;
 
 mod boxes;
@@ -31,7 +32,7 @@ pub mod coverage;
 pub mod evaluation;
 
 pub use anchors::{Anchors, Grid};
-pub use atomic_file::{AtomicFile, is_device, write_atomically};
+pub use atomic_file::{AtomicFile, is_device, remove_partial_files, write_atomically, write_unsynced};
 pub use boxes::BoundingBox;
 pub use checkpoint::{
     BackboneCheckpoint, Checkpoint, CheckpointError, HeadOutputs, Origin, Pretrained, Probe, Provenance,

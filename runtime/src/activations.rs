@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use models::onnx_contract::IMAGES;
 use ndarray::ArrayView4;
 use ort::session::Session;
 use ort::value::TensorRef;
 
-use crate::engine::{EngineError, EngineOptions, Fallback, IMAGES, session};
+use crate::engine::{EngineError, EngineOptions, Fallback, session};
 
 /// A network whose outputs, whatever their names and shapes, are all read.
 #[derive(Debug)]

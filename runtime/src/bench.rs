@@ -1,25 +1,25 @@
 //! `runtime bench`: the time of each stage of a detection, and the throughput in images per second.
 
 mod stages;
+mod table;
 mod throughput;
 
 use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use runtime::drivers::Drivers;
-use runtime::output::{ReportWriter, aligned};
-use runtime::pipeline::PipelineOptions;
+use runtime::output::ReportWriter;
 use runtime::progress::say;
 use runtime::{Provider, drawn, image_file, inputs, library, machine};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::detector_args::{DetectorArgs, MAX_BATCH};
+use crate::interrupt;
 use crate::model_args::ModelArgs;
-use crate::rule_args::RuleArgs;
-use crate::up_to;
+use crate::value_parsers::{size, up_to};
 use stages::{Stages, Start};
 use throughput::Throughput;
 
@@ -34,13 +34,10 @@ pub(crate) struct BenchArgs {
     paths: Vec<PathBuf>,
 
     #[command(flatten)]
-    model: ModelArgs,
-
-    #[command(flatten)]
-    rules: RuleArgs,
+    detector: DetectorArgs,
 
     /// Size of the generated images, in pixels.
-    #[arg(long, help_heading = "Input", value_name = "WIDTHxHEIGHT", default_value = "1280x960", value_parser = parse_size)]
+    #[arg(long, help_heading = "Input", value_name = "WIDTHxHEIGHT", default_value = "1280x960", value_parser = |text: &str| size(text, [16, 16384]))]
     size: (u32, u32),
 
     /// Images per measurement.
@@ -53,8 +50,8 @@ pub(crate) struct BenchArgs {
 
     /// Batch sizes to measure the throughput with.
     #[arg(long, help_heading = "Measurement", value_name = "N,..", value_delimiter = ',', default_value = "1,4")]
-    #[arg(value_parser = up_to(PipelineOptions::MOST_BATCH))]
-    batch_sizes: Vec<usize>,
+    #[arg(value_parser = up_to(MAX_BATCH))]
+    batch_sizes: Vec<NonZeroUsize>,
 
     /// Numbers of threads to measure the throughput with [default: --threads].
     #[arg(long, help_heading = "Measurement", value_name = "N,..", value_delimiter = ',')]
@@ -63,12 +60,6 @@ pub(crate) struct BenchArgs {
     /// Also write the numbers as JSON; `-` writes them to stdout instead of the tables.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
-}
-
-fn parse_size(text: &str) -> Result<(u32, u32), String> {
-    let side = |text: &str| text.parse().ok().filter(|side| (16..=16384).contains(side));
-    let size = text.split_once('x').and_then(|(width, height)| side(width).zip(side(height)));
-    size.ok_or_else(|| "expected pixels such as 1280x960, from 16 to 16384".to_owned())
 }
 
 /// The measurements.
@@ -96,7 +87,7 @@ struct Setup {
     model_bytes: u64,
     model_sha256: String,
     /// Height and width of the network's input for the first image.
-    input: [usize; 2],
+    input: [u32; 2],
     classes: usize,
     score_threshold: f32,
     images: usize,
@@ -110,26 +101,28 @@ struct Setup {
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder for generated images")?;
+    interrupt::delete_at_exit(folder.path().to_owned());
     let files =
         if args.paths.is_empty() { generate(folder.path(), args.size)? } else { inputs::expand(&args.paths, false)? };
-    let runs = args.runs.get();
+    let (model, runs) = (&args.detector.model, args.runs.get());
 
-    let (detector, start) = Start::measure(|| args.model.open(args.rules.rules(None), args.rules.views()), &files[0])?;
+    let (detector, start) = Start::measure(|| args.detector.open(args.detector.options()), &files[0])?;
     say(format_args!("first detection after {:.0} ms; measuring the stages", start.total_ms));
-    let (stages, input) = Stages::measure(&detector, &files, args.warm_up, runs)?;
-    let bytes =
-        fs::read(args.model.path()).with_context(|| format!("cannot read `{}`", args.model.path().display()))?;
+    let stages = Stages::measure(&detector, &files, args.warm_up, runs)?;
+    let (width, height) = image_file::size(&files[0])?;
+    let placement = detector.spec().preprocessing.place(width, height);
+    let bytes = fs::read(model.path()).with_context(|| format!("cannot read `{}`", model.path().display()))?;
     let setup = Setup {
         runtime: env!("CARGO_PKG_VERSION"),
         onnxruntime: detector.engine().library().version.clone(),
         provider: detector.engine().provider().to_string(),
-        drivers: drivers(&args.model, detector.engine().provider())?,
+        drivers: drivers(model, detector.engine().provider())?,
         cpu: machine::cpu(),
         cores: machine::cores(),
-        model: args.model.path().to_owned(),
+        model: model.path().to_owned(),
         model_bytes: bytes.len() as u64,
         model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        input,
+        input: [placement.padded_height, placement.padded_width],
         classes: detector.spec().class_count(),
         score_threshold: detector.spec().postprocessing.score_threshold,
         images: files.len(),
@@ -137,21 +130,24 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         runs,
         warm_up: args.warm_up,
     };
+    let max_batch = detector.engine().batch().unwrap_or(usize::MAX);
     drop(detector);
 
     let threads: Vec<_> = match &args.thread_counts[..] {
-        [] => vec![args.model.threads()],
+        [] => vec![model.threads()],
         threads => threads.iter().copied().map(Some).collect(),
     };
     let mut throughput = Vec::new();
     for threads in threads {
-        let detector = args.model.open_with(threads, args.rules.rules(None), args.rules.views())?;
-        for batch in &args.batch_sizes {
-            if detector.engine().batch().is_some_and(|max| *batch > max) {
-                continue;
-            }
+        for batch in args.batch_sizes.iter().filter(|batch| batch.get() <= max_batch) {
+            let mut options = args.detector.options();
+            options.engine.threads = threads.map(NonZeroUsize::get);
+            options.max_batch = Some(*batch);
+            let detector = args.detector.open(options)?;
+            let workers = args.detector.workers(&detector);
             say(format_args!("measuring the throughput with batch size {batch}"));
-            throughput.push(Throughput::measure(&detector, &files, args.warm_up, runs, *batch, threads)?);
+            let settings = [threads.map_or_else(machine::cores, NonZeroUsize::get), batch.get()];
+            throughput.push(Throughput::measure(&detector, &files, [args.warm_up, runs], workers, settings)?);
         }
     }
     let memory_mib = [machine::memory(), machine::peak_memory()];
@@ -210,21 +206,4 @@ impl Measurements {
         }
         text
     }
-}
-
-/// A time in milliseconds.
-fn milliseconds(time: Duration) -> f64 {
-    1e3 * time.as_secs_f64()
-}
-
-/// Runs `work` and returns the time taken, in milliseconds, and its result.
-fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
-    let started = Instant::now();
-    let result = work();
-    (milliseconds(started.elapsed()), result)
-}
-
-/// An aligned text table with a header row.
-fn tabulate<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    aligned([head.map(str::to_owned)].into_iter().chain(rows).map(Vec::from))
 }

@@ -2,15 +2,20 @@
 
 mod detect;
 
+#[cfg(feature = "args")]
 use std::path::PathBuf;
 
+#[cfg(feature = "args")]
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use models::dataset::{DataError, Dataset, Format, OnProblem, Report, Source};
+#[cfg(feature = "args")]
+use models::dataset::Format;
+use models::dataset::{DataError, Dataset, OnProblem, Report, Source};
 
 use crate::image_file;
 pub use detect::{DetectDatasetError, class_indices, detect_dataset};
 
 /// Arguments of a data set. Programs flatten this into their own arguments.
+#[cfg(feature = "args")]
 #[derive(Clone, Debug, clap::Args)]
 pub struct DataArgs {
     /// Annotations: COCO JSON file, CSV file, folder of Pascal VOC XML files or folder of YOLO text files.
@@ -36,6 +41,7 @@ pub struct DataArgs {
     pub classes: Option<PathBuf>,
 }
 
+#[cfg(feature = "args")]
 impl DataArgs {
     /// The arguments as a [`Source`].
     pub fn source(&self) -> Source {
@@ -52,23 +58,29 @@ pub fn read(source: &Source, on_problem: OnProblem) -> Result<(Dataset, Report),
     source.read(on_problem, &|path| image_file::size(path).map_err(|error| error.reason.to_string()))
 }
 
+#[cfg(feature = "args")]
 fn format_parser() -> impl TypedValueParser<Value = Format> {
     PossibleValuesParser::new(Format::ALL.map(Format::name)).try_map(|name| name.parse::<Format>())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    #[cfg(feature = "args")]
     use clap::Parser;
     use image::RgbImage;
 
     use super::*;
 
+    #[cfg(feature = "args")]
     #[derive(Parser)]
     struct Args {
         #[command(flatten)]
         data: DataArgs,
     }
 
+    #[cfg(feature = "args")]
     #[test]
     fn arguments_convert_to_a_source() {
         let source = |arguments: &str| Args::try_parse_from(arguments.split(' ')).map(|args| args.data.source());

@@ -1,24 +1,31 @@
 //! `runtime detect`: detects objects in images and videos.
 
 mod ids;
-mod made;
+mod image_outputs;
 mod source;
 mod writer;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use runtime::image_file::Limits;
-use runtime::pipeline::{PipelineOptions, pipeline};
+use crossbeam_channel::bounded;
+use models::spec::Class;
+use runtime::image_file::{self, Limits};
+use runtime::output::{Failure, Found, Report};
 use runtime::progress::say;
+use runtime::{Detector, PixelBudget, map_ordered};
 
-use crate::SOME_FAILED;
-use crate::detector_args::DetectorArgs;
-use crate::interrupt::Interrupt;
-use made::{Made, MadeArgs, make};
-use source::{Source, SourceArgs, VideoOptions};
-use writer::{Ending, ListArgs, Writer};
+use crate::detector_args::{DetectorArgs, MAX_BATCH};
+use crate::interrupt::{self, Interrupt};
+use crate::value_parsers::up_to;
+use image_outputs::{ImageDone, ImageOutputArgs, ImageOutputs};
+use source::{Content, Item, Source, SourceArgs, VideoOptions};
+use writer::{ListArgs, Summary, Writer};
+
+/// Exit code of a run that finished although some images failed.
+const SOME_FAILED: u8 = 3;
 
 /// Detect objects in images and videos.
 ///
@@ -37,9 +44,17 @@ pub(crate) struct DetectArgs {
     lists: ListArgs,
 
     #[command(flatten)]
-    made: MadeArgs,
+    image_outputs: ImageOutputArgs,
 
-    /// Reject images with more pixels than this.
+    /// Report only these classes, by name or id, separated by commas.
+    #[arg(long, value_name = "NAMES", help_heading = "Thresholds")]
+    classes: Option<Vec<String>>,
+
+    /// Maximum images per run of the network; images of one input size share a run [default: the model's if fixed, else 1].
+    #[arg(long, value_name = "N", value_parser = up_to(MAX_BATCH), help_heading = "Performance")]
+    batch_size: Option<NonZeroUsize>,
+
+    /// Reject images with more pixels than this; together, the images in memory have no more either.
     #[arg(long, value_name = "N", default_value_t = Limits::DEFAULT.pixels, help_heading = "Input")]
     max_pixels: u64,
 
@@ -52,44 +67,61 @@ pub(crate) struct DetectArgs {
 pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let source = Source::open(&args.source)?;
     let ids = args.lists.image_ids()?;
-    let mut made = Made::open(&args.made, ids.clone(), &source)?;
-    let writer = Writer::open(&args.lists, ids, args.source.stdin, made.is_nothing())?;
-    let detector = args.detector.open()?;
-    let interrupt = Interrupt::watch("finishing the images in progress; result files are not written")?;
-    let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
-    let options = PipelineOptions { keep: made.needs_images(), ..args.detector.pipeline(&detector, limits)? };
+    let image_outputs = ImageOutputs::open(&args.image_outputs, ids.clone(), source.files())?;
+    let writer = Writer::open(&args.lists, ids, args.source.stdin, image_outputs.is_nothing())?;
+    let mut options = args.detector.options();
+    (options.max_batch, options.rules.classes) = (args.batch_size, args.classes.clone());
+    let detector = args.detector.open(options)?;
+    let interrupt = Interrupt::finish_first("finishing the images in progress; result files are not written");
 
     let started = Instant::now();
     let total = source.total();
     let classes = &detector.spec().classes;
-    let videos = VideoOptions { rate: args.source.fps, pixels: args.max_pixels };
-    let items = source.items(videos, &interrupt, made.names());
-    let stop = items.stop();
-    let (inference, written) = pipeline(
-        &detector,
-        &options,
-        items,
-        |finished| make(finished, classes),
-        |finished| {
-            let written = writer.run(finished, total, classes, &interrupt);
-            // Stops the source, which may be waiting for a line on stdin.
-            stop.raise();
-            written
-        },
-    );
-    let Ending { tally, interrupted } = written?;
+    let videos = VideoOptions { rate: args.source.fps, max_pixels: args.max_pixels };
+    let (stop, stopped) = bounded(0);
+    let items = source.items(videos, image_outputs.into_names(), interrupt.clone(), stopped);
+    let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
+    let budget = PixelBudget::new(limits.pixels);
+    let workers = args.detector.workers(&detector);
+    let process = |item| process(item, &detector, &limits, &budget, classes);
+    let Summary { tally, interrupted } = map_ordered(items, workers, process, |images| {
+        // Dropped at the end, which stops the source: it may be waiting for a line on stdin.
+        let _stop = stop;
+        writer.run(images, total, classes, &interrupt)
+    })?;
     say(format_args!(
         "images: {}, failed: {}, detections: {}; {:.3} s, {:.3} s of it in ONNX Runtime on {}",
         tally.images,
         tally.failed,
         tally.detections,
         started.elapsed().as_secs_f64(),
-        inference.as_secs_f64(),
+        detector.statistics().network.as_secs_f64(),
         detector.engine().provider(),
     ));
     Ok(match (interrupted, tally.failed) {
-        (true, _) => Interrupt::exit_code(),
+        (true, _) => interrupt::exit_code(),
         (false, 0) => ExitCode::SUCCESS,
         (false, _) => ExitCode::from(SOME_FAILED),
     })
+}
+
+/// Reads an image, detects, and writes the image's own outputs.
+fn process(
+    item: Item,
+    detector: &Detector,
+    limits: &Limits,
+    budget: &PixelBudget,
+    classes: &[Class],
+) -> Result<ImageDone> {
+    let Item { file, frame, content, targets } = item;
+    let read = match content {
+        Content::File => image_file::read_reserved(&file, limits, budget).map_err(|error| error.reason.into()),
+        Content::Frame(pixels) => Ok(pixels),
+        Content::Missing(reason) => Err(Failure::Missing(reason)),
+    };
+    let (outcome, pixels) = match read {
+        Ok(pixels) => (Found::detect(detector, &pixels.0).map_err(Failure::from), Some(pixels)),
+        Err(failure) => (Err(failure), None),
+    };
+    image_outputs::write(Report { file, frame, outcome }, pixels, targets, classes)
 }

@@ -1,20 +1,25 @@
 //! The detector: from images to detections.
 
 use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use models::{Anchors, ModelSpec, RgbView, RgbViewError, preprocess};
+use models::{Anchors, ModelSpec, Placement, RgbView, RgbViewError, preprocess};
 use ndarray::Axis;
 
+use crate::batcher::{Batcher, Inference, Pending, Statistics};
 use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
+use crate::machine;
 use crate::postprocess::{Candidates, Detection, Selection};
 use crate::rules::{RuleError, Rules};
-use crate::views::{PreparedView, TilingError, ViewOptions, ViewSpec, merge};
+use crate::views::{TilingError, ViewOptions, ViewSpec, merge};
 
 /// Options of a [`Detector`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DetectorOptions {
     /// How the network runs.
     pub engine: EngineOptions,
@@ -22,6 +27,28 @@ pub struct DetectorOptions {
     pub rules: Rules,
     /// Which views of an image the network runs on.
     pub views: ViewOptions,
+    /// Number of engines, each with its own session and thread. They run batches at the same time, which hides copies to
+    /// and from a GPU. Default: 1.
+    pub instances: NonZeroUsize,
+    /// Maximum number of inputs, of one size, that run together. `None`, the default: the model's batch size if it is
+    /// fixed, else 1.
+    pub max_batch: Option<NonZeroUsize>,
+    /// How long the oldest input waits for others to fill its batch. Default: zero, so that a batch consists of the inputs
+    /// that came while the engines were busy.
+    pub max_queue_delay: Duration,
+}
+
+impl Default for DetectorOptions {
+    fn default() -> Self {
+        Self {
+            engine: EngineOptions::default(),
+            rules: Rules::default(),
+            views: ViewOptions::default(),
+            instances: NonZeroUsize::MIN,
+            max_batch: None,
+            max_queue_delay: Duration::ZERO,
+        }
+    }
 }
 
 /// Error of opening or running a [`Detector`].
@@ -39,6 +66,16 @@ pub enum DetectorError {
     /// The image has no pixels.
     #[error(transparent)]
     Image(#[from] RgbViewError),
+    /// The file fixes a smaller batch size.
+    #[error(
+        "a batch size of {requested} exceeds the model's of {max}; lower it, or export the model with a larger one"
+    )]
+    Batch {
+        /// The requested maximum.
+        requested: usize,
+        /// The file's batch size.
+        max: usize,
+    },
     /// The network's number of anchors differs from its spec's.
     #[error(
         "the model has {found} anchors for an input of {width}x{height}, but its spec has {expected}; export it again"
@@ -77,17 +114,34 @@ pub enum DetectorError {
     Scores(usize),
 }
 
-/// A RetinaNet that is ready to detect. Threads can share it: they preprocess and post-process concurrently, and take
-/// turns in the network.
+/// Where the time of a detection went; if an image has several views, summed over them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timing {
+    /// Cropping, resizing, normalizing and padding.
+    pub prepare: Duration,
+    /// Waiting for an engine, and for others to fill the batch.
+    pub queue: Duration,
+    /// The runs of the network, with all inputs that shared them.
+    pub network: Duration,
+    /// Selecting, decoding, suppressing and merging boxes.
+    pub postprocess: Duration,
+}
+
+/// A RetinaNet that is ready to detect. Threads can share it: each prepares and post-processes its own images, and inputs
+/// of the same size that arrive together run as one batch.
 #[derive(Debug)]
 pub struct Detector {
-    engine: Engine,
+    batcher: Batcher,
+    engine: Arc<Engine>,
     /// The file's spec, with the rules applied.
     spec: ModelSpec,
     /// For each class, whether it is wanted; `None` for all.
     wanted: Option<Vec<bool>>,
     views: ViewOptions,
     anchors: AnchorCache,
+    /// Number of inputs that the engines can run at a time.
+    capacity: usize,
 }
 
 impl Detector {
@@ -96,14 +150,30 @@ impl Detector {
     /// # Errors
     /// When the engine cannot be opened, and when an option is invalid or does not fit the model.
     pub fn open(path: impl AsRef<Path>, options: DetectorOptions) -> Result<Self, DetectorError> {
-        if let Some(tiling) = &options.views.tiling {
+        let DetectorOptions { engine: engine_options, rules, views, instances, max_batch, max_queue_delay } = options;
+        if let Some(tiling) = &views.tiling {
             tiling.check()?;
         }
-        let engine = Engine::open(path, &options.engine)?;
+        let engine = Arc::new(Engine::open(&path, &engine_options)?);
         let mut spec = engine.spec().clone();
-        options.rules.apply(&mut spec, &engine)?;
-        let wanted = options.rules.wanted(&spec)?;
-        Ok(Self { engine, spec, wanted, views: options.views, anchors: AnchorCache::default() })
+        rules.apply(&mut spec, &engine)?;
+        let wanted = rules.wanted(&spec)?;
+        let fixed = engine.batch().and_then(NonZeroUsize::new);
+        let max_batch = match (max_batch, fixed) {
+            (Some(requested), Some(max)) if requested > max => {
+                return Err(DetectorError::Batch { requested: requested.get(), max: max.get() });
+            }
+            (requested, fixed) => requested.or(fixed).unwrap_or(NonZeroUsize::MIN),
+        };
+        let mut engines = vec![Arc::clone(&engine)];
+        // The others run where `auto` led the first.
+        let engine_options = engine_options.on(engine.provider());
+        for _ in 1..instances.get() {
+            engines.push(Arc::new(Engine::open(&path, &engine_options)?));
+        }
+        let batcher = Batcher::new(engines, max_batch, max_queue_delay);
+        let capacity = max_batch.get().saturating_mul(instances.get());
+        Ok(Self { batcher, engine, spec, wanted, views, anchors: AnchorCache::default(), capacity })
     }
 
     /// The spec in use: the file's, with the rules applied.
@@ -111,123 +181,90 @@ impl Detector {
         &self.spec
     }
 
-    /// The network.
+    /// The network; with several instances, the first.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// What the network has run so far.
+    pub fn statistics(&self) -> Statistics {
+        self.batcher.statistics()
+    }
+
+    /// The number of threads that keep the engines busy, if each reads, detects and writes one image at a time: two full
+    /// batches per engine, and those that decode the next images. On the CPU, the network needs the cores itself.
+    pub fn suggested_threads(&self) -> usize {
+        let decoding = if self.engine.provider().is_on_cpu() { 1 } else { machine::cores() };
+        self.max_ahead().saturating_add(decoding)
     }
 
     /// The detections in an image (upright, after EXIF rotation), in its pixels, highest score first.
     ///
     /// # Errors
-    /// When the image has no pixels, and when ONNX Runtime fails.
+    /// When the image has no pixels, and when ONNX Runtime fails. Other calls are not affected.
     pub fn detect(&self, image: &RgbImage) -> Result<Vec<Detection>, DetectorError> {
-        let mut found = Vec::new();
-        for spec in self.view_specs(image) {
-            let view = self.prepare(image, spec)?;
-            let outputs = self.run(&[&view])?;
-            found.push((spec, self.postprocess(&view, &outputs, 0)?));
-        }
-        Ok(self.merge(image.dimensions(), found))
+        self.detect_timed(image).map(|(detections, _)| detections)
     }
 
-    /// The detections in each of several images, as from [`Detector::detect`]. Inputs of the same size share runs of at
-    /// most `batch` inputs.
+    /// As [`Detector::detect`], and where the time went.
     ///
     /// # Errors
-    /// When an image has no pixels, and when ONNX Runtime fails.
-    pub fn detect_batch(&self, images: &[RgbImage], batch: usize) -> Result<Vec<Vec<Detection>>, DetectorError> {
-        let mut views = Vec::new();
-        for (index, image) in images.iter().enumerate() {
-            for spec in self.view_specs(image) {
-                views.push((index, self.prepare(image, spec)?));
+    /// As [`Detector::detect`].
+    pub fn detect_timed(&self, image: &RgbImage) -> Result<(Vec<Detection>, Timing), DetectorError> {
+        let mut timing = Timing::default();
+        let mut specs = self.views.view_specs(image.width(), image.height()).into_iter();
+        // An image may have hundreds of views, which are not all to be prepared before the first has run.
+        let (mut views, mut found) = (VecDeque::new(), Vec::new());
+        loop {
+            while views.len() < self.max_ahead()
+                && let Some(spec) = specs.next()
+            {
+                views.push_back(timed(&mut timing.prepare, || self.submit(image, spec))?);
             }
+            let Some(View { spec, placement, pending }) = views.pop_front() else { break };
+            let inference = pending.wait()?;
+            timing.queue += inference.queued;
+            timing.network += inference.network;
+            let detections = timed(&mut timing.postprocess, || self.postprocess(spec, &placement, &inference))?;
+            found.push((spec, detections));
         }
-        // A stable sort, which keeps the views of an image in order.
-        let mut order: Vec<_> = (0..views.len()).collect();
-        order.sort_by_key(|index| views[*index].1.size());
-        let mut found: Vec<_> = views.iter().map(|(_, view)| (view.spec, Vec::new())).collect();
-        for same_size in order.chunk_by(|a, b| views[*a].1.size() == views[*b].1.size()) {
-            for chunk in same_size.chunks(batch.max(1)) {
-                let inputs: Vec<_> = chunk.iter().map(|index| &views[*index].1).collect();
-                let outputs = self.run(&inputs)?;
-                for (row, index) in chunk.iter().enumerate() {
-                    found[*index].1 = self.postprocess(&views[*index].1, &outputs, row)?;
-                }
-            }
-        }
-        let mut per_image = vec![Vec::new(); images.len()];
-        for ((image, _), found) in views.iter().zip(found) {
-            per_image[*image].push(found);
-        }
-        let merged = images.iter().zip(per_image).map(|(image, found)| self.merge(image.dimensions(), found));
-        Ok(merged.collect())
+        let size = [image.width(), image.height()];
+        let merged = timed(&mut timing.postprocess, || merge(found, size, &self.spec.postprocessing));
+        Ok((merged, timing))
     }
 
-    /// The views of an image: the whole image, and those that the options add.
-    pub fn view_specs(&self, image: &RgbImage) -> Vec<ViewSpec> {
-        self.views.view_specs(image.width(), image.height())
+    /// Number of inputs that keep the engines busy: one batch runs while the next one is ready.
+    fn max_ahead(&self) -> usize {
+        self.capacity.saturating_mul(2)
     }
 
-    /// The first stage of [`Detector::detect`]: crops and preprocesses a view of the image. Does not use ONNX Runtime,
-    /// so the next image can be prepared while the network runs.
-    ///
-    /// # Errors
-    /// When the image has no pixels.
-    pub fn prepare(&self, image: &RgbImage, spec: ViewSpec) -> Result<PreparedView, DetectorError> {
+    /// Prepares a view and passes it to the network.
+    fn submit(&self, image: &RgbImage, spec: ViewSpec) -> Result<View, DetectorError> {
         let _span = tracing::debug_span!("prepare").entered();
         let cropped = spec.crop(image);
         let view = cropped.as_ref().unwrap_or(image);
         let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
-        Ok(PreparedView { spec, input: preprocess(pixels, &self.spec.preprocessing) })
+        let input = preprocess(pixels, &self.spec.preprocessing);
+        Ok(View { spec, placement: input.placement, pending: self.batcher.submit(input.pixels) })
     }
 
-    /// The second stage: runs the network on one view or on several of the same [`PreparedView::size`].
-    ///
-    /// # Errors
-    /// When their sizes differ, and when ONNX Runtime fails.
-    ///
-    /// # Panics
-    /// When there are no views.
-    pub fn run(&self, views: &[&PreparedView]) -> Result<Outputs, DetectorError> {
-        self.run_batch(views, 0)
-    }
-
-    /// As [`Detector::run`]; on an NVIDIA GPU the input is padded to `batch` views, to avoid the cost of a new input
-    /// shape.
-    ///
-    /// # Errors
-    /// As [`Detector::run`].
-    ///
-    /// # Panics
-    /// As [`Detector::run`].
-    pub fn run_batch(&self, views: &[&PreparedView], batch: usize) -> Result<Outputs, DetectorError> {
-        let _span = tracing::debug_span!("run", images = views.len(), size = ?views[0].size()).entered();
-        let inputs: Vec<_> = views.iter().map(|view| view.input.pixels.view()).collect();
-        let batch = if self.engine.provider().is_nvidia() { batch } else { 0 };
-        Ok(self.engine.run_padded(&inputs, batch)?)
-    }
-
-    /// The third stage: the detections in the view at index `row` of a run, in pixels of the original image (upright,
-    /// after EXIF rotation), highest score first.
-    ///
-    /// # Errors
-    /// When the outputs do not belong to the view.
-    pub fn postprocess(
+    /// The detections in a view, in pixels of the original image (upright, after EXIF rotation), highest score first.
+    fn postprocess(
         &self,
-        view: &PreparedView,
-        outputs: &Outputs,
-        row: usize,
+        spec: ViewSpec,
+        placement: &Placement,
+        inference: &Inference,
     ) -> Result<Vec<Detection>, DetectorError> {
         let _span = tracing::debug_span!("postprocess").entered();
-        let input = &view.input;
-        let (_, height, width) = input.pixels.dim();
+        let [height, width] = [placement.padded_height, placement.padded_width].map(|side| side as usize);
         let anchors = self.anchors.get(height, width, &self.spec);
         let wanted = self.wanted.as_deref();
-        let selection = Selection { wanted, ..Selection::new(&anchors, &input.placement, &self.spec) };
-        let found = match outputs {
+        let selection = Selection { wanted, ..Selection::new(&anchors, placement, &self.spec) };
+        let found = match &*inference.outputs {
             Outputs::Dense(outputs) => {
                 let (scores, offsets) = (outputs.scores(), outputs.offsets());
-                let (scores, offsets) = (scores.index_axis(Axis(0), row), offsets.index_axis(Axis(0), row));
+                let (scores, offsets) =
+                    (scores.index_axis(Axis(0), inference.row), offsets.index_axis(Axis(0), inference.row));
                 let (found, expected) = (scores.nrows(), anchors.boxes().len());
                 if found != expected {
                     return Err(DetectorError::Anchors { found, expected, width, height });
@@ -238,19 +275,29 @@ impl Detector {
                 selection.detections(scores, offsets)
             }
             Outputs::Candidates(outputs) => {
-                let found = outputs.of(row);
+                let found = outputs.of(inference.row);
                 check(&found, anchors.boxes().len(), self.spec.class_count(), [height, width])?;
                 selection.detections_of_candidates(&found)
             }
         };
-        Ok(view.to_original_image(found))
+        Ok(spec.to_original_image(found))
     }
+}
 
-    /// The last stage: merges the detections in the views of an image of this width and height. Boxes are in pixels of
-    /// the original image (upright, after EXIF rotation), highest score first.
-    pub fn merge(&self, (width, height): (u32, u32), found: Vec<(ViewSpec, Vec<Detection>)>) -> Vec<Detection> {
-        merge(found, [width, height], &self.spec.postprocessing)
-    }
+/// A view of an image that the network is to run on.
+#[derive(Debug)]
+struct View {
+    spec: ViewSpec,
+    placement: Placement,
+    pending: Pending,
+}
+
+/// Runs `work` and adds the time taken to `total`.
+fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    *total += started.elapsed();
+    result
 }
 
 /// Checks the anchor and class indices of all candidates.

@@ -1,15 +1,18 @@
-//! Arguments of a detector that processes many images: model, thresholds, batch size and workers.
+//! Arguments of a detector that processes many images: model, thresholds, engines and workers.
 
-use anyhow::{Result, bail};
-use runtime::image_file::Limits;
-use runtime::pipeline::PipelineOptions;
-use runtime::{Detector, DetectorError};
+use std::num::NonZeroUsize;
+
+use anyhow::Result;
+use runtime::{Detector, DetectorOptions};
 
 use crate::model_args::ModelArgs;
 use crate::rule_args::RuleArgs;
-use crate::up_to;
+use crate::value_parsers::up_to;
 
-/// Arguments of the detector and its batches.
+/// Maximum batch size; larger batches are of no use on any machine.
+pub(crate) const MAX_BATCH: u64 = 1024;
+
+/// Arguments of a detector.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DetectorArgs {
     #[command(flatten)]
@@ -18,37 +21,33 @@ pub(crate) struct DetectorArgs {
     #[command(flatten)]
     rules: RuleArgs,
 
-    /// Report only these classes, by name or id, separated by commas.
-    #[arg(long, value_name = "NAMES", help_heading = "Thresholds")]
-    classes: Option<Vec<String>>,
+    /// Sessions of ONNX Runtime, each with its own thread. Two hide the copies to and from a GPU.
+    #[arg(long, value_name = "N", value_parser = up_to(64), default_value = "1", help_heading = "Performance")]
+    instances: NonZeroUsize,
 
-    /// Maximum images per run of the network; images of one input size share a run [default: the model's if fixed, else 1].
-    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_BATCH), help_heading = "Performance")]
-    batch_size: Option<usize>,
-
-    /// Threads that decode images, and as many that post-process and write [default: 2; on a GPU one per core].
-    #[arg(long, value_name = "N", value_parser = up_to(PipelineOptions::MOST_WORKERS), help_heading = "Performance")]
-    workers: Option<usize>,
+    /// Threads, each of which reads an image, detects and writes [default: two per image that the network runs at a time,
+    /// plus one; on a GPU plus one per core].
+    #[arg(long, value_name = "N", value_parser = up_to(1024), help_heading = "Performance")]
+    workers: Option<NonZeroUsize>,
 }
 
 impl DetectorArgs {
-    /// Opens the model.
-    pub(crate) fn open(&self) -> Result<Detector, DetectorError> {
-        self.model.open(self.rules.rules(self.classes.as_deref()), self.rules.views())
+    /// The options of the detector that these arguments set.
+    pub(crate) fn options(&self) -> DetectorOptions {
+        let mut options = DetectorOptions::default();
+        options.engine = self.model.engine();
+        (options.rules, options.views) = (self.rules.rules(), self.rules.views());
+        options.instances = self.instances;
+        options
     }
 
-    /// The options of the pipeline, with these limits on image files.
-    pub(crate) fn pipeline(&self, detector: &Detector, limits: Limits) -> Result<PipelineOptions> {
-        let defaults = PipelineOptions::of(detector);
-        if let (Some(requested), Some(max)) = (self.batch_size, detector.engine().batch())
-            && requested > max
-        {
-            bail!(
-                "`--batch-size {requested}` exceeds the model's batch size of {max}; lower it, or export the model with a larger \
-                 --batch-size"
-            );
-        }
-        let (batch, workers) = (self.batch_size.unwrap_or(defaults.batch), self.workers.unwrap_or(defaults.workers));
-        Ok(PipelineOptions { batch, workers, limits, ..defaults })
+    /// Opens the model with these options.
+    pub(crate) fn open(&self, options: DetectorOptions) -> Result<Detector> {
+        self.model.open(options)
+    }
+
+    /// The number of threads that process images.
+    pub(crate) fn workers(&self, detector: &Detector) -> usize {
+        self.workers.map_or_else(|| detector.suggested_threads(), NonZeroUsize::get)
     }
 }

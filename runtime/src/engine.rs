@@ -4,14 +4,16 @@ mod contract;
 mod error;
 mod memory;
 mod model_info;
+mod options;
 mod outputs;
 mod start;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::ModelSpec;
+use models::onnx_contract::IMAGES;
 use ndarray::{Array4, ArrayView3, ArrayView4, Axis};
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
@@ -20,68 +22,15 @@ use ort::value::{DynValue, TensorRef};
 pub use error::EngineError;
 pub(crate) use error::ort_message;
 pub use model_info::{ModelInfo, ValueInfo};
+pub use options::{EngineOptions, ShapeProfile, TensorrtOptions};
 pub use outputs::{CandidateOutputs, DenseOutputs, Outputs};
 pub(crate) use start::{Fallback, session};
-pub use start::{ShapeProfile, TensorrtOptions};
 
 use crate::library::{self, Library};
 use crate::provider::Provider;
 use crate::trial::smoke_test;
 use contract::Contract;
 use memory::{IoBuffers, MemoryLocations};
-
-/// Key of the spec, as YAML, in an ONNX file's `metadata_props`.
-pub const SPEC_KEY: &str = "retinanet.spec";
-
-/// Key of the maximum number of candidates per feature level, in files that output only candidates (`--top-k`).
-pub const TOP_K_KEY: &str = "retinanet.top_k";
-
-/// Name of the input: preprocessed images, `[N, 3, H, W]`.
-pub const IMAGES: &str = "images";
-
-/// Name of the first output: scores, `[N, anchors, classes]`.
-pub const CLASSIFICATION: &str = "classification";
-
-/// Name of the second output: offsets, `[N, anchors, 4]`. In files that output only candidates it is the fourth,
-/// `[N, candidates, 4]`.
-pub const REGRESSION: &str = "regression";
-
-/// Name of a candidate file's first output: scores, `[N, candidates]`.
-pub const CANDIDATE_SCORES: &str = "scores";
-
-/// Name of a candidate file's second output: anchor indices, `[N, candidates]`.
-pub const CANDIDATE_ANCHORS: &str = "anchors";
-
-/// Name of a candidate file's third output: class indices, `[N, candidates]`.
-pub const CANDIDATE_CLASSES: &str = "classes";
-
-/// Height and width must be multiples of this: the FPN adds upsampled maps, up to stride 32, to maps of twice the size.
-const SIDE_MULTIPLE: usize = 32;
-
-/// Options of an [`Engine`].
-#[derive(Clone, Debug, Default)]
-pub struct EngineOptions {
-    /// Execution provider that computes the network.
-    pub provider: Provider,
-    /// Threads of the engine's own pool, from 1 to [`EngineOptions::MAX_THREADS`]. `None`: all engines of the process
-    /// share one pool with a thread per core.
-    pub threads: Option<usize>,
-    /// CPUs, from 0, to bind these threads to: one fewer than `threads`, since the calling thread is not bound. Empty:
-    /// no binding.
-    pub affinity: Vec<usize>,
-    /// GPU memory limit for CUDA's arena, in bytes; `None` for no limit.
-    pub cuda_memory: Option<usize>,
-    /// Whether to record a run as a CUDA graph and replay it, which saves kernel launches. Requires a model with a
-    /// fixed input shape.
-    pub cuda_graphs: bool,
-    /// Whether `cuda` computes float32 convolutions in full precision. Otherwise ONNX Runtime uses TF32, with 10 bits
-    /// of mantissa, on GPUs that support it.
-    pub no_tf32: bool,
-    /// Options of TensorRT.
-    pub tensorrt: TensorrtOptions,
-    /// File of ONNX Runtime's library; if `None`, [`crate::library::find`] searches for it.
-    pub onnxruntime: Option<PathBuf>,
-}
 
 /// A network that is ready to run. Threads can share it; their runs take turns, because not all of ONNX Runtime's
 /// providers support concurrent runs, and one run uses all cores anyway.
@@ -168,7 +117,9 @@ impl Engine {
                           --tensorrt-profile, or export the model with --input-size";
             return Err(EngineError::Provider { provider, reason: reason.to_owned() });
         }
-        if let (true, Some(reason)) = (options.cuda_graphs, contract.cuda_graph_obstacle()) {
+        // `auto` drops the options of CUDA on other providers.
+        let use_cuda_graphs = options.on(provider).cuda_graphs;
+        if let (true, Some(reason)) = (use_cuda_graphs, contract.cuda_graph_obstacle()) {
             return Err(EngineError::Option { option: "--cuda-graphs", provider, reason: reason.to_owned() });
         }
         if is_partly_on_cpu && contract.top_k.is_none() {
@@ -177,7 +128,7 @@ impl Engine {
         }
         let buffers = match provider {
             Provider::Cuda { device } | Provider::Tensorrt { device } => {
-                Some(IoBuffers::new(MemoryLocations::cuda(device, &session), options.cuda_graphs))
+                Some(IoBuffers::new(MemoryLocations::cuda(device, &session), use_cuda_graphs))
             }
             _ => None,
         };

@@ -1,5 +1,6 @@
 //! `runtime eval`: COCO metrics of a model on a data set.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -7,23 +8,24 @@ use models::dataset::OnProblem;
 use runtime::data::{self, DataArgs, detect_dataset};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
-
-use crate::model_args::ModelArgs;
-use crate::rule_args::RuleArgs;
-use crate::score::with_notes;
 use runtime::progress::Progress;
+
+use crate::detector_args::{DetectorArgs, MAX_BATCH};
+use crate::score::with_notes;
+use crate::value_parsers::up_to;
 
 /// Evaluate a model on a data set: COCO average precision and recall.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvalArgs {
     #[command(flatten)]
-    model: ModelArgs,
+    detector: DetectorArgs,
 
     #[command(flatten)]
     data: DataArgs,
 
-    #[command(flatten)]
-    rules: RuleArgs,
+    /// Maximum images per run of the network; images of one input size share a run [default: the model's if fixed, else 1].
+    #[arg(long, value_name = "N", value_parser = up_to(MAX_BATCH), help_heading = "Performance")]
+    batch_size: Option<NonZeroUsize>,
 
     #[command(flatten)]
     details: Details,
@@ -42,9 +44,12 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let source = args.data.source();
     let truth = with_notes(&source.annotations, data::read(&source, OnProblem::Keep)?, &args.details);
-    let detector = args.model.open(args.rules.rules(None), args.rules.views())?;
+    let mut options = args.detector.options();
+    options.max_batch = args.batch_size;
+    let detector = args.detector.open(options)?;
+    let workers = args.detector.workers(&detector);
     let mut progress = Progress::new(Some(truth.images().len()), false);
-    let scored = detect_dataset(&detector, &truth, || progress.advance())?;
+    let scored = detect_dataset(&detector, &truth, workers, || progress.advance())?;
     let report = EvaluationReport::new(&truth, &scored, &args.details);
     Ok(writer.publish(&report, &report.to_string())?)
 }

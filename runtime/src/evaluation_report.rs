@@ -11,27 +11,29 @@ use models::evaluation::{
 use serde::Serialize;
 
 /// Metrics beyond COCO's.
-#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "args", derive(clap::Args))]
 pub struct Details {
     /// Also compute Pascal VOC's average precision at this IoU: by area (VOC2010) and by 11 points (VOC2007).
     ///
     /// VOC's `difficult` objects are neither hits nor misses.
-    #[arg(long, value_name = "IOU", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou)]
+    #[cfg_attr(feature = "args", arg(long, value_name = "IOU", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_iou))]
     pub voc_iou: Option<f64>,
 
     /// Also print the confusion matrix of detections with at least this score.
     ///
     /// Objects and detections of an image with an IoU of at least 0.5 are paired regardless of class, highest IoU first.
-    #[arg(long, value_name = "SCORE", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score)]
+    #[cfg_attr(feature = "args", arg(long, value_name = "SCORE", help_heading = "Metrics", num_args = 0..=1, default_missing_value = "0.5", value_parser = parse_score))]
     pub confusion: Option<f64>,
 
     /// Detections per image and class that AR1, AR10 and AR100 count, like COCO's maxDets [default: 1,10,100].
     ///
     /// The last limit applies to all other metrics too. Raise it if images have more objects of a class.
-    #[arg(long, value_name = "N,N,N", help_heading = "Metrics", value_parser = parse_limits)]
+    #[cfg_attr(feature = "args", arg(long, value_name = "N,N,N", help_heading = "Metrics", value_parser = parse_limits))]
     pub max_dets: Option<[usize; 3]>,
 }
 
+#[cfg(feature = "args")]
 fn parse_limits(text: &str) -> Result<[usize; 3], String> {
     let limits = text.split(',').map(|limit| limit.trim().parse().ok());
     let limits = limits.collect::<Option<Vec<usize>>>().and_then(|limits| limits.try_into().ok());
@@ -39,11 +41,13 @@ fn parse_limits(text: &str) -> Result<[usize; 3], String> {
     ascending.ok_or_else(|| "expected three numbers in ascending order, such as 1,10,300".to_owned())
 }
 
+#[cfg(feature = "args")]
 fn parse_iou(text: &str) -> Result<f64, String> {
     let iou = text.parse().ok().filter(|iou| *iou > 0.0 && *iou <= 1.0);
     iou.ok_or_else(|| "expected a number above 0 and at most 1".to_owned())
 }
 
+#[cfg(feature = "args")]
 fn parse_score(text: &str) -> Result<f64, String> {
     let score: Option<f64> = text.parse().ok();
     score.filter(|score| score.is_finite()).ok_or_else(|| "expected a number".to_owned())

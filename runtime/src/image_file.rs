@@ -14,6 +14,7 @@ use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
+use crate::pixel_budget::{PixelBudget, Reservation};
 pub use models::dataset::IMAGE_EXTENSIONS as EXTENSIONS;
 pub use size::size;
 
@@ -111,9 +112,24 @@ pub fn read(path: impl AsRef<Path>) -> Result<RgbImage, ImageFileError> {
 /// # Errors
 /// As [`read`].
 pub fn read_within(path: impl AsRef<Path>, limits: &Limits) -> Result<RgbImage, ImageFileError> {
+    read_with(path.as_ref(), limits, |_| ()).map(|(image, ())| image)
+}
+
+/// As [`read_within`]. Waits for the pixels in the budget before memory is allocated for them.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_reserved(
+    path: impl AsRef<Path>,
+    limits: &Limits,
+    budget: &PixelBudget,
+) -> Result<(RgbImage, Reservation), ImageFileError> {
+    read_with(path.as_ref(), limits, |pixels| budget.reserve(pixels))
+}
+
+fn read_with<T>(path: &Path, limits: &Limits, reserve: impl FnOnce(u64) -> T) -> Result<(RgbImage, T), ImageFileError> {
     let _span = tracing::debug_span!("read").entered();
-    let path = path.as_ref();
-    let image = read_bytes(path, limits).and_then(|bytes| decode_within(&bytes, limits));
+    let image = read_bytes(path, limits).and_then(|bytes| decode_with(&bytes, limits, reserve));
     image.map_err(|reason| ImageFileError { path: path.to_owned(), reason })
 }
 
@@ -158,6 +174,23 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
 /// # Errors
 /// As [`read`].
 pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
+    decode_with(bytes, limits, |_| ()).map(|(image, ())| image)
+}
+
+/// As [`decode_within`]. Waits for the pixels in the budget before memory is allocated for them.
+///
+/// # Errors
+/// As [`read`].
+pub fn decode_reserved(
+    bytes: &[u8],
+    limits: &Limits,
+    budget: &PixelBudget,
+) -> Result<(RgbImage, Reservation), DecodeError> {
+    decode_with(bytes, limits, |pixels| budget.reserve(pixels))
+}
+
+/// Also returns what `reserve` returned for the number of pixels.
+fn decode_with<T>(bytes: &[u8], limits: &Limits, reserve: impl FnOnce(u64) -> T) -> Result<(RgbImage, T), DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
@@ -170,9 +203,11 @@ pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeEr
     }
     catch_panic(|| {
         let (decoder, orientation) = open(reader, limits)?;
+        let (width, height) = decoder.dimensions();
+        let reserved = reserve(u64::from(width) * u64::from(height));
         let mut image = DynamicImage::from_decoder(decoder)?;
         image.apply_orientation(orientation);
-        Ok(image.into_rgb8())
+        Ok((image.into_rgb8(), reserved))
     })
 }
 
@@ -245,12 +280,12 @@ fn has_end_marker(bytes: &[u8]) -> bool {
     false
 }
 
-/// Writes an image atomically: as JPEG if the extension is one of JPEG's, otherwise as PNG.
+/// Writes an image atomically, without waiting for the disk: as JPEG if the extension is one of JPEG's, otherwise as PNG.
 ///
 /// # Errors
 /// When the image cannot be encoded, and I/O errors.
 pub fn write(path: &Path, image: &RgbImage) -> io::Result<()> {
-    let written = models::write_atomically(path, |file| {
+    let written = models::write_unsynced(path, |file| {
         if is_jpeg(path) {
             image.write_with_encoder(JpegEncoder::new_with_quality(file, JPEG_QUALITY))
         } else {

@@ -14,26 +14,28 @@
 //! }
 //! ```
 //!
-//! A [`pipeline`](pipeline::pipeline) processes any number of images. It decodes, runs the network and post-processes
-//! concurrently, and yields the results in order:
+//! Threads can share a detector, and inputs that arrive together run as one batch. [`map_ordered`] reads, detects and
+//! writes any number of images on several threads, and yields the results in order:
 //!
 //! ```no_run
-//! use runtime::pipeline::{Content, Item, PipelineOptions, pipeline};
-//! use runtime::{Detector, DetectorOptions, Provider, Rules};
+//! use runtime::{Detector, DetectorOptions, Provider, image_file, map_ordered};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let rules = Rules { score_threshold: Some(0.5), ..Rules::default() };
-//!     let mut options = DetectorOptions { rules, ..DetectorOptions::default() };
+//!     let mut options = DetectorOptions::default();
 //!     options.engine.provider = Provider::Cuda { device: 0 };
+//!     options.rules.score_threshold = Some(0.5);
+//!     options.max_batch = 8.try_into().ok();
 //!     let detector = Detector::open("retinanet.onnx", options)?;
 //!     let files = runtime::inputs::expand(&["photos"], true)?;
-//!     let items = files.into_iter().map(|file| Item { file, frame: None, content: Content::File, tag: () });
-//!     let options = PipelineOptions { batch: 8, workers: 4, ..PipelineOptions::default() };
-//!     pipeline(&detector, &options, items, |finished| finished.report, |reports| {
-//!         for report in reports {
-//!             match &report.outcome {
-//!                 Ok(found) => println!("{}: {} detections", report.name(), found.detections.len()),
-//!                 Err(reason) => println!("{}: {reason}", report.name()),
+//!     let detect = |file| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
+//!         let image = image_file::read(&file)?;
+//!         Ok((file, detector.detect(&image)?))
+//!     };
+//!     map_ordered(files.into_iter(), detector.suggested_threads(), detect, |results| {
+//!         for result in results {
+//!             match result {
+//!                 Ok((file, detections)) => println!("{}: {} detections", file.display(), detections.len()),
+//!                 Err(reason) => println!("{reason}"),
 //!             }
 //!         }
 //!     });
@@ -46,6 +48,7 @@
 //! there is no other global state. Only [`progress`], which is for programs, prints anything.
 
 mod detector;
+mod batcher;
 mod rules;
 mod views;
 mod engine;
@@ -67,21 +70,25 @@ pub mod inputs;
 pub mod machine;
 pub mod output;
 pub mod image_file;
-pub mod pipeline;
+mod map_ordered;
+mod pixel_budget;
+#[cfg(feature = "args")]
 pub mod cli;
 pub mod progress;
 pub mod video;
 
 pub use activations::ActivationReader;
-pub use detector::{Detector, DetectorError, DetectorOptions};
+pub use batcher::Statistics;
+pub use detector::{Detector, DetectorError, DetectorOptions, Timing};
 pub use engine::{
-    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, CandidateOutputs, DenseOutputs, Engine,
-    EngineError, EngineOptions, IMAGES, ModelInfo, Outputs, REGRESSION, SPEC_KEY, ShapeProfile, TOP_K_KEY,
+    CandidateOutputs, DenseOutputs, Engine, EngineError, EngineOptions, ModelInfo, Outputs, ShapeProfile,
     TensorrtOptions, ValueInfo,
 };
+pub use map_ordered::{Ordered, map_ordered};
 pub use nms::suppress;
+pub use pixel_budget::{PixelBudget, Reservation};
 pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates, postprocess_for_coco};
 pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
 pub use trial::smoke_test;
-pub use views::{Area, PreparedView, Tiling, TilingError, ViewOptions, ViewSpec};
+pub use views::{Tiling, TilingError, ViewOptions};

@@ -13,6 +13,8 @@ use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::ep;
 use ort::logging::LogLevel;
 
+use crate::machine;
+
 /// Environment variable with the path of the library, as `ort` and other programs use it.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 
@@ -279,11 +281,15 @@ pub(crate) fn load(file: Option<&Path>) -> Result<&'static Loaded, LibraryError>
     let library = find(file)?;
     let start_error = |reason: String| LibraryError::Start { path: library.path.clone(), reason };
     let builder = ort::init_from(&library.path).map_err(|error| start_error(error.to_string()))?;
-    let threads = GlobalThreadPoolOptions::default();
+    let mut threads = GlobalThreadPoolOptions::default();
+    if let Some(cores) = machine::quota() {
+        // ONNX Runtime would start a thread per CPU: <https://github.com/microsoft/onnxruntime/issues/29510>
+        threads = threads.with_intra_threads(cores).map_err(|error| start_error(error.to_string()))?;
+    }
     let environment = builder
         .with_name("retinanet")
         .with_telemetry(has_telemetry())
-        // One thread per core, shared by all sessions that do not have their own.
+        // One thread per core or as many as the quota allows, shared by all sessions that do not have their own.
         .with_global_thread_pool(threads)
         .build()
         .map_err(|error| start_error(error.to_string()))?;

@@ -3,12 +3,10 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use models::spec::{PostprocessingSpec, Suppression};
 use runtime::progress::{detail, say, warn};
-use runtime::{
-    Detector, DetectorError, DetectorOptions, EngineOptions, Provider, Rules, ShapeProfile, TensorrtOptions,
-    ViewOptions, machine,
-};
+use runtime::{Detector, DetectorOptions, EngineOptions, Provider, ShapeProfile, TensorrtOptions, machine};
 
 /// Arguments of the model and its provider.
 #[derive(Debug, clap::Args)]
@@ -64,24 +62,11 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens the model.
-    pub(crate) fn open(&self, rules: Rules, views: ViewOptions) -> Result<Detector, DetectorError> {
-        self.open_with(self.threads, rules, views)
-    }
-
-    /// As [`ModelArgs::open`], with this number of threads; `None` for one per core.
-    pub(crate) fn open_with(
-        &self,
-        threads: Option<NonZeroUsize>,
-        rules: Rules,
-        views: ViewOptions,
-    ) -> Result<Detector, DetectorError> {
-        if matches!(self.provider, Provider::Tensorrt { .. }) {
-            say(format_args!("tensorrt: building an engine that is not in the cache can take minutes"));
-        }
-        let engine = EngineOptions {
+    /// The options of the engine that these arguments set.
+    pub(crate) fn engine(&self) -> EngineOptions {
+        EngineOptions {
             provider: self.provider,
-            threads: threads.map(NonZeroUsize::get),
+            threads: self.threads.map(NonZeroUsize::get),
             affinity: self.affinity.clone(),
             cuda_memory: self.cuda_memory.map(|mebibytes| mebibytes.get().saturating_mul(1 << 20)),
             cuda_graphs: self.cuda_graphs,
@@ -92,10 +77,18 @@ impl ModelArgs {
                 fp16: self.tensorrt_fp16,
             },
             onnxruntime: self.onnxruntime.clone(),
-        };
-        let detector = Detector::open(&self.model, DetectorOptions { engine, rules, views })?;
+        }
+    }
+
+    /// Opens the model with these options, and prints where it runs.
+    pub(crate) fn open(&self, options: DetectorOptions) -> Result<Detector> {
+        if matches!(self.provider, Provider::Tensorrt { .. }) {
+            say(format_args!("tensorrt: building an engine that is not in the cache can take minutes"));
+        }
+        let threads = options.engine.threads;
+        let detector = Detector::open(&self.model, options)?;
         let cores = machine::cores();
-        if let Some(threads) = threads.filter(|threads| threads.get() > cores) {
+        if let Some(threads) = threads.filter(|threads| *threads > cores) {
             warn(format_args!("{threads} threads on {cores} cores slow each other down; use at most {cores}"));
         }
         if self.provider == Provider::Auto {
@@ -104,12 +97,12 @@ impl ModelArgs {
                 say(format_args!("auto: skipped {provider}: {reason}"));
             }
         }
-        self.print_details(&detector);
+        self.print_details(&detector, threads.unwrap_or(cores));
         Ok(detector)
     }
 
     /// What `--verbose` prints about the model and where it runs.
-    fn print_details(&self, detector: &Detector) {
+    fn print_details(&self, detector: &Detector, threads: usize) {
         let (engine, spec) = (detector.engine(), detector.spec());
         detail(format_args!("library: {}", engine.library()));
         detail(format_args!(
@@ -118,11 +111,7 @@ impl ModelArgs {
             engine.info().graph,
             spec.class_count()
         ));
-        detail(format_args!(
-            "provider: {}, {} CPU threads",
-            engine.provider(),
-            self.threads.map_or(machine::cores(), NonZeroUsize::get)
-        ));
+        detail(format_args!("provider: {}, {threads} CPU threads", engine.provider(),));
         let PostprocessingSpec {
             score_threshold,
             nms_threshold,

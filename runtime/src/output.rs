@@ -2,7 +2,6 @@
 
 mod coco;
 mod csv;
-mod compact_json;
 mod folder;
 mod json;
 mod report_writer;
@@ -13,13 +12,13 @@ mod yolo;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use image::RgbImage;
 use models::spec::Class;
 
 use crate::image_file::DecodeError;
 use crate::video::Frame;
-use crate::{Detection, DetectorError};
+use crate::{Detection, Detector, DetectorError};
 pub use coco::{ImageIds, ImageIdsError, NoImageId};
 pub use folder::{Names, folder_name};
 pub use json::outcome_json;
@@ -55,9 +54,9 @@ pub enum Failure {
     /// The image cannot be read.
     #[error(transparent)]
     Image(#[from] DecodeError),
-    /// The detector failed; all images of the run share the error.
+    /// The detector failed.
     #[error(transparent)]
-    Detector(#[from] Arc<DetectorError>),
+    Detector(#[from] DetectorError),
     /// There is no image, for this reason.
     #[error("{0}")]
     Missing(String),
@@ -72,6 +71,17 @@ pub struct Found {
     pub height: u32,
     /// Highest score first, with boxes in pixels of the original image (upright, after EXIF rotation).
     pub detections: Vec<Detection>,
+}
+
+impl Found {
+    /// The detections of `detector` in an image.
+    ///
+    /// # Errors
+    /// As [`Detector::detect`].
+    pub fn detect(detector: &Detector, image: &RgbImage) -> Result<Self, DetectorError> {
+        let (width, height) = image.dimensions();
+        Ok(Self { width, height, detections: detector.detect(image)? })
+    }
 }
 
 /// Output formats.
@@ -89,7 +99,8 @@ pub enum Format {
     Text,
 }
 
-/// Writes reports in one format to stdout or to a file. A file gets its name in [`Output::finish`].
+/// Writes reports in one format to stdout or to a file. A file gets its name in [`Output::finish`]; NDJSON, which can be read
+/// as it grows, at the first report.
 #[derive(Debug)]
 pub struct Output {
     format: Format,
@@ -119,7 +130,10 @@ impl Output {
                 return self.target.flush_unless_file();
             }
             Format::Json => json::write(&mut self.target, report, classes, self.count),
-            Format::Ndjson => json::write_line(&mut self.target, report, classes),
+            Format::Ndjson => {
+                self.target.publish()?;
+                json::write_line(&mut self.target, report, classes)
+            }
             Format::Csv => csv::write(&mut self.target, report, classes, self.count),
             Format::Text => text::write(&mut self.target, report, classes),
         };

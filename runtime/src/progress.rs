@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// Time between two updates of the progress line on a terminal.
@@ -64,9 +64,20 @@ pub fn error(line: fmt::Arguments) {
     write_line(format_args!("error: {line}"));
 }
 
-/// A closed stderr is not an error.
+/// Whether a progress line is on the terminal.
+static IS_SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Writes a line to stderr. A closed stderr is not an error.
 fn write_line(line: fmt::Arguments) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = replace(&mut io::stderr().lock(), format_args!("{line}\n"), false);
+}
+
+/// Writes a text in place of the progress line, if there is one. `is_progress`: whether the text is the next one.
+fn replace(stderr: &mut impl Write, text: fmt::Arguments, is_progress: bool) -> io::Result<()> {
+    if IS_SHOWN.swap(is_progress, Ordering::Relaxed) {
+        write!(stderr, "\r\x1b[K")?;
+    }
+    stderr.write_fmt(text)
 }
 
 /// Progress of a run over many images: one line that changes in place on a terminal, a line every ten seconds elsewhere.
@@ -98,28 +109,16 @@ impl Progress {
         self.shown = Instant::now();
         let line = line(self.done, self.total, self.started.elapsed());
         if self.changing {
-            let _ = write!(io::stderr().lock(), "\r\x1b[K{line}");
+            let _ = replace(&mut io::stderr().lock(), format_args!("{line}"), true);
         } else {
             say(format_args!("{line}"));
-        }
-    }
-
-    /// Prints `error: ...` above the progress line.
-    pub fn error(&self, line: fmt::Arguments) {
-        self.clear();
-        error(line);
-    }
-
-    fn clear(&self) {
-        if self.changing {
-            let _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.clear();
+        let _ = replace(&mut io::stderr().lock(), format_args!(""), false);
     }
 }
 
@@ -133,6 +132,18 @@ fn line(done: usize, total: Option<usize>, elapsed: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_replace_the_progress_line() {
+        let mut out = Vec::new();
+        for (text, is_progress) in
+            [("1/9", true), ("2/9", true), ("warning: a\n", false), ("b\n", false), ("3/9", true)]
+        {
+            replace(&mut out, format_args!("{text}"), is_progress).unwrap();
+        }
+        IS_SHOWN.store(false, Ordering::Relaxed);
+        assert_eq!(String::from_utf8(out).unwrap(), "1/9\r\x1b[K2/9\r\x1b[Kwarning: a\nb\n3/9");
+    }
 
     #[test]
     fn the_line_shows_rate_and_remaining_time() {

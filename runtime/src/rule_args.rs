@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use models::spec::Suppression;
 use runtime::{Rules, Tiling, ViewOptions};
 
+use crate::value_parsers::size;
+
 /// Arguments of thresholds, tiles and flips.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Thresholds")]
@@ -19,6 +21,7 @@ pub(crate) struct RuleArgs {
     nms_iou: Option<f32>,
 
     /// Use Gaussian soft-NMS with this sigma, such as 0.5: lower the scores of overlapping boxes instead of removing them.
+    /// The detections of tiles and flips are still merged by NMS, since their overlapping boxes are the same objects again.
     #[arg(long, value_name = "SIGMA", conflicts_with = "nms_iou", value_parser = parse_sigma)]
     soft_nms: Option<f32>,
 
@@ -50,8 +53,8 @@ pub(crate) struct RuleArgs {
 }
 
 impl RuleArgs {
-    /// The overrides of the model's spec, with these classes or all.
-    pub(crate) fn rules(&self, classes: Option<&[String]>) -> Rules {
+    /// The overrides of the model's spec.
+    pub(crate) fn rules(&self) -> Rules {
         Rules {
             score_threshold: self.min_score,
             nms_threshold: self.nms_iou,
@@ -59,7 +62,7 @@ impl RuleArgs {
             top_k: self.top_k,
             max_detections: self.max_detections,
             suppression: self.class_agnostic.then_some(Suppression::ClassAgnostic),
-            classes: classes.map(<[String]>::to_vec),
+            classes: None,
         }
     }
 
@@ -89,10 +92,6 @@ fn parse_limit(text: &str) -> Result<usize, String> {
 }
 
 fn parse_tile(text: &str) -> Result<(u32, u32), String> {
-    let (width, height) = text.split_once('x').unwrap_or((text, text));
-    let side = |text: &str| text.parse().ok().filter(|side| *side >= Tiling::MIN_SIDE);
-    let sides = side(width).zip(side(height));
-    sides.ok_or_else(|| {
-        format!("expected a size in pixels such as 1024 or 1280x960, at least {} per side", Tiling::MIN_SIDE)
-    })
+    let square = format!("{text}x{text}");
+    size(if text.contains('x') { text } else { &square }, [Tiling::MIN_SIDE, u32::MAX])
 }

@@ -12,7 +12,7 @@ use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
 use runtime::progress::{say, warn};
 
-use crate::or_stdin;
+use crate::paths::or_stdin;
 
 /// Compute the COCO metrics of detections that are already in a file, as pycocotools does.
 ///

@@ -3,8 +3,10 @@
 mod http;
 
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -12,19 +14,17 @@ use anyhow::{Context, Result, anyhow};
 use axum::http::StatusCode;
 use models::ModelSpec;
 use models::spec::Class;
-use runtime::Detector;
-use runtime::image_file::{DecodeError, Limits};
-use runtime::output::{Failure, outcome_json};
-use runtime::pipeline::{Content, Finished, Item, pipeline};
+use runtime::image_file::{self, DecodeError, Limits};
+use runtime::output::{Failure, Found, outcome_json};
 use runtime::progress::{self, say};
+use runtime::{Detector, PixelBudget};
 use serde::Serialize;
-use tokio::sync::oneshot;
 
-use crate::detector_args::DetectorArgs;
+use crate::detector_args::{DetectorArgs, MAX_BATCH};
 use crate::interrupt::Interrupt;
 use crate::model_args::ModelArgs;
-use crate::up_to;
-use http::{Answer, ConnectionLimits, Desk, Request};
+use crate::value_parsers::up_to;
+use http::{AppState, ConnectionLimits, Reply, ReplySender, Request};
 
 /// Detect objects in images sent over HTTP.
 ///
@@ -43,6 +43,18 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     detector: DetectorArgs,
 
+    /// Report only these classes, by name or id, separated by commas.
+    #[arg(long, value_name = "NAMES", help_heading = "Thresholds")]
+    classes: Option<Vec<String>>,
+
+    /// Maximum images per run of the network; images of one input size share a run [default: the model's if fixed, else 1].
+    #[arg(long, value_name = "N", value_parser = up_to(MAX_BATCH), help_heading = "Performance")]
+    batch_size: Option<NonZeroUsize>,
+
+    /// Microseconds for which an image waits for others to fill its batch.
+    #[arg(long, value_name = "US", default_value_t = 0, help_heading = "Performance")]
+    max_queue_delay: u64,
+
     /// Maximum number of requests in progress, those arriving and waiting included; further ones get 503.
     #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     requests: u32,
@@ -56,10 +68,10 @@ pub(crate) struct ServeArgs {
     header_timeout: u64,
 
     /// Maximum number of open connections; further ones wait until one closes.
-    #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 512, value_parser = up_to(65_536))]
-    max_connections: usize,
+    #[arg(long, help_heading = "Server", value_name = "N", default_value = "512", value_parser = up_to(65_536))]
+    max_connections: NonZeroUsize,
 
-    /// Reject images with more pixels than this.
+    /// Reject images with more pixels than this; together, the images in memory have no more either.
     #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 1 << 26)]
     max_pixels: u64,
 
@@ -73,45 +85,51 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     let (listener, address) = listen(&args.listen).map_err(|error| {
         anyhow!("cannot listen on `{}`: {error}; choose another with --listen ADDRESS:PORT", args.listen)
     })?;
-    let detector = args.detector.open()?;
-    let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
-    let options = args.detector.pipeline(&detector, limits)?;
-    let interrupt = Interrupt::watch("finishing the requests in progress")?;
-    let broken = AtomicBool::new(false);
-    let is_over = || interrupt.is_raised() || broken.load(Ordering::SeqCst);
-    let patience = Duration::from_secs(args.patience);
-    let description = describe(&args.detector.model, &detector)?;
+    let mut options = args.detector.options();
+    (options.max_batch, options.rules.classes) = (args.batch_size, args.classes.clone());
+    options.max_queue_delay = Duration::from_micros(args.max_queue_delay);
+    let detector = args.detector.open(options)?;
+    let interrupt = Interrupt::finish_first("finishing the requests in progress");
     let connections = ConnectionLimits {
-        connections: args.max_connections,
+        connections: args.max_connections.get(),
         header_timeout: Duration::from_secs(args.header_timeout),
     };
-    let (desk, requests) = Desk::new(args.requests, args.max_bytes, patience, description);
-    let items = requests.into_iter().filter_map(item);
+    let description = describe(&args.detector.model, &detector)?;
+    let patience = Duration::from_secs(args.patience);
+    let (state, requests) = AppState::new(args.requests, args.max_bytes, patience, description);
+    let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
+    let budget = PixelBudget::new(limits.pixels);
     let classes = &detector.spec().classes;
+    let (images, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     say(format_args!("listening on http://{address}, detecting on {}", detector.engine().provider()));
 
-    let (served, inference, tally) = thread::scope(|scope| {
-        let server = scope.spawn(|| http::serve(listener, desk, connections, is_over));
-        let (inference, tally) = pipeline(
-            &detector,
-            &options,
-            items,
-            |finished| answer(finished, classes),
-            |answered| {
-                let tally = answered.fold(Tally::default(), Tally::add);
-                // After a panic, requests would get no response.
-                broken.store(true, Ordering::SeqCst);
-                tally
-            },
-        );
-        let served = server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (served, inference, tally)
+    let served = thread::scope(|scope| {
+        for _ in 0..args.detector.workers(&detector) {
+            let requests = requests.clone();
+            scope.spawn(|| {
+                for Request { bytes, reply } in requests {
+                    // A client that has disconnected waits for nothing.
+                    if reply.is_closed() {
+                        continue;
+                    }
+                    let detect = || detect(&bytes, &detector, &limits, &budget);
+                    // A fault in one request is not to end the server; what it leaves inconsistent is dropped with it.
+                    let outcome = catch_unwind(AssertUnwindSafe(detect)).unwrap_or_else(|_| {
+                        Err(Failure::Missing("the server failed with a fault of its own".to_owned()))
+                    });
+                    images.fetch_add(1, Relaxed);
+                    failed.fetch_add(u64::from(outcome.is_err()), Relaxed);
+                    respond(reply, &outcome, classes);
+                }
+            });
+        }
+        http::serve(listener, state, connections, || interrupt.is_raised())
     });
     say(format_args!(
         "images: {}, failed: {}; {:.3} s in ONNX Runtime on {}",
-        tally.images,
-        tally.failed,
-        inference.as_secs_f64(),
+        images.into_inner(),
+        failed.into_inner(),
+        detector.statistics().network.as_secs_f64(),
         detector.engine().provider(),
     ));
     served.context("the server stopped")
@@ -148,26 +166,21 @@ fn describe(model: &ModelArgs, detector: &Detector) -> Result<String> {
     Ok(serde_json::to_string(&description)?)
 }
 
-/// Sends the response to a waiting request.
-type Asker = oneshot::Sender<Answer>;
-
-/// The image of a request; `None` if its client has disconnected.
-fn item(Request { bytes, asker }: Request) -> Option<Item<Asker>> {
-    let content = Content::Bytes(bytes);
-    (!asker.is_closed()).then(|| Item { file: PathBuf::new(), frame: None, content, tag: asker })
+/// Detects in the image of a request.
+fn detect(bytes: &[u8], detector: &Detector, limits: &Limits, budget: &PixelBudget) -> Result<Found, Failure> {
+    let (image, _reserved) = image_file::decode_reserved(bytes, limits, budget)?;
+    Ok(Found::detect(detector, &image)?)
 }
 
-/// Responds to a request, and returns the status.
-fn answer(finished: Finished<Asker>, classes: &[Class]) -> StatusCode {
-    let outcome = finished.report.outcome;
+/// Responds to a request.
+fn respond(reply: ReplySender, outcome: &Result<Found, Failure>, classes: &[Class]) {
     let status = outcome.as_ref().map_or_else(status, |_| StatusCode::OK);
-    if let (Err(failure), true) = (&outcome, status.is_server_error()) {
+    if let (Err(failure), true) = (outcome, status.is_server_error()) {
         // Errors of the client are only in the response; errors of the server also go to its stderr.
         progress::error(format_args!("{failure}"));
     }
     // Fails if the client has disconnected.
-    let _ = finished.tag.send(Answer { status, body: outcome_json(&outcome, classes) });
-    status
+    let _ = reply.send(Reply { status, body: outcome_json(outcome, classes) });
 }
 
 fn status(failure: &Failure) -> StatusCode {
@@ -175,18 +188,5 @@ fn status(failure: &Failure) -> StatusCode {
         Failure::Image(DecodeError::Large { .. } | DecodeError::Long { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::Image(_) => StatusCode::UNPROCESSABLE_ENTITY,
         Failure::Detector(_) | Failure::Missing(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// Counts of a run.
-#[derive(Default)]
-struct Tally {
-    images: u64,
-    failed: u64,
-}
-
-impl Tally {
-    fn add(self, status: StatusCode) -> Self {
-        Self { images: self.images + 1, failed: self.failed + u64::from(status != StatusCode::OK) }
     }
 }

@@ -299,3 +299,154 @@ fn a_separate_thread_pool_does_not_change_results() {
     assert!(expected.contains("cat"));
     assert_eq!(found(&["--threads", "2", "--affinity", "0"]), expected);
 }
+
+#[test]
+fn long_names_do_not_end_the_run() {
+    let folder = folder();
+    let (image, json_file) = ("x".repeat(251) + ".png", "y".repeat(250) + ".json");
+    std::fs::copy(folder.path().join("1.png"), folder.path().join(&image)).unwrap();
+    let outputs = ["--draw", "drawn", "--yolo", "yolo", "--crops", "crops", "--max-detections", "2"];
+    let (code, _, stderr) = run(detect(&folder).args(["--json", &json_file[..240], &image, "3.jpg"]).args(outputs));
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(json(&read(&folder, &json_file[..240]))[0]["file"], image.as_str());
+    for (output, extension) in [("drawn", ".png"), ("yolo", ".txt")] {
+        let names = list(&folder.path().join(output));
+        assert!(names.len() == 2 && names[1].starts_with("xxx") && names[1].ends_with(extension), "{names:?}");
+    }
+    let crops = ["cat", "a_b"].map(|class| folder.path().join("crops").join(class));
+    let crops: Vec<_> = crops.iter().filter(|folder| folder.exists()).flat_map(|folder| list(folder)).collect();
+    assert_eq!(crops.iter().filter(|name| name.starts_with("xxx")).count(), 2, "{crops:?}");
+}
+
+#[test]
+fn labels_that_exist_are_not_overwritten() {
+    let folder = folder();
+    std::fs::create_dir(folder.path().join("labels")).unwrap();
+    std::fs::write(folder.path().join("labels/3.txt"), "by hand").unwrap();
+    let (code, _, stderr) = run(detect(&folder).args(["--yolo", "labels", "1.png", "3.jpg"]));
+    assert!(code == 1 && stderr.contains("labels/3.txt` exists already") && stderr.contains("--yolo"), "{stderr}");
+    assert_eq!(list(&folder.path().join("labels")), ["3.txt"]);
+    let mut child = detect(&folder);
+    child.args(["--yolo", "labels", "--stdin", "--json", "a.json"]).stdin(Stdio::piped()).stderr(Stdio::null());
+    let mut child = child.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"1.png\n3.jpg\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert!(json(&read(&folder, "a.json"))[1]["error"].as_str().unwrap().contains("exists already"));
+    assert_eq!(read(&folder, "labels/3.txt"), "by hand");
+    assert!(folder.path().join("labels/1.txt").exists());
+}
+
+#[test]
+fn auto_ignores_options_of_cuda_on_other_providers() {
+    let folder = folder();
+    let doctor = json(&run(fixture::program(&folder).args(["doctor", "--json", "-"])).1);
+    if doctor["providers"][1]["error"].is_null() {
+        eprintln!("skipped: this machine has CUDA");
+        return;
+    }
+    let options = ["--provider", "auto", "--cuda-graphs", "--cuda-memory", "100", "--no-tf32", "1.png"];
+    let (code, _, stderr) = run(detect(&folder).args(options));
+    assert_eq!(code, 0, "{stderr}");
+}
+
+/// Peak resident memory of `detect` with these arguments, in MiB.
+#[cfg(target_os = "linux")]
+fn peak_memory(folder: &TempDir, arguments: &[&str]) -> u64 {
+    let mut command = detect(folder);
+    let mut child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        peak = kibibytes.map_or(peak, |kibibytes| kibibytes / 1024);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    peak
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn images_in_memory_have_no_more_pixels_than_an_image_may_have() {
+    let folder = folder();
+    // 18 MB each.
+    let images: Vec<_> = (0..10).map(|number| format!("large-{number}.bmp")).collect();
+    image::RgbImage::new(3000, 2000).save(folder.path().join(&images[0])).unwrap();
+    images[1..]
+        .iter()
+        .for_each(|name| drop(std::fs::hard_link(folder.path().join(&images[0]), folder.path().join(name))));
+    let peak = |max_pixels: &str| {
+        let options = ["--workers", "10", "--draw", "drawn", "--max-pixels", max_pixels];
+        peak_memory(&folder, &options.into_iter().chain(images.iter().map(String::as_str)).collect::<Vec<_>>())
+    };
+    let (one, all) = (peak("6000000"), peak("60000000"));
+    assert!(one + 80 < all, "{one} MiB with one image in memory, {all} MiB with ten");
+}
+
+/// The control group `name` of this kernel with a quota of one core, if this machine lets tests create one.
+#[cfg(target_os = "linux")]
+fn control_group(name: &str) -> Option<std::path::PathBuf> {
+    let set = |folder: std::path::PathBuf, files: &[(&str, &str)]| {
+        std::fs::create_dir(&folder).ok()?;
+        let written = files.iter().all(|(file, text)| {
+            // A controller that is not enabled has no such file.
+            folder.join(file).exists() && std::fs::write(folder.join(file), text).is_ok()
+        });
+        if !written {
+            std::fs::remove_dir(&folder).unwrap();
+        }
+        written.then_some(folder)
+    };
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let first = set(root.join("cpu").join(name), &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "100000")]);
+    first.or_else(|| set(root.join(name), &[("cpu.max", "100000 100000")]))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_quota_of_a_control_group_limits_threads() {
+    let Some(group) = control_group(&format!("retinanet-{}", std::process::id())) else {
+        eprintln!("skipped: cannot create a control group");
+        return;
+    };
+    let folder = folder();
+    let detect = detect(&folder);
+    let threads = |prefix: &str| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{prefix} exec \"$0\" \"$@\"")]).current_dir(folder.path());
+        command.arg(detect.get_program()).args(detect.get_args()).args(["-v", "--workers", "1", "--stdin"]);
+        command.envs(detect.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        writeln!(stdin, "1.png").unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+        let count = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap().count();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        (count, String::from_utf8(output.stderr).unwrap())
+    };
+    let join = format!("echo $$ > {}/cgroup.procs;", group.display());
+    let ((all, _), (limited, details)) = (threads(""), threads(&join));
+    std::fs::remove_dir(&group).unwrap();
+    assert!(details.contains("provider: cpu, 1 CPU threads"), "{details}");
+    // ONNX Runtime's pool has one thread fewer than it uses cores, since the caller computes too.
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert!(cores == 1 || limited < all, "{limited} threads with a quota of one core, {all} on {cores} cores");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn only_lists_wait_for_the_disk() {
+    let folder = folder();
+    let detect = detect(&folder);
+    let mut command = Command::new("strace");
+    command.current_dir(folder.path()).args(["-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", "trace"]);
+    command.arg(detect.get_program()).args(detect.get_args());
+    command.envs(detect.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(["--json", "a.json", "--draw", "drawn", "--crops", "crops", "--yolo", "yolo", "1.png", "3.jpg"]);
+    match command.output() {
+        Ok(output) if output.status.code() == Some(0) => assert_eq!(read(&folder, "trace").matches("sync(").count(), 1),
+        _ => eprintln!("skipped: strace is missing or not allowed"),
+    }
+}

@@ -8,7 +8,7 @@ mod fixture;
 use std::sync::{Arc, Mutex};
 
 use ndarray::Array3;
-use runtime::{Detector, DetectorOptions, Engine, EngineOptions, Rules, image_file};
+use runtime::{Detector, DetectorOptions, Engine, EngineOptions, image_file};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
@@ -41,10 +41,10 @@ fn every_stage_is_a_span() {
     let folder = folder();
     let detector = Detector::open(&MODEL.1, DetectorOptions::default()).unwrap();
     let names = Names::default();
-    tracing::subscriber::with_default(names.clone(), || {
-        let image = image_file::read(folder.path().join("1.png")).unwrap();
-        detector.detect(&image).unwrap();
-    });
+    // Global, since the network runs in a thread of its own.
+    tracing::subscriber::set_global_default(names.clone()).unwrap();
+    let image = image_file::read(folder.path().join("1.png")).unwrap();
+    detector.detect(&image).unwrap();
     let names = names.0.lock().unwrap();
     let stages: Vec<_> = names.iter().filter(|name| ["read", "prepare", "run", "postprocess"].contains(name)).collect();
     assert_eq!(stages, [&"read", &"prepare", &"run", &"postprocess"]);
@@ -52,9 +52,9 @@ fn every_stage_is_a_span() {
 
 #[test]
 fn the_error_of_an_unknown_class_lists_the_classes_of_the_model() {
-    let open = |rules| Detector::open(&MODEL.1, DetectorOptions { rules, ..DetectorOptions::default() });
-    let rules = Rules { classes: Some(vec!["dog".to_owned()]), ..Rules::default() };
-    let error = open(rules).unwrap_err().to_string();
+    let mut options = DetectorOptions::default();
+    options.rules.classes = Some(vec!["dog".to_owned()]);
+    let error = Detector::open(&MODEL.1, options).unwrap_err().to_string();
     assert!(error.contains("dog") && error.contains("cat"), "{error}");
 }
 

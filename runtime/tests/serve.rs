@@ -26,7 +26,10 @@ struct Server {
 
 impl Server {
     fn start(folder: &TempDir, arguments: &[&str]) -> Self {
-        let mut command = runtime(folder, "serve");
+        Self::start_with(runtime(folder, "serve"), arguments)
+    }
+
+    fn start_with(mut command: Command, arguments: &[&str]) -> Self {
         let command = command.args(["--listen", "127.0.0.1:0"]).args(arguments);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -109,6 +112,28 @@ fn concurrent_clients_get_the_results_of_detect_for_their_images() {
     });
     server.terminate();
     server.expect_end("images: 32, failed: 0");
+}
+
+#[test]
+fn a_slow_image_delays_no_others() {
+    let folder = folder();
+    std::fs::write(folder.path().join("tiny.onnx"), fixture::tiny_model()).unwrap();
+    image::RgbImage::new(7000, 7000).save(folder.path().join("slow.png")).unwrap();
+    let mut command = fixture::program(&folder);
+    command.args(["serve", "--model", "tiny.onnx", "--max-bytes", "200000000"]);
+    let server = Server::start_with(command, &["--workers", "2"]);
+    let (slow, fast) = (image(&folder, "slow.png"), image(&folder, "1.png"));
+    // All are sent before the first response is read.
+    let slow = server.send_image(&slow, slow.len());
+    let others: Vec<_> = (0..40).map(|_| server.send_image(&fast, fast.len())).collect();
+    for other in others {
+        assert_eq!(read_json(other).0, 200);
+    }
+    slow.set_nonblocking(true).unwrap();
+    let pending = slow.peek(&mut [0]).unwrap_err();
+    assert_eq!(pending.kind(), std::io::ErrorKind::WouldBlock, "the slow image was done before the others");
+    slow.set_nonblocking(false).unwrap();
+    assert_eq!(read_json(slow).0, 200);
 }
 
 #[test]

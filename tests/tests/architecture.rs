@@ -60,3 +60,37 @@ fn crates_have_only_allowed_dependencies() {
         }
     }
 }
+
+/// Packages that a package links with these features, as `cargo tree` prints them.
+fn tree(arguments: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--edges=normal", "--prefix=none", "--format={p}", "--package"])
+        .args(arguments)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn only_the_program_runtime_links_a_server_and_only_programs_a_command_line() {
+    let server = ["axum", "hyper", "tokio"];
+    let program = ["clap", "anyhow", "signal-hook"];
+    let without_features = tree(&["runtime", "--no-default-features"]);
+    assert!(without_features.contains("ort"));
+    for package in server.iter().chain(&program).chain(&["ctrlc"]) {
+        assert!(!without_features.contains(*package), "the library links {package}");
+    }
+    let without_server = tree(&["runtime", "--no-default-features", "--features=cli"]);
+    assert!(program.iter().all(|package| without_server.contains(*package)));
+    let everything = tree(&["runtime"]);
+    assert!(server.iter().all(|package| everything.contains(*package)));
+    for (name, linked) in
+        [("runtime", without_server), ("exporter", tree(&["exporter"])), ("trainer", tree(&["trainer"]))]
+    {
+        assert!(server.iter().all(|package| !linked.contains(*package)), "{name}: {linked:?}");
+        assert_eq!(linked.contains("signal-hook"), name == "runtime");
+    }
+}

@@ -16,7 +16,7 @@ fn sources(folder: &Path, module: &[String], found: &mut BTreeMap<Module, String
         let path = if module.is_empty() && name == "lib" { Vec::new() } else { [module, &[name]].concat() };
         if entry.is_dir() {
             sources(&entry, &path, found);
-        } else if entry.extension().is_some_and(|extension| extension == "rs") && !entry.ends_with("main.rs") {
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&entry).unwrap();
             let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
             found.insert(path, text.to_owned());
@@ -42,12 +42,22 @@ fn paths(tree: &str) -> Vec<String> {
 
 /// The paths that a text uses, or re-exports.
 fn uses(text: &str, exported: bool) -> Vec<String> {
-    let statements = text.split(';').filter_map(|statement| {
-        let start = statement.rfind("use ")?;
-        let before = statement[..start].rsplit('\n').next().unwrap_or_default().trim();
-        (before.starts_with("pub") == exported && (exported || before.is_empty())).then(|| &statement[start + 4..])
+    // Statements begin a line, unlike the word in a message or a comment.
+    let starts = text.match_indices('\n').map(|(index, _)| &text[index + 1..]).chain([text]);
+    let statements = starts.filter_map(|rest| {
+        let (before, path) = rest.lines().next()?.split_once("use ")?;
+        let is_use = before.is_empty() || before == "pub " || before.starts_with("pub(") && before.ends_with(") ");
+        let rest = &rest[rest.len().min(before.len() + "use ".len())..];
+        (is_use && !path.is_empty() && before.is_empty() != exported).then(|| rest.split(';').next())?
     });
     statements.flat_map(paths).collect()
+}
+
+/// The root of the crate that contains a module: `main` for those that `main.rs` declares, else the library.
+fn root(modules: &BTreeMap<Module, String>, module: &[String]) -> Module {
+    let main = vec!["main".to_owned()];
+    let declares = |first: &String| modules.get(&main).is_some_and(|text| text.contains(&format!("mod {first};")));
+    if module.first().is_some_and(|first| *first == main[0] || declares(first)) { main } else { Vec::new() }
 }
 
 /// The module that defines what `path`, used in `module`, means; none outside the crate.
@@ -55,7 +65,14 @@ fn resolve(modules: &BTreeMap<Module, String>, module: &[String], path: &str, de
     let mut segments: Vec<_> = path.split("::").map(|part| part.split(" as ").next().unwrap().trim()).collect();
     let mut current = module.to_vec();
     match segments[0] {
-        "crate" => _ = (current.clear(), segments.remove(0)),
+        "crate" => {
+            current = root(modules, module);
+            segments.remove(0);
+            // Modules of a program are siblings of `main`, which stands for its root.
+            if segments.first().is_some_and(|first| modules.contains_key(&vec![(*first).to_owned()])) {
+                current.clear();
+            }
+        }
         "self" => _ = segments.remove(0),
         "super" => {
             while segments.first() == Some(&"super") {
@@ -63,6 +80,8 @@ fn resolve(modules: &BTreeMap<Module, String>, module: &[String], path: &str, de
             }
         }
         first if modules.contains_key(&[module, &[first.to_owned()]].concat()) => {}
+        // The root module of a program has no folder of its own.
+        first if *module == ["main"] && modules.contains_key(&vec![first.to_owned()]) => current.clear(),
         _ => return None,
     }
     while let Some(first) = segments.first() {
@@ -105,6 +124,22 @@ fn circles(crate_name: &str) -> Vec<Vec<String>> {
     };
     let circles: BTreeSet<_> = modules.keys().map(circle).filter(|circle| !circle.is_empty()).collect();
     circles.into_iter().collect()
+}
+
+#[test]
+fn runtime_has_no_circles() {
+    assert_eq!(circles("runtime"), Vec::<Vec<String>>::new());
+}
+
+#[test]
+fn items_of_main_are_its_own() {
+    let modules = [("main", "mod detect;"), ("detect", ""), ("cli", ""), ("", "")];
+    let module = |name: &str| if name.is_empty() { Vec::new() } else { vec![name.to_owned()] };
+    let modules = modules.map(|(name, text)| (module(name), text.to_owned())).into();
+    let resolved = |name: &str, path: &str| resolve(&modules, &module(name), path, 0);
+    assert_eq!(resolved("detect", "crate::SOME_FAILED"), Some(module("main")));
+    assert_eq!(resolved("cli", "crate::Detector"), Some(module("")));
+    assert_eq!(resolved("main", "detect::DetectArgs"), Some(module("detect")));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use runtime::data::{DataArgs, class_indices, detect_dataset};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
 use runtime::progress::say;
-use runtime::{Detector, DetectorOptions, EngineOptions};
+use runtime::{Detector, DetectorOptions};
 
 use crate::augmentation::AugmentationConfig;
 use crate::device::Device;
@@ -78,10 +78,11 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 }
 
 fn evaluate_onnx(path: &Path, device: Device, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {
-    let engine = EngineOptions { provider: device.provider(), ..EngineOptions::default() };
-    let detector = Detector::open(path, DetectorOptions { engine, ..DetectorOptions::default() })?;
+    let mut options = DetectorOptions::default();
+    options.engine.provider = device.provider();
+    let detector = Detector::open(path, options)?;
     let count = Count::new("evaluation", truth.images().len() as u64);
-    Ok(detect_dataset(&detector, truth, || count.advance())?)
+    Ok(detect_dataset(&detector, truth, detector.suggested_threads(), || count.advance())?)
 }
 
 fn evaluate_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<ScoredBox>> {

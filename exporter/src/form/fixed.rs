@@ -1,6 +1,6 @@
 //! Fixed sizes, for engines that plan memory ahead or do not support dynamic shapes.
 
-use runtime::IMAGES;
+use models::onnx_contract::IMAGES;
 
 use crate::graph::{Graph, Side};
 

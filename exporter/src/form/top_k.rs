@@ -7,7 +7,7 @@
 //! class, as in `runtime`.
 
 use models::ModelSpec;
-use runtime::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, REGRESSION};
+use models::onnx_contract::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, REGRESSION};
 
 use crate::graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
 
@@ -296,7 +296,7 @@ mod tests {
         for levels in [None, Some([216, 54, 18, 9, 9])] {
             let graph = selecting(levels, |_| ());
             let mut known: HashSet<_> = graph.initializers.keys().map(String::as_str).collect();
-            known.insert(runtime::IMAGES);
+            known.insert(models::onnx_contract::IMAGES);
             let mut names = HashSet::new();
             for node in &graph.nodes {
                 assert!(names.insert(&node.name), "{node:?}");

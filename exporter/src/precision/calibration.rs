@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use models::dataset::{OnProblem, Source};
+use models::onnx_contract::IMAGES;
 use models::spec::PreprocessingSpec;
 use models::{ModelSpec, Preprocessed, RgbView, preprocess};
 use ndarray::Axis;
 use runtime::inputs::{InputError, expand};
 use runtime::progress::Progress;
-use runtime::{ActivationReader, EngineError, EngineOptions, IMAGES, data, drawn, image_file};
+use runtime::{ActivationReader, EngineError, EngineOptions, data, drawn, image_file};
 
 use super::range::Histogram;
 use crate::graph::Graph;

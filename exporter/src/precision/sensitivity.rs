@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use models::onnx_contract::{CLASSIFICATION, REGRESSION};
 use ndarray::Axis;
 use runtime::progress::Progress;
-use runtime::{ActivationReader, CLASSIFICATION, EngineOptions, REGRESSION};
+use runtime::{ActivationReader, EngineOptions};
 
 use super::calibration::{CalibrationError, Inputs};
 use super::layers::Layers;

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use runtime::{Detector, DetectorError, image_file};
+use runtime::{Detector, Timing, image_file};
 use serde::Serialize;
 
-use super::{tabulate, timed};
+use super::table::{milliseconds, tabulate, timed};
 
 /// Times from the start of the program to the first detection, in milliseconds.
 #[derive(Serialize)]
@@ -27,7 +27,7 @@ pub(super) struct Times<T> {
     read: T,
     /// Resizing, normalizing and padding.
     preprocess: T,
-    /// ONNX Runtime.
+    /// ONNX Runtime, and passing images to its thread.
     network: T,
     /// Selecting, decoding and suppressing boxes.
     postprocess: T,
@@ -42,14 +42,11 @@ impl<T> Times<T> {
 }
 
 impl Start {
-    pub(super) fn measure(
-        open: impl FnOnce() -> Result<Detector, DetectorError>,
-        file: &Path,
-    ) -> Result<(Detector, Self)> {
+    pub(super) fn measure(open: impl FnOnce() -> Result<Detector>, file: &Path) -> Result<(Detector, Self)> {
         let (open_ms, detector) = timed(open);
         let detector = detector?;
-        let (first, _, _) = detect(&detector, file)?;
-        let library_ms = 1e3 * detector.engine().library_time().as_secs_f64();
+        let (first, _) = detect(&detector, file)?;
+        let library_ms = milliseconds(detector.engine().library_time());
         let total_ms = open_ms + first.as_array().into_iter().sum::<f64>();
         Ok((detector, Self { library_ms, session_ms: open_ms - library_ms, first, total_ms }))
     }
@@ -94,18 +91,11 @@ impl Distribution {
 }
 
 impl Stages {
-    /// Returns also the height and width of the network's input for the first image.
-    pub(super) fn measure(
-        detector: &Detector,
-        files: &[PathBuf],
-        warm_up: usize,
-        runs: usize,
-    ) -> Result<(Self, [usize; 2])> {
+    pub(super) fn measure(detector: &Detector, files: &[PathBuf], warm_up: usize, runs: usize) -> Result<Self> {
         let mut times = Vec::with_capacity(runs);
-        let (mut found, mut input) = (0, None);
+        let mut found = 0;
         for (run, file) in files.iter().cycle().take(warm_up + runs).enumerate() {
-            let (stages, detections, size) = detect(detector, file)?;
-            input.get_or_insert(size);
+            let (stages, detections) = detect(detector, file)?;
             if run >= warm_up {
                 times.push(stages);
                 found += detections;
@@ -119,7 +109,7 @@ impl Stages {
             postprocess: distribution(|times| times.postprocess),
         };
         let total = distribution(|times| times.as_array().into_iter().sum());
-        Ok((Self { stages, total, detections_per_image: found as f64 / runs as f64 }, input.unwrap_or_default()))
+        Ok(Self { stages, total, detections_per_image: found as f64 / runs as f64 })
     }
 
     pub(super) fn table(&self) -> String {
@@ -134,29 +124,17 @@ impl Stages {
     }
 }
 
-/// Detects in one image, with one run of the network per view. Returns the times in milliseconds, the number of
-/// detections, and the height and width of the network's input for the first view.
-fn detect(detector: &Detector, file: &Path) -> Result<(Times<f64>, usize, [usize; 2])> {
-    let mut times = Times::default();
-    let (ms, image) = timed(|| image_file::read(file));
-    let image = image?;
-    times.read = ms;
-    let (mut found_in_views, mut size) = (Vec::new(), None);
-    for spec in detector.view_specs(&image) {
-        let (ms, view) = timed(|| detector.prepare(&image, spec));
-        let view = view?;
-        times.preprocess += ms;
-        let (ms, outputs) = timed(|| detector.run(&[&view]));
-        let outputs = outputs?;
-        times.network += ms;
-        let (ms, found) = timed(|| detector.postprocess(&view, &outputs, 0));
-        times.postprocess += ms;
-        found_in_views.push((spec, found?));
-        size.get_or_insert(view.size());
-    }
-    let (ms, detections) = timed(|| detector.merge(image.dimensions(), found_in_views));
-    times.postprocess += ms;
-    Ok((times, detections.len(), size.unwrap_or_default()))
+/// Detects in one image. Returns the times in milliseconds, and the number of detections.
+fn detect(detector: &Detector, file: &Path) -> Result<(Times<f64>, usize)> {
+    let (read, image) = timed(|| image_file::read(file));
+    let (detections, Timing { prepare, queue, network, postprocess, .. }) = detector.detect_timed(&image?)?;
+    let times = Times {
+        read,
+        preprocess: milliseconds(prepare),
+        network: milliseconds(queue + network),
+        postprocess: milliseconds(postprocess),
+    };
+    Ok((times, detections.len()))
 }
 
 #[cfg(test)]

@@ -1,16 +1,15 @@
-//! Throughput of the whole pipeline, in images per second.
+//! Throughput of `runtime detect`, in images per second.
 
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
-use runtime::output::Report;
-use runtime::pipeline::{Content, Item, PipelineOptions, pipeline};
-use runtime::{Detector, machine};
+use anyhow::{Context, Result};
+use runtime::image_file::{self, Limits};
+use runtime::output::Found;
+use runtime::{Detector, PixelBudget, map_ordered};
 use serde::Serialize;
 
-use super::tabulate;
+use super::table::tabulate;
 
 /// Throughput with one number of threads and one batch size.
 #[derive(Serialize)]
@@ -18,51 +17,45 @@ pub(super) struct Throughput {
     threads: usize,
     batch: usize,
     images_per_second: f64,
-    /// Fraction of the time in which the network ran, warm-up included.
+    /// Fraction of the time in which the network ran; with several instances up to their number.
     network_fraction: f64,
 }
 
 impl Throughput {
-    /// `threads` is the number that the detector was opened with; `None` for one per core.
+    /// Reads and detects as `runtime detect` does. `threads` compute the network, and `batch` is the detector's maximum.
     pub(super) fn measure(
         detector: &Detector,
         files: &[PathBuf],
-        warm_up: usize,
-        runs: usize,
-        batch: usize,
-        threads: Option<NonZeroUsize>,
+        [warm_up, runs]: [usize; 2],
+        workers: usize,
+        [threads, batch]: [usize; 2],
     ) -> Result<Self> {
-        // The same number of workers as `runtime detect`.
-        let options = PipelineOptions { batch, ..PipelineOptions::of(detector) };
         // Whole batches; at least one to warm up and four to measure.
         let warm_up = warm_up.max(batch).next_multiple_of(batch);
         let count = runs.max(4 * batch).next_multiple_of(batch);
-        let items = files.iter().cycle().take(warm_up + count);
-        let items = items.map(|file| Item { file: file.clone(), frame: None, content: Content::File, tag: () });
-        let start = Instant::now();
-        // Warm-up and measurement share a pipeline, because a CUDA graph belongs to the thread that recorded it.
-        let (inference, measured) = pipeline(
-            detector,
-            &options,
-            items,
-            |finished| finished.report,
-            |reports| {
-                let mut measurement_start = start;
-                for (number, Report { file, outcome, .. }) in (1..).zip(reports) {
-                    outcome.map_err(|reason| anyhow!("`{}`: {reason}", file.display()))?;
-                    if number == warm_up {
-                        measurement_start = Instant::now();
-                    }
+        let (limits, budget) = (Limits::DEFAULT, PixelBudget::new(Limits::DEFAULT.pixels));
+        let detect = |file: &Path| {
+            let (image, _reserved) = image_file::read_reserved(file, &limits, &budget)?;
+            Found::detect(detector, &image).with_context(|| format!("`{}`", file.display()))
+        };
+        let items = files.iter().map(PathBuf::as_path).cycle().take(warm_up + count);
+        // The time starts with the result after which `count` more follow, while the next images are in progress.
+        let (mut start, mut network) = (Instant::now(), detector.statistics().network);
+        map_ordered(items, workers, detect, |results| {
+            for (number, result) in (1..).zip(results) {
+                result?;
+                if number == warm_up {
+                    (start, network) = (Instant::now(), detector.statistics().network);
                 }
-                anyhow::Ok((start.elapsed(), measurement_start.elapsed()))
-            },
-        );
-        let (total, measured) = measured?;
+            }
+            anyhow::Ok(())
+        })?;
+        let seconds = start.elapsed().as_secs_f64();
         Ok(Self {
-            threads: threads.map_or_else(machine::cores, NonZeroUsize::get),
+            threads,
             batch,
-            images_per_second: count as f64 / measured.as_secs_f64(),
-            network_fraction: inference.as_secs_f64() / total.as_secs_f64(),
+            images_per_second: count as f64 / seconds,
+            network_fraction: (detector.statistics().network - network).as_secs_f64() / seconds,
         })
     }
 }

@@ -8,8 +8,10 @@ use models::evaluation::ScoredBox;
 use models::spec::Class;
 
 use crate::Detector;
+use crate::image_file::{self, Limits};
+use crate::map_ordered::map_ordered;
 use crate::output::{Failure, Found};
-use crate::pipeline::{Content, Finished, Item, PipelineOptions, pipeline};
+use crate::pixel_budget::PixelBudget;
 
 /// The detector cannot run on a whole data set. Skipping an image would give another average precision.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,7 @@ pub enum DetectDatasetError {
 }
 
 /// The detections in all images of `truth`, with the class indices of the data set and boxes in pixels of the original
-/// image (upright, after EXIF rotation). Calls `advance` after each image.
+/// image (upright, after EXIF rotation). Processes `workers` images at a time, and calls `advance` after each.
 ///
 /// # Errors
 /// When the data set has none of the model's classes, an image cannot be read or differs in size from the ground truth, or
@@ -56,30 +58,26 @@ pub enum DetectDatasetError {
 pub fn detect_dataset(
     detector: &Detector,
     truth: &Dataset,
+    workers: usize,
     mut advance: impl FnMut(),
 ) -> Result<Vec<ScoredBox>, DetectDatasetError> {
     let class_indices = class_indices(detector.spec(), truth)?;
-    let images = 0..truth.images().len();
-    let items =
-        images.map(|image| Item { file: truth.path_of(image), frame: None, content: Content::File, tag: image });
-    let (_, scored) = pipeline(
-        detector,
-        &PipelineOptions::of(detector),
-        items,
-        |Finished { report, tag: image, .. }| {
-            let reason = |reason| DetectDatasetError::Image { path: truth.path_of(image), reason };
-            scored_boxes(truth, image, &class_indices, &report.outcome.map_err(reason)?)
-        },
-        |images| {
-            let mut scored = Vec::new();
-            for boxes in images {
-                scored.extend(boxes?);
-                advance();
-            }
-            Ok(scored)
-        },
-    );
-    scored
+    let (limits, budget) = (Limits::DEFAULT, PixelBudget::new(Limits::DEFAULT.pixels));
+    let detect = |image: usize| {
+        let path = truth.path_of(image);
+        let read = image_file::read_reserved(&path, &limits, &budget).map_err(|error| error.reason.into());
+        let found = read.and_then(|(image, _reserved)| Ok(Found::detect(detector, &image)?));
+        let found = found.map_err(|reason| DetectDatasetError::Image { path, reason })?;
+        scored_boxes(truth, image, &class_indices, &found)
+    };
+    map_ordered(0..truth.images().len(), workers, detect, |images| {
+        let mut scored = Vec::new();
+        for boxes in images {
+            scored.extend(boxes?);
+            advance();
+        }
+        Ok(scored)
+    })
 }
 
 /// The index in the data set of each class of the model; `None` for classes that it lacks, whose detections do not count, as in

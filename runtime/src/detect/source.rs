@@ -3,20 +3,18 @@
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::Result;
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use image::RgbImage;
+use crossbeam_channel::{Receiver, bounded, select};
+use runtime::PixelBudget;
 use runtime::inputs::{self, Lines};
-use runtime::pipeline::{Content, Item};
 use runtime::progress::warn;
-use runtime::video::{self, Frame, Frames, Rate, VideoError};
+use runtime::video::{self, Frame, Frames, Rate};
 
-use super::made::{Annotated, Names, Part, Targets};
+use super::image_outputs::{Annotated, Names, Pixels, Targets};
 use crate::interrupt::Interrupt;
-use crate::or_stdin;
+use crate::paths::or_stdin;
 
 /// Arguments of the input.
 #[derive(Debug, clap::Args)]
@@ -55,12 +53,29 @@ pub(super) enum Source {
 pub(super) struct VideoOptions {
     /// Frames per second; `None` for all frames.
     pub(super) rate: Option<Rate>,
-    /// Maximum pixels of a frame.
-    pub(super) pixels: u64,
+    /// Maximum pixels of a frame, and of all frames that are in memory.
+    pub(super) max_pixels: u64,
 }
 
-/// An item of the pipeline.
-pub(super) type Named = Item<Targets>;
+/// An image to process.
+pub(super) struct Item {
+    /// The file, as the user named it.
+    pub(super) file: PathBuf,
+    /// The frame, if the file is a video.
+    pub(super) frame: Option<Frame>,
+    pub(super) content: Content,
+    pub(super) targets: Targets,
+}
+
+/// The source of an image's pixels.
+pub(super) enum Content {
+    /// The file.
+    File,
+    /// A decoded frame.
+    Frame(Pixels),
+    /// There is no image, for this reason.
+    Missing(String),
+}
 
 /// Maximum lines of stdin that are read ahead.
 const WAITING: usize = 64;
@@ -94,13 +109,16 @@ impl Source {
         }
     }
 
-    /// The images with the names of their output files. Ends after an interrupt.
-    pub(super) fn items(self, videos: VideoOptions, interrupt: &Interrupt, names: Names) -> Items {
+    /// The images with the names of their output files. Ends after an interrupt, and when `stop` is disconnected.
+    pub(super) fn items(self, videos: VideoOptions, names: Names, interrupt: Interrupt, stop: Receiver<()>) -> Items {
         let waiting = match self {
             Self::Files(files) => Waiting::Files(files.into_iter()),
             Self::Stdin => Waiting::Lines(read_stdin()),
         };
-        Items { waiting, videos, playing: None, names, interrupt: interrupt.clone(), stop: Stop::default() }
+        // Frames have a budget of their own: they keep their pixels until it is their turn to be written, and images of the
+        // same budget, whose turn comes first, would wait for them for ever.
+        let budget = PixelBudget::new(videos.max_pixels);
+        Items { waiting, videos, budget, playing: None, names, interrupt, stop }
     }
 }
 
@@ -125,16 +143,6 @@ fn read_stdin() -> Receiver<Line> {
     receiver
 }
 
-/// Signals that no more images are wanted.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    pub(super) fn raise(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 enum Waiting {
     Files(std::vec::IntoIter<PathBuf>),
     Lines(Receiver<Line>),
@@ -144,27 +152,33 @@ enum Waiting {
 pub(super) struct Items {
     waiting: Waiting,
     videos: VideoOptions,
+    budget: PixelBudget,
     playing: Option<Playing>,
     names: Names,
     interrupt: Interrupt,
-    stop: Stop,
+    /// Disconnected when no more images are wanted.
+    stop: Receiver<()>,
 }
 
 impl Items {
-    /// Ends the iterator when raised.
-    pub(super) fn stop(&self) -> Stop {
-        self.stop.clone()
-    }
-
-    fn is_over(&self) -> bool {
-        self.interrupt.is_raised() || self.stop.0.load(Ordering::SeqCst)
+    /// The next file name or bad line; `None` at the end.
+    fn line(&mut self) -> Option<Line> {
+        match &mut self.waiting {
+            Waiting::Files(files) => files.next().map(Ok),
+            // A line may never come.
+            Waiting::Lines(lines) => select! {
+                recv(lines) -> line => line.ok(),
+                recv(self.interrupt.channel()) -> _ => None,
+                recv(self.stop) -> _ => None,
+            },
+        }
     }
 
     /// The image in a file; `None` for a video, whose frames follow.
-    fn item(&mut self, file: PathBuf) -> Option<Named> {
+    fn item(&mut self, file: PathBuf) -> Option<Item> {
         if !video::is_video(&file) {
             return Some(match self.names.next(&file) {
-                Ok(tag) => Item { file, frame: None, content: Content::File, tag },
+                Ok(targets) => Item { file, frame: None, content: Content::File, targets },
                 Err(reason) => missing(file, reason),
             });
         }
@@ -179,72 +193,69 @@ impl Items {
 }
 
 /// An item that has no image.
-fn missing(file: PathBuf, reason: String) -> Named {
-    Item { file, frame: None, content: Content::Missing(reason), tag: Targets::default() }
+fn missing(file: PathBuf, reason: String) -> Item {
+    Item { file, frame: None, content: Content::Missing(reason), targets: Targets::default() }
 }
 
 /// A video that is being read.
 struct Playing {
     file: PathBuf,
     frames: Frames,
-    /// The next frame, read ahead to know which frame is the last.
-    ahead: Option<Result<(Frame, RgbImage), VideoError>>,
     annotated: Option<Arc<Annotated>>,
+    has_failed: bool,
 }
 
 impl Playing {
     fn open(file: &Path, options: VideoOptions, names: &mut Names) -> Result<Self, String> {
-        let mut frames = Frames::open(file, options.rate, options.pixels).map_err(|error| error.to_string())?;
+        let frames = Frames::open(file, options.rate, options.max_pixels).map_err(|error| error.to_string())?;
         let annotated = names.video(file, frames.rate())?;
-        let ahead = frames.next();
-        Ok(Self { file: file.to_owned(), frames, ahead, annotated })
+        Ok(Self { file: file.to_owned(), frames, annotated, has_failed: false })
     }
 
     /// The next frame, or why the video ends early.
-    fn next(&mut self, names: &mut Names) -> Option<Named> {
-        let now = self.ahead.take()?;
-        self.ahead = self.frames.next();
-        let last = self.ahead.is_none();
-        let part = self.annotated.clone().map(|video| Part { video, last });
-        if last && let (Ok(_), Some(words)) = (&now, self.frames.warnings()) {
-            warn(format_args!("`{}`: ffmpeg: {words}", self.file.display()));
-        }
+    fn next(&mut self, names: &mut Names, budget: &PixelBudget) -> Option<Item> {
         let file = self.file.clone();
-        Some(match now {
-            Ok((frame, image)) => {
-                let tag = names.frame(&file, frame, part);
-                Item { file, frame: Some(frame), content: Content::Image(image), tag }
+        let Some(frame) = self.frames.next() else {
+            if let Some(words) = self.frames.warnings().filter(|_| !self.has_failed) {
+                warn(format_args!("`{}`: ffmpeg: {words}", file.display()));
             }
-            Err(error) => Item { tag: Targets::end(part), ..missing(file, error.to_string()) },
-        })
+            return None;
+        };
+        let (frame, image) = match frame {
+            Ok(frame) => frame,
+            Err(error) => {
+                self.has_failed = true;
+                return Some(missing(file, error.to_string()));
+            }
+        };
+        let (content, targets) = match names.frame(&file, frame, self.annotated.clone()) {
+            Ok(targets) => {
+                let reservation = budget.reserve(u64::from(image.width()) * u64::from(image.height()));
+                (Content::Frame((image, reservation)), targets)
+            }
+            Err(reason) => (Content::Missing(reason), Targets::default()),
+        };
+        Some(Item { file, frame: Some(frame), content, targets })
     }
 }
 
 impl Iterator for Items {
-    type Item = Named;
+    type Item = Item;
 
-    fn next(&mut self) -> Option<Named> {
+    fn next(&mut self) -> Option<Item> {
         loop {
-            if self.is_over() {
+            if self.interrupt.is_raised() {
                 return None;
             }
             if let Some(playing) = &mut self.playing {
-                match playing.next(&mut self.names) {
+                match playing.next(&mut self.names, &self.budget) {
                     None => self.playing = None,
                     frame => return frame,
                 }
             }
-            let line = match &mut self.waiting {
-                Waiting::Files(files) => Ok(files.next()?),
-                Waiting::Lines(lines) => match lines.recv_timeout(Interrupt::POLL_INTERVAL) {
-                    Ok(line) => line,
-                    Err(RecvTimeoutError::Timeout) => continue,
-                    Err(RecvTimeoutError::Disconnected) => return None,
-                },
-            };
-            let item = match line {
+            let item = match self.line()? {
                 Ok(file) => self.item(file),
-                Err((beginning, reason)) => Some(missing(beginning.into(), reason)),
+                Err((prefix, reason)) => Some(missing(prefix.into(), reason)),
             };
             if item.is_some() {
                 return item;

@@ -1,19 +1,18 @@
 //! Writes result lists and annotated videos, and reports progress and errors on stderr.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
-use image::RgbImage;
 use models::spec::Class;
 use runtime::output::{Format, ImageIds, Output, Report};
-use runtime::pipeline::Ordered;
-use runtime::progress::Progress;
+use runtime::progress::{Progress, error};
 use runtime::video::Encoder;
 
-use super::made::{Done, Part};
-use crate::cannot_write;
+use super::image_outputs::{Annotated, ImageDone, Pixels};
 use crate::interrupt::Interrupt;
+use crate::paths::cannot_write;
 
 /// Arguments of the result files.
 #[derive(Debug, clap::Args)]
@@ -50,7 +49,7 @@ pub(super) struct Tally {
 }
 
 /// The outcome of a run.
-pub(super) struct Ending {
+pub(super) struct Summary {
     pub(super) tally: Tally,
     pub(super) interrupted: bool,
 }
@@ -104,21 +103,21 @@ impl Writer {
     /// Writes all reports. After an interrupt, no list file is written and existing files are kept.
     pub(super) fn run(
         mut self,
-        images: Ordered<Result<Done>>,
+        images: impl Iterator<Item = Result<ImageDone>>,
         total: Option<usize>,
         classes: &[Class],
         interrupt: &Interrupt,
-    ) -> Result<Ending> {
+    ) -> Result<Summary> {
         let mut tally = Tally::default();
         let mut progress = Progress::new(total, self.outputs.iter().any(|(path, _)| path == Path::new("-")));
-        let mut screen = Screen::default();
+        let mut video = VideoWriter::default();
         for done in images {
-            let Done { report, drawn } = done?;
-            screen.show(drawn)?;
+            let ImageDone { report, drawn } = done?;
+            video.write(drawn)?;
             for (path, output) in &mut self.outputs {
                 output.write(&report, classes).with_context(|| cannot_write(path))?;
             }
-            tally.count(&report, &progress);
+            tally.count(&report);
             progress.advance();
             // Stops when all outputs are closed by their readers.
             if self.only_lists && self.outputs.iter().all(|(_, output)| output.is_closed()) {
@@ -127,44 +126,51 @@ impl Writer {
         }
         // An interrupt after the last image changes nothing.
         let interrupted = interrupt.is_raised() && Some(tally.images) != total;
-        for (path, output) in self.outputs.drain(..).filter(|_| !interrupted) {
-            output.finish().with_context(|| cannot_write(&path))?;
+        if !interrupted {
+            video.write(None)?;
+            for (path, output) in self.outputs.drain(..) {
+                output.finish().with_context(|| cannot_write(&path))?;
+            }
         }
-        Ok(Ending { tally, interrupted })
+        Ok(Summary { tally, interrupted })
     }
 }
 
 /// Writes annotated videos, one after the other.
 #[derive(Default)]
-struct Screen {
-    showing: Option<Encoder>,
+struct VideoWriter {
+    current: Option<(Arc<Annotated>, Encoder)>,
 }
 
-impl Screen {
-    /// Appends a frame. Starts a video at its first frame, and completes it at its last.
-    fn show(&mut self, drawn: Option<(Part, Option<RgbImage>)>) -> Result<()> {
-        let Some((Part { video, last }, frame)) = drawn else { return Ok(()) };
-        if let Some(frame) = frame {
-            if self.showing.is_none() {
-                self.showing = Some(Encoder::create(&video.path, video.rate)?);
+impl VideoWriter {
+    /// Appends a frame to its video. What belongs to another video, or to none, completes the current one.
+    fn write(&mut self, drawn: Option<(Arc<Annotated>, Option<Pixels>)>) -> Result<()> {
+        let is_over = |(video, _): &mut (Arc<Annotated>, Encoder)| {
+            drawn.as_ref().is_none_or(|(next, _)| !Arc::ptr_eq(video, next))
+        };
+        if let Some((_, encoder)) = self.current.take_if(is_over) {
+            encoder.finish()?;
+        }
+        let Some((video, Some((frame, _reserved)))) = drawn else { return Ok(()) };
+        let (_, encoder) = match &mut self.current {
+            Some(current) => current,
+            None => {
+                let encoder = Encoder::create(&video.path, video.rate)?;
+                self.current.insert((video, encoder))
             }
-            self.showing.as_mut().map_or(Ok(()), |encoder| encoder.write(&frame))?;
-        }
-        match self.showing.take_if(|_| last) {
-            Some(encoder) => Ok(encoder.finish()?),
-            None => Ok(()),
-        }
+        };
+        Ok(encoder.write(&frame)?)
     }
 }
 
 impl Tally {
-    fn count(&mut self, report: &Report, progress: &Progress) {
+    fn count(&mut self, report: &Report) {
         self.images += 1;
         match &report.outcome {
             Ok(found) => self.detections += found.detections.len(),
             Err(reason) => {
                 self.failed += 1;
-                progress.error(format_args!("`{}`: {reason}", report.name()));
+                error(format_args!("`{}`: {reason}", report.name()));
             }
         }
     }

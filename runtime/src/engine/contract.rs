@@ -1,15 +1,16 @@
 //! The contract of an exported file: its metadata, checked against its inputs and outputs.
 
 use models::ModelSpec;
+use models::onnx_contract::{
+    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, IMAGES, REGRESSION, SIDE_MULTIPLE,
+    SPEC_KEY, TOP_K_KEY,
+};
 use ndarray::ArrayView3;
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
+use super::error::EngineError;
 use super::error::ort_message;
-use super::{
-    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, EngineError, IMAGES, REGRESSION,
-    SIDE_MULTIPLE, SPEC_KEY, TOP_K_KEY,
-};
 
 /// What the metadata and the input of an exported file declare.
 #[derive(Clone, Debug, PartialEq)]

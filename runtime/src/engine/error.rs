@@ -1,6 +1,9 @@
 //! Errors of opening and running an engine.
 
-use super::SIDE_MULTIPLE;
+use std::any::Any;
+
+use models::onnx_contract::SIDE_MULTIPLE;
+
 use crate::library::LibraryError;
 use crate::provider::Provider;
 
@@ -112,6 +115,15 @@ pub enum EngineError {
         /// ONNX Runtime's message.
         reason: String,
     },
+    /// A fault of this crate or of `ort`.
+    #[error("the engine failed with a fault of its own: {reason}; please report this together with the image")]
+    Panicked {
+        /// The message of the panic.
+        reason: String,
+    },
+    /// The threads of the engines have ended.
+    #[error("the detector's engine has stopped; open the model again")]
+    Stopped,
     /// An output has another shape than the file declares.
     #[error("output `{name}` has shape {found:?}, expected {expected:?}; export the model again")]
     Output {
@@ -125,6 +137,13 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// The error of a run that panicked with this payload.
+    pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        Self::Panicked { reason: text.unwrap_or_else(|| "it panicked without a message".to_owned()) }
+    }
+
     /// The error of a failed run on an input of this shape.
     pub(crate) fn run(shape: &[usize], error: &ort::Error) -> Self {
         let (shape, reason) = (shape.to_vec(), ort_message(error));

@@ -1,12 +1,11 @@
 //! Input and output buffers for GPUs: pinned host memory, which the GPU copies from and to directly.
 //! <https://onnxruntime.ai/docs/performance/device-tensor.html>
 
+use models::onnx_contract::IMAGES;
 use ndarray::{ArrayView3, Ix4, s};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensorValueType, DynValue, Tensor};
-
-use super::IMAGES;
 
 /// A device's memory, and the host memory that the device can access.
 #[derive(Clone, Debug)]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use models::onnx_contract::SPEC_KEY;
 use ort::session::Session;
 use ort::value::{Outlet, ValueType};
 use serde::Serialize;
 
-use super::SPEC_KEY;
 use super::error::ort_message;
 
 /// Description of an ONNX file apart from its spec.

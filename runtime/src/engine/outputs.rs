@@ -3,10 +3,11 @@
 use std::fmt::Debug;
 
 use models::ModelSpec;
+use models::onnx_contract::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, REGRESSION};
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis, Ix2, Ix3, s};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorValueType};
 
-use super::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, EngineError, REGRESSION};
+use super::error::EngineError;
 use crate::postprocess::Candidates;
 
 /// Outputs of the network for a batch of images.

@@ -1,6 +1,6 @@
 //! File names of images from a stream, one per line.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 
 /// Maximum length of a line: eight times Linux's limit of a path.
@@ -36,27 +36,15 @@ impl<R: BufRead> Lines<R> {
     /// The next line without its line feed, truncated to `MAX_BYTES + 1` bytes; `None` at the end of the stream.
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
-        let mut started = false;
-        loop {
-            let available = match self.reader.fill_buf() {
-                Ok(available) => available,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            if available.is_empty() {
-                return Ok(started.then_some(line));
-            }
-            started = true;
-            let end = available.iter().position(|byte| *byte == b'\n');
-            let part = &available[..end.unwrap_or(available.len())];
-            let room = (MAX_BYTES + 1).saturating_sub(line.len());
-            line.extend_from_slice(&part[..part.len().min(room)]);
-            let read = end.map_or(available.len(), |end| end + 1);
-            self.reader.consume(read);
-            if end.is_some() {
-                return Ok(Some(line));
-            }
+        if self.reader.by_ref().take(MAX_BYTES as u64 + 1).read_until(b'\n', &mut line)? == 0 {
+            return Ok(None);
         }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        } else if line.len() > MAX_BYTES {
+            self.reader.skip_until(b'\n')?;
+        }
+        Ok(Some(line))
     }
 }
 

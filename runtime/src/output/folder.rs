@@ -1,14 +1,15 @@
 //! File names in output folders.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// Assigns each image a unique name in an output folder. Repeated names are numbered: `a.jpg`, `a-2.jpg`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Names {
     folder: PathBuf,
     /// Hashes of the assigned names, which take less memory than the names.
@@ -34,9 +35,9 @@ impl Names {
 
     /// The path of an output of `image`, with this extension or none.
     pub fn next(&mut self, image: &Path, extension: Option<&str>) -> PathBuf {
-        let stem = image.file_stem().unwrap_or("image".as_ref());
+        let stem = shortened(image.file_stem().unwrap_or("image".as_ref()));
         let numbered = |number: usize| {
-            let mut name = OsString::from(stem);
+            let mut name = stem.clone().into_owned();
             if number > 1 {
                 name.push(format!("-{number}"));
             }
@@ -57,11 +58,23 @@ impl Names {
     }
 }
 
+/// Maximum bytes of a name without number and extension. File systems allow 255 bytes.
+const MAX_BYTES: usize = 220;
+
+/// The name, or as much of it as leaves room for a number and an extension.
+fn shortened(stem: &OsStr) -> Cow<'_, OsStr> {
+    if stem.len() <= MAX_BYTES {
+        return stem.into();
+    }
+    let text = stem.to_string_lossy();
+    OsString::from(&text[..text.floor_char_boundary(MAX_BYTES)]).into()
+}
+
 /// A class name as a folder name: characters other than letters, digits, spaces, dots, `-` and `_` become `_`.
 pub fn folder_name(class: &str) -> String {
     let is_safe = |letter: char| letter.is_alphanumeric() || " -_.".contains(letter);
     let name: String = class.chars().map(|letter| if is_safe(letter) { letter } else { '_' }).collect();
-    match name.trim_matches([' ', '.']) {
+    match name[..name.floor_char_boundary(MAX_BYTES)].trim_matches([' ', '.']) {
         "" => "_".to_owned(),
         trimmed => trimmed.to_owned(),
     }
@@ -83,6 +96,9 @@ mod tests {
         let images = ["x/a.jpg", "y/a.jpg", "x/a-2.jpg", "x/a.png", "x/.."];
         assert_eq!(names(&images, Some("txt")), ["a.txt", "a-2.txt", "a-2-2.txt", "a-3.txt", "image.txt"]);
         assert_eq!(names(&["x/a.b.jpg", "y/a.b.jpg"], None), ["a.b", "a.b-2"]);
+        let long = ["\u{e9}", "x"].map(|letter| letter.repeat(250 / letter.len()) + ".jpg");
+        let found = names(&[&long[0], &long[1], &long[1]], Some("txt"));
+        assert_eq!(found.iter().map(String::len).collect::<Vec<_>>(), [224, 224, 226]);
     }
 
     #[test]

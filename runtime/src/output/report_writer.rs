@@ -1,11 +1,11 @@
 //! Writes the final numbers of a command: as a table for people and as JSON for programs.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Target, compact_json, print};
+use super::target::{Target, print};
 
 /// Writes numbers as JSON to a file or stdout, if requested, and as a table to stdout unless the JSON goes there.
 #[derive(Debug)]
@@ -45,7 +45,8 @@ impl ReportWriter {
         let mut print_table = true;
         if let Some((path, mut target)) = self.json {
             print_table = !matches!(target, Target::Stdout(_));
-            let written = compact_json::write(numbers, &mut target).and_then(|()| target.commit());
+            let written = serde_json::to_writer_pretty(&mut target, numbers).map_err(io::Error::from);
+            let written = written.and_then(|()| target.write_all(b"\n")).and_then(|()| target.commit());
             written.map_err(|reason| ReportWriterError { path, reason })?;
         }
         if print_table {

@@ -14,7 +14,7 @@ pub enum Target {
     Stdout(Stdout),
     /// A file, which gets its name in [`Target::commit`].
     File(AtomicFile),
-    /// A device or a pipe, which is written to and not replaced.
+    /// A device or a pipe, which is written to and not replaced, or a file that has its name already.
     Device(BufWriter<File>),
     /// A stdout or a pipe that its reader has closed. What is written is discarded.
     Closed,
@@ -38,6 +38,16 @@ impl Target {
     /// The name of `path` in messages; `-` is stdout.
     pub fn name(path: &Path) -> String {
         if path.as_os_str() == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) }
+    }
+
+    /// Gives a file its name now instead of in [`Target::commit`], so that what is flushed can be read, and stays.
+    pub(super) fn publish(&mut self) -> io::Result<()> {
+        if let Target::File(_) = self
+            && let Target::File(file) = std::mem::replace(self, Target::Closed)
+        {
+            *self = Target::Device(BufWriter::new(file.publish()?));
+        }
+        Ok(())
     }
 
     /// Flushes what a reader may be waiting for; not files, which are invisible before the commit.

@@ -23,33 +23,34 @@ use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::interrupt::Interrupt;
-
 /// An image to process.
 pub(super) struct Request {
     /// The bytes of the image file.
     pub(super) bytes: Vec<u8>,
     /// Sends the response.
-    pub(super) asker: oneshot::Sender<Answer>,
+    pub(super) reply: ReplySender,
 }
 
+/// Sends the response to a waiting request.
+pub(super) type ReplySender = oneshot::Sender<Reply>;
+
 /// The response to a request.
-pub(super) struct Answer {
+pub(super) struct Reply {
     pub(super) status: StatusCode,
     /// JSON.
     pub(super) body: String,
 }
 
 /// State of the server, shared by all requests.
-pub(super) struct Desk {
-    /// Queue to the pipeline; its capacity is `place_count`.
+pub(super) struct AppState {
+    /// Queue to the workers; its capacity is `max_requests`.
     requests: Sender<Request>,
     /// A permit for each request in progress.
-    places: Semaphore,
+    permits: Semaphore,
     /// Maximum requests in progress.
-    place_count: u32,
+    max_requests: u32,
     /// Maximum bytes of an image.
-    most_bytes: u64,
+    max_bytes: u64,
     /// Time within which an image must have arrived.
     patience: Duration,
     /// The response to `GET /model`, as JSON.
@@ -57,7 +58,10 @@ pub(super) struct Desk {
 }
 
 /// Time for the last responses to reach their clients.
-const FAREWELL: Duration = Duration::from_secs(1);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// How often `is_over` is called.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Pause after a failed accept, for instance because the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -74,29 +78,29 @@ pub(super) struct ConnectionLimits {
 /// Serves until `is_over`, then finishes the requests in progress.
 pub(super) fn serve(
     listener: TcpListener,
-    desk: Desk,
+    state: AppState,
     limits: ConnectionLimits,
     is_over: impl Fn() -> bool,
 ) -> io::Result<()> {
     // One thread is enough, since it only transfers requests and responses.
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let desk = Arc::new(desk);
+        let state = Arc::new(state);
         let connections = GracefulShutdown::new();
         let over = async {
             while !is_over() {
-                sleep(Interrupt::POLL_INTERVAL).await;
+                sleep(POLL_INTERVAL).await;
             }
         };
         tokio::select! {
-            never = accept(&listener, router(Arc::clone(&desk)), limits, &connections) => match never {},
+            never = accept(&listener, router(Arc::clone(&state)), limits, &connections) => match never {},
             () = over => {}
         }
         drop(listener);
         let answered = async {
-            desk.until_empty().await;
+            state.until_empty().await;
             // Idle connections are not waited for.
-            sleep(FAREWELL).await;
+            sleep(SHUTDOWN_GRACE).await;
         };
         tokio::select! {
             () = connections.shutdown() => {}
@@ -134,48 +138,48 @@ async fn accept(
     }
 }
 
-fn router(desk: Arc<Desk>) -> Router {
+fn router(state: Arc<AppState>) -> Router {
     Router::new()
         .route("/detect", post(detect))
         .route(
             "/model",
-            get(async |State(desk): State<Arc<Desk>>| json_response(StatusCode::OK, desk.description.clone())),
+            get(async |State(state): State<Arc<AppState>>| json_response(StatusCode::OK, state.description.clone())),
         )
         .route("/health", get("ok"))
         .method_not_allowed_fallback(async || error(StatusCode::METHOD_NOT_ALLOWED, ROUTES))
         .fallback(async || error(StatusCode::NOT_FOUND, ROUTES))
-        .with_state(desk)
+        .with_state(state)
 }
 
 const ROUTES: &str = "expected POST /detect, GET /model or GET /health";
 
-async fn detect(State(desk): State<Arc<Desk>>, headers: HeaderMap, mut body: Body) -> Response {
-    let answer = desk.ask(&mut body).await;
-    let early = matches!(answer.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::PAYLOAD_TOO_LARGE);
+async fn detect(State(state): State<Arc<AppState>>, headers: HeaderMap, mut body: Body) -> Response {
+    let response = state.submit(&mut body).await;
+    let early = matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::PAYLOAD_TOO_LARGE);
     // Clients that are still sending would miss the response, so the body is read to its end. Clients with `Expect`
     // have not started to send.
     if early && !headers.contains_key(header::EXPECT) {
-        let _ = timeout(desk.patience, async { while let Some(Ok(_)) = next(&mut body).await {} }).await;
+        let _ = timeout(state.patience, async { while let Some(Ok(_)) = next(&mut body).await {} }).await;
     }
-    answer
+    response
 }
 
-impl Desk {
-    /// The state for at most `place_count` requests in progress, and the receiver of their images.
+impl AppState {
+    /// The state for at most `max_requests` requests in progress, and the receiver of their images.
     pub(super) fn new(
-        place_count: u32,
-        most_bytes: u64,
+        max_requests: u32,
+        max_bytes: u64,
         patience: Duration,
         description: String,
     ) -> (Self, Receiver<Request>) {
-        let (requests, asked) = bounded(place_count as usize);
-        let places = Semaphore::new(place_count as usize);
-        (Self { requests, places, place_count, most_bytes, patience, description }, asked)
+        let (requests, receiver) = bounded(max_requests as usize);
+        let permits = Semaphore::new(max_requests as usize);
+        (Self { requests, permits, max_requests, max_bytes, patience, description }, receiver)
     }
 
     /// Receives an image and returns the response.
-    async fn ask(&self, body: &mut Body) -> Response {
-        let Ok(_place) = self.places.try_acquire() else { return busy() };
+    async fn submit(&self, body: &mut Body) -> Response {
+        let Ok(_permit) = self.permits.try_acquire() else { return busy() };
         let bytes = match timeout(self.patience, self.receive(body)).await {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(refused)) => return refused,
@@ -184,29 +188,29 @@ impl Desk {
                 return error(StatusCode::REQUEST_TIMEOUT, &reason);
             }
         };
-        let (asker, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         // The queue may be full of images whose clients have disconnected.
-        let Ok(()) = self.requests.try_send(Request { bytes, asker }) else { return busy() };
-        match answer.await {
-            Ok(Answer { status, body }) => json_response(status, body),
+        let Ok(()) = self.requests.try_send(Request { bytes, reply }) else { return busy() };
+        match response.await {
+            Ok(Reply { status, body }) => json_response(status, body),
             Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the server stopped before the image was processed"),
         }
     }
 
     async fn receive(&self, body: &mut Body) -> Result<Vec<u8>, Response> {
         let long = || {
-            let reason = format!("the file is larger than the limit of {} bytes", self.most_bytes);
+            let reason = format!("the file is larger than the limit of {} bytes", self.max_bytes);
             error(StatusCode::PAYLOAD_TOO_LARGE, &reason)
         };
         // The declared length; 0 if unknown.
         let expected = body.size_hint().lower();
-        if expected > self.most_bytes {
+        if expected > self.max_bytes {
             return Err(long());
         }
         let mut bytes = Vec::with_capacity(expected as usize);
         while let Some(part) = next(body).await {
             let part = part.map_err(|reason| error(StatusCode::BAD_REQUEST, &reason.to_string()))?;
-            if (bytes.len() + part.len()) as u64 > self.most_bytes {
+            if (bytes.len() + part.len()) as u64 > self.max_bytes {
                 return Err(long());
             }
             bytes.extend_from_slice(&part);
@@ -216,8 +220,8 @@ impl Desk {
 
     /// Waits until no request is in progress; further requests are rejected.
     async fn until_empty(&self) {
-        if let Ok(places) = self.places.acquire_many(self.place_count).await {
-            places.forget();
+        if let Ok(permits) = self.permits.acquire_many(self.max_requests).await {
+            permits.forget();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Outputs per image: annotated images, YOLO text files and crops.
+//! The outputs of one image: annotated images, YOLO text files and crops.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,20 +6,18 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use image::{RgbImage, imageops};
 use models::spec::Class;
-use models::{BoundingBox, write_atomically};
+use models::{BoundingBox, write_unsynced};
 use runtime::output::{self, Found, ImageIds, Report};
-use runtime::pipeline::Finished;
-use runtime::video::{Frame, Rate};
-use runtime::{draw, image_file};
+use runtime::video::{self, Frame, Rate};
+use runtime::{Reservation, draw, image_file};
 
 use super::ids::Ids;
-use super::source::Source;
-use crate::cannot_write;
+use crate::paths::cannot_write;
 
 /// Arguments of the output folders.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
-pub(crate) struct MadeArgs {
+pub(crate) struct ImageOutputArgs {
     /// Write images with the detections drawn on them into this folder.
     ///
     /// An annotated image is named as its original; repeated names are numbered: a.jpg, a-2.jpg. JPEG stays JPEG, other
@@ -28,7 +26,7 @@ pub(crate) struct MadeArgs {
     draw: Option<PathBuf>,
 
     /// Write YOLO text files into this folder, one per image, with a line per detection: `class x y width height score`;
-    /// classes count from 0, center and sides are fractions of the image.
+    /// classes count from 0, center and sides are fractions of the image. Existing files are not overwritten.
     #[arg(long, value_name = "DIR")]
     yolo: Option<PathBuf>,
 
@@ -46,28 +44,13 @@ pub(super) struct Targets {
     crops: Option<(PathBuf, String)>,
 }
 
-impl Targets {
-    /// The targets of an error that ends a video: they complete the annotated video.
-    pub(super) fn end(part: Option<Part>) -> Self {
-        Self { drawn: part.map(Drawn::Frame), ..Self::default() }
-    }
-}
-
 /// The target of an annotated image.
 #[derive(Clone, Debug)]
 enum Drawn {
     /// An image file.
     Image(PathBuf),
-    /// A frame of an annotated video.
-    Frame(Part),
-}
-
-/// A frame of an annotated video, or its end.
-#[derive(Clone, Debug)]
-pub(super) struct Part {
-    pub(super) video: Arc<Annotated>,
-    /// Whether the video ends with it.
-    pub(super) last: bool,
+    /// The annotated video of a frame.
+    Frame(Arc<Annotated>),
 }
 
 /// An annotated video to write.
@@ -78,21 +61,23 @@ pub(super) struct Annotated {
 }
 
 /// A processed image.
-pub(super) struct Done {
+pub(super) struct ImageDone {
     pub(super) report: Report,
-    /// For an annotated video: its position, and the frame unless it failed.
-    pub(super) drawn: Option<(Part, Option<RgbImage>)>,
+    /// The annotated video of a frame, and the frame unless it failed.
+    pub(super) drawn: Option<(Arc<Annotated>, Option<Pixels>)>,
 }
 
+/// A decoded image, upright, and its place in memory.
+pub(super) type Pixels = (RgbImage, Reservation);
+
 /// The outputs per image that are requested.
-pub(super) struct Made {
+pub(super) struct ImageOutputs {
     names: Names,
-    images: bool,
     nothing: bool,
 }
 
 /// Assigns names to the output files of one image after the other.
-#[derive(Default)]
+#[derive(Clone)]
 pub(super) struct Names {
     drawn: Option<output::Names>,
     yolo: Option<output::Names>,
@@ -100,23 +85,24 @@ pub(super) struct Names {
     ids: Ids,
 }
 
-impl Made {
+impl ImageOutputs {
     /// Creates the folders and checks the names, so that errors are found before the work starts.
-    pub(super) fn open(args: &MadeArgs, ids: Option<ImageIds>, source: &Source) -> Result<Self> {
+    pub(super) fn open(args: &ImageOutputArgs, ids: Option<ImageIds>, files: &[PathBuf]) -> Result<Self> {
         let open = |folder: &Option<PathBuf>| {
             let folder = folder.as_deref();
             folder.map(|folder| output::Names::open(folder).with_context(|| cannot_write(folder))).transpose()
         };
         let names =
             Names { drawn: open(&args.draw)?, yolo: open(&args.yolo)?, crops: open(&args.crops)?, ids: Ids::new(ids) };
-        let mut ids = names.ids.clone();
-        for file in source.files() {
-            if let Err(reason) = names.check(file).and_then(|()| ids.take(file)) {
+        let mut trial = names.clone();
+        for file in files {
+            // The names of a video's frames are not known yet.
+            let checked = if video::is_video(file) { trial.reserve(file) } else { trial.next(file).map(drop) };
+            if let Err(reason) = checked {
                 bail!("`{}`: {reason}", file.display());
             }
         }
-        let images = args.draw.is_some() || args.crops.is_some();
-        Ok(Self { names, images, nothing: !images && args.yolo.is_none() })
+        Ok(Self { names, nothing: args.draw.is_none() && args.crops.is_none() && args.yolo.is_none() })
     }
 
     /// Whether no such outputs are requested.
@@ -124,99 +110,108 @@ impl Made {
         self.nothing
     }
 
-    /// Whether the outputs need the image after detection.
-    pub(super) fn needs_images(&self) -> bool {
-        self.images
-    }
-
-    /// Takes the names. Call at most once.
-    pub(super) fn names(&mut self) -> Names {
-        std::mem::take(&mut self.names)
+    /// The names of the output files.
+    pub(super) fn into_names(self) -> Names {
+        self.names
     }
 }
 
 impl Names {
     /// The output files of an image. The error is the reason why there are none.
     pub(super) fn next(&mut self, file: &Path) -> Result<Targets, String> {
-        self.check(file)?;
-        self.ids.take(file)?;
+        self.reserve(file)?;
         let extension = file.extension().filter(|_| image_file::is_jpeg(file)).and_then(|extension| extension.to_str());
         let drawn = self.drawn.as_mut().map(|names| names.next(file, Some(extension.unwrap_or("png"))));
-        Ok(Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file) })
+        Ok(Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file)? })
     }
 
     /// The annotated video of a video, if requested. The error is the reason why there is none.
     pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<Annotated>>, String> {
-        self.check(file)?;
-        self.ids.take(file)?;
+        self.reserve(file)?;
         let path = self.drawn.as_mut().map(|names| names.next(file, Some("mp4")));
         Ok(path.map(|path| Arc::new(Annotated { path, rate })))
     }
 
-    /// The output files of a frame.
-    pub(super) fn frame(&mut self, file: &Path, frame: Frame, part: Option<Part>) -> Targets {
+    /// The output files of a frame. The error is the reason why there are none.
+    pub(super) fn frame(
+        &mut self,
+        file: &Path,
+        frame: Frame,
+        video: Option<Arc<Annotated>>,
+    ) -> Result<Targets, String> {
         let mut name = file.file_stem().unwrap_or_default().to_owned();
         // `.frame` is removed like the extension of any image.
         name.push(format!("-{:06}.frame", frame.number));
-        Targets { drawn: part.map(Drawn::Frame), ..self.beside(Path::new(&name)) }
+        Ok(Targets { drawn: video.map(Drawn::Frame), ..self.beside(Path::new(&name))? })
     }
 
     /// The output files of an image other than its annotated image.
-    fn beside(&mut self, file: &Path) -> Targets {
+    fn beside(&mut self, file: &Path) -> Result<Targets, String> {
         let yolo = self.yolo.as_mut().map(|names| names.next(file, Some("txt")));
+        // It may be the work of a person.
+        if let Some(labels) = yolo.as_ref().filter(|labels| labels.exists()) {
+            let labels = labels.display();
+            return Err(format!(
+                "`{labels}` exists already and would be overwritten; choose another folder for --yolo"
+            ));
+        }
         let crops = self.crops.as_mut().and_then(|names| {
-            let beginning = names.next(file, None);
-            let name = beginning.file_name()?.to_string_lossy().into_owned();
-            Some((beginning.parent()?.to_owned(), name))
+            let prefix = names.next(file, None);
+            let name = prefix.file_name()?.to_string_lossy().into_owned();
+            Some((prefix.parent()?.to_owned(), name))
         });
-        Targets { drawn: None, yolo, crops }
+        Ok(Targets { drawn: None, yolo, crops })
     }
 
-    fn check(&self, file: &Path) -> Result<(), String> {
+    /// Checks that a file is not in the folder of annotated images, and reserves its image id.
+    fn reserve(&mut self, file: &Path) -> Result<(), String> {
         match &self.drawn {
             Some(drawn) if drawn.contains(file) => {
                 Err("it is in the folder of --draw and would be overwritten; choose another folder".to_owned())
             }
-            _ => Ok(()),
+            _ => self.ids.take(file),
         }
     }
 }
 
-/// Writes the output files of an image, and returns its report.
-pub(super) fn make(finished: Finished<Targets>, classes: &[Class]) -> Result<Done> {
-    let Finished { report, mut image, tag: Targets { drawn, yolo, crops } } = finished;
-    if let Ok(found) = &report.outcome {
-        make_beside(found, image.as_ref(), yolo, crops, classes)?;
-        if let (Some(_), Some(image)) = (&drawn, &mut image) {
+/// Writes the output files of an image; `pixels` are there if it could be read.
+pub(super) fn write(
+    report: Report,
+    mut pixels: Option<Pixels>,
+    targets: Targets,
+    classes: &[Class],
+) -> Result<ImageDone> {
+    let Targets { drawn, yolo, crops } = targets;
+    if let (Ok(found), Some((image, _))) = (&report.outcome, &mut pixels) {
+        write_beside(found, image, yolo, crops, classes)?;
+        if drawn.is_some() {
             draw::draw(image, &found.detections, classes);
         }
     }
-    let drawn = match (drawn, image) {
-        (Some(Drawn::Frame(part)), image) => Some((part, image)),
-        (Some(Drawn::Image(path)), Some(image)) if report.outcome.is_ok() => {
+    let drawn = match (drawn, pixels) {
+        (Some(Drawn::Frame(video)), pixels) => Some((video, pixels)),
+        (Some(Drawn::Image(path)), Some((image, _))) if report.outcome.is_ok() => {
             image_file::write(&path, &image).with_context(|| cannot_write(&path))?;
             None
         }
         _ => None,
     };
-    Ok(Done { report, drawn })
+    Ok(ImageDone { report, drawn })
 }
 
-fn make_beside(
+/// Writes the output files of an image other than its annotated image.
+fn write_beside(
     found: &Found,
-    image: Option<&RgbImage>,
+    image: &RgbImage,
     yolo: Option<PathBuf>,
     crops: Option<(PathBuf, String)>,
     classes: &[Class],
 ) -> Result<()> {
     if let Some(path) = yolo {
         let text = output::yolo(found);
-        write_atomically(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
+        write_unsynced(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
     }
-    match (crops, image) {
-        (Some((folder, name)), Some(image)) => crop(image, found, classes, &folder, &name),
-        _ => Ok(()),
-    }
+    crops.map_or(Ok(()), |(folder, name)| crop(image, found, classes, &folder, &name))
 }
 
 fn crop(image: &RgbImage, found: &Found, classes: &[Class], folder: &Path, name: &str) -> Result<()> {

@@ -1,0 +1,407 @@
+//! The batcher: gathers the inputs of all callers into batches, and runs them on a thread per engine.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use ndarray::{Array3, ArrayView3};
+
+use crate::engine::{Engine, EngineError, Outputs};
+
+/// What a batcher has run since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Inputs of the network: one for each view of an image.
+    pub inputs: u64,
+    /// Runs of the network.
+    pub batches: u64,
+    /// Time in ONNX Runtime, summed over all engines.
+    pub network: Duration,
+}
+
+/// The outputs for one input.
+#[derive(Debug)]
+pub(crate) struct Inference<O = Outputs> {
+    /// Outputs of the batch that the input was in.
+    pub(crate) outputs: Arc<O>,
+    /// Index of the input in the batch.
+    pub(crate) row: usize,
+    /// Time from the submission until the batch started.
+    pub(crate) queued: Duration,
+    /// Time that the batch took.
+    pub(crate) network: Duration,
+}
+
+/// An input whose outputs are still to come.
+#[derive(Debug)]
+pub(crate) struct Pending<O = Outputs>(Receiver<Reply<O>>);
+
+type Reply<O> = Result<Inference<O>, EngineError>;
+
+impl<O> Pending<O> {
+    /// Waits for the outputs.
+    pub(crate) fn wait(self) -> Reply<O> {
+        self.0.recv().unwrap_or(Err(EngineError::Stopped))
+    }
+}
+
+/// What a thread of the batcher does with a batch of inputs `[3, H, W]` of one shape.
+trait Run<O>: FnMut(&[ArrayView3<f32>]) -> Result<O, EngineError> + Send + 'static {}
+
+impl<O, F: FnMut(&[ArrayView3<f32>]) -> Result<O, EngineError> + Send + 'static> Run<O> for F {}
+
+/// Runs inputs of many threads in batches. Dropping it waits for the batches that are running.
+#[derive(Debug)]
+pub(crate) struct Batcher<O = Outputs> {
+    queue: Arc<Queue<O>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Batcher {
+    /// Batches of at most `max_batch` inputs. A smaller batch starts `max_delay` after its oldest input was submitted.
+    pub(crate) fn new(engines: Vec<Arc<Engine>>, max_batch: NonZeroUsize, max_delay: Duration) -> Self {
+        let run = |engine: Arc<Engine>| {
+            // On a GPU, every new input shape costs as much as many runs.
+            let padded = if engine.provider().is_nvidia() { max_batch.get() } else { 0 };
+            move |inputs: &[ArrayView3<f32>]| {
+                let _span = tracing::debug_span!("run", images = inputs.len(), size = ?inputs[0].dim()).entered();
+                engine.run_padded(inputs, padded)
+            }
+        };
+        Self::start(engines.into_iter().map(run), max_batch, max_delay)
+    }
+}
+
+impl<O: Send + Sync + 'static> Batcher<O> {
+    /// A thread for each of `runs`.
+    fn start(runs: impl IntoIterator<Item = impl Run<O>>, max_batch: NonZeroUsize, max_delay: Duration) -> Self {
+        let queue = Arc::new(Queue { state: Mutex::default(), changed: Condvar::new(), max_batch, max_delay });
+        let threads = runs.into_iter().map(|run| {
+            let worker = Worker::new(Arc::clone(&queue));
+            thread::spawn(move || worker.work(run))
+        });
+        Self { threads: threads.collect(), queue }
+    }
+
+    /// Submits an input, `[3, H, W]`. Does not wait.
+    pub(crate) fn submit(&self, pixels: Array3<f32>) -> Pending<O> {
+        let (reply, receiver) = sync_channel(1);
+        let mut state = self.queue.lock();
+        // Without workers the reply is dropped, which `Pending::wait` reports.
+        if state.workers > 0 {
+            state.waiting.push_back(Job { pixels, submitted: Instant::now(), reply });
+            self.queue.changed.notify_all();
+        }
+        Pending(receiver)
+    }
+
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.queue.lock().statistics
+    }
+}
+
+impl<O> Drop for Batcher<O> {
+    fn drop(&mut self) {
+        self.queue.lock().is_closed = true;
+        self.queue.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // A panic of a thread has been reported to the callers.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Queue<O> {
+    state: Mutex<State<O>>,
+    /// Notified about new jobs, and when the queue is closed.
+    changed: Condvar,
+    max_batch: NonZeroUsize,
+    max_delay: Duration,
+}
+
+#[derive(Debug)]
+struct State<O> {
+    /// In the order of submission.
+    waiting: VecDeque<Job<O>>,
+    is_closed: bool,
+    /// Number of workers that are alive.
+    workers: usize,
+    statistics: Statistics,
+}
+
+impl<O> Default for State<O> {
+    fn default() -> Self {
+        Self { waiting: VecDeque::new(), is_closed: false, workers: 0, statistics: Statistics::default() }
+    }
+}
+
+/// An input of the network.
+#[derive(Debug)]
+struct Job<O> {
+    pixels: Array3<f32>,
+    submitted: Instant,
+    reply: SyncSender<Reply<O>>,
+}
+
+impl<O> Job<O> {
+    fn send(&self, reply: Reply<O>) {
+        // Fails if the caller has gone.
+        let _ = self.reply.send(reply);
+    }
+}
+
+impl<O> Queue<O> {
+    /// Ignores poisoning: no panic leaves the state inconsistent.
+    fn lock(&self) -> MutexGuard<'_, State<O>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next batch: the oldest job and the next ones of its shape. As every batch contains the oldest job, no
+    /// job waits for ever. `None` when the queue is closed and empty.
+    fn next(&self) -> Option<Vec<Job<O>>> {
+        let mut state = self.lock();
+        loop {
+            let Some(oldest) = state.waiting.front() else {
+                if state.is_closed {
+                    return None;
+                }
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let shape = oldest.pixels.dim();
+            let is_alike = |job: &&Job<O>| job.pixels.dim() == shape;
+            let is_full =
+                state.waiting.iter().filter(is_alike).take(self.max_batch.get()).count() == self.max_batch.get();
+            let delay = self.max_delay.saturating_sub(oldest.submitted.elapsed());
+            if is_full || state.is_closed || delay.is_zero() {
+                return Some(state.take(shape, self.max_batch.get()));
+            }
+            let waited = self.changed.wait_timeout(state, delay);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl<O> State<O> {
+    /// Removes the oldest jobs of this shape, at most `count`.
+    fn take(&mut self, shape: (usize, usize, usize), count: usize) -> Vec<Job<O>> {
+        let mut taken = Vec::new();
+        let mut index = 0;
+        while taken.len() < count && index < self.waiting.len() {
+            if self.waiting[index].pixels.dim() == shape {
+                taken.extend(self.waiting.remove(index));
+            } else {
+                index += 1;
+            }
+        }
+        taken
+    }
+}
+
+/// A thread of the batcher. When the last one ends, also by a panic, waiting and later jobs fail instead of waiting for
+/// ever.
+struct Worker<O> {
+    queue: Arc<Queue<O>>,
+}
+
+impl<O> Worker<O> {
+    fn new(queue: Arc<Queue<O>>) -> Self {
+        queue.lock().workers += 1;
+        Self { queue }
+    }
+
+    fn work(self, mut run: impl Run<O>) {
+        while let Some(jobs) = self.queue.next() {
+            let Err(error) = self.run(&mut run, &jobs) else { continue };
+            if let [job] = &jobs[..] {
+                job.send(Err(error));
+                continue;
+            }
+            // Only the input that fails is to fail, not those that happen to share its batch.
+            tracing::warn!("running the {} inputs of a failed batch one by one: {error}", jobs.len());
+            for job in &jobs {
+                if let Err(error) = self.run(&mut run, slice::from_ref(job)) {
+                    job.send(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Runs a batch and sends the replies, unless it fails.
+    fn run(&self, run: &mut impl Run<O>, jobs: &[Job<O>]) -> Result<(), EngineError> {
+        let inputs: Vec<_> = jobs.iter().map(|job| job.pixels.view()).collect();
+        let started = Instant::now();
+        // An engine is usable after a panic: ONNX Runtime does not unwind, and buffers are filled anew for every run.
+        let outputs = catch_unwind(AssertUnwindSafe(|| run(&inputs)));
+        let network = started.elapsed();
+        let mut state = self.queue.lock();
+        state.statistics.inputs += jobs.len() as u64;
+        state.statistics.batches += 1;
+        state.statistics.network += network;
+        drop(state);
+        let outputs = Arc::new(outputs.unwrap_or_else(|panic| Err(EngineError::panicked(panic.as_ref())))?);
+        for (row, job) in jobs.iter().enumerate() {
+            let queued = started.duration_since(job.submitted);
+            job.send(Ok(Inference { outputs: Arc::clone(&outputs), row, queued, network }));
+        }
+        Ok(())
+    }
+}
+
+impl<O> Drop for Worker<O> {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        state.workers -= 1;
+        if state.workers == 0 {
+            state.waiting.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use super::*;
+
+    /// The first value of each input of the batch.
+    type Values = Vec<f32>;
+
+    const LONG: Duration = Duration::from_secs(100);
+
+    fn input(value: f32, width: usize) -> Array3<f32> {
+        Array3::from_elem((3, 32, width), value)
+    }
+
+    fn values(inputs: &[ArrayView3<f32>]) -> Values {
+        inputs.iter().map(|input| input[[0, 0, 0]]).collect()
+    }
+
+    /// A negative input is an error, NaN a panic.
+    fn run(inputs: &[ArrayView3<f32>]) -> Result<Values, EngineError> {
+        let values = values(inputs);
+        assert!(values.iter().all(|value| !value.is_nan()), "on purpose");
+        if values.iter().any(|value| *value < 0.0) { Err(EngineError::OnlyCandidates) } else { Ok(values) }
+    }
+
+    fn batcher(runs: Vec<impl Run<Values>>, max_batch: usize, max_delay: Duration) -> Batcher<Values> {
+        Batcher::start(runs, max_batch.try_into().unwrap(), max_delay)
+    }
+
+    fn value(reply: Reply<Values>) -> f32 {
+        reply.map(|inference| inference.outputs[inference.row]).unwrap()
+    }
+
+    #[test]
+    fn batches_contain_the_oldest_input_and_others_of_its_shape() {
+        // The first batch waits until all inputs are there.
+        let (started, go) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+        let gates = (Arc::clone(&started), Arc::clone(&go));
+        let mut is_first = true;
+        let run = move |inputs: &[ArrayView3<f32>]| {
+            if std::mem::take(&mut is_first) {
+                gates.0.wait();
+                gates.1.wait();
+            }
+            run(inputs)
+        };
+        let batcher = batcher(vec![run], 3, Duration::ZERO);
+        let first = batcher.submit(input(0.0, 32));
+        started.wait();
+        let widths = [32, 64, 32, 64, 32, 32, 96];
+        let pending: Vec<_> = (1u8..).zip(widths).map(|(n, width)| batcher.submit(input(n.into(), width))).collect();
+        go.wait();
+        assert_eq!(value(first.wait()), 0.0);
+        let mut batches = Vec::new();
+        for (number, pending) in (1u8..).zip(pending) {
+            let inference = pending.wait().unwrap();
+            assert_eq!(inference.outputs[inference.row], f32::from(number));
+            assert!(inference.queued > Duration::ZERO);
+            batches.push(inference.outputs.to_vec());
+        }
+        let [odd, even, last, alone] = [vec![1.0, 3.0, 5.0], vec![2.0, 4.0], vec![6.0], vec![7.0]];
+        assert_eq!(batches, [&odd, &even, &odd, &even, &odd, &last, &alone].map(Clone::clone));
+        let statistics = batcher.statistics();
+        assert_eq!((statistics.inputs, statistics.batches), (8, 5));
+    }
+
+    #[test]
+    fn a_full_batch_does_not_wait_and_a_smaller_one_waits_for_the_delay() {
+        let full = batcher(vec![run], 2, LONG);
+        let pending = [full.submit(input(1.0, 32)), full.submit(input(2.0, 32))];
+        assert_eq!(pending.map(|pending| value(pending.wait())), [1.0, 2.0]);
+        assert_eq!(full.statistics().batches, 1);
+        let single = batcher(vec![run], 1, LONG);
+        assert_eq!(value(single.submit(input(3.0, 32)).wait()), 3.0);
+        let delayed = batcher(vec![run], 2, Duration::from_millis(30));
+        let inference = delayed.submit(input(4.0, 32)).wait().unwrap();
+        assert!(inference.queued >= Duration::from_millis(30));
+    }
+
+    #[test]
+    fn an_error_or_panic_of_one_input_harms_no_other() {
+        let batcher = batcher(vec![run], 3, LONG);
+        for bad in [-1.0, f32::NAN] {
+            let pending = [1.0, bad, 2.0].map(|value| batcher.submit(input(value, 32)));
+            let [first, failed, last] = pending.map(Pending::wait);
+            assert_eq!([value(first), value(last)], [1.0, 2.0]);
+            match failed.unwrap_err() {
+                EngineError::Panicked { reason } => assert!(bad.is_nan() && reason == "on purpose", "{reason}"),
+                error => assert!(bad < 0.0 && matches!(error, EngineError::OnlyCandidates), "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn eight_threads_share_batches_and_none_starves() {
+        let (largest, threads, rounds) = (Arc::new(AtomicUsize::new(0)), 8u8, 50u8);
+        let seen = Arc::clone(&largest);
+        let run = move |inputs: &[ArrayView3<f32>]| {
+            seen.fetch_max(inputs.len(), SeqCst);
+            thread::sleep(Duration::from_millis(1));
+            run(inputs)
+        };
+        let batcher = batcher(vec![run.clone(), run], 4, Duration::ZERO);
+        thread::scope(|scope| {
+            for thread in 0..threads {
+                let batcher = &batcher;
+                scope.spawn(move || {
+                    for round in 0..rounds {
+                        // One thread's inputs are always of another shape than the others'.
+                        let width = if thread == 0 { 64 } else { 32 };
+                        let number = f32::from(thread) * 100.0 + f32::from(round);
+                        let inference = batcher.submit(input(number, width)).wait().unwrap();
+                        assert_eq!(inference.outputs[inference.row], number);
+                        // An input waits for at most two batches of every shape.
+                        assert!(inference.queued < Duration::from_secs(5), "{:?}", inference.queued);
+                    }
+                });
+            }
+        });
+        let Statistics { inputs, batches, .. } = batcher.statistics();
+        assert_eq!((inputs, largest.load(SeqCst)), (400, 4));
+        assert!(batches < 250, "{batches} batches of 400 inputs");
+    }
+
+    #[test]
+    fn inputs_of_an_engine_that_has_ended_are_errors() {
+        let batcher = batcher(vec![run], 1, Duration::ZERO);
+        batcher.queue.lock().is_closed = true;
+        batcher.queue.changed.notify_all();
+        while !batcher.threads[0].is_finished() {
+            thread::yield_now();
+        }
+        let error = batcher.submit(input(1.0, 32)).wait().unwrap_err();
+        assert!(matches!(error, EngineError::Stopped), "{error}");
+        // No engine at all.
+        let none = Batcher::<Values>::start(Vec::<fn(&[ArrayView3<f32>]) -> _>::new(), NonZeroUsize::MIN, LONG);
+        assert!(none.submit(input(1.0, 32)).wait().is_err());
+    }
+}
