@@ -2,6 +2,7 @@
 
 mod ids;
 mod image_outputs;
+mod shard;
 mod source;
 mod writer;
 
@@ -50,6 +51,10 @@ pub(crate) struct DetectArgs {
     #[arg(long, value_name = "NAMES", help_heading = "Thresholds")]
     classes: Option<Vec<String>>,
 
+    /// Exit with 0 although images failed; the results name them.
+    #[arg(long, help_heading = "Output")]
+    ignore_failures: bool,
+
     /// Maximum images per run of the network; images of one input size share a run [default: the model's if fixed, else 1].
     #[arg(long, value_name = "N", value_parser = up_to(MAX_BATCH), help_heading = "Performance")]
     batch_size: Option<NonZeroUsize>,
@@ -72,6 +77,7 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let mut options = args.detector.options();
     (options.max_batch, options.rules.classes) = (args.batch_size, args.classes.clone());
     let detector = args.detector.open(options)?;
+    image_outputs.write_classes(&detector.spec().classes)?;
     let interrupt = Interrupt::finish_first("finishing the images in progress; result files are not written");
 
     let started = Instant::now();
@@ -100,8 +106,8 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     ));
     Ok(match (interrupted, tally.failed) {
         (true, _) => interrupt::exit_code(),
-        (false, 0) => ExitCode::SUCCESS,
-        (false, _) => ExitCode::from(SOME_FAILED),
+        (false, failed) if failed > 0 && !args.ignore_failures => ExitCode::from(SOME_FAILED),
+        (false, _) => ExitCode::SUCCESS,
     })
 }
 

@@ -25,7 +25,7 @@ pub use json::outcome_json;
 pub use report_writer::{ReportWriter, ReportWriterError};
 pub use table::aligned;
 pub use target::{Target, print};
-pub use yolo::yolo;
+pub use yolo::{yolo, yolo_data, yolo_with_scores};
 
 /// The result of one image or frame.
 #[derive(Debug)]

@@ -36,8 +36,10 @@ fn all_output_formats_contain_the_same_results() {
     assert_eq!((&of_third[0]["score"], &of_third[0]["bbox"][0]), (&found[0]["score"], &found[0]["box"][0]));
 
     assert_eq!(list(&folder.path().join("drawn")), ["1.png", "3.jpg"]);
-    assert_eq!(list(&folder.path().join("yolo")), ["1.txt", "3.txt"]);
-    assert_eq!(read(&folder, "yolo/3.txt").lines().count(), 7);
+    assert_eq!(list(&folder.path().join("yolo")), ["1.txt", "3.txt", "data.yaml"]);
+    let labels = read(&folder, "yolo/3.txt");
+    assert_eq!(labels.lines().map(|line| line.split(' ').count()).collect::<Vec<_>>(), [5; 7]);
+    assert!(read(&folder, "yolo/data.yaml").ends_with("names:\n  0: \"cat\"\n  1: \"a/b\"\n"));
     let crops: usize = ["cat", "a_b"]
         .map(|class| folder.path().join("crops").join(class))
         .iter()
@@ -310,12 +312,38 @@ fn long_names_do_not_end_the_run() {
     assert_eq!(code, 0, "{stderr}");
     assert_eq!(json(&read(&folder, &json_file[..240]))[0]["file"], image.as_str());
     for (output, extension) in [("drawn", ".png"), ("yolo", ".txt")] {
-        let names = list(&folder.path().join(output));
+        let names: Vec<_> = list(&folder.path().join(output)).into_iter().filter(|name| name.ends_with(extension)).collect();
         assert!(names.len() == 2 && names[1].starts_with("xxx") && names[1].ends_with(extension), "{names:?}");
     }
     let crops = ["cat", "a_b"].map(|class| folder.path().join("crops").join(class));
     let crops: Vec<_> = crops.iter().filter(|folder| folder.exists()).flat_map(|folder| list(folder)).collect();
     assert_eq!(crops.iter().filter(|name| name.starts_with("xxx")).count(), 2, "{crops:?}");
+}
+
+#[test]
+fn jobs_of_an_array_share_the_images() {
+    let folder = folder();
+    let mut files = Vec::new();
+    for (index, shard) in ["0/2", "auto/2"].into_iter().enumerate() {
+        let mut command = detect(&folder);
+        command.env_remove("SLURM_ARRAY_TASK_ID").env("JOB_COMPLETION_INDEX", "1");
+        let (code, stdout, stderr) = run(command.args(["--shard", shard, "--json", "-", "1.png", "2.png", "3.jpg"]));
+        // The first job has the images 1 and 3, the second the broken one.
+        assert_eq!(code, [0, 3][index], "{stderr}");
+        files.extend(json(&stdout).as_array().unwrap().iter().map(|image| image["file"].as_str().unwrap().to_owned()));
+    }
+    assert_eq!(files, ["1.png", "3.jpg", "2.png"]);
+
+    let (code, stdout, _) = run(detect(&folder).args(["--ignore-failures", "--json", "-", "1.png", "2.png"]));
+    assert!(code == 0 && json(&stdout)[1]["error"].is_string(), "{stdout}");
+    let mut child = detect(&folder);
+    child.args(["--shard", "1/2", "--stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = child.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"1.png\n3.jpg\n1.png\n").unwrap();
+    let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert!(output.lines().count() == 1 && json(&output)["file"] == "3.jpg", "{output}");
+    let (code, _, stderr) = run(detect(&folder).args(["--shard", "2/2", "1.png"]));
+    assert!(code == 2 && stderr.contains("I from 0 to N - 1"), "{stderr}");
 }
 
 #[test]
@@ -446,7 +474,8 @@ fn only_lists_wait_for_the_disk() {
     command.envs(detect.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.args(["--json", "a.json", "--draw", "drawn", "--crops", "crops", "--yolo", "yolo", "1.png", "3.jpg"]);
     match command.output() {
-        Ok(output) if output.status.code() == Some(0) => assert_eq!(read(&folder, "trace").matches("sync(").count(), 1),
+        // The list, and the name of the list in its folder.
+        Ok(output) if output.status.code() == Some(0) => assert_eq!(read(&folder, "trace").matches("sync(").count(), 2),
         _ => eprintln!("skipped: strace is missing or not allowed"),
     }
 }

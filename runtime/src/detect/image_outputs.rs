@@ -25,10 +25,16 @@ pub(crate) struct ImageOutputArgs {
     #[arg(long, value_name = "DIR")]
     draw: Option<PathBuf>,
 
-    /// Write YOLO text files into this folder, one per image, with a line per detection: `class x y width height score`;
-    /// classes count from 0, center and sides are fractions of the image. Existing files are not overwritten.
+    /// Write YOLO labels into this folder: a text file per image with a line per detection, `class x y width height`, and
+    /// data.yaml with the classes.
+    ///
+    /// Classes count from 0, center and sides are fractions of the image. Existing files are not overwritten.
     #[arg(long, value_name = "DIR")]
     yolo: Option<PathBuf>,
+
+    /// Add the score as a sixth column to YOLO labels; Ultralytics refuses such labels for training.
+    #[arg(long, requires = "yolo")]
+    yolo_scores: bool,
 
     /// Write each detection's part of the image as `CLASS/IMAGE-NUMBER.jpg` into this folder, highest score first.
     #[arg(long, value_name = "DIR")]
@@ -39,7 +45,8 @@ pub(crate) struct ImageOutputArgs {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Targets {
     drawn: Option<Drawn>,
-    yolo: Option<PathBuf>,
+    /// The labels, and whether they have scores.
+    yolo: Option<(PathBuf, bool)>,
     /// The folder of the crops, and the prefix of their names.
     crops: Option<(PathBuf, String)>,
 }
@@ -73,6 +80,8 @@ pub(super) type Pixels = (RgbImage, Reservation);
 /// The outputs per image that are requested.
 pub(super) struct ImageOutputs {
     names: Names,
+    /// The classes of YOLO labels.
+    data_yaml: Option<PathBuf>,
     nothing: bool,
 }
 
@@ -81,6 +90,7 @@ pub(super) struct ImageOutputs {
 pub(super) struct Names {
     drawn: Option<output::Names>,
     yolo: Option<output::Names>,
+    yolo_scores: bool,
     crops: Option<output::Names>,
     ids: Ids,
 }
@@ -92,8 +102,14 @@ impl ImageOutputs {
             let folder = folder.as_deref();
             folder.map(|folder| output::Names::open(folder).with_context(|| cannot_write(folder))).transpose()
         };
-        let names =
-            Names { drawn: open(&args.draw)?, yolo: open(&args.yolo)?, crops: open(&args.crops)?, ids: Ids::new(ids) };
+        let names = Names {
+            drawn: open(&args.draw)?,
+            yolo: open(&args.yolo)?,
+            yolo_scores: args.yolo_scores,
+            crops: open(&args.crops)?,
+            ids: Ids::new(ids),
+        };
+        let data_yaml = args.yolo.as_ref().map(|folder| folder.join("data.yaml"));
         let mut trial = names.clone();
         for file in files {
             // The names of a video's frames are not known yet.
@@ -102,7 +118,19 @@ impl ImageOutputs {
                 bail!("`{}`: {reason}", file.display());
             }
         }
-        Ok(Self { names, nothing: args.draw.is_none() && args.crops.is_none() && args.yolo.is_none() })
+        Ok(Self { names, data_yaml, nothing: args.draw.is_none() && args.crops.is_none() && args.yolo.is_none() })
+    }
+
+    /// Writes the classes of YOLO labels.
+    pub(super) fn write_classes(&self, classes: &[Class]) -> Result<()> {
+        let Some(path) = &self.data_yaml else { return Ok(()) };
+        let folder = path.parent().and_then(|folder| folder.canonicalize().ok()).unwrap_or_default();
+        let text = output::yolo_data(classes, &folder);
+        match std::fs::read_to_string(path) {
+            Ok(existing) if existing == text => Ok(()),
+            Ok(_) => bail!("`{}` exists already with other classes; choose another folder for --yolo", path.display()),
+            Err(_) => write_unsynced(path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(path)),
+        }
     }
 
     /// Whether no such outputs are requested.
@@ -160,7 +188,7 @@ impl Names {
             let name = prefix.file_name()?.to_string_lossy().into_owned();
             Some((prefix.parent()?.to_owned(), name))
         });
-        Ok(Targets { drawn: None, yolo, crops })
+        Ok(Targets { drawn: None, yolo: yolo.map(|labels| (labels, self.yolo_scores)), crops })
     }
 
     /// Checks that a file is not in the folder of annotated images, and reserves its image id.
@@ -203,12 +231,12 @@ pub(super) fn write(
 fn write_beside(
     found: &Found,
     image: &RgbImage,
-    yolo: Option<PathBuf>,
+    yolo: Option<(PathBuf, bool)>,
     crops: Option<(PathBuf, String)>,
     classes: &[Class],
 ) -> Result<()> {
-    if let Some(path) = yolo {
-        let text = output::yolo(found);
+    if let Some((path, scores)) = yolo {
+        let text = if scores { output::yolo_with_scores(found) } else { output::yolo(found) };
         write_unsynced(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
     }
     crops.map_or(Ok(()), |(folder, name)| crop(image, found, classes, &folder, &name))

@@ -13,6 +13,7 @@ use runtime::progress::warn;
 use runtime::video::{self, Frame, Frames, Rate};
 
 use super::image_outputs::{Annotated, Names, Pixels, Targets};
+use super::shard::Shard;
 use crate::interrupt::Interrupt;
 use crate::paths::or_stdin;
 
@@ -32,6 +33,12 @@ pub(crate) struct SourceArgs {
     #[arg(long, short)]
     recursive: bool,
 
+    /// Process only a part of the images: image K of the list, or line K of stdin, if K modulo N is I (both from 0).
+    ///
+    /// `auto` reads SLURM_ARRAY_TASK_ID, MIN, STEP and COUNT, `auto/N` the index of a Kubernetes job with N completions.
+    #[arg(long, value_name = "I/N|auto|auto/N")]
+    shard: Option<Shard>,
+
     /// Read image file names from stdin, one per line; results are written as soon as they are ready, by default as NDJSON
     /// to stdout.
     #[arg(long)]
@@ -45,7 +52,8 @@ pub(crate) struct SourceArgs {
 /// The requested images.
 pub(super) enum Source {
     Files(Vec<PathBuf>),
-    Stdin,
+    /// The lines in the shard, or all.
+    Stdin(Option<Shard>),
 }
 
 /// Options of reading videos.
@@ -83,10 +91,14 @@ const WAITING: usize = 64;
 impl Source {
     pub(super) fn open(args: &SourceArgs) -> Result<Self> {
         if args.stdin {
-            return Ok(Self::Stdin);
+            return Ok(Self::Stdin(args.shard));
         }
         let paths: Vec<_> = args.paths.iter().map(|path| or_stdin(path)).collect();
-        let files = inputs::expand(&paths, args.recursive)?;
+        let mut files = inputs::expand(&paths, args.recursive)?;
+        if let Some(shard) = args.shard {
+            let mut positions = 0..;
+            files.retain(|_| positions.next().is_some_and(|position| shard.contains(position)));
+        }
         if files.iter().any(|file| video::is_video(file)) {
             video::check()?;
         }
@@ -105,7 +117,7 @@ impl Source {
     pub(super) fn files(&self) -> &[PathBuf] {
         match self {
             Self::Files(files) => files,
-            Self::Stdin => &[],
+            Self::Stdin(_) => &[],
         }
     }
 
@@ -113,7 +125,7 @@ impl Source {
     pub(super) fn items(self, videos: VideoOptions, names: Names, interrupt: Interrupt, stop: Receiver<()>) -> Items {
         let waiting = match self {
             Self::Files(files) => Waiting::Files(files.into_iter()),
-            Self::Stdin => Waiting::Lines(read_stdin()),
+            Self::Stdin(shard) => Waiting::Lines(read_stdin(shard)),
         };
         // Frames have a budget of their own: they keep their pixels until it is their turn to be written, and images of the
         // same budget, whose turn comes first, would wait for them for ever.
@@ -126,10 +138,13 @@ impl Source {
 type Line = Result<PathBuf, (String, String)>;
 
 /// Reads stdin in a separate thread, which is not joined, since it may block forever.
-fn read_stdin() -> Receiver<Line> {
+fn read_stdin(shard: Option<Shard>) -> Receiver<Line> {
     let (sender, receiver) = bounded(WAITING);
     thread::spawn(move || {
-        for line in Lines::new(BufReader::new(io::stdin())) {
+        for (position, line) in Lines::new(BufReader::new(io::stdin())).enumerate() {
+            if line.is_ok() && shard.is_some_and(|shard| !shard.contains(position)) {
+                continue;
+            }
             let (line, last) = match line {
                 Ok(Ok(path)) => (Ok(path), false),
                 Ok(Err(bad)) => (Err((bad.prefix.clone(), bad.to_string())), false),
