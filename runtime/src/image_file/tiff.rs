@@ -7,7 +7,7 @@
 mod samples;
 
 use std::io::Cursor;
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -25,8 +25,8 @@ use super::region::{Region, transposes};
 use super::unsupported::RAW;
 use samples::{Samples, Scale};
 
-/// Compressions for fax, which only the decoder of the crate `image` reads.
-const FAX: RangeInclusive<u16> = 2..=4;
+/// The compression that only the decoder of the crate `image` reads.
+const CCITT_GROUP_4: u16 = 4;
 
 /// A TIFF file that is read region by region, so that it may be much larger than memory. Only the strips or tiles of a
 /// region are decoded; up to 256 MiB of them are kept for the next regions. Several threads may read at once.
@@ -58,8 +58,8 @@ impl TiffReader {
         let path = path.as_ref();
         let open = || {
             let reader = Self::new(file_source(path)?, path, CACHE_BYTES, MAX_BLOCK_BYTES)?;
-            match FAX.contains(&reader.page()?.compression()) {
-                true => Err(DecodeError::Encoding("regions of fax-compressed (CCITT) images cannot be read".into())),
+            match reader.page()?.compression() == CCITT_GROUP_4 {
+                true => Err(DecodeError::Encoding("regions of images with CCITT compression cannot be read".into())),
                 false => Ok(reader),
             }
         };
@@ -182,7 +182,7 @@ pub(super) fn decode(bytes: Vec<u8>, limits: &Limits) -> Result<RgbImage, Decode
     let (width, height) = reader.size();
     limits.check((width, height))?;
     if let Some(bytes) = reader.file.raw_bytes()
-        && FAX.contains(&reader.page()?.compression())
+        && reader.page()?.compression() == CCITT_GROUP_4
     {
         let mut decoder = TiffDecoder::new(Cursor::new(bytes))?;
         decoder.set_limits(limits.for_image())?;

@@ -1,5 +1,7 @@
 //! Samples of a TIFF as bytes.
 
+use std::borrow::Cow;
+
 use half::f16;
 use tiff_reader::{ColorModel, ExtraSample, Ifd, RasterLayout};
 
@@ -107,19 +109,19 @@ impl Samples {
 
     /// Appends the red, green and blue bytes of pixels.
     pub(super) fn append_rgb(&self, samples: &[u8], scale: Scale, pixels: &mut Vec<u8>) {
-        let channels = self.layout.samples_per_pixel;
-        if channels == 3 && scale == Scale::BYTES && self.layout.bytes_per_sample == 1 {
-            return pixels.extend_from_slice(samples);
-        }
-        for pixel in self.values(samples).chunks_exact(channels) {
-            let rgb = self.bands.map(|band| scale.apply(pixel[band]));
-            let Some(alpha) = self.associated_alpha else {
-                pixels.extend(rgb);
-                continue;
-            };
-            let alpha = u16::from(scale.apply(pixel[alpha]));
-            let divide = |color: u8| (u16::from(color) * 255).checked_div(alpha).unwrap_or(0).min(255) as u8;
-            pixels.extend(rgb.map(divide));
+        let is_bytes = (self.layout.sample_format, self.layout.bits_per_sample) == (UNSIGNED, 8);
+        let bytes: Cow<'_, [u8]> = match is_bytes {
+            true => samples.into(),
+            false => self.values(samples).into_iter().map(|value| scale.apply(value)).collect(),
+        };
+        let rgb_of = |pixel: &[u8]| self.bands.map(|band| pixel[band]);
+        match (self.layout.samples_per_pixel, self.associated_alpha) {
+            (3, None) => pixels.extend_from_slice(&bytes),
+            (channels, None) => pixels.extend(bytes.chunks_exact(channels).flat_map(rgb_of)),
+            (channels, Some(alpha)) => pixels.extend(bytes.chunks_exact(channels).flat_map(|pixel| {
+                let alpha = u16::from(pixel[alpha]);
+                rgb_of(pixel).map(|color| (u16::from(color) * 255).checked_div(alpha).unwrap_or(0).min(255) as u8)
+            })),
         }
     }
 
