@@ -133,6 +133,27 @@ fn a_truncated_file_says_so_and_a_large_image_names_the_flag() {
     assert!(text.ends_with("24x17 pixels exceed the limit of 100 pixels (--max-pixels)"), "{text}");
 }
 
+/// The file with another number in an entry of its first directory.
+fn with_entry(mut bytes: Vec<u8>, tag: u16, value: u32) -> Vec<u8> {
+    let is_entry = |entry: &[u8]| entry[..2] == tag.to_le_bytes() && [[3, 0], [4, 0]].contains(&[entry[2], entry[3]]);
+    let at = bytes.windows(12).position(|entry| is_entry(entry) && entry[4..8] == [1, 0, 0, 0]).unwrap();
+    bytes[at + 2] = 4;
+    bytes[at + 8..at + 12].copy_from_slice(&value.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn a_strip_that_does_not_fit_in_memory_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("strip.tif");
+    let plain = fs::read(Path::new(FOLDER).join("rgb.plain.tif")).unwrap();
+    let large = [(256, 60_000), (257, 40_000), (278, 40_000)];
+    fs::write(&path, large.iter().fold(plain, |bytes, (tag, value)| with_entry(bytes, *tag, *value))).unwrap();
+    let reader = TiffReader::open(&path).unwrap();
+    let text = reader.read_region(Region { x: 0, y: 0, width: 10, height: 10 }).unwrap_err().to_string();
+    assert!(text.contains("strips or tiles of 7200000000 bytes exceed") && text.contains("TILED=YES"), "{text}");
+}
+
 #[test]
 fn images_of_the_field_are_read() {
     let Some(data) = std::env::var_os("RETINANET_DATA") else {
