@@ -25,8 +25,14 @@ const REPLACED_WORDS: [(&str, &str); 2] = [("card", "GPU"), ("cards", "GPUs")];
 const EXCEPTIONS: [&str; 3] = ["tests/tests/words.rs", "models/specs/classes", "CHANGELOG.md"];
 
 /// Paths of the shared test data, as they occur in tests and scripts, in lower case.
-const TEST_DATA: [&str; 5] =
-    ["pictures/pillow__", "pictures/exif__", "join(\"pictures\")", "[\"pictures\", \"bccd/", "retinanet_data/pictures"];
+const TEST_DATA: [&str; 6] = [
+    "pictures/pillow__",
+    "pictures/exif__",
+    "join(\"pictures\")",
+    "[\"pictures\", \"bccd/",
+    "retinanet_data/pictures",
+    "cases/14-pictures",
+];
 
 #[test]
 fn texts_and_names_use_the_terms_of_the_field() {

@@ -4,10 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
-use image::metadata::Orientation;
 use image::{ImageDecoder, ImageFormat, ImageReader};
 
-use super::{DecodeError, ImageFileError, Limits, catch_panic, detect_format, open};
+use super::decoder::{catch_panic, check, detect_format};
+use super::error::{DecodeError, ImageFileError};
+use super::limits::Limits;
+use super::region::transposes;
+use super::tiff;
 
 const LIMITS: Limits = Limits::DEFAULT;
 
@@ -32,7 +35,11 @@ fn size_of_file(path: &Path) -> Result<(u32, u32), DecodeError> {
         length if length > LIMITS.bytes => return Err(DecodeError::Long { limit: LIMITS.bytes }),
         _ => {}
     }
-    let reader = detect_format(BufReader::new(File::open(path)?), &LIMITS)?;
+    let mut content = BufReader::new(File::open(path)?);
+    if tiff::is_tiff(content.fill_buf()?) {
+        return catch_panic(|| tiff::size(path, &LIMITS));
+    }
+    let reader = detect_format(content, &LIMITS)?;
     catch_panic(|| match reader.format() {
         Some(ImageFormat::Jpeg) => size_of_jpeg(reader.into_inner()),
         _ => size_in_header(reader),
@@ -55,11 +62,10 @@ fn size_of_jpeg(mut content: impl Read) -> Result<(u32, u32), DecodeError> {
 }
 
 fn size_in_header(reader: ImageReader<impl BufRead + Seek>) -> Result<(u32, u32), DecodeError> {
-    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-    let (decoder, orientation) = open(reader, &LIMITS)?;
+    let mut decoder = reader.into_decoder()?;
+    let orientation = check(&mut decoder, &LIMITS)?;
     let (width, height) = decoder.dimensions();
-    let swapped = matches!(orientation, Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH);
-    Ok(if swapped { (height, width) } else { (width, height) })
+    Ok(if transposes(orientation) { (height, width) } else { (width, height) })
 }
 
 #[cfg(test)]

@@ -1,101 +1,219 @@
-//! Checks that the TIFF decoder omits before it allocates memory.
+//! TIFF and BigTIFF images, whole or region by region.
+//!
+//! They are read with the crate `tiff-reader`, since the decoder of the crate `image` has no palettes
+//! (<https://github.com/image-rs/image-tiff/issues/202>), no YCbCr (<https://github.com/image-rs/image/pull/2817>), no
+//! regions, and panics on planes in tiles (<https://github.com/image-rs/image-tiff/issues/403>).
 
-use super::DecodeError;
+mod samples;
 
-/// Rejects files whose first directory declares a value longer than the file: the decoder allocates the declared
-/// length. <https://www.loc.gov/preservation/digital/formats/content/tiff_tags.shtml>, TIFF 6.0, section 2; BigTIFF has
-/// 64-bit offsets.
-pub(super) fn check(bytes: &[u8]) -> Result<(), DecodeError> {
-    match max_value_length(bytes) {
-        Some(length) if length > bytes.len() as u64 => Err(DecodeError::Truncated),
-        // The decoder reports files without a directory.
-        _ => Ok(()),
-    }
+use std::io::Cursor;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use image::codecs::tiff::TiffDecoder;
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, RgbImage};
+use tiff_reader::source::{BytesSource, FileSource, SharedSource};
+use tiff_reader::{Ifd, OpenOptions, TiffFile};
+
+use super::decoder::{catch_panic, decode_with};
+use super::error::{DecodeError, ImageFileError};
+use super::limits::Limits;
+use super::pipe::refuse_named_pipe;
+use super::region::{Region, transposes};
+use super::unsupported::RAW;
+use samples::{Samples, Scale};
+
+/// The compression that only the decoder of the crate `image` reads.
+const CCITT_GROUP_4: u16 = 4;
+
+/// A TIFF file that is read region by region, so that it may be much larger than memory. Only the strips or tiles of a
+/// region are decoded; up to 256 MiB of them are kept for the next regions. Several threads may read at once.
+///
+/// ```no_run
+/// use runtime::image_file::{Region, TiffReader};
+///
+/// let orthomosaic = TiffReader::open("orthomosaic.tif")?;
+/// let (width, height) = orthomosaic.size();
+/// let corner = orthomosaic.read_region(Region { x: width - 1000, y: height - 1000, width: 1000, height: 1000 })?;
+/// # Ok::<(), runtime::image_file::ImageFileError>(())
+/// ```
+pub struct TiffReader {
+    path: PathBuf,
+    file: TiffFile,
+    samples: Samples,
+    orientation: Orientation,
+    scale: OnceLock<Scale>,
 }
 
-/// Bytes of the longest value in the first directory; `None` if the file has no directory.
-fn max_value_length(bytes: &[u8]) -> Option<u64> {
-    let file = File { bytes, big_endian: bytes.starts_with(b"MM") };
-    // The version is 43 for BigTIFF, and 42 for TIFF.
-    let (directory, entries, first, entry) = match file.number(2, 2)? {
-        43 => (file.number(8, 8)?, 8, 8, Entry { length: 20, count: 8 }),
-        _ => (file.number(4, 4)?, 2, 2, Entry { length: 12, count: 4 }),
-    };
-    let number = file.number(directory, entries)?;
-    let mut max_length = 0;
-    // An entry consists of its tag, type, number of values, and the values or their offset.
-    for offset in (0..number).map(|index| directory.checked_add(first)?.checked_add(index.checked_mul(entry.length)?)) {
-        let offset = offset?;
-        let (Some(kind), Some(count)) =
-            (file.number(offset.checked_add(2)?, 2), file.number(offset.checked_add(4)?, entry.count))
-        else {
-            // The file ends inside the directory.
-            break;
+impl TiffReader {
+    /// Opens a TIFF file of any size. Of several pages, the first is read.
+    ///
+    /// # Errors
+    /// When the file is not a TIFF, is damaged, or stores its pixels in a way that is not supported.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ImageFileError> {
+        const CACHE_BYTES: usize = 256 << 20;
+        const MAX_BLOCK_BYTES: usize = 256 << 20;
+        let path = path.as_ref();
+        let open = || {
+            let reader = Self::new(file_source(path)?, path, CACHE_BYTES, MAX_BLOCK_BYTES)?;
+            match reader.page()?.compression() == CCITT_GROUP_4 {
+                true => Err(DecodeError::Encoding("regions of images with CCITT compression cannot be read".into())),
+                false => Ok(reader),
+            }
         };
-        let size = match kind {
-            3 | 8 => 2,
-            4 | 9 | 11 | 13 => 4,
-            5 | 10 | 12 | 16..=18 => 8,
-            _ => 1,
+        catch_panic(open).map_err(|reason| ImageFileError { path: path.to_owned(), reason })
+    }
+
+    /// Width and height of the upright image, in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        let (width, height) = self.stored_size();
+        if transposes(self.orientation) { (height, width) } else { (width, height) }
+    }
+
+    /// Reads a region of the upright image, with the values that [`read`](super::read) gives for the whole. Signed and
+    /// float images are read once as a whole before, to find the range of their values.
+    ///
+    /// # Errors
+    /// When the region is not inside the image, its data are damaged or missing, a strip or tile has more than 256 MiB,
+    /// or the values fit neither 0 to 1 nor 0 to 255.
+    pub fn read_region(&self, region: Region) -> Result<RgbImage, ImageFileError> {
+        catch_panic(|| self.decode(region)).map_err(|reason| ImageFileError { path: self.path.clone(), reason })
+    }
+
+    fn new(source: SharedSource, path: &Path, cache: usize, max_block: usize) -> Result<Self, DecodeError> {
+        let canon = source.read_exact_at(8, 2).is_ok_and(|bytes| bytes == b"CR");
+        let options = OpenOptions {
+            block_cache_bytes: cache,
+            block_cache_slots: 1 << 16,
+            decode_output_bytes: max_block,
+            ..OpenOptions::default()
         };
-        max_length = max_length.max(count.saturating_mul(size));
-    }
-    Some(max_length)
-}
-
-struct Entry {
-    /// Bytes of an entry.
-    length: u64,
-    /// Bytes of its field for the number of values.
-    count: u64,
-}
-
-struct File<'a> {
-    bytes: &'a [u8],
-    big_endian: bool,
-}
-
-impl File<'_> {
-    /// The unsigned integer of `length` bytes at an offset.
-    fn number(&self, offset: u64, length: u64) -> Option<u64> {
-        let offset = usize::try_from(offset).ok()?;
-        let digits = self.bytes.get(offset..offset.checked_add(length as usize)?)?;
-        let add = |sum: u64, digit: &u8| sum << 8 | u64::from(*digit);
-        Some(if self.big_endian { digits.iter().fold(0, add) } else { digits.iter().rev().fold(0, add) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use image::{ImageFormat, RgbImage};
-
-    use super::super::{decode, tests::encode};
-    use super::*;
-
-    #[test]
-    fn a_value_longer_than_the_file_is_rejected() {
-        let mut bytes = encode(&RgbImage::new(8, 8), ImageFormat::Tiff);
-        assert!(decode(&bytes).is_ok() && max_value_length(&bytes).unwrap() < 100);
-        // The entry of tag 258, BitsPerSample: 3 numbers of 16 bits.
-        let at = bytes.windows(8).position(|entry| entry == [2, 1, 3, 0, 3, 0, 0, 0]).unwrap();
-        bytes[at + 4..at + 8].copy_from_slice(&[0, 0, 0x40, 0]);
-        assert_eq!(max_value_length(&bytes), Some(8 << 20));
-        assert!(matches!(decode(&bytes), Err(DecodeError::Truncated)));
+        let file = TiffFile::from_source_with_options(source, options)?;
+        let page = file.ifd(0)?;
+        if canon || is_raw(page) {
+            return Err(DecodeError::Unsupported(RAW));
+        }
+        let samples = Samples::new(page)?;
+        let orientation = page.tag(274).and_then(|tag| tag.value.as_u16()).and_then(|value| u8::try_from(value).ok());
+        let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
+        Ok(Self { path: path.to_owned(), file, samples, orientation, scale: OnceLock::new() })
     }
 
-    #[test]
-    fn both_byte_orders_and_bigtiff_are_supported() {
-        // BigTIFF with one entry of type 16: 9 numbers of 64 bits.
-        let big = [
-            &b"MM\0\x2B\0\x08\0\0\0\0\0\0\0\0\0\x10"[..],
-            &[0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 16],
-            &[0, 0, 0, 0, 0, 0, 0, 9],
-        ];
-        assert_eq!(max_value_length(&big.concat()), Some(72));
-        let truncated = &big.concat()[..20];
-        assert_eq!(max_value_length(truncated), None);
-        let huge = [&b"II\x2A\0\x08\0\0\0"[..], &[0xFF, 0xFF, 1, 1, 4, 0, 0xFF, 0xFF, 0xFF, 0xFF]].concat();
-        assert_eq!(max_value_length(&huge), Some(4 * 0xFFFF_FFFF));
-        assert_eq!(max_value_length(b"II"), None);
+    fn page(&self) -> Result<&Ifd, DecodeError> {
+        Ok(self.file.ifd(0)?)
     }
+
+    fn stored_size(&self) -> (u32, u32) {
+        (self.samples.layout.width as u32, self.samples.layout.height as u32)
+    }
+
+    fn decode(&self, region: Region) -> Result<RgbImage, DecodeError> {
+        let size = self.size();
+        let inside = |start: u32, length: u32, whole: u32| start.checked_add(length).is_some_and(|end| end <= whole);
+        if !inside(region.x, region.width, size.0) || !inside(region.y, region.height, size.1) {
+            return Err(DecodeError::Region { region, size });
+        }
+        let stored = region.stored(self.orientation, self.stored_size());
+        let scale = self.scale()?;
+        let mut pixels = Vec::with_capacity(3 * stored.width as usize * stored.height as usize);
+        self.for_each_row(stored, |samples| self.samples.append_rgb(samples, scale, &mut pixels))?;
+        let image = RgbImage::from_raw(stored.width, stored.height, pixels).ok_or(DecodeError::Truncated)?;
+        let mut image = DynamicImage::from(image);
+        image.apply_orientation(self.orientation);
+        Ok(image.into_rgb8())
+    }
+
+    /// How samples become bytes, which may depend on the values of the whole image.
+    fn scale(&self) -> Result<Scale, DecodeError> {
+        if let Some(scale) = self.scale.get() {
+            return Ok(*scale);
+        }
+        let scale = match self.samples.fixed_scale() {
+            Some(scale) => scale,
+            None => {
+                let (width, height) = self.stored_size();
+                let mut range = None;
+                let whole = Region { x: 0, y: 0, width, height };
+                self.for_each_row(whole, |samples| range = self.samples.extend_range(samples, range))?;
+                self.samples.scale_of(range)?
+            }
+        };
+        Ok(*self.scale.get_or_init(|| scale))
+    }
+
+    /// Decodes the rows of a region of the stored image, by stripes of whole strips or tiles, so that memory stays bounded
+    /// and none is decoded twice.
+    fn for_each_row(&self, region: Region, mut take: impl FnMut(&[u8])) -> Result<(), DecodeError> {
+        const STRIPE_BYTES: usize = 1 << 20;
+        let page = self.page()?;
+        let block = page.tile_height().filter(|_| page.is_tiled()).unwrap_or_else(|| page.rows_per_strip());
+        let block = (block as usize).clamp(1, self.samples.layout.height);
+        let row_bytes = (region.width as usize * self.samples.layout.pixel_stride_bytes()).max(1);
+        let stripe = (STRIPE_BYTES / row_bytes / block).max(1) * block;
+        let Range { mut start, end } = region.y as usize..region.y as usize + region.height as usize;
+        while start < end {
+            let next = ((start / block * block) + stripe).min(end);
+            let (x, width) = (region.x as usize, region.width as usize);
+            let stripe = self.file.read_decoded_window_bytes(0, start, x, next - start, width)?;
+            stripe.chunks(row_bytes).for_each(&mut take);
+            start = next;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file with these first bytes is a TIFF or BigTIFF.
+pub(super) fn is_tiff(start: &[u8]) -> bool {
+    [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| start.starts_with(*magic))
+}
+
+/// Width and height of a file's upright image.
+pub(super) fn size(path: &Path, limits: &Limits) -> Result<(u32, u32), DecodeError> {
+    let size = TiffReader::new(file_source(path)?, path, 0, 0)?.size();
+    limits.check(size).map(|()| size)
+}
+
+/// Decodes the first page of a file. Also returns what `reserve` returned for the number of pixels.
+pub(super) fn decode<T>(
+    bytes: Vec<u8>,
+    limits: &Limits,
+    reserve: impl FnOnce(u64) -> T,
+) -> Result<(RgbImage, T), DecodeError> {
+    catch_panic(|| decode_page(bytes, limits, reserve))
+}
+
+fn decode_page<T>(
+    bytes: Vec<u8>,
+    limits: &Limits,
+    reserve: impl FnOnce(u64) -> T,
+) -> Result<(RgbImage, T), DecodeError> {
+    let max_block = usize::try_from(limits.memory()).unwrap_or(usize::MAX);
+    let reader = TiffReader::new(Arc::new(BytesSource::new(bytes)), Path::new(""), 0, max_block)?;
+    let (width, height) = reader.size();
+    limits.check((width, height))?;
+    if let Some(bytes) = reader.file.raw_bytes()
+        && reader.page()?.compression() == CCITT_GROUP_4
+    {
+        let mut decoder = TiffDecoder::new(Cursor::new(bytes))?;
+        decoder.set_limits(limits.for_image())?;
+        return decode_with(decoder, limits, reserve);
+    }
+    let reserved = reserve(u64::from(width) * u64::from(height));
+    Ok((reader.decode(Region { x: 0, y: 0, width, height })?, reserved))
+}
+
+fn file_source(path: &Path) -> Result<SharedSource, DecodeError> {
+    refuse_named_pipe(path)?;
+    Ok(Arc::new(FileSource::open(path)?))
+}
+
+/// Whether the first page is one of a DNG file, or a preview before the pages of other cameras' files.
+fn is_raw(page: &Ifd) -> bool {
+    const DNG_VERSION: u16 = 50706;
+    const NEW_SUBFILE_TYPE: u16 = 254;
+    const SUB_IFDS: u16 = 330;
+    let reduced = page.tag(NEW_SUBFILE_TYPE).and_then(|tag| tag.value.as_u32()).is_some_and(|kind| kind & 1 == 1);
+    page.tag(DNG_VERSION).is_some() || reduced && page.tag(SUB_IFDS).is_some()
 }

@@ -1,8 +1,10 @@
-//! Checks that the WebP decoder omits before it allocates memory.
+//! Checks that the WebP decoder omits before it allocates memory: it has no limits.
+//! <https://github.com/image-rs/image/issues/3077>, <https://github.com/image-rs/image-webp/issues/21>
 
 use memchr::memmem::find_iter;
 
-use super::{DecodeError, Limits};
+use super::error::DecodeError;
+use super::limits::Limits;
 
 /// Rejects chunks longer than the file, and lossy frames larger than the limit.
 pub(super) fn check(bytes: &[u8], limits: &Limits) -> Result<(), DecodeError> {
