@@ -170,7 +170,7 @@ fn open_data(config: &TrainConfig, checked: &HashSet<u64>) -> anyhow::Result<Run
     let problems = train.problems.iter().chain(&validation.problems);
     problems.chain(&warnings).for_each(|warning| warn(format_args!("{warning}")));
     let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };
-    let cache = Arc::new(Cache::open(&config.data.cache)?);
+    let cache = Arc::new(Cache::new(&config.data.cache));
     let loader = |dataset, augmentation: &AugmentationConfig| {
         let recipe = Recipe {
             dataset,
