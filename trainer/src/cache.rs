@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex};
 use anyhow::ensure;
 use image::RgbImage;
 use runtime::image_file::{self, ImageFileError};
-use runtime::progress::say;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+
+use crate::progress::say;
 
 /// Cache of decoded images. Training and validation share it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
