@@ -45,7 +45,10 @@ fn uses(text: &str, exported: bool) -> Vec<String> {
     let statements = text.split(';').filter_map(|statement| {
         let start = statement.rfind("use ")?;
         let before = statement[..start].rsplit('\n').next().unwrap_or_default().trim();
-        (before.starts_with("pub") == exported && (exported || before.is_empty())).then(|| &statement[start + 4..])
+        let tree = &statement[start + 4..];
+        // Messages may contain "; use".
+        let is_code = tree.chars().all(|letter| letter.is_alphanumeric() || " _:{}*,\n".contains(letter));
+        (is_code && before.starts_with("pub") == exported && (exported || before.is_empty())).then_some(tree)
     });
     statements.flat_map(paths).collect()
 }
@@ -123,7 +126,7 @@ fn trainer_has_no_circles() {
 #[test]
 fn use_trees_are_expanded() {
     assert_eq!(paths("a::{b, c::{d, e as f},}"), ["a::b", "a::c::d", "a::c::e as f"]);
-    let text = "//! Text.\nuse a::b;\npub(crate) use c::{d,\n e};\nfn f() {}\nuse g;";
+    let text = "//! Text.\nuse a::b;\npub(crate) use c::{d,\n e};\nfn f() { bail!(\"off; use `{x\"); }\nuse g;";
     assert_eq!(
         (uses(text, false), uses(text, true)),
         (vec!["a::b".to_owned(), "g".to_owned()], vec!["c::d".to_owned(), "c::e".to_owned()])
