@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Display, Formatter};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -49,7 +48,7 @@ const ALL: &str = "{horizontal_flip: 1, vertical_flip: 1, rotation: 1, scale: {p
 fn main() -> anyhow::Result<()> {
     trainer::memory::restart_with_huge_pages();
     let data = Data::draw()?;
-    for kind in [CacheKind::None, CacheKind::Memory, CacheKind::Disk] {
+    for kind in [CacheKind::None, CacheKind::Memory] {
         for workers in [1, 2] {
             let plain = data.loader(AUGMENTATIONS[0].1, kind, workers)?.measure()?;
             let all = data.loader(ALL, kind, workers)?.measure()?;
@@ -64,7 +63,7 @@ fn main() -> anyhow::Result<()> {
 
 /// A data set in a temporary folder.
 struct Data {
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     dataset: Dataset,
 }
 
@@ -98,27 +97,23 @@ impl Data {
         let last = classes.last().context("at least one image has an object")?;
         let classes = (0..=*last).map(|id| Class { id: id as i64, name: format!("class {id}") }).collect();
         let dataset = Dataset::new(folder.path(), images, annotations, classes)?;
-        Ok(Self { folder, dataset })
+        Ok(Self { _folder: folder, dataset })
     }
 
     fn loader(&self, augmentation: &str, kind: CacheKind, workers: usize) -> anyhow::Result<Running> {
         let mut spec = tests::spec("resnet18", NormKind::Batch, self.dataset.classes().len());
         (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (320, 320);
         let augmentation: AugmentationConfig = serde_yaml::from_str(augmentation)?;
-        let cache = CacheConfig { kind, max_gigabytes: 1.0, folder: self.cache_folder() };
+        let cache = CacheConfig { kind, max_gigabytes: 1.0, ..CacheConfig::default() };
         let recipe = Recipe {
             dataset: self.dataset.clone(),
             spec,
             matcher: Matcher::default(),
             normalizer: Normalizer::default(),
             augmentation,
-            cache: Arc::new(Cache::open(&cache)?),
+            cache: Arc::new(Cache::new(&cache)),
         };
         Ok(Running { loader: Loader::new(recipe, workers)?, epoch: 0 })
-    }
-
-    fn cache_folder(&self) -> PathBuf {
-        self.folder.path().join("cache")
     }
 }
 

@@ -14,12 +14,12 @@ use ndarray::Array4;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use trainer::config::TrainConfig;
-use trainer::learner::Learner;
 use trainer::loader::Batch;
 use trainer::optimizer::OptimizerKind;
 use trainer::overrides::Overrides;
 use trainer::schedule::{Patience, SchedulePosition};
 use trainer::targets::{Normalizer, Object, Targets};
+use trainer::training_model::TrainingModel;
 
 const WARM_UP: usize = 2;
 const STEPS: usize = 10;
@@ -183,7 +183,7 @@ fn steps(
     side: usize,
 ) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
     let (spec, config) = (spec.clone(), config.clone());
-    let mut learner = Learner::new(&spec, &config, tch::Device::Cpu)?;
+    let mut model = TrainingModel::new(&spec, &config, tch::Device::Cpu)?;
     let anchors = Anchors::new(&spec.anchors, side, side);
     let scale = side as f32 / SIDE as f32;
     let corners = [[20., 30., 120., 150.], [100., 100., 300., 280.], [200., 40., 260., 90.]];
@@ -203,7 +203,7 @@ fn steps(
         let start = Instant::now();
         // Included since the peer does it too; in real training, worker threads do it in parallel.
         batch.targets = assign();
-        let step = learner.step(std::slice::from_ref(&batch), &at).expect("a training step succeeds");
+        let step = model.step(std::slice::from_ref(&batch), &at).expect("a training step succeeds");
         assert!(step.is_finite());
         start.elapsed().as_secs_f64()
     })

@@ -58,6 +58,7 @@ peer() {
 
 # Makes a checkpoint with initial weights. Their low scores give no detections, so that only the network's time counts.
 checkpoint() {
+    rm -rf shapes
     "$bin/trainer" synth --out shapes --width "$height" --height "$height" --train 1 --val 1 --test 0
     local split
     for split in train val; do
@@ -97,6 +98,7 @@ shapes() {
     needs fp32.onnx
     local shape number alternating=()
     for shape in "$height" "$width"; do
+        rm -rf "$shape"
         "$bin/trainer" synth --out "$shape" --width "$shape" --height "$height" --train "$group" --val 0 --test 0
     done
     for ((number = 0; number < group; number++)); do

@@ -12,8 +12,8 @@ use ndarray::{ArrayD, IxDyn};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::Device;
+use trainer::checkpoint::probe;
 use trainer::parameters::{Layout, Parameters};
-use trainer::probe::probe;
 
 pub use peer::Peer;
 

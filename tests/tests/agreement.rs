@@ -10,8 +10,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use runtime::EngineOptions;
 use tch::Device;
+use trainer::checkpoint::head_outputs;
 use trainer::parameters::{Layout, Parameters};
-use trainer::probe::head_outputs;
 use trainer::torch::images;
 
 /// Batch size, height, width: two image sizes, neither square nor the probe's, and two batch sizes.

@@ -151,9 +151,14 @@ fn models_has_no_circles() {
 }
 
 #[test]
+fn trainer_has_no_circles() {
+    assert_eq!(circles("trainer"), Vec::<Vec<String>>::new());
+}
+
+#[test]
 fn use_trees_are_expanded() {
     assert_eq!(paths("a::{b, c::{d, e as f},}"), ["a::b", "a::c::d", "a::c::e as f"]);
-    let text = "//! Text.\nuse a::b;\npub(crate) use c::{d,\n e};\nfn f() {}\nuse g;";
+    let text = "//! Text.\nuse a::b;\npub(crate) use c::{d,\n e};\nfn f() { bail!(\"off; use `{x\"); }\nuse g;";
     assert_eq!(
         (uses(text, false), uses(text, true)),
         (vec!["a::b".to_owned(), "g".to_owned()], vec!["c::d".to_owned(), "c::e".to_owned()])

@@ -27,7 +27,7 @@ pub use random_streams::RandomStreams;
 pub use sample::Sample;
 pub use scale::ScaleConfig;
 
-use color::ColorMatrix;
+use color::{ColorJitter, ColorMatrix};
 use random_streams::Augmentation;
 use rotation::Rotation;
 
@@ -181,7 +181,9 @@ impl AugmentationConfig {
         if streams.chance(Augmentation::VerticalFlip, self.vertical_flip).is_some() {
             sample.flip_vertically();
         }
-        if let Some(matrix) = ColorMatrix::random(self, streams, &sample.pixels) {
+        let Self { brightness, contrast, saturation, hue, .. } = self;
+        let jitter = ColorJitter { brightness, contrast, saturation, hue };
+        if let Some(matrix) = ColorMatrix::random(&jitter, streams, &sample.pixels) {
             sample.transform_colors(&matrix);
         }
         Ok(sample)

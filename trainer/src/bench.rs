@@ -11,18 +11,18 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use runtime::machine::memory;
 use runtime::output::ReportWriter;
-use runtime::progress::say;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
 use crate::device::{Device, set_cudnn_benchmark};
-use crate::journal::Seconds;
-use crate::learner::Learner;
 use crate::loader::{BatchRequest, Loader, Recipe};
 use crate::machine::Machine;
 use crate::overrides::Overrides;
+use crate::progress::say;
 use crate::schedule::{Patience, SchedulePosition};
+use crate::step::StageSeconds;
 use crate::synth::{Size, draw_images};
+use crate::training_model::TrainingModel;
 
 /// Warm-up steps, which are not measured: libtorch selects algorithms and allocates its memory in them.
 const WARM_UP: u64 = 2;
@@ -66,7 +66,7 @@ struct Measured {
     input: [usize; 2],
     steps: u64,
     /// Mean times of a step.
-    seconds: Seconds,
+    seconds: StageSeconds,
     /// Training speed.
     images_per_second: f64,
     /// Speed of the data loader alone, without training steps.
@@ -99,7 +99,7 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     if spec.classes.len() < dataset.classes().len() {
         spec.classes = dataset.classes().to_vec();
     }
-    let mut learner = Learner::new(&spec, config, device)?;
+    let mut model = TrainingModel::new(&spec, config, device)?;
     let loader = Loader::new(
         Recipe {
             dataset,
@@ -124,12 +124,12 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     let per_step = config.optimizer.gradient_accumulation_steps;
     let steps = WARM_UP + args.steps;
     let mut batches = loader.batches(requests(steps * per_step as u64, batch_size));
-    let mut seconds = Seconds::default();
+    let mut seconds = StageSeconds::default();
     let (mut input, mut early) = ([0, 0], None);
     let (mut trained, mut start) = (0, Instant::now());
     for step in 0..steps {
         if step == WARM_UP {
-            (seconds, trained, start) = (Seconds::default(), 0, Instant::now());
+            (seconds, trained, start) = (StageSeconds::default(), 0, Instant::now());
         }
         if step == WARM_UP + args.steps / 10 {
             early = memory();
@@ -137,10 +137,9 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         let waiting = Instant::now();
         let group = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>()?;
         let waited = waiting.elapsed().as_secs_f64();
-        let result =
-            learner.step(&group, &SchedulePosition { step, steps, epoch: 0, patience: Patience::default() })?;
+        let result = model.step(&group, &SchedulePosition { step, steps, epoch: 0, patience: Patience::default() })?;
         ensure!(result.is_finite(), "the loss is not finite; lower `optimizer.learning_rate`");
-        seconds.add(waited, &result.seconds);
+        seconds += StageSeconds { data: waited, ..result.seconds };
         trained += group.iter().map(|batch| batch.indices.len()).sum::<usize>();
         let (_, _, height, width) = group[0].images.dim();
         input = [height, width];
@@ -152,7 +151,7 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
         batch_size: batch_size * per_step,
         input,
         steps: args.steps,
-        seconds: seconds.over(args.steps),
+        seconds: seconds.mean(args.steps),
         images_per_second,
         loader_images_per_second,
         memory_mib: [early, memory()],
@@ -172,9 +171,9 @@ fn table(measured: &Measured) -> String {
     let Measured { machine, seconds, batch_size, input: [height, width], .. } = measured;
     let stages = [
         ("data", seconds.data),
-        ("forward", seconds.steps.forward),
-        ("backward", seconds.steps.backward),
-        ("optimizer", seconds.steps.optimizer),
+        ("forward", seconds.forward),
+        ("backward", seconds.backward),
+        ("optimizer", seconds.optimizer),
     ];
     let total: f64 = stages.iter().map(|(_, seconds)| seconds).sum();
     let mut table = format!(

@@ -1,21 +1,19 @@
-//! Cache of decoded images, from one epoch to the next.
+//! Cache of decoded images in memory, from one epoch to the next.
 //!
 //! A full cache does not evict images. Every epoch reads every image once, so an LRU cache would evict each image shortly
 //! before it is read again.
 
-mod disk;
-mod memory;
-
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use image::RgbImage;
-use runtime::image_file::ImageFileError;
+use runtime::image_file::{self, ImageFileError};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use disk::DiskCache;
-use memory::MemoryCache;
+use crate::progress::say;
 
 /// Cache of decoded images. Training and validation share it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,26 +23,40 @@ pub struct CacheConfig {
     pub kind: CacheKind,
     /// Maximum size, in units of 10^9 bytes. An image takes three bytes per pixel.
     pub max_gigabytes: f64,
-    /// Folder of a cache on disk. Later runs reuse it.
-    pub folder: PathBuf,
+    /// Has no effect. Configurations of earlier versions have a folder for images on disk.
+    #[serde(skip_serializing)]
+    pub folder: IgnoredAny,
 }
 
 /// Where decoded images are cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "String")]
 pub enum CacheKind {
     /// No cache: images are decoded in every epoch.
     #[default]
     None,
     /// In memory, until the run ends. Changes to image files during the run have no effect.
     Memory,
-    /// In files. A changed image file is decoded again.
-    Disk,
+}
+
+impl TryFrom<String> for CacheKind {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "none" => Ok(Self::None),
+            "memory" => Ok(Self::Memory),
+            "disk" => Err("images are no longer cached on disk, because decoding them is faster than training; use \
+                           `kind: none`, or `kind: memory` if the decoded images fit into memory"
+                .to_owned()),
+            _ => Err(format!("unknown cache `{text}`, expected `none` or `memory`")),
+        }
+    }
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { kind: CacheKind::None, max_gigabytes: 4.0, folder: PathBuf::from("image-cache") }
+        Self { kind: CacheKind::None, max_gigabytes: 4.0, folder: IgnoredAny }
     }
 }
 
@@ -65,32 +77,26 @@ impl CacheConfig {
 
 /// Reads images and caches them. Can be shared by threads.
 #[derive(Debug, Default)]
-pub struct Cache(Store);
+pub struct Cache {
+    /// Maximum size of all cached pixels, in bytes.
+    limit: u64,
+    /// None if there is no cache.
+    content: Option<Mutex<Content>>,
+}
 
 #[derive(Debug, Default)]
-enum Store {
-    #[default]
-    None,
-    Memory(MemoryCache),
-    Disk(DiskCache),
+struct Content {
+    images: HashMap<PathBuf, Arc<RgbImage>>,
+    bytes: u64,
+    /// Whether the message that the cache is full was printed.
+    reported_full: bool,
 }
 
 impl Cache {
-    /// Opens the cache.
-    ///
-    /// # Errors
-    /// When the folder of a cache on disk cannot be created or read.
-    pub fn open(config: &CacheConfig) -> anyhow::Result<Self> {
-        let limit = (config.max_gigabytes * 1e9) as u64;
-        Ok(Self(match config.kind {
-            CacheKind::None => Store::None,
-            CacheKind::Memory => Store::Memory(MemoryCache::new(limit)),
-            CacheKind::Disk => {
-                let open = DiskCache::open(&config.folder, limit);
-                let context = || format!("cannot use the folder `{}` (`data.cache.folder`)", config.folder.display());
-                Store::Disk(open.with_context(context)?)
-            }
-        }))
+    /// An empty cache.
+    pub fn new(config: &CacheConfig) -> Self {
+        let content = (config.kind == CacheKind::Memory).then(Mutex::default);
+        Self { limit: (config.max_gigabytes * 1e9) as u64, content }
     }
 
     /// Reads an image file (upright, after EXIF rotation).
@@ -98,33 +104,94 @@ impl Cache {
     /// # Errors
     /// When the image is not cached and cannot be decoded.
     pub fn read(&self, path: &Path) -> Result<Arc<RgbImage>, ImageFileError> {
-        match &self.0 {
-            Store::None => Ok(Arc::new(runtime::image_file::read(path)?)),
-            Store::Memory(cache) => cache.read(path),
-            Store::Disk(cache) => Ok(Arc::new(cache.read(path)?)),
+        const NOT_POISONED: &str = "no thread panics while it holds the lock";
+        let Some(content) = &self.content else { return Ok(Arc::new(image_file::read(path)?)) };
+        if let Some(image) = content.lock().expect(NOT_POISONED).images.get(path) {
+            return Ok(image.clone());
+        }
+        // Without the lock, so that threads decode in parallel. Two of them may decode the same image, which is rare.
+        let image = Arc::new(image_file::read(path)?);
+        content.lock().expect(NOT_POISONED).insert(path, &image, self.limit);
+        Ok(image)
+    }
+}
+
+impl Content {
+    fn insert(&mut self, path: &Path, image: &Arc<RgbImage>, limit: u64) {
+        let bytes = image.as_raw().len() as u64;
+        if self.bytes + bytes <= limit {
+            if self.images.insert(path.to_owned(), image.clone()).is_none() {
+                self.bytes += bytes;
+            }
+        } else if !self.reported_full {
+            self.reported_full = true;
+            say(format_args!(
+                "image cache is full, with {} images; the remaining images are decoded in every epoch; raise \
+                 `data.cache.max_gigabytes`",
+                self.images.len()
+            ));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use image::Rgb;
+
     use super::*;
 
+    /// Writes images of 2x2 pixels, each in one shade, and returns their paths.
+    fn images(folder: &Path, shades: &[u8]) -> Vec<PathBuf> {
+        let write = |shade: &u8| {
+            let path = folder.join(format!("{shade}.png"));
+            RgbImage::from_pixel(2, 2, Rgb([*shade; 3])).save(&path).unwrap();
+            path
+        };
+        shades.iter().map(write).collect()
+    }
+
+    fn memory_cache(limit: u64) -> Cache {
+        Cache { limit, content: Some(Mutex::default()) }
+    }
+
     #[test]
-    fn all_cache_kinds_return_the_same_image() {
+    fn a_cached_image_is_shared_and_needs_no_file() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("image.png");
-        let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 9]));
-        image.save(&path).unwrap();
-        for kind in [CacheKind::None, CacheKind::Memory, CacheKind::Disk] {
-            let config = CacheConfig { kind, folder: folder.path().join("cache"), ..Default::default() };
-            let cache = Cache::open(&config).unwrap();
-            for _ in 0..2 {
-                assert_eq!(*cache.read(&path).unwrap(), image, "{kind:?}");
+        let paths = images(folder.path(), &[1, 2]);
+        let cache = memory_cache(1000);
+        let first = cache.read(&paths[0]).unwrap();
+        assert_eq!(cache.read(&paths[1]).unwrap().get_pixel(0, 0).0, [2; 3]);
+        std::fs::remove_file(&paths[0]).unwrap();
+        assert!(Arc::ptr_eq(&cache.read(&paths[0]).unwrap(), &first));
+    }
+
+    #[test]
+    fn images_above_the_limit_are_read_but_not_cached() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = images(folder.path(), &[1, 2, 3]);
+        // Room for two images of 12 bytes.
+        let cache = memory_cache(35);
+        for _ in 0..2 {
+            for (path, shade) in paths.iter().zip(1..) {
+                assert_eq!(cache.read(path).unwrap().get_pixel(0, 0).0, [shade; 3]);
             }
-            let error = cache.read(&folder.path().join("gone.png")).unwrap_err();
-            assert!(error.to_string().contains("gone.png"), "{error}");
         }
+        let content = cache.content.unwrap().into_inner().unwrap();
+        assert_eq!((content.bytes, content.images.len(), content.reported_full), (24, 2, true));
+        assert!(content.images.contains_key(&paths[0]) && content.images.contains_key(&paths[1]));
+    }
+
+    #[test]
+    fn threads_reading_the_same_images_cache_each_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = images(folder.path(), &[1, 2, 3, 4]);
+        let cache = memory_cache(1000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| paths.iter().for_each(|path| drop(cache.read(path).unwrap())));
+            }
+        });
+        assert_eq!(cache.content.unwrap().into_inner().unwrap().bytes, 4 * 12);
     }
 
     #[test]
@@ -139,13 +206,16 @@ mod tests {
     }
 
     #[test]
-    fn an_unusable_cache_folder_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        let config = CacheConfig { kind: CacheKind::Disk, folder: file.join("cache"), ..Default::default() };
-        let error = format!("{:#}", Cache::open(&config).unwrap_err());
-        assert!(error.contains("data.cache.folder") && error.contains("file/cache"), "{error}");
+    fn kinds_are_parsed_and_a_cache_on_disk_is_refused_with_a_replacement() {
+        let config = |text: &str| serde_yaml::from_str::<CacheConfig>(text);
+        let memory = CacheConfig { kind: CacheKind::Memory, ..CacheConfig::default() };
+        assert_eq!(config("{kind: memory}").unwrap(), memory);
+        assert_eq!(config("{kind: none, folder: image-cache}").unwrap(), CacheConfig::default());
+        assert_eq!(config(&serde_yaml::to_string(&memory).unwrap()).unwrap(), memory);
+        let error = config("{kind: disk, folder: image-cache}").unwrap_err().to_string();
+        assert!(error.contains("`kind: none`") && error.contains("`kind: memory`"), "{error}");
+        let error = config("{kind: tape}").unwrap_err().to_string();
+        assert!(error.contains("unknown cache `tape`, expected `none` or `memory`"), "{error}");
     }
 
     #[test]

@@ -12,12 +12,12 @@ use clap::Args;
 use models::ModelSpec;
 use models::coverage::{Suggestion, suggest};
 use runtime::output::ReportWriter;
-use runtime::progress::warn;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
 use crate::loader::{Recipe, images_per_epoch};
 use crate::overrides::Overrides;
+use crate::progress::warn;
 use crate::splits::{Splits, evenly_spaced};
 use survey::Survey;
 

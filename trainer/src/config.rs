@@ -258,7 +258,6 @@ impl TrainConfig {
         for path in data.flat_map(DatasetConfig::paths_mut) {
             *path = std::path::absolute(base.join(&*path))?;
         }
-        config.data.cache.folder = std::path::absolute(base.join(&config.data.cache.folder))?;
         Ok(config)
     }
 

@@ -11,14 +11,13 @@ use models::{Checkpoint, Matcher};
 use runtime::data::{DataArgs, class_indices, detect_dataset};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
-use runtime::progress::say;
 use runtime::{Detector, DetectorOptions};
 
 use crate::augmentation::AugmentationConfig;
 use crate::device::Device;
 use crate::loader::{Loader, Recipe};
 use crate::predictor::{Predictor, validation_batches};
-use crate::progress::Count;
+use crate::progress::{Count, say};
 use crate::targets::Normalizer;
 
 /// Evaluate a checkpoint or an ONNX file on a data set: COCO average precision and recall.

@@ -1,28 +1,22 @@
 //! `trainer fit`: starts or resumes a training run.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use models::spec::NormKind;
 use models::{ModelSpec, Pretrained};
-use runtime::progress::{detail, is_verbose, say, warn};
+use runtime::progress::{detail, is_verbose};
 
-use crate::augmentation::AugmentationConfig;
-use crate::cache::Cache;
 use crate::config::{Precision, TrainConfig};
 use crate::device::{Device, set_cudnn_benchmark};
-use crate::learner::Learner;
-use crate::loader::{Loader, Recipe, Sampler, aspect_groups};
+use crate::interrupt::Interrupt;
 use crate::machine::{Machine, has_bfloat16_instructions};
 use crate::overrides::Overrides;
+use crate::progress::{say, warn};
 use crate::resumption;
-use crate::run::{Run, RunData, print_result};
-use crate::run_folder::RunFolder;
-use crate::splits::Splits;
+use crate::run::{RunData, RunFolder, Setup, Trainer, print_result};
+use crate::training_model::TrainingModel;
 
 /// Train a detector.
 #[derive(Args, Debug)]
@@ -53,59 +47,57 @@ pub struct FitArgs {
 /// Trains as configured.
 ///
 /// # Errors
-/// When the configuration, the data, the device or the run folder is invalid, and when training fails or is
-/// interrupted.
+/// When the configuration, the data, the device or the run folder is invalid, and when training fails;
+/// [`Interrupted`](crate::interrupt::Interrupted) when a signal has stopped the run and it is saved.
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
     if !args.resume {
         let (folder, config, device) = new_run(args)?;
-        return prepare(args, folder, config, device)?.begin();
+        return Trainer::begin(prepare(args, folder, config, device)?)?.train();
     }
     let folder = RunFolder::existing(args.out.as_deref())?;
     let [before, config] = configs_of_resumed(args, &folder)?;
-    let progress = folder.progress()?;
-    resumption::ensure_epochs_left(&progress, &before, &config)?;
-    if let Some(end) = resumption::end(&progress, &config, &resume_command(&folder))
+    let state = folder.state()?;
+    resumption::ensure_epochs_left(&state, &before, &config)?;
+    if let Some(end) = resumption::end(&state, &config, &folder.resume_command())
         && folder.has_report()
     {
         say(format_args!("{end}"));
-        return print_result(&folder, &progress);
+        return print_result(&folder, &state);
     }
-    let device = device_of_resumed(args, &folder, progress.device)?;
-    prepare(args, folder, config, device)?.resume(&before)
-}
-
-/// The command that resumes the run.
-fn resume_command(folder: &RunFolder) -> String {
-    format!("trainer fit --resume --out {}", folder.path().display())
+    let device = device_of_resumed(args, &folder, state.device)?;
+    Trainer::resume(prepare(args, folder, config, device)?, &before)?.train()
 }
 
 /// Reads the data and builds the network of a run.
-fn prepare(args: &FitArgs, folder: RunFolder, config: TrainConfig, device: Device) -> anyhow::Result<Run> {
-    let data = open_data(&config, &folder.checked_images())?;
+fn prepare(args: &FitArgs, folder: RunFolder, config: TrainConfig, device: Device) -> anyhow::Result<Setup> {
+    let data = RunData::open(&config, &folder.checked_images())?;
     let on = device.open()?;
     detail(format_args!("configuration: `{}`", folder.config_path().display()));
     if is_verbose() {
         detail(format_args!("machine: {}", Machine::new()));
     }
-    let learner = match &args.weights {
-        Some(path) => pretrained(path, &data.train.recipe().spec, &config, on)?,
-        None => Learner::new(&data.train.recipe().spec, &config, on)?,
+    let model = match &args.weights {
+        Some(path) => pretrained(path, data.spec(), &config, on)?,
+        None => TrainingModel::new(data.spec(), &config, on)?,
     };
     set_cudnn_benchmark(on, &config.run, data.train.recipe());
-    let interrupted = watch_interrupts()?;
-    let resumption = resume_command(&folder);
-    Ok(Run::new(folder, config, data, learner, device, interrupted, resumption))
+    Ok(Setup { folder, config, data, model, device, interrupt: Interrupt::watch()? })
 }
 
 /// A network with initial weights from a checkpoint or a backbone.
-fn pretrained(path: &Path, spec: &ModelSpec, config: &TrainConfig, device: tch::Device) -> anyhow::Result<Learner> {
+fn pretrained(
+    path: &Path,
+    spec: &ModelSpec,
+    config: &TrainConfig,
+    device: tch::Device,
+) -> anyhow::Result<TrainingModel> {
     let context = || format!("cannot use the weights in `{}`", path.display());
     let pretrained = Pretrained::open(path).with_context(context)?;
-    let (learner, lines) = Learner::from_pretrained(spec, config, device, &pretrained).with_context(context)?;
+    let (model, lines) = TrainingModel::from_pretrained(spec, config, device, &pretrained).with_context(context)?;
     for line in lines {
         say(format_args!("{}: {line}", path.display()));
     }
-    Ok(learner)
+    Ok(model)
 }
 
 fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
@@ -161,51 +153,4 @@ fn device_of_resumed(args: &FitArgs, folder: &RunFolder, before: Device) -> anyh
         say(format_args!("the run used {before} and continues on {device}; results may differ in the last digits"));
     }
     Ok(device)
-}
-
-/// The data, with threads for each split. Image files whose fingerprint is among `checked` are not opened again.
-fn open_data(config: &TrainConfig, checked: &HashSet<u64>) -> anyhow::Result<RunData> {
-    let Splits { train, validation, refusals, warnings } = Splits::read(config, checked)?;
-    ensure!(refusals.is_empty(), "{}", refusals.join("\nerror: "));
-    let problems = train.problems.iter().chain(&validation.problems);
-    problems.chain(&warnings).for_each(|warning| warn(format_args!("{warning}")));
-    let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };
-    let cache = Arc::new(Cache::open(&config.data.cache)?);
-    let loader = |dataset, augmentation: &AugmentationConfig| {
-        let recipe = Recipe {
-            dataset,
-            spec: spec.clone(),
-            matcher: config.matching.clone(),
-            normalizer: config.loss.normalizer,
-            augmentation: augmentation.clone(),
-            cache: cache.clone(),
-        };
-        Loader::new(recipe, config.run.workers)
-    };
-    let images = train.dataset.images();
-    let groups = if config.run.aspect_ratio_grouping { aspect_groups(images) } else { vec![0; images.len()] };
-    Ok(RunData {
-        sampler: Sampler::new(groups, train.repeats, config.run.batch_size, config.run.seed),
-        checked_images: [train.fingerprint, validation.fingerprint],
-        train: loader(train.dataset, &config.augmentation)?,
-        validation: loader(validation.dataset, &AugmentationConfig::none())?,
-    })
-}
-
-/// A flag that Ctrl-C sets. The first Ctrl-C ends the run after its current step, the second one immediately.
-fn watch_interrupts() -> anyhow::Result<Arc<AtomicBool>> {
-    /// The exit code of a program ended by Ctrl-C.
-    const INTERRUPTED: i32 = 130;
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = interrupted.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(INTERRUPTED);
-        }
-        say(format_args!(
-            "stopping after this step; press Ctrl-C again to stop immediately and lose the steps since the last save"
-        ));
-    })
-    .context("cannot watch for Ctrl-C")?;
-    Ok(interrupted)
 }

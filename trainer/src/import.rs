@@ -11,7 +11,7 @@ use models::dataset::read_classes;
 use models::foreign::{Kind, Network, Plan, Request};
 use models::{AtomicFile, BackboneCheckpoint, Origin, Provenance, is_device};
 
-use crate::learner::checkpoint;
+use crate::checkpoint::checkpoint;
 use crate::progress::print;
 use file::WeightsFile;
 

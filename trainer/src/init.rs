@@ -84,7 +84,6 @@ fn with_model(model: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::CacheConfig;
     use models::ModelSpec;
     use models::spec::NormKind;
 
@@ -104,8 +103,6 @@ mod tests {
             let mut model = ModelSpec::preset(preset).unwrap();
             model.backbone.norm.kind = NormKind::Batch;
             assert_eq!(config.model, model);
-            let cache = CacheConfig { folder: folder.path().join("image-cache"), ..Default::default() };
-            assert_eq!(config.data.cache, cache);
             let data = serde_yaml::to_string(&config.data).unwrap();
             let defaults: TrainConfig = serde_yaml::from_str(&format!("data:\n{}", indent(&data))).unwrap();
             assert_eq!(TrainConfig { model: defaults.model.clone(), ..config }, defaults);

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use runtime::cli::{self, CommonArgs};
 use runtime::progress;
+use trainer::interrupt::{self, Interrupted};
 use trainer::{bench, check, eval, fit, import, init, memory, synth};
 
 /// Exit code of `check` when training would refuse the data or stop at an image.
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             progress::error(format_args!("{error:#}"));
-            ExitCode::FAILURE
+            if error.is::<Interrupted>() { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -1,18 +1,65 @@
-//! Progress on stderr: a bar if stderr is a terminal, plain lines otherwise.
+//! Progress on stderr: a bar if stderr is a terminal, plain lines otherwise. Other lines are printed above the bar.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
-use runtime::progress::{is_quiet, say};
+use runtime::progress::{self, is_quiet};
 
-use crate::learner::Step;
+use crate::step::Step;
 
 /// Time between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The bar on the terminal, if there is one.
+static LIVE: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Prints a line of progress to stderr, unless quiet.
+pub(crate) fn say(line: fmt::Arguments) {
+    above_bar(|| progress::say(line));
+}
+
+/// Prints `warning: ...` to stderr.
+pub(crate) fn warn(line: fmt::Arguments) {
+    above_bar(|| progress::warn(line));
+}
+
+/// Clears the bar while `print` prints, so that it does not print over it.
+fn above_bar(print: impl FnOnce()) {
+    match &*LIVE.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    }
+}
+
+/// A bar that is on the terminal until it is dropped.
+struct Bar(ProgressBar);
+
+impl Bar {
+    /// None if stderr is not a terminal.
+    fn new(template: &str, title: &str, total: u64) -> Option<Self> {
+        (io::stderr().is_terminal() && !is_quiet()).then(|| {
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            Self::show(ProgressBar::new(total).with_style(style).with_prefix(title.to_owned()))
+        })
+    }
+
+    fn show(bar: ProgressBar) -> Self {
+        *LIVE.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
+        Self(bar)
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        *LIVE.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.0.finish_and_clear();
+    }
+}
 
 /// Progress through the images of one epoch.
 pub(crate) struct EpochProgress {
@@ -23,13 +70,13 @@ pub(crate) struct EpochProgress {
     images_after: u64,
     start: Instant,
     last_line: Instant,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
 }
 
 impl EpochProgress {
     /// An epoch of `images` images; `images_after` is the number of images in the epochs after it.
     pub(crate) fn new(title: String, images: u64, images_after: u64) -> Self {
-        let bar = bar("{prefix} {bar:24} {pos}/{len} {wide_msg}", &title, images);
+        let bar = Bar::new("{prefix} {bar:24} {pos}/{len} {wide_msg}", &title, images);
         let now = Instant::now();
         Self { title, images, done: 0, images_after, start: now, last_line: now, bar }
     }
@@ -45,7 +92,7 @@ impl EpochProgress {
             duration(remaining)
         );
         match &self.bar {
-            Some(bar) => {
+            Some(Bar(bar)) => {
                 bar.set_position(self.done);
                 bar.set_message(message);
             }
@@ -74,51 +121,27 @@ pub(crate) struct Count {
     total: u64,
     done: AtomicU64,
     last_line: Mutex<Instant>,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
 }
 
 impl Count {
     /// Progress through `total` items.
     pub(crate) fn new(title: &str, total: u64) -> Self {
         let (done, last_line) = (AtomicU64::new(0), Mutex::new(Instant::now()));
-        let bar = bar("{prefix} {bar:24} {pos}/{len}, {eta} left", title, total);
+        let bar = Bar::new("{prefix} {bar:24} {pos}/{len}, {eta} left", title, total);
         Self { title: title.to_owned(), total, done, last_line, bar }
     }
 
     /// Counts one more item.
     pub(crate) fn advance(&self) {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Some(bar) = &self.bar {
+        if let Some(Bar(bar)) = &self.bar {
             bar.set_position(done);
         } else if let Ok(mut last_line) = self.last_line.try_lock()
             && last_line.elapsed() >= LINE_INTERVAL
         {
             *last_line = Instant::now();
             say(format_args!("{} {done}/{}", self.title, self.total));
-        }
-    }
-}
-
-impl Drop for Count {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-/// A progress bar; none if stderr is not a terminal.
-fn bar(template: &str, title: &str, total: u64) -> Option<ProgressBar> {
-    (io::stderr().is_terminal() && !is_quiet()).then(|| {
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        ProgressBar::new(total).with_style(style).with_prefix(title.to_owned())
-    })
-}
-
-impl Drop for EpochProgress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
         }
     }
 }
@@ -148,7 +171,77 @@ pub(crate) fn duration(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use indicatif::{ProgressDrawTarget, TermLike};
+
     use super::*;
+
+    /// A terminal that records what happens to it.
+    #[derive(Clone, Debug, Default)]
+    struct Terminal(Arc<Mutex<String>>);
+
+    impl Terminal {
+        fn record(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
+        }
+    }
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.record(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.record(text)
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            self.record("<cleared>")
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_printed_above_the_bar() {
+        let terminal = Terminal::default();
+        let style = ProgressStyle::with_template("{pos} of {len}").unwrap();
+        let bar = ProgressBar::with_draw_target(Some(9), ProgressDrawTarget::term_like(Box::new(terminal.clone())));
+        let bar = Bar::show(bar.with_style(style));
+        bar.0.set_position(4);
+        bar.0.tick();
+        above_bar(|| terminal.record("<line>").unwrap());
+        drop(bar);
+        above_bar(|| terminal.record("<last>").unwrap());
+        let text = terminal.0.lock().unwrap().clone();
+        let (before, after) = text.split_once("<line>").unwrap();
+        assert!(before.contains("4 of 9") && before.trim_end().ends_with("<cleared>"), "{text}");
+        assert!(after.contains("4 of 9") && after.trim_end().ends_with("<cleared><last>"), "{text}");
+    }
 
     #[test]
     fn durations_have_at_most_two_units() {

@@ -1,5 +1,6 @@
 //! `report.html`: the training curves, results and errors of a run, as one self-contained page for a browser.
 
+mod material;
 mod page;
 mod numbers;
 mod learning;
@@ -10,38 +11,22 @@ mod origin;
 mod chart;
 mod markup;
 mod text;
-mod log;
 mod threshold;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use models::evaluation::{ConfusionRule, ScoredBox};
+use models::evaluation::ConfusionRule;
 use models::write_atomically;
 use runtime::evaluation_report::{Details, EvaluationReport};
 
-use crate::loader::Recipe;
 use crate::progress::duration;
-use log::Log;
+use crate::run::log::Log;
+pub(crate) use material::Material;
 use origin::Times;
 use page::Page;
-use text::{counted, percent, share};
+use text::{counted, fraction, percent};
 use threshold::{Counts, best_rule};
-
-/// Inputs of a report.
-#[derive(Clone, Copy)]
-pub(crate) struct Material<'a> {
-    /// The run folder: `log.jsonl` and `config.yaml` are read from it, and `report.html` is written into it.
-    pub folder: &'a Path,
-    /// The validation data and the classes.
-    pub recipe: &'a Recipe,
-    /// Detections of the best checkpoint in the validation images.
-    pub scored: &'a [ScoredBox],
-    /// Epoch of the best checkpoint, from 1; `None` if there is none yet.
-    pub best_epoch: Option<u32>,
-    /// Command line of the run.
-    pub command: &'a str,
-}
 
 /// Writes `report.html` into the run folder atomically, and returns its path. Unreadable images and values missing from the
 /// log are left out.
@@ -103,10 +88,10 @@ fn facts(
     let best = material.best_epoch.map_or_else(String::new, |epoch| format!("best epoch: {epoch}"));
     let steps = counted(log.steps.len(), "step", "steps");
     let spent = times.between().map(|time| duration(time.as_secs_f64()));
-    let learned = spent.map_or_else(|| steps.clone(), |spent| format!("{steps} in {spent}"));
+    let trained_for = spent.map_or_else(|| steps.clone(), |spent| format!("{steps} in {spent}"));
     vec![
-        ("AP", share(report.summary.ap), best),
-        ("AP50", share(report.summary.ap50), format!("AP75 {}", share(report.summary.ap75))),
+        ("AP", fraction(report.summary.ap), best),
+        ("AP50", fraction(report.summary.ap50), format!("AP75 {}", fraction(report.summary.ap75))),
         (
             "Best score threshold",
             // Without any correct detection, all thresholds are equally bad.
@@ -122,7 +107,7 @@ fn facts(
                 counted(dataset.classes().len(), "class", "classes")
             ),
         ),
-        ("Trained for", counted(epochs, "epoch", "epochs"), learned),
+        ("Trained for", counted(epochs, "epoch", "epochs"), trained_for),
     ]
 }
 
@@ -144,7 +129,7 @@ mod tests {
     use super::*;
 
     /// Maximum size of a report with twelve images, in bytes: it should be small enough for an email.
-    const LARGEST: usize = 3 << 20;
+    const MAX_SIZE: usize = 3 << 20;
 
     const ODD: &str = "<script>alert('\"&\"')</script>";
 
@@ -223,7 +208,7 @@ mod tests {
             assert!(text.contains(part), "{part} is missing");
         }
         assert_eq!(count(&report, "<img "), 12);
-        assert!(report.len() < LARGEST, "{} bytes", report.len());
+        assert!(report.len() < MAX_SIZE, "{} bytes", report.len());
         assert!(!report.contains("http://") || count(&report, "http://") == count(&report, "xmlns=\"http://"));
     }
 
@@ -276,7 +261,7 @@ mod tests {
         let text = texts(&report);
         assert!(text.contains("of all") && !text.contains("detected as →"));
         assert!(text.contains("The 100 classes with the most objects, of 120") && text.contains("80 more classes"));
-        assert!(report.len() < LARGEST, "{} bytes", report.len());
+        assert!(report.len() < MAX_SIZE, "{} bytes", report.len());
         let one = Sample::of(tempfile::tempdir().unwrap(), unreadable(&names[..1], 5)).logged(3, 4);
         let text = texts(&one.report("single", Some(3)));
         assert!(text.contains("detected as →") && !text.contains("all classes"));
@@ -295,6 +280,6 @@ mod tests {
         let report = Sample::of(tempfile::tempdir().unwrap(), dataset).logged(40, 25).report("real", Some(37));
         texts(&report);
         assert_eq!(count(&report, "<img "), 12);
-        assert!(report.len() < LARGEST, "{} bytes", report.len());
+        assert!(report.len() < MAX_SIZE, "{} bytes", report.len());
     }
 }

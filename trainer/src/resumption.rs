@@ -4,8 +4,8 @@ use anyhow::{bail, ensure};
 use serde_yaml::Value;
 
 use crate::config::TrainConfig;
-use crate::run_folder::Progress;
-use crate::schedule::{ScheduleKind, SchedulePosition};
+use crate::run::RunState;
+use crate::schedule::ScheduleKind;
 
 /// The keys that may change. They affect neither the data nor the meaning of the weights and of the optimizer's state.
 const CHANGEABLE: [&str; 9] = [
@@ -58,15 +58,15 @@ fn differences(before: &Value, after: &Value, key: &str, found: &mut Vec<String>
 }
 
 /// Why a run has nothing left to do, and how to continue it with `command`; `None` if it has not ended.
-pub(crate) fn end(progress: &Progress, config: &TrainConfig, command: &str) -> Option<String> {
-    let (done, epochs) = (progress.epochs, config.run.epochs);
+pub(crate) fn end(state: &RunState, config: &TrainConfig, command: &str) -> Option<String> {
+    let (done, epochs) = (state.epochs, config.run.epochs);
     if done >= epochs {
         let counted = if done == 1 { "epoch".to_owned() } else { format!("{done} epochs") };
         Some(format!(
             "the run has finished its {counted}; to continue: {command} --set run.epochs={}",
             done.saturating_mul(2)
         ))
-    } else if config.schedule.is_over(progress.patience) {
+    } else if config.schedule.is_over(state.patience) {
         Some(format!(
             "the run has stopped early, after {done} of {epochs} epochs; to continue: {command} --set \
              schedule.early_stop=null"
@@ -80,28 +80,22 @@ pub(crate) fn end(progress: &Progress, config: &TrainConfig, command: &str) -> O
 ///
 /// # Errors
 /// When it has not.
-pub(crate) fn ensure_epochs_left(progress: &Progress, before: &TrainConfig, after: &TrainConfig) -> anyhow::Result<()> {
+pub(crate) fn ensure_epochs_left(state: &RunState, before: &TrainConfig, after: &TrainConfig) -> anyhow::Result<()> {
     ensure!(
-        after.run.epochs == before.run.epochs || after.run.epochs > progress.epochs,
+        after.run.epochs == before.run.epochs || after.run.epochs > state.epochs,
         "`run.epochs` is {}, but the run has finished {} epochs already",
         after.run.epochs,
-        progress.epochs
+        state.epochs
     );
     Ok(())
 }
 
 /// What a new number of epochs means for the learning rate of the next step.
-pub(crate) fn new_length(
-    progress: &Progress,
-    steps_per_epoch: u64,
-    before: &TrainConfig,
-    after: &TrainConfig,
-) -> String {
-    let &Progress { steps: step, epochs: epoch, patience, .. } = progress;
+pub(crate) fn new_length(state: &RunState, steps_per_epoch: u64, before: &TrainConfig, after: &TrainConfig) -> String {
+    let done = state.epochs;
     let rate = |config: &TrainConfig| {
         let steps = steps_per_epoch * u64::from(config.run.epochs);
-        let position = SchedulePosition { step, steps, epoch, patience };
-        config.optimizer.learning_rate * config.schedule.lr_multiplier(&position)
+        config.optimizer.learning_rate * config.schedule.lr_multiplier(&state.position(steps))
     };
     let (old, new) = (rate(before), rate(after));
     let change = if new > old {
@@ -117,7 +111,7 @@ pub(crate) fn new_length(
         ScheduleKind::Plateau => "the plateau schedule does not depend on it".to_owned(),
     };
     format!(
-        "{} epochs instead of {}, of which {epoch} are done; {schedule}: the learning rate {change}",
+        "{} epochs instead of {}, of which {done} are done; {schedule}: the learning rate {change}",
         after.run.epochs, before.run.epochs
     )
 }
@@ -160,29 +154,29 @@ mod tests {
 
     #[test]
     fn end_says_how_to_continue() {
-        let progress = |epochs, stale| Progress {
+        let state = |epochs, stale| RunState {
             epochs,
             patience: Patience { stale, ..Patience::default() },
-            ..Progress::default()
+            ..RunState::default()
         };
         let config = config("run: {epochs: 30}\nschedule: {early_stop: 4}");
-        let text = end(&progress(30, 4), &config, "fit").unwrap();
+        let text = end(&state(30, 4), &config, "fit").unwrap();
         assert_eq!(text, "the run has finished its 30 epochs; to continue: fit --set run.epochs=60");
-        let text = end(&progress(12, 4), &config, "fit").unwrap();
+        let text = end(&state(12, 4), &config, "fit").unwrap();
         assert!(text.contains("12 of 30") && text.ends_with("fit --set schedule.early_stop=null"), "{text}");
-        assert_eq!(end(&progress(12, 3), &config, "fit"), None);
+        assert_eq!(end(&state(12, 3), &config, "fit"), None);
     }
 
     #[test]
     fn effect_of_a_new_length_on_the_learning_rate_is_said() {
-        let progress = Progress { steps: 300, epochs: 30, ..Progress::default() };
+        let state = RunState { steps: 300, epochs: 30, ..RunState::default() };
         let text = |kind: &str| {
             let of = |epochs| {
                 let schedule =
                     format!("schedule: {{kind: {kind}, warmup_steps: 0, milestones: [20], final_lr_ratio: 0.0}}");
                 config(&format!("run: {{epochs: {epochs}}}\noptimizer: {{learning_rate: 0.01}}\n{schedule}"))
             };
-            new_length(&progress, 10, &of(30), &of(60))
+            new_length(&state, 10, &of(30), &of(60))
         };
         let cosine = text("cosine");
         assert!(cosine.starts_with("60 epochs instead of 30, of which 30 are done; the cosine schedule"), "{cosine}");
@@ -197,10 +191,10 @@ mod tests {
 
     #[test]
     fn a_new_length_must_leave_epochs() {
-        let progress = Progress { epochs: 30, ..Progress::default() };
+        let state = RunState { epochs: 30, ..RunState::default() };
         let of = |epochs| config(&format!("run: {{epochs: {epochs}}}"));
         for (epochs, valid) in [(20, false), (30, false), (31, true), (50, true)] {
-            assert_eq!(ensure_epochs_left(&progress, &of(50), &of(epochs)).is_ok(), valid, "{epochs}");
+            assert_eq!(ensure_epochs_left(&state, &of(50), &of(epochs)).is_ok(), valid, "{epochs}");
         }
     }
 }

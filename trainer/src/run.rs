@@ -1,210 +1,241 @@
 //! A training run: epochs of steps, each followed by validation and a save.
 
-use std::fmt::{self, Write as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod data;
+mod display;
+mod events;
+mod folder;
+mod journal;
+pub(crate) mod log;
+mod state;
+
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail, ensure};
-use models::dataset::Dataset;
+use anyhow::{anyhow, ensure};
 use models::evaluation::{ScoredBox, evaluate};
 use models::{Checkpoint, Provenance};
-use runtime::progress::{say, warn};
 
 use crate::annotated::annotated;
 use crate::config::TrainConfig;
 use crate::device::Device;
 use crate::failure::{TorchError, catch};
-use crate::journal::{Journal, Learned, Seconds, Validated};
-use crate::learner::{Learner, Step};
-use crate::loader::{Batch, Loader, Sampler};
+use crate::interrupt::{Interrupt, Interrupted};
+use crate::loader::Batch;
 use crate::loss::LossConfig;
 use crate::predictor::{Predictor, validation_batches};
-use crate::progress::{Count, EpochProgress, counted, print};
+use crate::progress::{Count, EpochProgress, say, warn};
 use crate::report::{self, Material};
 use crate::resumption;
-use crate::run_folder::{Progress, RunFolder};
-use crate::schedule::SchedulePosition;
+use crate::step::StageSeconds;
+use crate::training_model::{StepError, TrainingModel};
+pub(crate) use data::RunData;
+pub(crate) use display::print_result;
+pub(crate) use folder::RunFolder;
+use journal::Journal;
+use log::{EpochRecord, StepRecord, ValidationRecord};
+pub(crate) use state::RunState;
 
 /// Number of validation images in TensorBoard after each validation.
 const SAMPLES: usize = 4;
 
-/// A training run.
-pub(crate) struct Run {
+/// What a run begins or resumes with.
+pub(crate) struct Setup {
+    pub(crate) folder: RunFolder,
+    pub(crate) config: TrainConfig,
+    pub(crate) data: RunData,
+    pub(crate) model: TrainingModel,
+    pub(crate) device: Device,
+    /// Stops the run.
+    pub(crate) interrupt: Interrupt,
+}
+
+/// Trains a model: takes batches from the data, makes steps, validates and saves.
+pub(crate) struct Trainer {
     folder: RunFolder,
     config: TrainConfig,
     data: RunData,
-    learner: Learner,
-    progress: Progress,
-    /// Set to stop the run after the current step.
-    interrupted: Arc<AtomicBool>,
-    /// The command that resumes the run.
-    resumption: String,
+    model: TrainingModel,
+    state: RunState,
+    journal: Journal,
+    interrupt: Interrupt,
 }
 
-/// The data of a run.
-pub(crate) struct RunData {
-    pub(crate) train: Loader,
-    pub(crate) validation: Loader,
-    /// Chooses the training images of every epoch.
-    pub(crate) sampler: Sampler,
-    /// Fingerprints of the image files of both splits if all of them can be read.
-    pub(crate) checked_images: [Option<u64>; 2],
-}
-
-impl Run {
-    /// A run on `device` that writes to `folder`. It stops when `interrupted` is
-    /// set; `resumption` is the command that resumes it, for messages.
-    pub(crate) fn new(
-        folder: RunFolder,
-        config: TrainConfig,
-        data: RunData,
-        learner: Learner,
-        device: Device,
-        interrupted: Arc<AtomicBool>,
-        resumption: String,
-    ) -> Self {
-        let progress = Progress { device, checked_images: data.checked_images, ..Progress::default() };
-        Self { folder, config, data, learner, progress, interrupted, resumption }
-    }
-
-    /// Runs all epochs.
+impl Trainer {
+    /// Begins a run: saves its first state.
     ///
     /// # Errors
-    /// When the folder cannot be written, an image cannot be read, libtorch fails, the loss is not finite, or the run
-    /// is interrupted.
-    pub(crate) fn begin(mut self) -> anyhow::Result<()> {
-        self.progress.data = self.checksums();
-        self.save(None, false)?;
-        self.folder.begin(&self.config)?;
-        self.finish()
+    /// When the folder cannot be written.
+    pub(crate) fn begin(setup: Setup) -> anyhow::Result<Self> {
+        let Setup { folder, config, data, model, device, interrupt } = setup;
+        let (dataset_checksums, checked_images) = (data.checksums(), data.checked_images);
+        let state = RunState { dataset_checksums, checked_images, device, ..RunState::default() };
+        save(&folder, &model, &state, None, false)?;
+        folder.begin(&config)?;
+        let journal = Journal::open(folder.path(), state.steps, state.epochs)?;
+        Ok(Self { folder, config, data, model, state, journal, interrupt })
     }
 
-    /// Runs the remaining steps and epochs. The configuration was `before` until now; the changed one is written first.
+    /// Resumes the run from its saved state. The configuration was `before` until now; the changed one is written.
     ///
     /// # Errors
-    /// Like [`Self::begin`], and when the folder's state does not match the configuration or the data.
-    pub(crate) fn resume(mut self, before: &TrainConfig) -> anyhow::Result<()> {
-        let Progress { device, checked_images, .. } = self.progress;
-        self.progress = Progress { device, checked_images, ..self.folder.restore(&mut self.learner)? };
+    /// When the folder's state does not match the configuration or the data, and when the folder cannot be written.
+    pub(crate) fn resume(setup: Setup, before: &TrainConfig) -> anyhow::Result<Self> {
+        let Setup { folder, config, data, mut model, device, interrupt } = setup;
+        let state = RunState { device, checked_images: data.checked_images, ..folder.restore(&mut model)? };
         ensure!(
-            self.progress.data == self.checksums(),
+            state.dataset_checksums == data.checksums(),
             "images, boxes or classes have changed since the run in `{}` was started; start a new run",
-            self.folder.path().display()
+            folder.path().display()
         );
-        if self.config != *before {
-            self.folder.write_config(&self.config)?;
+        if config != *before {
+            folder.write_config(&config)?;
         }
-        if self.config.run.epochs != before.run.epochs {
-            let steps_per_epoch = self.steps_per_epoch() as u64;
-            say(format_args!("{}", resumption::new_length(&self.progress, steps_per_epoch, before, &self.config)));
+        let journal = Journal::open(folder.path(), state.steps, state.epochs)?;
+        let trainer = Self { folder, config, data, model, state, journal, interrupt };
+        if trainer.config.run.epochs != before.run.epochs {
+            let steps_per_epoch = trainer.steps_per_epoch();
+            say(format_args!("{}", resumption::new_length(&state, steps_per_epoch, before, &trainer.config)));
         }
-        self.finish()
+        Ok(trainer)
     }
 
-    /// Checksums of the training and the validation data.
-    fn checksums(&self) -> [u32; 2] {
-        let RunData { train, validation, sampler, .. } = &self.data;
-        [checksum(&train.recipe().dataset, sampler.repeats()), checksum(&validation.recipe().dataset, &[])]
+    /// Trains for the remaining epochs, then writes the report and prints the result.
+    ///
+    /// # Errors
+    /// When the folder cannot be written, an image cannot be read, libtorch fails, or the loss is not finite;
+    /// [`Interrupted`] when a signal has stopped the run.
+    pub(crate) fn train(mut self) -> anyhow::Result<()> {
+        match self.train_epochs().and_then(|()| self.report()) {
+            Ok(()) => display::print_result(&self.folder, &self.state),
+            Err(stop) => Err(self.stop(stop)),
+        }
     }
 
-    fn steps_per_epoch(&self) -> usize {
-        let batches = self.data.sampler.images_per_epoch().div_ceil(self.config.run.batch_size);
-        batches.div_ceil(self.config.optimizer.gradient_accumulation_steps)
-    }
-
-    fn finish(mut self) -> anyhow::Result<()> {
-        let images = self.data.train.recipe().dataset.images().len();
-        let drawn = self.data.sampler.images_per_epoch();
-        let steps_per_epoch = self.steps_per_epoch();
-        let steps = steps_per_epoch as u64 * u64::from(self.config.run.epochs);
-        self.config.warnings(steps).iter().for_each(|text| warn(format_args!("{text}")));
-        say(format_args!(
-            "{}{}, {}, {}; {} of {}; writing to {}",
-            counted(images, "training image", "training images"),
-            if drawn == images { String::new() } else { format!(" ({drawn} in an epoch)") },
-            counted(self.data.validation.recipe().dataset.images().len(), "validation image", "validation images"),
-            counted(self.learner.spec.class_count(), "class", "classes"),
-            counted(self.config.run.epochs as usize, "epoch", "epochs"),
-            counted(steps_per_epoch, "step", "steps"),
-            self.folder.path().display()
-        ));
-        let mut journal = Journal::open(self.folder.path(), &self.progress)?;
-        while self.progress.epochs < self.config.run.epochs {
-            if self.config.schedule.is_over(self.progress.patience) {
-                say(format_args!("stopping early: no better AP in {} validations", self.progress.patience.stale));
+    fn train_epochs(&mut self) -> Result<(), Stop> {
+        let steps = self.steps_per_epoch() * u64::from(self.config.run.epochs);
+        display::begin(&self.folder, &self.config, &self.data, self.steps_per_epoch());
+        while self.state.epochs < self.config.run.epochs {
+            if self.config.schedule.is_over(self.state.patience) {
+                say(format_args!("stopping early: no better AP in {} validations", self.state.patience.stale));
                 break;
             }
-            let learned = self.learn(steps, &mut journal)?;
-            let epoch = self.progress.epochs + 1;
-            let due = epoch == self.config.run.epochs || epoch.is_multiple_of(self.config.run.validate_every);
-            let scored = due.then(|| self.validate(epoch)).transpose()?;
-            let finished = self.finish_epoch(&learned, scored, &mut journal);
-            finished.map_err(|error| self.halt(error))?;
+            let trained = self.train_epoch(steps)?;
+            let validation = self.is_validation_due(trained.epoch).then(|| self.validate(trained.epoch)).transpose()?;
+            self.end_epoch(trained, validation).map_err(Stop::Unsaved)?;
         }
-        self.report()?;
-        print_result(&self.folder, &self.progress)
+        Ok(())
     }
 
-    /// Runs the remaining steps of the current epoch; `steps` is the number of steps in the run.
-    fn learn(&mut self, steps: u64, journal: &mut Journal) -> anyhow::Result<Learned> {
-        let (epoch, epochs) = (self.progress.epochs, self.config.run.epochs);
-        let all = self.data.sampler.images_per_epoch();
+    /// Makes the remaining steps of the current epoch; `steps` is the number of steps in the run.
+    fn train_epoch(&mut self, steps: u64) -> Result<EpochRecord, Stop> {
+        let (epoch, epochs) = (self.state.epochs, self.config.run.epochs);
+        let images_per_epoch = self.data.sampler.images_per_epoch();
+        let batches_per_step = self.config.optimizer.gradient_accumulation_steps;
         let requests = self.data.sampler.batches(epoch);
-        let per_step = self.config.optimizer.gradient_accumulation_steps;
-        let steps_per_epoch = requests.len().div_ceil(per_step) as u64;
-        let made = self.progress.steps.checked_sub(u64::from(epoch) * steps_per_epoch);
-        let made = made.filter(|made| *made <= steps_per_epoch).with_context(|| {
-            let steps = self.progress.steps;
-            format!("the run's state has {steps} steps, which are not in epoch {}; start a new run", epoch + 1)
-        })?;
+        let done = self.state.steps_in_epoch(requests.len().div_ceil(batches_per_step) as u64)? as usize;
         // The last step of an epoch may have fewer batches than the others.
-        let requests = &requests[requests.len().min(made as usize * per_step)..];
-        let count = requests.iter().map(|request| request.indices.len() as u64).sum();
-        let later = u64::from(epochs - epoch - 1) * all as u64;
-        let mut shown = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), count, later);
-        let mut spent = Seconds::default();
+        let requests = &requests[requests.len().min(done * batches_per_step)..];
+        let images = requests.iter().map(|request| request.indices.len() as u64).sum();
+        let images_after = u64::from(epochs - epoch - 1) * images_per_epoch as u64;
+        let mut progress = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), images, images_after);
+        let mut spent = StageSeconds::default();
         let mut saved = Instant::now();
         let augmentation = self.config.augmentation.of_epoch(epoch, epochs);
         let mut batches = self.data.train.batches_with(augmentation, requests.iter().cloned());
         loop {
-            let start = Instant::now();
-            let together = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>();
-            let waited = start.elapsed().as_secs_f64();
-            self.stop_if_interrupted()?;
-            let together = together.map_err(|error| self.stop(error))?;
+            let waiting = Instant::now();
+            let mut together = Vec::new();
+            for batch in batches.by_ref().take(batches_per_step) {
+                self.check_interrupt()?;
+                together.push(batch.map_err(Stop::Intact)?);
+            }
+            let data = waiting.elapsed().as_secs_f64();
+            self.check_interrupt()?;
             if together.is_empty() {
                 break;
             }
-            let Progress { steps: step, patience, .. } = self.progress;
-            let step = self.learner.step(&together, &SchedulePosition { step, steps, epoch, patience });
-            let step = step.map_err(|error| self.fail(error))?;
+            let step = self.model.step_unless(&together, &self.state.position(steps), &self.interrupt);
+            let mut step = step.map_err(|error| match error {
+                StepError::Interrupted => Stop::Interrupted,
+                StepError::Torch(error) => self.torch_failure(&error),
+            })?;
             if !step.is_finite() {
-                bail!(not_finite(&step, &together, &self.data.train.recipe().dataset));
+                return Err(Stop::Final(display::not_finite(&step, &together, &self.data.train.recipe().dataset)));
             }
-            let count: usize = together.iter().map(|batch| batch.indices.len()).sum();
-            self.progress.steps += 1;
-            journal.step(&self.progress, &step).map_err(|error| self.halt(error))?;
-            for (sum, loss) in self.progress.losses.iter_mut().zip([step.classification_loss, step.box_loss]) {
-                *sum += loss * count as f64;
-            }
-            shown.step(count, &step);
-            spent.add(waited, &step.seconds);
+            step.seconds.data = data;
+            let images = together.iter().map(|batch| batch.indices.len()).sum();
+            self.state.count_step(&step, images);
+            let record = StepRecord { step: self.state.steps, epoch: epoch + 1, results: step };
+            self.journal.step(record).map_err(Stop::Unsaved)?;
+            progress.step(images, &step);
+            spent += step.seconds;
             if self.config.run.save_every_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0)
             {
-                self.save(None, false).map_err(|error| self.halt(error))?;
+                let flushed = self.journal.flush();
+                let result = flushed.and_then(|()| save(&self.folder, &self.model, &self.state, None, false));
+                result.map_err(Stop::Unsaved)?;
                 saved = Instant::now();
             }
         }
-        let [classification_loss, box_loss] = self.progress.losses.map(|sum| sum / all.max(1) as f64);
-        let (seconds, images_per_second) = (shown.elapsed().as_secs_f64(), shown.images_per_second());
-        Ok(Learned { classification_loss, box_loss, seconds, images_per_second, spent })
+        let [classification_loss, box_loss] = self.state.losses.map(|sum| sum / images_per_epoch.max(1) as f64);
+        Ok(EpochRecord {
+            epoch: epoch + 1,
+            steps: self.state.steps,
+            classification_loss,
+            box_loss,
+            seconds: progress.elapsed().as_secs_f64(),
+            images_per_second: progress.images_per_second(),
+            spent,
+            validation: None,
+        })
+    }
+
+    fn is_validation_due(&self, epoch: u32) -> bool {
+        epoch == self.config.run.epochs || epoch.is_multiple_of(self.config.run.validate_every)
+    }
+
+    /// Measures the network on the validation images. Its loss is that of one large batch. Also returns the detections.
+    fn validate(&self, epoch: u32) -> Result<(ValidationRecord, Vec<ScoredBox>), Stop> {
+        let LossConfig { normalizer, .. } = self.config.loss;
+        let (mut sums, mut divisor) = ([0.0; 2], 0);
+        let scored = self.detect(&format!("validation {epoch}"), |batch| {
+            let (scored, loss) = self.model.predictor.validate(batch, &self.config.loss);
+            let batch_divisor = batch.loss_divisor(normalizer);
+            divisor += batch_divisor;
+            sums.iter_mut().zip(loss).for_each(|(sum, loss)| *sum += loss * batch_divisor.max(1) as f64);
+            scored
+        })?;
+        let [classification_loss, box_loss] = sums.map(|sum| sum / divisor.max(1) as f64);
+        let dataset = &self.data.validation.recipe().dataset;
+        let summary = evaluate(dataset.annotations(), &scored, dataset.classes().len()).summary;
+        Ok((ValidationRecord { classification_loss, box_loss, summary }, scored))
+    }
+
+    /// Ends an epoch: logs, saves and reports it.
+    fn end_epoch(
+        &mut self,
+        trained: EpochRecord,
+        validation: Option<(ValidationRecord, Vec<ScoredBox>)>,
+    ) -> anyhow::Result<()> {
+        let record = EpochRecord { validation: validation.as_ref().map(|(record, _)| *record), ..trained };
+        let ap = record.validation.map(|validation| validation.summary.ap);
+        let reductions = self.state.patience.reductions;
+        let best = self.state.end_epoch(ap, &self.config.schedule);
+        self.journal.epoch(record)?;
+        self.save(ap, best)?;
+        if let Some((_, scored)) = &validation
+            && let Err(error) = self.show_samples(scored)
+        {
+            warn(format_args!("cannot write images of epoch {} for TensorBoard: {error:#}", record.epoch));
+        }
+        let reduced = self.state.patience.reductions > reductions;
+        display::epoch(&record, self.config.run.epochs, best, reduced);
+        Ok(())
     }
 
     /// Writes the report on the best checkpoint.
-    fn report(&self) -> anyhow::Result<()> {
-        let best = Checkpoint::open(&self.folder.best_path())?;
-        let predictor = Predictor::from_checkpoint(&best, self.learner.device)?;
+    fn report(&self) -> Result<(), Stop> {
+        let best = Checkpoint::open(&self.folder.best_path()).map_err(anyhow::Error::from)?;
+        let predictor = Predictor::from_checkpoint(&best, self.model.device).map_err(anyhow::Error::from)?;
         let scored = self.detect("report", |batch| predictor.detect(batch))?;
         let material = Material {
             folder: self.folder.path(),
@@ -217,104 +248,46 @@ impl Run {
         Ok(())
     }
 
-    /// The detections of the network in the validation images, and its loss, which is that of one large batch.
-    fn validate(&self, epoch: u32) -> anyhow::Result<(Vec<ScoredBox>, [f64; 2])> {
-        let LossConfig { normalizer, .. } = self.config.loss;
-        let (mut sums, mut divisor) = ([0.0; 2], 0);
-        let scored = self.detect(&format!("validation {epoch}"), |batch| {
-            let (scored, loss) = self.learner.predictor.validate(batch, &self.config.loss);
-            let batch_divisor = batch.loss_divisor(normalizer);
-            divisor += batch_divisor;
-            sums.iter_mut().zip(loss).for_each(|(sum, loss)| *sum += loss * batch_divisor.max(1) as f64);
-            scored
-        })?;
-        Ok((scored, sums.map(|sum| sum / divisor.max(1) as f64)))
-    }
-
     /// What `find` detects in the validation images.
-    fn detect(&self, title: &str, mut find: impl FnMut(&Batch) -> Vec<ScoredBox>) -> anyhow::Result<Vec<ScoredBox>> {
+    fn detect(&self, title: &str, mut find: impl FnMut(&Batch) -> Vec<ScoredBox>) -> Result<Vec<ScoredBox>, Stop> {
         let count = Count::new(title, self.data.validation.recipe().dataset.images().len() as u64);
         let mut scored = Vec::new();
         for batch in validation_batches(&self.data.validation, self.config.run.batch_size) {
-            self.stop_if_interrupted()?;
-            let batch = batch.map_err(|error| self.stop(error))?;
-            scored.extend(catch(|| find(&batch)).map_err(|error| self.fail(error))?);
+            self.check_interrupt()?;
+            let batch = batch.map_err(Stop::Intact)?;
+            scored.extend(catch(|| find(&batch)).map_err(|error| self.torch_failure(&error))?);
             batch.indices.iter().for_each(|_| count.advance());
         }
         Ok(scored)
     }
 
     /// Writes a few validation images with their detections to TensorBoard, always the same ones.
-    fn show_samples(&self, scored: &[ScoredBox], journal: &mut Journal) -> anyhow::Result<()> {
+    fn show_samples(&mut self, scored: &[ScoredBox]) -> anyhow::Result<()> {
         let recipe = self.data.validation.recipe();
-        let images = recipe.dataset.images().len();
-        for index in (0..images).step_by(images.div_ceil(SAMPLES).max(1)) {
+        let images = recipe.dataset.images();
+        for index in (0..images.len()).step_by(images.len().div_ceil(SAMPLES).max(1)) {
             let image = annotated(recipe, index, scored)?;
-            journal.image(&self.progress, &recipe.dataset.images()[index].file_name, &image)?;
+            self.journal.image(self.state.steps, &images[index].file_name, &image)?;
         }
         Ok(())
     }
 
-    /// Ends an epoch: evaluates the detections of its validation, if it had one, then logs and saves. `validation` also has
-    /// the loss.
-    fn finish_epoch(
-        &mut self,
-        learned: &Learned,
-        validation: Option<(Vec<ScoredBox>, [f64; 2])>,
-        journal: &mut Journal,
-    ) -> anyhow::Result<()> {
-        let dataset = &self.data.validation.recipe().dataset;
-        let validated = validation.as_ref().map(|(scored, [classification_loss, box_loss])| Validated {
-            classification_loss: *classification_loss,
-            box_loss: *box_loss,
-            summary: evaluate(dataset.annotations(), scored, dataset.classes().len()).summary,
-        });
-        let ap = validated.map(|validated| validated.summary.ap);
-        let reductions = self.progress.patience.reductions;
-        let mut best = false;
-        self.progress.epochs += 1;
-        self.progress.losses = [0.0; 2];
-        if let Some(ap) = ap {
-            best = self.progress.best_ap.is_none_or(|best| ap > best);
-            self.progress.last_ap = Some(ap);
-            self.progress.patience = self.config.schedule.after_validation(self.progress.patience, best);
-            if best {
-                self.progress.best_ap = Some(ap);
-            }
-        }
-        journal.epoch(&self.progress, learned, validated.as_ref())?;
-        self.save(ap, best)?;
-        if let Some((scored, _)) = &validation
-            && let Err(error) = self.show_samples(scored, journal)
-        {
-            warn(format_args!("cannot write images of epoch {} for TensorBoard: {error:#}", self.progress.epochs));
-        }
-        let Learned { classification_loss, box_loss, seconds, images_per_second, .. } = learned;
-        let found = validated.map_or_else(String::new, |validated| format!("; validation: {validated}"));
-        say(format_args!(
-            "epoch {}/{}: classification loss {classification_loss:.4}, box loss {box_loss:.4}{found}{}; \
-             {seconds:.1} s, {images_per_second:.1} images/s{}",
-            self.progress.epochs,
-            self.config.run.epochs,
-            if best { " (best so far)" } else { "" },
-            if self.progress.patience.reductions > reductions { "; learning rate reduced" } else { "" },
-        ));
-        Ok(())
+    fn steps_per_epoch(&self) -> u64 {
+        let batches = self.data.sampler.images_per_epoch().div_ceil(self.config.run.batch_size);
+        batches.div_ceil(self.config.optimizer.gradient_accumulation_steps) as u64
     }
 
-    fn save(&self, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
-        let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
-        let checkpoint =
-            self.learner.checkpoint(Provenance { program, epoch: Some(self.progress.epochs), ap, origin: None })?;
-        self.folder.save(&self.learner, &self.progress, &checkpoint, best)
+    /// Saves the run, with its logs complete. `ap` is that of the epoch that ends.
+    fn save(&mut self, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
+        self.journal.flush()?;
+        save(&self.folder, &self.model, &self.state, ap, best)
     }
 
-    fn stop_if_interrupted(&self) -> anyhow::Result<()> {
-        if self.interrupted.load(Ordering::SeqCst) { Err(self.stop(anyhow!("interrupted"))) } else { Ok(()) }
+    fn check_interrupt(&self) -> Result<(), Stop> {
+        if self.interrupt.is_raised() { Err(Stop::Interrupted) } else { Ok(()) }
     }
 
-    /// Saves the run after a failure of libtorch, if the weights are intact, and returns the error message.
-    fn fail(&self, error: TorchError) -> anyhow::Error {
+    fn torch_failure(&self, error: &TorchError) -> Stop {
         let (run, model) = (&self.config.run, &self.config.model);
         let advice = if error.is_out_of_memory() {
             format!(
@@ -326,99 +299,61 @@ impl Run {
         } else {
             String::new()
         };
-        let reason = anyhow!("libtorch failed on {}: {error}{advice}", self.progress.device);
-        if self.learner.is_torn() { self.halt(reason) } else { self.stop(reason) }
+        let reason = anyhow!("libtorch failed on {}: {error}{advice}", self.state.device);
+        if self.model.is_torn() { Stop::Unsaved(reason) } else { Stop::Intact(reason) }
     }
 
-    /// The error message of a run that stops without being saved.
-    fn halt(&self, reason: anyhow::Error) -> anyhow::Error {
-        anyhow!("{reason:#}; to resume from the last save: {}", self.resumption)
-    }
-
-    /// Saves the run, so that it can be resumed, and returns the error message.
-    fn stop(&self, reason: anyhow::Error) -> anyhow::Error {
-        let steps = self.progress.steps;
-        match catch(|| self.save(None, false)).map_err(Into::into).flatten() {
-            Ok(()) => anyhow!("{reason:#}; saved after step {steps}; to resume: {}", self.resumption),
-            Err(error) => self.halt(anyhow!("{reason:#}; saving the run failed too: {error:#}")),
-        }
-    }
-}
-
-/// Prints the result of a finished run.
-///
-/// # Errors
-/// When stdout cannot be written.
-pub(crate) fn print_result(folder: &RunFolder, progress: &Progress) -> anyhow::Result<()> {
-    let (best, last) = (progress.best_ap.unwrap_or_default(), progress.last_ap.unwrap_or_default());
-    print(&format!("best AP {best:.4}, last AP {last:.4}; {}", folder.best_path().display()))
-}
-
-/// A checksum of the data set's images, boxes and classes, and of how often each image is in an epoch; independent of its folder.
-fn checksum(dataset: &Dataset, repeats: &[f64]) -> u32 {
-    struct Sum(u32);
-    impl fmt::Write for Sum {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0 = crc32c::crc32c_append(self.0, text.as_bytes());
-            Ok(())
-        }
-    }
-    let (images, annotations, classes) = (dataset.images(), dataset.annotations(), dataset.classes());
-    let mut sum = Sum(0);
-    write!(sum, "{images:?}{annotations:?}{classes:?}{repeats:?}").expect("writing to a checksum cannot fail");
-    sum.0
-}
-
-/// The error message of a step whose loss or gradient is not finite.
-fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> String {
-    let mut text = format!(
-        "the loss is not finite: classification loss {}, box loss {}, gradient norm {}, learning rate {}; lower \
-         `optimizer.learning_rate`, raise `schedule.warmup_steps`, or check the boxes of this batch:",
-        step.classification_loss, step.box_loss, step.gradient_norm, step.learning_rate
-    );
-    for &image in batches.iter().flat_map(|batch| &batch.indices) {
-        let boxes = dataset.annotations_of(image).iter().map(|annotation| {
-            let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
-            format!("{} {corners:?}", dataset.classes()[annotation.class_index].name)
-        });
-        let boxes = boxes.collect::<Vec<_>>().join(", ");
-        let _ = write!(text, "\n  {}: {boxes}", dataset.images()[image].file_name);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use models::dataset::{Annotation, Image, Rectangle};
-    use models::spec::Class;
-
-    use super::*;
-
-    #[test]
-    fn checksum_depends_on_images_boxes_classes_and_repeats_only() {
-        let image = Image { id: 1, file_name: "a.png".to_owned(), width: 8, height: 8 };
-        let rectangle = Rectangle { x: 0.5, y: 1.0, width: 2.0, height: 3.0 };
-        let annotation =
-            Annotation { id: 1, image: 0, class_index: 0, rectangle, area: 6.0, crowd: false, difficult: false };
-        let class = Class { id: 1, name: "cell".to_owned() };
-        let dataset = |folder: &str, image: &Image, annotation: &Annotation, class: &Class| {
-            let (images, annotations) = (vec![image.clone()], vec![annotation.clone()]);
-            Dataset::new(folder, images, annotations, vec![class.clone()]).unwrap()
+    /// Saves the run if possible, and returns the error with the command that resumes it.
+    fn stop(&mut self, stop: Stop) -> anyhow::Error {
+        let reason = match stop {
+            Stop::Final(reason) => return reason,
+            Stop::Unsaved(reason) => return self.unsaved(&reason),
+            Stop::Intact(reason) => Some(reason),
+            Stop::Interrupted => None,
         };
-        let repeated = checksum(&dataset("here", &image, &annotation, &class), &[2.0]);
-        let sum = |folder, image, annotation, class| checksum(&dataset(folder, image, annotation, class), &[1.0]);
-        let expected = sum("here", &image, &annotation, &class);
-        assert_eq!(sum("there", &image, &annotation, &class), expected);
-        let moved = Annotation { rectangle: Rectangle { x: 0.25, ..rectangle }, ..annotation.clone() };
-        let renamed = Class { id: 1, name: "disk".to_owned() };
-        let wider = Image { width: 9, ..image.clone() };
-        for other in [
-            sum("here", &wider, &annotation, &class),
-            sum("here", &image, &moved, &class),
-            sum("here", &image, &annotation, &renamed),
-            repeated,
-        ] {
-            assert_ne!(other, expected);
+        let (steps, command) = (self.state.steps, self.folder.resume_command());
+        match (catch(|| self.save(None, false)).map_err(Into::into).flatten(), reason) {
+            (Ok(()), None) => Interrupted { steps, command }.into(),
+            (Ok(()), Some(reason)) => anyhow!("{reason:#}; saved after step {steps}; to resume: {command}"),
+            (Err(error), reason) => {
+                let reason = reason.unwrap_or_else(|| anyhow!("interrupted"));
+                self.unsaved(&anyhow!("{reason:#}; saving the run failed too: {error:#}"))
+            }
         }
     }
+
+    /// The error of a run that stops without being saved.
+    fn unsaved(&self, reason: &anyhow::Error) -> anyhow::Error {
+        anyhow!("{reason:#}; to resume from the last save: {}", self.folder.resume_command())
+    }
+}
+
+/// Why a run stops before its end.
+enum Stop {
+    /// By a signal.
+    Interrupted,
+    /// The weights are intact, so the run is saved.
+    Intact(anyhow::Error),
+    /// The run cannot be saved, but resumed from its last save.
+    Unsaved(anyhow::Error),
+    /// Resuming would end the same way.
+    Final(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+fn save(
+    folder: &RunFolder,
+    model: &TrainingModel,
+    state: &RunState,
+    ap: Option<f64>,
+    best: bool,
+) -> anyhow::Result<()> {
+    let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
+    let checkpoint = model.checkpoint(Provenance { program, epoch: Some(state.epochs), ap, origin: None })?;
+    folder.save(model, state, &checkpoint, best)
 }

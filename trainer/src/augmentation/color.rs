@@ -11,7 +11,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::random_streams::{Augmentation, RandomStreams};
-use super::{AugmentationConfig, Sample};
+use super::sample::Sample;
 
 /// Jitter of brightness, contrast or saturation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,23 +48,32 @@ impl Default for HueConfig {
 /// Weights of red, green and blue in the gray value (luma), ITU-R BT.601.
 const GRAY_WEIGHTS: [f32; 3] = [0.299, 0.587, 0.114];
 
+/// The color augmentations of a configuration.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ColorJitter<'a> {
+    pub(super) brightness: &'a ColorConfig,
+    pub(super) contrast: &'a ColorConfig,
+    pub(super) saturation: &'a ColorConfig,
+    pub(super) hue: &'a HueConfig,
+}
+
 /// An affine transform of colors. Each row computes an output channel: weights of red, green and blue, and an offset.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct ColorMatrix([[f32; 4]; 3]);
 
 impl ColorMatrix {
     /// A random transform for an image; `None` if no color augmentation is applied.
-    pub(super) fn random(config: &AugmentationConfig, streams: &RandomStreams, pixels: &RgbImage) -> Option<Self> {
+    pub(super) fn random(config: &ColorJitter, streams: &RandomStreams, pixels: &RgbImage) -> Option<Self> {
         let factor = |augmentation, config: &ColorConfig| {
             let mut random = streams.chance(augmentation, config.probability)?;
             Some(random.random_range(1.0 - config.strength..=1.0 + config.strength) as f32)
         };
-        let brightness = factor(Augmentation::Brightness, &config.brightness).map(Self::brightness);
-        let contrast = factor(Augmentation::Contrast, &config.contrast).map(|factor| {
+        let brightness = factor(Augmentation::Brightness, config.brightness).map(Self::brightness);
+        let contrast = factor(Augmentation::Contrast, config.contrast).map(|factor| {
             let mean = mean_color(pixels);
             Self::contrast(factor, gray(brightness.map_or(mean, |matrix| matrix.apply(mean))))
         });
-        let saturation = factor(Augmentation::Saturation, &config.saturation).map(Self::saturation);
+        let saturation = factor(Augmentation::Saturation, config.saturation).map(Self::saturation);
         let hue = streams
             .chance(Augmentation::Hue, config.hue.probability)
             .map(|mut random| Self::hue(random.random_range(-config.hue.degrees..=config.hue.degrees) as f32));
@@ -266,8 +275,9 @@ mod tests {
     #[test]
     fn contrast_keeps_the_mean_gray_after_brightness() {
         let always = ColorConfig { probability: 1.0, strength: 0.4 };
-        let bright = AugmentationConfig { brightness: always.clone(), ..AugmentationConfig::none() };
-        let both = AugmentationConfig { contrast: always, ..bright.clone() };
+        let (never, hue) = (ColorConfig::default(), HueConfig::default());
+        let bright = ColorJitter { brightness: &always, contrast: &never, saturation: &never, hue: &hue };
+        let both = ColorJitter { contrast: &always, ..bright };
         let pixels = RgbImage::from_fn(8, 8, |x, y| image::Rgb([90 + x as u8, 90 + y as u8, 100]));
         for image in 0..20 {
             let streams = RandomStreams::new(0, image);

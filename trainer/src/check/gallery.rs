@@ -9,10 +9,9 @@ use models::spec::PreprocessingSpec;
 use models::{Anchors, Assignment, Preprocessed};
 use rayon::prelude::*;
 use runtime::draw::{Mark, color, draw_marks};
-use runtime::progress::say;
 
 use crate::loader::Recipe;
-use crate::progress::Count;
+use crate::progress::{Count, say};
 use crate::targets::Object;
 
 /// Maximum number of anchors drawn per object. Its tag shows how many are matched.

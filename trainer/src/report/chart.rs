@@ -7,13 +7,13 @@ use super::markup::{Attribute, Markup, Place};
 use frame::Frame;
 
 pub(super) use axis::Axis;
-pub(super) use frame::Size;
+pub(super) use frame::{Note, Size};
 
 /// Maximum number of points drawn of a line; more would not be visible.
-const MOST_POINTS: usize = 600;
+const MAX_POINTS: usize = 600;
 
 /// Maximum number of points that get dots. A line with more has none.
-const MOST_DOTS: usize = 40;
+const MAX_DOTS: usize = 40;
 
 /// A line chart.
 #[derive(Clone, Debug)]
@@ -52,14 +52,6 @@ pub(super) enum Stroke {
     Faint,
     /// A dashed line, to go with a solid one of the same color.
     Dashed,
-}
-
-/// Tooltip of a range of the horizontal axis.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Note {
-    pub(super) from: f64,
-    pub(super) to: f64,
-    pub(super) text: String,
 }
 
 /// A stacked column chart.
@@ -143,7 +135,7 @@ impl Line<'_> {
             let beside = [index.checked_sub(1), Some(index + 1)];
             beside.into_iter().flatten().all(|index| places.get(index).is_none_or(Option::is_none))
         };
-        let few = places.len() <= MOST_DOTS && self.stroke == Stroke::Dotted;
+        let few = places.len() <= MAX_DOTS && self.stroke == Stroke::Dotted;
         for (index, place) in places.iter().enumerate() {
             if let Some([x, y]) = place
                 && (few || alone(index))
@@ -187,10 +179,10 @@ fn caption<'a>(
 
 /// Reduces the points of a long line: keeps the lowest and the highest of each part, so that no spike is lost.
 fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
-    if points.len() <= MOST_POINTS {
+    if points.len() <= MAX_POINTS {
         return points.to_vec();
     }
-    let parts = points.chunks(points.len().div_ceil(MOST_POINTS / 2));
+    let parts = points.chunks(points.len().div_ceil(MAX_POINTS / 2));
     let ends = parts.flat_map(|part| {
         let places = (0..part.len()).filter(|place| part[*place][1].is_finite());
         let height = |a: &usize, b: &usize| part[*a][1].total_cmp(&part[*b][1]);
@@ -250,7 +242,7 @@ mod tests {
         points[54_321][1] = 9.0;
         points[77_777][1] = f64::NAN;
         let thinned = thinned(&points);
-        assert!(thinned.len() <= MOST_POINTS, "{}", thinned.len());
+        assert!(thinned.len() <= MAX_POINTS, "{}", thinned.len());
         assert!(thinned.contains(&[54_321.0, 9.0]));
         assert!(thinned.is_sorted_by(|a, b| a[0] < b[0]));
     }

@@ -72,7 +72,7 @@ fn row(ConfusionReport { classes, matrix }: &ConfusionReport, truth: usize, mark
     let all: usize = counts.iter().sum();
     markup.phrase("th", &[("scope", &"row"), ("title", &classes[truth])], &classes[truth]);
     for (prediction, &number) in counts.iter().enumerate() {
-        let share = number as f64 / all.max(1) as f64;
+        let fraction = number as f64 / all.max(1) as f64;
         let of_all = format!("{} of {}", count(number), count(all));
         let said = match (truth, prediction) {
             _ if truth == background && prediction == background => {
@@ -85,16 +85,16 @@ fn row(ConfusionReport { classes, matrix }: &ConfusionReport, truth: usize, mark
             (_, _) if prediction == background => format!("{of_all} {} were missed", classes[truth]),
             _ => format!("{of_all} {} were detected as {}", classes[truth], classes[prediction]),
         };
-        cell(markup, number, share, truth == prediction, &format!("{said}: {}", percent(share)));
+        cell(markup, number, fraction, truth == prediction, &format!("{said}: {}", percent(fraction)));
     }
 }
 
-fn cell(markup: &mut Markup, number: usize, share: f64, right: bool, title: &str) {
+fn cell(markup: &mut Markup, number: usize, fraction: f64, right: bool, title: &str) {
     let class = match number {
         0 => "zero".to_owned(),
-        _ => format!("{}{}", if right { "right" } else { "wrong" }, if share > STRONG { " strong" } else { "" }),
+        _ => format!("{}{}", if right { "right" } else { "wrong" }, if fraction > STRONG { " strong" } else { "" }),
     };
-    let style = format!("--share:{share:.3}");
+    let style = format!("--fraction:{fraction:.3}");
     markup.phrase("td", &[("class", &class), ("style", &style), ("title", &title)], count(number));
 }
 
@@ -136,13 +136,13 @@ fn list(ConfusionReport { classes, matrix }: &ConfusionReport, longest: usize, m
             markup.element("tbody", &[], |markup| {
                 for &(truth, prediction, number) in errors.iter().take(longest) {
                     let all: usize = matrix.counts[truth].iter().sum();
-                    let share = number as f64 / all.max(1) as f64;
+                    let fraction = number as f64 / all.max(1) as f64;
                     markup.element("tr", &[], |markup| {
                         markup.phrase("td", &[], &classes[truth]);
                         markup.phrase("td", &[], &classes[prediction]);
                         markup.phrase("td", &[], count(number));
-                        let style = format!("--share:{:.1}%", 100.0 * share);
-                        markup.phrase("td", &[("class", &"bar"), ("style", &style)], percent(share));
+                        let style = format!("--fraction:{:.1}%", 100.0 * fraction);
+                        markup.phrase("td", &[("class", &"bar"), ("style", &style)], percent(fraction));
                     });
                 }
             });

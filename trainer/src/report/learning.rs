@@ -3,12 +3,12 @@
 use models::evaluation::Summary;
 
 use super::chart::{Axis, Chart, Columns, Line, Note, Size, Stroke};
-use super::log::{EpochLine, Log, StepLine};
 use super::markup::Markup;
 use super::text::{exact, percent};
+use crate::run::log::{EpochRecord, Log, StepRecord};
 
 /// Maximum number of tooltips along a horizontal axis.
-const MOST_NOTES: usize = 80;
+const MAX_NOTES: usize = 80;
 
 /// Smoothing window, as a fraction of the steps.
 const SMOOTH: f64 = 0.03;
@@ -29,10 +29,10 @@ pub(super) fn draw(log: &Log, markup: &mut Markup) {
     }
     markup.element("div", &[("class", &"charts")], |markup| {
         if !log.steps.is_empty() {
-            over_steps(markup, &log.steps, "Classification loss", true, |step| step.classification_loss);
-            over_steps(markup, &log.steps, "Box loss", true, |step| step.box_loss);
-            over_steps(markup, &log.steps, "Learning rate", false, |step| step.learning_rate);
-            over_steps(markup, &log.steps, "Gradient norm before clipping", true, |step| step.gradient_norm);
+            over_steps(markup, &log.steps, "Classification loss", true, |step| step.results.classification_loss);
+            over_steps(markup, &log.steps, "Box loss", true, |step| step.results.box_loss);
+            over_steps(markup, &log.steps, "Learning rate", false, |step| step.results.learning_rate);
+            over_steps(markup, &log.steps, "Gradient norm before clipping", true, |step| step.results.gradient_norm);
         }
         if !log.epochs.is_empty() {
             losses(markup, &log.epochs);
@@ -47,7 +47,7 @@ pub(super) fn draw(log: &Log, markup: &mut Markup) {
 }
 
 /// Chart of the average precision after each epoch with a validation.
-pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Markup) {
+pub(super) fn precision(epochs: &[EpochRecord], best: Option<u32>, markup: &mut Markup) {
     let mark = best.map(|epoch| (f64::from(epoch), "best"));
     let lines: [Curve; 3] = [
         ("AP", |line| metric(line, |summary| summary.ap)),
@@ -58,13 +58,13 @@ pub(super) fn precision(epochs: &[EpochLine], best: Option<u32>, markup: &mut Ma
 }
 
 /// A metric of an epoch's validation. AP is -1 if there are no objects, which is not the same as an AP of 0.
-fn metric(line: &EpochLine, number: fn(&Summary) -> f64) -> Option<f64> {
+fn metric(line: &EpochRecord, number: fn(&Summary) -> f64) -> Option<f64> {
     let value = number(&line.validation.as_ref()?.summary);
     Some(if value >= 0.0 { value } else { f64::NAN })
 }
 
 /// Charts of the losses of each epoch.
-fn losses(markup: &mut Markup, epochs: &[EpochLine]) {
+fn losses(markup: &mut Markup, epochs: &[EpochRecord]) {
     let classification: [Curve; 2] = [
         ("training", |line| Some(line.classification_loss)),
         ("validation", |line| Some(line.validation?.classification_loss)),
@@ -76,12 +76,12 @@ fn losses(markup: &mut Markup, epochs: &[EpochLine]) {
 }
 
 /// A name, and a number of each epoch that has it.
-type Curve<'a> = (&'a str, fn(&EpochLine) -> Option<f64>);
+type Curve<'a> = (&'a str, fn(&EpochRecord) -> Option<f64>);
 
 /// Chart of numbers of each epoch. Epochs without a number do not interrupt its line.
 fn over_epochs(
     markup: &mut Markup,
-    epochs: &[EpochLine],
+    epochs: &[EpochRecord],
     title: &str,
     size: Size,
     mark: Option<(f64, &str)>,
@@ -117,7 +117,7 @@ fn over_epochs(
 }
 
 /// Chart of a number of each step. If it is `noisy`, a smoothed line is drawn over the raw one.
-fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool, number: fn(&StepLine) -> f64) {
+fn over_steps(markup: &mut Markup, steps: &[StepRecord], title: &str, noisy: bool, number: fn(&StepRecord) -> f64) {
     let raw: Vec<_> = steps.iter().map(|step| [step.step as f64, number(step)]).collect();
     let smooth = if noisy { smoothed(&raw) } else { raw.clone() };
     let numbers =
@@ -129,7 +129,7 @@ fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool,
     let high = rough.get((rough.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0.0);
     let high = fine.iter().copied().fold(high, f64::max);
     let y = if noisy { Axis::fitting(0.7 * low, high, TICKS) } else { Axis::from_zero(high, TICKS) };
-    let notes = steps.chunks(steps.len().div_ceil(MOST_NOTES).max(1)).map(|part| {
+    let notes = steps.chunks(steps.len().div_ceil(MAX_NOTES).max(1)).map(|part| {
         let (first, last) = (part[0].step, part[part.len() - 1].step);
         let text = exact(mean(part.iter().map(number)));
         let text = if first == last {
@@ -157,7 +157,7 @@ fn over_steps(markup: &mut Markup, steps: &[StepLine], title: &str, noisy: bool,
     chart.draw(markup);
 }
 
-fn times(markup: &mut Markup, epochs: &[EpochLine]) {
+fn times(markup: &mut Markup, epochs: &[EpochRecord]) {
     let heights: Vec<_> =
         parts(epochs).map(|part| stages(part).map(|seconds| seconds / part.len() as f64).to_vec()).collect();
     let high = heights.iter().map(|heights| heights.iter().sum()).fold(0.0, f64::max);
@@ -183,18 +183,18 @@ fn times(markup: &mut Markup, epochs: &[EpochLine]) {
 }
 
 /// The fraction of the training time that each stage takes, as a sentence.
-fn time_in_words(epochs: &[EpochLine]) -> Option<String> {
+fn time_in_words(epochs: &[EpochRecord]) -> Option<String> {
     let seconds = stages(epochs);
     let all: f64 = seconds.iter().sum();
-    let shares = STAGES.iter().zip(seconds).map(|(name, seconds)| format!("{name} {}", percent(seconds / all)));
+    let fractions = STAGES.iter().zip(seconds).map(|(name, seconds)| format!("{name} {}", percent(seconds / all)));
     (all > 0.0)
-        .then(|| format!("Training time by stage, without validation: {}.", shares.collect::<Vec<_>>().join(", ")))
+        .then(|| format!("Training time by stage, without validation: {}.", fractions.collect::<Vec<_>>().join(", ")))
 }
 
 /// Seconds of each of the [`STAGES`], summed over epochs.
-fn stages(epochs: &[EpochLine]) -> [f64; STAGES.len()] {
+fn stages(epochs: &[EpochRecord]) -> [f64; STAGES.len()] {
     let mut sums = [0.0; STAGES.len()];
-    for EpochLine { seconds, spent, .. } in epochs {
+    for EpochRecord { seconds, spent, .. } in epochs {
         let known = [spent.data, spent.forward, spent.backward, spent.optimizer];
         let rest = seconds - known.iter().sum::<f64>();
         for (sum, seconds) in sums.iter_mut().zip(known.into_iter().chain([rest])) {
@@ -204,17 +204,17 @@ fn stages(epochs: &[EpochLine]) -> [f64; STAGES.len()] {
     sums
 }
 
-fn epoch_axis(epochs: &[EpochLine]) -> Axis {
+fn epoch_axis(epochs: &[EpochRecord]) -> Axis {
     let ends = [epochs.first(), epochs.last()].map(|line| line.map_or(1.0, |line| f64::from(line.epoch)));
     Axis::counting(ends[0], ends[1], TICKS_ACROSS)
 }
 
-/// Splits a run into at most [`MOST_NOTES`] parts, for tooltips.
-fn parts(epochs: &[EpochLine]) -> impl Iterator<Item = &[EpochLine]> {
-    epochs.chunks(epochs.len().div_ceil(MOST_NOTES).max(1))
+/// Splits a run into at most [`MAX_NOTES`] parts, for tooltips.
+fn parts(epochs: &[EpochRecord]) -> impl Iterator<Item = &[EpochRecord]> {
+    epochs.chunks(epochs.len().div_ceil(MAX_NOTES).max(1))
 }
 
-fn epoch_note(part: &[EpochLine], text: String) -> Note {
+fn epoch_note(part: &[EpochRecord], text: String) -> Note {
     let (first, last) = (part[0].epoch, part[part.len() - 1].epoch);
     let which = if first == last { format!("epoch {first}") } else { format!("epochs {first} to {last} (mean)") };
     Note { from: f64::from(first) - 0.5, to: f64::from(last) + 0.5, text: format!("{which}: {text}") }
@@ -244,18 +244,19 @@ fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::log::Spent;
     use super::*;
-    use crate::journal::Validated;
+    use crate::run::log::ValidationRecord;
+    use crate::step::StageSeconds;
 
-    fn epoch_line(epoch: u32) -> EpochLine {
-        EpochLine {
+    fn epoch_record(epoch: u32) -> EpochRecord {
+        EpochRecord {
             epoch,
+            steps: 1,
             classification_loss: 0.1,
             box_loss: 0.4,
             seconds: 1.0,
             images_per_second: 1.0,
-            spent: Spent::default(),
+            spent: StageSeconds::default(),
             validation: None,
         }
     }
@@ -271,22 +272,22 @@ mod tests {
 
     #[test]
     fn time_outside_the_stages_is_other() {
-        let spent = Spent { data: 1.0, forward: 2.0, backward: 3.0, optimizer: 0.5 };
-        let line = EpochLine { seconds: 10.0, spent, ..epoch_line(1) };
+        let spent = StageSeconds { data: 1.0, forward: 2.0, backward: 3.0, optimizer: 0.5 };
+        let line = EpochRecord { seconds: 10.0, spent, ..epoch_record(1) };
         assert_eq!(stages(std::slice::from_ref(&line)), [1.0, 2.0, 3.0, 0.5, 3.5]);
-        assert_eq!(time_in_words(&[EpochLine { seconds: f64::NAN, spent: Spent::default(), ..line }]), None);
+        assert_eq!(time_in_words(&[EpochRecord { seconds: f64::NAN, spent: StageSeconds::default(), ..line }]), None);
     }
 
     #[test]
     fn epochs_without_validation_do_not_interrupt_the_line() {
         let nothing = models::evaluation::evaluate(&[], &[], 1).summary;
-        let line = |epoch: u32| EpochLine {
-            validation: epoch.is_multiple_of(2).then_some(Validated {
+        let line = |epoch: u32| EpochRecord {
+            validation: epoch.is_multiple_of(2).then_some(ValidationRecord {
                 classification_loss: 0.2,
                 box_loss: 0.3,
                 summary: Summary { ap: 0.5, ap50: 0.9, ap75: 0.6, ..nothing },
             }),
-            ..epoch_line(epoch)
+            ..epoch_record(epoch)
         };
         let epochs: Vec<_> = (1..=6).map(line).collect();
         let mut markup = Markup::default();

@@ -5,10 +5,10 @@ use runtime::evaluation_report::{EvaluationReport, Named};
 
 use super::chart::{Axis, Chart, Line, Size, Stroke};
 use super::markup::Markup;
-use super::text::{DASH, count, counted, share};
+use super::text::{DASH, count, counted, fraction};
 
 /// Maximum number of classes with a curve: those with the most objects.
-const MOST_CURVES: usize = 100;
+const MAX_CURVES: usize = 100;
 
 /// Number of curves that are visible without unfolding.
 const OPEN_CURVES: usize = 20;
@@ -85,7 +85,7 @@ fn class_row(Named { name, value, .. }: &Named<ClassSummary>, markup: &mut Marku
             bar(markup, number);
         }
         let best = value.best_f1.map(|best| [best.score, best.f1, best.precision, best.recall]);
-        for text in best.map_or([DASH; 4].map(str::to_owned), |best| best.map(share)) {
+        for text in best.map_or([DASH; 4].map(str::to_owned), |best| best.map(fraction)) {
             markup.phrase("td", &[], text);
         }
     });
@@ -93,8 +93,8 @@ fn class_row(Named { name, value, .. }: &Named<ClassSummary>, markup: &mut Marku
 
 /// A table cell with a number from 0 to 1, with a bar behind it.
 fn bar(markup: &mut Markup, value: f64) {
-    let filled = format!("--share:{:.1}%", if value >= 0.0 { 100.0 * value.min(1.0) } else { 0.0 });
-    markup.phrase("td", &[("class", &"bar"), ("style", &filled)], share(value));
+    let filled = format!("--fraction:{:.1}%", if value >= 0.0 { 100.0 * value.min(1.0) } else { 0.0 });
+    markup.phrase("td", &[("class", &"bar"), ("style", &filled)], fraction(value));
 }
 
 /// Precision-recall curves: the mean over the classes, and one for each class with objects.
@@ -115,10 +115,10 @@ pub(super) fn curves(report: &EvaluationReport, markup: &mut Markup) {
         report.classes.iter().find(|other| other.id == class.id).map_or(0, |other| other.value.objects)
     };
     let mut chosen: Vec<_> = curves.iter().collect();
-    if chosen.len() > MOST_CURVES {
+    if chosen.len() > MAX_CURVES {
         chosen.sort_by_key(|class| std::cmp::Reverse(objects(class)));
-        chosen.truncate(MOST_CURVES);
-        let text = format!("The {MOST_CURVES} classes with the most objects, of {}.", count(curves.len()));
+        chosen.truncate(MAX_CURVES);
+        let text = format!("The {MAX_CURVES} classes with the most objects, of {}.", count(curves.len()));
         markup.phrase("p", &[("class", &"remark")], text);
     }
     let (open, folded) = chosen.split_at(chosen.len().min(OPEN_CURVES));

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use runtime::machine::peak_memory;
 
-use super::Material;
-use super::log::Log;
 use super::markup::Markup;
+use super::material::Material;
 use super::text::{DASH, counted, moment};
 use crate::machine::Machine;
 use crate::progress::duration;
+use crate::run::log::Log;
 
 /// Start and end of a run.
 #[derive(Clone, Copy, Debug)]

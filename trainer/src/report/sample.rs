@@ -7,16 +7,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use models::dataset::{Dataset, Rectangle};
-use models::evaluation::ScoredBox;
+use models::evaluation::{ScoredBox, Summary};
 use models::{Matcher, ModelSpec};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::json;
 use tempfile::TempDir;
 
-use super::Material;
+use super::material::Material;
 use crate::augmentation::AugmentationConfig;
 use crate::loader::Recipe;
+use crate::run::log::{EpochRecord, Record, StepRecord, ValidationRecord};
+use crate::step::{StageSeconds, Step};
 use crate::synth::{Size, draw_images};
 use crate::targets::Normalizer;
 
@@ -59,35 +60,53 @@ impl Sample {
     pub(super) fn logged(self, epochs: u32, steps_per_epoch: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut log = String::new();
+        let mut add = |record: &Record| writeln!(log, "{}", serde_json::to_string(record).unwrap()).unwrap();
         let all = (u64::from(epochs) * steps_per_epoch) as f64;
         for epoch in 1..=epochs {
             for step in u64::from(epoch - 1) * steps_per_epoch + 1..=u64::from(epoch) * steps_per_epoch {
                 let (done, mut noise) = (step as f64 / all, || random.random_range(0.6..1.5));
-                let line = json!({
-                    "step": step, "epoch": epoch,
-                    "classification_loss": (0.08 + 1.1 * (-9.0 * done).exp()) * noise(),
-                    "box_loss": (0.05 + 0.5 * (-5.0 * done).exp()) * noise(),
-                    "gradient_norm": (0.8 + 6.0 * (-20.0 * done).exp()) * noise() * noise(),
-                    "learning_rate": 0.01 * (done * 20.0).min(1.0) * 0.5 * (1.0 + (done * PI).cos()),
-                });
-                writeln!(log, "{line}").unwrap();
+                let results = Step {
+                    classification_loss: (0.08 + 1.1 * (-9.0 * done).exp()) * noise(),
+                    box_loss: (0.05 + 0.5 * (-5.0 * done).exp()) * noise(),
+                    gradient_norm: (0.8 + 6.0 * (-20.0 * done).exp()) * noise() * noise(),
+                    learning_rate: 0.01 * (done * 20.0).min(1.0) * 0.5 * (1.0 + (done * PI).cos()),
+                    seconds: StageSeconds::default(),
+                };
+                add(&Record::Step(StepRecord { step, epoch, results }));
             }
             let done = f64::from(epoch) / f64::from(epochs);
             let mut seconds = |mean: f64| mean * random.random_range(0.9..1.1);
-            let spent = [seconds(0.9), seconds(5.0), seconds(8.1), seconds(0.7)];
+            let [data, forward, backward, optimizer] = [0.9, 5.0, 8.1, 0.7].map(&mut seconds);
+            let spent = StageSeconds { data, forward, backward, optimizer };
+            let seconds = data + forward + backward + optimizer;
             let ap = 0.75 * (1.0 - (-4.0 * done).exp()) * random.random_range(0.95..1.0);
-            let summary = json!({
-                "classification_loss": 0.12, "box_loss": 0.11, "AP": ap, "AP50": (1.5 * ap).min(0.97), "AP75": 1.1 * ap, "APs": -1.0, "APm": ap, "APl": ap,
-                "AR1": ap, "AR10": ap, "AR100": ap, "ARs": -1.0, "ARm": ap, "ARl": ap,
-            });
-            let line = json!({
-                "epoch": epoch, "steps": u64::from(epoch) * steps_per_epoch, "classification_loss": 0.1, "box_loss": 0.1,
-                "seconds": spent.iter().sum::<f64>() + 0.4,
-                "images_per_second": 1000.0 / spent.iter().sum::<f64>(),
-                "spent": {"data": spent[0], "forward": spent[1], "backward": spent[2], "optimizer": spent[3]},
-                "validation": summary,
-            });
-            writeln!(log, "{line}").unwrap();
+            let (ap50, ap75) = ((1.5 * ap).min(0.97), 1.1 * ap);
+            let [ap_medium, ap_large, ar1, ar10, ar100, ar_medium, ar_large] = [ap; 7];
+            let (ap_small, ar_small) = (-1.0, -1.0);
+            let summary = Summary {
+                ap,
+                ap50,
+                ap75,
+                ap_small,
+                ap_medium,
+                ap_large,
+                ar1,
+                ar10,
+                ar100,
+                ar_small,
+                ar_medium,
+                ar_large,
+            };
+            add(&Record::Epoch(EpochRecord {
+                epoch,
+                steps: u64::from(epoch) * steps_per_epoch,
+                classification_loss: 0.1,
+                box_loss: 0.1,
+                seconds: seconds + 0.4,
+                images_per_second: 1000.0 / seconds,
+                spent,
+                validation: Some(ValidationRecord { classification_loss: 0.12, box_loss: 0.11, summary }),
+            }));
         }
         self.with_file("log.jsonl", &log)
     }

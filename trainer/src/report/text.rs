@@ -6,13 +6,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(super) const DASH: &str = "–";
 
 /// A number from 0 to 1 with four decimals; a dash for NaN and for -1, the result of an evaluation without objects.
-pub(super) fn share(value: f64) -> String {
+pub(super) fn fraction(value: f64) -> String {
     if value >= 0.0 { format!("{value:.4}") } else { DASH.to_owned() }
 }
 
 /// A fraction in percent. A non-breaking space precedes the percent sign.
-pub(super) fn percent(share: f64) -> String {
-    if share.is_finite() { format!("{:.0}\u{202F}%", 100.0 * share) } else { DASH.to_owned() }
+pub(super) fn percent(fraction: f64) -> String {
+    if fraction.is_finite() { format!("{:.0}\u{202F}%", 100.0 * fraction) } else { DASH.to_owned() }
 }
 
 /// A number with four significant digits.
@@ -91,8 +91,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_missing_ones_are_a_dash() {
-        assert_eq!([share(-1.0), share(f64::NAN), percent(f64::NAN), exact(f64::INFINITY)], [DASH; 4]);
-        assert_eq!([share(0.0), share(1.0), share(0.123_45)], ["0.0000", "1.0000", "0.1235"]);
+        assert_eq!([fraction(-1.0), fraction(f64::NAN), percent(f64::NAN), exact(f64::INFINITY)], [DASH; 4]);
+        assert_eq!([fraction(0.0), fraction(1.0), fraction(0.123_45)], ["0.0000", "1.0000", "0.1235"]);
         let cases =
             [(0.0, "0"), (0.012_345, "0.01235"), (12.3456, "12.35"), (-123_456.0, "-123456"), (2.5e-7, "2.500e-7")];
         for (value, expected) in cases {

@@ -6,7 +6,7 @@ use image::{Rgb, RgbImage};
 use models::BoundingBox;
 use rand::{Rng, RngExt};
 
-use super::shape::{Kind, Mask, Pixel, Shape};
+use super::shape::{Kind, Pixel, Shape};
 use super::texture::{Color, Texture, color_near, contrast, mix, random_color};
 
 /// Minimum visible fraction of a shape's pixels: inside the image, and not covered by other shapes. A position that would
@@ -76,7 +76,7 @@ pub fn draw(size: Size, rng: &mut impl Rng) -> Scene {
             canvas.has_room(&mask).then_some((shape.kind, mask))
         });
         if let Some((kind, mask)) = placed {
-            canvas.paint(kind, mask, rng);
+            canvas.paint(kind, &mask, rng);
         }
     }
     Scene { objects: canvas.objects(), image: canvas.render(rng) }
@@ -101,14 +101,8 @@ struct Canvas {
     colors: Vec<Color>,
     /// Index in `shapes` of the front shape at each pixel.
     owners: Vec<Option<usize>>,
-    shapes: Vec<Painted>,
-}
-
-/// A shape on a canvas.
-struct Painted {
-    kind: Kind,
-    /// Number of its pixels, visible or not.
-    pixels: usize,
+    /// Kind of each shape, and number of its pixels, visible or not.
+    shapes: Vec<(Kind, usize)>,
 }
 
 impl Canvas {
@@ -129,24 +123,24 @@ impl Canvas {
     }
 
     /// Whether a shape with this mask in front of the others leaves all shapes, and itself, sufficiently visible.
-    fn has_room(&self, mask: &Mask) -> bool {
+    fn has_room(&self, mask: &[Pixel]) -> bool {
         let mut owners = self.owners.clone();
-        let solid = || mask.pixels.iter().filter(|pixel| pixel.is_solid());
+        let solid = || mask.iter().filter(|pixel| pixel.is_solid());
         let new = self.shapes.len();
         solid().filter_map(|pixel| self.index(pixel)).for_each(|index| owners[index] = Some(new));
         let mut visible = vec![0usize; new + 1];
         owners.iter().flatten().for_each(|&owner| visible[owner] += 1);
-        let pixels = self.shapes.iter().map(|shape| shape.pixels).chain([solid().count()]);
+        let pixels = self.shapes.iter().map(|(_, pixels)| *pixels).chain([solid().count()]);
         visible.iter().zip(pixels).all(|(&visible, pixels)| visible as f32 >= MIN_VISIBLE_FRACTION * pixels as f32)
     }
 
     /// Paints a shape in front of the others, in a color of its kind that contrasts with the pixels behind it.
-    fn paint(&mut self, kind: Kind, mask: Mask, rng: &mut impl Rng) {
-        let behind = self.mean_color(&mask);
+    fn paint(&mut self, kind: Kind, mask: &[Pixel], rng: &mut impl Rng) {
+        let behind = self.mean_color(mask);
         let more_contrast = |a: Color, b: Color| if contrast(a, behind) < contrast(b, behind) { b } else { a };
         let color = (0..4).map(|_| color_near(kind.hue(), HUE_SPREAD, rng)).reduce(more_contrast).unwrap_or_default();
         let texture = Texture::random(color, 0.2, rng);
-        for pixel in &mask.pixels {
+        for pixel in mask {
             let Some(index) = self.index(pixel) else { continue };
             let color = texture.at(pixel.column as f32, pixel.row as f32);
             self.colors[index] = mix(self.colors[index], color, pixel.coverage);
@@ -154,14 +148,14 @@ impl Canvas {
                 self.owners[index] = Some(self.shapes.len());
             }
         }
-        let pixels = mask.pixels.iter().filter(|pixel| pixel.is_solid()).count();
-        self.shapes.push(Painted { kind, pixels });
+        let pixels = mask.iter().filter(|pixel| pixel.is_solid()).count();
+        self.shapes.push((kind, pixels));
     }
 
-    fn mean_color(&self, mask: &Mask) -> Color {
+    fn mean_color(&self, mask: &[Pixel]) -> Color {
         let mut sum = [0f32; 3];
         let mut count = 0f32;
-        for index in mask.pixels.iter().filter_map(|pixel| self.index(pixel)) {
+        for index in mask.iter().filter_map(|pixel| self.index(pixel)) {
             sum = std::array::from_fn(|i| sum[i] + self.colors[index][i]);
             count += 1.0;
         }
@@ -170,14 +164,9 @@ impl Canvas {
 
     /// The visible parts of the shapes.
     fn objects(&self) -> Vec<Object> {
-        let mut objects: Vec<_> = self
-            .shapes
-            .iter()
-            .map(|shape| {
-                let empty = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
-                Object { kind: shape.kind, bounding_box: empty, area: 0 }
-            })
-            .collect();
+        let empty = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
+        let object = |(kind, _): &(Kind, usize)| Object { kind: *kind, bounding_box: empty, area: 0 };
+        let mut objects: Vec<_> = self.shapes.iter().map(object).collect();
         let width = self.size.width as usize;
         for (index, owner) in self.owners.iter().enumerate() {
             let Some(owner) = *owner else { continue };
@@ -262,8 +251,8 @@ mod tests {
         for kind in Kind::ALL {
             let mut canvas = Canvas::new(SIZE, &mut rng);
             let mask = Shape { kind, x: 60.2, y: 40.9, radius: 25.0, angle: 0.3 }.mask();
-            let solid: Vec<_> = mask.pixels.iter().filter(|pixel| pixel.is_solid()).copied().collect();
-            canvas.paint(kind, mask, &mut rng);
+            let solid: Vec<_> = mask.iter().filter(|pixel| pixel.is_solid()).copied().collect();
+            canvas.paint(kind, &mask, &mut rng);
             let columns = || solid.iter().map(|pixel| pixel.column as f32);
             let rows = || solid.iter().map(|pixel| pixel.row as f32);
             let expected = BoundingBox {
@@ -282,7 +271,7 @@ mod tests {
         let mut canvas = Canvas::new(SIZE, &mut rng);
         let square = |x: f32| Shape { kind: Kind::Square, x, y: 48.0, radius: 800f32.sqrt(), angle: TAU / 8.0 }.mask();
         for x in [40.0, 64.0] {
-            canvas.paint(Kind::Square, square(x), &mut rng);
+            canvas.paint(Kind::Square, &square(x), &mut rng);
         }
         let boxes: Vec<_> = canvas.objects().iter().map(|object| object.bounding_box).collect();
         assert_eq!(boxes, [BoundingBox::new(20.0, 28.0, 44.0, 68.0), BoundingBox::new(44.0, 28.0, 84.0, 68.0)]);
@@ -296,7 +285,7 @@ mod tests {
         let disk = |x: f32, radius: f32| Shape { kind: Kind::Disk, x, y: 48.0, radius, angle: 0.0 }.mask();
         assert!(canvas.has_room(&disk(64.0, 20.0)));
         assert!(!canvas.has_room(&disk(0.0, 20.0)), "half of the disk is outside");
-        canvas.paint(Kind::Disk, disk(64.0, 20.0), &mut rng);
+        canvas.paint(Kind::Disk, &disk(64.0, 20.0), &mut rng);
         assert!(!canvas.has_room(&disk(64.0, 18.0)), "the disk hides most of the other");
         assert!(canvas.has_room(&disk(64.0, 7.0)), "the disk hides an eighth of the other");
     }

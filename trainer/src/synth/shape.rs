@@ -23,13 +23,7 @@ impl Kind {
 
     /// The name of the class.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Disk => "disk",
-            Self::Ring => "ring",
-            Self::Square => "square",
-            Self::Triangle => "triangle",
-            Self::Star => "star",
-        }
+        ["disk", "ring", "square", "triangle", "star"][self as usize]
     }
 
     /// The mean hue of the class, in turns of the color wheel from red.
@@ -55,7 +49,7 @@ pub(super) struct Shape {
 
 impl Shape {
     /// The pixels that the shape covers, including those outside the image.
-    pub(super) fn mask(&self) -> Mask {
+    pub(super) fn mask(&self) -> Vec<Pixel> {
         // The antialiased edge extends half a pixel beyond the radius.
         let reach = self.radius.ceil() as i32 + 1;
         let (left, top) = (self.x.floor() as i32 - reach, self.y.floor() as i32 - reach);
@@ -65,7 +59,7 @@ impl Shape {
             let coverage = (0.5 - self.distance(column as f32 + 0.5, row as f32 + 0.5)).clamp(0.0, 1.0);
             Pixel { column, row, coverage }
         });
-        Mask { pixels: pixels.filter(|pixel| pixel.coverage > 0.0).collect() }
+        pixels.filter(|pixel| pixel.coverage > 0.0).collect()
     }
 
     /// Distance of a point from the edge, in pixels; negative inside.
@@ -84,14 +78,7 @@ impl Shape {
     }
 }
 
-/// The pixels that a shape covers fully or partly.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Mask {
-    /// The pixels, row by row.
-    pub pixels: Vec<Pixel>,
-}
-
-/// A pixel of a mask. Column and row are negative to the left of and above the image.
+/// A pixel that a shape covers fully or partly. Column and row are negative to the left of and above the image.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pixel {
     /// Its column.
@@ -157,7 +144,7 @@ mod tests {
             (Kind::Star, 5.0 * (TAU / 10.0).sin() * 0.45),
         ];
         for (kind, area) in areas {
-            let covered: f32 = shape(kind).mask().pixels.iter().map(|pixel| pixel.coverage).sum();
+            let covered: f32 = shape(kind).mask().iter().map(|pixel| pixel.coverage).sum();
             let expected = area * 30.0 * 30.0;
             assert!((covered / expected - 1.0).abs() < 0.01, "{kind:?}: {covered}, expected {expected}");
         }
@@ -166,10 +153,9 @@ mod tests {
     #[test]
     fn masks_extend_to_the_radius_and_not_beyond() {
         for kind in Kind::ALL {
-            let farthest =
-                shape(kind).mask().pixels.iter().filter(|pixel| pixel.is_solid()).fold(0f32, |far, pixel| {
-                    far.max((pixel.column as f32 + 0.5 - 40.3).hypot(pixel.row as f32 + 0.5 - 50.7))
-                });
+            let farthest = shape(kind).mask().iter().filter(|pixel| pixel.is_solid()).fold(0f32, |far, pixel| {
+                far.max((pixel.column as f32 + 0.5 - 40.3).hypot(pixel.row as f32 + 0.5 - 50.7))
+            });
             assert!((28.0..=30.0).contains(&farthest), "{kind:?}: {farthest}");
         }
     }
@@ -179,7 +165,7 @@ mod tests {
         for kind in Kind::ALL {
             let turned = Shape { angle: 0.4 + TAU, ..shape(kind) };
             let (a, b) = (shape(kind).mask(), turned.mask());
-            assert!(a.pixels.iter().zip(&b.pixels).all(|(a, b)| (a.coverage - b.coverage).abs() < 1e-3), "{kind:?}");
+            assert!(a.iter().zip(&b).all(|(a, b)| (a.coverage - b.coverage).abs() < 1e-3), "{kind:?}");
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Texture {
     direction: [f32; 2],
     /// Period of the pattern, in pixels.
     period: f32,
-    noise: Noise,
+    noise_seed: u32,
     /// Weight of the noise, from 0 to 1; the pattern has the rest.
     roughness: f32,
 }
@@ -67,7 +67,7 @@ impl Texture {
             pattern: [Pattern::Waves, Pattern::Waves, Pattern::Stripes, Pattern::Checks][rng.random_range(0..4)],
             direction: [cosine, sine],
             period: 12.0 * rng.random_range(0f32..4.0).exp2(),
-            noise: Noise { seed: rng.random() },
+            noise_seed: rng.random(),
             roughness: rng.random_range(0.2..0.9),
         }
     }
@@ -82,24 +82,15 @@ impl Texture {
             Pattern::Stripes => f32::from(odd[0]),
             Pattern::Checks => f32::from(odd[0] != odd[1]),
         };
-        mix(self.first, self.second, pattern + self.roughness * (self.noise.at(x, y) - pattern))
+        mix(self.first, self.second, pattern + self.roughness * (noise(x, y, self.noise_seed) - pattern))
     }
 }
 
 /// Smooth value noise in [0, 1], determined by the seed: interpolated random values on grids, the finer the weaker.
-#[derive(Clone, Copy, Debug)]
-struct Noise {
-    seed: u32,
-}
-
-impl Noise {
-    /// Side of each grid's cells in pixels, and the grid's weight.
+fn noise(x: f32, y: f32, seed: u32) -> f32 {
+    // Side of each grid's cells in pixels, and the grid's weight.
     const OCTAVES: [(f32, f32); 5] = [(64.0, 0.4), (32.0, 0.25), (16.0, 0.15), (8.0, 0.12), (3.0, 0.08)];
-
-    fn at(&self, x: f32, y: f32) -> f32 {
-        let octaves = Self::OCTAVES.iter().zip(self.seed..);
-        octaves.map(|(&(side, weight), seed)| weight * smooth_noise(x / side, y / side, seed)).sum()
-    }
+    OCTAVES.iter().zip(seed..).map(|(&(side, weight), seed)| weight * smooth_noise(x / side, y / side, seed)).sum()
 }
 
 fn smooth_noise(x: f32, y: f32, seed: u32) -> f32 {
@@ -148,10 +139,9 @@ mod tests {
 
     #[test]
     fn noise_is_smooth() {
-        let noise = Noise { seed: 7 };
         for point in 0..1000 {
             let (x, y) = (point as f32 * 0.37, point as f32 * 0.11);
-            assert!((noise.at(x + 0.01, y) - noise.at(x, y)).abs() < 0.01);
+            assert!((noise(x + 0.01, y, 7) - noise(x, y, 7)).abs() < 0.01);
         }
     }
 }

@@ -11,7 +11,7 @@ pub(in crate::report) struct Axis {
 }
 
 /// Maximum number of decimals of a label. Numbers that need more are written with an exponent.
-const MOST_DECIMALS: usize = 4;
+const MAX_DECIMALS: usize = 4;
 
 /// Ratio of maximum to minimum above which an axis is logarithmic.
 const WIDE: f64 = 20.0;
@@ -94,7 +94,7 @@ fn label(value: f64, step: f64) -> String {
         return format!("{}{name}", (value / unit * 1e3).round() / 1e3);
     }
     // As many decimals as the step needs: two for steps of 0.25.
-    let decimals = (0..=MOST_DECIMALS).find(|decimals| {
+    let decimals = (0..=MAX_DECIMALS).find(|decimals| {
         let units = step * 10f64.powi(*decimals as i32);
         (units - units.round()).abs() < 1e-6 * units.abs()
     });

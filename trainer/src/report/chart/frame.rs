@@ -1,11 +1,18 @@
 //! The frame of a chart: axes, grid, labels.
 
-use super::Note;
 use super::axis::Axis;
 use crate::report::markup::{Attribute, Markup, Place};
 
 /// Space around the plot area for half a stroke.
 const RIM: f64 = 2.0;
+
+/// Tooltip of a range of the horizontal axis.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::report) struct Note {
+    pub(in crate::report) from: f64,
+    pub(in crate::report) to: f64,
+    pub(in crate::report) text: String,
+}
 
 /// Size of a chart and its margins for labels, in SVG user units. The page scales it to the available width.
 #[derive(Clone, Copy, Debug, PartialEq)]

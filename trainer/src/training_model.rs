@@ -1,30 +1,28 @@
 //! A network in training: its weights, optimizer and training steps.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::ensure;
 use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Provenance, RetinaNet, parameters};
-use ndarray::ArrayD;
-use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::average::Average;
+use crate::checkpoint::checkpoint;
 use crate::config::{Precision, TrainConfig};
 use crate::cpu_watch::CpuWatch;
 use crate::failure::{TorchError, catch};
+use crate::interrupt::Interrupt;
 use crate::loader::Batch;
 use crate::loss::Loss;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters};
 use crate::predictor::Predictor;
-use crate::probe::probe;
 use crate::schedule::SchedulePosition;
+use crate::step::{StageSeconds, Step};
 use crate::torch::{Torch, Training, images};
 use crate::transfer::Transfer;
 
 /// A network in training.
-pub struct Learner {
+pub struct TrainingModel {
     /// The spec of the network.
     pub spec: ModelSpec,
     /// The device of the parameters.
@@ -45,40 +43,18 @@ pub struct Learner {
     torn: bool,
 }
 
-/// Results of one step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
-    /// Focal loss before the update.
-    pub classification_loss: f64,
-    /// Box loss before the update.
-    pub box_loss: f64,
-    /// Gradient norm before clipping.
-    pub gradient_norm: f64,
-    /// Learning rate.
-    pub learning_rate: f64,
-    /// Times of the stages.
-    pub seconds: StepSeconds,
+/// Why a step was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// libtorch has failed.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+    /// A signal has stopped the run.
+    #[error("interrupted")]
+    Interrupted,
 }
 
-/// Times of the stages of a step, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct StepSeconds {
-    /// Forward pass and loss.
-    pub forward: f64,
-    /// Backward pass.
-    pub backward: f64,
-    /// Optimizer and moving average.
-    pub optimizer: f64,
-}
-
-impl Step {
-    /// Whether losses and gradient norm are finite. If not, the weights are unchanged.
-    pub fn is_finite(&self) -> bool {
-        [self.classification_loss, self.box_loss, self.gradient_norm].iter().all(|value| value.is_finite())
-    }
-}
-
-impl Learner {
+impl TrainingModel {
     /// A network of `spec` before its first step, with random weights.
     ///
     /// # Errors
@@ -101,12 +77,12 @@ impl Learner {
         device: Device,
         pretrained: &Pretrained,
     ) -> anyhow::Result<(Self, Vec<String>)> {
-        let learner = Self::new(spec, config, Device::Cpu)?;
-        let mut tensors = learner.parameters.to_tensors();
+        let model = Self::new(spec, config, Device::Cpu)?;
+        let mut tensors = model.parameters.to_tensors();
         let transfer = Transfer::new(pretrained, spec, &mut tensors)?;
         let layout = Layout { frozen: config.run.freeze, channels_last: config.run.channels_last };
-        let parameters = Parameters::from_tensors(&learner.list, layout, device, &tensors);
-        Ok((Self::of(spec, config, learner.list, parameters)?, transfer.lines()))
+        let parameters = Parameters::from_tensors(&model.list, layout, device, &tensors);
+        Ok((Self::of(spec, config, model.list, parameters)?, transfer.lines()))
     }
 
     fn of(
@@ -137,9 +113,22 @@ impl Learner {
     /// # Errors
     /// When libtorch fails, for example when memory runs out. The network is then as before the step, unless it
     /// [is torn](Self::is_torn).
-    pub fn step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Result<Step, TorchError> {
+    pub fn step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Result<Step, StepError> {
+        self.step_unless(batches, at, &Interrupt::default())
+    }
+
+    /// Like [`step`](Self::step), but gives up between two batches when `interrupt` is raised.
+    ///
+    /// # Errors
+    /// Like [`step`](Self::step), and when interrupted. The network is then as before the step.
+    pub fn step_unless(
+        &mut self,
+        batches: &[Batch],
+        at: &SchedulePosition,
+        interrupt: &Interrupt,
+    ) -> Result<Step, StepError> {
         let statistics = self.parameters.buffers.copy();
-        let step = catch(|| self.make_step(batches, at));
+        let step = catch(|| self.make_step(batches, at, interrupt)).map_err(StepError::Torch).flatten();
         if step.is_err() {
             // Live batch norms have updated the running statistics.
             catch(|| tch::no_grad(|| self.parameters.buffers.copy_(&statistics)))?;
@@ -153,28 +142,36 @@ impl Learner {
         self.torn
     }
 
-    fn make_step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Step {
+    fn make_step(
+        &mut self,
+        batches: &[Batch],
+        at: &SchedulePosition,
+        interrupt: &Interrupt,
+    ) -> Result<Step, StepError> {
         let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.lr_multiplier(at);
-        let seconds = StepSeconds::default();
+        let seconds = StageSeconds::default();
         let mut step = Step { classification_loss: 0.0, box_loss: 0.0, gradient_norm: 0.0, learning_rate, seconds };
-        // Weighted by the shares, the losses add up to that of one large batch.
+        // Weighted by the fractions, the losses add up to that of one large batch.
         let divisor = |batch: &Batch| batch.loss_divisor(self.config.loss.normalizer);
         let divisors: usize = batches.iter().map(divisor).sum();
-        let shares: Vec<_> = batches.iter().map(|b| divisor(b).max(1) as f64 / divisors.max(1) as f64).collect();
+        let fractions: Vec<_> = batches.iter().map(|b| divisor(b).max(1) as f64 / divisors.max(1) as f64).collect();
         let mut sum: Option<Tensor> = None;
-        for (batch, share) in batches.iter().zip(shares) {
+        for (batch, fraction) in batches.iter().zip(fractions) {
+            if interrupt.is_raised() {
+                return Err(StepError::Interrupted);
+            }
             let start = Instant::now();
             let loss = self.loss(batch);
             // Reading the values waits for the device, which computes asynchronously.
             let [classification_loss, box_loss] = loss.values();
-            step.classification_loss += share * classification_loss;
-            step.box_loss += share * box_loss;
+            step.classification_loss += fraction * classification_loss;
+            step.box_loss += fraction * box_loss;
             step.seconds.forward += start.elapsed().as_secs_f64();
             if !step.is_finite() {
-                return step;
+                return Ok(step);
             }
             let start = Instant::now();
-            let total = if batches.len() > 1 { loss.total() * share } else { loss.total() };
+            let total = if batches.len() > 1 { loss.total() * fraction } else { loss.total() };
             let gradient = self.parameters.gradient(&total);
             sum = Some(sum.map_or(gradient.shallow_clone(), |sum| sum + gradient));
             self.synchronize();
@@ -191,7 +188,7 @@ impl Learner {
             self.torn = false;
             step.seconds.optimizer = start.elapsed().as_secs_f64();
         }
-        step
+        Ok(step)
     }
 
     fn loss(&self, batch: &Batch) -> Loss {
@@ -220,22 +217,4 @@ impl Learner {
         let predicting = self.average.as_ref().map_or(&self.parameters, |average| &average.parameters);
         checkpoint(&self.spec, provenance, predicting.to_tensors())
     }
-}
-
-/// A checkpoint with its probe. `tensors` must be those of `spec`.
-///
-/// # Errors
-/// When a weight is not finite.
-pub fn checkpoint(
-    spec: &ModelSpec,
-    provenance: Provenance,
-    tensors: BTreeMap<String, ArrayD<f32>>,
-) -> anyhow::Result<Checkpoint> {
-    for (name, tensor) in &tensors {
-        ensure!(tensor.iter().all(|value| value.is_finite()), "tensor `{name}` contains NaN or infinity");
-    }
-    // Always on the CPU, because a GPU's convolutions may round to fewer bits (TF32).
-    let parameters = Parameters::from_tensors(&parameters(spec)?, Layout::default(), Device::Cpu, &tensors);
-    let probe = probe(spec, &parameters)?;
-    Ok(Checkpoint { spec: spec.clone(), provenance, tensors, probe })
 }

@@ -1,13 +1,36 @@
-//! Creates the probe of a checkpoint: random images with the outputs that libtorch computes for them.
+//! Creates checkpoints, with their probes: random images and the outputs that libtorch computes for them.
 
-use models::{HeadOutputs, ModelSpec, Parameter, Probe, RetinaNet, Weights, WeightsError};
-use ndarray::{Array4, Ix3};
+use std::collections::BTreeMap;
+
+use anyhow::ensure;
+use models::{
+    Checkpoint, HeadOutputs, ModelSpec, Parameter, Probe, Provenance, RetinaNet, Weights, WeightsError, parameters,
+};
+use ndarray::{Array4, ArrayD, Ix3};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor};
 
-use crate::parameters::{Parameters, to_array};
+use crate::parameters::{Layout, Parameters, to_array};
 use crate::torch::{Inference, Torch, images};
+
+/// A checkpoint with its probe. `tensors` must be those of `spec`.
+///
+/// # Errors
+/// When a weight is not finite.
+pub fn checkpoint(
+    spec: &ModelSpec,
+    provenance: Provenance,
+    tensors: BTreeMap<String, ArrayD<f32>>,
+) -> anyhow::Result<Checkpoint> {
+    for (name, tensor) in &tensors {
+        ensure!(tensor.iter().all(|value| value.is_finite()), "tensor `{name}` contains NaN or infinity");
+    }
+    // Always on the CPU, because a GPU's convolutions may round to fewer bits (TF32).
+    let parameters = Parameters::from_tensors(&parameters(spec)?, Layout::default(), Device::Cpu, &tensors);
+    let probe = probe(spec, &parameters)?;
+    Ok(Checkpoint { spec: spec.clone(), provenance, tensors, probe })
+}
 
 /// Runs the network of `spec` on random images, in float64, and in float32 to measure rounding errors. `parameters`
 /// must be on the CPU.

@@ -8,19 +8,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use models::{Checkpoint, write_atomically};
-use runtime::progress::warn;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use super::state::RunState;
 use crate::config::TrainConfig;
-use crate::device::Device;
-use crate::learner::Learner;
 use crate::parameters::to_array;
-use crate::schedule::Patience;
+use crate::progress::warn;
+use crate::training_model::TrainingModel;
 
-/// Key of [`Progress`] in the state file's metadata.
-const PROGRESS_KEY: &str = "progress";
+/// Key of [`RunState`] in the state file's metadata.
+const RUN_STATE_KEY: &str = "progress";
 
 /// Default folder of all runs.
 const RUNS: &str = "runs";
@@ -41,31 +40,6 @@ pub(crate) struct RunFolder {
     path: PathBuf,
     /// Locked until it is closed, at the latest when the process ends.
     _lock: File,
-}
-
-/// Progress of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Progress {
-    /// Checksums of the training and the validation data.
-    pub(crate) data: [u32; 2],
-    /// Fingerprints of the image files of both splits if all of them could be read when the run started or resumed.
-    #[serde(default)]
-    pub(crate) checked_images: [Option<u64>; 2],
-    /// The device of the last step.
-    #[serde(default)]
-    pub(crate) device: Device,
-    /// Number of finished steps.
-    pub(crate) steps: u64,
-    /// Number of finished epochs, validation included.
-    pub(crate) epochs: u32,
-    /// Best AP of a validation; none before the first validation.
-    pub(crate) best_ap: Option<f64>,
-    /// AP of the last validation; none before the first validation.
-    pub(crate) last_ap: Option<f64>,
-    /// Validations without a better AP.
-    pub(crate) patience: Patience,
-    /// Sums over the images of the current epoch: classification loss, box loss.
-    pub(crate) losses: [f64; 2],
 }
 
 impl RunFolder {
@@ -166,6 +140,11 @@ impl RunFolder {
         &self.path
     }
 
+    /// The command that resumes the run.
+    pub(crate) fn resume_command(&self) -> String {
+        format!("trainer fit --resume --out {}", self.path.display())
+    }
+
     /// The run's configuration with all values.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.path.join(CONFIG)
@@ -218,8 +197,8 @@ impl RunFolder {
     /// When a file cannot be written. The earlier file then remains unchanged.
     pub(crate) fn save(
         &self,
-        learner: &Learner,
-        progress: &Progress,
+        model: &TrainingModel,
+        state: &RunState,
         checkpoint: &Checkpoint,
         best: bool,
     ) -> anyhow::Result<()> {
@@ -228,28 +207,28 @@ impl RunFolder {
         }
         checkpoint.write(&self.last_path())?;
         let path = self.state_path();
-        self.write_state(learner, progress).with_context(|| format!("cannot write `{}`", path.display()))
+        self.write_state(model, state).with_context(|| format!("cannot write `{}`", path.display()))
     }
 
-    fn write_state(&self, learner: &Learner, progress: &Progress) -> anyhow::Result<()> {
-        let arrays: Vec<_> = named_state(learner).into_iter().map(|(name, tensor)| (name, to_array(&tensor))).collect();
+    fn write_state(&self, model: &TrainingModel, state: &RunState) -> anyhow::Result<()> {
+        let arrays: Vec<_> = named_state(model).into_iter().map(|(name, tensor)| (name, to_array(&tensor))).collect();
         let views = arrays.iter().map(|(name, array)| {
             let values = array.as_slice().context("tensor is not in standard layout")?;
             Ok((name, TensorView::new(Dtype::F32, array.shape().to_vec(), bytemuck::cast_slice(values))?))
         });
         let views = views.collect::<anyhow::Result<Vec<_>>>()?;
-        let metadata = HashMap::from([(PROGRESS_KEY.to_owned(), serde_json::to_string(progress)?)]);
+        let metadata = HashMap::from([(RUN_STATE_KEY.to_owned(), serde_json::to_string(state)?)]);
         let bytes = safetensors::serialize(views, Some(metadata))?;
         Ok(write_atomically(&self.state_path(), |file| file.write_all(&bytes))?)
     }
 
-    /// The saved progress of the run.
+    /// The saved state of the run.
     ///
     /// # Errors
     /// When the state cannot be read.
-    pub(crate) fn progress(&self) -> anyhow::Result<Progress> {
+    pub(crate) fn state(&self) -> anyhow::Result<RunState> {
         let path = self.state_path();
-        read_progress(&path).with_context(|| format!("cannot resume from `{}`", path.display()))
+        read_run_state(&path).with_context(|| format!("cannot resume from `{}`", path.display()))
     }
 
     /// Fingerprints of image files that this run, or another one beside it, could read.
@@ -258,21 +237,21 @@ impl RunFolder {
         let beside = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
         let states = beside.chain([self.path.clone()]).map(|run| run.join(STATE));
         // Other files and those of other versions tell nothing.
-        let runs = states.filter_map(|state| read_progress(&state).ok());
-        runs.flat_map(|progress| progress.checked_images).flatten().collect()
+        let runs = states.filter_map(|state| read_run_state(&state).ok());
+        runs.flat_map(|state| state.checked_images).flatten().collect()
     }
 
-    /// Restores the state of `learner` at the last [`save`](Self::save), and returns the progress.
+    /// Restores the tensors of `model` at the last [`save`](Self::save), and returns the state of the run.
     ///
     /// # Errors
-    /// When the state cannot be read, or when its tensors do not match those of `learner`.
-    pub(crate) fn restore(&self, learner: &mut Learner) -> anyhow::Result<Progress> {
+    /// When the state cannot be read, or when its tensors do not match those of `model`.
+    pub(crate) fn restore(&self, model: &mut TrainingModel) -> anyhow::Result<RunState> {
         let path = self.state_path();
-        let restore = |learner: &mut Learner| {
-            let progress = self.progress()?;
+        let restore = |model: &mut TrainingModel| {
+            let state = self.state()?;
             let bytes = fs::read(&path)?;
             let file = SafeTensors::deserialize(&bytes)?;
-            for (name, mut tensor) in named_state(learner) {
+            for (name, mut tensor) in named_state(model) {
                 let view = file.tensor(name).with_context(|| format!("cannot read tensor `{name}`"))?;
                 ensure!(
                     view.dtype() == Dtype::F32 && view.shape() == [tensor.numel()],
@@ -283,10 +262,10 @@ impl RunFolder {
                 let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
                 tch::no_grad(|| tensor.copy_(&tch::Tensor::from_slice(&values)));
             }
-            learner.optimizer.steps = progress.steps as i64;
-            Ok(progress)
+            model.optimizer.steps = state.steps as i64;
+            Ok(state)
         };
-        restore(learner).with_context(|| format!("cannot resume from `{}`", path.display()))
+        restore(model).with_context(|| format!("cannot resume from `{}`", path.display()))
     }
 
     /// Replaces the link `runs/latest` atomically.
@@ -301,18 +280,18 @@ impl RunFolder {
     }
 }
 
-/// The progress in a state file.
-fn read_progress(state: &Path) -> anyhow::Result<Progress> {
+/// The state of a run in its file.
+fn read_run_state(path: &Path) -> anyhow::Result<RunState> {
     #[derive(Deserialize)]
     struct Header {
         #[serde(rename = "__metadata__")]
         metadata: HashMap<String, String>,
     }
-    let mut file = File::open(state)?;
+    let mut file = File::open(path)?;
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
     let Header { metadata } = serde_json::from_reader(file.take(u64::from_le_bytes(length)))?;
-    Ok(serde_json::from_str(metadata.get(PROGRESS_KEY).context("its metadata has no progress")?)?)
+    Ok(serde_json::from_str(metadata.get(RUN_STATE_KEY).context("its metadata has no state of a run")?)?)
 }
 
 /// The folder is locked by another process.
@@ -329,9 +308,9 @@ fn is_unused(folder: &Path) -> bool {
         .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)))
 }
 
-/// The flat tensors of a learner's state, by name. They share memory with the learner.
-fn named_state(learner: &Learner) -> Vec<(&'static str, tch::Tensor)> {
-    let Learner { parameters, average, optimizer, .. } = learner;
+/// The flat tensors of a model's state, by name. They share memory with the model.
+fn named_state(model: &TrainingModel) -> Vec<(&'static str, tch::Tensor)> {
+    let TrainingModel { parameters, average, optimizer, .. } = model;
     let mut state = vec![("trainable", &parameters.trainable), ("buffers", &parameters.buffers)];
     if let Some(average) = average {
         state.extend([
@@ -374,7 +353,7 @@ mod tests {
     fn claims(folder: &Path, out: &str, count: usize) -> Vec<String> {
         let claim = || {
             let mut command = Command::new(env::current_exe().unwrap());
-            command.args(["--exact", "run_folder::tests::claim", "--nocapture"]).env(OUT, out).current_dir(folder);
+            command.args(["--exact", "run::folder::tests::claim", "--nocapture"]).env(OUT, out).current_dir(folder);
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
         };
         let mut processes: Vec<Child> = (0..count).map(|_| claim()).collect();

@@ -7,15 +7,15 @@
 //! here, so that the build needs no protoc.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::{Message, Oneof};
 
 /// The event file of one session: of a new run, or of a resumed one.
-pub(crate) struct Events {
-    file: File,
+pub(super) struct Events {
+    file: BufWriter<File>,
 }
 
 impl Events {
@@ -24,7 +24,7 @@ impl Events {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn create(folder: &Path, step: u64) -> io::Result<Self> {
+    pub(super) fn create(folder: &Path, step: u64) -> io::Result<Self> {
         let seconds = since_1970() as u64;
         // TensorBoard recognizes event files by `tfevents`, and reads the files of a folder in the order of their
         // names.
@@ -32,7 +32,7 @@ impl Events {
         for path in names {
             match File::options().write(true).create_new(true).open(path) {
                 Ok(file) => {
-                    let mut events = Self { file };
+                    let mut events = Self { file: BufWriter::new(file) };
                     events.write(0, Content::FileVersion("brain.Event:2".to_owned()))?;
                     events.write(step + 1, Content::SessionLog(SessionLog { status: SessionLog::START }))?;
                     return Ok(events);
@@ -48,7 +48,7 @@ impl Events {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> io::Result<()> {
+    pub(super) fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> io::Result<()> {
         let value = |(tag, number): &(&str, f64)| Value {
             tag: (*tag).to_owned(),
             kind: Some(ValueKind::SimpleValue(*number as f32)),
@@ -60,11 +60,19 @@ impl Events {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(crate) fn image(&mut self, step: u64, tag: &str, [width, height]: [u32; 2], file: Vec<u8>) -> io::Result<()> {
+    pub(super) fn image(&mut self, step: u64, tag: &str, [width, height]: [u32; 2], file: Vec<u8>) -> io::Result<()> {
         const RGB: i32 = 3;
         let image = Image { height: height as i32, width: width as i32, colorspace: RGB, encoded: file };
         let value = Value { tag: tag.to_owned(), kind: Some(ValueKind::Image(image)) };
         self.write(step, Content::Summary(Summary { value: vec![value] }))
+    }
+
+    /// Writes what is buffered.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 
     fn write(&mut self, step: u64, content: Content) -> io::Result<()> {
@@ -192,6 +200,8 @@ mod tests {
         let mut second = Events::create(folder.path(), 7).unwrap();
         second.scalars(8, &[("AP", 0.75)]).unwrap();
         Events::create(folder.path(), 0).unwrap();
+        first.flush().unwrap();
+        second.flush().unwrap();
 
         let mut files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();

@@ -10,11 +10,13 @@ use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use trainer::config::{Precision, TrainConfig};
-use trainer::learner::{Learner, Step};
+use trainer::interrupt::Interrupt;
 use trainer::loader::Batch;
 use trainer::part::Part;
 use trainer::schedule::{Patience, SchedulePosition};
+use trainer::step::Step;
 use trainer::targets::{Normalizer, Object, Targets};
+use trainer::training_model::{StepError, TrainingModel};
 
 const SIDE: usize = 64;
 
@@ -69,11 +71,11 @@ type Tensors = BTreeMap<String, ArrayD<f32>>;
 
 /// Makes `count` steps on the same batches. Returns the network, its tensors before the steps, and the results of the
 /// steps.
-fn train(spec: &ModelSpec, config: &TrainConfig, batches: &[Batch], count: u64) -> (Learner, Tensors, Vec<Step>) {
-    let mut learner = Learner::new(spec, config, tch::Device::Cpu).unwrap();
-    let before = learner.parameters.to_tensors();
-    let steps = (0..count).map(|step| learner.step(batches, &at(step)).unwrap()).collect();
-    (learner, before, steps)
+fn train(spec: &ModelSpec, config: &TrainConfig, batches: &[Batch], count: u64) -> (TrainingModel, Tensors, Vec<Step>) {
+    let mut model = TrainingModel::new(spec, config, tch::Device::Cpu).unwrap();
+    let before = model.parameters.to_tensors();
+    let steps = (0..count).map(|step| model.step(batches, &at(step)).unwrap()).collect();
+    (model, before, steps)
 }
 
 /// The maximum difference between `a` and `b`, relative to the maximum difference between `a` and `before`.
@@ -92,9 +94,9 @@ fn frozen_parts_keep_weights_and_statistics() {
     for freeze in [None, Some(Part::Stem), Some(Part::Stage2), Some(Part::Stage4), Some(Part::Pyramid)] {
         let mut config = config();
         config.run.freeze = freeze;
-        let (learner, before, steps) = train(&spec, &config, &[batch(&[1, 2])], 2);
+        let (model, before, steps) = train(&spec, &config, &[batch(&[1, 2])], 2);
         assert!(steps.iter().all(Step::is_finite));
-        for (name, tensor) in learner.parameters.to_tensors() {
+        for (name, tensor) in model.parameters.to_tensors() {
             let trainable = freeze.is_none_or(|freeze| Part::of(&name) > freeze);
             // The classifier's weights start at zero, so the layers before it get their first gradient in step 2.
             assert_eq!(tensor != before[&name], trainable, "{name} with {freeze:?} frozen");
@@ -113,10 +115,23 @@ fn gradient_accumulation_equals_one_large_batch() {
         let (whole, before, _) = train(&spec, &config, &[batch(&[1, 2, 3])], 1);
         let (parts, _, _) = train(&spec, &config, &[batch(&[1, 2]), batch(&[3])], 1);
         let (part, _, _) = train(&spec, &config, &[batch(&[1, 2])], 1);
-        let [whole, parts, part] = [whole, parts, part].map(|learner| learner.parameters.to_tensors());
+        let [whole, parts, part] = [whole, parts, part].map(|model| model.parameters.to_tensors());
         assert!(distance(&before, &whole, &parts) < SUM_ORDER_TOLERANCE, "{normalizer:?}");
         assert!(distance(&before, &whole, &part) > 0.1, "{normalizer:?}");
     }
+}
+
+#[test]
+fn an_interrupted_step_changes_nothing() {
+    let mut model = TrainingModel::new(&spec(NormKind::Batch), &config(), tch::Device::Cpu).unwrap();
+    let before = model.parameters.to_tensors();
+    let interrupt = Interrupt::default();
+    assert!(!interrupt.raise() && interrupt.raise() && interrupt.is_raised());
+    let error = model.step_unless(&[batch(&[1])], &at(0), &interrupt).unwrap_err();
+    assert!(matches!(error, StepError::Interrupted), "{error}");
+    assert!(model.parameters.to_tensors() == before && model.optimizer.steps == 0 && !model.is_torn());
+    model.step_unless(&[batch(&[1])], &at(0), &Interrupt::default()).unwrap();
+    assert!(model.parameters.to_tensors() != before);
 }
 
 #[test]
@@ -127,7 +142,7 @@ fn channels_last_changes_results_only_by_rounding() {
     let (channels_first, before, _) = train(&spec, &config, &[batch(&[1, 2])], 2);
     config.run.channels_last = true;
     let (channels_last, _, _) = train(&spec, &config, &[batch(&[1, 2])], 2);
-    let [first, last] = [&channels_first, &channels_last].map(|learner| learner.parameters.to_tensors());
+    let [first, last] = [&channels_first, &channels_last].map(|model| model.parameters.to_tensors());
     assert!(distance(&before, &first, &last) < 10.0 * SUM_ORDER_TOLERANCE);
     let kernel = channels_last.parameters.view("layer2.0.conv2.weight").unwrap();
     assert_eq!(kernel.stride(), [9 * 128, 1, 3 * 128, 128], "the kernel's channels are last");
@@ -162,9 +177,9 @@ fn frozen_batch_norms_train_scale_and_shift_only_if_affine_is_trainable() {
     for affine in [None, Some(Affine::Frozen), Some(Affine::Trainable)] {
         let mut spec = spec(NormKind::FrozenBatch);
         spec.backbone.norm.affine = affine;
-        let (learner, before, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
-        let checkpoint = learner.checkpoint(Provenance::default()).unwrap();
-        for after in [learner.parameters.to_tensors(), checkpoint.tensors] {
+        let (model, before, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
+        let checkpoint = model.checkpoint(Provenance::default()).unwrap();
+        for after in [model.parameters.to_tensors(), checkpoint.tensors] {
             assert_eq!(after.len(), before.len());
             let norms = before.iter().filter(|(name, _)| name.contains("bn") || name.contains("downsample.1"));
             for (name, before) in norms {
@@ -181,18 +196,18 @@ fn average_is_used_for_prediction_and_checkpoints() {
     let spec = spec(NormKind::Batch);
     let mut config = config();
     config.run.ema_decay = Some(0.5);
-    let (learner, before, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
-    let average = learner.average.as_ref().unwrap().parameters.to_tensors();
-    let last = learner.parameters.to_tensors();
-    let checkpoint = learner.checkpoint(Provenance::default()).unwrap();
+    let (model, before, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
+    let average = model.average.as_ref().unwrap().parameters.to_tensors();
+    let last = model.parameters.to_tensors();
+    let checkpoint = model.checkpoint(Provenance::default()).unwrap();
     assert!(checkpoint.tensors == average);
     assert!(average != last && average != before);
 
     config.run.ema_decay = None;
     let (unaveraged, _, _) = train(&spec, &config, &[batch(&[1, 2])], 3);
     assert!(unaveraged.parameters.to_tensors() == last, "averaging does not change training");
-    let scores = |learner: &Learner| learner.predictor.predict(&batch(&[5]))[0].shallow_clone();
-    assert!(scores(&learner).ne_tensor(&scores(&unaveraged)).any().int64_value(&[]) == 1);
+    let scores = |model: &TrainingModel| model.predictor.predict(&batch(&[5]))[0].shallow_clone();
+    assert!(scores(&model).ne_tensor(&scores(&unaveraged)).any().int64_value(&[]) == 1);
     assert!(unaveraged.checkpoint(Provenance::default()).unwrap().tensors == last);
 }
 
@@ -204,10 +219,14 @@ fn pretrained_weights_of_other_classes_are_loaded() {
     let checkpoint = trained.checkpoint(Provenance::default()).unwrap();
     let mut config = config();
     (config.run.freeze, config.run.channels_last) = (Some(Part::Stage4), true);
-    let (learner, lines) =
-        Learner::from_pretrained(&ours, &config, tch::Device::Cpu, &Pretrained::Detector(Box::new(checkpoint.clone())))
-            .unwrap();
-    let tensors = learner.parameters.to_tensors();
+    let (model, lines) = TrainingModel::from_pretrained(
+        &ours,
+        &config,
+        tch::Device::Cpu,
+        &Pretrained::Detector(Box::new(checkpoint.clone())),
+    )
+    .unwrap();
+    let tensors = model.parameters.to_tensors();
     let name = "layer3.0.conv1.weight";
     assert_eq!(tensors[name], checkpoint.tensors[name]);
     let row = |tensors: &Tensors, row| {

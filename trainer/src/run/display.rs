@@ -1,0 +1,73 @@
+//! What a run prints besides its progress bars.
+
+use std::fmt::Write as _;
+
+use anyhow::anyhow;
+use models::dataset::Dataset;
+
+use super::data::RunData;
+use super::folder::RunFolder;
+use super::log::EpochRecord;
+use super::state::RunState;
+use crate::config::TrainConfig;
+use crate::loader::Batch;
+use crate::progress::{counted, print, say, warn};
+use crate::step::Step;
+
+/// Prints what the run will do, after warnings about its configuration.
+pub(super) fn begin(folder: &RunFolder, config: &TrainConfig, data: &RunData, steps_per_epoch: u64) {
+    let steps = steps_per_epoch * u64::from(config.run.epochs);
+    config.warnings(steps).iter().for_each(|text| warn(format_args!("{text}")));
+    let images = data.train.recipe().dataset.images().len();
+    let images_per_epoch = data.sampler.images_per_epoch();
+    say(format_args!(
+        "{}{}, {}, {}; {} of {}; writing to {}",
+        counted(images, "training image", "training images"),
+        if images_per_epoch == images { String::new() } else { format!(" ({images_per_epoch} in an epoch)") },
+        counted(data.validation.recipe().dataset.images().len(), "validation image", "validation images"),
+        counted(data.spec().class_count(), "class", "classes"),
+        counted(config.run.epochs as usize, "epoch", "epochs"),
+        counted(steps_per_epoch as usize, "step", "steps"),
+        folder.path().display()
+    ));
+}
+
+/// Prints the results of an epoch of a run with `epochs` epochs: whether its AP is the `best` so far, and whether the
+/// learning rate was `reduced` after it.
+pub(super) fn epoch(record: &EpochRecord, epochs: u32, best: bool, reduced: bool) {
+    let EpochRecord { epoch, classification_loss, box_loss, seconds, images_per_second, .. } = record;
+    say(format_args!(
+        "epoch {epoch}/{epochs}: classification loss {classification_loss:.4}, box loss {box_loss:.4}{}{}; \
+         {seconds:.1} s, {images_per_second:.1} images/s{}",
+        record.validation.map_or_else(String::new, |validation| format!("; validation: {validation}")),
+        if best { " (best so far)" } else { "" },
+        if reduced { "; learning rate reduced" } else { "" },
+    ));
+}
+
+/// Prints the result of a finished run.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub(crate) fn print_result(folder: &RunFolder, state: &RunState) -> anyhow::Result<()> {
+    let (best, last) = (state.best_ap.unwrap_or_default(), state.last_ap.unwrap_or_default());
+    print(&format!("best AP {best:.4}, last AP {last:.4}; {}", folder.best_path().display()))
+}
+
+/// The error of a step whose loss or gradient is not finite.
+pub(super) fn not_finite(step: &Step, batches: &[Batch], dataset: &Dataset) -> anyhow::Error {
+    let mut text = format!(
+        "the loss is not finite: classification loss {}, box loss {}, gradient norm {}, learning rate {}; lower \
+         `optimizer.learning_rate`, raise `schedule.warmup_steps`, or check the boxes of this batch:",
+        step.classification_loss, step.box_loss, step.gradient_norm, step.learning_rate
+    );
+    for &image in batches.iter().flat_map(|batch| &batch.indices) {
+        let boxes = dataset.annotations_of(image).iter().map(|annotation| {
+            let corners: [f32; 4] = annotation.rectangle.bounding_box().into();
+            format!("{} {corners:?}", dataset.classes()[annotation.class_index].name)
+        });
+        let boxes = boxes.collect::<Vec<_>>().join(", ");
+        let _ = write!(text, "\n  {}: {boxes}", dataset.images()[image].file_name);
+    }
+    anyhow!(text)
+}

@@ -1,0 +1,106 @@
+//! The logs of a run: `log.jsonl` and TensorBoard event files.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use image::RgbImage;
+
+use super::events::Events;
+use super::log::{EpochRecord, FILE, LogWriter, Record, StepRecord, ValidationRecord};
+use crate::step::{StageSeconds, Step};
+
+/// Maximum age of a buffered record when the next one is written, so that a run can be watched.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The logs of a run.
+pub(super) struct Journal {
+    path: PathBuf,
+    log: LogWriter,
+    events: Events,
+    flushed: Instant,
+}
+
+impl Journal {
+    /// Opens or creates the logs in the folder of a run that has made `steps` steps and finished `epochs` epochs. Removes
+    /// log lines of later ones, because a resumed run repeats them.
+    ///
+    /// # Errors
+    /// When the logs cannot be read or written.
+    pub(super) fn open(folder: &Path, steps: u64, epochs: u32) -> anyhow::Result<Self> {
+        let path = folder.join(FILE);
+        let open = || Ok::<_, std::io::Error>((LogWriter::open(&path, steps, epochs)?, Events::create(folder, steps)?));
+        let (log, events) = open().with_context(|| format!("cannot write the log `{}`", path.display()))?;
+        Ok(Self { path, log, events, flushed: Instant::now() })
+    }
+
+    /// Logs a step.
+    ///
+    /// # Errors
+    /// When the logs cannot be written.
+    pub(super) fn step(&mut self, record: StepRecord) -> anyhow::Result<()> {
+        let Step { classification_loss, box_loss, gradient_norm, learning_rate, .. } = record.results;
+        let scalars = [
+            ("train/classification_loss", classification_loss),
+            ("train/box_loss", box_loss),
+            ("train/gradient_norm", gradient_norm),
+            ("train/learning_rate", learning_rate),
+        ];
+        self.write(record.step, &Record::Step(record), &scalars)?;
+        if self.flushed.elapsed() >= FLUSH_INTERVAL { self.flush() } else { Ok(()) }
+    }
+
+    /// Logs an epoch. The logs are then complete.
+    ///
+    /// # Errors
+    /// When the logs cannot be written.
+    pub(super) fn epoch(&mut self, record: EpochRecord) -> anyhow::Result<()> {
+        let StageSeconds { data, forward, backward, optimizer } = record.spent;
+        let mut scalars = vec![
+            ("epoch/classification_loss", record.classification_loss),
+            ("epoch/box_loss", record.box_loss),
+            ("speed/images_per_second", record.images_per_second),
+            ("speed/seconds_data", data),
+            ("speed/seconds_forward", forward),
+            ("speed/seconds_backward", backward),
+            ("speed/seconds_optimizer", optimizer),
+        ];
+        if let Some(ValidationRecord { classification_loss, box_loss, summary }) = record.validation {
+            scalars.extend([
+                ("validation/classification_loss", classification_loss),
+                ("validation/box_loss", box_loss),
+                ("validation/AP", summary.ap),
+                ("validation/AP50", summary.ap50),
+                ("validation/AP75", summary.ap75),
+                ("validation/AR100", summary.ar100),
+            ]);
+        }
+        self.write(record.steps, &Record::Epoch(record), &scalars)?;
+        self.flush()
+    }
+
+    /// Adds an image with its detections to TensorBoard, after `steps` steps.
+    ///
+    /// # Errors
+    /// When the event file cannot be written.
+    pub(super) fn image(&mut self, steps: u64, name: &str, image: &RgbImage) -> anyhow::Result<()> {
+        let file = runtime::image_file::to_jpeg(image).context("cannot encode the image")?;
+        let written = self.events.image(steps, &format!("found/{name}"), image.dimensions().into(), file);
+        written.with_context(|| format!("cannot write the TensorBoard events next to `{}`", self.path.display()))
+    }
+
+    /// Writes what is buffered.
+    ///
+    /// # Errors
+    /// When the logs cannot be written.
+    pub(super) fn flush(&mut self) -> anyhow::Result<()> {
+        self.flushed = Instant::now();
+        let written = self.log.flush().and_then(|()| self.events.flush());
+        written.with_context(|| format!("cannot write the log `{}`", self.path.display()))
+    }
+
+    fn write(&mut self, steps: u64, record: &Record, scalars: &[(&str, f64)]) -> anyhow::Result<()> {
+        let written = self.log.write(record).and_then(|()| self.events.scalars(steps, scalars));
+        written.with_context(|| format!("cannot write the log `{}`", self.path.display()))
+    }
+}

@@ -1,0 +1,233 @@
+//! `log.jsonl`: one JSON object per line, for each step and each epoch of a run.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use models::evaluation::Summary;
+use models::write_atomically;
+use serde::{Deserialize, Serialize};
+
+use crate::step::{StageSeconds, Step, nan, number};
+
+/// The log's file in a run folder.
+pub(super) const FILE: &str = "log.jsonl";
+
+/// A line of the log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Record {
+    Step(StepRecord),
+    Epoch(EpochRecord),
+}
+
+/// A step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StepRecord {
+    /// Number of the step in the run, from 1.
+    pub(crate) step: u64,
+    /// Epoch of the step, from 1.
+    pub(crate) epoch: u32,
+    #[serde(flatten)]
+    pub(crate) results: Step,
+}
+
+/// An epoch. Numbers missing from the log are NaN.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct EpochRecord {
+    /// Number of the epoch, from 1.
+    pub(crate) epoch: u32,
+    /// Number of the run's steps so far.
+    pub(crate) steps: u64,
+    /// Mean focal loss of the training images.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub(crate) classification_loss: f64,
+    /// Mean box loss of the training images.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub(crate) box_loss: f64,
+    /// Time of training since the epoch was started or resumed, without validation.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub(crate) seconds: f64,
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub(crate) images_per_second: f64,
+    /// Where this time went.
+    #[serde(default)]
+    pub(crate) spent: StageSeconds,
+    /// None if the epoch was not validated.
+    pub(crate) validation: Option<ValidationRecord>,
+}
+
+/// Results of a validation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ValidationRecord {
+    /// Focal loss; NaN if missing from the log.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub(crate) classification_loss: f64,
+    /// Box loss; NaN if missing from the log.
+    #[serde(default = "nan", deserialize_with = "number")]
+    pub(crate) box_loss: f64,
+    /// COCO's metrics.
+    #[serde(flatten)]
+    pub(crate) summary: Summary,
+}
+
+impl fmt::Display for ValidationRecord {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { classification_loss, box_loss, summary: Summary { ap, ap50, .. } } = self;
+        write!(f, "classification loss {classification_loss:.4}, box loss {box_loss:.4}, AP {ap:.4}, AP50 {ap50:.4}")
+    }
+}
+
+/// The steps and epochs of a run, in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Log {
+    pub(crate) steps: Vec<StepRecord>,
+    pub(crate) epochs: Vec<EpochRecord>,
+}
+
+impl Log {
+    /// Reads the log of the run in `folder`; a missing file is an empty log. Unknown and truncated lines are skipped.
+    ///
+    /// # Errors
+    /// When the file exists but cannot be read.
+    pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join(FILE);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Self::parse(&String::from_utf8_lossy(&bytes))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut log = Self::default();
+        for record in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
+            match record {
+                Record::Step(step) => log.steps.push(step),
+                Record::Epoch(epoch) => log.epochs.push(epoch),
+            }
+        }
+        log
+    }
+}
+
+/// Writes a log, buffered.
+#[derive(Debug)]
+pub(super) struct LogWriter(BufWriter<File>);
+
+impl LogWriter {
+    /// Opens or creates the log of a run that has made `steps` steps and finished `epochs` epochs. Removes the lines of
+    /// later ones, because a resumed run repeats them.
+    ///
+    /// # Errors
+    /// When the log cannot be read or written.
+    pub(super) fn open(path: &Path, steps: u64, epochs: u32) -> io::Result<Self> {
+        rewind(path, steps, epochs)?;
+        Ok(Self(BufWriter::new(File::options().create(true).append(true).open(path)?)))
+    }
+
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub(super) fn write(&mut self, record: &Record) -> io::Result<()> {
+        serde_json::to_writer(&mut self.0, record)?;
+        self.0.write_all(b"\n")
+    }
+
+    /// Writes what is buffered.
+    ///
+    /// # Errors
+    /// When the log cannot be written.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Removes the lines of a log that come after `steps` steps and `epochs` epochs.
+fn rewind(path: &Path, steps: u64, epochs: u32) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    // The last line may be incomplete.
+    let is_done = |line: &&str| match serde_json::from_str(line) {
+        Ok(Record::Step(record)) => record.step <= steps,
+        Ok(Record::Epoch(record)) => record.epoch <= epochs,
+        Err(_) => false,
+    };
+    let text = fs::read_to_string(path)?;
+    let done: String = text.lines().take_while(is_done).flat_map(|line| [line, "\n"]).collect();
+    if done.len() == text.len() { Ok(()) } else { write_atomically(path, |file| file.write_all(done.as_bytes())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_and_epochs_are_distinguished_and_truncated_lines_skipped() {
+        let text = r#"{"step":1,"epoch":1,"classification_loss":1.5,"box_loss":0.5,"gradient_norm":null,"learning_rate":0.1}
+            {"epoch":1,"steps":1,"seconds":2.5,"images_per_second":8.0,"spent":{"data":1.0,"forward":0.5}}
+            {"comment":"from a later version"}
+            {"step":2,"epo"#;
+        let Log { steps, epochs } = Log::parse(text);
+        assert_eq!((steps.len(), epochs.len()), (1, 1));
+        assert!(steps[0].results.gradient_norm.is_nan() && steps[0].results.classification_loss == 1.5);
+        assert!(epochs[0].box_loss.is_nan());
+        assert_eq!((epochs[0].spent.data, epochs[0].spent.backward, &epochs[0].validation), (1.0, 0.0, &None));
+        assert_eq!(Log::parse("no log at all\n"), Log::default());
+    }
+
+    #[test]
+    fn written_records_are_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let seconds = StageSeconds::default();
+        let results = Step { classification_loss: 1.5, box_loss: 0.5, gradient_norm: 2.0, learning_rate: 0.1, seconds };
+        let step = StepRecord { step: 1, epoch: 1, results };
+        let summary = models::evaluation::evaluate(&[], &[], 1).summary;
+        let epoch = EpochRecord {
+            epoch: 1,
+            steps: 1,
+            classification_loss: 1.5,
+            box_loss: 0.5,
+            seconds: 3.0,
+            images_per_second: 0.3,
+            spent: StageSeconds { data: 0.5, forward: 1.0, backward: 1.0, optimizer: 0.25 },
+            validation: Some(ValidationRecord { classification_loss: 2.0, box_loss: 1.0, summary }),
+        };
+        let mut writer = LogWriter::open(&folder.path().join(FILE), 0, 0).unwrap();
+        writer.write(&Record::Step(step)).unwrap();
+        writer.write(&Record::Epoch(epoch)).unwrap();
+        assert_eq!(Log::read(folder.path()).unwrap(), Log::default(), "nothing is written before the buffer is full");
+        writer.flush().unwrap();
+        assert_eq!(Log::read(folder.path()).unwrap(), Log { steps: vec![step], epochs: vec![epoch] });
+    }
+
+    #[test]
+    fn a_missing_log_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Log::read(folder.path()).unwrap(), Log::default());
+    }
+
+    #[test]
+    fn rewind_removes_lines_of_later_steps_and_epochs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let lines = [
+            r#"{"epoch":1,"step":1}"#,
+            r#"{"epoch":1,"step":2}"#,
+            r#"{"epoch":1,"steps":2}"#,
+            r#"{"epoch":2,"step":3}"#,
+            r#"{"epoch":2,"st"#,
+        ];
+        for (steps, epochs, left) in [(3, 1, 4), (2, 1, 3), (2, 0, 2), (0, 0, 0), (9, 9, 4)] {
+            fs::write(&path, lines.join("\n")).unwrap();
+            rewind(&path, steps, epochs).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            assert_eq!(text.lines().collect::<Vec<_>>(), lines[..left], "step {steps}, epoch {epochs}");
+            assert!(text.is_empty() || text.ends_with('\n'));
+        }
+    }
+}
