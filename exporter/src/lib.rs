@@ -11,6 +11,7 @@ mod precision;
 mod form;
 mod opset;
 mod external;
+mod output;
 mod model;
 mod onnx;
 mod heads;
@@ -31,9 +32,10 @@ pub use graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, S
 pub use heads::{HeadReader, HeadValues, NetworkOutputs};
 pub use model::FileOptions;
 pub use opset::Opset;
+pub use output::OutputFile;
 pub use precision::{
     CalibrationError, Comparison, Converted, Difference, Layers, Limits, Precision, PrecisionError, PrecisionOptions,
-    RangeRule, Sensitivity, UnknownLayer, images,
+    Sensitivity, UnknownLayer, images,
 };
 pub use proof::{Differences, ProofError, TOLERANCE, prove};
 pub use summary::{Summary, grouped};
