@@ -12,9 +12,9 @@ use runtime::EngineOptions;
 use crate::accuracy::{Accuracy, AccuracyError};
 use crate::fold::fold_batch_norms;
 use crate::form::{self, FormDifferences, FormError, FormOptions};
-use crate::graph::Graph;
 use crate::heads::HeadValues;
 use crate::model::{Encoded, FileOptions, encode};
+use crate::onnx::GraphProto;
 use crate::output::OutputFile;
 use crate::precision::{Comparison, Converted, Precision, PrecisionError, PrecisionOptions, check, convert};
 use crate::proof::{Differences, ProofError, prove};
@@ -197,11 +197,11 @@ pub fn to_onnx(
     Ok(to_bytes(folded(spec, tensors)?, spec, provenance))
 }
 
-fn to_bytes(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
+fn to_bytes(graph: GraphProto, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
     encode(graph, spec, provenance, Precision::Fp32, &FileOptions::default()).model
 }
 
-fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
+fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<GraphProto, WeightsError> {
     let mut graph = trace(spec, tensors)?;
     fold_batch_norms(&mut graph);
     Ok(graph)

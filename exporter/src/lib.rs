@@ -28,9 +28,9 @@ pub use describe::{DescribeError, describe};
 pub use export::{ExportError, ExportOptions, Exported, PrecisionReport, export, to_onnx};
 pub use fold::fold_batch_norms;
 pub use form::{FormDifferences, FormError, FormOptions, InputSize};
-pub use graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
 pub use heads::{HeadReader, HeadValues, NetworkOutputs};
 pub use model::FileOptions;
+pub use onnx::GraphProto;
 pub use opset::Opset;
 pub use output::OutputFile;
 pub use precision::{

@@ -15,10 +15,9 @@ use models::ModelSpec;
 use runtime::EngineOptions;
 
 use crate::form::FormDifferences;
-use crate::graph::Graph;
+use crate::onnx::GraphProto;
 use calibration::{Inputs, measure};
 use comparison::{File, compare};
-pub(crate) use half::cast_node;
 use quantize::Quantization;
 
 pub use calibration::{CalibrationError, images};
@@ -145,7 +144,7 @@ pub struct Converted {
 
 /// Converts `graph`, whose batch norms are folded, to the precision.
 pub(crate) fn convert(
-    graph: &mut Graph,
+    graph: &mut GraphProto,
     spec: &ModelSpec,
     options: &PrecisionOptions,
     engine: &EngineOptions,

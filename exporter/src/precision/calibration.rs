@@ -12,8 +12,8 @@ use runtime::progress::Progress;
 use runtime::{ActivationReader, EngineError, EngineOptions, IMAGES, data, drawn, image_file};
 
 use super::range::Range;
-use crate::graph::Graph;
 use crate::model::encode_with_outputs;
+use crate::onnx::GraphProto;
 
 /// Why activations cannot be measured.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +120,7 @@ fn drawn_input(number: u32, spec: &PreprocessingSpec) -> Result<Preprocessed, Ca
 
 /// Ranges of the activations `values` on `inputs`, by name.
 pub(super) fn measure(
-    graph: &Graph,
+    graph: &GraphProto,
     values: &BTreeSet<&str>,
     inputs: Inputs,
     engine: &EngineOptions,
