@@ -1,21 +1,21 @@
 //! The export: trace, fold, encode, write, verify, convert to precision and variant, compare, commit.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
-use models::{AtomicFile, Checkpoint, ModelSpec, Provenance, WeightsError};
+use models::{Checkpoint, ModelSpec, Provenance, WeightsError};
 use ndarray::ArrayD;
 use runtime::EngineOptions;
-use tempfile::NamedTempFile;
 
 use crate::accuracy::{Accuracy, AccuracyError};
-use crate::external::ExternalFile;
 use crate::fold::fold_batch_norms;
 use crate::form::{self, FormDifferences, FormError, FormOptions};
-use crate::graph::Graph;
 use crate::heads::HeadValues;
 use crate::model::{Encoded, FileOptions, encode};
+use crate::onnx::GraphProto;
+use crate::output::OutputFile;
 use crate::precision::{Comparison, Converted, Precision, PrecisionError, PrecisionOptions, check, convert};
 use crate::proof::{Differences, ProofError, prove};
 use crate::trace::trace;
@@ -119,7 +119,7 @@ pub enum ExportError {
 /// converted to the precision or loses too much by it, or the AP cannot be measured.
 pub fn export(
     checkpoint: Checkpoint,
-    mut file: AtomicFile,
+    file: OutputFile,
     options: &ExportOptions,
     engine: &EngineOptions,
 ) -> Result<Exported, ExportError> {
@@ -131,17 +131,18 @@ pub fn export(
     let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
     if precision == Precision::Fp32 && options.form.is_free() {
         let encoded = encode(graph, &spec, &provenance, precision, &options.file);
-        let written = WrittenModel::new(encoded, &mut file)?;
-        let differences = prove(file.path(), &heads, &spec, &probe, engine)?;
-        let ap = measure(file.path())?;
-        file.commit()?;
-        let bytes = written.keep();
+        let written = WrittenModel::new(encoded, &file)?;
+        let differences = prove(&file.path(), &heads, &spec, &probe, engine)?;
+        let ap = measure(&file.path())?;
+        file.commit(written.data.as_deref())?;
+        let bytes = written.bytes;
         return Ok(Exported { bytes, differences, precision_report: None, form_differences: None, ap });
     }
 
-    let folder = file.path().parent().unwrap_or(Path::new("."));
-    let fp32_file = TemporaryModel::new("fp32", folder, &to_bytes(graph.clone(), &plain_spec, &provenance))?;
-    let differences = prove(fp32_file.path(), &heads, &plain_spec, &probe, engine)?;
+    let path = file.path();
+    let fp32_file = file.folder().join("fp32.onnx");
+    write_temporary(&fp32_file, &to_bytes(graph.clone(), &plain_spec, &provenance))?;
+    let differences = prove(&fp32_file, &heads, &plain_spec, &probe, engine)?;
 
     let converted = match precision {
         Precision::Fp32 => None,
@@ -151,35 +152,37 @@ pub fn export(
     // Images of all sizes need a file with dynamic sizes, with which the file itself is compared below.
     let plain_file = match converted {
         Some(_) if !options.form.is_free() => {
-            Some(TemporaryModel::new("free", folder, &to_bytes(graph.clone(), &plain_spec, &provenance))?)
+            let path = file.folder().join("plain.onnx");
+            write_temporary(&path, &to_bytes(graph.clone(), &plain_spec, &provenance))?;
+            Some(path)
         }
         _ => None,
     };
     options.form.apply(&mut graph, &spec);
     let encoded = encode(graph, &spec, &provenance, precision, &options.file);
-    let written = WrittenModel::new(encoded, &mut file)?;
+    let written = WrittenModel::new(encoded, &file)?;
 
     let report = converted.map(|converted| {
-        let model = plain_file.as_ref().map_or(file.path(), TemporaryModel::path);
-        let (fp32, file) = ((fp32_file.path(), &heads), (model, &converted_heads));
+        let model = plain_file.as_ref().unwrap_or(&path);
+        let (fp32, file) = ((fp32_file.as_path(), &heads), (model.as_path(), &converted_heads));
         let comparison = check(fp32, file, &spec, &options.precision, engine)?;
-        Ok::<_, ExportError>(PrecisionReport { converted, comparison, fp32_ap: measure(fp32_file.path())? })
+        Ok::<_, ExportError>(PrecisionReport { converted, comparison, fp32_ap: measure(&fp32_file)? })
     });
     let precision_report = report.transpose()?;
     let form_differences = (!options.form.is_free()).then(|| {
-        let model = plain_file.as_ref().unwrap_or(&fp32_file).path();
-        form::check(model, file.path(), &probe.images, precision.rounding(), engine)
+        let model = plain_file.as_ref().unwrap_or(&fp32_file);
+        form::check(model, &path, &probe.images, precision.rounding(), engine)
     });
     let form_differences = form_differences.transpose()?;
-    let ap = measure(file.path())?;
+    let ap = measure(&path)?;
     let fp32_ap = precision_report.as_ref().and_then(|report| report.fp32_ap);
     if let (Some(expected), Some(found), Some(max_drop)) = (fp32_ap, ap, options.max_ap_drop)
         && expected - found > max_drop
     {
         return Err(ExportError::ApDrop { precision, found, expected, max_drop });
     }
-    file.commit()?;
-    Ok(Exported { bytes: written.keep(), differences, precision_report, form_differences, ap })
+    file.commit(written.data.as_deref())?;
+    Ok(Exported { bytes: written.bytes, differences, precision_report, form_differences, ap })
 }
 
 /// The bytes of the plain float32 ONNX file, not verified.
@@ -194,55 +197,40 @@ pub fn to_onnx(
     Ok(to_bytes(folded(spec, tensors)?, spec, provenance))
 }
 
-fn to_bytes(graph: Graph, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
+fn to_bytes(graph: GraphProto, spec: &ModelSpec, provenance: &Provenance) -> Vec<u8> {
     encode(graph, spec, provenance, Precision::Fp32, &FileOptions::default()).model
 }
 
-fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
+fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<GraphProto, WeightsError> {
     let mut graph = trace(spec, tensors)?;
     fold_batch_norms(&mut graph);
     Ok(graph)
 }
 
-/// A model on disk that is deleted when dropped.
-struct TemporaryModel(NamedTempFile);
-
-impl TemporaryModel {
-    fn new(name: &str, folder: &Path, bytes: &[u8]) -> io::Result<Self> {
-        if bytes.len() > MAX_BYTES {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE_TO_COMPARE));
-        }
-        let mut file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".partial").tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        Ok(Self(file))
+/// Writes a plain float32 or converted file to compare with.
+fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if bytes.len() > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE_TO_COMPARE));
     }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
+    fs::write(path, bytes)
 }
 
 /// A model on disk that is not committed yet.
 struct WrittenModel {
+    /// Size of model and external data.
     bytes: usize,
-    external: Option<ExternalFile>,
+    /// Name of the external data file.
+    data: Option<String>,
 }
 
 impl WrittenModel {
-    fn new(encoded: Encoded, file: &mut AtomicFile) -> io::Result<Self> {
+    fn new(encoded: Encoded, file: &OutputFile) -> io::Result<Self> {
         let Encoded { model, external } = encoded;
-        let folder = file.path().parent().unwrap_or(Path::new("."));
-        let external = external.map(|external| external.write(folder)).transpose()?;
         if model.len() > MAX_BYTES {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE));
         }
-        file.write_all(&model)?;
-        file.flush()?;
-        Ok(Self { bytes: model.len(), external })
-    }
-
-    /// Keeps the external data. Returns the size of model and external data in bytes.
-    fn keep(self) -> usize {
-        self.bytes + self.external.map_or(0, ExternalFile::keep)
+        let data_bytes = external.as_ref().map_or(Ok(0), |external| external.write(file.folder()))?;
+        fs::write(file.path(), &model)?;
+        Ok(Self { bytes: model.len() + data_bytes, data: external.map(|external| external.name) })
     }
 }

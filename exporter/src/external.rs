@@ -2,10 +2,9 @@
 //! that map weights into memory.
 
 use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
-use models::AtomicFile;
 use sha2::{Digest, Sha256};
 
 use crate::onnx::{DATA_IS_EXTERNAL, GraphProto, StringStringEntryProto};
@@ -20,7 +19,7 @@ const ALIGNMENT: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct External {
     /// Name of the file. It contains a hash of the content, so that no model is loaded with another model's constants.
-    name: String,
+    pub(crate) name: String,
     bytes: Vec<u8>,
 }
 
@@ -52,43 +51,13 @@ impl External {
         Self { name, bytes }
     }
 
-    /// Writes the file into `folder`. It is deleted again unless [`ExternalFile::keep`] is called.
+    /// Writes the file into `folder`. Returns its size in bytes.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn write(&self, folder: &Path) -> io::Result<ExternalFile> {
-        let path = folder.join(&self.name);
-        // The name contains a hash of the content, so an existing file is from an earlier export of the same weights.
-        let is_new = !path.exists();
-        let mut file = AtomicFile::create(&path)?;
-        file.write_all(&self.bytes)?;
-        file.commit()?;
-        Ok(ExternalFile { path, bytes: self.bytes.len(), is_new })
-    }
-}
-
-/// An external data file on disk. Dropping it deletes the file, unless the file existed before or is kept.
-#[derive(Debug)]
-pub(crate) struct ExternalFile {
-    path: PathBuf,
-    bytes: usize,
-    is_new: bool,
-}
-
-impl ExternalFile {
-    /// Keeps the file. Returns its size in bytes.
-    pub(crate) fn keep(mut self) -> usize {
-        self.is_new = false;
-        self.bytes
-    }
-}
-
-impl Drop for ExternalFile {
-    fn drop(&mut self) {
-        if self.is_new {
-            // If this fails, the file stays unused: its model does not exist.
-            let _ = fs::remove_file(&self.path);
-        }
+    pub(crate) fn write(&self, folder: &Path) -> io::Result<usize> {
+        fs::write(folder.join(&self.name), &self.bytes)?;
+        Ok(self.bytes.len())
     }
 }
 
@@ -118,17 +87,5 @@ mod tests {
             assert_eq!(value("location"), &external.name);
         }
         assert!(external.name.starts_with("model-") && external.name.ends_with(".bin"));
-    }
-
-    #[test]
-    fn dropping_deletes_only_new_files_that_are_not_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let external = External { name: "model-1.bin".to_owned(), bytes: vec![1, 2, 3] };
-        let path = folder.path().join("model-1.bin");
-        drop(external.write(folder.path()).unwrap());
-        assert!(!path.exists());
-        assert_eq!(external.write(folder.path()).unwrap().keep(), 3);
-        drop(external.write(folder.path()).unwrap());
-        assert_eq!(fs::read(&path).unwrap(), [1, 2, 3]);
     }
 }

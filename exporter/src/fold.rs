@@ -3,23 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::graph::{Constant, Elements, Graph};
+use crate::onnx::{GraphProto, TensorProto};
 
 /// Folds every batch norm into the convolution before it, and removes unused constants. A batch norm stays if another
 /// node reads the convolution's output or its weights.
-pub fn fold_batch_norms(graph: &mut Graph) {
+pub fn fold_batch_norms(graph: &mut GraphProto) {
     let mut removed = BTreeSet::new();
     for (constants, pairs) in layers(graph) {
         let Some([weight, bias]) = fold(graph, &constants) else { continue };
         for Pair { conv, norm } in pairs {
-            graph.nodes[conv].output = graph.nodes[norm].output.clone();
-            graph.nodes[conv].inputs.truncate(1);
-            graph.nodes[conv].inputs.extend([weight.clone(), bias.clone()]);
+            graph.node[conv].output = graph.node[norm].output.clone();
+            graph.node[conv].input.truncate(1);
+            graph.node[conv].input.extend([weight.clone(), bias.clone()]);
             removed.insert(norm);
         }
     }
     let mut index = 0..;
-    graph.nodes.retain(|_| !index.next().is_some_and(|index| removed.contains(&index)));
+    graph.node.retain(|_| !index.next().is_some_and(|index| removed.contains(&index)));
     graph.drop_unused_constants();
 }
 
@@ -42,23 +42,23 @@ struct Constants {
 
 /// The pairs by their constants: a layer that runs on several levels has several pairs. Only pairs whose convolution
 /// weights no other node reads.
-fn layers(graph: &Graph) -> BTreeMap<Constants, Vec<Pair>> {
+fn layers(graph: &GraphProto) -> BTreeMap<Constants, Vec<Pair>> {
     let readers = graph.readers();
-    let convs = graph.nodes.iter().enumerate().filter(|(_, node)| node.operator == "Conv");
-    let convs: HashMap<_, _> = convs.map(|(index, node)| (node.output.as_str(), index)).collect();
+    let convs = graph.node.iter().enumerate().filter(|(_, node)| node.op_type == "Conv");
+    let convs: HashMap<_, _> = convs.map(|(index, node)| (node.output[0].as_str(), index)).collect();
 
     let mut layers = BTreeMap::<_, Vec<_>>::new();
-    for (norm, node) in graph.nodes.iter().enumerate().filter(|(_, node)| node.operator == "BatchNormalization") {
-        let [input, constants @ ..] = node.inputs.as_slice() else { continue };
+    for (norm, node) in graph.node.iter().enumerate().filter(|(_, node)| node.op_type == "BatchNormalization") {
+        let [input, constants @ ..] = node.input.as_slice() else { continue };
         let (Some(&conv), Ok(constants)) = (convs.get(input.as_str()), constants.to_vec().try_into()) else { continue };
         if readers[input.as_str()] == 1 {
-            let weights = &graph.nodes[conv].inputs;
+            let weights = &graph.node[conv].input;
             let constants = Constants {
                 weight: weights[1].clone(),
                 bias: weights.get(2).cloned(),
                 norm: constants,
                 // ONNX's default.
-                epsilon: node.float("epsilon").unwrap_or(1e-5).to_bits(),
+                epsilon: node.attribute("epsilon").and_then(|epsilon| epsilon.f).unwrap_or(1e-5).to_bits(),
             };
             layers.entry(constants).or_default().push(Pair { conv, norm });
         }
@@ -73,8 +73,8 @@ fn layers(graph: &Graph) -> BTreeMap<Constants, Vec<Pair>> {
 /// `None` if a constant is not float32.
 ///
 /// Computes in float64: in float32, channels whose variance is close to zero would lose digits.
-fn fold(graph: &mut Graph, constants: &Constants) -> Option<[String; 2]> {
-    let floats = |name: &String| graph.initializers.get(name).and_then(Constant::as_floats);
+fn fold(graph: &mut GraphProto, constants: &Constants) -> Option<[String; 2]> {
+    let floats = |name: &String| graph.floats(name);
     let [gamma, beta, mean, variance] = constants.norm.each_ref().map(floats);
     let (gamma, beta, mean, variance) = (gamma?, beta?, mean?, variance?);
     let zeros = vec![0.0; gamma.len()];
@@ -87,83 +87,74 @@ fn fold(graph: &mut Graph, constants: &Constants) -> Option<[String; 2]> {
         bias.iter().zip(mean).zip(beta).zip(&scales).map(|(((bias, mean), beta), scale)| {
             ((f64::from(*bias) - f64::from(*mean)) * scale + f64::from(*beta)) as f32
         });
-    let folded = Constant::floats(folded.collect());
+    let folded: Vec<f32> = folded.collect();
 
-    let weight = graph.initializers.get_mut(&constants.weight)?;
-    let Elements::Float(elements) = &mut weight.elements else { return None };
-    let per_output = weight.shape.iter().skip(1).product::<usize>().max(1);
-    for (elements, scale) in elements.chunks_exact_mut(per_output).zip(scales) {
+    let weight = graph.constant(&constants.weight)?;
+    let (dims, mut scaled) = (weight.dims.clone(), weight.floats()?.to_vec());
+    let per_output = (scaled.len() / scales.len().max(1)).max(1);
+    for (elements, scale) in scaled.chunks_exact_mut(per_output).zip(scales) {
         elements.iter_mut().for_each(|element| *element = (f64::from(*element) * scale) as f32);
     }
     let layer = constants.weight.strip_suffix(".weight").unwrap_or(&constants.weight);
     let bias = constants.bias.clone().unwrap_or_else(|| format!("{layer}.bias"));
-    graph.initializers.insert(bias.clone(), folded);
-    Some([constants.weight.clone(), bias])
+    let weight = graph.add_constant(TensorProto::new(&constants.weight, dims, scaled));
+    Some([weight, graph.add_constant(TensorProto::vector(bias, folded))])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{Attribute, ElementType, Node, Port};
+    use crate::onnx::{AttributeProto, NodeProto, ValueInfoProto};
     use crate::testing::{spec, zeros};
     use crate::trace::trace;
     use models::spec::{NormKind, NormSpec};
 
-    fn node(operator: &'static str, inputs: &[&str], output: &str) -> Node {
-        Node {
-            name: output.to_owned(),
-            operator,
-            inputs: inputs.iter().map(|input| (*input).to_owned()).collect(),
-            output: output.to_owned(),
-            further: Vec::new(),
-            attributes: match operator {
-                "BatchNormalization" => vec![("epsilon", Attribute::Float(1e-5))],
-                _ => Vec::new(),
-            },
-        }
+    fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
+        let attributes = match operator {
+            "BatchNormalization" => vec![AttributeProto::float("epsilon", 1e-5)],
+            _ => Vec::new(),
+        };
+        NodeProto::new(operator, output, inputs, output, attributes)
     }
 
     const NORM: [&str; 4] = ["bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"];
 
-    fn norm(input: &str, output: &str) -> Node {
+    fn norm(input: &str, output: &str) -> NodeProto {
         node("BatchNormalization", &[&[input], &NORM[..]].concat(), output)
     }
 
     /// A 1x1 convolution from two to three channels, and a batch norm whose last channel has a variance close to zero.
-    fn constants() -> BTreeMap<String, Constant> {
-        let weight = Constant { shape: vec![3, 2, 1, 1], ..Constant::floats(vec![1.0, -2.0, 3.0, 4.0, 0.5, 0.25]) };
+    fn constants() -> [TensorProto; 6] {
+        let weight = TensorProto::new("conv.weight", [3, 2, 1, 1], vec![1.0f32, -2.0, 3.0, 4.0, 0.5, 0.25]);
         let vectors = [
-            ("conv.bias", vec![0.1, 0.2, 0.3]),
+            ("conv.bias", vec![0.1f32, 0.2, 0.3]),
             ("bn.weight", vec![1.5, -0.5, 2.0]),
             ("bn.bias", vec![0.0, 1.0, -1.0]),
             ("bn.running_mean", vec![0.25, -3.0, 0.125]),
             ("bn.running_var", vec![4.0, 0.5, 1e-12]),
         ];
-        let vectors = vectors.map(|(name, values)| (name.to_owned(), Constant::floats(values)));
-        vectors.into_iter().chain([("conv.weight".to_owned(), weight)]).collect()
+        let [a, b, c, d, e] = vectors.map(|(name, values)| TensorProto::vector(name, values));
+        [weight, a, b, c, d, e]
     }
 
-    fn graph(nodes: Vec<Node>, outputs: &[&'static str]) -> Graph {
-        let port = |name: &&'static str| Port {
-            name,
-            elements: ElementType::Float,
-            shape: Vec::new(),
-            meaning: String::new(),
-        };
-        Graph { nodes, initializers: constants(), outputs: outputs.iter().map(port).collect(), ..Graph::default() }
+    fn graph(node: Vec<NodeProto>, outputs: &[&str]) -> GraphProto {
+        let output = outputs.iter().map(|name| ValueInfoProto::float(name)).collect();
+        let mut graph = GraphProto { node, output, ..GraphProto::default() };
+        constants().into_iter().for_each(|constant| drop(graph.add_constant(constant)));
+        graph
     }
 
     /// The convolution at one pixel, in float64.
-    fn convolve(constants: &BTreeMap<String, Constant>, bias: &str, x: [f64; 2]) -> [f64; 3] {
-        let weight = constants["conv.weight"].as_floats().unwrap();
-        let bias = constants.get(bias).map_or(&[0.0; 3][..], |bias| bias.as_floats().unwrap());
+    fn convolve(constants: &GraphProto, bias: &str, x: [f64; 2]) -> [f64; 3] {
+        let weight = constants.floats("conv.weight").unwrap();
+        let bias = constants.floats(bias).unwrap_or(&[0.0; 3]);
         std::array::from_fn(|row| {
             f64::from(weight[2 * row]) * x[0] + f64::from(weight[2 * row + 1]) * x[1] + f64::from(bias[row])
         })
     }
 
-    fn normalize(constants: &BTreeMap<String, Constant>, y: [f64; 3]) -> [f64; 3] {
-        let at = |name: &str, channel: usize| f64::from(constants[name].as_floats().unwrap()[channel]);
+    fn normalize(constants: &GraphProto, y: [f64; 3]) -> [f64; 3] {
+        let at = |name: &str, channel: usize| f64::from(constants.floats(name).unwrap()[channel]);
         std::array::from_fn(|c| {
             let normal = (y[c] - at(NORM[2], c)) / (at(NORM[3], c) + f64::from(1e-5f32)).sqrt();
             normal * at(NORM[0], c) + at(NORM[1], c)
@@ -175,16 +166,20 @@ mod tests {
         for bias in ["conv.bias", "none"] {
             let inputs = if bias == "none" { vec!["x", "conv.weight"] } else { vec!["x", "conv.weight", bias] };
             let mut graph = graph(vec![node("Conv", &inputs, "conv"), norm("conv", "bn")], &["bn"]);
-            let before = graph.initializers.clone();
+            let before = graph.clone();
             fold_batch_norms(&mut graph);
             assert_eq!(
-                graph.nodes,
-                [Node { output: "bn".to_owned(), ..node("Conv", &["x", "conv.weight", "conv.bias"], "conv") }]
+                graph.node,
+                [NodeProto {
+                    output: vec!["bn".to_owned()],
+                    ..node("Conv", &["x", "conv.weight", "conv.bias"], "conv")
+                }]
             );
-            assert_eq!(graph.initializers.keys().collect::<Vec<_>>(), ["conv.bias", "conv.weight"]);
+            let names: Vec<_> = graph.initializer.iter().map(|constant| constant.name.as_str()).collect();
+            assert_eq!(names, ["conv.bias", "conv.weight"]);
             for x in [[0.0, 0.0], [1.0, 0.0], [-0.3, 7.0]] {
                 let expected = normalize(&before, convolve(&before, bias, x));
-                let found = convolve(&graph.initializers, "conv.bias", x);
+                let found = convolve(&graph, "conv.bias", x);
                 for (expected, found) in expected.into_iter().zip(found) {
                     assert!((expected - found).abs() <= 1e-6 * expected.abs().max(1.0), "{expected} {found}");
                 }
@@ -200,8 +195,8 @@ mod tests {
         let mut double = graph(once().into_iter().chain(again).collect(), &["bn", "bn_1"]);
         fold_batch_norms(&mut single);
         fold_batch_norms(&mut double);
-        assert_eq!(single.initializers, double.initializers);
-        let outputs: Vec<_> = double.nodes.iter().map(|node| (node.operator, node.output.as_str())).collect();
+        assert_eq!(single.initializer, double.initializer);
+        let outputs: Vec<_> = double.node.iter().map(|node| (node.op_type.as_str(), node.output[0].as_str())).collect();
         assert_eq!(outputs, [("Conv", "bn"), ("Conv", "bn_1")]);
     }
 
@@ -218,8 +213,8 @@ mod tests {
         ] {
             let mut graph = unchanged.clone();
             fold_batch_norms(&mut graph);
-            assert_eq!(graph.nodes, unchanged.nodes);
-            assert!(graph.initializers.iter().all(|(name, constant)| unchanged.initializers[name] == *constant));
+            assert_eq!(graph.node, unchanged.node);
+            assert!(graph.initializer.iter().all(|constant| unchanged.constant(&constant.name) == Some(constant)));
         }
     }
 
@@ -231,12 +226,15 @@ mod tests {
                 spec.heads.norm = (kind == NormKind::Batch).then(|| NormSpec { kind, ..NormSpec::default() });
                 let mut graph = trace(&spec, zeros(&spec)).unwrap();
                 fold_batch_norms(&mut graph);
-                let operators: BTreeSet<_> = graph.nodes.iter().map(|node| node.operator).collect();
+                let operators: BTreeSet<_> = graph.node.iter().map(|node| node.op_type.as_str()).collect();
                 let expected =
                     ["Add", "Concat", "Conv", "MaxPool", "Relu", "Reshape", "Resize", "Sigmoid", "Transpose"];
                 assert_eq!(operators.into_iter().collect::<Vec<_>>(), expected);
-                assert!(graph.initializers.keys().all(|name| !name.contains("running_")), "{depth} {kind:?}");
-                assert!(graph.nodes.iter().all(|node| node.operator != "Conv" || node.inputs.len() == 3));
+                assert!(
+                    graph.initializer.iter().all(|constant| !constant.name.contains("running_")),
+                    "{depth} {kind:?}"
+                );
+                assert!(graph.node.iter().all(|node| node.op_type != "Conv" || node.input.len() == 3));
             }
         }
     }

@@ -13,7 +13,7 @@ use models::{Anchors, ModelSpec, SpecError};
 use ndarray::Array4;
 use runtime::{EngineError, EngineOptions};
 
-use crate::graph::Graph;
+use crate::onnx::GraphProto;
 
 /// The variant of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl FormOptions {
     }
 
     /// Converts `graph` to this variant. `spec` is that of [`FormOptions::spec`].
-    pub(crate) fn apply(&self, graph: &mut Graph, spec: &ModelSpec) {
+    pub(crate) fn apply(&self, graph: &mut GraphProto, spec: &ModelSpec) {
         let size = self.input_size.map(InputSize::sides);
         let levels = size.map(|[height, width]| {
             let anchors = Anchors::new(&spec.anchors, height, width);

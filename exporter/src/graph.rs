@@ -1,6 +1,6 @@
-//! The graph between tracing and encoding: nodes that read and compute named values, in order of computation.
+//! Building and changing graphs. A graph is its ONNX message; clones share the bytes of its constants.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use bytemuck::NoUninit;
 use half::f16;
@@ -11,220 +11,179 @@ use crate::onnx::{
     TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
 };
 
-/// A graph of ONNX operators.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Graph {
-    /// Inputs.
-    pub inputs: Vec<Port>,
-    /// Outputs.
-    pub outputs: Vec<Port>,
-    /// Nodes, each after those that it depends on.
-    pub nodes: Vec<Node>,
-    /// Constants, by name.
-    pub initializers: BTreeMap<String, Constant>,
-}
+impl GraphProto {
+    /// Place of a constant. The constants are in order of their names.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.initializer.binary_search_by(|constant| constant.name.as_str().cmp(name))
+    }
 
-/// A node: one use of an operator.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    /// Name, unique among the nodes.
-    pub name: String,
-    /// ONNX operator, such as `Conv`.
-    pub operator: &'static str,
-    /// Names of its input values.
-    pub inputs: Vec<String>,
-    /// Name of its first output value, unique among the values.
-    pub output: String,
-    /// Names of its other output values. Of the operators used here, only TopK has one.
-    pub further: Vec<String>,
-    /// Attributes.
-    pub attributes: Vec<(&'static str, Attribute)>,
-}
+    /// The constant of this name.
+    pub(crate) fn constant(&self, name: &str) -> Option<&TensorProto> {
+        self.place(name).ok().map(|place| &self.initializer[place])
+    }
 
-/// An attribute of a node.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Attribute {
-    /// A float.
-    Float(f32),
-    /// An integer.
-    Int(i64),
-    /// Integers.
-    Ints(Vec<i64>),
-    /// A string.
-    Text(&'static str),
-}
+    /// The float32 elements of the constant of this name; `None` if it has another type or does not exist.
+    pub(crate) fn floats(&self, name: &str) -> Option<&[f32]> {
+        self.constant(name)?.floats()
+    }
 
-/// A constant tensor.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Constant {
-    /// Shape.
-    pub shape: Vec<usize>,
-    /// Elements in row-major order.
-    pub elements: Elements,
-}
+    /// Adds a constant, in place of one of the same name. Returns the name.
+    pub(crate) fn add_constant(&mut self, constant: TensorProto) -> String {
+        let name = constant.name.clone();
+        match self.place(&name) {
+            Ok(place) => self.initializer[place] = constant,
+            Err(place) => self.initializer.insert(place, constant),
+        }
+        name
+    }
 
-/// Elements of a constant.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Elements {
-    /// float32.
-    Float(Vec<f32>),
-    /// float16.
-    Half(Vec<f16>),
-    /// int64.
-    Int(Vec<i64>),
-    /// int32.
-    ShortInt(Vec<i32>),
-    /// int8.
-    SignedByte(Vec<i8>),
-    /// uint8.
-    Byte(Vec<u8>),
-}
+    /// Adds a node. It and its output are called `name`, which is returned.
+    pub(crate) fn add_node(
+        &mut self,
+        op_type: &str,
+        name: &str,
+        inputs: &[&str],
+        attributes: impl Into<Vec<AttributeProto>>,
+    ) -> String {
+        self.node.push(NodeProto::new(op_type, name, inputs, name, attributes));
+        name.to_owned()
+    }
 
-/// An input or output of the graph.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Port {
-    /// Name of the value.
-    pub name: &'static str,
-    /// Type of the elements.
-    pub elements: ElementType,
-    /// Shape.
-    pub shape: Vec<Side>,
-    /// Doc string.
-    pub meaning: String,
-}
-
-/// Element type of an input or output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ElementType {
-    /// float32.
-    Float,
-    /// int64.
-    Int,
-}
-
-/// A dimension of an input or output.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Side {
-    /// A fixed size.
-    Fixed(usize),
-    /// The name of a dynamic size.
-    Dynamic(&'static str),
-}
-
-impl Graph {
     /// Number of uses of each value, as input of a node or as output of the graph.
-    pub fn readers(&self) -> HashMap<&str, usize> {
-        let read = self.nodes.iter().flat_map(|node| &node.inputs).map(String::as_str);
-        let returned = self.outputs.iter().map(|port| port.name);
+    pub(crate) fn readers(&self) -> HashMap<&str, usize> {
+        let read = self.node.iter().flat_map(|node| &node.input);
+        let returned = self.output.iter().map(|value| &value.name);
         read.chain(returned).fold(HashMap::new(), |mut readers, name| {
-            *readers.entry(name).or_default() += 1;
+            *readers.entry(name.as_str()).or_default() += 1;
             readers
         })
     }
 
     /// Removes the constants that no node reads.
-    pub fn drop_unused_constants(&mut self) {
-        let read: BTreeSet<_> = self.nodes.iter().flat_map(|node| &node.inputs).collect();
-        self.initializers.retain(|name, _| read.contains(name));
-    }
-
-    /// Converts the graph to its ONNX message. Consumes it, so that the weights are not copied.
-    pub(crate) fn into_proto(self, name: &str) -> GraphProto {
-        GraphProto {
-            name: name.to_owned(),
-            node: self.nodes.into_iter().map(Node::into_proto).collect(),
-            initializer: self.initializers.into_iter().map(|(name, constant)| constant.into_proto(name)).collect(),
-            input: self.inputs.into_iter().map(Port::into_proto).collect(),
-            output: self.outputs.into_iter().map(Port::into_proto).collect(),
-            ..GraphProto::default()
-        }
+    pub(crate) fn drop_unused_constants(&mut self) {
+        let read: BTreeSet<_> = self.node.iter().flat_map(|node| &node.input).collect();
+        self.initializer.retain(|constant| read.contains(&constant.name));
     }
 }
 
-impl Node {
+impl NodeProto {
+    /// A node with one output.
+    pub(crate) fn new(
+        op_type: &str,
+        name: &str,
+        inputs: &[impl AsRef<str>],
+        output: &str,
+        attributes: impl Into<Vec<AttributeProto>>,
+    ) -> Self {
+        Self {
+            input: inputs.iter().map(|input| input.as_ref().to_owned()).collect(),
+            output: vec![output.to_owned()],
+            name: name.to_owned(),
+            op_type: op_type.to_owned(),
+            attribute: attributes.into(),
+        }
+    }
+
+    /// A node that casts a value to another type.
+    pub(crate) fn cast(input: &str, output: &str, to: DataType) -> Self {
+        Self::new("Cast", &format!("{output}.cast"), &[input], output, [AttributeProto::int("to", to as i64)])
+    }
+
+    /// The attribute of this name.
+    pub(crate) fn attribute(&self, name: &str) -> Option<&AttributeProto> {
+        self.attribute.iter().find(|attribute| attribute.name == name)
+    }
+
     /// The integers of an attribute; empty if it is absent.
     #[cfg(test)]
-    pub(crate) fn ints(&self, name: &str) -> &[i64] {
-        match self.attributes.iter().find(|(known, _)| *known == name) {
-            Some((_, Attribute::Ints(values))) => values,
-            Some((_, Attribute::Int(value))) => std::slice::from_ref(value),
-            _ => &[],
-        }
-    }
-
-    /// The float of an attribute.
-    pub(crate) fn float(&self, name: &str) -> Option<f32> {
-        self.attributes.iter().find_map(|(known, value)| match value {
-            Attribute::Float(value) if *known == name => Some(*value),
-            _ => None,
-        })
-    }
-
-    fn into_proto(self) -> NodeProto {
-        NodeProto {
-            input: self.inputs,
-            output: std::iter::once(self.output).chain(self.further).collect(),
-            name: self.name,
-            op_type: self.operator.to_owned(),
-            attribute: self.attributes.into_iter().map(|(name, value)| value.into_proto(name)).collect(),
-        }
+    pub(crate) fn ints(&self, name: &str) -> Vec<i64> {
+        let attribute = self.attribute(name).cloned().unwrap_or_default();
+        attribute.ints.into_iter().chain(attribute.i).collect()
     }
 }
 
-impl Attribute {
-    fn into_proto(self, name: &str) -> AttributeProto {
-        let mut proto = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
-        proto.set_type(match self {
-            Attribute::Float(_) => AttributeType::Float,
-            Attribute::Int(_) => AttributeType::Int,
-            Attribute::Ints(_) => AttributeType::Ints,
-            Attribute::Text(_) => AttributeType::String,
-        });
-        match self {
-            Attribute::Float(value) => proto.f = Some(value),
-            Attribute::Int(value) => proto.i = Some(value),
-            Attribute::Ints(values) => proto.ints = values,
-            Attribute::Text(word) => proto.s = Some(word.into()),
-        }
-        proto
+impl AttributeProto {
+    fn new(name: &str, kind: AttributeType) -> Self {
+        Self { name: name.to_owned(), r#type: kind.into(), ..Self::default() }
+    }
+
+    /// A float.
+    pub(crate) fn float(name: &str, value: f32) -> Self {
+        Self { f: Some(value), ..Self::new(name, AttributeType::Float) }
+    }
+
+    /// An integer.
+    pub(crate) fn int(name: &str, value: i64) -> Self {
+        Self { i: Some(value), ..Self::new(name, AttributeType::Int) }
+    }
+
+    /// Integers.
+    pub(crate) fn ints(name: &str, values: impl Into<Vec<i64>>) -> Self {
+        Self { ints: values.into(), ..Self::new(name, AttributeType::Ints) }
+    }
+
+    /// A string.
+    pub(crate) fn text(name: &str, value: &str) -> Self {
+        Self { s: Some(value.into()), ..Self::new(name, AttributeType::String) }
     }
 }
 
-impl Constant {
-    /// A vector of int64.
-    pub(crate) fn ints(values: &[i64]) -> Self {
-        Self { shape: vec![values.len()], elements: Elements::Int(values.to_vec()) }
+/// A type of a constant's elements.
+pub(crate) trait Element: NoUninit + Send {
+    /// ONNX's name of it.
+    const DATA_TYPE: DataType;
+}
+
+impl Element for f32 {
+    const DATA_TYPE: DataType = DataType::Float;
+}
+
+impl Element for f16 {
+    const DATA_TYPE: DataType = DataType::Float16;
+}
+
+impl Element for i64 {
+    const DATA_TYPE: DataType = DataType::Int64;
+}
+
+impl Element for i32 {
+    const DATA_TYPE: DataType = DataType::Int32;
+}
+
+impl Element for i8 {
+    const DATA_TYPE: DataType = DataType::Int8;
+}
+
+impl Element for u8 {
+    const DATA_TYPE: DataType = DataType::Uint8;
+}
+
+impl TensorProto {
+    /// A constant with elements in row-major order, which are not copied.
+    pub(crate) fn new<T: Element>(name: impl Into<String>, dims: impl Into<Vec<i64>>, elements: Vec<T>) -> Self {
+        let (name, dims, data_type) = (name.into(), dims.into(), T::DATA_TYPE.into());
+        Self { dims, data_type, name, raw_data: in_place(elements), ..Self::default() }
     }
 
-    /// A vector of float32.
-    pub(crate) fn floats(values: Vec<f32>) -> Self {
-        Self { shape: vec![values.len()], elements: Elements::Float(values) }
+    /// A constant with one axis.
+    pub(crate) fn vector<T: Element>(name: impl Into<String>, elements: Vec<T>) -> Self {
+        Self::new(name, [elements.len() as i64], elements)
     }
 
-    /// A scalar.
-    pub(crate) fn scalar(elements: Elements) -> Self {
-        Self { shape: Vec::new(), elements }
+    /// A constant without axes.
+    pub(crate) fn scalar<T: Element>(name: impl Into<String>, element: T) -> Self {
+        Self::new(name, [], vec![element])
     }
 
     /// The elements, if they are float32.
-    pub(crate) fn as_floats(&self) -> Option<&[f32]> {
-        match &self.elements {
-            Elements::Float(values) => Some(values),
-            _ => None,
-        }
+    pub(crate) fn floats(&self) -> Option<&[f32]> {
+        self.elements()
     }
 
-    fn into_proto(self, name: String) -> TensorProto {
-        let (data_type, raw_data) = match self.elements {
-            Elements::Float(values) => (DataType::Float, in_place(values)),
-            Elements::Half(values) => (DataType::Float16, in_place(values)),
-            Elements::Int(values) => (DataType::Int64, in_place(values)),
-            Elements::ShortInt(values) => (DataType::Int32, in_place(values)),
-            Elements::SignedByte(values) => (DataType::Int8, in_place(values)),
-            Elements::Byte(values) => (DataType::Uint8, in_place(values)),
-        };
-        let dims = self.shape.into_iter().map(|size| size as i64).collect();
-        TensorProto { dims, data_type: data_type.into(), name, raw_data, ..TensorProto::default() }
+    /// The elements, if they have this type.
+    pub(crate) fn elements<T: Element + bytemuck::AnyBitPattern>(&self) -> Option<&[T]> {
+        let is_type = self.data_type == T::DATA_TYPE as i32;
+        is_type.then(|| bytemuck::try_cast_slice(&self.raw_data).ok()).flatten()
     }
 }
 
@@ -241,21 +200,29 @@ fn in_place<T: NoUninit + Send>(values: Vec<T>) -> Bytes {
     Bytes::from_owner(Values(values))
 }
 
-impl Port {
-    fn into_proto(self) -> ValueInfoProto {
-        let dim = self.shape.into_iter().map(|side| {
-            let value = match side {
-                Side::Fixed(size) => DimensionValue::Size(size as i64),
-                Side::Dynamic(name) => DimensionValue::Name(name.to_owned()),
-            };
-            Dimension { value: Some(value) }
-        });
-        let shape = Some(TensorShapeProto { dim: dim.collect() });
-        let data_type = match self.elements {
-            ElementType::Float => DataType::Float,
-            ElementType::Int => DataType::Int64,
-        };
-        let tensor_type = Some(TensorType { elem_type: data_type.into(), shape });
-        ValueInfoProto { name: self.name.to_owned(), r#type: Some(TypeProto { tensor_type }), doc_string: self.meaning }
+impl ValueInfoProto {
+    /// An input or output of a graph.
+    pub(crate) fn new(name: &str, elements: DataType, dim: impl Into<Vec<Dimension>>, doc: &str) -> Self {
+        let shape = Some(TensorShapeProto { dim: dim.into() });
+        let tensor_type = Some(TensorType { elem_type: elements.into(), shape });
+        Self { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }), doc_string: doc.to_owned() }
+    }
+
+    /// A float32 output of any shape.
+    pub(crate) fn float(name: &str) -> Self {
+        let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape: None });
+        Self { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }), ..Self::default() }
+    }
+}
+
+impl Dimension {
+    /// A fixed size.
+    pub(crate) fn fixed(size: usize) -> Self {
+        Self { value: Some(DimensionValue::Size(size as i64)) }
+    }
+
+    /// A dynamic size.
+    pub(crate) fn dynamic(name: &str) -> Self {
+        Self { value: Some(DimensionValue::Name(name.to_owned())) }
     }
 }

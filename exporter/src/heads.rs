@@ -12,10 +12,7 @@ use ndarray::{Array3, ArrayView4, Axis, concatenate};
 use prost::Message;
 use runtime::{ActivationReader, EngineError, EngineOptions};
 
-use crate::graph::{Graph, Node};
-use crate::model::float_output;
-use crate::onnx::ModelProto;
-use crate::precision::cast_node;
+use crate::onnx::{DataType, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 
 /// Names of the output layers of both heads.
 const OUTPUT_LAYERS: [&str; 2] = ["classificationModel.output", "regressionModel.output"];
@@ -47,12 +44,12 @@ pub struct HeadValues {
 
 impl HeadValues {
     /// The values of a graph that outputs all scores, not only candidates.
-    pub fn of(graph: &Graph) -> Self {
-        let input = |node: &Node| node.inputs[0].clone();
-        let sigmoid = graph.nodes.iter().find(|node| node.output == CLASSIFICATION);
+    pub fn of(graph: &GraphProto) -> Self {
+        let input = |node: &NodeProto| node.input[0].clone();
+        let sigmoid = graph.node.iter().find(|node| node.output[0] == CLASSIFICATION);
         let convolutions = |layer: &str| {
-            let nodes = graph.nodes.iter();
-            nodes.filter(|node| node.operator == "Conv" && node.name.starts_with(layer)).map(input).collect()
+            let nodes = graph.node.iter();
+            nodes.filter(|node| node.op_type == "Conv" && node.name.starts_with(layer)).map(input).collect()
         };
         Self {
             logits: input(sigmoid.expect("a graph without selection of candidates outputs all scores")),
@@ -69,9 +66,10 @@ impl HeadValues {
         let values = std::iter::once((LOGITS.to_owned(), &self.logits)).chain(features);
         let (names, values): (Vec<_>, Vec<_>) = values.unzip();
         // In a float16 file, the values may be float16.
-        let nodes = names.iter().zip(values).map(|(name, value)| cast_node(value, name, false)).collect();
-        let mut graph = Graph { nodes, ..Graph::default() }.into_proto("");
-        graph.output = names.into_iter().map(float_output).collect();
+        let node =
+            names.iter().zip(values).map(|(name, value)| NodeProto::cast(value, name, DataType::Float)).collect();
+        let output = names.iter().map(|name| ValueInfoProto::float(name)).collect();
+        let graph = GraphProto { node, output, ..GraphProto::default() };
         ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
     }
 

@@ -11,6 +11,7 @@ mod precision;
 mod form;
 mod opset;
 mod external;
+mod output;
 mod model;
 mod onnx;
 mod heads;
@@ -27,13 +28,14 @@ pub use describe::{DescribeError, describe};
 pub use export::{ExportError, ExportOptions, Exported, PrecisionReport, export, to_onnx};
 pub use fold::fold_batch_norms;
 pub use form::{FormDifferences, FormError, FormOptions, InputSize};
-pub use graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
 pub use heads::{HeadReader, HeadValues, NetworkOutputs};
 pub use model::FileOptions;
+pub use onnx::GraphProto;
 pub use opset::Opset;
+pub use output::OutputFile;
 pub use precision::{
     CalibrationError, Comparison, Converted, Difference, Layers, Limits, Precision, PrecisionError, PrecisionOptions,
-    RangeRule, Sensitivity, UnknownLayer, images,
+    Sensitivity, UnknownLayer, images,
 };
 pub use proof::{Differences, ProofError, TOLERANCE, prove};
 pub use summary::{Summary, grouped};

@@ -1,5 +1,6 @@
 //! The program `exporter`.
 
+mod interrupt;
 mod memory;
 
 use std::io::ErrorKind;
@@ -11,10 +12,10 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use exporter::{
     Accuracy, ExportError, ExportOptions, Exported, FileOptions, FormDifferences, FormOptions, InputSize, Opset,
-    Precision, PrecisionOptions, PrecisionReport, RangeRule, Sensitivity, Summary, describe, export, grouped, images,
+    OutputFile, Precision, PrecisionOptions, PrecisionReport, Sensitivity, Summary, describe, export, grouped, images,
 };
 use models::dataset::Source;
-use models::{AtomicFile, Checkpoint, CheckpointError, Provenance};
+use models::{Checkpoint, CheckpointError, Provenance};
 use runtime::cli::{self, CommonArgs};
 use runtime::output::print;
 use runtime::progress::{self, detail};
@@ -130,27 +131,24 @@ struct PrecisionArgs {
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
 
-    /// Calibration images, required for int8: a folder of images, or a data set.
+    /// Calibration images, required for int8, optional for fp16: a folder of images, or a data set.
     #[arg(long, value_name = "DATA", required_if_eq("precision", "int8"))]
     calibrate: Option<PathBuf>,
 
     /// Number of calibration images, taken evenly from those given.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "calibrate")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     calibration_images: u32,
 
-    /// How int8 chooses the range of each tensor: `minmax`, `percentile:P` (from percentile 100 - P to P) or `entropy`.
-    #[arg(long, value_name = "METHOD", default_value_t = RangeRule::DEFAULT)]
-    ranges: RangeRule,
-
-    /// Layers or blocks to keep in float32, such as `layer4`; int8 always keeps conv1 and the two output layers.
+    /// Layers or blocks that fp16 or int8 keeps in float32, such as `layer4`; int8 always keeps conv1 and the two output layers.
     #[arg(long, value_name = "LAYER,..", value_delimiter = ',')]
     keep_float: Vec<String>,
 
     /// Also measure and list how much each layer loses in int8.
-    #[arg(long, requires = "calibrate")]
+    #[arg(long)]
     sensitivity: bool,
 
-    /// Also evaluate the file, and the float32 one, on this data set (COCO AP).
+    /// Also evaluate the file, and for fp16 and int8 the float32 one, on this data set (COCO AP).
     #[arg(long, value_name = "DATA")]
     eval: Option<PathBuf>,
 
@@ -158,12 +156,32 @@ struct PrecisionArgs {
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
 
-    /// Maximum loss of AP against float32; beyond it no file is written and the exit code is 3.
+    /// Maximum loss of AP of fp16 or int8 against float32; beyond it no file is written and the exit code is 3.
     #[arg(long, value_name = "AP", requires = "eval", allow_negative_numbers = true, value_parser = ap_difference)]
     max_ap_drop: Option<f64>,
 }
 
 impl PrecisionArgs {
+    /// Refuses options that would have no effect.
+    fn check(&self) -> anyhow::Result<()> {
+        let converts = self.precision != Precision::Fp32;
+        let is_int8 = self.precision == Precision::Int8;
+        let has_data = self.calibrate.is_some() || self.eval.is_some();
+        for (option, is_given, has_effect, needed) in [
+            ("--calibrate", self.calibrate.is_some(), converts, "--precision fp16 or int8"),
+            ("--keep-float", !self.keep_float.is_empty(), converts, "--precision fp16 or int8"),
+            ("--sensitivity", self.sensitivity, is_int8, "--precision int8"),
+            ("--max-ap-drop", self.max_ap_drop.is_some(), converts, "--precision fp16 or int8"),
+            ("--images", self.images.is_some(), has_data, "--calibrate or --eval"),
+        ] {
+            ensure!(
+                !is_given || has_effect,
+                "`{option}` has an effect only with {needed}; add that, or omit `{option}`"
+            );
+        }
+        Ok(())
+    }
+
     fn options(&self, form: FormOptions, file: FileOptions) -> anyhow::Result<ExportOptions> {
         let images_folder = self.images.as_deref();
         let calibration = match &self.calibrate {
@@ -178,7 +196,6 @@ impl PrecisionArgs {
             precision: PrecisionOptions {
                 precision: self.precision,
                 calibration,
-                ranges: self.ranges,
                 keep_float: self.keep_float.iter().map(String::as_str).collect(),
                 sensitivity: self.sensitivity,
             },
@@ -224,11 +241,13 @@ fn run(args: Args) -> anyhow::Result<()> {
         return print(text.trim_end()).context(CANNOT_PRINT);
     }
     ensure!(args.out != Path::new("-"), "an ONNX file cannot be written to stdout; choose a file with --out");
+    args.precision.check()?;
     let start = Instant::now();
     // First, so that a target that cannot be written is reported at once.
-    let file = AtomicFile::create(&args.out).with_context(|| {
+    let file = OutputFile::create(&args.out).with_context(|| {
         format!("cannot write `{}`; create its folder, or choose another file with --out", args.out.display())
     })?;
+    interrupt::delete_on_signal(file.folder())?;
     let options = args.precision.options(args.form.options(), args.file.options(&args.out))?;
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&options.form.spec(&checkpoint.spec)?)?;

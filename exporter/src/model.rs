@@ -8,10 +8,7 @@ use models::{ModelSpec, Origin, Provenance};
 use prost::Message;
 
 use crate::external::External;
-use crate::graph::Graph;
-use crate::onnx::{
-    DataType, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorType, TypeProto, ValueInfoProto,
-};
+use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
 use crate::opset::Opset;
 use crate::precision::Precision;
 
@@ -57,7 +54,7 @@ pub(crate) struct Encoded {
 /// Its `metadata_props` contain the spec as YAML, so that the runtime needs no other file, and the provenance of the
 /// weights.
 pub(crate) fn encode(
-    mut graph: Graph,
+    mut graph: GraphProto,
     spec: &ModelSpec,
     provenance: &Provenance,
     precision: Precision,
@@ -65,7 +62,7 @@ pub(crate) fn encode(
 ) -> Encoded {
     options.opset.adapt(&mut graph);
     let network = format!("RetinaNet with {}", backbone(&spec.backbone));
-    let outputs_candidates = graph.outputs.iter().any(|port| port.name == CANDIDATE_SCORES);
+    let outputs_candidates = graph.output.iter().any(|value| value.name == CANDIDATE_SCORES);
     let top_k = spec.postprocessing.top_k.filter(|_| outputs_candidates);
     let rows = if outputs_candidates { "the highest-scoring candidates" } else { "all anchors" };
     let default_doc = || {
@@ -88,7 +85,7 @@ pub(crate) fn encode(
     let metadata = metadata
         .into_iter()
         .filter_map(|(key, value)| value.map(|value| StringStringEntryProto { key: key.to_owned(), value }));
-    let mut graph = graph.into_proto(options.name.as_ref().unwrap_or(&network));
+    graph.name.clone_from(options.name.as_ref().unwrap_or(&network));
     let external = options.external_data.as_ref().map(|stem| External::take_from(&mut graph, stem));
     let model = ModelProto {
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
@@ -101,16 +98,10 @@ pub(crate) fn encode(
 }
 
 /// Encodes a graph with `values` as its outputs.
-pub(crate) fn encode_with_outputs(graph: Graph, values: &BTreeSet<&str>) -> Vec<u8> {
-    let is_input = |name: &str| graph.inputs.iter().any(|port| port.name == name);
-    let output = values.iter().filter(|name| !is_input(name)).map(|name| float_output((*name).to_owned())).collect();
-    model(GraphProto { output, ..graph.into_proto("tapped") }, Opset::default()).encode_to_vec()
-}
-
-/// A float32 value as an output.
-pub(crate) fn float_output(name: String) -> ValueInfoProto {
-    let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape: None });
-    ValueInfoProto { name, r#type: Some(TypeProto { tensor_type }), ..ValueInfoProto::default() }
+pub(crate) fn encode_with_outputs(graph: GraphProto, values: &BTreeSet<&str>) -> Vec<u8> {
+    let is_input = |name: &str| graph.input.iter().any(|value| value.name == name);
+    let output = values.iter().filter(|name| !is_input(name)).map(|name| ValueInfoProto::float(name)).collect();
+    model(GraphProto { name: "measured".to_owned(), output, ..graph }, Opset::default()).encode_to_vec()
 }
 
 fn model(graph: GraphProto, opset: Opset) -> ModelProto {

@@ -58,7 +58,7 @@ pub(crate) struct StringStringEntryProto {
 
 /// A graph.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct GraphProto {
+pub struct GraphProto {
     /// Nodes, each after those that it depends on.
     #[prost(message, repeated, tag = "1")]
     pub(crate) node: Vec<NodeProto>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use crate::graph::{Attribute, Constant, Graph};
+use crate::onnx::{GraphProto, TensorProto};
 
 /// The first opset in which weights can have one scale per channel.
 const MIN_VERSION: i64 = 13;
@@ -40,17 +40,18 @@ impl Opset {
     }
 
     /// Converts operators to their definition in this opset.
-    pub(crate) fn adapt(self, graph: &mut Graph) {
+    pub(crate) fn adapt(self, graph: &mut GraphProto) {
         if self.0 < AXES_ARE_INPUTS {
             return;
         }
-        for node in graph.nodes.iter_mut().filter(|node| node.operator == "ReduceMax") {
-            let Some(index) = node.attributes.iter().position(|(name, _)| *name == "axes") else { continue };
-            let (_, Attribute::Ints(axes)) = node.attributes.remove(index) else { continue };
-            let name = format!("{}.axes", node.name);
-            graph.initializers.insert(name.clone(), Constant::ints(&axes));
-            node.inputs.push(name);
+        let mut constants = Vec::new();
+        for node in graph.node.iter_mut().filter(|node| node.op_type == "ReduceMax") {
+            let Some(index) = node.attribute.iter().position(|attribute| attribute.name == "axes") else { continue };
+            let axes = node.attribute.remove(index).ints;
+            node.input.push(format!("{}.axes", node.name));
+            constants.push(TensorProto::vector(format!("{}.axes", node.name), axes));
         }
+        constants.into_iter().for_each(|constant| drop(graph.add_constant(constant)));
     }
 }
 
@@ -80,7 +81,7 @@ impl FromStr for Opset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::Node;
+    use crate::onnx::{AttributeProto, NodeProto};
 
     #[test]
     fn untested_versions_are_refused() {
@@ -94,15 +95,9 @@ mod tests {
 
     #[test]
     fn axes_of_reductions_become_an_input_from_opset_18_on() {
-        let node = Node {
-            name: "best".to_owned(),
-            operator: "ReduceMax",
-            inputs: vec!["scores".to_owned()],
-            output: "best".to_owned(),
-            further: Vec::new(),
-            attributes: vec![("axes", Attribute::Ints(vec![2])), ("keepdims", Attribute::Int(0))],
-        };
-        let before = Graph { nodes: vec![node], ..Graph::default() };
+        let mut before = GraphProto::default();
+        let attributes = [AttributeProto::ints("axes", [2]), AttributeProto::int("keepdims", 0)];
+        before.add_node("ReduceMax", "best", &["scores"], attributes);
         let adapted = |version: i64| {
             let mut graph = before.clone();
             Opset(version).adapt(&mut graph);
@@ -110,8 +105,9 @@ mod tests {
         };
         assert_eq!(adapted(17), before);
         let after = adapted(18);
-        assert_eq!(after.nodes[0].inputs, ["scores", "best.axes"]);
-        assert_eq!(after.nodes[0].attributes, [("keepdims", Attribute::Int(0))]);
-        assert_eq!(after.initializers["best.axes"], Constant::ints(&[2]));
+        let NodeProto { input, attribute, .. } = &after.node[0];
+        assert_eq!(input, &["scores", "best.axes"]);
+        assert_eq!(attribute, &[AttributeProto::int("keepdims", 0)]);
+        assert_eq!(after.initializer, [TensorProto::vector("best.axes", vec![2i64])]);
     }
 }

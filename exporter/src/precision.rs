@@ -15,16 +15,14 @@ use models::ModelSpec;
 use runtime::EngineOptions;
 
 use crate::form::FormDifferences;
-use crate::graph::Graph;
+use crate::onnx::GraphProto;
 use calibration::{Inputs, measure};
 use comparison::{File, compare};
-pub(crate) use half::cast_node;
 use quantize::Quantization;
 
 pub use calibration::{CalibrationError, images};
 pub use comparison::{Comparison, Difference, Limits};
 pub use layers::{Layers, UnknownLayer};
-pub use range::RangeRule;
 pub use sensitivity::Sensitivity;
 
 /// Convolutions that lose most in int8: the first, whose input is the image, and the last two, which compute the
@@ -47,8 +45,7 @@ const SENSITIVITY_IMAGES: usize = 4;
 const FP16_LIMITS: Limits = Limits { std: 0.01, rms: 1.0 / 2048.0, agreement: 0.75 };
 
 /// Limits of int8. Measured on the demo after 1, 3 and 7 epochs: with ranges of 100 images 0.028 to 0.034, of one image
-/// 0.024 to 0.033, with `entropy` 0.025 to 0.046, and at least 99 % of the detections match. With `percentile:99.9`,
-/// which costs four points of AP on BCCD, 0.083 to 0.198. With wrong ranges, from one black or one gray image, 0.196 to
+/// 0.024 to 0.033, and at least 99 % of the detections match. With wrong ranges, from one black or one gray image, 0.196 to
 /// 0.396, and as few as 54 % of the detections match.
 const INT8_LIMITS: Limits = Limits { std: 0.1, rms: 0.0, agreement: 0.75 };
 
@@ -96,30 +93,16 @@ impl fmt::Display for Precision {
 }
 
 /// Options of the conversion to a precision.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct PrecisionOptions {
     /// Precision of the network.
     pub precision: Precision,
     /// Images on which the ranges of activations are measured; required for int8.
     pub calibration: Vec<PathBuf>,
-    /// How int8 chooses the range of each activation.
-    pub ranges: RangeRule,
     /// Layers that stay in float32, in addition to those that always do.
     pub keep_float: Layers,
     /// Whether to measure the sensitivity of each layer to int8.
     pub sensitivity: bool,
-}
-
-impl Default for PrecisionOptions {
-    fn default() -> Self {
-        Self {
-            precision: Precision::default(),
-            calibration: Vec::new(),
-            ranges: RangeRule::DEFAULT,
-            keep_float: Layers::default(),
-            sensitivity: false,
-        }
-    }
 }
 
 /// Why a network cannot be converted.
@@ -161,7 +144,7 @@ pub struct Converted {
 
 /// Converts `graph`, whose batch norms are folded, to the precision.
 pub(crate) fn convert(
-    graph: &mut Graph,
+    graph: &mut GraphProto,
     spec: &ModelSpec,
     options: &PrecisionOptions,
     engine: &EngineOptions,
@@ -172,8 +155,7 @@ pub(crate) fn convert(
     match options.precision {
         Precision::Fp32 => Ok(Converted::default()),
         Precision::Fp16 => {
-            let histograms = measure(graph, &half::values_to_measure(graph), inputs, engine)?;
-            let ranges = histograms.iter().map(|(name, histogram)| (name.clone(), histogram.min_max())).collect();
+            let ranges = measure(graph, &half::values_to_measure(graph), inputs, engine)?;
             let float_layers = half::to_half(graph, &ranges, &options.keep_float);
             Ok(Converted { float_layers, sensitivity: Vec::new() })
         }
@@ -186,9 +168,7 @@ pub(crate) fn convert(
             let all = Quantization::new(graph, &Layers::default());
             // A layer quantized alone may need the range of a value that otherwise uses the range of another one.
             let values = if options.sensitivity { all.quantized_values() } else { selected.ranged_values() };
-            let histograms = measure(graph, &values, inputs, engine)?;
-            let ranges =
-                histograms.iter().map(|(name, histogram)| (name.clone(), histogram.range(options.ranges))).collect();
+            let ranges = measure(graph, &values, inputs, engine)?;
             let sensitivity = if options.sensitivity {
                 let count = files.len().min(SENSITIVITY_IMAGES);
                 sensitivity::measure(graph, &ranges, Inputs { files: &files[..count], ..inputs }, engine)?

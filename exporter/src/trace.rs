@@ -14,13 +14,13 @@ use models::onnx_contract::{CLASSIFICATION, IMAGES, REGRESSION};
 use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, ModelSpec, Parameter, RetinaNet, Tensor, Weights, WeightsError};
 use ndarray::ArrayD;
 
-use crate::graph::{Attribute, Constant, ElementType, Elements, Graph, Node, Port, Side};
+use crate::onnx::{AttributeProto, DataType, Dimension, GraphProto, TensorProto, ValueInfoProto};
 
 /// The graph of the spec's network, with batch norms not yet folded. The tensors move into the graph.
 ///
 /// # Errors
 /// When a tensor is missing or has the wrong shape, or the spec has no classes or an unknown depth.
-pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Graph, WeightsError> {
+pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<GraphProto, WeightsError> {
     let recorder = Rc::new(Recorder::default());
     let source = Source { recorder: recorder.clone(), tensors: RefCell::new(tensors) };
     let network = RetinaNet::new(spec, &source)?;
@@ -30,19 +30,15 @@ pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result
     recorder.rename(&predictions.offsets, REGRESSION);
 
     let mut graph = recorder.graph.take();
-    let rows = |name, width: usize, meaning: &str| Port {
-        name,
-        elements: ElementType::Float,
-        shape: vec![Side::Dynamic("N"), Side::Dynamic("A"), Side::Fixed(width)],
-        meaning: format!("{meaning}; row i belongs to anchor i, in order of level P3 to P7, y, x, anchor of the cell"),
+    let rows = |name, width: usize, meaning: &str| {
+        let shape = [Dimension::dynamic("N"), Dimension::dynamic("A"), Dimension::fixed(width)];
+        let doc = format!("{meaning}; row i belongs to anchor i, in order of level P3 to P7, y, x, anchor of the cell");
+        ValueInfoProto::new(name, DataType::Float, shape, &doc)
     };
-    graph.inputs = vec![Port {
-        name: IMAGES,
-        elements: ElementType::Float,
-        shape: vec![Side::Dynamic("N"), Side::Fixed(3), Side::Dynamic("H"), Side::Dynamic("W")],
-        meaning: "normalized RGB images; H and W are multiples of 32".to_owned(),
-    }];
-    graph.outputs = vec![
+    let shape = [Dimension::dynamic("N"), Dimension::fixed(3), Dimension::dynamic("H"), Dimension::dynamic("W")];
+    let doc = "normalized RGB images; H and W are multiples of 32";
+    graph.input = vec![ValueInfoProto::new(IMAGES, DataType::Float, shape, doc)];
+    graph.output = vec![
         rows(CLASSIFICATION, spec.class_count(), "class scores, in (0, 1)"),
         rows(REGRESSION, 4, "offsets of x, y, log width and log height from the anchor, in the box coder's units"),
     ];
@@ -52,7 +48,7 @@ pub fn trace(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result
 /// The graph recorded so far. Shared by all values of one forward pass.
 #[derive(Default)]
 struct Recorder {
-    graph: RefCell<Graph>,
+    graph: RefCell<GraphProto>,
     /// Names of nodes and values in use.
     names: RefCell<BTreeSet<String>>,
 }
@@ -72,8 +68,8 @@ impl Weights<Traced> for Source {
         if tensor.shape() != shape {
             return Err(WeightsError::Shape { name, expected: shape, found: tensor.shape().to_vec() });
         }
-        let constant = Constant { shape, elements: Elements::Float(row_major(tensor)) };
-        Ok(self.recorder.constant(&name, constant))
+        let dims: Vec<i64> = shape.into_iter().map(|size| size as i64).collect();
+        Ok(self.recorder.constant(TensorProto::new(name, dims, row_major(tensor))))
     }
 }
 
@@ -101,42 +97,27 @@ impl Recorder {
         Traced { name: name.into(), recorder: self.clone() }
     }
 
-    /// A constant. If the name is in use, the existing constant of that name.
-    fn constant(self: &Rc<Self>, name: &str, constant: Constant) -> Traced {
-        self.graph.borrow_mut().initializers.entry(name.to_owned()).or_insert(constant);
-        self.value(name)
+    /// Adds a constant.
+    fn constant(self: &Rc<Self>, constant: TensorProto) -> Traced {
+        let name = self.graph.borrow_mut().add_constant(constant);
+        self.value(&name)
     }
 
     /// Adds a node called `name`, followed by a number if that is in use. Returns its output.
-    fn node(
-        self: &Rc<Self>,
-        operator: &'static str,
-        name: &str,
-        inputs: &[&Traced],
-        attributes: Vec<(&'static str, Attribute)>,
-    ) -> Traced {
+    fn node(self: &Rc<Self>, op_type: &str, name: &str, inputs: &[&Traced], attributes: Vec<AttributeProto>) -> Traced {
         let mut names = self.names.borrow_mut();
         let numbered = (1..).map(|number| format!("{name}_{number}"));
         let name = std::iter::once(name.to_owned()).chain(numbered).find(|name| names.insert(name.clone()));
         let name = name.expect("there are infinitely many numbers");
-        let output = self.value(&name);
-        let inputs = inputs.iter().map(|input| input.name.to_string()).collect();
-        self.graph.borrow_mut().nodes.push(Node {
-            output: name.clone(),
-            further: Vec::new(),
-            name,
-            operator,
-            inputs,
-            attributes,
-        });
-        output
+        let inputs: Vec<_> = inputs.iter().map(|input| &*input.name).collect();
+        self.value(&self.graph.borrow_mut().add_node(op_type, &name, &inputs, attributes))
     }
 
     /// Renames a value that no node reads, to the name of an output.
     fn rename(&self, value: &Traced, name: &str) {
         let mut graph = self.graph.borrow_mut();
-        let node = graph.nodes.iter_mut().find(|node| *node.output == *value.name);
-        node.expect("a node computes every traced value").output = name.to_owned();
+        let node = graph.node.iter_mut().find(|node| *node.output[0] == *value.name);
+        node.expect("a node computes every traced value").output[0] = name.to_owned();
     }
 }
 
@@ -147,19 +128,13 @@ impl Traced {
     }
 
     /// Adds a node with this value and then `others` as inputs.
-    fn then(
-        &self,
-        operator: &'static str,
-        name: &str,
-        others: &[&Traced],
-        attributes: Vec<(&'static str, Attribute)>,
-    ) -> Self {
-        self.recorder.node(operator, name, &[&[self], others].concat(), attributes)
+    fn then(&self, op_type: &str, name: &str, others: &[&Traced], attributes: Vec<AttributeProto>) -> Self {
+        self.recorder.node(op_type, name, &[&[self], others].concat(), attributes)
     }
 
     /// Adds a node without weights, named after this value.
-    fn then_plain(&self, operator: &'static str, verb: &str, others: &[&Traced]) -> Self {
-        self.then(operator, &format!("{}.{verb}", self.name), others, Vec::new())
+    fn then_plain(&self, op_type: &str, verb: &str, others: &[&Traced]) -> Self {
+        self.then(op_type, &format!("{}.{verb}", self.name), others, Vec::new())
     }
 
     /// Reshapes to a constant shape, in which 0 keeps a size and -1 is inferred.
@@ -169,46 +144,40 @@ impl Traced {
             -1 => name + ".rest",
             size => format!("{name}.{size}"),
         });
-        let shape = self.recorder.constant(&constant, Constant::ints(shape));
+        let shape = self.recorder.constant(TensorProto::vector(constant, shape.to_vec()));
         self.then("Reshape", name, &[&shape], Vec::new())
     }
 
     /// Reshapes a weight `[channels]` to `[channels, 1, 1]`, to multiply or add it per channel.
     fn per_channel(&self) -> Self {
-        if let Some(constant) = self.recorder.graph.borrow_mut().initializers.get_mut(&*self.name) {
-            constant.shape.truncate(1);
-            constant.shape.extend([1, 1]);
-        }
-        self.clone()
+        let weight = self.weight();
+        let dims = vec![weight.dims[0], 1, 1];
+        self.recorder.constant(TensorProto { dims, ..weight })
     }
 
-    /// Number of elements of a weight.
-    fn channels(&self) -> usize {
-        self.recorder.graph.borrow().initializers.get(&*self.name).map_or(0, |constant| constant.shape[0])
+    /// The constant of a weight.
+    fn weight(&self) -> TensorProto {
+        let graph = self.recorder.graph.borrow();
+        graph.constant(&self.name).expect("the weights of a layer are constants").clone()
     }
 }
 
-/// The same kernel size or stride for both axes.
-fn both(n: usize) -> Attribute {
-    Attribute::Ints(vec![n as i64; 2])
-}
-
-/// The same padding on all four sides.
-fn all_sides(n: usize) -> Attribute {
-    Attribute::Ints(vec![n as i64; 4])
+/// Kernel size, padding and stride: the same for both axes and on all sides.
+fn window(kernel: usize, padding: usize, stride: usize) -> [AttributeProto; 3] {
+    [
+        AttributeProto::ints("kernel_shape", [kernel as i64; 2]),
+        AttributeProto::ints("pads", [padding as i64; 4]),
+        AttributeProto::ints("strides", [stride as i64; 2]),
+    ]
 }
 
 impl Tensor for Traced {
     fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
         let config = &layer.config;
-        let attributes = vec![
-            ("group", Attribute::Int(config.groups as i64)),
-            ("kernel_shape", both(config.kernel)),
-            ("pads", all_sides(config.padding)),
-            ("strides", both(config.stride)),
-        ];
+        let group = AttributeProto::int("group", config.groups as i64);
+        let window = window(config.kernel, config.padding, config.stride);
         let weights: Vec<_> = std::iter::once(&layer.weight).chain(&layer.bias).collect();
-        self.then("Conv", layer.weight.layer(), &weights, attributes)
+        self.then("Conv", layer.weight.layer(), &weights, [group].into_iter().chain(window).collect())
     }
 
     fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
@@ -217,7 +186,7 @@ impl Tensor for Traced {
             "BatchNormalization",
             layer.weight.layer(),
             &weights,
-            vec![("epsilon", Attribute::Float(layer.epsilon))],
+            vec![AttributeProto::float("epsilon", layer.epsilon)],
         )
     }
 
@@ -228,16 +197,16 @@ impl Tensor for Traced {
         let GroupNorm { weight, bias, groups, epsilon } = layer;
         let name = weight.layer();
         let constant = |word: &str, value: f32| {
-            self.recorder.constant(&format!("{word}.{groups}"), Constant::floats(vec![value; *groups]))
+            self.recorder.constant(TensorProto::vector(format!("{word}.{groups}"), vec![value; *groups]))
         };
         let (ones, zeros) = (constant("ones", 1.0), constant("zeros", 0.0));
-        let channels = weight.channels() as i64;
+        let channels = weight.weight().dims[0];
         self.reshape(&format!("{name}.groups"), &[0, *groups as i64, -1, 0])
             .then(
                 "InstanceNormalization",
                 &format!("{name}.normalize"),
                 &[&ones, &zeros],
-                vec![("epsilon", Attribute::Float(*epsilon))],
+                vec![AttributeProto::float("epsilon", *epsilon)],
             )
             .reshape(&format!("{name}.channels"), &[0, channels, -1, 0])
             .then("Mul", &format!("{name}.factor"), &[&weight.per_channel()], Vec::new())
@@ -256,12 +225,8 @@ impl Tensor for Traced {
         self.then_plain("Add", "add", &[other])
     }
 
-    fn max_pool(&self, window: MaxPool) -> Self {
-        let attributes = vec![
-            ("kernel_shape", both(window.kernel)),
-            ("pads", all_sides(window.padding)),
-            ("strides", both(window.stride)),
-        ];
+    fn max_pool(&self, MaxPool { kernel, padding, stride }: MaxPool) -> Self {
+        let attributes = window(kernel, padding, stride).into();
         self.then("MaxPool", &format!("{}.max_pool", self.name), &[], attributes)
     }
 
@@ -269,17 +234,17 @@ impl Tensor for Traced {
     fn upsample2x(&self) -> Self {
         // An empty name omits the second input of Resize, the region of interest.
         let region = self.recorder.value("");
-        let scales = self.recorder.constant("scales.1.1.2.2", Constant::floats(vec![1.0, 1.0, 2.0, 2.0]));
+        let scales = self.recorder.constant(TensorProto::vector("scales.1.1.2.2", vec![1.0f32, 1.0, 2.0, 2.0]));
         let attributes = vec![
-            ("coordinate_transformation_mode", Attribute::Text("asymmetric")),
-            ("mode", Attribute::Text("nearest")),
-            ("nearest_mode", Attribute::Text("floor")),
+            AttributeProto::text("coordinate_transformation_mode", "asymmetric"),
+            AttributeProto::text("mode", "nearest"),
+            AttributeProto::text("nearest_mode", "floor"),
         ];
         self.then("Resize", &format!("{}.upsample2x", self.name), &[&region, &scales], attributes)
     }
 
     fn per_anchor(&self, width: usize) -> Self {
-        let channels_last = vec![("perm", Attribute::Ints(vec![0, 2, 3, 1]))];
+        let channels_last = vec![AttributeProto::ints("perm", [0, 2, 3, 1])];
         self.then("Transpose", &format!("{}.channels_last", self.name), &[], channels_last)
             .reshape(&format!("{}.per_anchor", self.name), &[0, -1, width as i64])
     }
@@ -287,25 +252,21 @@ impl Tensor for Traced {
     fn concat(parts: &[Self]) -> Self {
         let (first, others) = parts.split_first().expect("the network has five levels");
         let others: Vec<_> = others.iter().collect();
-        first.then("Concat", &format!("{}.concat", first.name), &others, vec![("axis", Attribute::Int(1))])
+        first.then("Concat", &format!("{}.concat", first.name), &others, vec![AttributeProto::int("axis", 1)])
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{spec, zeros};
+    use crate::testing::{node, spec, zeros};
     use models::spec::NormKind;
     use ndarray::{array, s};
     use std::collections::HashSet;
 
-    fn traced(depth: u32, kind: NormKind) -> Graph {
+    fn traced(depth: u32, kind: NormKind) -> GraphProto {
         let spec = spec(depth, kind);
         trace(&spec, zeros(&spec)).unwrap()
-    }
-
-    fn node<'a>(graph: &'a Graph, name: &str) -> &'a Node {
-        graph.nodes.iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node `{name}`"))
     }
 
     #[test]
@@ -313,16 +274,16 @@ mod tests {
         for kind in [NormKind::FrozenBatch, NormKind::Batch, NormKind::Group] {
             for depth in [18, 50] {
                 let graph = traced(depth, kind);
-                let names: HashSet<_> = graph.nodes.iter().map(|node| &node.name).collect();
-                assert_eq!(names.len(), graph.nodes.len());
-                let mut known: HashSet<_> = graph.initializers.keys().map(String::as_str).collect();
+                let names: HashSet<_> = graph.node.iter().map(|node| &node.name).collect();
+                assert_eq!(names.len(), graph.node.len());
+                let mut known: HashSet<_> = graph.initializer.iter().map(|constant| constant.name.as_str()).collect();
                 known.insert(IMAGES);
-                for node in &graph.nodes {
+                for node in &graph.node {
                     let made = |input: &String| input.is_empty() || known.contains(input.as_str());
-                    assert!(node.inputs.iter().all(made), "{node:?}");
-                    assert!(known.insert(&node.output), "{node:?}");
+                    assert!(node.input.iter().all(made), "{node:?}");
+                    assert!(known.insert(&node.output[0]), "{node:?}");
                 }
-                assert!(graph.outputs.iter().all(|port| known.contains(port.name)));
+                assert!(graph.output.iter().all(|value| known.contains(value.name.as_str())));
             }
         }
     }
@@ -347,9 +308,9 @@ mod tests {
             ),
         ] {
             let node = node(&graph, name);
-            assert_eq!((node.operator, node.inputs.join(" ").as_str()), (operator, inputs), "{name}");
+            assert_eq!((node.op_type.as_str(), node.input.join(" ").as_str()), (operator, inputs), "{name}");
         }
-        let outputs: Vec<_> = graph.nodes.iter().rev().take(2).map(|node| node.output.as_str()).collect();
+        let outputs: Vec<_> = graph.node.iter().rev().take(2).map(|node| node.output[0].as_str()).collect();
         assert_eq!(outputs, [CLASSIFICATION, REGRESSION]);
     }
 
@@ -362,7 +323,7 @@ mod tests {
         assert_eq!(stem.ints("kernel_shape"), [7, 7]);
         assert_eq!(stem.ints("group"), [1]);
         assert_eq!(node(&graph, "layer2.0.conv2").ints("strides"), [2, 2]);
-        assert_eq!(node(&graph, "bn1").float("epsilon"), Some(1e-5));
+        assert_eq!(node(&graph, "bn1").attribute, [AttributeProto::float("epsilon", 1e-5)]);
         assert_eq!(node(&graph, "bn1.relu.max_pool").ints("pads"), [1; 4]);
         assert_eq!(node(&graph, "regressionModel.output.channels_last").ints("perm"), [0, 2, 3, 1]);
         let mut resnext = spec(50, NormKind::FrozenBatch);
@@ -374,11 +335,12 @@ mod tests {
     #[test]
     fn group_norm_keeps_batch_and_image_size_dynamic() {
         let graph = traced(18, NormKind::Group);
-        assert_eq!(node(&graph, "bn1.groups").inputs, ["conv1", "shape.same.32.rest.same"]);
-        assert_eq!(node(&graph, "bn1.channels").inputs, ["bn1.normalize", "shape.same.64.rest.same"]);
-        assert_eq!(graph.initializers["shape.same.64.rest.same"], Constant::ints(&[0, 64, -1, 0]));
-        assert_eq!(graph.initializers["bn1.weight"].shape, [64, 1, 1]);
-        assert_eq!(node(&graph, "bn1").inputs, ["bn1.factor", "bn1.bias"]);
+        assert_eq!(node(&graph, "bn1.groups").input, ["conv1", "shape.same.32.rest.same"]);
+        assert_eq!(node(&graph, "bn1.channels").input, ["bn1.normalize", "shape.same.64.rest.same"]);
+        let shape = TensorProto::vector("shape.same.64.rest.same", vec![0i64, 64, -1, 0]);
+        assert_eq!(graph.constant(&shape.name), Some(&shape));
+        assert_eq!(graph.constant("bn1.weight").unwrap().dims, [64, 1, 1]);
+        assert_eq!(node(&graph, "bn1").input, ["bn1.factor", "bn1.bias"]);
     }
 
     #[test]

@@ -6,8 +6,9 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use exporter::{HeadValues, fold_batch_norms, to_onnx, trace};
 use image::{Rgb, RgbImage};
@@ -580,7 +581,7 @@ fn every_precision_option_has_an_effect() {
         fs::read(folder.path("retinanet.onnx")).unwrap()
     };
     let plain = int8(&[]);
-    for more in [["--ranges", "percentile:99.9"], ["--ranges", "entropy"], ["--calibration-images", "1"]] {
+    for more in [["--calibration-images", "1"]] {
         let changed = int8(&more);
         assert!(changed != plain && changed.len() == plain.len(), "{more:?}");
     }
@@ -628,8 +629,17 @@ fn errors_name_the_wrong_precision_option_and_keep_the_earlier_file() {
         ("--precision int8 --calibrate empty", "cannot calibrate with `empty`"),
         ("--precision int8 --calibrate broken", "cannot calibrate with `broken/0.png`"),
         ("--precision int8 --calibrate images --keep-float layer9", "no convolution or block `layer9`"),
-        ("--precision int8 --calibrate images --ranges most", "percentile:P"),
         ("--precision int8 --calibrate images --calibration-images 0", "--calibration-images"),
+        ("--precision fp16 --calibration-images 9", "--calibrate <DATA>"),
+        ("--calibrate images", "`--calibrate` has an effect only with --precision fp16 or int8"),
+        ("--top-k 9 --keep-float layer4", "`--keep-float` has an effect only with --precision fp16 or int8"),
+        (
+            "--precision fp16 --calibrate images --sensitivity",
+            "`--sensitivity` has an effect only with --precision int8",
+        ),
+        ("--sensitivity", "`--sensitivity` has an effect only with --precision int8"),
+        ("--top-k 9 --eval boxes.csv --max-ap-drop 0.1", "`--max-ap-drop` has an effect only with --precision"),
+        ("--precision fp16 --images images", "`--images` has an effect only with --calibrate or --eval"),
         ("--precision fp16 --eval nowhere.json", "nowhere.json"),
         ("--precision fp16 --max-ap-drop 0.1", "--eval <DATA>"),
         ("--precision fp16 --eval nowhere.json --max-ap-drop nan", "from -1 to 1"),
@@ -640,6 +650,27 @@ fn errors_name_the_wrong_precision_option_and_keep_the_earlier_file() {
         assert_eq!(fs::read(folder.path("retinanet.onnx")).unwrap(), b"the earlier file", "{arguments}");
     }
     assert_eq!(folder.files(), ["broken", "empty", "images", "retinanet.onnx", "runs"]);
+}
+
+#[test]
+fn a_signal_leaves_no_file() {
+    let folder = Folder::with(&checkpoint_for_small_images());
+    folder.add_images(3);
+    for signal in ["INT", "TERM"] {
+        let arguments = ["--precision", "int8", "--calibrate", "images", "--sensitivity", "--external-data"];
+        let mut program = folder.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let partial = |name: &String| name.ends_with(".partial");
+        while !folder.files().iter().any(partial) {
+            assert!(program.try_wait().unwrap().is_none(), "ended before the signal");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // The signal comes while the sensitivity is measured, which takes seconds.
+        std::thread::sleep(Duration::from_millis(500));
+        let kill = Command::new("kill").args([format!("-{signal}"), program.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        assert_eq!(program.wait().unwrap().code(), Some(130));
+        assert_eq!(folder.files(), ["images", "runs"]);
+    }
 }
 
 fn tensor<'a>(checkpoint: &'a mut Checkpoint, name: &str) -> &'a mut ArrayD<f32> {
@@ -686,14 +717,15 @@ impl Folder {
     }
 
     fn exporter(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         // The program does not find the library of this checkout from another working folder.
         let library = runtime::library::find(None).unwrap().path;
-        Command::new(env!("CARGO_BIN_EXE_exporter"))
-            .args(arguments)
-            .current_dir(self.0.path())
-            .env("ORT_DYLIB_PATH", library)
-            .output()
-            .unwrap()
+        let mut command = Command::new(env!("CARGO_BIN_EXE_exporter"));
+        command.args(arguments).current_dir(self.0.path()).env("ORT_DYLIB_PATH", library);
+        command
     }
 }
 

@@ -8,10 +8,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use exporter::{ExportOptions, export};
+use exporter::{ExportOptions, OutputFile, export};
 use image::{Rgb, RgbImage};
+use models::Checkpoint;
 use models::spec::NormKind;
-use models::{AtomicFile, Checkpoint};
 use runtime::EngineOptions;
 use serde::Deserialize;
 use tests::Peer;
@@ -42,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     // The probe does not depend on the preprocessing.
     let checkpoint = Checkpoint { spec, ..checkpoint };
     let options = ExportOptions::default();
-    export(checkpoint, AtomicFile::create(&folder.join("model.onnx"))?, &options, &EngineOptions::default())?;
+    export(checkpoint, OutputFile::create(&folder.join("model.onnx"))?, &options, &EngineOptions::default())?;
 
     let mut peers = Vec::new();
     for name in ["onnxruntime", "torchvision"] {

@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use exporter::{ExportOptions, Precision, PrecisionOptions, export};
+use exporter::{ExportOptions, OutputFile, Precision, PrecisionOptions, export};
 use image::{Rgb, RgbImage};
+use models::Checkpoint;
 use models::spec::{NormKind, P6From};
-use models::{AtomicFile, Checkpoint};
 use ndarray::Array4;
 use runtime::{ActivationReader, EngineOptions};
 
@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
 fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, image: &Path) -> anyhow::Result<()> {
     let precision = PrecisionOptions { precision, calibration: vec![image.to_owned()], ..PrecisionOptions::default() };
     let options = ExportOptions { precision, ..ExportOptions::default() };
-    export(checkpoint, AtomicFile::create(path)?, &options, &EngineOptions::default())?;
+    export(checkpoint, OutputFile::create(path)?, &options, &EngineOptions::default())?;
     Ok(())
 }
 

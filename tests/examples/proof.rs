@@ -7,9 +7,9 @@
 use std::path::PathBuf;
 
 use anyhow::ensure;
-use exporter::{ExportOptions, Exported, TOLERANCE, export};
+use exporter::{ExportOptions, Exported, OutputFile, TOLERANCE, export};
 use models::spec::NormKind;
-use models::{AtomicFile, Checkpoint, parameters};
+use models::{Checkpoint, parameters};
 use runtime::EngineOptions;
 use tch::Device;
 use tests::damage::damage_each;
@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
 /// Exports the checkpoint unchanged.
 fn export_intact(checkpoint: &Checkpoint) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let file = AtomicFile::create(&folder.path().join("model.onnx"))?;
+    let file = OutputFile::create(&folder.path().join("model.onnx"))?;
     let Exported { differences, .. } =
         export(checkpoint.clone(), file, &ExportOptions::default(), &EngineOptions::default())?;
     println!("  intact: {:.2} times the rounding error", differences.error_ratio);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail, ensure};
-use exporter::{ExportError, ExportOptions, ProofError, export};
-use models::{AtomicFile, Checkpoint, ModelSpec, Parameter, RetinaNet, Weights, WeightsError, parameters};
+use exporter::{ExportError, ExportOptions, OutputFile, ProofError, export};
+use models::{Checkpoint, ModelSpec, Parameter, RetinaNet, Weights, WeightsError, parameters};
 use ndarray::ArrayD;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -43,7 +43,7 @@ pub fn damage_each(checkpoint: &Checkpoint, count: usize) -> anyhow::Result<Vec<
         let tensor = damaged.tensors.get_mut(name).context("a checkpoint has every tensor of its spec")?;
         tensor.mapv_inplace(|value| value * (1.0 + if random.random() { DAMAGE } else { -DAMAGE }));
         let tensors = damaged.tensors.clone();
-        let file = AtomicFile::create(&folder.path().join("model.onnx"))?;
+        let file = OutputFile::create(&folder.path().join("model.onnx"))?;
         let refused = match export(damaged, file, &ExportOptions::default(), &EngineOptions::default()) {
             Ok(_) => None,
             Err(ExportError::Proof(ProofError::Differs(differences))) => Some(differences.error_ratio),

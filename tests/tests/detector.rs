@@ -157,7 +157,7 @@ fn a_batch_larger_than_the_models_is_an_error() {
     let checkpoint = tests::checkpoint(&spec(), 3);
     let form = exporter::FormOptions { batch: Some(2), ..exporter::FormOptions::default() };
     let variant = exporter::ExportOptions { form, ..exporter::ExportOptions::default() };
-    let file = models::AtomicFile::create(&path).unwrap();
+    let file = exporter::OutputFile::create(&path).unwrap();
     exporter::export(checkpoint, file, &variant, &runtime::EngineOptions::default()).unwrap();
     let error = Detector::open(&path, options.clone()).unwrap_err().to_string();
     assert!(error.contains("batch size of 3 exceeds the model's of 2"), "{error}");

@@ -5,9 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use exporter::{ExportOptions, export};
+use exporter::{ExportOptions, OutputFile, export};
 use image::RgbImage;
-use models::{AtomicFile, BoundingBox, Checkpoint, ModelSpec};
+use models::{BoundingBox, Checkpoint, ModelSpec};
 use runtime::{Detection, Detector, DetectorOptions, EngineOptions, image_file};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -172,7 +172,7 @@ fn assert_import_matches_original(kind: &str, file_name: &str, rename: impl Fn(&
     let checkpoint = Checkpoint::open(&checkpoint).unwrap();
     let origin = checkpoint.provenance.origin.clone().unwrap();
     assert_eq!((origin.kind.as_str(), origin.file.as_str(), origin.sha256.len()), (kind, file_name, 64));
-    export(checkpoint, AtomicFile::create(&onnx).unwrap(), &ExportOptions::default(), &EngineOptions::default())
+    export(checkpoint, OutputFile::create(&onnx).unwrap(), &ExportOptions::default(), &EngineOptions::default())
         .unwrap();
     let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
 

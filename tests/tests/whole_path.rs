@@ -4,11 +4,11 @@
 
 use std::path::Path;
 
-use exporter::{ExportOptions, export};
+use exporter::{ExportOptions, OutputFile, export};
 use image::{Rgb, RgbImage};
 use models::dataset::{Annotation, Dataset, Image, Rectangle};
 use models::spec::{Class, NormKind};
-use models::{Anchors, AtomicFile, ModelSpec, RetinaNet, RgbView, parameters, preprocess};
+use models::{Anchors, ModelSpec, RetinaNet, RgbView, parameters, preprocess};
 use ndarray::{Axis, Ix3};
 use runtime::{Detection, Detector, DetectorOptions, EngineOptions, postprocess};
 use tch::{Device, Tensor};
@@ -69,7 +69,7 @@ fn the_exported_file_and_libtorch_detect_the_same() {
     let network = RetinaNet::new(&spec, &weights).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("retinanet.onnx");
-    export(checkpoint, AtomicFile::create(&path).unwrap(), &ExportOptions::default(), &EngineOptions::default())
+    export(checkpoint, OutputFile::create(&path).unwrap(), &ExportOptions::default(), &EngineOptions::default())
         .unwrap();
     let detector = Detector::open(&path, DetectorOptions::default()).unwrap();
     assert_eq!(detector.spec(), &spec, "the file contains the spec");
@@ -126,7 +126,7 @@ fn a_checkpoint_and_its_exported_file_have_the_same_ap() {
     let folder = tempfile::tempdir().unwrap();
     let [onnx, weights] = ["retinanet.onnx", "best.safetensors"].map(|name| folder.path().join(name));
     checkpoint.write(&weights).unwrap();
-    export(checkpoint, AtomicFile::create(&onnx).unwrap(), &ExportOptions::default(), &EngineOptions::default())
+    export(checkpoint, OutputFile::create(&onnx).unwrap(), &ExportOptions::default(), &EngineOptions::default())
         .unwrap();
     let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
 

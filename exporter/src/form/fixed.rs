@@ -2,27 +2,28 @@
 
 use models::onnx_contract::IMAGES;
 
-use crate::graph::{Graph, Side};
+use crate::onnx::{Dimension, DimensionValue, GraphProto};
 
 /// Fixes batch size, height and width (`size`) of the input, and the number of rows of the outputs that follows from it.
-pub(super) fn fix_sizes(graph: &mut Graph, batch: Option<usize>, size: Option<[usize; 2]>, rows: Option<usize>) {
+pub(super) fn fix_sizes(graph: &mut GraphProto, batch: Option<usize>, size: Option<[usize; 2]>, rows: Option<usize>) {
     let [height, width] = size.map_or([None; 2], |sides| sides.map(Some));
-    for port in graph.inputs.iter_mut().chain(&mut graph.outputs) {
-        for side in &mut port.shape {
-            let fixed = match side {
-                Side::Dynamic("N") => batch,
-                Side::Dynamic("H") => height,
-                Side::Dynamic("W") => width,
-                Side::Dynamic("A" | "M") => rows,
-                Side::Dynamic(_) | Side::Fixed(_) => None,
-            };
-            if let Some(fixed) = fixed {
-                *side = Side::Fixed(fixed);
-            }
+    let values = graph.input.iter_mut().chain(&mut graph.output);
+    let shapes = values.filter_map(|value| value.r#type.as_mut()?.tensor_type.as_mut()?.shape.as_mut());
+    for dimension in shapes.flat_map(|shape| &mut shape.dim) {
+        let Some(DimensionValue::Name(name)) = &dimension.value else { continue };
+        let fixed = match name.as_str() {
+            "N" => batch,
+            "H" => height,
+            "W" => width,
+            "A" | "M" => rows,
+            _ => None,
+        };
+        if let Some(fixed) = fixed {
+            *dimension = Dimension::fixed(fixed);
         }
     }
     if size.is_some() {
-        let images = graph.inputs.iter_mut().filter(|port| port.name == IMAGES);
-        images.for_each(|port| port.meaning = "normalized RGB images".to_owned());
+        let images = graph.input.iter_mut().filter(|value| value.name == IMAGES);
+        images.for_each(|value| value.doc_string = "normalized RGB images".to_owned());
     }
 }

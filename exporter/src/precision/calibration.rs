@@ -1,4 +1,4 @@
-//! Calibration: histograms of the network's activations on images.
+//! Calibration: ranges of the network's activations on images.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use runtime::inputs::{InputError, expand};
 use runtime::progress::Progress;
 use runtime::{ActivationReader, EngineError, EngineOptions, data, drawn, image_file};
 
-use super::range::Histogram;
-use crate::graph::Graph;
+use super::range::Range;
 use crate::model::encode_with_outputs;
+use crate::onnx::GraphProto;
 
 /// Why activations cannot be measured.
 #[derive(Debug, thiserror::Error)]
@@ -119,27 +119,27 @@ fn drawn_input(number: u32, spec: &PreprocessingSpec) -> Result<Preprocessed, Ca
     Ok(preprocess(view, &spec))
 }
 
-/// Histograms of the activations `values` on `inputs`, by name.
+/// Ranges of the activations `values` on `inputs`, by name.
 pub(super) fn measure(
-    graph: &Graph,
+    graph: &GraphProto,
     values: &BTreeSet<&str>,
     inputs: Inputs,
     engine: &EngineOptions,
-) -> Result<BTreeMap<String, Histogram>, CalibrationError> {
+) -> Result<BTreeMap<String, Range>, CalibrationError> {
     let mut reader = ActivationReader::from_bytes("the network", &encode_with_outputs(graph.clone(), values), engine)?;
-    let mut histograms: BTreeMap<String, Histogram> = BTreeMap::new();
+    let mut ranges: BTreeMap<String, Range> = BTreeMap::new();
     let mut progress = Progress::new(Some(inputs.count()), false);
     for input in inputs.each() {
         let images = input?.pixels.insert_axis(Axis(0));
-        let mut add = |name: &str, numbers: &[f32]| histograms.entry(name.to_owned()).or_default().add(numbers);
+        let mut add = |name: &str, numbers: &[f32]| ranges.entry(name.to_owned()).or_default().add(numbers);
         if values.contains(IMAGES) {
             add(IMAGES, images.as_slice().unwrap_or_default());
         }
         reader.read(images.view(), add)?;
         progress.advance();
     }
-    match histograms.iter().find(|(_, histogram)| !histogram.min_max().max_abs().is_finite()) {
+    match ranges.iter().find(|(_, range)| !range.max_abs().is_finite()) {
         Some((value, _)) => Err(CalibrationError::NotFinite { value: value.clone() }),
-        None => Ok(histograms),
+        None => Ok(ranges),
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::graph::{Graph, Node};
+use crate::onnx::{GraphProto, NodeProto};
 
 /// The layer of the convolution `node`: the name of its weight without `.weight`. `None` for other nodes, and for
 /// convolutions whose weight is not a float32 constant.
-pub(super) fn layer_of<'a>(graph: &Graph, node: &'a Node) -> Option<&'a str> {
-    let weight = node.inputs.get(1).filter(|_| node.operator == "Conv")?;
-    graph.initializers.get(weight)?.as_floats()?;
+pub(super) fn layer_of<'a>(graph: &GraphProto, node: &'a NodeProto) -> Option<&'a str> {
+    let weight = node.input.get(1).filter(|_| node.op_type == "Conv")?;
+    graph.floats(weight)?;
     Some(weight.strip_suffix(".weight").unwrap_or(weight))
 }
 
@@ -26,8 +26,8 @@ pub struct UnknownLayer {
 
 impl Layers {
     /// The convolutions of a graph, without duplicates.
-    pub(crate) fn all(graph: &Graph) -> Self {
-        graph.nodes.iter().filter_map(|node| layer_of(graph, node)).collect()
+    pub(crate) fn all(graph: &GraphProto) -> Self {
+        graph.node.iter().filter_map(|node| layer_of(graph, node)).collect()
     }
 
     /// Whether `layer` is one of the layers, or part of one of the blocks.
@@ -50,7 +50,7 @@ impl Layers {
     ///
     /// # Errors
     /// With the first name that is not.
-    pub(crate) fn check(&self, graph: &Graph) -> Result<(), UnknownLayer> {
+    pub(crate) fn check(&self, graph: &GraphProto) -> Result<(), UnknownLayer> {
         let all = Self::all(graph);
         let exists = |name: &str| all.names().any(|layer| Self::from_iter([name]).contain(layer));
         match self.names().find(|name| !exists(name)) {

@@ -11,7 +11,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::layers::{Layers, layer_of};
 use super::range::Range;
-use crate::graph::{Attribute, Constant, Elements, Graph, Node};
+use crate::graph::Element;
+use crate::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto};
+
+/// Why the weights and biases of a graph are there.
+const WEIGHTS_ARE_CONSTANTS: &str = "a traced network has only float32 weights and biases";
 
 /// Maximum quantized weight. -128 is not used, so that quantization is symmetric.
 const WEIGHT_LIMIT: f32 = 127.0;
@@ -30,32 +34,33 @@ pub(crate) struct Quantization {
 
 impl Quantization {
     /// All of `graph` except the convolutions in `keep_float`, which stay in float32.
-    pub(crate) fn new(graph: &Graph, keep_float: &Layers) -> Self {
+    pub(crate) fn new(graph: &GraphProto, keep_float: &Layers) -> Self {
         let readers = graph.readers();
-        let relus = graph.nodes.iter().filter(|node| node.operator == "Relu" && readers[node.inputs[0].as_str()] == 1);
-        let relus: HashMap<&str, &str> = relus.map(|node| (node.inputs[0].as_str(), node.output.as_str())).collect();
+        let relus = graph.node.iter().filter(|node| node.op_type == "Relu" && readers[node.input[0].as_str()] == 1);
+        let relus: HashMap<&str, &str> = relus.map(|node| (node.input[0].as_str(), node.output[0].as_str())).collect();
         // A ReLU that is the only reader of a node's output is treated as part of the node.
-        let result = |node: &Node| (*relus.get(node.output.as_str()).unwrap_or(&node.output.as_str())).to_owned();
+        let result =
+            |node: &NodeProto| (*relus.get(node.output[0].as_str()).unwrap_or(&node.output[0].as_str())).to_owned();
 
-        let is_quantized = |node: &Node| layer_of(graph, node).is_some_and(|layer| !keep_float.contain(layer));
-        let convolutions = (0..).zip(&graph.nodes).filter(|(_, node)| is_quantized(node)).map(|(index, _)| index);
+        let is_quantized = |node: &NodeProto| layer_of(graph, node).is_some_and(|layer| !keep_float.contain(layer));
+        let convolutions = (0..).zip(&graph.node).filter(|(_, node)| is_quantized(node)).map(|(index, _)| index);
         let convolutions: BTreeSet<usize> = convolutions.collect();
         let mut values = BTreeMap::new();
-        for node in convolutions.iter().map(|index| &graph.nodes[*index]) {
-            for name in [node.inputs[0].clone(), result(node)] {
+        for node in convolutions.iter().map(|index| &graph.node[*index]) {
+            for name in [node.input[0].clone(), result(node)] {
                 values.insert(name.clone(), name);
             }
         }
-        for node in &graph.nodes {
-            let inputs = node.inputs.iter().filter(|name| !name.is_empty() && !graph.initializers.contains_key(*name));
+        for node in &graph.node {
+            let inputs = node.input.iter().filter(|name| !name.is_empty() && graph.constant(name).is_none());
             let sources: Option<Vec<_>> = inputs.map(|name| values.get(name).cloned()).collect();
-            match (node.operator, sources.as_deref()) {
+            match (node.op_type.as_str(), sources.as_deref()) {
                 ("Add", Some([_, _])) => {
                     let name = result(node);
                     values.insert(name.clone(), name);
                 }
                 ("MaxPool" | "Resize", Some([source])) => {
-                    values.insert(node.output.clone(), source.clone());
+                    values.insert(node.output[0].clone(), source.clone());
                 }
                 _ => {}
             }
@@ -77,67 +82,63 @@ impl Quantization {
     ///
     /// # Panics
     /// When `ranges` lacks one of [`ranged_values`](Self::ranged_values).
-    pub(crate) fn apply(&self, graph: &mut Graph, ranges: &BTreeMap<String, Range>) {
+    pub(crate) fn apply(&self, graph: &mut GraphProto, ranges: &BTreeMap<String, Range>) {
         let scales: BTreeMap<&str, Scale> =
             self.ranged_values().into_iter().map(|name| (name, Scale::of(ranges[name]))).collect();
         for (name, Scale { step, zero_point }) in &scales {
             let [scale, zero] = scale_names(name);
-            graph.initializers.insert(scale, Constant::scalar(Elements::Float(vec![*step])));
-            graph.initializers.insert(zero, Constant::scalar(Elements::Byte(vec![*zero_point])));
+            graph.add_constant(TensorProto::scalar(scale, *step));
+            graph.add_constant(TensorProto::scalar(zero, *zero_point));
         }
         let input_steps = self.convolutions.iter().map(|index| {
-            let input = &graph.nodes[*index].inputs[0];
+            let input = &graph.node[*index].input[0];
             (*index, scales[self.values[input].as_str()].step)
         });
         let input_steps: BTreeMap<usize, f32> = input_steps.collect();
         let weight_steps = quantize_weights(graph, &input_steps);
 
-        let mut nodes = Vec::with_capacity(4 * graph.nodes.len());
-        for port in graph.inputs.iter().filter(|port| self.values.contains_key(port.name)) {
-            nodes.extend(self.quantize(port.name));
+        let mut nodes = Vec::with_capacity(4 * graph.node.len());
+        for input in graph.input.iter().filter(|input| self.values.contains_key(&input.name)) {
+            nodes.extend(self.quantize(&input.name));
         }
         let mut dequantized = BTreeSet::new();
-        for (index, mut node) in std::mem::take(&mut graph.nodes).into_iter().enumerate() {
-            for input in node.inputs.iter_mut().filter(|input| self.values.contains_key(*input)) {
+        for (index, mut node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
+            for input in node.input.iter_mut().filter(|input| self.values.contains_key(*input)) {
                 *input = format!("{input}.dequantized");
             }
             if let Some(input_step) = input_steps.get(&index) {
-                let weight = node.inputs[1].clone();
-                if let Some(bias) = node.inputs.get(2) {
+                let weight = node.input[1].clone();
+                if let Some(bias) = node.input.get(2) {
                     let level = format!("{}.bias", node.name);
                     quantize_bias(graph, bias, &level, *input_step, &weight_steps[&weight]);
-                    node.inputs[2] = format!("{level}.dequantized");
+                    node.input[2] = format!("{level}.dequantized");
                     nodes.push(dequantize_channels(&level));
                 }
-                node.inputs[1] = format!("{weight}.dequantized");
+                node.input[1] = format!("{weight}.dequantized");
                 if dequantized.insert(weight.clone()) {
                     nodes.push(dequantize_channels(&weight));
                 }
             }
-            let output = node.output.clone();
+            let output = node.output[0].clone();
             nodes.push(node);
             if self.values.contains_key(&output) {
                 nodes.extend(self.quantize(&output));
             }
         }
-        graph.nodes = nodes;
+        graph.node = nodes;
         graph.drop_unused_constants();
     }
 
     /// The QuantizeLinear and DequantizeLinear nodes of a value.
-    fn quantize(&self, name: &str) -> [Node; 2] {
-        let scale = scale_names(&self.values[name]);
-        let node = |operator, verb: &str, input: String, result: &str| Node {
-            name: format!("{name}.{verb}"),
-            operator,
-            inputs: std::iter::once(input).chain(scale.clone()).collect(),
-            output: format!("{name}.{result}"),
-            further: Vec::new(),
-            attributes: Vec::new(),
+    fn quantize(&self, name: &str) -> [NodeProto; 2] {
+        let [scale, zero_point] = scale_names(&self.values[name]);
+        let node = |op_type, verb: &str, input: &str, output: &str| {
+            NodeProto::new(op_type, &format!("{name}.{verb}"), &[input, &scale, &zero_point], output, [])
         };
+        let [quantized, dequantized] = ["quantized", "dequantized"].map(|word| format!("{name}.{word}"));
         [
-            node("QuantizeLinear", "quantize", name.to_owned(), "quantized"),
-            node("DequantizeLinear", "dequantize", format!("{name}.quantized"), "dequantized"),
+            node("QuantizeLinear", "quantize", name, &quantized),
+            node("DequantizeLinear", "dequantize", &quantized, &dequantized),
         ]
     }
 }
@@ -165,27 +166,31 @@ fn scale_names(name: &str) -> [String; 2] {
 }
 
 /// The DequantizeLinear node of a constant with one scale per index of its first axis.
-fn dequantize_channels(name: &str) -> Node {
+fn dequantize_channels(name: &str) -> NodeProto {
     let [scale, zero_point] = scale_names(name);
-    Node {
-        name: format!("{name}.dequantize"),
-        operator: "DequantizeLinear",
-        inputs: vec![format!("{name}.quantized"), scale, zero_point],
-        output: format!("{name}.dequantized"),
-        further: Vec::new(),
-        attributes: vec![("axis", Attribute::Int(0))],
-    }
+    NodeProto::new(
+        "DequantizeLinear",
+        &format!("{name}.dequantize"),
+        &[format!("{name}.quantized"), scale, zero_point],
+        &format!("{name}.dequantized"),
+        [AttributeProto::int("axis", 0)],
+    )
+}
+
+/// The float32 elements of a weight or bias.
+fn floats<'a>(graph: &'a GraphProto, name: &str) -> &'a [f32] {
+    graph.floats(name).expect(WEIGHTS_ARE_CONSTANTS)
 }
 
 /// Adds the quantized weights of the convolutions whose inputs have these steps. Returns the steps of the channels, by
 /// name of the weight.
-fn quantize_weights(graph: &mut Graph, input_steps: &BTreeMap<usize, f32>) -> BTreeMap<String, Vec<f32>> {
+fn quantize_weights(graph: &mut GraphProto, input_steps: &BTreeMap<usize, f32>) -> BTreeMap<String, Vec<f32>> {
     let mut steps: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for (index, input_step) in input_steps {
-        let inputs = &graph.nodes[*index].inputs;
-        let channels = channels(&graph.initializers[&inputs[1]]);
-        let steps = steps.entry(inputs[1].clone()).or_insert_with(|| channels.map(weight_step).collect());
-        let biases = inputs.get(2).and_then(|bias| graph.initializers[bias].as_floats()).unwrap_or_default();
+        let inputs = &graph.node[*index].input;
+        let steps = steps.entry(inputs[1].clone());
+        let steps = steps.or_insert_with(|| channels(graph, &inputs[1]).map(weight_step).collect());
+        let biases = inputs.get(2).map_or(&[][..], |bias| floats(graph, bias));
         // The step of a bias is the product of the steps of weight and input. If the weights are almost zero, it must
         // not be so small that the bias overflows.
         for (step, bias) in steps.iter_mut().zip(biases) {
@@ -193,38 +198,42 @@ fn quantize_weights(graph: &mut Graph, input_steps: &BTreeMap<usize, f32>) -> BT
         }
     }
     for (name, steps) in &steps {
-        let constant = &graph.initializers[name];
-        let quantized = channels(constant).zip(steps).flat_map(|(values, step)| {
+        let quantized = channels(graph, name).zip(steps).flat_map(|(values, step)| {
             values.iter().map(move |value| (value / step).round_ties_even().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) as i8)
         });
-        let quantized = Constant { elements: Elements::SignedByte(quantized.collect()), shape: constant.shape.clone() };
-        let zeros = Elements::SignedByte(vec![0; steps.len()]);
-        insert_quantized(graph, name, quantized, steps.clone(), zeros);
+        let quantized: Vec<i8> = quantized.collect();
+        let dims = graph.constant(name).expect(WEIGHTS_ARE_CONSTANTS).dims.clone();
+        add_quantized(graph, name, dims, quantized, steps.clone());
     }
     steps
 }
 
 /// Adds a quantized bias called `name`, with the product of the steps of input and weight as step.
-fn quantize_bias(graph: &mut Graph, bias: &str, name: &str, input_step: f32, weight_steps: &[f32]) {
+fn quantize_bias(graph: &mut GraphProto, bias: &str, name: &str, input_step: f32, weight_steps: &[f32]) {
     let steps: Vec<f32> = weight_steps.iter().map(|step| step * input_step).collect();
-    let values = graph.initializers[bias].as_floats().unwrap_or_default();
-    let quantized = values.iter().zip(&steps).map(|(value, step)| (value / step).round_ties_even() as i32).collect();
-    let quantized = Constant { shape: vec![steps.len()], elements: Elements::ShortInt(quantized) };
-    let zeros = Elements::ShortInt(vec![0; steps.len()]);
-    insert_quantized(graph, name, quantized, steps, zeros);
+    let values = floats(graph, bias).iter().zip(&steps);
+    let quantized: Vec<i32> = values.map(|(value, step)| (value / step).round_ties_even() as i32).collect();
+    add_quantized(graph, name, vec![steps.len() as i64], quantized, steps);
 }
 
-fn insert_quantized(graph: &mut Graph, name: &str, quantized: Constant, steps: Vec<f32>, zeros: Elements) {
+/// Adds a quantized constant with its steps and zero points, which are zero.
+fn add_quantized<T: Element + Default>(
+    graph: &mut GraphProto,
+    name: &str,
+    dims: Vec<i64>,
+    quantized: Vec<T>,
+    steps: Vec<f32>,
+) {
     let [scale, zero_point] = scale_names(name);
-    graph.initializers.insert(zero_point, Constant { shape: vec![steps.len()], elements: zeros });
-    graph.initializers.insert(scale, Constant::floats(steps));
-    graph.initializers.insert(format!("{name}.quantized"), quantized);
+    graph.add_constant(TensorProto::vector(zero_point, vec![T::default(); steps.len()]));
+    graph.add_constant(TensorProto::vector(scale, steps));
+    graph.add_constant(TensorProto::new(format!("{name}.quantized"), dims, quantized));
 }
 
 /// The weights of each output channel.
-fn channels(weight: &Constant) -> impl Iterator<Item = &[f32]> {
-    let values = weight.as_floats().unwrap_or_default();
-    values.chunks_exact((values.len() / weight.shape[0].max(1)).max(1))
+fn channels<'a>(graph: &'a GraphProto, weight: &str) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+    let TensorProto { dims, .. } = graph.constant(weight).expect(WEIGHTS_ARE_CONSTANTS);
+    floats(graph, weight).chunks_exact(dims[1..].iter().product::<i64>().max(1) as usize)
 }
 
 fn weight_step(channel: &[f32]) -> f32 {
@@ -235,25 +244,21 @@ fn weight_step(channel: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fold::fold_batch_norms;
-    use crate::testing::{spec, zeros};
-    use crate::trace::trace;
+    use crate::testing::{folded, node, spec, zeros};
     use models::spec::NormKind;
 
     /// The graph of a small network with distinct weights and folded batch norms.
-    fn graph() -> Graph {
+    fn graph() -> GraphProto {
         let spec = spec(18, NormKind::FrozenBatch);
         let mut tensors = zeros(&spec);
         for (index, value) in tensors.values_mut().flat_map(|tensor| tensor.iter_mut()).enumerate() {
             *value = (index as f32).sin() * 0.1;
         }
         tensors.iter_mut().filter(|(name, _)| name.ends_with("running_var")).for_each(|(_, tensor)| tensor.fill(1.0));
-        let mut graph = trace(&spec, tensors).unwrap();
-        fold_batch_norms(&mut graph);
-        graph
+        folded(&spec, tensors)
     }
 
-    fn quantized(keep_float: &[&str]) -> Graph {
+    fn quantized(keep_float: &[&str]) -> GraphProto {
         let mut graph = graph();
         let quantization = Quantization::new(&graph, &keep_float.iter().copied().collect());
         let range = |(index, name): (usize, &str)| (name.to_owned(), Range { low: -1.0, high: 1.0 + index as f32 });
@@ -262,53 +267,45 @@ mod tests {
         graph
     }
 
-    fn node<'a>(graph: &'a Graph, name: &str) -> &'a Node {
-        graph.nodes.iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node `{name}`"))
-    }
-
-    fn floats<'a>(graph: &'a Graph, name: &str) -> &'a [f32] {
-        graph.initializers[name].as_floats().unwrap()
-    }
-
     #[test]
     fn input_and_relu_output_of_a_convolution_are_quantized() {
         let graph = quantized(&[]);
         let conv = node(&graph, "layer1.0.conv1");
         let parts = ["bn1.relu.max_pool", "layer1.0.conv1.weight", "layer1.0.conv1.bias"];
-        assert_eq!(conv.inputs, parts.map(|part| format!("{part}.dequantized")));
+        assert_eq!(conv.input, parts.map(|part| format!("{part}.dequantized")));
         assert_eq!(
-            node(&graph, "layer1.0.bn1.relu").inputs,
-            [conv.output.as_str()],
+            node(&graph, "layer1.0.bn1.relu").input,
+            [conv.output[0].as_str()],
             "not quantized between convolution and ReLU"
         );
         let quantize = node(&graph, "layer1.0.bn1.relu.quantize");
         let value = "layer1.0.bn1.relu";
-        assert_eq!(quantize.inputs, [value, "layer1.0.bn1.relu.scale", "layer1.0.bn1.relu.zero_point"]);
-        assert_eq!(node(&graph, "layer1.0.conv2").inputs[0], "layer1.0.bn1.relu.dequantized");
-        assert!(graph.nodes.iter().all(|node| node.inputs.iter().all(|input| input != "layer1.0.conv1.weight")));
-        assert!(!graph.initializers.contains_key("layer1.0.conv1.weight"));
+        assert_eq!(quantize.input, [value, "layer1.0.bn1.relu.scale", "layer1.0.bn1.relu.zero_point"]);
+        assert_eq!(node(&graph, "layer1.0.conv2").input[0], "layer1.0.bn1.relu.dequantized");
+        assert!(graph.node.iter().all(|node| node.input.iter().all(|input| input != "layer1.0.conv1.weight")));
+        assert!(graph.constant("layer1.0.conv1.weight").is_none());
     }
 
     #[test]
     fn additions_poolings_and_upsamplings_are_quantized() {
         let graph = quantized(&[]);
         let sum = node(&graph, "layer1.0.bn2.add");
-        assert!(sum.inputs.iter().all(|input| input.ends_with(".dequantized")), "{sum:?}");
+        assert!(sum.input.iter().all(|input| input.ends_with(".dequantized")), "{sum:?}");
         for (name, source) in [("bn1.relu.max_pool", "bn1.relu"), ("fpn.P5_1.upsample2x", "fpn.P5_1")] {
-            assert_eq!(node(&graph, name).inputs[0], format!("{source}.dequantized"));
+            assert_eq!(node(&graph, name).input[0], format!("{source}.dequantized"));
             let quantize = node(&graph, &format!("{name}.quantize"));
-            assert_eq!(quantize.inputs[1], format!("{source}.scale"), "poolings and upsamplings keep the scale");
+            assert_eq!(quantize.input[1], format!("{source}.scale"), "poolings and upsamplings keep the scale");
         }
     }
 
     #[test]
     fn a_shared_weight_is_quantized_once_and_each_level_has_its_own_range() {
         let graph = quantized(&[]);
-        let readers = |name: &str| graph.nodes.iter().filter(|node| node.inputs.iter().any(|i| i == name)).count();
+        let readers = |name: &str| graph.node.iter().filter(|node| node.input.iter().any(|i| i == name)).count();
         assert_eq!(readers("regressionModel.conv2.weight.quantized"), 1);
         assert_eq!(readers("regressionModel.conv2.weight.dequantized"), 5);
         let levels = ["", "_1", "_2", "_3", "_4"].map(|level| format!("regressionModel.conv2{level}"));
-        let inputs = levels.each_ref().map(|level| node(&graph, level).inputs[0].replace(".dequantized", ".scale"));
+        let inputs = levels.each_ref().map(|level| node(&graph, level).input[0].replace(".dequantized", ".scale"));
         let steps: BTreeSet<_> = inputs.iter().map(|scale| floats(&graph, scale)[0].to_bits()).collect();
         assert_eq!(steps.len(), 5);
         for (level, input) in levels.iter().zip(&inputs) {
@@ -326,10 +323,10 @@ mod tests {
             ["layer3.1.conv2.weight", "layer3.1.conv2.bias"].map(|name| (name, floats(&before, name)))
         {
             let steps = floats(&after, &format!("{name}.scale"));
-            let rounded: Vec<f32> = match &after.initializers[&format!("{name}.quantized")].elements {
-                Elements::SignedByte(values) => values.iter().map(|value| f32::from(*value)).collect(),
-                Elements::ShortInt(values) => values.iter().map(|value| *value as f32).collect(),
-                other => panic!("{other:?}"),
+            let rounded = after.constant(&format!("{name}.quantized")).unwrap();
+            let rounded: Vec<f32> = match rounded.elements::<i8>() {
+                Some(values) => values.iter().map(|value| f32::from(*value)).collect(),
+                None => rounded.elements::<i32>().unwrap().iter().map(|value| *value as f32).collect(),
             };
             let per_channel = rounded.len() / steps.len();
             for ((rounded, original), index) in rounded.iter().zip(original).zip(0..) {
@@ -345,13 +342,12 @@ mod tests {
         let quantization = Quantization::new(&graph, &Layers::default());
         let range = |name: &str| (name.to_owned(), Range { low: 0.0, high: 1e-3 });
         let ranges = quantization.ranged_values().into_iter().map(range).collect();
-        let Elements::Float(weights) = &mut graph.initializers.get_mut("fpn.P6.weight").unwrap().elements else {
-            panic!()
-        };
-        weights.iter_mut().for_each(|weight| *weight = 1e-20);
-        graph.initializers.insert("fpn.P6.bias".to_owned(), Constant::floats(vec![-7.0; 32]));
+        let TensorProto { name, dims, .. } = graph.constant("fpn.P6.weight").unwrap().clone();
+        let tiny = vec![1e-20f32; floats(&graph, &name).len()];
+        graph.add_constant(TensorProto::new(name, dims, tiny));
+        graph.add_constant(TensorProto::vector("fpn.P6.bias", vec![-7.0f32; 32]));
         quantization.apply(&mut graph, &ranges);
-        let Elements::ShortInt(values) = &graph.initializers["fpn.P6.bias.quantized"].elements else { panic!() };
+        let values = graph.constant("fpn.P6.bias.quantized").unwrap().elements::<i32>().unwrap();
         for (value, step) in values.iter().zip(floats(&graph, "fpn.P6.bias.scale")) {
             assert!((*value as f32 * step + 7.0).abs() < 1e-5);
         }
@@ -360,11 +356,11 @@ mod tests {
     #[test]
     fn keep_float_layers_read_dequantized_values_and_are_not_quantized() {
         let graph = quantized(&["conv1", "layer1.0", "regressionModel.output"]);
-        assert_eq!(node(&graph, "conv1").inputs, ["images", "conv1.weight", "conv1.bias"]);
-        assert_eq!(node(&graph, "layer1.0.conv1").inputs[0], "bn1.relu.max_pool", "the input is not quantized");
+        assert_eq!(node(&graph, "conv1").input, ["images", "conv1.weight", "conv1.bias"]);
+        assert_eq!(node(&graph, "layer1.0.conv1").input[0], "bn1.relu.max_pool", "the input is not quantized");
         let output = node(&graph, "regressionModel.output_2");
-        assert!(output.inputs[0].ends_with(".dequantized") && output.inputs[1] == "regressionModel.output.weight");
-        assert!(graph.nodes.iter().all(|node| !node.name.starts_with("regressionModel.output.quantize")));
+        assert!(output.input[0].ends_with(".dequantized") && output.input[1] == "regressionModel.output.weight");
+        assert!(graph.node.iter().all(|node| !node.name.starts_with("regressionModel.output.quantize")));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use super::calibration::{CalibrationError, Inputs};
 use super::layers::Layers;
 use super::quantize::Quantization;
 use super::range::Range;
-use crate::graph::Graph;
 use crate::model::encode_with_outputs;
+use crate::onnx::GraphProto;
 
 /// Sensitivity of a layer: RMS error of the network's outputs, divided by their RMS.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +27,7 @@ pub struct Sensitivity {
 
 /// Sensitivity of every convolution of `graph`, the most sensitive first. `ranges` has all values that can be quantized.
 pub(super) fn measure(
-    graph: &Graph,
+    graph: &GraphProto,
     ranges: &BTreeMap<String, Range>,
     inputs: Inputs,
     engine: &EngineOptions,
@@ -51,7 +51,11 @@ pub(super) fn measure(
 }
 
 /// Outputs of the network for all inputs, by name.
-fn run(graph: Graph, inputs: Inputs, engine: &EngineOptions) -> Result<BTreeMap<String, Vec<f32>>, CalibrationError> {
+fn run(
+    graph: GraphProto,
+    inputs: Inputs,
+    engine: &EngineOptions,
+) -> Result<BTreeMap<String, Vec<f32>>, CalibrationError> {
     let names = BTreeSet::from([CLASSIFICATION, REGRESSION]);
     let mut reader = ActivationReader::from_bytes("the network", &encode_with_outputs(graph, &names), engine)?;
     let mut outputs: BTreeMap<String, Vec<f32>> = BTreeMap::new();
