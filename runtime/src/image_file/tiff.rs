@@ -189,6 +189,11 @@ fn decode_page<T>(
     limits: &Limits,
     reserve: impl FnOnce(u64) -> T,
 ) -> Result<(RgbImage, T), DecodeError> {
+    /// Bytes of the header of a TIFF file; BigTIFF has more.
+    const HEADER: usize = 8;
+    if bytes.len() < HEADER {
+        return Err(DecodeError::Truncated);
+    }
     let max_block = usize::try_from(limits.memory()).unwrap_or(usize::MAX);
     let reader = TiffReader::new(Arc::new(BytesSource::new(bytes)), Path::new(""), 0, max_block)?;
     let (width, height) = reader.size();
