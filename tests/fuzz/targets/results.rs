@@ -19,8 +19,11 @@ static TRUTH: LazyLock<Dataset> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    let Ok(located) = ResultFile::read(&SCRATCH.file("results.json", bytes)).and_then(|file| file.locate(&TRUTH)) else { return };
-    let evaluation = models::evaluation::evaluate(&TRUTH.annotations, &located.boxes, TRUTH.classes.len());
+    let Ok(located) = ResultFile::read(&SCRATCH.file("results.json", bytes)).and_then(|file| file.locate(&TRUTH))
+    else {
+        return;
+    };
+    let evaluation = models::evaluation::evaluate(TRUTH.annotations(), &located.boxes, TRUTH.classes().len());
     let ap = evaluation.summary.ap;
     assert!((0.0..=1.0).contains(&ap), "AP is {ap}");
 });
