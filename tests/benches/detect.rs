@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use exporter::{ExportOptions, OutputFile, export};
 use image::{Rgb, RgbImage};
 use models::Checkpoint;
@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
             peers.push((name, peer, Times::default()));
         }
     }
-    let program = program()?;
+    let program = tests::release_runtime()?;
     let mut ours = Times::default();
     detect_with_runtime(&program, folder, &images[..2])?;
     for turn in images.chunks(TURN) {
@@ -111,16 +111,6 @@ impl Times {
         self.program += other.program;
         self.detections.extend(other.detections);
     }
-}
-
-/// Builds `runtime` in release mode and returns its path.
-fn program() -> anyhow::Result<PathBuf> {
-    let status =
-        Command::new(env!("CARGO")).args(["build", "--release", "--quiet", "--package", "runtime"]).status()?;
-    ensure!(status.success(), "cannot build `runtime`");
-    let bench = std::env::current_exe()?;
-    let folder = bench.ancestors().nth(2).context("benchmarks are in `deps`")?;
-    Ok(folder.join("runtime"))
 }
 
 fn detect_with_runtime(program: &Path, folder: &Path, images: &[PathBuf]) -> anyhow::Result<Times> {

@@ -94,12 +94,7 @@ struct Run {
 impl Program {
     /// `runtime`, built in release mode.
     fn ours(truth: &Path, results: &Path) -> anyhow::Result<Self> {
-        let status =
-            Command::new(env!("CARGO")).args(["build", "--release", "--quiet", "--package", "runtime"]).status()?;
-        ensure!(status.success(), "cannot build `runtime`");
-        let bench = std::env::current_exe()?;
-        let folder = bench.ancestors().nth(2).context("benchmarks are in `deps`")?;
-        let mut command = Command::new(folder.join("runtime"));
+        let mut command = Command::new(tests::release_runtime()?);
         command.arg("score").arg("--truth").arg(truth).arg("--detections").arg(results).args(["--json", "-"]);
         Ok(Self { name: "runtime score".to_owned(), command, runs: Vec::new() })
     }

@@ -5,7 +5,9 @@ mod peer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 
+use anyhow::Context;
 use models::spec::{Class, NormKind};
 use models::{Checkpoint, ModelSpec, Parameter, Provenance, parameters};
 use ndarray::{ArrayD, IxDyn};
@@ -29,6 +31,19 @@ pub fn programs() -> PathBuf {
         assert!(path.exists(), "{} is missing; build it with `cargo test --workspace`", path.display());
     }
     folder
+}
+
+/// Builds `runtime` in release mode and returns its path. For benchmarks.
+///
+/// # Errors
+/// When the build fails.
+pub fn release_runtime() -> anyhow::Result<PathBuf> {
+    let status =
+        Command::new(env!("CARGO")).args(["build", "--release", "--quiet", "--package", "runtime"]).status()?;
+    anyhow::ensure!(status.success(), "cannot build `runtime`");
+    let bench = std::env::current_exe()?;
+    let folder = bench.ancestors().nth(2).context("benchmarks are in `deps`")?;
+    Ok(folder.join("runtime"))
 }
 
 /// A preset with another kind of normalization and `classes` classes.
