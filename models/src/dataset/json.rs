@@ -75,21 +75,21 @@ fn read_in_pieces<T: DeserializeOwned + Send>(path: &Path) -> Option<Entries<T>>
                 let start = piece.trim_ascii_start().strip_prefix(b"[")?.len();
                 piece.drain(..piece.len() - start);
             }
-            if length == 0 {
+            let is_last = (length as u64) < PIECE;
+            if is_last {
                 piece.truncate(piece.trim_ascii_end().strip_suffix(b"]")?.len());
-            } else if let Some(cut) = last_cut(&piece) {
+            } else {
+                // Without a cut, a longer piece would be searched again and again.
+                let cut = last_cut(&piece)?;
                 rest = piece.split_off(cut + 1);
                 piece.truncate(cut);
-            } else {
-                rest = piece;
-                continue;
             }
             let parsed = &parsed;
             scope.spawn(move |_| {
                 let entries = str::from_utf8(&piece).ok().and_then(parse_piece);
                 parsed.lock().unwrap_or_else(PoisonError::into_inner).insert(number, entries);
             });
-            if length == 0 {
+            if is_last {
                 return Some(());
             }
         }

@@ -210,6 +210,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_entry_longer_than_a_piece_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("results.json");
+        let note = "x".repeat(3 << 20);
+        let entry =
+            format!(r#"{{"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 1, "note": "{note}"}}"#);
+        std::fs::write(&path, format!("[{entry}]")).unwrap();
+        let located = ResultFile::read(&path).unwrap().locate(&truth(&[1], &[2])).unwrap();
+        assert_eq!((located.boxes.len(), located.count()), (1, 1));
+    }
+
     fn truth(images: &[i64], classes: &[i64]) -> Dataset {
         let image = |id: &i64| Image { id: *id, file_name: id.to_string(), width: 64, height: 32 };
         let class = |id: &i64| Class { id: *id, name: id.to_string() };
