@@ -6,7 +6,7 @@ fuzzers := tests/fuzz/Cargo.toml
 demo := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test demo bench fuzz clean
+.PHONY: help setup build test audit demo bench fuzz dist clean
 
 help: ## List these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -25,6 +25,10 @@ test: setup ## Check formatting and lints, run all tests; RETINANET_DATA: folder
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --manifest-path $(fuzzers) --target-dir $(built) --locked -- -D warnings
 	cargo test --workspace
+	.ci/audit licenses bans sources
+
+audit: setup ## Check licenses and sources of all dependencies, and known vulnerabilities (needs github.com)
+	.ci/audit licenses bans sources advisories
 
 demo: build ## Draw a data set of shapes, train, export and detect; prints AP and the folder of annotated images
 	rm -rf $(demo)
@@ -41,6 +45,9 @@ bench: setup ## Run the benchmarks: detection, post-processing, evaluation, data
 
 fuzz: ## Fuzz every parser of untrusted input, ten minutes per target
 	tests/fuzz/run
+
+dist: setup ## Build the archives of a release into dist: programs, libraries, man pages, licenses, SBOM, checksums
+	.ci/dist
 
 clean: ## Remove build outputs and the demo; keeps the libraries in .deps
 	cargo clean

@@ -20,7 +20,10 @@ fn main() {
         return;
     }
     println!("cargo::rerun-if-changed={}", folder.display());
-    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", folder.display());
+    // Archives of a release have libtorch next to the program: `.ci/dist` sets `$ORIGIN`.
+    println!("cargo::rerun-if-env-changed=LIBTORCH_RPATH");
+    let rpath = env::var("LIBTORCH_RPATH").unwrap_or_else(|_| folder.display().to_string());
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{rpath}");
     if folder.join("libtorch_cuda.so").exists() {
         println!("cargo::rustc-link-search=native={}", folder.display());
         println!("cargo::rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");

@@ -1,8 +1,12 @@
 //! Command lines of the programs.
 
-use clap::{Arg, Parser};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use crate::progress::{Verbosity, set_verbosity};
+use clap::{Arg, Command, Parser, value_parser};
+use clap_complete::Shell;
+
+use crate::progress::{Verbosity, error, set_verbosity};
 
 /// The flags that all programs have.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -28,12 +32,51 @@ impl CommonArgs {
 }
 
 /// Parses the command line of this process. `--flag -1` passes -1, so that the flag can say which numbers it takes. Exits on
-/// errors and after `--help`.
+/// errors, after `--help`, and after `--generate`.
 pub fn parse<A: Parser>() -> A {
     let numbers = |arg: Arg| {
         let is_option = arg.get_action().takes_values() && !arg.is_positional();
         if is_option { arg.allow_negative_numbers(true) } else { arg }
     };
-    let command = A::command().mut_args(numbers).mut_subcommands(|command| command.mut_args(numbers));
+    let mut command = A::command().mut_args(numbers).mut_subcommands(|command| command.mut_args(numbers));
+    if std::env::args_os().nth(1).is_some_and(|first| first.as_encoded_bytes().starts_with(GENERATE.as_bytes())) {
+        exit_after_generating(command);
+    }
+    command = command.arg(generate_arg());
     A::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+const GENERATE: &str = "--generate";
+
+fn generate_arg() -> Arg {
+    Arg::new("generate")
+        .long("generate")
+        .value_name("DIR")
+        .value_parser(value_parser!(PathBuf))
+        .exclusive(true)
+        .help("Only write man pages and completions for bash, zsh and fish into this folder")
+}
+
+fn exit_after_generating(command: Command) -> ! {
+    // The program's own command line may require a subcommand, so `--generate` is parsed by itself.
+    let only = Command::new(command.get_name().to_owned()).arg(generate_arg().required(true));
+    let folder: PathBuf = only.get_matches().remove_one("generate").expect("clap requires it");
+    match generate(command, &folder) {
+        Ok(()) => std::process::exit(0),
+        Err(reason) => {
+            error(format_args!("cannot write to `{}`: {reason}", folder.display()));
+            std::process::exit(1)
+        }
+    }
+}
+
+/// Writes the man pages `NAME.1` and `NAME-COMMAND.1`, and completions under the names that the shells look for.
+fn generate(mut command: Command, folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    clap_mangen::generate_to(command.clone(), folder)?;
+    let name = command.get_name().to_owned();
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut command, &name, folder)?;
+    }
+    Ok(())
 }

@@ -43,10 +43,12 @@ impl Default for LossConfig {
 
 /// The two parts of the loss, each a scalar: the mean over the images of the batch.
 pub struct Loss {
-    /// Focal loss of all scores, divided by the [`Normalizer`].
+    /// Focal loss of all scores, divided by the [`Normalizer`]. Its gradient is in [`Loss::total`].
     pub classification_loss: Tensor,
     /// Box loss of the foreground anchors, divided by the [`Normalizer`]; zero if there are none.
     pub box_loss: Tensor,
+    /// Has the gradient of the classification loss, but not its value.
+    classification: Tensor,
 }
 
 impl Loss {
@@ -61,29 +63,35 @@ impl Loss {
         coder: &BoxCoderSpec,
     ) -> Self {
         let device = logits.device();
-        let classes = logits.size()[2];
-        let anchor_weights = Tensor::from_slice(&targets.anchor_weights).to_device(device);
         let object_weights = Tensor::from_slice(&targets.object_weights).to_device(device);
         let rows = Tensor::from_slice(&targets.rows).to_device(device);
 
-        // Nearly all scores are background: treats all as background, then corrects the few foreground scores.
-        let background = focal(logits, config.gamma) * anchor_weights.view([logits.size()[0], -1, 1]);
-        let foreground_indices = &rows * classes + Tensor::from_slice(&targets.classes).to_device(device);
-        let foreground_logits = logits.reshape(-1).index_select(0, &foreground_indices);
-        let foreground = focal(&-&foreground_logits, config.gamma) * config.alpha;
-        let as_background = focal(&foreground_logits, config.gamma) * (1.0 - config.alpha);
-        let classification_loss = background.sum(Kind::Float) * (1.0 - config.alpha)
-            + ((foreground - as_background) * &object_weights).sum(Kind::Float);
+        let [classification_loss, gradient] = tch::no_grad(|| {
+            let logits = logits.detach().flatten(0, 1);
+            let anchor_weights = Tensor::from_slice(&targets.anchor_weights).to_device(device).unsqueeze(1);
+            // Nearly all scores are background: treats all as background, then corrects the few foreground scores.
+            let [background, gradient] = background(&logits, &(anchor_weights * (1.0 - config.alpha)), config.gamma);
+            let indices = &rows * logits.size()[1] + Tensor::from_slice(&targets.classes).to_device(device);
+            let foreground_logits = logits.reshape(-1).index_select(0, &indices);
+            let [positive, positive_slope] = focal(&-&foreground_logits, config.gamma);
+            let [negative, negative_slope] = focal(&foreground_logits, config.gamma);
+            let correct = |positive: Tensor, negative: Tensor| {
+                (positive * config.alpha - negative * (1.0 - config.alpha)) * &object_weights
+            };
+            let correction = correct(-positive_slope, negative_slope);
+            let _ = gradient.view(-1).index_add_(0, &indices, &correction);
+            [background + correct(positive, negative).sum(Kind::Float), gradient]
+        });
 
         let foreground_offsets = offsets.reshape([-1, 4]).index_select(0, &rows);
         let errors = config.box_loss.per_anchor(&foreground_offsets, targets, config.smooth_l1_beta, coder);
         let box_loss = (errors * &object_weights).sum(Kind::Float) * config.box_loss_weight;
-        Self { classification_loss, box_loss }
+        Self { classification_loss, box_loss, classification: logits.reshape(-1).dot(&gradient.view(-1)) }
     }
 
-    /// The sum of both parts.
+    /// A scalar whose gradient is that of the sum of both parts; its value means nothing.
     pub fn total(&self) -> Tensor {
-        &self.classification_loss + &self.box_loss
+        &self.classification + &self.box_loss
     }
 
     /// Both parts as numbers: classification loss, box loss.
@@ -93,12 +101,46 @@ impl Loss {
     }
 }
 
-/// The focal loss of background scores, without alpha: p^gamma * -log(1 - p) with p = sigmoid(logit).
-/// The loss of a foreground score is that of its negative logit.
-fn focal(logits: &Tensor, gamma: f64) -> Tensor {
-    // For other exponents than 2, the gradient of a power of p would be infinite where p underflows to 0.
-    let modulation = if gamma == 2.0 { logits.sigmoid().square() } else { (logits.log_sigmoid() * gamma).exp() };
-    modulation * logits.softplus()
+/// Scores whose loss is computed together on the CPU, so that the passes over them stay in its caches.
+const CHUNK: i64 = 1 << 17;
+
+/// The sum of the focal losses of `logits`, `[rows, classes]`, all as background, with `weights`, `[rows, 1]`; and its
+/// gradient, `[rows, classes]`.
+fn background(logits: &Tensor, weights: &Tensor, gamma: f64) -> [Tensor; 2] {
+    let [rows, classes] = [logits.size()[0], logits.size()[1]];
+    let chunk = if logits.device() == Device::Cpu { (CHUNK / classes).max(1) } else { rows.max(1) };
+    let gradient = logits.empty_like().contiguous();
+    let mut sum = Tensor::zeros([], (Kind::Float, logits.device()));
+    let mut start = 0;
+    while start < rows {
+        let length = chunk.min(rows - start);
+        let part = |tensor: &Tensor| tensor.narrow(0, start, length);
+        let [loss, slope] = focal(&part(logits), gamma);
+        let weights = part(weights);
+        sum += (loss * &weights).sum(Kind::Float);
+        let _ = slope.mul_out(&part(&gradient), &weights);
+        start += length;
+    }
+    [sum, gradient]
+}
+
+/// The focal losses of background scores, without alpha: p^gamma * softplus(x) with p = sigmoid(x) for a logit x; and
+/// their derivatives by x, p^gamma * (gamma * (1 - p) * softplus(x) + p). The loss of a foreground score is that of its
+/// negative logit.
+///
+/// The closed form takes a third of the passes that autograd takes through these functions.
+fn focal(logits: &Tensor, gamma: f64) -> [Tensor; 2] {
+    let p = logits.sigmoid();
+    let softplus = logits.softplus();
+    // A power of p would be NaN where p underflows to 0 and gamma is below 1.
+    let modulation = if gamma == 2.0 { p.square() } else { (logits.log_sigmoid() * gamma).exp() };
+    let loss = &modulation * &softplus;
+    let mut slope = &p * -gamma;
+    let _ = slope.g_add_scalar_(gamma);
+    let _ = slope.g_mul_(&softplus);
+    let _ = slope.g_add_(&p);
+    let _ = slope.g_mul_(&modulation);
+    [loss, slope]
 }
 
 #[cfg(test)]
@@ -134,10 +176,23 @@ mod tests {
             let scores = numbers(&case["probs"]).into_iter().zip(numbers(&case["targets"]));
             for ((score, target), expected) in scores.zip(numbers(&case["per_element"])) {
                 let logit = Tensor::from_slice(&[(score / (1.0 - score)).ln()]);
-                let loss = focal(&if target == 1.0 { -logit } else { logit }, gamma) * weight(target);
-                let found = loss.double_value(&[0]);
+                let [loss, _] = focal(&if target == 1.0 { -logit } else { logit }, gamma);
+                let found = loss.double_value(&[0]) * weight(target);
                 assert!((found - expected).abs() < 1e-7, "{found} instead of {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn focal_slope_is_autograds() {
+        let logits = (Tensor::arange(4001, tch::kind::DOUBLE_CPU) - 2000.0) / 20.0;
+        for gamma in [0.0, 0.5, 1.0, 2.0, 3.0] {
+            let x = logits.copy().set_requires_grad(true);
+            let loss = (x.log_sigmoid() * gamma).exp() * x.softplus();
+            let expected = Tensor::run_backward(&[loss.sum(Kind::Double)], &[&x], false, false).remove(0);
+            let [found_loss, found] = focal(&logits, gamma);
+            let difference = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+            assert!(difference(&found_loss, &loss) < 1e-12 && difference(&found, &expected) < 1e-12, "gamma {gamma}");
         }
     }
 
