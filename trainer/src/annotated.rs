@@ -22,15 +22,7 @@ pub(crate) fn annotated(recipe: &Recipe, index: usize, scored: &[ScoredBox]) -> 
         image = image::imageops::thumbnail(&image, side(image.width()), side(image.height()));
         scale = factor as f32;
     }
-    let detections = confident_detections(scored, index, MIN_SCORE, scale);
-    runtime::draw::draw(&mut image, &detections, &recipe.spec.classes);
-    Ok(image)
-}
-
-/// Detections in the image at index `index` with a score of at least `min_score`, highest first. Boxes are in pixels of
-/// the original image (upright, after EXIF rotation), multiplied by `scale`.
-pub(crate) fn confident_detections(scored: &[ScoredBox], index: usize, min_score: f64, scale: f32) -> Vec<Detection> {
-    let confident = scored.iter().filter(|scored| scored.image == index && scored.score >= min_score);
+    let confident = scored.iter().filter(|scored| scored.image == index && scored.score >= MIN_SCORE);
     let mut detections: Vec<_> = confident
         .map(|scored| Detection {
             class_index: scored.class_index,
@@ -39,5 +31,6 @@ pub(crate) fn confident_detections(scored: &[ScoredBox], index: usize, min_score
         })
         .collect();
     detections.sort_by(|a, b| b.score.total_cmp(&a.score));
-    detections
+    runtime::draw::draw(&mut image, &detections, &recipe.spec.classes);
+    Ok(image)
 }

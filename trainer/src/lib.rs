@@ -32,7 +32,7 @@ pub mod memory;
 
 mod machine;
 
-mod report;
+pub mod report;
 
 pub mod bench;
 pub mod check;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use runtime::cli::{self, CommonArgs};
 use runtime::progress;
 use trainer::interrupt::{self, Interrupted};
-use trainer::{bench, check, eval, fit, import, init, memory, synth};
+use trainer::{bench, check, eval, fit, import, init, memory, report, synth};
 
 /// Exit code of `check` when training would refuse the data or stop at an image.
 const UNSOUND_DATA: u8 = 3;
@@ -29,6 +29,7 @@ enum Command {
     Check(check::CheckArgs),
     Fit(fit::FitArgs),
     Eval(eval::EvalArgs),
+    Report(report::ReportArgs),
     Import(import::ImportArgs),
     Bench(bench::BenchArgs),
 }
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Synth(args) => synth::run(&args),
         Command::Fit(args) => fit::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -3,16 +3,17 @@
 mod data;
 mod display;
 mod events;
-mod folder;
+pub(crate) mod folder;
 mod journal;
 pub(crate) mod log;
+pub(crate) mod session;
 mod state;
 
 use std::time::Instant;
 
 use anyhow::{anyhow, ensure};
+use models::Provenance;
 use models::evaluation::{ScoredBox, evaluate};
-use models::{Checkpoint, Provenance};
 
 use crate::annotated::annotated;
 use crate::config::TrainConfig;
@@ -21,9 +22,9 @@ use crate::failure::{TorchError, catch};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::loader::Batch;
 use crate::loss::LossConfig;
-use crate::predictor::{Predictor, validation_batches};
+use crate::predictor::validation_batches;
 use crate::progress::{Count, EpochProgress, say, warn};
-use crate::report::{self, Material};
+use crate::report::{self, ReportOptions};
 use crate::resumption;
 use crate::step::StageSeconds;
 use crate::training_model::{StepError, TrainingModel};
@@ -70,6 +71,7 @@ impl Trainer {
         let state = RunState { dataset_checksums, checked_images, device, ..RunState::default() };
         save(&folder, &model, &state, None, false)?;
         folder.begin(&config)?;
+        session::record(folder.path(), device)?;
         let journal = Journal::open(folder.path(), state.steps, state.epochs)?;
         Ok(Self { folder, config, data, model, state, journal, interrupt })
     }
@@ -89,6 +91,7 @@ impl Trainer {
         if config != *before {
             folder.write_config(&config)?;
         }
+        session::record(folder.path(), device)?;
         let journal = Journal::open(folder.path(), state.steps, state.epochs)?;
         let trainer = Self { folder, config, data, model, state, journal, interrupt };
         if trainer.config.run.epochs != before.run.epochs {
@@ -221,6 +224,9 @@ impl Trainer {
         let reductions = self.state.patience.reductions;
         let best = self.state.end_epoch(ap, &self.config.schedule);
         self.journal.epoch(record)?;
+        if let Some((_, scored)) = validation.as_ref().filter(|_| best) {
+            report::write_detections(self.folder.path(), &self.data.validation.recipe().dataset, scored)?;
+        }
         self.save(ap, best)?;
         if let Some((_, scored)) = &validation
             && let Err(error) = self.show_samples(scored)
@@ -232,19 +238,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes the report on the best checkpoint.
+    /// Writes the report.
     fn report(&self) -> Result<(), Stop> {
-        let best = Checkpoint::open(&self.folder.best_path()).map_err(anyhow::Error::from)?;
-        let predictor = Predictor::from_checkpoint(&best, self.model.device).map_err(anyhow::Error::from)?;
-        let scored = self.detect("report", |batch| predictor.detect(batch))?;
-        let material = Material {
-            folder: self.folder.path(),
-            recipe: self.data.validation.recipe(),
-            scored: &scored,
-            best_epoch: best.provenance.epoch,
-            command: &std::env::args().collect::<Vec<_>>().join(" "),
-        };
-        say(format_args!("wrote `{}`", report::write(&material)?.display()));
+        let out = report::default_path(self.folder.path());
+        let notes = report::write(&ReportOptions { runs: vec![self.folder.path().to_owned()], out: out.clone() })?;
+        notes.iter().for_each(|note| warn(format_args!("{note}")));
+        say(format_args!("wrote `{}`", out.display()));
         Ok(())
     }
 

@@ -78,35 +78,15 @@ pub(crate) fn draw_images(
     size: Size,
     generator: impl Fn(u32) -> ChaCha8Rng + Sync,
 ) -> anyhow::Result<Dataset> {
+    let file_name = |index: u32| format!("{index:05}.{extension}");
     let draw_image = |index| {
-        let scene = draw(size, &mut generator(index));
-        let path = folder.join(file_name(index, extension));
+        let (scene, path) = (draw(size, &mut generator(index)), folder.join(file_name(index)));
         scene.image.save(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
         Ok(scene.objects)
     };
     let objects: Vec<_> = (0..count).into_par_iter().map(draw_image).collect::<anyhow::Result<_>>()?;
-    Ok(dataset(folder, &objects, extension, size))
-}
-
-/// A random number generator whose stream is unique to this image of this seed.
-fn generator(seed: u64, split: u64, image: u32) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(split << 32 | u64::from(image));
-    rng
-}
-
-fn file_name(index: u32, extension: &str) -> String {
-    format!("{index:05}.{extension}")
-}
-
-/// The data set of these objects, which are grouped by image.
-fn dataset(folder: &Path, objects: &[Vec<Object>], extension: &str, Size { width, height }: Size) -> Dataset {
-    let images = (0..).zip(objects).map(|(index, _)| Image {
-        id: i64::from(index) + 1,
-        file_name: file_name(index, extension),
-        width,
-        height,
-    });
+    let Size { width, height } = size;
+    let image = |index| Image { id: i64::from(index) + 1, file_name: file_name(index), width, height };
     let annotations = objects.iter().enumerate().flat_map(|(image, objects)| objects.iter().map(move |o| (image, o)));
     let annotations = (1..).zip(annotations).map(|(id, (image, object))| Annotation {
         id,
@@ -118,8 +98,14 @@ fn dataset(folder: &Path, objects: &[Vec<Object>], extension: &str, Size { width
         difficult: false,
     });
     let classes = (1..).zip(Kind::ALL).map(|(id, kind)| Class { id, name: kind.name().to_owned() });
-    Dataset::new(folder, images.collect(), annotations.collect(), classes.collect())
-        .expect("images and annotations are numbered in order")
+    Ok(Dataset::new(folder, (0..count).map(image).collect(), annotations.collect(), classes.collect())?)
+}
+
+/// A random number generator whose stream is unique to this image of this seed.
+fn generator(seed: u64, split: u64, image: u32) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(split << 32 | u64::from(image));
+    rng
 }
 
 #[cfg(test)]

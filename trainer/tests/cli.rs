@@ -123,7 +123,7 @@ fn run_writes_its_files_and_is_bitwise_reproducible() {
     assert_eq!(first.spec.classes.len(), first.probe.outputs.logits.dim().2);
     project.checkpoint("runs/latest/best.safetensors");
     let report = fs::read_to_string(project.path().join("runs/latest/report.html")).unwrap();
-    assert_contains(&report, &["<!DOCTYPE html>", "Average precision", "epochs: 2", "data:image/jpeg;base64,"]);
+    assert_contains(&report, &["<!DOCTYPE html>", "Average precision", "epochs: 2", "\"jpeg\":\"/9j/"]);
     let log = fs::read_to_string(project.path().join("runs/latest/log.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.iter().filter(|line| line["learning_rate"].is_number()).count(), 4, "two steps per epoch");
@@ -566,8 +566,16 @@ fn full_disk_ends_the_run_and_keeps_the_last_checkpoint() {
     let mut files_left: Vec<_> = files_left.map(|name| name.into_string().unwrap()).collect();
     files_left.retain(|name| !name.contains("tfevents") && name != ".lock");
     files_left.sort();
-    let files =
-        ["best.safetensors", "config.yaml", "last.safetensors", "log.jsonl", "report.html", "state.safetensors"];
+    let files = [
+        "best.detections.json",
+        "best.safetensors",
+        "config.yaml",
+        "last.safetensors",
+        "log.jsonl",
+        "report.html",
+        "sessions.jsonl",
+        "state.safetensors",
+    ];
     assert_eq!(files_left, files, "no partial file is left");
     assert!(project.fit(&["--resume", "--out", "run"]).status.success());
 }
@@ -1152,5 +1160,47 @@ fn every_training_option_changes_the_weights() {
     ];
     for (index, (section, entry)) in entries.into_iter().enumerate() {
         assert!(weights(&index.to_string(), section, entry) != default, "{section}: {entry}");
+    }
+}
+
+#[test]
+fn report_shows_runs_at_any_time_and_beside_each_other() {
+    let project = Project::new();
+    assert!(project.fit(&["--out", "first"]).status.success());
+    let data = |page: &str| -> serde_json::Value {
+        let page = fs::read_to_string(project.path().join(page)).unwrap();
+        let data = page.split_once("id=\"data\">").unwrap().1.split_once("</script>").unwrap().0;
+        serde_json::from_str(data).unwrap()
+    };
+    let report = |arguments: &[&str]| trainer(project.path(), &[&["report"], arguments].concat());
+    let written = data("first/report.html");
+    let run = &written["runs"][0];
+    assert!(run["sessions"][0]["command"].as_str().unwrap().ends_with("fit --out first"), "{run}");
+    let best = project.log("first").into_iter().filter_map(|line| line["validation"]["AP"].as_f64()).reduce(f64::max);
+    assert_eq!(run["results"]["summary"]["AP"].as_f64(), best);
+
+    // A run that is being written.
+    fs::create_dir(project.path().join("second")).unwrap();
+    let log = fs::read_to_string(project.path().join("first/log.jsonl")).unwrap();
+    fs::write(project.path().join("second/log.jsonl"), format!("{}\n?\n{{\"st", log.lines().next().unwrap())).unwrap();
+    fs::copy(project.path().join("first/config.yaml"), project.path().join("second/config.yaml")).unwrap();
+    let output = report(&["second"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "wrote `second/report.html`\n");
+    assert_contains(&stderr(&output), &["warning: `second`: log.jsonl is damaged; left out line 2"]);
+    assert!(data("second/report.html")["runs"][0]["results"].is_null());
+
+    assert!(report(&["first", "second", "--out", "both.html"]).status.success());
+    assert_eq!(data("both.html")["runs"].as_array().unwrap().len(), 2);
+    assert_eq!(data("both.html")["runs"][0]["results"], run["results"]);
+    for (arguments, message) in [
+        (&["first", "second"][..], "pass one with --out"),
+        (&["shapes"], "`shapes` contains no run"),
+        (&[], "`runs/latest` contains no run"),
+        (&["first", "--out", "none/report.html"], "cannot write the report `none/report.html`"),
+    ] {
+        let output = report(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert_contains(&stderr(&output), &[message]);
     }
 }

@@ -231,14 +231,9 @@ impl RunFolder {
         read_run_state(&path).with_context(|| format!("cannot resume from `{}`", path.display()))
     }
 
-    /// Fingerprints of image files that this run, or another one beside it, could read.
+    /// See [`checked_images`].
     pub(crate) fn checked_images(&self) -> HashSet<u64> {
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let beside = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
-        let states = beside.chain([self.path.clone()]).map(|run| run.join(STATE));
-        // Other files and those of other versions tell nothing.
-        let runs = states.filter_map(|state| read_run_state(&state).ok());
-        runs.flat_map(|state| state.checked_images).flatten().collect()
+        checked_images(&self.path)
     }
 
     /// Restores the tensors of `model` at the last [`save`](Self::save), and returns the state of the run.
@@ -278,6 +273,16 @@ impl RunFolder {
             .and_then(|()| fs::rename(&next, &latest));
         linked.with_context(|| format!("cannot link `{}` to `{}`", latest.display(), self.path.display()))
     }
+}
+
+/// Fingerprints of image files that the run in a folder, or another one beside it, could read.
+pub(crate) fn checked_images(run: &Path) -> HashSet<u64> {
+    let parent = run.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
+    let states = beside.chain([run.to_owned()]).map(|run| run.join(STATE));
+    // Other files and those of other versions tell nothing.
+    let runs = states.filter_map(|state| read_run_state(&state).ok());
+    runs.flat_map(|state| state.checked_images).flatten().collect()
 }
 
 /// The state of a run in its file.

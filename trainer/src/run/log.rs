@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::step::{StageSeconds, Step, nan, number};
 
 /// The log's file in a run folder.
-pub(super) const FILE: &str = "log.jsonl";
+pub(crate) const FILE: &str = "log.jsonl";
 
 /// A line of the log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,10 +85,13 @@ impl fmt::Display for ValidationRecord {
 pub(crate) struct Log {
     pub(crate) steps: Vec<StepRecord>,
     pub(crate) epochs: Vec<EpochRecord>,
+    /// Numbers of the lines that are neither, from 1.
+    pub(crate) damaged: Vec<usize>,
 }
 
 impl Log {
-    /// Reads the log of the run in `folder`; a missing file is an empty log. Unknown and truncated lines are skipped.
+    /// Reads the log of the run in `folder`; a missing file is an empty log. A last line without a line break is skipped,
+    /// because a run may be writing it.
     ///
     /// # Errors
     /// When the file exists but cannot be read.
@@ -103,10 +106,12 @@ impl Log {
 
     fn parse(text: &str) -> Self {
         let mut log = Self::default();
-        for record in text.lines().filter_map(|line| serde_json::from_str(line).ok()) {
-            match record {
-                Record::Step(step) => log.steps.push(step),
-                Record::Epoch(epoch) => log.epochs.push(epoch),
+        for (number, line) in (1..).zip(text.split_inclusive('\n')) {
+            match serde_json::from_str(line) {
+                Ok(Record::Step(step)) => log.steps.push(step),
+                Ok(Record::Epoch(epoch)) => log.epochs.push(epoch),
+                Err(_) if line.ends_with('\n') => log.damaged.push(number),
+                Err(_) => {}
             }
         }
         log
@@ -167,17 +172,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_and_epochs_are_distinguished_and_truncated_lines_skipped() {
+    fn steps_and_epochs_are_distinguished_and_damaged_lines_counted() {
         let text = r#"{"step":1,"epoch":1,"classification_loss":1.5,"box_loss":0.5,"gradient_norm":null,"learning_rate":0.1}
             {"epoch":1,"steps":1,"seconds":2.5,"images_per_second":8.0,"spent":{"data":1.0,"forward":0.5}}
             {"comment":"from a later version"}
             {"step":2,"epo"#;
-        let Log { steps, epochs } = Log::parse(text);
-        assert_eq!((steps.len(), epochs.len()), (1, 1));
+        let Log { steps, epochs, damaged } = Log::parse(text);
+        assert_eq!((steps.len(), epochs.len(), damaged), (1, 1, vec![3]));
         assert!(steps[0].results.gradient_norm.is_nan() && steps[0].results.classification_loss == 1.5);
         assert!(epochs[0].box_loss.is_nan());
         assert_eq!((epochs[0].spent.data, epochs[0].spent.backward, &epochs[0].validation), (1.0, 0.0, &None));
-        assert_eq!(Log::parse("no log at all\n"), Log::default());
+        assert_eq!(Log::parse("no log at all\n"), Log { damaged: vec![1], ..Log::default() });
     }
 
     #[test]
@@ -202,7 +207,10 @@ mod tests {
         writer.write(&Record::Epoch(epoch)).unwrap();
         assert_eq!(Log::read(folder.path()).unwrap(), Log::default(), "nothing is written before the buffer is full");
         writer.flush().unwrap();
-        assert_eq!(Log::read(folder.path()).unwrap(), Log { steps: vec![step], epochs: vec![epoch] });
+        assert_eq!(
+            Log::read(folder.path()).unwrap(),
+            Log { steps: vec![step], epochs: vec![epoch], damaged: Vec::new() }
+        );
     }
 
     #[test]

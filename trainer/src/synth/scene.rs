@@ -115,72 +115,62 @@ impl Canvas {
         Self { size, owners: vec![None; colors.len()], colors, shapes: Vec::new() }
     }
 
-    /// Index of a pixel in `colors` and `owners`; `None` if it is outside the image.
-    fn index(&self, pixel: &Pixel) -> Option<usize> {
-        let (column, row) = (u32::try_from(pixel.column).ok()?, u32::try_from(pixel.row).ok()?);
-        let inside = column < self.size.width && row < self.size.height;
-        inside.then_some(row as usize * self.size.width as usize + column as usize)
+    /// The pixels of a mask that are inside the image, with their indices in `colors` and `owners`.
+    fn inside<'a>(&self, mask: &'a [Pixel]) -> impl Iterator<Item = (usize, &'a Pixel)> + use<'a> {
+        let Size { width, height } = self.size;
+        mask.iter().filter_map(move |pixel| {
+            let (column, row) = (u32::try_from(pixel.column).ok()?, u32::try_from(pixel.row).ok()?);
+            (column < width && row < height).then_some((row as usize * width as usize + column as usize, pixel))
+        })
+    }
+
+    /// The front shapes with one more, and the number of its pixels, visible or not.
+    fn covered(&self, mask: &[Pixel]) -> (Vec<Option<usize>>, usize) {
+        let mut owners = self.owners.clone();
+        let solid = self.inside(mask).filter(|(_, pixel)| pixel.is_solid());
+        solid.for_each(|(index, _)| owners[index] = Some(self.shapes.len()));
+        (owners, mask.iter().filter(|pixel| pixel.is_solid()).count())
     }
 
     /// Whether a shape with this mask in front of the others leaves all shapes, and itself, sufficiently visible.
     fn has_room(&self, mask: &[Pixel]) -> bool {
-        let mut owners = self.owners.clone();
-        let solid = || mask.iter().filter(|pixel| pixel.is_solid());
-        let new = self.shapes.len();
-        solid().filter_map(|pixel| self.index(pixel)).for_each(|index| owners[index] = Some(new));
-        let mut visible = vec![0usize; new + 1];
+        let (owners, pixels) = self.covered(mask);
+        let mut visible = vec![0usize; self.shapes.len() + 1];
         owners.iter().flatten().for_each(|&owner| visible[owner] += 1);
-        let pixels = self.shapes.iter().map(|(_, pixels)| *pixels).chain([solid().count()]);
+        let pixels = self.shapes.iter().map(|(_, pixels)| *pixels).chain([pixels]);
         visible.iter().zip(pixels).all(|(&visible, pixels)| visible as f32 >= MIN_VISIBLE_FRACTION * pixels as f32)
     }
 
-    /// Paints a shape in front of the others, in a color of its kind that contrasts with the pixels behind it.
+    /// Paints a shape in front of the others, in a color of its kind that contrasts with the mean of the pixels behind it.
     fn paint(&mut self, kind: Kind, mask: &[Pixel], rng: &mut impl Rng) {
-        let behind = self.mean_color(mask);
+        let (sum, count) = self.inside(mask).fold(([0f32; 3], 0f32), |(sum, count), (index, _)| {
+            (std::array::from_fn(|i| sum[i] + self.colors[index][i]), count + 1.0)
+        });
+        let behind = sum.map(|sum| sum / count.max(1.0));
         let more_contrast = |a: Color, b: Color| if contrast(a, behind) < contrast(b, behind) { b } else { a };
         let color = (0..4).map(|_| color_near(kind.hue(), HUE_SPREAD, rng)).reduce(more_contrast).unwrap_or_default();
         let texture = Texture::random(color, 0.2, rng);
-        for pixel in mask {
-            let Some(index) = self.index(pixel) else { continue };
+        for (index, pixel) in self.inside(mask) {
             let color = texture.at(pixel.column as f32, pixel.row as f32);
             self.colors[index] = mix(self.colors[index], color, pixel.coverage);
-            if pixel.is_solid() {
-                self.owners[index] = Some(self.shapes.len());
-            }
         }
-        let pixels = mask.iter().filter(|pixel| pixel.is_solid()).count();
+        let (owners, pixels) = self.covered(mask);
+        self.owners = owners;
         self.shapes.push((kind, pixels));
-    }
-
-    fn mean_color(&self, mask: &[Pixel]) -> Color {
-        let mut sum = [0f32; 3];
-        let mut count = 0f32;
-        for index in mask.iter().filter_map(|pixel| self.index(pixel)) {
-            sum = std::array::from_fn(|i| sum[i] + self.colors[index][i]);
-            count += 1.0;
-        }
-        sum.map(|sum| sum / count.max(1.0))
     }
 
     /// The visible parts of the shapes.
     fn objects(&self) -> Vec<Object> {
-        let empty = BoundingBox::new(f32::INFINITY, f32::INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY);
-        let object = |(kind, _): &(Kind, usize)| Object { kind: *kind, bounding_box: empty, area: 0 };
-        let mut objects: Vec<_> = self.shapes.iter().map(object).collect();
         let width = self.size.width as usize;
-        for (index, owner) in self.owners.iter().enumerate() {
-            let Some(owner) = *owner else { continue };
-            let (x, y) = ((index % width) as f32, (index / width) as f32);
-            let Object { bounding_box: extent, area, .. } = &mut objects[owner];
-            *extent = BoundingBox {
-                x1: extent.x1.min(x),
-                y1: extent.y1.min(y),
-                x2: extent.x2.max(x + 1.0),
-                y2: extent.y2.max(y + 1.0),
-            };
-            *area += 1;
-        }
-        objects
+        let object = |(index, (kind, _)): (usize, &(Kind, usize))| {
+            let visible = self.owners.iter().enumerate().filter(|(_, owner)| **owner == Some(index));
+            let pixels: Vec<_> = visible.map(|(place, _)| [place % width, place / width].map(|at| at as f32)).collect();
+            let end = |axis: usize, end: fn(f32, f32) -> f32| pixels.iter().map(|pixel| pixel[axis]).reduce(end);
+            let [x1, y1] = [0, 1].map(|axis| end(axis, f32::min).unwrap_or_default());
+            let [x2, y2] = [0, 1].map(|axis| end(axis, f32::max).unwrap_or_default() + 1.0);
+            Object { kind: *kind, bounding_box: BoundingBox { x1, y1, x2, y2 }, area: pixels.len() }
+        };
+        self.shapes.iter().enumerate().map(object).collect()
     }
 
     /// The final image: the canvas with some blur and noise, like a photo.

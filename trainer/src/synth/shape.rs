@@ -52,8 +52,7 @@ impl Shape {
     pub(super) fn mask(&self) -> Vec<Pixel> {
         // The antialiased edge extends half a pixel beyond the radius.
         let reach = self.radius.ceil() as i32 + 1;
-        let (left, top) = (self.x.floor() as i32 - reach, self.y.floor() as i32 - reach);
-        let side = 2 * reach + 1;
+        let (left, top, side) = (self.x.floor() as i32 - reach, self.y.floor() as i32 - reach, 2 * reach + 1);
         let pixels = (0..side * side).map(|i| {
             let (column, row) = (left + i % side, top + i / side);
             let coverage = (0.5 - self.distance(column as f32 + 0.5, row as f32 + 0.5)).clamp(0.0, 1.0);
@@ -71,9 +70,9 @@ impl Shape {
             * match self.kind {
                 Kind::Disk => x.hypot(y) - 1.0,
                 Kind::Ring => (x.hypot(y) - 0.75).abs() - 0.25,
-                Kind::Square => distance_from_polygon(x, y, &corners::<4>(1.0)),
-                Kind::Triangle => distance_from_polygon(x, y, &corners::<3>(1.0)),
-                Kind::Star => distance_from_polygon(x, y, &corners::<10>(0.45)),
+                Kind::Square => distance_from_polygon(x, y, 4, 1.0),
+                Kind::Triangle => distance_from_polygon(x, y, 3, 1.0),
+                Kind::Star => distance_from_polygon(x, y, 10, 0.45),
             }
     }
 }
@@ -96,30 +95,23 @@ impl Pixel {
     }
 }
 
-/// Corners around the origin, alternately at a distance of 1 and `inner`.
-fn corners<const N: usize>(inner: f32) -> [[f32; 2]; N] {
-    std::array::from_fn(|i| {
-        let radius = if i % 2 == 0 { 1.0 } else { inner };
-        let (sine, cosine) = (TAU * i as f32 / N as f32).sin_cos();
-        [radius * cosine, radius * sine]
-    })
-}
-
-/// Distance of a point from the edge of a polygon; negative inside. <https://iquilezles.org/articles/distfunctions2d>
-fn distance_from_polygon(x: f32, y: f32, corners: &[[f32; 2]]) -> f32 {
-    let mut nearest = f32::INFINITY;
-    let mut inside = false;
-    let mut previous = corners[corners.len() - 1];
-    for &corner in corners {
+/// Distance of a point from the edge of a polygon around the origin; negative inside. Its corners are alternately at a distance
+/// of 1 and `inner`. <https://iquilezles.org/articles/distfunctions2d>
+fn distance_from_polygon(x: f32, y: f32, corners: usize, inner: f32) -> f32 {
+    let corner = |i: usize| {
+        let (sine, cosine) = (TAU * i as f32 / corners as f32).sin_cos();
+        [cosine, sine].map(|part| if i % 2 == 0 { 1.0 } else { inner } * part)
+    };
+    let (mut nearest, mut inside) = (f32::INFINITY, false);
+    let mut previous = corner(corners - 1);
+    for corner in (0..corners).map(corner) {
         let edge = [previous[0] - corner[0], previous[1] - corner[1]];
         let to_point = [x - corner[0], y - corner[1]];
         let along = (to_point[0] * edge[0] + to_point[1] * edge[1]) / (edge[0] * edge[0] + edge[1] * edge[1]);
         let along = along.clamp(0.0, 1.0);
         nearest = nearest.min((to_point[0] - along * edge[0]).hypot(to_point[1] - along * edge[1]));
         // From a point inside the polygon, a ray to the right crosses its edges an odd number of times.
-        if (corner[1] > y) != (previous[1] > y) && x < corner[0] + edge[0] * (y - corner[1]) / edge[1] {
-            inside = !inside;
-        }
+        inside ^= (corner[1] > y) != (previous[1] > y) && x < corner[0] + edge[0] * (y - corner[1]) / edge[1];
         previous = corner;
     }
     if inside { -nearest } else { nearest }

@@ -38,11 +38,11 @@ pub(super) fn mix(a: Color, b: Color, fraction: f32) -> Color {
 /// A mix of two colors, which a pattern and noise determine at each point.
 #[derive(Clone, Debug)]
 pub(super) struct Texture {
-    first: Color,
-    second: Color,
-    pattern: Pattern,
-    /// Direction of the pattern: cosine and sine.
-    direction: [f32; 2],
+    colors: [Color; 2],
+    /// 0 and 1: waves, 2: stripes, 3: checks.
+    pattern: usize,
+    /// Direction of the pattern: sine and cosine.
+    direction: (f32, f32),
     /// Period of the pattern, in pixels.
     period: f32,
     noise_seed: u32,
@@ -50,39 +50,27 @@ pub(super) struct Texture {
     roughness: f32,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Pattern {
-    Waves,
-    Stripes,
-    Checks,
-}
-
 impl Texture {
     /// A random texture. Its second color differs from `first` by up to `depth` per channel.
     pub(super) fn random(first: Color, depth: f32, rng: &mut impl Rng) -> Self {
-        let (sine, cosine) = rng.random_range(0.0..TAU).sin_cos();
-        Self {
-            first,
-            second: first.map(|channel| (channel + rng.random_range(-depth..depth)).clamp(0.0, 1.0)),
-            pattern: [Pattern::Waves, Pattern::Waves, Pattern::Stripes, Pattern::Checks][rng.random_range(0..4)],
-            direction: [cosine, sine],
-            period: 12.0 * rng.random_range(0f32..4.0).exp2(),
-            noise_seed: rng.random(),
-            roughness: rng.random_range(0.2..0.9),
-        }
+        let direction = rng.random_range(0.0..TAU).sin_cos();
+        let second = first.map(|channel| (channel + rng.random_range(-depth..depth)).clamp(0.0, 1.0));
+        let (pattern, period) = (rng.random_range(0..4), 12.0 * rng.random_range(0f32..4.0).exp2());
+        let (noise_seed, roughness) = (rng.random(), rng.random_range(0.2..0.9));
+        Self { colors: [first, second], pattern, direction, period, noise_seed, roughness }
     }
 
     /// The color at a point.
     pub(super) fn at(&self, x: f32, y: f32) -> Color {
-        let turns = [self.direction[0] * x + self.direction[1] * y, self.direction[0] * y - self.direction[1] * x]
-            .map(|length| length / self.period);
+        let (sine, cosine) = self.direction;
+        let turns = [cosine * x + sine * y, cosine * y - sine * x].map(|length| length / self.period);
         let odd = turns.map(|turns| turns.rem_euclid(1.0) < 0.5);
         let pattern = match self.pattern {
-            Pattern::Waves => 0.5 + 0.5 * (TAU * turns[0]).sin(),
-            Pattern::Stripes => f32::from(odd[0]),
-            Pattern::Checks => f32::from(odd[0] != odd[1]),
+            0 | 1 => 0.5 + 0.5 * (TAU * turns[0]).sin(),
+            2 => f32::from(odd[0]),
+            _ => f32::from(odd[0] != odd[1]),
         };
-        mix(self.first, self.second, pattern + self.roughness * (noise(x, y, self.noise_seed) - pattern))
+        mix(self.colors[0], self.colors[1], pattern + self.roughness * (noise(x, y, self.noise_seed) - pattern))
     }
 }
 
@@ -90,27 +78,25 @@ impl Texture {
 fn noise(x: f32, y: f32, seed: u32) -> f32 {
     // Side of each grid's cells in pixels, and the grid's weight.
     const OCTAVES: [(f32, f32); 5] = [(64.0, 0.4), (32.0, 0.25), (16.0, 0.15), (8.0, 0.12), (3.0, 0.08)];
-    OCTAVES.iter().zip(seed..).map(|(&(side, weight), seed)| weight * smooth_noise(x / side, y / side, seed)).sum()
-}
-
-fn smooth_noise(x: f32, y: f32, seed: u32) -> f32 {
-    let (column, row) = (x.floor(), y.floor());
-    let ease = |t: f32| t * t * (3.0 - 2.0 * t);
-    let (right, below) = (ease(x - column), ease(y - row));
-    let corner = |i: i32, j: i32| grid_value(column as i32 + i, row as i32 + j, seed);
-    let lerp = |a: f32, b: f32, t: f32| a + t * (b - a);
-    lerp(lerp(corner(0, 0), corner(1, 0), right), lerp(corner(0, 1), corner(1, 1), right), below)
+    let smooth = |(x, y): (f32, f32), seed| {
+        let (column, row) = (x.floor(), y.floor());
+        let ease = |t: f32| t * t * (3.0 - 2.0 * t);
+        let lerp = |a: f32, b: f32, t: f32| a + t * (b - a);
+        let value = |i: i32, j: i32| grid_value([column as i32 + i, row as i32 + j], seed);
+        let across = |j: i32| lerp(value(0, j), value(1, j), ease(x - column));
+        lerp(across(0), across(1), ease(y - row))
+    };
+    OCTAVES.iter().zip(seed..).map(|(&(side, weight), seed)| weight * smooth((x / side, y / side), seed)).sum()
 }
 
 /// A pseudorandom value in [0, 1): a hash of the cell and the seed. <https://github.com/skeeto/hash-prospector>
-fn grid_value(column: i32, row: i32, seed: u32) -> f32 {
-    let mut hash = seed;
-    for part in [column as u32, row as u32] {
-        hash = (hash ^ part).wrapping_add(0x9e37_79b9);
-        hash = (hash ^ (hash >> 16)).wrapping_mul(0x21f0_aaad);
-        hash = (hash ^ (hash >> 15)).wrapping_mul(0x735a_2d97);
-        hash ^= hash >> 15;
-    }
+fn grid_value(cell: [i32; 2], seed: u32) -> f32 {
+    let hash = cell.into_iter().fold(seed, |hash, part| {
+        let hash = (hash ^ part as u32).wrapping_add(0x9e37_79b9);
+        let hash = (hash ^ (hash >> 16)).wrapping_mul(0x21f0_aaad);
+        let hash = (hash ^ (hash >> 15)).wrapping_mul(0x735a_2d97);
+        hash ^ (hash >> 15)
+    });
     (hash >> 8) as f32 / (1u32 << 24) as f32
 }
 
@@ -129,8 +115,8 @@ mod tests {
             for point in 0..400 {
                 let color = texture.at((point % 20) as f32 * 7.3 - 20.0, (point / 20) as f32 * 9.1 - 20.0);
                 for i in 0..3 {
-                    let (low, high) =
-                        (texture.first[i].min(texture.second[i]), texture.first[i].max(texture.second[i]));
+                    let [low, high] = [f32::min as fn(f32, f32) -> f32, f32::max]
+                        .map(|end| end(texture.colors[0][i], texture.colors[1][i]));
                     assert!((low - 1e-5..=high + 1e-5).contains(&color[i]), "{color:?} in {texture:?}");
                 }
             }
