@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# 150 steps, which take half a minute: such a detector finds shapes, and much else, so that images have several boxes each.
+# 150 steps, which take half a minute: such a detector finds shapes, and much else, so that images have many boxes.
 TRAINING = ["--set", "run.epochs=3", "--set", "optimizer.learning_rate=0.002"]
 DRAWING = ["--train", "400", "--val", "12", "--test", "24"]
 
@@ -54,27 +54,28 @@ def data(programs, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def model(programs, data):
-    """An ONNX file of a detector of the drawn shapes, kept in target/interop until the programs or its training change."""
+def trained(programs, data):
+    """A detector of the drawn shapes: best.safetensors and retinanet.onnx.
+
+    It is kept in target/interop until the programs or its training change.
+    """
     config = ROOT / "trainer/configs/shapes.yaml"
     parts = [programs / "trainer", programs / "exporter", config]
     key = hashlib.sha256(repr([DRAWING, TRAINING]).encode())
     for part in parts:
         key.update(part.read_bytes())
-    cache = ROOT / "target/interop"
-    file = cache / f"{key.hexdigest()[:16]}.onnx"
-    if not file.exists():
-        shutil.rmtree(cache, ignore_errors=True)
-        run = cache / "run"
-        call(programs / "trainer", "fit", "--config", config, "--data", data, "--out", run, *TRAINING)
-        call(programs / "exporter", "--checkpoint", run / "best.safetensors", "--out", file)
-    return file
+    folder = ROOT / "target/interop" / key.hexdigest()[:16]
+    if not (folder / "retinanet.onnx").exists():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        call(programs / "trainer", "fit", "--config", config, "--data", data, "--out", folder, *TRAINING)
+        call(programs / "exporter", "--checkpoint", folder / "best.safetensors", "--out", folder / "retinanet.onnx")
+    return folder
 
 
 @pytest.fixture
-def folder(model, data, tmp_path, monkeypatch):
-    """The current folder of a test, as the READMEs assume it: retinanet.onnx, the images photos/ and their boxes test.json."""
-    (tmp_path / "retinanet.onnx").symlink_to(model)
+def folder(trained, data, tmp_path, monkeypatch):
+    """The current folder of a test, as READMEs assume it: retinanet.onnx, images photos/, and test.json with boxes."""
+    (tmp_path / "retinanet.onnx").symlink_to(trained / "retinanet.onnx")
     (tmp_path / "photos").symlink_to(data / "test")
     (tmp_path / "test.json").symlink_to(data / "test.json")
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,35 @@
+"""The fenced blocks of the project's READMEs."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FENCE = re.compile(r"^```(.*)$")
+
+
+@dataclass
+class Block:
+    """A fenced block: the words after the fence, its lines, the section (`##`) that it is in, and its line."""
+
+    info: list[str]
+    text: str
+    section: str
+    line: int
+
+
+def blocks(path: Path) -> list[Block]:
+    """The blocks of a README, in order."""
+    found, section, opened = [], "", None
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        fence = FENCE.match(line)
+        if opened is not None and fence:
+            found.append(opened)
+            opened = None
+        elif opened is not None:
+            opened.text += line + "\n"
+        elif fence:
+            opened = Block(fence[1].split(), "", section, number)
+        elif line.startswith("## "):
+            section = line[3:]
+    assert opened is None, f"{path}:{opened.line}: the block has no end"
+    return found
