@@ -72,10 +72,16 @@ def trained(programs, data):
     return folder
 
 
+@pytest.fixture(scope="session")
+def model(trained):
+    """The ONNX file of a detector of the drawn shapes."""
+    return trained / "retinanet.onnx"
+
+
 @pytest.fixture
-def folder(trained, data, tmp_path, monkeypatch):
+def folder(model, data, tmp_path, monkeypatch):
     """The current folder of a test, as READMEs assume it: retinanet.onnx, images photos/, and test.json with boxes."""
-    (tmp_path / "retinanet.onnx").symlink_to(trained / "retinanet.onnx")
+    (tmp_path / "retinanet.onnx").symlink_to(model)
     (tmp_path / "photos").symlink_to(data / "test")
     (tmp_path / "test.json").symlink_to(data / "test.json")
     monkeypatch.chdir(tmp_path)

@@ -9,9 +9,10 @@ FENCE = re.compile(r"^```(.*)$")
 
 @dataclass
 class Block:
-    """A fenced block: the words after the fence, its lines, the section (`##`) that it is in, and its line."""
+    """A fenced block: the first word after the fence, the others, its text, the section (`##`) that it is in, its line."""
 
-    info: list[str]
+    kind: str
+    tags: list[str]
     text: str
     section: str
     line: int
@@ -28,7 +29,8 @@ def blocks(path: Path) -> list[Block]:
         elif opened is not None:
             opened.text += line + "\n"
         elif fence:
-            opened = Block(fence[1].split(), "", section, number)
+            kind, *tags = fence[1].split() or ["sh"]
+            opened = Block(kind, tags, "", section, number)
         elif line.startswith("## "):
             section = line[3:]
     assert opened is None, f"{path}:{opened.line}: the block has no end"

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -22,10 +23,6 @@ READMES = [
     *[f"{crate}/README.md" for crate in ["trainer", "exporter", "runtime", "models", "tests"]],
 ]
 
-# The first word after a fence; without a word it is `sh`. `console` has commands after `$` and what they print, `text`
-# has neither.
-KINDS = ["sh", "console", "text", "rust", "python", "yaml"]
-
 # The second word says why the commands of a block do not run here, and how many such blocks there are.
 NOT_RUN = {
     "make": 2,  # jobs that build, and take minutes; the Makefile must have them
@@ -40,31 +37,84 @@ SMALLER = {
     "--set model.preprocessing.longer_side=64",
     "trainer synth": "trainer synth --train 4 --val 2 --test 2",
     "trainer bench": "trainer bench --steps 1",
-    # The server answers when it is ready, at a port that is free.
+    # A server that runs until the block ends.
     "runtime serve": "serve",
-    "127.0.0.1:8080": "127.0.0.1:$port",
 }
 
-# Before the commands of a block.
+# Before the commands of a block. The server has a port that is free, and is ready when a model answers.
 BEFORE = """
 set -euo pipefail
 trap 'echo "failed: $BASH_COMMAND" >&2' ERR
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+curl() { command curl --silent --show-error --fail-with-body "$@"; }
 serve() {
     runtime serve --listen 127.0.0.1:$port "$@" &
-    until curl --silent --fail 127.0.0.1:$port/health >/dev/null; do kill -0 $! && sleep 0.1; done
+    until curl --data-binary @photo.jpg 127.0.0.1:$port/detect >/dev/null 2>&1; do
+        kill -0 $! || exit
+        sleep 0.1
+    done
 }
 """
 
+# Where the READMEs' servers listen.
+SERVER = "127.0.0.1:8080"
+
+
+def run(commands):
+    """What commands print on stdout."""
+    for text, smaller in SMALLER.items():
+        commands = commands.replace(text, smaller)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    if SERVER in commands:
+        start = "" if re.search(r"\bserve\b", commands) else "serve\n"
+        commands = start + commands.replace(SERVER, f"127.0.0.1:{port}")
+    return call("bash", "-c", BEFORE + commands, env={"port": port})
+
+
+def sh(readme, text):
+    """Commands succeed."""
+    run(text)
+
+
+def console(readme, text):
+    """Commands, after `$`, print what is shown, but for numbers, the spaces that align them, and the classes found."""
+    masks = [
+        (r"(?<![\w/])\d+(\.\d+)?(?![\w/])", "0"),
+        (r"\b(disk|ring|square|triangle|star)\b", "class"),
+        (r"\s+", " "),
+    ]
+
+    def masked(line):
+        for pattern, mask in masks:
+            line = re.sub(pattern, mask, line)
+        return line.strip()
+
+    start, *parts = re.split(r"^\$ (.*)\n", text, flags=re.M)
+    assert start == "", "the block begins with a command"
+    for command, shown in zip(parts[::2], parts[1::2], strict=True):
+        assert list(map(masked, run(command).splitlines())) == list(map(masked, shown.splitlines())), command
+
+
+def python(readme, text):
+    """A program succeeds."""
+    run(f"{sys.executable} - <<'PYTHON'\n{text}PYTHON\n")
+
+
+def rust(readme, text):
+    """An example is one that is compiled with its crate."""
+    crate = (ROOT / readme).parent
+    documentation = re.sub(r"^//! ?", "", (crate / "src/lib.rs").read_text(), flags=re.M)
+    sources = [documentation, *[path.read_text() for path in crate.glob("examples/*.rs")]]
+    assert any(text in source for source in sources), "the block is in neither src/lib.rs nor an example"
+
+
+# By the first word after a fence, which is `sh` if there is none. `text` is not checked.
+CHECKS = {check.__name__: check for check in [sh, console, python, rust]}
+
 BLOCKS = [(readme, block) for readme in READMES for block in blocks(ROOT / readme)]
-
-
-def of_kind(kind):
-    """The blocks of a kind that run here."""
-    found = [(readme, block) for readme, block in BLOCKS if (block.info or ["sh"])[0] == kind and len(block.info) < 2]
-    return pytest.mark.parametrize(
-        ["readme", "block"], found, ids=[f"{readme}:{block.line}" for readme, block in found]
-    )
+RUN = [(readme, block) for readme, block in BLOCKS if block.kind in CHECKS and not block.tags]
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +160,7 @@ def reader(folder, trained, data, weights, runtime, monkeypatch):
     shutil.copy(trained / "retinanet.onnx", "retinanet.onnx")
 
     image = Image.open("photos/00000.png")
-    for name in ["photo.jpg", "street.jpg"]:
+    for name in ["photo.jpg", "street.jpg", "a.jpg", "b.png"]:
         image.save(name)
     image.resize((1500, 1200)).save("aerial.tif")
     photos = [Image.open(path) for path in sorted(Path("photos").iterdir())[:3]]
@@ -123,54 +173,17 @@ def reader(folder, trained, data, weights, runtime, monkeypatch):
     return folder
 
 
-def run(commands):
-    """What commands print on stdout."""
-    for text, smaller in SMALLER.items():
-        commands = commands.replace(text, smaller)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = "" if "serve" in commands or "$port" not in commands else "serve\n"
-    return call("bash", "-c", BEFORE + server + commands, env={"port": str(port)})
-
-
-@of_kind("sh")
-def test_commands_run(reader, readme, block):
-    run(block.text)
-
-
-@of_kind("console")
-def test_commands_print_what_is_shown(reader, readme, block):
-    parts = re.split(r"^\$ (.*)\n", block.text, flags=re.M)
-    assert parts[0] == "", "a console block begins with a command"
-    for command, shown in zip(parts[1::2], parts[2::2], strict=True):
-        assert masked(run(command)) == masked(shown), command
-
-
-def masked(text):
-    """The lines of a text without numbers, the spaces that align them, and the classes found. File names stay."""
-    lines = text.strip().splitlines()
-    for pattern, mask in [
-        (r"(?<![\w/])\d+(\.\d+)?(?![\w/])", "0"),
-        (r"\b(disk|ring|square|triangle|star)\b", "class"),
-        (r"\s+", " "),
-    ]:
-        lines = [re.sub(pattern, mask, line) for line in lines]
-    return lines
-
-
-@of_kind("rust")
-def test_examples_in_rust_are_those_that_the_crate_compiles(readme, block):
-    documentation = "".join(f"//! {line}".rstrip() + "\n" for line in block.text.splitlines())
-    assert documentation in (ROOT / readme).with_name("src").joinpath("lib.rs").read_text()
+@pytest.mark.parametrize(["readme", "block"], RUN, ids=[f"{readme}:{block.line}" for readme, block in RUN])
+def test_a_block_does_what_it_says(reader, readme, block):
+    CHECKS[block.kind](readme, block.text)
 
 
 def test_every_block_runs_or_says_why_not():
-    kinds, tags = zip(*[((block.info or ["sh"])[0], tuple(block.info[1:])) for _, block in BLOCKS])
-    assert set(kinds) <= set(KINDS)
-    assert Counter(sum(tags, ())) == NOT_RUN
+    for readme, block in BLOCKS:
+        assert block.kind in [*CHECKS, "text"] or block.tags, f"{readme}:{block.line}: nothing checks this block"
+    assert Counter(tag for _, block in BLOCKS for tag in block.tags) == NOT_RUN
     makefile = (ROOT / "Makefile").read_text()
     for _, block in BLOCKS:
-        if block.info[1:] == ["make"]:
+        if block.tags == ["make"]:
             for target in re.findall(r"^make +(\w+)", block.text, flags=re.M):
                 assert f"\n{target}:" in makefile, target
