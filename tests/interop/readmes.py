@@ -9,7 +9,7 @@ FENCE = re.compile(r"^```(.*)$")
 
 @dataclass
 class Block:
-    """A fenced block: the first word after the fence, the others, its text, the section (`##`) that it is in, its line."""
+    """A fenced block: the first word after the fence, the others, its text, the section (`##`) around it, its line."""
 
     kind: str
     tags: list[str]
