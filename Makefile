@@ -6,7 +6,7 @@ fuzzers := tests/fuzz/Cargo.toml
 demo := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test audit demo bench fuzz dist clean
+.PHONY: help setup build test audit interop demo bench fuzz dist clean
 
 help: ## List these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -29,6 +29,9 @@ test: setup ## Check formatting and lints, run all tests; RETINANET_DATA: folder
 
 audit: setup ## Check licenses and sources of all dependencies, and known vulnerabilities (needs github.com)
 	.ci/audit licenses bans sources advisories
+
+interop: ## Run the tests against other people's programs: readers of our outputs, clusters, launchers
+	tests/interop/run
 
 demo: build ## Draw a data set of shapes, train, export and detect; prints AP and the folder of annotated images
 	rm -rf $(demo)
