@@ -66,6 +66,7 @@ pub mod draw;
 pub mod drawn;
 pub mod drivers;
 pub mod evaluation_report;
+mod file_detection;
 pub mod inputs;
 pub mod machine;
 pub mod output;
@@ -84,6 +85,7 @@ pub use engine::{
     CandidateOutputs, DenseOutputs, Engine, EngineError, EngineOptions, ModelInfo, Outputs, ShapeProfile,
     TensorrtOptions, ValueInfo,
 };
+pub use file_detection::detect_file;
 pub use map_ordered::{Ordered, map_ordered};
 pub use nms::suppress;
 pub use pixel_budget::{PixelBudget, Reservation};
