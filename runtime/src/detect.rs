@@ -15,12 +15,12 @@ use anyhow::Result;
 use crossbeam_channel::bounded;
 use models::spec::Class;
 use runtime::image_file::{self, DecodeError, Limits};
+use runtime::interrupt::{EXIT_CODE, Interrupt};
 use runtime::output::{Failure, Found, Report};
 use runtime::progress::say;
 use runtime::{Detector, PixelBudget, detect_file, map_ordered};
 
 use crate::detector_args::{DetectorArgs, MAX_BATCH};
-use crate::interrupt::{self, Interrupt};
 use crate::value_parsers::up_to;
 use image_outputs::{ImageDone, ImageOutputArgs, ImageOutputs};
 use source::{Content, Item, Source, SourceArgs, VideoOptions};
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
         detector.engine().provider(),
     ));
     Ok(match (interrupted, tally.failed) {
-        (true, _) => interrupt::exit_code(),
+        (true, _) => ExitCode::from(EXIT_CODE),
         (false, failed) if failed > 0 && !args.ignore_failures => ExitCode::from(SOME_FAILED),
         (false, _) => ExitCode::SUCCESS,
     })

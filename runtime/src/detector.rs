@@ -53,6 +53,7 @@ impl Default for DetectorOptions {
 
 /// Error of opening or running a [`Detector`].
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DetectorError {
     /// The network cannot be opened, or cannot run.
     #[error(transparent)]
@@ -243,7 +244,10 @@ impl Detector {
                 views.push_back(View { spec, placement, pending: self.batcher.submit(pixels) });
             }
             let Some(View { spec, placement, pending }) = views.pop_front() else { break };
-            let inference = pending.wait().map_err(DetectorError::from)?;
+            let inference = {
+                let _span = tracing::debug_span!("queue").entered();
+                pending.wait().map_err(DetectorError::from)?
+            };
             timing.queue += inference.queued;
             timing.network += inference.network;
             let detections = timed(&mut timing.postprocess, || self.postprocess(spec, &placement, &inference))?;

@@ -399,6 +399,35 @@ fn a_second_run_skips_what_the_first_has_done() {
 }
 
 #[test]
+fn the_log_is_text_or_json_and_as_verbose_as_wanted() {
+    let folder = folder();
+    let stderr = |arguments: &[&str]| {
+        let (code, _, stderr) = run(detect(&folder).args(arguments).args(["--draw", "drawn", "1.png", "2.png"]));
+        assert_eq!(code, 3, "{stderr}");
+        stderr
+    };
+    let lines = |arguments: &[&str]| stderr(arguments).lines().map(json).collect::<Vec<_>>();
+    let (quiet, normal) = (stderr(&["-q"]), stderr(&[]));
+    assert!(quiet.lines().count() == 1 && quiet.starts_with("error: `2.png`: not a JPEG"), "{quiet}");
+    assert!(normal.lines().count() == 2 && normal.contains("images: 2, failed: 1"), "{normal}");
+    assert!(stderr(&["-v"]).contains("\nmodel: `"));
+
+    let normal = lines(&["--log-format", "json"]);
+    assert!(normal.len() == 2 && normal[0]["level"] == "ERROR" && normal[0]["target"] == "messages", "{normal:?}");
+    assert!(normal[0]["message"].as_str().unwrap().starts_with("`2.png`: not a JPEG"), "{normal:?}");
+    assert!(normal[1]["level"] == "INFO" && normal[1]["timestamp"].is_string(), "{normal:?}");
+
+    let stages = lines(&["-vv", "--log-format", "json"]);
+    for stage in ["decode", "prepare", "queue", "infer", "postprocess", "write"] {
+        let ends = |line: &&Value| line["message"] == "close" && line["span"]["name"] == stage;
+        let line = stages.iter().find(ends).unwrap_or_else(|| panic!("no {stage} in {stages:?}"));
+        assert!(line["time.busy"].is_string(), "{line}");
+    }
+    assert!(stderr(&["-vv"]).lines().any(|line| line.contains("decode: close time.busy=")));
+    assert!(lines(&["-vvv", "--log-format", "json"]).iter().any(|line| line["target"] == "onnxruntime"));
+}
+
+#[test]
 fn labels_that_exist_are_not_overwritten() {
     let folder = folder();
     std::fs::create_dir(folder.path().join("labels")).unwrap();

@@ -16,6 +16,7 @@ use crate::pixel_budget::PixelBudget;
 
 /// The detector cannot run on a whole data set. Skipping an image would give another average precision.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DetectDatasetError {
     /// The data set has none of the model's classes.
     #[error(

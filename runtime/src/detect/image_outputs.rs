@@ -234,6 +234,7 @@ pub(super) fn write(
     targets: Targets,
     classes: &[Class],
 ) -> Result<ImageDone> {
+    let _span = tracing::debug_span!("write").entered();
     let Targets { drawn, yolo, crops } = targets;
     // Labels of an earlier run are kept.
     if let (Ok(found), Some((path, scores))) = (&report.outcome, yolo.filter(|(path, _)| !path.exists())) {

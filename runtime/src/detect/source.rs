@@ -9,13 +9,13 @@ use anyhow::Result;
 use crossbeam_channel::{Receiver, bounded, select};
 use runtime::PixelBudget;
 use runtime::inputs::{self, Lines};
+use runtime::interrupt::Interrupt;
 use runtime::progress::warn;
 use runtime::video::{self, Frame, Frames, Rate};
 
 use super::existing::Existing;
 use super::image_outputs::{Annotated, Names, Pixels, Targets};
 use super::shard::Shard;
-use crate::interrupt::Interrupt;
 use crate::paths::or_stdin;
 
 /// Arguments of the input.

@@ -7,13 +7,13 @@ use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use models::is_device;
 use models::spec::Class;
+use runtime::interrupt::Interrupt;
 use runtime::output::{Format, ImageIds, Output, Report};
 use runtime::progress::{Progress, error};
 use runtime::video::Encoder;
 
 use super::existing::Existing;
 use super::image_outputs::{Annotated, ImageDone, Pixels};
-use crate::interrupt::Interrupt;
 use crate::paths::cannot_write;
 
 /// Arguments of the result files.
@@ -149,6 +149,7 @@ impl Writer {
                 progress.advance();
                 continue;
             };
+            let _span = tracing::debug_span!("write").entered();
             video.write(drawn)?;
             for (path, output) in &mut self.outputs {
                 output.write(&report, classes).with_context(|| cannot_write(path))?;

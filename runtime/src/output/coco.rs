@@ -35,6 +35,7 @@ pub struct ImageIdsError {
 
 /// Why an image has no id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NoImageId {
     /// No COCO file is given, and the file name is not a number.
     #[error("the file name is not a number to use as image id; pass a COCO file as --image-ids")]
