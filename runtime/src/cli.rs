@@ -16,7 +16,7 @@ pub struct CommonArgs {
     #[arg(long, short, global = true, action = ArgAction::Count)]
     verbose: u8,
 
-    /// Format of what is printed on stderr.
+    /// Format of what is printed on stderr: lines of text, or a JSON object per line.
     #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }

@@ -67,7 +67,7 @@ pub mod cli;
 #[cfg(feature = "args")]
 pub mod interrupt;
 #[cfg(feature = "args")]
-pub mod log;
+mod log;
 #[cfg(feature = "args")]
 pub mod progress;
 pub mod video;

@@ -16,10 +16,8 @@ use crate::progress::{MESSAGES, above_bar};
 
 /// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
+pub(crate) enum LogFormat {
     Text,
-    /// A JSON object per line, with timestamp, level, target and message.
     Json,
 }
 

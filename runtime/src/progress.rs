@@ -1,4 +1,4 @@
-//! Messages and progress on stderr, for programs. Messages are events of the crate `tracing`; [`crate::log`] prints them.
+//! Messages and progress on stderr, for programs. Messages are events of the crate `tracing`.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
