@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use models::{Anchors, ModelSpec, Placement, RgbView, RgbViewError, preprocess};
+use models::{Anchors, ModelSpec, Placement, Preprocessed, RgbView, RgbViewError, preprocess};
 use ndarray::Axis;
 
 use crate::batcher::{Batcher, Inference, Pending, Statistics};
@@ -53,6 +53,7 @@ impl Default for DetectorOptions {
 
 /// Error of opening or running a [`Detector`].
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DetectorError {
     /// The network cannot be opened, or cannot run.
     #[error(transparent)]
@@ -181,6 +182,11 @@ impl Detector {
         &self.spec
     }
 
+    /// Which views of an image the network runs on.
+    pub fn views(&self) -> ViewOptions {
+        self.views
+    }
+
     /// The network; with several instances, the first.
     pub fn engine(&self) -> &Engine {
         &self.engine
@@ -211,24 +217,42 @@ impl Detector {
     /// # Errors
     /// As [`Detector::detect`].
     pub fn detect_timed(&self, image: &RgbImage) -> Result<(Vec<Detection>, Timing), DetectorError> {
+        self.detect_views([image.width(), image.height()], |spec| {
+            let cropped = spec.crop(image);
+            let view = cropped.as_ref().unwrap_or(image);
+            let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
+            Ok(preprocess(pixels, &self.spec.preprocessing))
+        })
+    }
+
+    /// The detections in an image of this width and height, and where the time went. `prepare` makes the input of a view.
+    pub(crate) fn detect_views<E: From<DetectorError>>(
+        &self,
+        size: [u32; 2],
+        prepare: impl Fn(ViewSpec) -> Result<Preprocessed, E>,
+    ) -> Result<(Vec<Detection>, Timing), E> {
         let mut timing = Timing::default();
-        let mut specs = self.views.view_specs(image.width(), image.height()).into_iter();
+        let mut specs = self.views.view_specs(size[0], size[1]).into_iter();
         // An image may have hundreds of views, which are not all to be prepared before the first has run.
         let (mut views, mut found) = (VecDeque::new(), Vec::new());
         loop {
             while views.len() < self.max_ahead()
                 && let Some(spec) = specs.next()
             {
-                views.push_back(timed(&mut timing.prepare, || self.submit(image, spec))?);
+                let _span = tracing::debug_span!("prepare").entered();
+                let Preprocessed { pixels, placement } = timed(&mut timing.prepare, || prepare(spec))?;
+                views.push_back(View { spec, placement, pending: self.batcher.submit(pixels) });
             }
             let Some(View { spec, placement, pending }) = views.pop_front() else { break };
-            let inference = pending.wait()?;
+            let inference = {
+                let _span = tracing::debug_span!("queue").entered();
+                pending.wait().map_err(DetectorError::from)?
+            };
             timing.queue += inference.queued;
             timing.network += inference.network;
             let detections = timed(&mut timing.postprocess, || self.postprocess(spec, &placement, &inference))?;
             found.push((spec, detections));
         }
-        let size = [image.width(), image.height()];
         let merged = timed(&mut timing.postprocess, || merge(found, size, &self.spec.postprocessing));
         Ok((merged, timing))
     }
@@ -236,16 +260,6 @@ impl Detector {
     /// Number of inputs that keep the engines busy: one batch runs while the next one is ready.
     fn max_ahead(&self) -> usize {
         self.capacity.saturating_mul(2)
-    }
-
-    /// Prepares a view and passes it to the network.
-    fn submit(&self, image: &RgbImage, spec: ViewSpec) -> Result<View, DetectorError> {
-        let _span = tracing::debug_span!("prepare").entered();
-        let cropped = spec.crop(image);
-        let view = cropped.as_ref().unwrap_or(image);
-        let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
-        let input = preprocess(pixels, &self.spec.preprocessing);
-        Ok(View { spec, placement: input.placement, pending: self.batcher.submit(input.pixels) })
     }
 
     /// The detections in a view, in pixels of the original image (upright, after EXIF rotation), highest score first.
