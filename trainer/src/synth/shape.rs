@@ -100,7 +100,7 @@ impl Pixel {
 fn distance_from_polygon(x: f32, y: f32, corners: usize, inner: f32) -> f32 {
     let corner = |i: usize| {
         let (sine, cosine) = (TAU * i as f32 / corners as f32).sin_cos();
-        [cosine, sine].map(|part| if i % 2 == 0 { 1.0 } else { inner } * part)
+        [cosine, sine].map(|part| if i.is_multiple_of(2) { 1.0 } else { inner } * part)
     };
     let (mut nearest, mut inside) = (f32::INFINITY, false);
     let mut previous = corner(corners - 1);

@@ -34,8 +34,8 @@ const count = (value) => String(value).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 const counted = (value, one, many = `${one}s`) => `${count(value)} ${value === 1 ? one : many}`;
 const digits = (value) => {
   if (!isNumber(value)) return DASH;
-  const size = Math.abs(value);
-  return size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(3) : String(Number(value.toPrecision(4)));
+  const [short, size] = [Number(value.toPrecision(4)), Math.abs(value)];
+  return size !== 0 && (size < 1e-3 || size >= 1e6) ? short.toExponential() : String(short);
 };
 const duration = (seconds) => {
   if (!isNumber(seconds)) return DASH;
