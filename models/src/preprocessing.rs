@@ -1,6 +1,6 @@
 //! Preprocessing: converts an image to the network's input, and boxes between both frames.
 
-use ndarray::Array3;
+use ndarray::{Array3, Axis};
 use pulp::{Arch, NullaryFnOnce};
 
 use crate::boxes::BoundingBox;
@@ -152,6 +152,12 @@ impl PreprocessingSpec {
         }
     }
 
+    /// Normalization of red, green and blue: `(value / 255 - mean) / std` is `value * factor + term`.
+    pub fn factor_and_term(&self) -> [[f32; 3]; 2] {
+        let factor = self.std.map(|std| (255.0 * std).recip());
+        [factor, std::array::from_fn(|channel| -self.mean[channel] / self.std[channel])]
+    }
+
     /// The minimum of the scale factors that resize the shorter side to `shorter_side`, the longer side to `longer_side`,
     /// and, if there is an `input_size`, height and width to it.
     fn scale(&self, width: u32, height: u32) -> CommonScale {
@@ -189,9 +195,7 @@ pub struct Preprocessed {
 /// (`tests/golden/pillow.py`).
 pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     let placement = spec.place(view.width, view.height);
-    // (v / 255 - mean) / std as v * factor + term
-    let factor = spec.std.map(|std| (255.0 * std).recip());
-    let term: [f32; 3] = std::array::from_fn(|channel| -spec.mean[channel] / spec.std[channel]);
+    let [factor, term] = spec.factor_and_term();
     let mut pixels = Array3::zeros((3, placement.padded_height as usize, placement.padded_width as usize));
     let columns = placement.resized_width as usize;
     let store = |y: usize, row: &[[f32; 4]]| {
@@ -205,6 +209,20 @@ pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     };
     Arch::new().dispatch(Resize::new(view, [placement.resized_width, placement.resized_height], spec, store));
     Preprocessed { pixels, placement }
+}
+
+/// Resizes and pads an image, for networks that normalize it themselves. The bytes are those that [`preprocess`] normalizes
+/// with `round_pixels`, `[padded_height, padded_width, 3]`, zero in the padding.
+pub fn preprocess_bytes(view: RgbView, spec: &PreprocessingSpec) -> (Array3<u8>, Placement) {
+    let placement = spec.place(view.width, view.height);
+    let mut pixels = Array3::zeros((placement.padded_height as usize, placement.padded_width as usize, 3));
+    let store = |y: usize, row: &[[f32; 4]]| {
+        for (mut pixel, rgb) in pixels.index_axis_mut(Axis(0), y).outer_iter_mut().zip(row) {
+            pixel.iter_mut().zip(rgb).for_each(|(byte, value)| *byte = to_byte(*value));
+        }
+    };
+    Arch::new().dispatch(Resize::new(view, [placement.resized_width, placement.resized_height], spec, store));
+    (pixels, placement)
 }
 
 /// Resizes an image to `width` by `height` pixels, both at least 1: bilinear, with antialiasing. Returns RGB bytes.

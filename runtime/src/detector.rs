@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use models::{Anchors, ModelSpec, Placement, RgbView, RgbViewError, preprocess};
+use models::{Anchors, ModelSpec, Placement, Preprocessed, RgbView, RgbViewError, preprocess, preprocess_bytes};
 use ndarray::Axis;
 
 use crate::batcher::{Batcher, Inference, Pending, Statistics};
-use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
+use crate::engine::{Engine, EngineError, EngineOptions, Input, Outputs, PixelType, Pixels};
 use crate::machine;
 use crate::postprocess::{Candidates, Detection, Selection};
 use crate::rules::{RuleError, Rules};
@@ -108,6 +108,14 @@ pub enum DetectorError {
         width: usize,
         /// Height of the input, in pixels.
         height: usize,
+    },
+    /// An end-to-end file outputs an invalid class index.
+    #[error("the model outputs class {class}, but its spec has {classes} classes; export it again")]
+    Class {
+        /// Class index from the network.
+        class: i32,
+        /// Number of classes in the spec.
+        classes: usize,
     },
     /// The network outputs 2^32 scores per image or more.
     #[error("the model outputs {0} scores per image, expected fewer than 2^32; use a smaller input or fewer classes")]
@@ -244,8 +252,18 @@ impl Detector {
         let cropped = spec.crop(image);
         let view = cropped.as_ref().unwrap_or(image);
         let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
-        let input = preprocess(pixels, &self.spec.preprocessing);
-        Ok(View { spec, placement: input.placement, pending: self.batcher.submit(input.pixels) })
+        let (pixels, placement) = match self.engine.pixel_type() {
+            PixelType::Float => {
+                let Preprocessed { pixels, placement } = preprocess(pixels, &self.spec.preprocessing);
+                (Pixels::Float(pixels.into()), placement)
+            }
+            PixelType::Bytes => {
+                let (pixels, placement) = preprocess_bytes(pixels, &self.spec.preprocessing);
+                (Pixels::Bytes(pixels.into()), placement)
+            }
+        };
+        let valid = [placement.resized_height, placement.resized_width].map(|side| side as usize);
+        Ok(View { spec, placement, pending: self.batcher.submit(Input { pixels, valid }) })
     }
 
     /// The detections in a view, in pixels of the original image (upright, after EXIF rotation), highest score first.
@@ -278,6 +296,15 @@ impl Detector {
                 let found = outputs.of(inference.row);
                 check(&found, anchors.boxes().len(), self.spec.class_count(), [height, width])?;
                 selection.detections_of_candidates(&found)
+            }
+            Outputs::Detections(outputs) => {
+                let found: Vec<_> = outputs.of(inference.row).collect();
+                let classes = self.spec.class_count();
+                let is_valid = |class: i32| usize::try_from(class).is_ok_and(|class| class < classes);
+                if let Some(&(_, class, _)) = found.iter().find(|(_, class, _)| !is_valid(*class)) {
+                    return Err(DetectorError::Class { class, classes });
+                }
+                selection.detections_of_end_to_end(found)
             }
         };
         Ok(spec.to_original_image(found))
