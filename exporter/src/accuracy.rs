@@ -2,28 +2,12 @@
 
 use std::path::Path;
 
-use models::dataset::{DataError, Dataset, OnProblem, Source};
+use models::dataset::{Dataset, OnProblem, Source};
 use models::evaluation::evaluate;
-use runtime::data::{self, DetectDatasetError, detect_dataset};
-use runtime::progress::Progress;
-use runtime::{Detector, DetectorError, DetectorOptions, EngineOptions};
+use runtime::data::{self, detect_dataset};
+use runtime::{Detector, DetectorOptions, EngineOptions};
 
-/// Why the AP cannot be measured.
-#[derive(Debug, thiserror::Error)]
-pub enum AccuracyError {
-    /// The data set cannot be read.
-    #[error("cannot read the data set")]
-    Data(#[from] DataError),
-    /// The file cannot be opened.
-    #[error(transparent)]
-    Detector(#[from] DetectorError),
-    /// Detection on the data set fails.
-    #[error(transparent)]
-    Detect(#[from] DetectDatasetError),
-    /// The data set has no boxes, so its AP is undefined.
-    #[error("the data set has no boxes of the model's classes; choose another data set")]
-    Empty,
-}
+use crate::inputs::{MeasureError, OnProgress};
 
 /// A data set to measure the AP on.
 #[derive(Clone, Debug)]
@@ -36,7 +20,7 @@ impl Accuracy {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn new(source: &Source) -> Result<Self, AccuracyError> {
+    pub fn new(source: &Source) -> Result<Self, MeasureError> {
         let (truth, _) = data::read(source, OnProblem::Keep)?;
         Ok(Self { truth })
     }
@@ -45,14 +29,17 @@ impl Accuracy {
     ///
     /// # Errors
     /// When the file does not run, an image cannot be read, or the data set has no boxes.
-    pub fn of(&self, model: &Path, engine: &EngineOptions) -> Result<f64, AccuracyError> {
+    pub fn of(&self, model: &Path, engine: &EngineOptions, on_progress: OnProgress) -> Result<f64, MeasureError> {
         let mut options = DetectorOptions::default();
         options.engine = engine.clone();
         let detector = Detector::open(model, options)?;
-        let mut progress = Progress::new(Some(self.truth.images().len()), false);
-        let detections = detect_dataset(&detector, &self.truth, detector.suggested_threads(), || progress.advance())?;
+        let (mut done, count) = (0, self.truth.images().len());
+        let detections = detect_dataset(&detector, &self.truth, detector.suggested_threads(), || {
+            done += 1;
+            on_progress(done, count);
+        })?;
         let evaluation = evaluate(self.truth.annotations(), &detections, self.truth.classes().len());
         // -1 means undefined: there are no boxes.
-        Some(evaluation.summary.ap).filter(|ap| *ap >= 0.0).ok_or(AccuracyError::Empty)
+        Some(evaluation.summary.ap).filter(|ap| *ap >= 0.0).ok_or(MeasureError::NoBoxes)
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use models::onnx_contract::{SPEC_KEY, TOP_K_KEY};
+use models::onnx_contract::{END_TO_END_KEY, SIZES, SPEC_KEY, TOP_K_KEY};
 use models::spec::{
     AnchorCenter, AnchorStride, BoxScale, Clip, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding,
     Suppression,
@@ -53,13 +53,29 @@ fn describe_to(text: &mut String, model: &ModelProto, spec: &ModelSpec) -> fmt::
     writeln!(text, "\nInputs")?;
     inputs.iter().try_for_each(|value| tensor(text, value))?;
     writeln!(text, "\nPreprocessing")?;
-    preprocessing(text, &spec.preprocessing)?;
+    let has = |key: &str| model.metadata_props.iter().any(|entry| entry.key == key);
+    let reads_bytes = inputs.iter().any(|value| value.data_type() == Some(DataType::Uint8));
+    preprocessing(text, &spec.preprocessing, reads_bytes)?;
+    if inputs.iter().any(|value| value.name == SIZES) {
+        writeln!(text, "     {SIZES} are height and width before step 4.")?;
+    }
     writeln!(text, "\nOutputs")?;
     outputs.iter().try_for_each(|value| tensor(text, value))?;
-    let outputs_candidates = model.metadata_props.iter().any(|entry| entry.key == TOP_K_KEY);
-    rows(text, spec, outputs_candidates)?;
-    anchors(text, spec)?;
-    boxes(text, spec)?;
+    let scale = match spec.preprocessing.box_scale {
+        BoxScale::PerAxis => "x by resized width / original width, y by resized height / original height",
+        BoxScale::Common => "both by the factor of step 2, before rounding of the sides",
+    };
+    if has(END_TO_END_KEY) {
+        writeln!(
+            text,
+            "\nBoxes\n  The file decodes boxes, clips them and applies NMS with the thresholds below. Divide {scale},\n  \
+             for pixels of the original image."
+        )?;
+    } else {
+        rows(text, spec, has(TOP_K_KEY))?;
+        anchors(text, spec)?;
+        boxes(text, spec, scale)?;
+    }
     postprocessing(text, spec)?;
     writeln!(text, "\nClasses (index, id in the data set, name)")?;
     for (index, class) in spec.classes.iter().enumerate() {
@@ -78,22 +94,22 @@ fn describe_to(text: &mut String, model: &ModelProto, spec: &ModelSpec) -> fmt::
 }
 
 fn tensor(text: &mut String, value: &ValueInfoProto) -> fmt::Result {
-    let tensor = value.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref());
-    let sides = tensor.and_then(|tensor| tensor.shape.as_ref()).map(|shape| shape.dim.as_slice()).unwrap_or_default();
     let side = |side: &Dimension| match &side.value {
         Some(DimensionValue::Size(size)) => size.to_string(),
         Some(DimensionValue::Name(name)) => name.clone(),
         None => "any".to_owned(),
     };
-    let sides: Vec<_> = sides.iter().map(side).collect();
-    let elements = match tensor.and_then(|tensor| DataType::try_from(tensor.elem_type).ok()) {
+    let sides: Vec<_> = value.dims().iter().map(side).collect();
+    let elements = match value.data_type() {
         Some(DataType::Int64) => "int64",
+        Some(DataType::Int32) => "int32",
+        Some(DataType::Uint8) => "uint8",
         _ => "float32",
     };
     writeln!(text, "  {} [{}] {elements}: {}", value.name, sides.join(", "), value.doc_string)
 }
 
-fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
+fn preprocessing(text: &mut String, spec: &PreprocessingSpec, reads_bytes: bool) -> fmt::Result {
     let filter = match spec.filter {
         ResizeFilter::Bilinear => "bilinear",
         ResizeFilter::Bicubic => "bicubic",
@@ -134,11 +150,15 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
         }
     }
     writeln!(text, "     {filter}, {antialias}, {resampling}.")?;
-    writeln!(
-        text,
-        "  3. {rounding}value = (value / 255 - mean) / std; mean {:?}, std {:?}, for red, green, blue.",
-        spec.mean, spec.std
-    )?;
+    if reads_bytes {
+        writeln!(text, "  3. round(value) to 0 to 255, halves up; the file normalizes, and sets the padding to zero.")?;
+    } else {
+        writeln!(
+            text,
+            "  3. {rounding}value = (value / 255 - mean) / std; mean {:?}, std {:?}, for red, green, blue.",
+            spec.mean, spec.std
+        )?;
+    }
     if let Some([height, width]) = spec.input_size {
         return writeln!(text, "  4. Pad with zeros at the right and bottom to height {height} and width {width}.");
     }
@@ -197,7 +217,7 @@ fn anchors(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     Ok(())
 }
 
-fn boxes(text: &mut String, spec: &ModelSpec) -> fmt::Result {
+fn boxes(text: &mut String, spec: &ModelSpec, scale: &str) -> fmt::Result {
     let [x, y, width, height] = spec.box_coder.std;
     writeln!(
         text,
@@ -214,10 +234,6 @@ fn boxes(text: &mut String, spec: &ModelSpec) -> fmt::Result {
     let clip = match spec.postprocessing.clip {
         Clip::Padded => "the padded input",
         Clip::Image => "the part of the input that contains the image",
-    };
-    let scale = match spec.preprocessing.box_scale {
-        BoxScale::PerAxis => "x by resized width / original width, y by resized height / original height",
-        BoxScale::Common => "both by the factor of step 2, before rounding of the sides",
     };
     writeln!(text, "  Clip to {clip}, then divide {scale}, for pixels of the original image.")
 }
@@ -307,7 +323,8 @@ mod tests {
         let mut rounding = String::new();
         for round_pixels in [false, true] {
             rounding.clear();
-            preprocessing(&mut rounding, &PreprocessingSpec { round_pixels, ..PreprocessingSpec::default() }).unwrap();
+            preprocessing(&mut rounding, &PreprocessingSpec { round_pixels, ..PreprocessingSpec::default() }, false)
+                .unwrap();
             assert_eq!(rounding.contains("  3. round(value) to 0 to 255, halves up; then value = "), round_pixels);
         }
     }

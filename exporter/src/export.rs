@@ -9,16 +9,18 @@ use models::{Checkpoint, ModelSpec, Provenance, WeightsError};
 use ndarray::ArrayD;
 use runtime::EngineOptions;
 
-use crate::accuracy::{Accuracy, AccuracyError};
+use crate::accuracy::Accuracy;
+use crate::error::ExportError;
 use crate::fold::fold_batch_norms;
-use crate::form::{self, FormDifferences, FormError, FormOptions};
-use crate::heads::HeadValues;
+use crate::inputs::OnProgress;
 use crate::model::{Encoded, FileOptions, encode};
 use crate::onnx::GraphProto;
 use crate::output::OutputFile;
-use crate::precision::{Comparison, Converted, Precision, PrecisionError, PrecisionOptions, check, convert};
-use crate::proof::{Differences, ProofError, prove};
+use crate::precision::{Converted, Precision, PrecisionOptions};
 use crate::trace::trace;
+use crate::triton;
+use crate::variant::VariantOptions;
+use crate::verify::{Comparison, Differences, NetworkFile, VariantDifferences, Verifier};
 
 /// Maximum size of a protocol buffer in bytes.
 const MAX_BYTES: usize = i32::MAX as usize;
@@ -26,9 +28,9 @@ const MAX_BYTES: usize = i32::MAX as usize;
 /// Error of a larger file.
 const TOO_LARGE: &str = "an ONNX file cannot exceed 2 GB; store the weights in a separate file with --external-data";
 
-/// Error of a larger float32 file to compare with.
-const TOO_LARGE_TO_COMPARE: &str = "an ONNX file cannot exceed 2 GB, so the plain float32 file to compare with cannot be \
-                                    written; omit --precision, --input-size, --batch-size and --top-k";
+/// Error of a larger file to compare with.
+const TOO_LARGE_TO_COMPARE: &str = "an ONNX file cannot exceed 2 GB, so the plain file to compare with cannot be written; \
+                                    omit --precision and the flags of \"Model inputs and outputs\"";
 
 /// Options of an export.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +38,7 @@ pub struct ExportOptions {
     /// Precision of the network.
     pub precision: PrecisionOptions,
     /// Variant of the file.
-    pub form: FormOptions,
+    pub variant: VariantOptions,
     /// Options of the file that do not change what it computes.
     pub file: FileOptions,
     /// Data set to measure the file's AP on; not measured if absent.
@@ -55,7 +57,7 @@ pub struct Exported {
     /// Comparison with float32; `None` if the precision is fp32.
     pub precision_report: Option<PrecisionReport>,
     /// Differences from the plain file; `None` if this is the plain file.
-    pub form_differences: Option<FormDifferences>,
+    pub variant_differences: Option<VariantDifferences>,
     /// The AP of the file, in [0, 1], if it was measured.
     pub ap: Option<f64>,
 }
@@ -71,45 +73,7 @@ pub struct PrecisionReport {
     pub fp32_ap: Option<f64>,
 }
 
-/// Why no file was written. An existing file of the same name stays unchanged.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// The weights do not fit the spec.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The file cannot be written.
-    #[error("cannot write the file")]
-    Io(#[from] io::Error),
-    /// The file does not reproduce libtorch's outputs.
-    #[error(transparent)]
-    Proof(#[from] ProofError),
-    /// The network cannot be converted to the precision, or loses too much.
-    #[error(transparent)]
-    Precision(#[from] PrecisionError),
-    /// The variant cannot be exported.
-    #[error(transparent)]
-    Form(#[from] FormError),
-    /// The AP cannot be measured.
-    #[error("cannot measure the AP")]
-    Accuracy(#[from] AccuracyError),
-    /// The AP drops by more than allowed.
-    #[error(
-        "AP drops from {expected:.4} in fp32 to {found:.4} in {precision}, by more than --max-ap-drop {max_drop}; no \
-         file was written. Keep the layers that --sensitivity lists first in float32, with --keep-float"
-    )]
-    ApDrop {
-        /// Precision of the file.
-        precision: Precision,
-        /// AP of the file.
-        found: f64,
-        /// AP of the float32 file.
-        expected: f64,
-        /// Maximum drop.
-        max_drop: f64,
-    },
-}
-
-/// Exports a checkpoint to `file`, verifies the file, and commits it.
+/// Exports a checkpoint to `file`, verifies the file, and commits it. Long steps call `on_progress` for every image.
 ///
 /// For float32, no step leaves two copies of the weights in memory: they move from the checkpoint into the graph and
 /// into the file, and are freed before ONNX Runtime loads its own copy.
@@ -122,67 +86,86 @@ pub fn export(
     file: OutputFile,
     options: &ExportOptions,
     engine: &EngineOptions,
+    on_progress: OnProgress,
 ) -> Result<Exported, ExportError> {
     let Checkpoint { spec: plain_spec, provenance, tensors, probe } = checkpoint;
-    let precision = options.precision.precision;
-    let spec = options.form.spec(&plain_spec)?;
+    let ExportOptions { precision: conversion, variant, accuracy, max_ap_drop, .. } = options;
+    let precision = conversion.precision;
+    if precision == Precision::Int8 && conversion.calibration.is_empty() {
+        return Err(ExportError::NoImages);
+    }
+    let spec = variant.spec(&plain_spec)?;
     let mut graph = folded(&plain_spec, tensors)?;
-    let heads = HeadValues::of(&graph);
-    let measure = |model: &Path| options.accuracy.as_ref().map(|accuracy| accuracy.of(model, engine)).transpose();
-    if precision == Precision::Fp32 && options.form.is_free() {
-        let encoded = encode(graph, &spec, &provenance, precision, &options.file);
-        let written = WrittenModel::new(encoded, &file)?;
-        let differences = prove(&file.path(), &heads, &spec, &probe, engine)?;
-        let ap = measure(&file.path())?;
+    conversion.keep_float.check(&graph)?;
+    let verifier = Verifier { engine, probe: &probe };
+    if precision == Precision::Fp32 && variant.is_free() {
+        let model = NetworkFile::new(file.path(), &graph);
+        write_config(&graph, &file)?;
+        let written = WrittenModel::new(encode(graph, &spec, &provenance, precision, &options.file), &file)?;
+        let differences = verifier.prove(&model, &spec)?;
+        let ap = match accuracy {
+            Some(accuracy) => Some(accuracy.of(&model.path, engine, on_progress)?),
+            None => None,
+        };
         file.commit(written.data.as_deref())?;
         let bytes = written.bytes;
-        return Ok(Exported { bytes, differences, precision_report: None, form_differences: None, ap });
+        return Ok(Exported { bytes, differences, precision_report: None, variant_differences: None, ap });
     }
 
-    let path = file.path();
-    let fp32_file = file.folder().join("fp32.onnx");
-    write_temporary(&fp32_file, &to_bytes(graph.clone(), &plain_spec, &provenance))?;
-    let differences = prove(&fp32_file, &heads, &plain_spec, &probe, engine)?;
-
-    let converted = match precision {
-        Precision::Fp32 => None,
-        _ => Some(convert(&mut graph, &spec, &options.precision, engine)?),
+    let temporary = |name: &str, graph: &GraphProto| -> Result<NetworkFile, ExportError> {
+        let path = file.folder().join(name);
+        write(&path, &to_bytes(graph.clone(), &plain_spec, &provenance), TOO_LARGE_TO_COMPARE)?;
+        Ok(NetworkFile::new(path, graph))
     };
-    let converted_heads = HeadValues::of(&graph);
+    let fp32 = temporary("fp32.onnx", &graph)?;
+    let differences = verifier.prove(&fp32, &plain_spec)?;
+    let converted = conversion.convert(&mut graph, &spec, engine, on_progress)?;
     // Images of all sizes need a file with dynamic sizes, with which the file itself is compared below.
-    let plain_file = match converted {
-        Some(_) if !options.form.is_free() => {
-            let path = file.folder().join("plain.onnx");
-            write_temporary(&path, &to_bytes(graph.clone(), &plain_spec, &provenance))?;
-            Some(path)
-        }
-        _ => None,
+    let plain = match (precision, variant.is_free()) {
+        (Precision::Fp32, _) => None,
+        (_, true) => Some(NetworkFile::new(file.path(), &graph)),
+        (_, false) => Some(temporary("plain.onnx", &graph)?),
     };
-    options.form.apply(&mut graph, &spec);
-    let encoded = encode(graph, &spec, &provenance, precision, &options.file);
-    let written = WrittenModel::new(encoded, &file)?;
+    let converted_graph = graph.clone();
+    variant.apply(&mut graph, &spec);
+    write_config(&graph, &file)?;
+    let written = WrittenModel::new(encode(graph, &spec, &provenance, precision, &options.file), &file)?;
 
-    let report = converted.map(|converted| {
-        let model = plain_file.as_ref().unwrap_or(&path);
-        let (fp32, file) = ((fp32_file.as_path(), &heads), (model.as_path(), &converted_heads));
-        let comparison = check(fp32, file, &spec, &options.precision, engine)?;
-        Ok::<_, ExportError>(PrecisionReport { converted, comparison, fp32_ap: measure(&fp32_file)? })
-    });
-    let precision_report = report.transpose()?;
-    let form_differences = (!options.form.is_free()).then(|| {
-        let model = plain_file.as_ref().unwrap_or(&fp32_file);
-        form::check(model, &path, &probe.images, precision.rounding(), engine)
-    });
-    let form_differences = form_differences.transpose()?;
-    let ap = measure(&path)?;
-    let fp32_ap = precision_report.as_ref().and_then(|report| report.fp32_ap);
-    if let (Some(expected), Some(found), Some(max_drop)) = (fp32_ap, ap, options.max_ap_drop)
+    let comparison = match &plain {
+        Some(plain) => Some(verifier.compare_precision(&fp32, plain, &spec, conversion)?),
+        None => None,
+    };
+    let plain = plain.as_ref().unwrap_or(&fp32);
+    let variant_differences = match variant.is_free() {
+        true => None,
+        false => {
+            let with_threshold = |score_threshold: f32| {
+                let (mut graph, mut spec) = (converted_graph.clone(), spec.clone());
+                spec.postprocessing.score_threshold = score_threshold;
+                variant.apply(&mut graph, &spec);
+                let options = FileOptions { external_data: None, ..options.file.clone() };
+                encode(graph, &spec, &provenance, precision, &options).model
+            };
+            let with_threshold: Option<&dyn Fn(f32) -> Vec<u8>> =
+                if variant.selects() { Some(&with_threshold) } else { None };
+            Some(verifier.compare_variant(&plain.path, &file.path(), precision, with_threshold)?)
+        }
+    };
+    let [mut fp32_ap, mut ap] = [None; 2];
+    if let Some(accuracy) = accuracy {
+        if comparison.is_some() {
+            fp32_ap = Some(accuracy.of(&fp32.path, engine, on_progress)?);
+        }
+        ap = Some(accuracy.of(&file.path(), engine, on_progress)?);
+    }
+    if let (Some(expected), Some(found), &Some(max_drop)) = (fp32_ap, ap, max_ap_drop)
         && expected - found > max_drop
     {
         return Err(ExportError::ApDrop { precision, found, expected, max_drop });
     }
     file.commit(written.data.as_deref())?;
-    Ok(Exported { bytes: written.bytes, differences, precision_report, form_differences, ap })
+    let precision_report = comparison.map(|comparison| PrecisionReport { converted, comparison, fp32_ap });
+    Ok(Exported { bytes: written.bytes, differences, precision_report, variant_differences, ap })
 }
 
 /// The bytes of the plain float32 ONNX file, not verified.
@@ -207,12 +190,20 @@ fn folded(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -> Result<Gr
     Ok(graph)
 }
 
-/// Writes a plain float32 or converted file to compare with.
-fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes the bytes of an ONNX file. `too_large` is the error of a file that exceeds the format.
+fn write(path: &Path, bytes: &[u8], too_large: &str) -> io::Result<()> {
     if bytes.len() > MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE_TO_COMPARE));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large));
     }
     fs::write(path, bytes)
+}
+
+/// Writes the configuration of a model in a repository.
+fn write_config(graph: &GraphProto, file: &OutputFile) -> io::Result<()> {
+    match file.model_name() {
+        Some(name) => fs::write(file.config(), triton::config(name, graph)),
+        None => Ok(()),
+    }
 }
 
 /// A model on disk that is not committed yet.
@@ -226,11 +217,8 @@ struct WrittenModel {
 impl WrittenModel {
     fn new(encoded: Encoded, file: &OutputFile) -> io::Result<Self> {
         let Encoded { model, external } = encoded;
-        if model.len() > MAX_BYTES {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, TOO_LARGE));
-        }
         let data_bytes = external.as_ref().map_or(Ok(0), |external| external.write(file.folder()))?;
-        fs::write(file.path(), &model)?;
+        write(&file.path(), &model, TOO_LARGE)?;
         Ok(Self { bytes: model.len() + data_bytes, data: external.map(|external| external.name) })
     }
 }

@@ -49,6 +49,33 @@ impl GraphProto {
         name.to_owned()
     }
 
+    /// Adds a constant vector of integers, or finds it. Returns its name.
+    pub(crate) fn ints(&mut self, name: &str, values: &[i64]) -> String {
+        self.add_constant(TensorProto::vector(name, values.to_vec()))
+    }
+
+    /// Adds a node for the `k` largest or smallest values of every row of `values` `[N, columns]`, sorted; of equal values,
+    /// the first come first. `k` is a constant or value with one element. Returns the values and their columns.
+    pub(crate) fn add_top_k(&mut self, name: &str, values: &str, k: &str, largest: bool) -> [String; 2] {
+        let attributes = [
+            AttributeProto::int("axis", 1),
+            AttributeProto::int("largest", i64::from(largest)),
+            AttributeProto::int("sorted", 1),
+        ];
+        let columns = format!("{name}.columns");
+        let mut node = NodeProto::new("TopK", name, &[values, k], name, attributes);
+        node.output.push(columns.clone());
+        self.node.push(node);
+        [name.to_owned(), columns]
+    }
+
+    /// Adds nodes that gather rows of `values` `[N, rows, width]` by index `rows` `[N, k]`: `[N, k, width]`.
+    pub(crate) fn gather_rows(&mut self, name: &str, values: &str, rows: &str) -> String {
+        let axes = self.ints("axis.2", &[2]);
+        let indices = self.add_node("Unsqueeze", &format!("{name}.indices"), &[rows, &axes], []);
+        self.add_node("GatherND", name, &[values, &indices], [AttributeProto::int("batch_dims", 1)])
+    }
+
     /// Number of uses of each value, as input of a node or as output of the graph.
     pub(crate) fn readers(&self) -> HashMap<&str, usize> {
         let read = self.node.iter().flat_map(|node| &node.input);
@@ -57,6 +84,21 @@ impl GraphProto {
             *readers.entry(name.as_str()).or_default() += 1;
             readers
         })
+    }
+
+    /// Removes the nodes whose outputs nothing reads, and then the constants.
+    pub(crate) fn drop_unused(&mut self) {
+        let mut read: BTreeSet<_> = self.output.iter().map(|value| value.name.clone()).collect();
+        let mut nodes = Vec::with_capacity(self.node.len());
+        for node in std::mem::take(&mut self.node).into_iter().rev() {
+            if node.output.iter().any(|output| read.contains(output)) {
+                read.extend(node.input.iter().cloned());
+                nodes.push(node);
+            }
+        }
+        nodes.reverse();
+        self.node = nodes;
+        self.drop_unused_constants();
     }
 
     /// Removes the constants that no node reads.
@@ -212,6 +254,23 @@ impl ValueInfoProto {
     pub(crate) fn float(name: &str) -> Self {
         let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape: None });
         Self { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }), ..Self::default() }
+    }
+}
+
+impl ValueInfoProto {
+    /// Sizes, outermost first; empty if unknown.
+    pub(crate) fn dims(&self) -> &[Dimension] {
+        let shape = self.tensor_type().and_then(|tensor| tensor.shape.as_ref());
+        shape.map(|shape| shape.dim.as_slice()).unwrap_or_default()
+    }
+
+    /// Type of the elements; `None` if unknown.
+    pub(crate) fn data_type(&self) -> Option<DataType> {
+        DataType::try_from(self.tensor_type()?.elem_type).ok()
+    }
+
+    fn tensor_type(&self) -> Option<&TensorType> {
+        self.r#type.as_ref()?.tensor_type.as_ref()
     }
 }
 

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::Parser;
 use exporter::{
-    Accuracy, ExportError, ExportOptions, Exported, FileOptions, FormDifferences, FormOptions, InputSize, Opset,
-    OutputFile, Precision, PrecisionOptions, PrecisionReport, Sensitivity, Summary, describe, export, grouped, images,
+    Accuracy, ExportError, ExportOptions, Exported, FileOptions, InputSize, InputType, Opset, OutputFile, Precision,
+    PrecisionOptions, PrecisionReport, Sensitivity, Summary, VariantOptions, describe, export, grouped, images,
 };
 use models::dataset::Source;
 use models::{Checkpoint, CheckpointError, Provenance};
 use runtime::cli::{self, CommonArgs};
 use runtime::output::print;
-use runtime::progress::{self, detail};
+use runtime::progress::{self, Progress, detail};
 use runtime::{EngineOptions, interrupt, library};
 
 /// Export a checkpoint to ONNX.
@@ -33,6 +33,16 @@ struct Args {
     #[arg(long, short, value_name = "FILE", default_value = "retinanet.onnx", help_heading = "Output")]
     out: PathBuf,
 
+    /// Write DIR/NAME/1/model.onnx and DIR/NAME/config.pbtxt instead, for Triton, OpenVINO Model Server and `runtime serve
+    /// --models DIR`; existing ones are replaced.
+    #[arg(long, value_name = "DIR", conflicts_with = "out", help_heading = "Output")]
+    repository: Option<PathBuf>,
+
+    /// Name of the model in the repository.
+    #[arg(long, value_name = "NAME", default_value = "retinanet", requires = "repository", help_heading = "Output")]
+    #[arg(value_parser = model_name)]
+    model_name: String,
+
     /// Checkpoint to export, written by `trainer`.
     #[arg(long, value_name = "FILE", default_value = "runs/latest/best.safetensors", help_heading = "Input")]
     checkpoint: PathBuf,
@@ -46,7 +56,7 @@ struct Args {
     describe: Option<PathBuf>,
 
     #[command(flatten)]
-    form: FormArgs,
+    variant: VariantArgs,
 
     #[command(flatten)]
     file: FileArgs,
@@ -65,7 +75,7 @@ struct Args {
 /// Arguments of the network's inputs and outputs.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Model inputs and outputs")]
-struct FormArgs {
+struct VariantArgs {
     /// Fix the height and width of the input, multiples of 32, for engines without dynamic shapes; `runtime` then shrinks
     /// and pads images to it [default: dynamic].
     #[arg(long, value_name = "HxW")]
@@ -76,15 +86,30 @@ struct FormArgs {
     batch_size: Option<u16>,
 
     /// Output only the N highest-scoring candidates of each feature level above the model's score threshold, instead of all
-    /// scores; saves most of the copying from a GPU [default: all].
+    /// scores; saves most of the copying from a GPU [default: all; with --end-to-end the model's limit, or 1000].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     top_k: Option<u32>,
+
+    /// Decode and clip boxes and apply NMS in the file, for programs other than `runtime`. It outputs `num_detections`,
+    /// `detection_boxes`, `detection_scores` and `detection_classes`; the thresholds are the model's and cannot be changed later.
+    #[arg(long)]
+    end_to_end: bool,
+
+    /// Maximum number of detections per image that an end-to-end file outputs [default: the model's limit, or 300].
+    #[arg(long, value_name = "N", requires = "end_to_end", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_detections: Option<u32>,
+
+    /// What the file reads: normalized images, or resized RGB bytes and the sizes of the images, which it normalizes itself. Bytes
+    /// give the same outputs, and need a model with `preprocessing.round_pixels`.
+    #[arg(long, value_enum, default_value_t)]
+    input: InputType,
 }
 
-impl FormArgs {
-    fn options(&self) -> FormOptions {
-        let Self { input_size, batch_size, top_k } = *self;
-        FormOptions { input_size, batch: batch_size.map(usize::from), top_k: top_k.map(|top_k| top_k as usize) }
+impl VariantArgs {
+    fn options(&self) -> VariantOptions {
+        let Self { input_size, batch_size, top_k, end_to_end, max_detections, input } = *self;
+        let [top_k, max_detections] = [top_k, max_detections].map(|count| count.map(|count| count as usize));
+        VariantOptions { input_size, batch: batch_size.map(usize::from), input, top_k, end_to_end, max_detections }
     }
 }
 
@@ -92,7 +117,7 @@ impl FormArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "ONNX")]
 struct FileArgs {
-    /// ONNX opset, from 13 to 21.
+    /// ONNX opset, from 13 to 26.
     #[arg(long, value_name = "VERSION", default_value_t)]
     opset: Opset,
 
@@ -181,7 +206,7 @@ impl PrecisionArgs {
         Ok(())
     }
 
-    fn options(&self, form: FormOptions, file: FileOptions) -> anyhow::Result<ExportOptions> {
+    fn options(&self, variant: VariantOptions, file: FileOptions) -> anyhow::Result<ExportOptions> {
         let images_folder = self.images.as_deref();
         let calibration = match &self.calibrate {
             Some(data) => images(data, images_folder, self.calibration_images as usize)?,
@@ -199,11 +224,16 @@ impl PrecisionArgs {
                 sensitivity: self.sensitivity,
             },
             file,
-            form,
+            variant,
             accuracy: accuracy.transpose()?,
             max_ap_drop: self.max_ap_drop,
         })
     }
+}
+
+fn model_name(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    is_name.then(|| text.to_owned()).ok_or_else(|| "expected letters, digits, `_` and `-`".to_owned())
 }
 
 fn ap_difference(text: &str) -> Result<f64, String> {
@@ -243,14 +273,20 @@ fn run(args: Args) -> anyhow::Result<()> {
     args.precision.check()?;
     let start = Instant::now();
     // First, so that a target that cannot be written is reported at once.
-    let file = OutputFile::create(&args.out).with_context(|| {
-        format!("cannot write `{}`; create its folder, or choose another file with --out", args.out.display())
-    })?;
+    let file = match &args.repository {
+        Some(repository) => OutputFile::in_repository(repository, &args.model_name).with_context(|| {
+            format!("cannot write to `{}`; choose another folder with --repository", repository.display())
+        })?,
+        None => OutputFile::create(&args.out).with_context(|| {
+            format!("cannot write `{}`; create its folder, or choose another file with --out", args.out.display())
+        })?,
+    };
+    let out = file.target().to_owned();
     interrupt::watch()?;
     interrupt::delete_at_exit(file.folder());
-    let options = args.precision.options(args.form.options(), args.file.options(&args.out))?;
+    let options = args.precision.options(args.variant.options(), args.file.options(&out))?;
     let checkpoint = open(&args.checkpoint)?;
-    let summary = Summary::new(&options.form.spec(&checkpoint.spec)?)?;
+    let summary = Summary::new(&options.variant.spec(&checkpoint.spec)?)?;
     if args.summary {
         print(&summary.to_string()).context(CANNOT_PRINT)?;
     }
@@ -263,23 +299,31 @@ fn run(args: Args) -> anyhow::Result<()> {
         detail(format_args!("library: {}", library::find(args.onnxruntime.as_deref())?));
     }
     let engine = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
-    let exported = export(checkpoint, file, &options, &engine)
-        .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), args.out.display()))?;
+    let mut shown = None;
+    let mut on_progress = |done: usize, count: usize| {
+        let progress = shown.get_or_insert_with(|| Progress::new(Some(count), false));
+        progress.advance();
+        if done == count {
+            shown = None;
+        }
+    };
+    let exported = export(checkpoint, file, &options, &engine, &mut on_progress)
+        .with_context(|| format!("cannot export `{}` to `{}`", args.checkpoint.display(), out.display()))?;
     if progress::is_quiet() {
         return Ok(());
     }
-    print(&report(&args, &summary, &exported, start.elapsed())).context(CANNOT_PRINT)
+    print(&report(&args, &out, &summary, &exported, start.elapsed())).context(CANNOT_PRINT)
 }
 
 /// The report of an export, without a final newline.
-fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -> String {
-    let Exported { bytes, differences, precision_report, form_differences, ap } = exported;
-    let size = match args.form.input_size {
+fn report(args: &Args, out: &Path, summary: &Summary, exported: &Exported, time: Duration) -> String {
+    let Exported { bytes, differences, precision_report, variant_differences, ap } = exported;
+    let size = match args.variant.input_size {
         Some(_) => "height x width",
         None => "height x width: the spec's shorter and longer side, padded",
     };
     let mut lines = vec![
-        args.out.display().to_string(),
+        out.display().to_string(),
         format!("  parameters   {}", grouped(summary.parameters())),
         format!(
             "  computation  {:.1} GFLOPs at {}x{} ({size}); a multiply-add counts as one FLOP, as in torchvision and fvcore",
@@ -290,10 +334,8 @@ fn report(args: &Args, summary: &Summary, exported: &Exported, time: Duration) -
         format!("  file size    {:.1} MB", *bytes as f64 / 1e6),
         format!("  verified     error of ONNX Runtime is {differences}"),
     ];
-    if let Some(FormDifferences { scores, offsets }) = form_differences {
-        lines.push(format!(
-            "  variant      differs from the plain file by at most {scores:.1e} in scores and {offsets:.1e} in offsets"
-        ));
+    if let Some(differences) = variant_differences {
+        lines.push(format!("  variant      differs from the plain file by {differences}"));
     }
     let precision = args.precision.precision;
     if let Some(PrecisionReport { converted, comparison, fp32_ap }) = precision_report {

@@ -1,14 +1,12 @@
 //! The model: a graph with its metadata, encoded as an ONNX file.
 
-use std::collections::BTreeSet;
-
-use models::onnx_contract::{CANDIDATE_SCORES, SPEC_KEY, TOP_K_KEY};
+use models::onnx_contract::{CANDIDATE_SCORES, CLASSIFICATION, DETECTION_SCORES, END_TO_END_KEY, SPEC_KEY, TOP_K_KEY};
 use models::spec::BackboneSpec;
 use models::{ModelSpec, Origin, Provenance};
 use prost::Message;
 
 use crate::external::External;
-use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
+use crate::onnx::{GraphProto, ModelProto, StringStringEntryProto};
 use crate::opset::Opset;
 use crate::precision::Precision;
 
@@ -62,12 +60,19 @@ pub(crate) fn encode(
 ) -> Encoded {
     options.opset.adapt(&mut graph);
     let network = format!("RetinaNet with {}", backbone(&spec.backbone));
-    let outputs_candidates = graph.output.iter().any(|value| value.name == CANDIDATE_SCORES);
-    let top_k = spec.postprocessing.top_k.filter(|_| outputs_candidates);
-    let rows = if outputs_candidates { "the highest-scoring candidates" } else { "all anchors" };
+    let outputs = |name: &str| graph.output.iter().any(|value| value.name == name);
+    let top_k = spec.postprocessing.top_k.filter(|_| !outputs(CLASSIFICATION));
+    let max_detections = spec.postprocessing.max_detections.filter(|_| outputs(DETECTION_SCORES));
+    let result = if outputs(DETECTION_SCORES) {
+        "detections"
+    } else if outputs(CANDIDATE_SCORES) {
+        "scores and box offsets of the highest-scoring candidates"
+    } else {
+        "scores and box offsets of all anchors"
+    };
     let default_doc = || {
         format!(
-            "{network} for {} classes. It outputs scores and box offsets of {rows}. The metadata entry `{SPEC_KEY}` \
+            "{network} for {} classes. It outputs {result}. The metadata entry `{SPEC_KEY}` \
              specifies preprocessing, anchors, box coder and classes.",
             spec.class_count()
         )
@@ -77,6 +82,7 @@ pub(crate) fn encode(
         (SPEC_KEY, Some(spec.to_yaml())),
         (PRECISION_KEY, Some(precision.to_string())),
         (TOP_K_KEY, top_k.map(|top_k| top_k.to_string())),
+        (END_TO_END_KEY, max_detections.map(|max| max.to_string())),
         (PROGRAM_KEY, Some(program.clone())),
         (EPOCH_KEY, epoch.map(|epoch| epoch.to_string())),
         (AP_KEY, ap.map(|ap| ap.to_string())),
@@ -92,25 +98,9 @@ pub(crate) fn encode(
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         doc_string: options.doc.clone().unwrap_or_else(default_doc),
         metadata_props: metadata.collect(),
-        ..model(graph, options.opset)
+        ..options.opset.model(graph)
     };
     Encoded { model: model.encode_to_vec(), external }
-}
-
-/// Encodes a graph with `values` as its outputs.
-pub(crate) fn encode_with_outputs(graph: GraphProto, values: &BTreeSet<&str>) -> Vec<u8> {
-    let is_input = |name: &str| graph.input.iter().any(|value| value.name == name);
-    let output = values.iter().filter(|name| !is_input(name)).map(|name| ValueInfoProto::float(name)).collect();
-    model(GraphProto { name: "measured".to_owned(), output, ..graph }, Opset::default()).encode_to_vec()
-}
-
-fn model(graph: GraphProto, opset: Opset) -> ModelProto {
-    ModelProto {
-        ir_version: opset.ir_version(),
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset.version() }],
-        graph: Some(graph),
-        ..ModelProto::default()
-    }
 }
 
 /// The backbone's name as its paper and torchvision write it: `ResNet-50`, `ResNeXt-50 32x4d`.
@@ -127,6 +117,7 @@ fn backbone(spec: &BackboneSpec) -> String {
 mod tests {
     use super::*;
     use crate::fold::fold_batch_norms;
+    use crate::onnx::OperatorSetIdProto;
     use crate::testing::{spec, zeros};
     use crate::trace::trace;
     use models::spec::NormKind;

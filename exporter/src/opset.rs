@@ -4,13 +4,13 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use crate::onnx::{GraphProto, TensorProto};
+use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto};
 
 /// The first opset in which weights can have one scale per channel.
 const MIN_VERSION: i64 = 13;
 
-/// The last opset that was tested.
-const MAX_VERSION: i64 = 21;
+/// The last opset that ONNX Runtime 1.30 loads.
+const MAX_VERSION: i64 = 26;
 
 /// The first opset in which the axes of reductions are an input.
 const AXES_ARE_INPUTS: i64 = 18;
@@ -30,12 +30,25 @@ impl Opset {
 
     /// The IR version that was released with it.
     /// <https://github.com/onnx/onnx/blob/main/docs/Versioning.md#released-versions>
-    pub(crate) fn ir_version(self) -> i64 {
+    fn ir_version(self) -> i64 {
         match self.0 {
             ..=14 => 7,
             15..=18 => 8,
             19..=20 => 9,
-            _ => 10,
+            21..=22 => 10,
+            23 => 11,
+            24 => 12,
+            _ => 13,
+        }
+    }
+
+    /// A model of a graph that uses the operators of this opset.
+    pub(crate) fn model(self, graph: GraphProto) -> ModelProto {
+        ModelProto {
+            ir_version: self.ir_version(),
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: self.0 }],
+            graph: Some(graph),
+            ..ModelProto::default()
         }
     }
 
@@ -45,7 +58,7 @@ impl Opset {
             return;
         }
         let mut constants = Vec::new();
-        for node in graph.node.iter_mut().filter(|node| node.op_type == "ReduceMax") {
+        for node in graph.node.iter_mut().filter(|node| ["ReduceMax", "ReduceMin"].contains(&&*node.op_type)) {
             let Some(index) = node.attribute.iter().position(|attribute| attribute.name == "axes") else { continue };
             let axes = node.attribute.remove(index).ints;
             node.input.push(format!("{}.axes", node.name));
@@ -88,8 +101,8 @@ mod tests {
         for version in Opset::RANGE {
             assert_eq!(version.to_string().parse::<Opset>().unwrap().version(), version);
         }
-        for text in ["12", "22", "", "latest", "-1"] {
-            assert!(text.parse::<Opset>().unwrap_err().contains("from 13 to 21"), "{text}");
+        for text in ["12", "27", "", "latest", "-1"] {
+            assert!(text.parse::<Opset>().unwrap_err().contains("from 13 to 26"), "{text}");
         }
     }
 

@@ -13,7 +13,12 @@ use tempfile::TempDir;
 pub struct OutputFile {
     folder: TempDir,
     target: PathBuf,
+    /// Name of the model in its repository, if it is in one.
+    model_name: Option<String>,
 }
+
+/// Name of a model's configuration in a repository, next to the folders of its versions.
+const CONFIG: &str = "config.pbtxt";
 
 impl OutputFile {
     /// Creates the hidden folder next to `target`. A symbolic link is followed.
@@ -25,9 +30,34 @@ impl OutputFile {
         // Has the same rules for targets.
         drop(AtomicFile::create(&target)?);
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let folder =
-            tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".partial").tempdir_in(folder_of(&target))?;
-        Ok(Self { folder, target })
+        let folder = hidden_folder(&name, folder_of(&target))?;
+        Ok(Self { folder, target, model_name: None })
+    }
+
+    /// As [`OutputFile::create`], for version 1 of a model in a model repository of Triton. Folders that do not exist are created
+    /// when the file is committed.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn in_repository(repository: &Path, model_name: &str) -> io::Result<Self> {
+        let target = repository.join(model_name).join("1/model.onnx");
+        let existing = target.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        Ok(Self { folder: hidden_folder(model_name, existing)?, target, model_name: Some(model_name.to_owned()) })
+    }
+
+    /// Path of the ONNX file once it is committed.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Name of the model in its repository, if it is in one.
+    pub(crate) fn model_name(&self) -> Option<&str> {
+        self.model_name.as_deref()
+    }
+
+    /// Path of the model's configuration until it is committed; used only in a repository.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder().join(CONFIG)
     }
 
     /// The hidden folder, for all temporary files of the export.
@@ -47,7 +77,11 @@ impl OutputFile {
     pub fn commit(self, data: Option<&str>) -> io::Result<()> {
         let folder = folder_of(&self.target);
         let data = data.map(|name| (self.folder().join(name), folder.join(name)));
-        for (from, to) in data.into_iter().chain([(self.path(), self.target.clone())]) {
+        let config = self.model_name.as_ref().map(|_| (self.config(), folder_of(folder).join(CONFIG)));
+        if config.is_some() {
+            fs::create_dir_all(folder)?;
+        }
+        for (from, to) in data.into_iter().chain([(self.path(), self.target.clone())]).chain(config) {
             File::open(&from)?.sync_all()?;
             fs::rename(from, to)?;
         }
@@ -55,6 +89,11 @@ impl OutputFile {
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
         Ok(())
     }
+}
+
+fn hidden_folder(name: &str, folder: &Path) -> io::Result<TempDir> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".partial").tempdir_in(folder)
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -92,5 +131,24 @@ mod tests {
         assert_eq!(names(folder.path()), ["model-1.bin", "model.onnx"]);
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert!(OutputFile::create(folder.path()).is_err(), "a folder is not replaced");
+    }
+
+    #[test]
+    fn repositories_are_created_when_a_model_is_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = folder.path().join("new/models");
+        let create = || OutputFile::in_repository(&repository, "cells").unwrap();
+        drop(create());
+        assert!(names(folder.path()).is_empty());
+        for text in ["first", "second"] {
+            let file = create();
+            assert_eq!(file.target(), repository.join("cells/1/model.onnx"));
+            fs::write(file.path(), text).unwrap();
+            fs::write(file.config(), "name: \"cells\"").unwrap();
+            file.commit(None).unwrap();
+            assert_eq!(fs::read_to_string(repository.join("cells/1/model.onnx")).unwrap(), text);
+        }
+        assert_eq!(names(&repository.join("cells")), ["1", "config.pbtxt"]);
+        assert_eq!(names(&repository.join("cells/1")), ["model.onnx"]);
     }
 }

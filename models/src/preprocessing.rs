@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::ops::Range;
 
-use ndarray::Array3;
+use ndarray::{Array3, Axis};
 use pulp::{Arch, NullaryFnOnce};
 
 use crate::boxes::BoundingBox;
@@ -184,6 +184,12 @@ impl PreprocessingSpec {
         }
     }
 
+    /// Normalization of red, green and blue: `(value / 255 - mean) / std` is `value * factor + term`.
+    pub fn factor_and_term(&self) -> [[f32; 3]; 2] {
+        let factor = self.std.map(|std| (255.0 * std).recip());
+        [factor, std::array::from_fn(|channel| -self.mean[channel] / self.std[channel])]
+    }
+
     /// The minimum of the scale factors that resize the shorter side to `shorter_side`, the longer side to `longer_side`,
     /// and, if there is an `input_size`, height and width to it.
     fn scale(&self, width: u32, height: u32) -> CommonScale {
@@ -232,9 +238,7 @@ pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
 pub fn preprocess_rows<R: RgbRows>(image: R, spec: &PreprocessingSpec) -> Result<Preprocessed, R::Error> {
     let (width, height) = image.size();
     let placement = spec.place(width, height);
-    // (v / 255 - mean) / std as v * factor + term
-    let factor = spec.std.map(|std| (255.0 * std).recip());
-    let term: [f32; 3] = std::array::from_fn(|channel| -spec.mean[channel] / spec.std[channel]);
+    let [factor, term] = spec.factor_and_term();
     let mut pixels = Array3::zeros((3, placement.padded_height as usize, placement.padded_width as usize));
     let columns = placement.resized_width as usize;
     let store = |y: usize, row: &[[f32; 4]]| {
@@ -248,6 +252,27 @@ pub fn preprocess_rows<R: RgbRows>(image: R, spec: &PreprocessingSpec) -> Result
     };
     Arch::new().dispatch(Resize::new(image, [placement.resized_width, placement.resized_height], spec, store))?;
     Ok(Preprocessed { pixels, placement })
+}
+
+/// Resizes and pads an image, for networks that normalize it themselves. The bytes are those that [`preprocess`] normalizes
+/// with `round_pixels`, `[padded_height, padded_width, 3]`, zero in the padding.
+///
+/// # Errors
+/// Those of reading the rows.
+pub fn preprocess_bytes<R: RgbRows>(
+    image: R,
+    spec: &PreprocessingSpec,
+) -> Result<(Array3<u8>, Placement), R::Error> {
+    let (width, height) = image.size();
+    let placement = spec.place(width, height);
+    let mut pixels = Array3::zeros((placement.padded_height as usize, placement.padded_width as usize, 3));
+    let store = |y: usize, row: &[[f32; 4]]| {
+        for (mut pixel, rgb) in pixels.index_axis_mut(Axis(0), y).outer_iter_mut().zip(row) {
+            pixel.iter_mut().zip(rgb).for_each(|(byte, value)| *byte = to_byte(*value));
+        }
+    };
+    Arch::new().dispatch(Resize::new(image, [placement.resized_width, placement.resized_height], spec, store))?;
+    Ok((pixels, placement))
 }
 
 /// Resizes an image to `width` by `height` pixels, both at least 1: bilinear, with antialiasing. Returns RGB bytes.

@@ -9,9 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ndarray::{Array3, ArrayView3};
-
-use crate::engine::{Engine, EngineError, Outputs};
+use crate::engine::{Engine, EngineError, Input, Outputs};
 
 /// What a batcher has run since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,10 +48,10 @@ impl<O> Pending<O> {
     }
 }
 
-/// What a thread of the batcher does with a batch of inputs `[3, H, W]` of one shape.
-trait Run<O>: FnMut(&[ArrayView3<f32>]) -> Result<O, EngineError> + Send + 'static {}
+/// What a thread of the batcher does with a batch of inputs of one size.
+trait Run<O>: FnMut(&[&Input]) -> Result<O, EngineError> + Send + 'static {}
 
-impl<O, F: FnMut(&[ArrayView3<f32>]) -> Result<O, EngineError> + Send + 'static> Run<O> for F {}
+impl<O, F: FnMut(&[&Input]) -> Result<O, EngineError> + Send + 'static> Run<O> for F {}
 
 /// Runs inputs of many threads in batches. Dropping it waits for the batches that are running.
 #[derive(Debug)]
@@ -68,9 +66,9 @@ impl Batcher {
         let run = |engine: Arc<Engine>| {
             // On a GPU, every new input shape costs as much as many runs.
             let padded = if engine.provider().is_nvidia() { max_batch.get() } else { 0 };
-            move |inputs: &[ArrayView3<f32>]| {
-                let _span = tracing::debug_span!("infer", images = inputs.len(), size = ?inputs[0].dim()).entered();
-                engine.run_padded(inputs, padded)
+            move |inputs: &[&Input]| {
+                let _span = tracing::debug_span!("infer", images = inputs.len(), size = ?inputs[0].size()).entered();
+                engine.run_inputs(inputs, padded)
             }
         };
         Self::start(engines.into_iter().map(run), max_batch, max_delay)
@@ -88,13 +86,13 @@ impl<O: Send + Sync + 'static> Batcher<O> {
         Self { threads: threads.collect(), queue }
     }
 
-    /// Submits an input, `[3, H, W]`. Does not wait.
-    pub(crate) fn submit(&self, pixels: Array3<f32>) -> Pending<O> {
+    /// Submits an input. Does not wait.
+    pub(crate) fn submit(&self, input: Input<'static>) -> Pending<O> {
         let (reply, receiver) = sync_channel(1);
         let mut state = self.queue.lock();
         // Without workers the reply is dropped, which `Pending::wait` reports.
         if state.workers > 0 {
-            state.waiting.push_back(Job { pixels, submitted: Instant::now(), reply });
+            state.waiting.push_back(Job { input, submitted: Instant::now(), reply });
             self.queue.changed.notify_all();
         }
         Pending(receiver)
@@ -144,7 +142,7 @@ impl<O> Default for State<O> {
 /// An input of the network.
 #[derive(Debug)]
 struct Job<O> {
-    pixels: Array3<f32>,
+    input: Input<'static>,
     submitted: Instant,
     reply: SyncSender<Reply<O>>,
 }
@@ -162,7 +160,7 @@ impl<O> Queue<O> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next batch: the oldest job and the next ones of its shape. As every batch contains the oldest job, no
+    /// Waits for the next batch: the oldest job and the next ones of its size. As every batch contains the oldest job, no
     /// job waits for ever. `None` when the queue is closed and empty.
     fn next(&self) -> Option<Vec<Job<O>>> {
         let mut state = self.lock();
@@ -174,13 +172,13 @@ impl<O> Queue<O> {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let shape = oldest.pixels.dim();
-            let is_alike = |job: &&Job<O>| job.pixels.dim() == shape;
+            let size = oldest.input.size();
+            let is_alike = |job: &&Job<O>| job.input.size() == size;
             let is_full =
                 state.waiting.iter().filter(is_alike).take(self.max_batch.get()).count() == self.max_batch.get();
             let delay = self.max_delay.saturating_sub(oldest.submitted.elapsed());
             if is_full || state.is_closed || delay.is_zero() {
-                return Some(state.take(shape, self.max_batch.get()));
+                return Some(state.take(size, self.max_batch.get()));
             }
             let waited = self.changed.wait_timeout(state, delay);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -189,12 +187,12 @@ impl<O> Queue<O> {
 }
 
 impl<O> State<O> {
-    /// Removes the oldest jobs of this shape, at most `count`.
-    fn take(&mut self, shape: (usize, usize, usize), count: usize) -> Vec<Job<O>> {
+    /// Removes the oldest jobs of this size, at most `count`.
+    fn take(&mut self, size: [usize; 2], count: usize) -> Vec<Job<O>> {
         let mut taken = Vec::new();
         let mut index = 0;
         while taken.len() < count && index < self.waiting.len() {
-            if self.waiting[index].pixels.dim() == shape {
+            if self.waiting[index].input.size() == size {
                 taken.extend(self.waiting.remove(index));
             } else {
                 index += 1;
@@ -235,7 +233,7 @@ impl<O> Worker<O> {
 
     /// Runs a batch and sends the replies, unless it fails.
     fn run(&self, run: &mut impl Run<O>, jobs: &[Job<O>]) -> Result<(), EngineError> {
-        let inputs: Vec<_> = jobs.iter().map(|job| job.pixels.view()).collect();
+        let inputs: Vec<_> = jobs.iter().map(|job| &job.input).collect();
         let started = Instant::now();
         // An engine is usable after a panic: ONNX Runtime does not unwind, and buffers are filled anew for every run.
         let outputs = catch_unwind(AssertUnwindSafe(|| run(&inputs)));
@@ -269,23 +267,30 @@ mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+    use ndarray::Array3;
+
     use super::*;
+    use crate::engine::Pixels;
 
     /// The first value of each input of the batch.
     type Values = Vec<f32>;
 
     const LONG: Duration = Duration::from_secs(100);
 
-    fn input(value: f32, width: usize) -> Array3<f32> {
-        Array3::from_elem((3, 32, width), value)
+    fn input(value: f32, width: usize) -> Input<'static> {
+        Array3::from_elem((3, 32, width), value).into()
     }
 
-    fn values(inputs: &[ArrayView3<f32>]) -> Values {
-        inputs.iter().map(|input| input[[0, 0, 0]]).collect()
+    fn values(inputs: &[&Input]) -> Values {
+        let value = |input: &&Input| match &input.pixels {
+            Pixels::Float(pixels) => pixels[[0, 0, 0]],
+            Pixels::Bytes(_) => unreachable!("all inputs of these tests are floats"),
+        };
+        inputs.iter().map(value).collect()
     }
 
     /// A negative input is an error, NaN a panic.
-    fn run(inputs: &[ArrayView3<f32>]) -> Result<Values, EngineError> {
+    fn run(inputs: &[&Input]) -> Result<Values, EngineError> {
         let values = values(inputs);
         assert!(values.iter().all(|value| !value.is_nan()), "on purpose");
         if values.iter().any(|value| *value < 0.0) { Err(EngineError::OnlyCandidates) } else { Ok(values) }
@@ -305,7 +310,7 @@ mod tests {
         let (started, go) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
         let gates = (Arc::clone(&started), Arc::clone(&go));
         let mut is_first = true;
-        let run = move |inputs: &[ArrayView3<f32>]| {
+        let run = move |inputs: &[&Input]| {
             if std::mem::take(&mut is_first) {
                 gates.0.wait();
                 gates.1.wait();
@@ -363,7 +368,7 @@ mod tests {
     fn eight_threads_share_batches_and_none_starves() {
         let (largest, threads, rounds) = (Arc::new(AtomicUsize::new(0)), 8u8, 50u8);
         let seen = Arc::clone(&largest);
-        let run = move |inputs: &[ArrayView3<f32>]| {
+        let run = move |inputs: &[&Input]| {
             seen.fetch_max(inputs.len(), SeqCst);
             thread::sleep(Duration::from_millis(1));
             run(inputs)
@@ -401,7 +406,7 @@ mod tests {
         let error = batcher.submit(input(1.0, 32)).wait().unwrap_err();
         assert!(matches!(error, EngineError::Stopped), "{error}");
         // No engine at all.
-        let none = Batcher::<Values>::start(Vec::<fn(&[ArrayView3<f32>]) -> _>::new(), NonZeroUsize::MIN, LONG);
+        let none = Batcher::<Values>::start(Vec::<fn(&[&Input]) -> _>::new(), NonZeroUsize::MIN, LONG);
         assert!(none.submit(input(1.0, 32)).wait().is_err());
     }
 }

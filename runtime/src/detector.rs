@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use models::{Anchors, ModelSpec, Placement, Preprocessed, RgbView, RgbViewError, preprocess};
+use models::{
+    Anchors, ModelSpec, Placement, Preprocessed, RgbRows, RgbView, RgbViewError, preprocess_bytes, preprocess_rows,
+};
 use ndarray::Axis;
 
 use crate::batcher::{Batcher, Inference, Pending, Statistics};
-use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
+use crate::engine::{Engine, EngineError, EngineOptions, Input, Outputs, PixelType, Pixels};
 use crate::machine;
 use crate::postprocess::{Candidates, Detection, Selection};
 use crate::rules::{RuleError, Rules};
@@ -109,6 +111,14 @@ pub enum DetectorError {
         width: usize,
         /// Height of the input, in pixels.
         height: usize,
+    },
+    /// An end-to-end file outputs an invalid class index.
+    #[error("the model outputs class {class}, but its spec has {classes} classes; export it again")]
+    Class {
+        /// Class index from the network.
+        class: i32,
+        /// Number of classes in the spec.
+        classes: usize,
     },
     /// The network outputs 2^32 scores per image or more.
     #[error("the model outputs {0} scores per image, expected fewer than 2^32; use a smaller input or fewer classes")]
@@ -221,7 +231,8 @@ impl Detector {
             let cropped = spec.crop(image);
             let view = cropped.as_ref().unwrap_or(image);
             let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
-            Ok(preprocess(pixels, &self.spec.preprocessing))
+            let Ok(prepared) = self.prepare(pixels);
+            Ok(prepared)
         })
     }
 
@@ -229,7 +240,7 @@ impl Detector {
     pub(crate) fn detect_views<E: From<DetectorError>>(
         &self,
         size: [u32; 2],
-        prepare: impl Fn(ViewSpec) -> Result<Preprocessed, E>,
+        prepare: impl Fn(ViewSpec) -> Result<(Input<'static>, Placement), E>,
     ) -> Result<(Vec<Detection>, Timing), E> {
         let mut timing = Timing::default();
         let mut specs = self.views.view_specs(size[0], size[1]).into_iter();
@@ -240,8 +251,8 @@ impl Detector {
                 && let Some(spec) = specs.next()
             {
                 let _span = tracing::debug_span!("prepare").entered();
-                let Preprocessed { pixels, placement } = timed(&mut timing.prepare, || prepare(spec))?;
-                views.push_back(View { spec, placement, pending: self.batcher.submit(pixels) });
+                let (input, placement) = timed(&mut timing.prepare, || prepare(spec))?;
+                views.push_back(View { spec, placement, pending: self.batcher.submit(input) });
             }
             let Some(View { spec, placement, pending }) = views.pop_front() else { break };
             let inference = {
@@ -260,6 +271,26 @@ impl Detector {
     /// Number of inputs that keep the engines busy: one batch runs while the next one is ready.
     fn max_ahead(&self) -> usize {
         self.capacity.saturating_mul(2)
+    }
+
+    /// The input of a view.
+    ///
+    /// # Errors
+    /// Those of reading its rows.
+    pub(crate) fn prepare<R: RgbRows>(&self, view: R) -> Result<(Input<'static>, Placement), R::Error> {
+        let spec = &self.spec.preprocessing;
+        let (pixels, placement) = match self.engine.pixel_type() {
+            PixelType::Float => {
+                let Preprocessed { pixels, placement } = preprocess_rows(view, spec)?;
+                (Pixels::Float(pixels.into()), placement)
+            }
+            PixelType::Bytes => {
+                let (pixels, placement) = preprocess_bytes(view, spec)?;
+                (Pixels::Bytes(pixels.into()), placement)
+            }
+        };
+        let valid = [placement.resized_height, placement.resized_width].map(|side| side as usize);
+        Ok((Input { pixels, valid }, placement))
     }
 
     /// The detections in a view, in pixels of the original image (upright, after EXIF rotation), highest score first.
@@ -292,6 +323,15 @@ impl Detector {
                 let found = outputs.of(inference.row);
                 check(&found, anchors.boxes().len(), self.spec.class_count(), [height, width])?;
                 selection.detections_of_candidates(&found)
+            }
+            Outputs::Detections(outputs) => {
+                let found: Vec<_> = outputs.of(inference.row).collect();
+                let classes = self.spec.class_count();
+                let is_valid = |class: i32| usize::try_from(class).is_ok_and(|class| class < classes);
+                if let Some(&(_, class, _)) = found.iter().find(|(_, class, _)| !is_valid(*class)) {
+                    return Err(DetectorError::Class { class, classes });
+                }
+                selection.detections_of_end_to_end(found)
             }
         };
         Ok(spec.to_original_image(found))

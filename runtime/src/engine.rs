@@ -2,6 +2,7 @@
 
 mod contract;
 mod error;
+mod input;
 mod memory;
 mod model_info;
 mod options;
@@ -13,23 +14,24 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::ModelSpec;
-use models::onnx_contract::IMAGES;
-use ndarray::{Array4, ArrayView3, ArrayView4, Axis};
-use ort::session::Session;
+use models::onnx_contract::{IMAGES, SIZES};
+use ndarray::{ArrayView3, ArrayView4};
 use ort::session::builder::SessionBuilder;
-use ort::value::{DynValue, TensorRef};
+use ort::session::{Session, SessionInputValue};
+use ort::value::{DynValue, Tensor, TensorRef};
 
 pub use error::EngineError;
 pub(crate) use error::ort_message;
+pub use input::{Input, PixelType, Pixels};
 pub use model_info::{ModelInfo, ValueInfo};
 pub use options::{EngineOptions, ShapeProfile, TensorrtOptions};
-pub use outputs::{CandidateOutputs, DenseOutputs, Outputs};
+pub use outputs::{CandidateOutputs, DenseOutputs, DetectionOutputs, Outputs};
 pub(crate) use start::{Fallback, session};
 
 use crate::library::{self, Library};
 use crate::provider::Provider;
 use crate::trial::smoke_test;
-use contract::Contract;
+use contract::{Contract, OutputKind};
 use memory::{IoBuffers, MemoryLocations};
 
 /// A network that is ready to run. Threads can share it; their runs take turns, because not all of ONNX Runtime's
@@ -51,6 +53,8 @@ struct Runner {
     session: Session,
     /// Buffers that a GPU can access; `None` on the CPU, which can access all memory.
     buffers: Option<IoBuffers>,
+    /// Whether the network also reads [`SIZES`].
+    reads_sizes: bool,
 }
 
 impl Engine {
@@ -94,7 +98,7 @@ impl Engine {
         let start = |provider| {
             let options = options.on(provider);
             match session(&model, &options, Fallback::Forbidden, &commit) {
-                // Models that output only candidates compute shapes, which always runs on the CPU.
+                // Models that select candidates compute shapes, which always runs on the CPU.
                 Err(EngineError::Fallback { .. }) => Ok((session(&model, &options, Fallback::Allowed, &commit)?, true)),
                 session => Ok((session?, false)),
             }
@@ -122,7 +126,7 @@ impl Engine {
         if let (true, Some(reason)) = (use_cuda_graphs, contract.cuda_graph_obstacle()) {
             return Err(EngineError::Option { option: "--cuda-graphs", provider, reason: reason.to_owned() });
         }
-        if is_partly_on_cpu && contract.top_k.is_none() {
+        if is_partly_on_cpu && contract.outputs == OutputKind::Dense && contract.pixels == PixelType::Float {
             let reason = "some of the model's operators would run on the CPU; try a newer ONNX Runtime".to_owned();
             return Err(EngineError::Provider { provider, reason });
         }
@@ -137,7 +141,7 @@ impl Engine {
             }
             _ => None,
         };
-        let runner = Mutex::new(Runner { session, buffers });
+        let runner = Mutex::new(Runner { session, buffers, reads_sizes: contract.reads_sizes });
         Ok(Self { runner, contract, provider, library: &loaded.library, library_time, info, skipped_providers })
     }
 
@@ -146,10 +150,26 @@ impl Engine {
         &self.contract.spec
     }
 
-    /// Maximum number of candidates per feature level that the file outputs; `None` if it outputs the scores of all
+    /// Maximum number of candidates per feature level that the file selects; `None` if it outputs the scores of all
     /// anchors.
     pub fn top_k(&self) -> Option<usize> {
-        self.contract.top_k
+        match self.contract.outputs {
+            OutputKind::Dense => None,
+            OutputKind::Candidates { top_k } | OutputKind::Detections { top_k, .. } => Some(top_k),
+        }
+    }
+
+    /// Maximum number of detections per image of an end-to-end file; `None` if the file does not apply NMS itself.
+    pub fn max_detections(&self) -> Option<usize> {
+        match self.contract.outputs {
+            OutputKind::Detections { max, .. } => Some(max),
+            OutputKind::Dense | OutputKind::Candidates { .. } => None,
+        }
+    }
+
+    /// Type of the pixels that the file reads.
+    pub fn pixel_type(&self) -> PixelType {
+        self.contract.pixels
     }
 
     /// Batch size that the file fixes; `None` for any.
@@ -187,11 +207,11 @@ impl Engine {
         self.library_time
     }
 
-    /// Runs the network on a batch of preprocessed images, `[N, 3, H, W]` with H and W multiples of 32. If the file
+    /// Runs the network on a batch of preprocessed images without padding, `[N, 3, H, W]` with H and W multiples of 32. If the file
     /// fixes the batch size, a smaller batch is padded with zeros; the outputs omit the padding.
     ///
     /// # Errors
-    /// When the file does not accept the input's shape, and when ONNX Runtime fails.
+    /// When the file does not accept the input's type or shape, and when ONNX Runtime fails.
     pub fn run(&self, images: ArrayView4<f32>) -> Result<Outputs, EngineError> {
         let images: Vec<_> = images.outer_iter().collect();
         self.run_each(&images)
@@ -205,51 +225,67 @@ impl Engine {
         self.run_padded(images, 0)
     }
 
-    /// As [`Engine::run_each`], with the batch padded with zeros to at least `batch` images. For GPUs, on which every
-    /// new input shape costs as much as many runs: <https://github.com/microsoft/onnxruntime/issues/23006>.
+    /// As [`Engine::run_each`], with the batch padded with zeros to at least `batch` images.
     ///
     /// # Errors
     /// As [`Engine::run`].
     pub fn run_padded(&self, images: &[ArrayView3<f32>], batch: usize) -> Result<Outputs, EngineError> {
-        let Contract { spec, top_k, .. } = &self.contract;
-        let shape = self.contract.shape(images, batch)?;
+        let inputs: Vec<_> = images.iter().map(|image| Input::from(*image)).collect();
+        self.run_inputs(&inputs.iter().collect::<Vec<_>>(), batch)
+    }
+
+    /// Runs the network on inputs of one size, with the batch padded with zeros to at least `batch` images. For GPUs, on which every
+    /// new input shape costs as much as many runs: <https://github.com/microsoft/onnxruntime/issues/23006>.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    pub fn run_inputs(&self, inputs: &[&Input], batch: usize) -> Result<Outputs, EngineError> {
+        let shape = self.contract.shape(inputs, batch)?;
         let run_error = |error: ort::Error| EngineError::run(&shape, &error);
         let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut run = |outputs: &[&'static str]| runner.run(images, shape, outputs).map_err(run_error);
-        let (batch, count) = (shape[0], images.len());
-        match top_k {
-            None => DenseOutputs::new(run(&DenseOutputs::NAMES)?, batch, count, spec, run_error).map(Outputs::Dense),
-            Some(_) => {
+        let mut run = |outputs: &[&'static str]| runner.run(inputs, shape, outputs).map_err(run_error);
+        let (batch, count) = (shape[0], inputs.len());
+        match self.contract.outputs {
+            OutputKind::Dense => {
+                let outputs = run(&DenseOutputs::NAMES)?;
+                DenseOutputs::new(outputs, batch, count, self.spec(), run_error).map(Outputs::Dense)
+            }
+            OutputKind::Candidates { .. } => {
                 let outputs = run(&CandidateOutputs::NAMES)?;
                 CandidateOutputs::new(outputs, batch, count, run_error).map(Outputs::Candidates)
+            }
+            OutputKind::Detections { max, .. } => {
+                let outputs = run(&DetectionOutputs::NAMES)?;
+                DetectionOutputs::new(outputs, batch, count, max, run_error).map(Outputs::Detections)
             }
         }
     }
 }
 
 impl Runner {
-    /// Runs the network on an input of this shape: the images, padded with zeros. Returns the outputs with these names.
-    fn run(
-        &mut self,
-        images: &[ArrayView3<f32>],
-        shape: [usize; 4],
-        outputs: &[&'static str],
-    ) -> ort::Result<Vec<DynValue>> {
-        let Self { session, buffers } = self;
-        if let Some(buffers) = buffers {
-            return buffers.run(session, images, shape, outputs);
-        }
-        let padded;
-        let input = match images {
-            [image] if shape[0] == 1 && image.is_standard_layout() => image.view().insert_axis(Axis(0)),
-            images => {
-                let mut input = Array4::zeros(shape);
-                input.outer_iter_mut().zip(images).for_each(|(mut slot, image)| slot.assign(image));
-                padded = input;
-                padded.view()
-            }
+    /// Runs the network on a batch of this shape: the inputs, padded with zeros. Returns the outputs with these names.
+    fn run(&mut self, inputs: &[&Input], shape: [usize; 4], outputs: &[&'static str]) -> ort::Result<Vec<DynValue>> {
+        let Self { session, buffers, reads_sizes } = self;
+        let sizes = match reads_sizes {
+            true => Some(Tensor::from_array(input::sizes(inputs, shape[0]))?),
+            false => None,
         };
-        let mut values = session.run(ort::inputs![IMAGES => TensorRef::from_array_view(input)?])?;
+        let floats: Vec<_> = inputs.iter().filter_map(|input| input.floats()).collect();
+        let bytes: Vec<_> = inputs.iter().filter_map(|input| input.bytes()).collect();
+        if let Some(buffers) = buffers {
+            return buffers.run(session, (&floats, &bytes), sizes.as_ref(), shape, outputs);
+        }
+        let (float_batch, byte_batch);
+        let images: SessionInputValue = if bytes.is_empty() {
+            float_batch = input::batch(&floats, shape);
+            TensorRef::from_array_view(&float_batch)?.into()
+        } else {
+            byte_batch = input::batch(&bytes, shape);
+            TensorRef::from_array_view(&byte_batch)?.into()
+        };
+        let mut values = vec![(IMAGES, images)];
+        values.extend(sizes.map(|sizes| (SIZES, sizes.into())));
+        let mut values = session.run(values)?;
         Ok(outputs.iter().filter_map(|name| values.remove(*name)).collect())
     }
 }

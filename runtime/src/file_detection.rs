@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use image::{RgbImage, imageops};
-use models::{RgbRows, preprocess_rows};
+use models::RgbRows;
 
 use crate::detector::Detector;
 use crate::image_file::{self, ImageFileError, Limits, Region, TiffReader};
@@ -49,7 +49,7 @@ fn detect_parts(detector: &Detector, image: &TiffReader, budget: &PixelBudget) -
     let (width, height) = image.size();
     let prepare = |spec| {
         let rows = ViewRows { image, spec, first: 0, band: RgbImage::new(0, 0) };
-        preprocess_rows(rows, &detector.spec().preprocessing).map_err(|error| Failure::from(error.reason))
+        detector.prepare(rows).map_err(|error| Failure::from(error.reason))
     };
     let (detections, _) = detector.detect_views([width, height], prepare)?;
     Ok(Found { width, height, detections })

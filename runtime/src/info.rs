@@ -38,8 +38,10 @@ struct Info<'a> {
     batch: Option<usize>,
     /// Fixed height and width of the input; `None` for any multiples of 32.
     size: Option<[usize; 2]>,
-    /// Maximum number of candidates per feature level that it outputs; `None` for the scores of all anchors.
+    /// Maximum number of candidates per feature level that it selects; `None` for the scores of all anchors.
     top_k: Option<usize>,
+    /// Maximum number of detections per image; `None` if it does not apply NMS itself.
+    max_detections: Option<usize>,
     #[serde(flatten)]
     model_info: &'a ModelInfo,
     spec: &'a ModelSpec,
@@ -62,6 +64,7 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
         batch: engine.batch(),
         size: engine.size(),
         top_k: engine.top_k(),
+        max_detections: engine.max_detections(),
         model_info: engine.info(),
         spec,
     };
@@ -83,9 +86,11 @@ impl Info<'_> {
         let size = self.size.map_or("height and width multiples of 32".to_owned(), |[height, width]| {
             format!("height {height}, width {width}")
         });
-        let scores = self.top_k.map_or("the scores of all classes at all anchors".to_owned(), |top_k| {
-            format!("the {top_k} highest-scoring candidates per level")
-        });
+        let scores = match (self.top_k, self.max_detections) {
+            (_, Some(max)) => format!("at most {max} detections, after NMS"),
+            (Some(top_k), None) => format!("the {top_k} highest-scoring candidates per level"),
+            (None, None) => "the scores of all classes at all anchors".to_owned(),
+        };
         text += &format!("runs on {batch} at a time, {size}; outputs {scores}\n");
         text += "on NVIDIA GPUs, float32 convolutions run in TF32 (10 bits of mantissa) unless --no-tf32 is given\n";
         for (kind, values) in [("input", &model_info.inputs), ("output", &model_info.outputs)] {

@@ -76,8 +76,8 @@ pub use activations::ActivationReader;
 pub use batcher::Statistics;
 pub use detector::{Detector, DetectorError, DetectorOptions, Timing};
 pub use engine::{
-    CandidateOutputs, DenseOutputs, Engine, EngineError, EngineOptions, ModelInfo, Outputs, ShapeProfile,
-    TensorrtOptions, ValueInfo,
+    CandidateOutputs, DenseOutputs, DetectionOutputs, Engine, EngineError, EngineOptions, Input, ModelInfo, Outputs,
+    PixelType, Pixels, ShapeProfile, TensorrtOptions, ValueInfo,
 };
 pub use file_detection::detect_file;
 pub use map_ordered::{Ordered, map_ordered};

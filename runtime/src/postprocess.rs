@@ -160,6 +160,20 @@ impl<'a> Selection<'a> {
         self.apply_nms(ranks, candidate)
     }
 
+    /// The detections of an end-to-end file, as scores, class indices and boxes in pixels of the padded input, the highest
+    /// score first. Only the score threshold, the wanted classes and the maximum number can still be applied.
+    pub(crate) fn detections_of_end_to_end(&self, found: Vec<(f32, i32, BoundingBox)>) -> Vec<Detection> {
+        let rules = &self.spec.postprocessing;
+        let detections = found.into_iter().map(|(score, class, input)| Detection {
+            class_index: class as usize,
+            score,
+            bounding_box: self.placement.to_original_image(&input),
+        });
+        let wanted = |detection: &Detection| self.wanted.is_none_or(|wanted| wanted[detection.class_index]);
+        let above = detections.filter(|detection| detection.score > rules.score_threshold);
+        above.filter(wanted).take(rules.max_detections.unwrap_or(usize::MAX)).collect()
+    }
+
     /// Ranks of the scores above the threshold, at most `top_k` per feature level. An index is `anchor * classes +
     /// class`.
     fn candidates(&self, scores: &[f32]) -> Vec<Rank> {

@@ -46,8 +46,8 @@ pub enum RuleError {
     ZeroLimit(&'static str),
     /// The file does not output scores that low.
     #[error(
-        "score threshold {requested} is below {min}, and the model outputs only candidates above {min}; use at least {min}, or \
-         export it without --top-k"
+        "score threshold {requested} is below {min}, and the model outputs only scores above {min}; use at least {min}, or \
+         export it without --top-k and --end-to-end"
     )]
     BelowExported {
         /// The requested threshold.
@@ -60,6 +60,23 @@ pub enum RuleError {
     TopK {
         /// The file's value.
         fixed: usize,
+    },
+    /// The file is end-to-end and fixes a setting of NMS.
+    #[error("the model applies NMS itself and fixes {name}; export it without --end-to-end to change that")]
+    EndToEnd {
+        /// The setting, with its flag.
+        name: &'static str,
+    },
+    /// The file outputs fewer detections.
+    #[error(
+        "maximum number of detections {requested} exceeds the model's {max}; use at most {max}, or export it with a larger \
+         --max-detections"
+    )]
+    MaxDetections {
+        /// The requested number.
+        requested: usize,
+        /// The file's number.
+        max: usize,
     },
     /// The model does not have a class.
     #[error("the model has no class `{found}`; its classes are {known}")]
@@ -74,7 +91,34 @@ pub enum RuleError {
 impl Rules {
     /// Overrides the settings of `spec`, for a model that runs in `engine`.
     pub(crate) fn apply(&self, spec: &mut ModelSpec, engine: &Engine) -> Result<(), RuleError> {
+        if let Some(max) = engine.max_detections() {
+            self.check_end_to_end(spec, max)?;
+        }
         self.replace(spec, engine.top_k())
+    }
+
+    /// Refuses what an end-to-end file with at most `max` detections does not allow.
+    fn check_end_to_end(&self, spec: &ModelSpec, max: usize) -> Result<(), RuleError> {
+        let fixed = &spec.postprocessing;
+        let is_agnostic = fixed.suppression == Suppression::ClassAgnostic;
+        for (name, changes) in [
+            ("the NMS threshold (--nms-iou)", self.nms_threshold.is_some_and(|own| own != fixed.nms_threshold)),
+            ("the kind of NMS (--soft-nms)", self.soft_nms.is_some()),
+            (
+                "which boxes suppress each other (--class-agnostic)",
+                self.suppression.is_some_and(|own| own != fixed.suppression),
+            ),
+            // Boxes of other classes have suppressed some already.
+            ("the classes of its class-agnostic NMS (--classes)", is_agnostic && self.classes.is_some()),
+        ] {
+            if changes {
+                return Err(RuleError::EndToEnd { name });
+            }
+        }
+        match self.max_detections.filter(|requested| *requested > max) {
+            Some(requested) => Err(RuleError::MaxDetections { requested, max }),
+            None => Ok(()),
+        }
     }
 
     fn replace(&self, spec: &mut ModelSpec, fixed_top_k: Option<usize>) -> Result<(), RuleError> {

@@ -52,7 +52,7 @@ fn main() -> anyhow::Result<()> {
 fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, image: &Path) -> anyhow::Result<()> {
     let precision = PrecisionOptions { precision, calibration: vec![image.to_owned()], ..PrecisionOptions::default() };
     let options = ExportOptions { precision, ..ExportOptions::default() };
-    export(checkpoint, OutputFile::create(path)?, &options, &EngineOptions::default())?;
+    export(checkpoint, OutputFile::create(path)?, &options, &EngineOptions::default(), &mut |_, _| {})?;
     Ok(())
 }
 

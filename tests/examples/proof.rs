@@ -54,7 +54,7 @@ fn export_intact(checkpoint: &Checkpoint) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let file = OutputFile::create(&folder.path().join("model.onnx"))?;
     let Exported { differences, .. } =
-        export(checkpoint.clone(), file, &ExportOptions::default(), &EngineOptions::default())?;
+        export(checkpoint.clone(), file, &ExportOptions::default(), &EngineOptions::default(), &mut |_, _| {})?;
     println!("  intact: {:.2} times the rounding error", differences.error_ratio);
     Ok(())
 }

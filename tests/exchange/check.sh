@@ -3,7 +3,7 @@
 #
 #     tests/exchange/check.sh CHECKPOINT IMAGES
 #
-# CHECKPOINT is any checkpoint of `trainer`, IMAGES a folder of calibration images for int8. Needs `make build` and
+# CHECKPOINT is any checkpoint of `trainer` with `preprocessing.round_pixels`, IMAGES a folder of calibration images for int8. Needs `make build` and
 # Python with pip. Installs ONNX and ONNX Runtime in a temporary folder, and builds tract (two minutes).
 set -euo pipefail
 checkpoint=$(realpath "$1") images=$(realpath "$2")
@@ -22,19 +22,32 @@ export_as() { # NAME FLAGS...
 int8=(--precision int8 --calibrate "$images" --calibration-images 2)
 files=()
 export_as fp32
-for opset in 13 14 15 16 17 18 19 20 21; do
+for opset in $(seq 13 26); do
     export_as "fp32-$opset" --opset $opset
     export_as "fp16-$opset" --opset $opset --precision fp16
     export_as "int8-$opset" --opset $opset "${int8[@]}"
 done
 export_as external --external-data
+# Every combination of the README's table.
 for precision in fp32 fp16 int8; do
     flags=(--precision $precision)
     [ $precision = int8 ] && flags=("${int8[@]}")
-    export_as "fixed-$precision" "${flags[@]}" --input-size 64x96 --batch-size 2
-    for opset in 13 18 21; do
-        export_as "topk-$precision-$opset" "${flags[@]}" --opset $opset --top-k 50
-        export_as "topk-fixed-$precision-$opset" "${flags[@]}" --opset $opset --top-k 50 --input-size 64x96 --batch-size 2
+    for opset in 13 18 26; do
+        for input in float32 uint8; do
+            for size in "" "--input-size 64x96 --batch-size 2"; do
+                for output in "" "--top-k 50" "--end-to-end"; do
+                    name=$precision-$opset-$input${size:+-fixed}${output:+-${output//[^a-z]/}}
+                    # shellcheck disable=SC2086
+                    export_as "$name" "${flags[@]}" --opset $opset --input $input $size $output
+                    if [ $opset = 18 ]; then
+                        # shellcheck disable=SC2086
+                        "$exporter" --quiet --checkpoint "$checkpoint" --out "$work/second.onnx" "${flags[@]}" --opset $opset \
+                            --input $input $size $output
+                        cmp "$work/second.onnx" "$work/$name.onnx"
+                    fi
+                done
+            done
+        done
     done
 done
 
@@ -46,7 +59,7 @@ python3 -m venv "$work/venv"
 echo "comparing with tract ..."
 cargo build --quiet --release --manifest-path "$here/tract/Cargo.toml" --target-dir "${TRACT_TARGET:-$work/tract}"
 tract=${TRACT_TARGET:-$work/tract}/release/exchange-tract
-for name in fp32 external fixed-fp32 topk-fp32-13 topk-fp32-18 topk-fp32-21 topk-fixed-fp32-18; do
+for name in fp32 external fp32-18-float32-fixed fp32-13-float32-topk fp32-18-float32-topk fp32-18-float32-fixed-topk; do
     "$tract" "$work/$name.onnx" "$work/expected/$name"
 done
 echo "all checks passed"

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, bail, ensure};
-use exporter::{ExportError, ExportOptions, OutputFile, ProofError, export};
+use exporter::{ExportError, ExportOptions, OutputFile, export};
 use models::{Checkpoint, ModelSpec, Parameter, RetinaNet, Weights, WeightsError, parameters};
 use ndarray::ArrayD;
 use rand::{RngExt, SeedableRng};
@@ -44,9 +44,10 @@ pub fn damage_each(checkpoint: &Checkpoint, count: usize) -> anyhow::Result<Vec<
         tensor.mapv_inplace(|value| value * (1.0 + if random.random() { DAMAGE } else { -DAMAGE }));
         let tensors = damaged.tensors.clone();
         let file = OutputFile::create(&folder.path().join("model.onnx"))?;
-        let refused = match export(damaged, file, &ExportOptions::default(), &EngineOptions::default()) {
+        let refused = match export(damaged, file, &ExportOptions::default(), &EngineOptions::default(), &mut |_, _| {})
+        {
             Ok(_) => None,
-            Err(ExportError::Proof(ProofError::Differs(differences))) => Some(differences.error_ratio),
+            Err(ExportError::NotReproduced(differences)) => Some(differences.error_ratio),
             Err(error) => bail!(error),
         };
         let missed = refused.is_none() && float64_outputs(spec, &tensors, &input)? != expected;

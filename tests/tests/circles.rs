@@ -156,6 +156,11 @@ fn trainer_has_no_circles() {
 }
 
 #[test]
+fn exporter_has_no_circles() {
+    assert_eq!(circles("exporter"), Vec::<Vec<String>>::new());
+}
+
+#[test]
 fn use_trees_are_expanded() {
     assert_eq!(paths("a::{b, c::{d, e as f},}"), ["a::b", "a::c::d", "a::c::e as f"]);
     let text = "//! Text.\nuse a::b;\npub(crate) use c::{d,\n e};\nfn f() { bail!(\"off; use `{x\"); }\nuse g;";

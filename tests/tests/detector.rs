@@ -155,10 +155,10 @@ fn a_batch_larger_than_the_models_is_an_error() {
     options.max_batch = NonZeroUsize::new(3);
     let path = folder.path().join("fixed.onnx");
     let checkpoint = tests::checkpoint(&spec(), 3);
-    let form = exporter::FormOptions { batch: Some(2), ..exporter::FormOptions::default() };
-    let variant = exporter::ExportOptions { form, ..exporter::ExportOptions::default() };
+    let variant = exporter::VariantOptions { batch: Some(2), ..exporter::VariantOptions::default() };
+    let options = exporter::ExportOptions { variant, ..exporter::ExportOptions::default() };
     let file = exporter::OutputFile::create(&path).unwrap();
-    exporter::export(checkpoint, file, &variant, &runtime::EngineOptions::default()).unwrap();
+    exporter::export(checkpoint, file, &options, &runtime::EngineOptions::default(), &mut |_, _| {}).unwrap();
     let error = Detector::open(&path, options.clone()).unwrap_err().to_string();
     assert!(error.contains("batch size of 3 exceeds the model's of 2"), "{error}");
     options.max_batch = None;

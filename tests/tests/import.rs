@@ -172,8 +172,14 @@ fn assert_import_matches_original(kind: &str, file_name: &str, rename: impl Fn(&
     let checkpoint = Checkpoint::open(&checkpoint).unwrap();
     let origin = checkpoint.provenance.origin.clone().unwrap();
     assert_eq!((origin.kind.as_str(), origin.file.as_str(), origin.sha256.len()), (kind, file_name, 64));
-    export(checkpoint, OutputFile::create(&onnx).unwrap(), &ExportOptions::default(), &EngineOptions::default())
-        .unwrap();
+    export(
+        checkpoint,
+        OutputFile::create(&onnx).unwrap(),
+        &ExportOptions::default(),
+        &EngineOptions::default(),
+        &mut |_, _| {},
+    )
+    .unwrap();
     let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
 
     for image in &case.images {

@@ -69,8 +69,14 @@ fn the_exported_file_and_libtorch_detect_the_same() {
     let network = RetinaNet::new(&spec, &weights).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("retinanet.onnx");
-    export(checkpoint, OutputFile::create(&path).unwrap(), &ExportOptions::default(), &EngineOptions::default())
-        .unwrap();
+    export(
+        checkpoint,
+        OutputFile::create(&path).unwrap(),
+        &ExportOptions::default(),
+        &EngineOptions::default(),
+        &mut |_, _| {},
+    )
+    .unwrap();
     let detector = Detector::open(&path, DetectorOptions::default()).unwrap();
     assert_eq!(detector.spec(), &spec, "the file contains the spec");
 
@@ -126,8 +132,14 @@ fn a_checkpoint_and_its_exported_file_have_the_same_ap() {
     let folder = tempfile::tempdir().unwrap();
     let [onnx, weights] = ["retinanet.onnx", "best.safetensors"].map(|name| folder.path().join(name));
     checkpoint.write(&weights).unwrap();
-    export(checkpoint, OutputFile::create(&onnx).unwrap(), &ExportOptions::default(), &EngineOptions::default())
-        .unwrap();
+    export(
+        checkpoint,
+        OutputFile::create(&onnx).unwrap(),
+        &ExportOptions::default(),
+        &EngineOptions::default(),
+        &mut |_, _| {},
+    )
+    .unwrap();
     let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
 
     let classes = spec.classes.iter().rev().zip((10..).step_by(7));

@@ -1,17 +1,16 @@
 //! Sensitivity: the error of the network's outputs when only one layer is quantized to int8.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use models::onnx_contract::{CLASSIFICATION, REGRESSION};
 use ndarray::Axis;
-use runtime::progress::Progress;
 use runtime::{ActivationReader, EngineOptions};
 
-use super::calibration::{CalibrationError, Inputs};
+use super::calibration::encode_with_outputs;
 use super::layers::Layers;
 use super::quantize::Quantization;
 use super::range::Range;
-use crate::model::encode_with_outputs;
+use crate::inputs::{Inputs, MeasureError, OnProgress};
 use crate::onnx::GraphProto;
 
 /// Sensitivity of a layer: RMS error of the network's outputs, divided by their RMS.
@@ -31,19 +30,20 @@ pub(super) fn measure(
     ranges: &BTreeMap<String, Range>,
     inputs: Inputs,
     engine: &EngineOptions,
-) -> Result<Vec<Sensitivity>, CalibrationError> {
+    on_progress: OnProgress,
+) -> Result<Vec<Sensitivity>, MeasureError> {
     let expected = run(graph.clone(), inputs, engine)?;
     let all = Layers::all(graph);
-    let mut progress = Progress::new(Some(all.names().count() * inputs.count()), false);
     let mut measured = Vec::new();
-    for layer in all.names() {
+    let (layers, images) = (all.names().count(), inputs.count());
+    for (index, layer) in all.names().enumerate() {
         let mut single = graph.clone();
         Quantization::new(graph, &all.without(layer)).apply(&mut single, ranges);
         let found = run(single, inputs, engine)?;
         let error = |output: &str| relative_error(&expected[output], &found[output]);
         let (scores, offsets) = (error(CLASSIFICATION), error(REGRESSION));
         measured.push(Sensitivity { layer: layer.to_owned(), scores, offsets });
-        (0..inputs.count()).for_each(|_| progress.advance());
+        (1..=images).for_each(|image| on_progress(index * images + image, layers * images));
     }
     let max_error = |layer: &Sensitivity| layer.scores.max(layer.offsets);
     measured.sort_by(|a, b| max_error(b).total_cmp(&max_error(a)));
@@ -51,13 +51,9 @@ pub(super) fn measure(
 }
 
 /// Outputs of the network for all inputs, by name.
-fn run(
-    graph: GraphProto,
-    inputs: Inputs,
-    engine: &EngineOptions,
-) -> Result<BTreeMap<String, Vec<f32>>, CalibrationError> {
-    let names = BTreeSet::from([CLASSIFICATION, REGRESSION]);
-    let mut reader = ActivationReader::from_bytes("the network", &encode_with_outputs(graph, &names), engine)?;
+fn run(graph: GraphProto, inputs: Inputs, engine: &EngineOptions) -> Result<BTreeMap<String, Vec<f32>>, MeasureError> {
+    let bytes = encode_with_outputs(graph, [CLASSIFICATION, REGRESSION].map(str::to_owned));
+    let mut reader = ActivationReader::from_bytes("the network", &bytes, engine)?;
     let mut outputs: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for input in inputs.each() {
         let images = input?.pixels.insert_axis(Axis(0));

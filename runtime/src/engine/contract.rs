@@ -2,27 +2,46 @@
 
 use models::ModelSpec;
 use models::onnx_contract::{
-    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, IMAGES, REGRESSION, SIDE_MULTIPLE,
-    SPEC_KEY, TOP_K_KEY,
+    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, DETECTION_BOXES, DETECTION_CLASSES,
+    DETECTION_SCORES, END_TO_END_KEY, IMAGES, NUM_DETECTIONS, REGRESSION, SIZES, SPEC_KEY, TOP_K_KEY,
 };
-use ndarray::ArrayView3;
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
-use super::error::EngineError;
-use super::error::ort_message;
+use super::error::{EngineError, ort_message};
+use super::input::{Input, PixelType};
 
 /// What the metadata and the input of an exported file declare.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Contract {
     pub(super) spec: ModelSpec,
-    /// Maximum number of candidates per feature level that the file outputs; `None` if it outputs the scores of all
-    /// anchors.
-    pub(super) top_k: Option<usize>,
+    pub(super) outputs: OutputKind,
+    pub(super) pixels: PixelType,
+    /// Whether there is an input for the sizes of the images in their inputs.
+    pub(super) reads_sizes: bool,
     /// Batch size that the file fixes.
     pub(super) batch: Option<usize>,
     /// Input height and width that the file fixes.
     pub(super) size: Option<[usize; 2]>,
+}
+
+/// What the file outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OutputKind {
+    /// The scores and offsets of all anchors.
+    Dense,
+    /// The highest-scoring candidates.
+    Candidates {
+        /// Maximum number per feature level.
+        top_k: usize,
+    },
+    /// Detections.
+    Detections {
+        /// Maximum number of candidates per feature level.
+        top_k: usize,
+        /// Maximum number of detections per image.
+        max: usize,
+    },
 }
 
 impl Contract {
@@ -36,29 +55,55 @@ impl Contract {
         if classes == 0 {
             return Err(format!("its metadata key `{SPEC_KEY}` has no classes"));
         }
-        let top_k = metadata.custom(TOP_K_KEY).map(|text| {
-            text.parse().map_err(|_| {
-                format!("its metadata key `{TOP_K_KEY}` is `{text}`, expected the number of candidates per level")
-            })
-        });
-        let top_k = top_k.transpose()?;
+        let number = |key: &str| {
+            let number = metadata.custom(key).map(|text| {
+                let number = text.parse::<usize>().ok().filter(|number| *number > 0);
+                number.ok_or_else(|| format!("its metadata key `{key}` is `{text}`, expected a number of at least 1"))
+            });
+            number.transpose()
+        };
+        let outputs = match (number(TOP_K_KEY)?, number(END_TO_END_KEY)?) {
+            (None, None) => OutputKind::Dense,
+            (Some(top_k), None) => OutputKind::Candidates { top_k },
+            (Some(top_k), Some(max)) => OutputKind::Detections { top_k, max },
+            (None, Some(_)) => return Err(format!("its metadata has `{END_TO_END_KEY}`, but no `{TOP_K_KEY}`")),
+        };
 
-        let (float, int) = (TensorElementType::Float32, TensorElementType::Int64);
-        check_tensors("input", session.inputs(), &[(IMAGES, float, &[None, Some(3), None, None])])?;
-        let outputs: &[(&str, TensorElementType, &[Option<usize>])] = match top_k {
-            None => {
+        let images = session.inputs().iter().find(|outlet| outlet.name() == IMAGES);
+        let [float, int32, int64] = [TensorElementType::Float32, TensorElementType::Int32, TensorElementType::Int64];
+        let pixels = match images.map(Outlet::dtype) {
+            Some(ValueType::Tensor { ty: TensorElementType::Uint8, .. }) => PixelType::Bytes,
+            _ => PixelType::Float,
+        };
+        let reads_sizes = session.inputs().iter().any(|outlet| outlet.name() == SIZES);
+        let (image_shape, axes): (&[_], _) = match pixels {
+            PixelType::Float => (&[None, Some(3), None, None], [0, 2, 3]),
+            PixelType::Bytes => (&[None, None, None, Some(3)], [0, 1, 2]),
+        };
+        let element = if pixels == PixelType::Bytes { TensorElementType::Uint8 } else { float };
+        let inputs: [(&str, _, &[Option<usize>]); 2] =
+            [(IMAGES, element, image_shape), (SIZES, int64, &[None, Some(2)])];
+        check_tensors("input", session.inputs(), &inputs[..1 + usize::from(reads_sizes)])?;
+        let expected: &[(&str, TensorElementType, &[Option<usize>])] = match outputs {
+            OutputKind::Dense => {
                 &[(CLASSIFICATION, float, &[None, None, Some(classes)]), (REGRESSION, float, &[None, None, Some(4)])]
             }
-            Some(_) => &[
+            OutputKind::Candidates { .. } => &[
                 (CANDIDATE_SCORES, float, &[None, None]),
-                (CANDIDATE_ANCHORS, int, &[None, None]),
-                (CANDIDATE_CLASSES, int, &[None, None]),
+                (CANDIDATE_ANCHORS, int64, &[None, None]),
+                (CANDIDATE_CLASSES, int64, &[None, None]),
                 (REGRESSION, float, &[None, None, Some(4)]),
             ],
+            OutputKind::Detections { max, .. } => &[
+                (NUM_DETECTIONS, int32, &[None, Some(1)]),
+                (DETECTION_BOXES, float, &[None, Some(max), Some(4)]),
+                (DETECTION_SCORES, float, &[None, Some(max)]),
+                (DETECTION_CLASSES, int32, &[None, Some(max)]),
+            ],
         };
-        check_tensors("output", session.outputs(), outputs)?;
+        check_tensors("output", session.outputs(), expected)?;
 
-        let [batch, height, width] = fixed_sides(&session.inputs()[0]);
+        let [batch, height, width] = images.map_or([None; 3], |images| fixed_sides(images, axes));
         let size = match (height, width) {
             (Some(height), Some(width)) => Some([height, width]),
             (None, None) => None,
@@ -75,43 +120,49 @@ impl Contract {
                 text(declared)
             ));
         }
-        Ok(Self { spec, top_k, batch, size })
+        Ok(Self { spec, outputs, pixels, reads_sizes, batch, size })
     }
 
     /// Why the network cannot be recorded as a CUDA graph; `None` if it can.
     pub(super) fn cuda_graph_obstacle(&self) -> Option<&'static str> {
-        if self.top_k.is_some() {
-            return Some(
-                "the model selects candidates with operators that CUDA graphs do not support; export it without --top-k",
-            );
+        if self.outputs != OutputKind::Dense {
+            let reason = "the model selects candidates with operators that CUDA graphs do not support; export it without \
+                          --top-k and --end-to-end";
+            return Some(reason);
+        }
+        if self.pixels == PixelType::Bytes {
+            return Some("the model computes the shape of its input; export it without --input uint8");
         }
         (self.size.is_none() || self.batch.is_none())
             .then_some("a CUDA graph needs a fixed input shape; export the model with --input-size and --batch-size")
     }
 
-    /// Shape of the input for these images, `[N, 3, H, W]`. N is the fixed batch size if the file has one, otherwise
+    /// Shape of the batch of these inputs, `[N, 3, H, W]` or `[N, H, W, 3]`. N is the fixed batch size if the file has one, otherwise
     /// the number of images or `batch`, whichever is larger.
-    pub(super) fn shape(&self, images: &[ArrayView3<f32>], batch: usize) -> Result<[usize; 4], EngineError> {
-        let count = images.len();
-        let (channels, height, width) = images.first().map_or((0, 0, 0), ArrayView3::dim);
-        let fits = [height, width].iter().all(|side| *side > 0 && side.is_multiple_of(SIDE_MULTIPLE));
-        if channels != 3 || !fits || images.iter().any(|image| image.dim() != (channels, height, width)) {
-            return Err(EngineError::Input { found: vec![count, channels, height, width] });
+    pub(super) fn shape(&self, inputs: &[&Input], batch: usize) -> Result<[usize; 4], EngineError> {
+        let count = inputs.len();
+        let Some(first) = inputs.first() else { return Err(EngineError::Input { found: vec![0; 4] }) };
+        if inputs.iter().any(|input| input.pixel_type() != self.pixels) {
+            return Err(EngineError::Pixels { expected: self.pixels });
         }
-        if let Some(expected) = self.size.filter(|size| *size != [height, width]) {
-            return Err(EngineError::Size { found: [height, width], expected });
+        let shape = first.batch_shape(count);
+        if !first.is_valid() || inputs.iter().any(|input| input.batch_shape(count) != shape) {
+            return Err(EngineError::Input { found: shape.to_vec() });
+        }
+        if let Some(expected) = self.size.filter(|size| *size != first.size()) {
+            return Err(EngineError::Size { found: first.size(), expected });
         }
         match self.batch {
             Some(max) if count > max => Err(EngineError::Batch { found: count, max }),
-            fixed => Ok([fixed.unwrap_or(count.max(batch)), channels, height, width]),
+            fixed => Ok(first.batch_shape(fixed.unwrap_or(count.max(batch)))),
         }
     }
 }
 
-/// Batch size, height and width of an input, where fixed.
-fn fixed_sides(input: &Outlet) -> [Option<usize>; 3] {
+/// Sizes of an input along `axes`, where fixed: batch size, height and width.
+fn fixed_sides(input: &Outlet, axes: [usize; 3]) -> [Option<usize>; 3] {
     let ValueType::Tensor { shape, .. } = input.dtype() else { return [None; 3] };
-    [0, 2, 3].map(|axis| shape.get(axis).and_then(|size| usize::try_from(*size).ok()))
+    axes.map(|axis| shape.get(axis).and_then(|size| usize::try_from(*size).ok()))
 }
 
 /// Checks that there are exactly these tensors, with these element types and sizes; `None` is any size. Sizes that are
@@ -153,16 +204,32 @@ mod tests {
     use ndarray::Array3;
 
     use super::*;
+    use crate::engine::input::Pixels;
+
+    fn dense() -> Contract {
+        let (outputs, pixels) = (OutputKind::Dense, PixelType::Float);
+        Contract { spec: ModelSpec::default(), outputs, pixels, reads_sizes: false, batch: None, size: None }
+    }
+
+    #[test]
+    fn bytes_are_not_accepted_in_place_of_floats() {
+        let bytes = Input { pixels: Pixels::Bytes(Array3::zeros((64, 96, 3)).into()), valid: [60, 90] };
+        let reads_bytes = Contract { pixels: PixelType::Bytes, size: Some([64, 96]), ..dense() };
+        assert_eq!(reads_bytes.shape(&[&bytes], 2).unwrap(), [2, 64, 96, 3]);
+        let error = dense().shape(&[&bytes], 1).unwrap_err();
+        assert!(matches!(error, EngineError::Pixels { expected: PixelType::Float }), "{error}");
+    }
 
     #[test]
     fn cuda_graph_needs_a_fixed_shape_and_dense_outputs() {
-        let contract = |top_k, batch, size| Contract { spec: ModelSpec::default(), top_k, batch, size };
+        let contract = |outputs, batch, size| Contract { outputs, batch, size, ..dense() };
+        let (dense, candidates) = (OutputKind::Dense, OutputKind::Candidates { top_k: 100 });
         let size = Some([64, 96]);
-        assert_eq!(contract(None, Some(2), size).cuda_graph_obstacle(), None);
+        assert_eq!(contract(dense, Some(2), size).cuda_graph_obstacle(), None);
         for (contract, part) in [
-            (contract(None, None, size), "--batch-size"),
-            (contract(None, Some(2), None), "--input-size"),
-            (contract(Some(100), Some(2), size), "without --top-k"),
+            (contract(dense, None, size), "--batch-size"),
+            (contract(dense, Some(2), None), "--input-size"),
+            (contract(candidates, Some(2), size), "without --top-k"),
         ] {
             assert!(contract.cuda_graph_obstacle().is_some_and(|reason| reason.contains(part)), "{contract:?}");
         }
@@ -170,11 +237,10 @@ mod tests {
 
     #[test]
     fn batch_is_padded_to_the_fixed_or_requested_size() {
-        let image = Array3::zeros((3, 64, 96));
-        let views = [image.view(), image.view()];
+        let image = Input::from(Array3::zeros((3, 64, 96)));
         let batch_size = |fixed, batch| {
-            let contract = Contract { spec: ModelSpec::default(), top_k: None, batch: fixed, size: None };
-            contract.shape(&views, batch).map(|shape| shape[0])
+            let contract = Contract { batch: fixed, ..dense() };
+            contract.shape(&[&image, &image], batch).map(|shape| shape[0])
         };
         assert_eq!([0, 2, 8].map(|batch| batch_size(None, batch).unwrap()), [2, 2, 8]);
         assert_eq!(batch_size(Some(4), 8).unwrap(), 4);

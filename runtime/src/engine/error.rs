@@ -4,6 +4,7 @@ use std::any::Any;
 
 use models::onnx_contract::SIDE_MULTIPLE;
 
+use super::input::PixelType;
 use crate::library::LibraryError;
 use crate::provider::Provider;
 
@@ -70,11 +71,18 @@ pub enum EngineError {
     },
     /// The network does not accept inputs of this shape.
     #[error(
-        "input has shape {found:?}, expected [N, 3, H, W] with N at least 1 and H and W positive multiples of {SIDE_MULTIPLE}"
+        "input has shape {found:?}, expected [N, 3, H, W], or [N, H, W, 3] of bytes, with N at least 1 and H and W positive \
+         multiples of {SIDE_MULTIPLE}"
     )]
     Input {
         /// Shape of the input.
         found: Vec<usize>,
+    },
+    /// The network reads pixels of another type.
+    #[error("the model reads pixels as {expected:?}; prepare the images for `Engine::pixel_type`")]
+    Pixels {
+        /// What it reads.
+        expected: PixelType,
     },
     /// The file was exported for inputs of another size.
     #[error(
@@ -98,7 +106,9 @@ pub enum EngineError {
         max: usize,
     },
     /// The scores of all anchors were requested from a file that outputs only candidates.
-    #[error("the model outputs only its top-k candidates; export it without --top-k to get the scores of all anchors")]
+    #[error(
+        "the model does not output the scores of all anchors; export it without --top-k and --end-to-end to get them"
+    )]
     OnlyCandidates,
     /// The network needs more memory than is available.
     #[error("not enough memory for an input of shape {shape:?}: {reason}; run fewer images at a time, or smaller ones")]

@@ -1,11 +1,13 @@
 //! Input and output buffers for GPUs: pinned host memory, which the GPU copies from and to directly.
 //! <https://onnxruntime.ai/docs/performance/device-tensor.html>
 
-use models::onnx_contract::IMAGES;
-use ndarray::{ArrayView3, Ix4, s};
+use std::fmt::Debug;
+
+use models::onnx_contract::{IMAGES, SIZES};
+use ndarray::{ArrayView3, Ix4, LinalgScalar, s};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
-use ort::value::{DynTensorValueType, DynValue, Tensor};
+use ort::value::{DynTensorValueType, DynValue, PrimitiveTensorElementType, Tensor};
 
 /// A device's memory, and the host memory that the device can access.
 #[derive(Clone, Debug)]
@@ -38,14 +40,36 @@ impl MemoryLocations {
     fn host(&self, memory_type: MemoryType) -> ort::Result<MemoryInfo<'static>> {
         MemoryInfo::new(self.host.clone(), self.host_id, AllocatorType::Device, memory_type)
     }
+
+    /// Copies the images to a host buffer of this shape, `buffer` if that has it, and fills the rest with zeros.
+    fn fill<T: PrimitiveTensorElementType + Debug + LinalgScalar>(
+        &self,
+        buffer: Option<Tensor<T>>,
+        session: &Session,
+        images: &[ArrayView3<T>],
+        shape: [usize; 4],
+    ) -> ort::Result<Tensor<T>> {
+        let fits = |input: &Tensor<T>| input.shape().iter().copied().eq(shape.map(|side| side as i64));
+        let mut buffer = match buffer.filter(fits) {
+            Some(buffer) => buffer,
+            None => Tensor::new(&Allocator::new(session, self.host(self.host_types[0])?)?, shape)?,
+        };
+        let mut input = buffer.extract_array_mut().into_dimensionality::<Ix4>().map_err(ort::Error::wrap)?;
+        for (mut slot, image) in input.outer_iter_mut().zip(images) {
+            slot.assign(image);
+        }
+        input.slice_mut(s![images.len().., .., .., ..]).fill(T::zero());
+        Ok(buffer)
+    }
 }
 
 /// Input and output buffers of a session.
 #[derive(Debug)]
 pub(super) struct IoBuffers {
     locations: MemoryLocations,
-    /// Host buffer of the last input's shape.
-    images: Option<Tensor<f32>>,
+    /// Host buffers of the last input's shape: floats or bytes.
+    floats: Option<Tensor<f32>>,
+    bytes: Option<Tensor<u8>>,
     /// Buffers of the CUDA graph, once it is recorded.
     graph: Option<GraphBuffers>,
     use_cuda_graph: bool,
@@ -61,21 +85,25 @@ struct GraphBuffers {
 impl IoBuffers {
     /// Buffers in these locations. With `use_cuda_graph`, all inputs must have the same shape.
     pub(super) fn new(locations: MemoryLocations, use_cuda_graph: bool) -> Self {
-        Self { locations, images: None, graph: None, use_cuda_graph }
+        Self { locations, floats: None, bytes: None, graph: None, use_cuda_graph }
     }
 
-    /// Runs the network on an input of this shape: the images, padded with zeros. Returns the outputs with these names,
-    /// in host memory.
+    /// Runs the network on a batch of this shape: the images, floats or bytes, padded with zeros, and their sizes if it reads
+    /// them. Returns the outputs with these names, in host memory.
     pub(super) fn run(
         &mut self,
         session: &mut Session,
-        images: &[ArrayView3<f32>],
+        (floats, bytes): (&[ArrayView3<f32>], &[ArrayView3<u8>]),
+        sizes: Option<&Tensor<i64>>,
         shape: [usize; 4],
         outputs: &[&'static str],
     ) -> ort::Result<Vec<DynValue>> {
-        self.fill(session, images, shape)?;
-        let Some(input) = &self.images else { return Ok(Vec::new()) };
-        if self.use_cuda_graph {
+        if bytes.is_empty() {
+            self.floats = Some(self.locations.fill(self.floats.take(), session, floats, shape)?);
+        } else {
+            self.bytes = Some(self.locations.fill(self.bytes.take(), session, bytes, shape)?);
+        }
+        if let (true, Some(input)) = (self.use_cuda_graph, &self.floats) {
             let graph = match self.graph.take() {
                 Some(graph) => graph,
                 None => GraphBuffers::new(session, &self.locations, shape, outputs)?,
@@ -84,29 +112,20 @@ impl IoBuffers {
         }
         // A new binding for every run, because a binding owns its outputs and here they are returned to the caller.
         let mut binding = session.create_binding()?;
-        binding.bind_input(IMAGES, input)?;
+        match (&self.floats, &self.bytes) {
+            (_, Some(input)) => binding.bind_input(IMAGES, input)?,
+            (Some(input), None) => binding.bind_input(IMAGES, input)?,
+            (None, None) => {}
+        }
+        if let Some(sizes) = sizes {
+            binding.bind_input(SIZES, sizes)?;
+        }
         let host = self.locations.host(self.locations.host_types[1])?;
         for name in outputs {
             binding.bind_output_to_device(*name, &host)?;
         }
         let mut values = session.run_binding(&binding)?;
         Ok(outputs.iter().filter_map(|name| values.remove(*name)).collect())
-    }
-
-    /// Copies the images to the host buffer and fills the rest with zeros.
-    fn fill(&mut self, session: &Session, images: &[ArrayView3<f32>], shape: [usize; 4]) -> ort::Result<()> {
-        let fits = |input: &Tensor<f32>| input.shape().iter().copied().eq(shape.map(|side| side as i64));
-        let input = match self.images.take().filter(fits) {
-            Some(input) => input,
-            None => Tensor::new(&Allocator::new(session, self.locations.host(self.locations.host_types[0])?)?, shape)?,
-        };
-        let input = self.images.insert(input);
-        let mut input = input.extract_array_mut().into_dimensionality::<Ix4>().map_err(ort::Error::wrap)?;
-        for (mut slot, image) in input.outer_iter_mut().zip(images) {
-            slot.assign(image);
-        }
-        input.slice_mut(s![images.len().., .., .., ..]).fill(0.0);
-        Ok(())
     }
 }
 
@@ -201,7 +220,7 @@ mod tests {
     fn run(buffers: &mut IoBuffers, session: &mut Session, images: &[Array3<f32>], batch: usize) -> Vec<DynValue> {
         let (channels, height, width) = images[0].dim();
         let views: Vec<_> = images.iter().map(|image| image.view()).collect();
-        buffers.run(session, &views, [batch, channels, height, width], &DenseOutputs::NAMES).unwrap()
+        buffers.run(session, (&views, &[]), None, [batch, channels, height, width], &DenseOutputs::NAMES).unwrap()
     }
 
     fn values(outputs: &[DynValue]) -> Vec<Vec<f32>> {

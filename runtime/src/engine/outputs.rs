@@ -2,8 +2,11 @@
 
 use std::fmt::Debug;
 
-use models::ModelSpec;
-use models::onnx_contract::{CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, REGRESSION};
+use models::onnx_contract::{
+    CANDIDATE_ANCHORS, CANDIDATE_CLASSES, CANDIDATE_SCORES, CLASSIFICATION, DETECTION_BOXES, DETECTION_CLASSES,
+    DETECTION_SCORES, NUM_DETECTIONS, REGRESSION,
+};
+use models::{BoundingBox, ModelSpec};
 use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis, Ix2, Ix3, s};
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorValueType};
 
@@ -17,17 +20,19 @@ pub enum Outputs {
     Dense(DenseOutputs),
     /// The highest-scoring candidates, from a file exported with `--top-k`.
     Candidates(CandidateOutputs),
+    /// Detections, from a file exported with `--end-to-end`.
+    Detections(DetectionOutputs),
 }
 
 impl Outputs {
     /// The scores and offsets of all anchors.
     ///
     /// # Errors
-    /// When the file outputs only candidates.
+    /// When the file outputs only candidates or detections.
     pub fn into_dense(self) -> Result<DenseOutputs, EngineError> {
         match self {
             Self::Dense(outputs) => Ok(outputs),
-            Self::Candidates(_) => Err(EngineError::OnlyCandidates),
+            Self::Candidates(_) | Self::Detections(_) => Err(EngineError::OnlyCandidates),
         }
     }
 }
@@ -125,6 +130,61 @@ impl CandidateOutputs {
         check_shape(CANDIDATE_CLASSES, shape(&classes), [batch, count])?;
         check_shape(REGRESSION, shape(&offsets), [batch, count, 4])?;
         Ok(Self { images, scores, anchors, classes, offsets })
+    }
+}
+
+/// The detections in every image of a batch.
+#[derive(Debug)]
+pub struct DetectionOutputs {
+    images: usize,
+    counts: Tensor<i32>,
+    boxes: Tensor<f32>,
+    scores: Tensor<f32>,
+    classes: Tensor<i32>,
+}
+
+impl DetectionOutputs {
+    /// Number of images, without padding.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Scores, class indices and boxes (pixels of the padded input) of the detections in one image of the batch, the highest
+    /// score first.
+    ///
+    /// # Panics
+    /// When `image` is not less than [`DetectionOutputs::images`].
+    pub fn of(&self, image: usize) -> impl Iterator<Item = (f32, i32, BoundingBox)> + '_ {
+        assert!(image < self.images, "image {image} of {}", self.images);
+        let boxes: ArrayView3<f32> = self.boxes.extract_array().into_dimensionality::<Ix3>().expect(CHECKED);
+        let boxes = boxes.index_axis_move(Axis(0), image);
+        let (scores, classes) = (row(&self.scores, image), row(&self.classes, image));
+        let count = usize::try_from(row(&self.counts, image)[0]).unwrap_or(0).min(scores.len());
+        (0..count).map(move |index| {
+            let corners: [f32; 4] = std::array::from_fn(|corner| boxes[[index, corner]]);
+            (scores[index], classes[index], corners.into())
+        })
+    }
+
+    /// As [`DenseOutputs::NAMES`].
+    pub(super) const NAMES: [&str; 4] = [NUM_DETECTIONS, DETECTION_BOXES, DETECTION_SCORES, DETECTION_CLASSES];
+
+    /// As [`DenseOutputs::new`], for at most `max` detections per image.
+    pub(super) fn new(
+        outputs: Vec<DynValue>,
+        batch: usize,
+        images: usize,
+        max: usize,
+        run_error: impl Fn(ort::Error) -> EngineError,
+    ) -> Result<Self, EngineError> {
+        let [counts, boxes, scores, classes] = exactly(outputs);
+        let (counts, boxes) = (typed(counts).map_err(&run_error)?, typed(boxes).map_err(&run_error)?);
+        let (scores, classes) = (typed(scores).map_err(&run_error)?, typed(classes).map_err(&run_error)?);
+        check_shape(NUM_DETECTIONS, shape(&counts), [batch, 1])?;
+        check_shape(DETECTION_BOXES, shape(&boxes), [batch, max, 4])?;
+        check_shape(DETECTION_SCORES, shape(&scores), [batch, max])?;
+        check_shape(DETECTION_CLASSES, shape(&classes), [batch, max])?;
+        Ok(Self { images, counts, boxes, scores, classes })
     }
 }
 

@@ -13,12 +13,12 @@ use crate::onnx::{AttributeProto, DataType, Dimension, GraphProto, NodeProto, Te
 
 /// Replaces scores and offsets of all anchors by those of candidates, at most `top_k` per level. `levels` is the number
 /// of anchors of each level, if known.
-pub(super) fn hand_over_candidates(graph: &mut GraphProto, spec: &ModelSpec, top_k: usize, levels: Option<[usize; 5]>) {
+pub(super) fn select_candidates(graph: &mut GraphProto, spec: &ModelSpec, top_k: usize, levels: Option<[usize; 5]>) {
     let scores = Joined::take(graph, CLASSIFICATION);
     let offsets = Joined::take(graph, REGRESSION);
     let mut selection = Selection { graph, classes: spec.class_count(), top_k };
     let mut first: Option<String> = None;
-    let mut chosen = Vec::new();
+    let mut selected = Vec::new();
     for (index, (scores_part, offsets_part)) in scores.parts.iter().zip(&offsets.parts).enumerate() {
         let level = Level {
             name: format!("P{}", index + 3),
@@ -28,23 +28,23 @@ pub(super) fn hand_over_candidates(graph: &mut GraphProto, spec: &ModelSpec, top
             end: levels.map(|levels| levels[..=index].iter().sum()),
         };
         let sizes = selection.sizes(&level);
-        chosen.push(selection.choose(&level, &sizes, first.as_deref()));
+        selected.push(selection.choose(&level, &sizes, first.as_deref()));
         if index + 1 < scores.parts.len() {
             first = Some(selection.end(&level, &sizes, first));
         }
     }
-    let join = |part: fn(&Chosen) -> &String| chosen.iter().map(part).cloned().collect::<Vec<_>>();
+    let join = |part: fn(&Selected) -> &String| selected.iter().map(part).cloned().collect::<Vec<_>>();
 
-    let all = selection.join("candidates", join(|chosen| &chosen.scores));
+    let all = selection.join("candidates", join(|selected| &selected.scores));
     let threshold = TensorProto::scalar("score_threshold", spec.postprocessing.score_threshold);
     let threshold = selection.graph.add_constant(threshold);
     let zero = selection.graph.add_constant(TensorProto::scalar("zero", 0f32));
     let above = selection.node("Greater", "candidates.above", &[&all, &threshold], &[]);
     selection.node("Where", CANDIDATE_SCORES, &[&above, &all, &zero], &[]);
-    selection.join(CANDIDATE_ANCHORS, join(|chosen| &chosen.anchors));
-    selection.join(CANDIDATE_CLASSES, join(|chosen| &chosen.classes));
+    selection.join(CANDIDATE_ANCHORS, join(|selected| &selected.anchors));
+    selection.join(CANDIDATE_CLASSES, join(|selected| &selected.classes));
     let Joined { mut concat, after, .. } = offsets;
-    concat.input = join(|chosen| &chosen.offsets);
+    concat.input = join(|selected| &selected.offsets);
     graph.node.push(concat);
     graph.node.extend(after);
     graph.output = outputs();
@@ -105,7 +105,7 @@ struct Level {
 }
 
 /// The candidates of one level.
-struct Chosen {
+struct Selected {
     /// `[N, k]`.
     scores: String,
     /// `[N, k]`, indices into the anchors of all levels.
@@ -125,37 +125,37 @@ struct Selection<'a> {
 
 impl Selection<'_> {
     /// Adds the selection of one level. `first` is the number of anchors of the levels before it, if any.
-    fn choose(&mut self, level: &Level, sizes: &Sizes, first: Option<&str>) -> Chosen {
+    fn choose(&mut self, level: &Level, sizes: &Sizes, first: Option<&str>) -> Selected {
         let name = |word: &str| format!("{}.{word}", level.name);
         let axis = [AttributeProto::int("axis", 1)];
         let best_of_anchor = [AttributeProto::ints("axes", [2]), AttributeProto::int("keepdims", 0)];
 
         let best = self.node("ReduceMax", &name("best"), &[&level.scores], &best_of_anchor);
-        let (_, anchors) = self.top_k(&name("best_anchors"), &best, &sizes.anchors, true);
-        let (anchors, _) = self.top_k(&name("picked_anchors"), &anchors, &sizes.anchors, false);
-        let scores = self.rows(&name("picked_scores"), &level.scores, &anchors);
-        let flat = self.ints("shape.same.rest", &[0, -1]);
+        let [_, anchors] = self.graph.add_top_k(&name("best_anchors"), &best, &sizes.anchors, true);
+        let [anchors, _] = self.graph.add_top_k(&name("picked_anchors"), &anchors, &sizes.anchors, false);
+        let scores = self.graph.gather_rows(&name("picked_scores"), &level.scores, &anchors);
+        let flat = self.graph.ints("shape.same.rest", &[0, -1]);
         let scores = self.node("Reshape", &name("picked_scores.flat"), &[&scores, &flat], &[]);
-        let (scores, places) = self.top_k(&name("candidates"), &scores, &sizes.candidates, true);
+        let [scores, columns] = self.graph.add_top_k(&name("candidates"), &scores, &sizes.candidates, true);
 
-        let classes = self.ints("class_count", &[self.classes as i64]);
-        let picks = self.node("Div", &name("candidates.picks"), &[&places, &classes], &[]);
-        let classes = self.node("Mod", &name("candidates.classes"), &[&places, &classes], &[]);
+        let classes = self.graph.ints("class_count", &[self.classes as i64]);
+        let picks = self.node("Div", &name("candidates.picks"), &[&columns, &classes], &[]);
+        let classes = self.node("Mod", &name("candidates.classes"), &[&columns, &classes], &[]);
         let rows = self.node("GatherElements", &name("candidates.rows"), &[&anchors, &picks], &axis);
-        let offsets = self.rows(&name("candidates.offsets"), &level.offsets, &rows);
+        let offsets = self.graph.gather_rows(&name("candidates.offsets"), &level.offsets, &rows);
 
         let anchors = match first {
             None => rows,
             Some(first) => self.node("Add", &name("candidates.anchors"), &[&rows, first], &[]),
         };
-        Chosen { scores, anchors, classes, offsets }
+        Selected { scores, anchors, classes, offsets }
     }
 
     /// The number of anchors of this level and those before it. `first` is the number of those before it.
     fn end(&mut self, level: &Level, sizes: &Sizes, first: Option<String>) -> String {
         let name = format!("{}.end", level.name);
         match (level.end, first) {
-            (Some(end), _) => self.ints(&name, &[end as i64]),
+            (Some(end), _) => self.graph.ints(&name, &[end as i64]),
             (None, None) => sizes.all.clone(),
             (None, Some(first)) => self.node("Add", &name, &[&first, &sizes.all], &[]),
         }
@@ -167,43 +167,22 @@ impl Selection<'_> {
         if let Some(all) = level.anchors {
             let anchors = all.min(self.top_k);
             let candidates = self.top_k.min(anchors * self.classes);
-            let mut constant = |word, size: usize| self.ints(&name(word), &[size as i64]);
+            let mut constant = |word, size: usize| self.graph.ints(&name(word), &[size as i64]);
             return Sizes {
                 all: constant("anchor_count", all),
                 anchors: constant("picked_count", anchors),
                 candidates: constant("candidate_count", candidates),
             };
         }
-        let top_k = self.ints("top_k", &[self.top_k as i64]);
-        let classes = self.ints("class_count", &[self.classes as i64]);
-        let axis = self.ints("axis.1", &[1]);
+        let top_k = self.graph.ints("top_k", &[self.top_k as i64]);
+        let classes = self.graph.ints("class_count", &[self.classes as i64]);
+        let axis = self.graph.ints("axis.1", &[1]);
         let shape = self.node("Shape", &name("shape"), &[&level.scores], &[]);
         let all = self.node("Gather", &name("anchor_count"), &[&shape, &axis], &[AttributeProto::int("axis", 0)]);
         let anchors = self.node("Min", &name("picked_count"), &[&all, &top_k], &[]);
         let scores = self.node("Mul", &name("score_count"), &[&anchors, &classes], &[]);
         let candidates = self.node("Min", &name("candidate_count"), &[&scores, &top_k], &[]);
         Sizes { all, anchors, candidates }
-    }
-
-    /// The `k` largest or smallest values of every row, sorted, and their indices. Of equal values, the first come
-    /// first.
-    fn top_k(&mut self, name: &str, values: &str, k: &str, largest: bool) -> (String, String) {
-        let attributes = [
-            AttributeProto::int("axis", 1),
-            AttributeProto::int("largest", i64::from(largest)),
-            AttributeProto::int("sorted", 1),
-        ];
-        let found = self.node("TopK", name, &[values, k], &attributes);
-        let places = format!("{name}.places");
-        self.graph.node.last_mut().expect("a node was just added").output.push(places.clone());
-        (found, places)
-    }
-
-    /// Gathers rows of `values` `[N, rows, width]` by index `rows` `[N, k]`: `[N, k, width]`.
-    fn rows(&mut self, name: &str, values: &str, rows: &str) -> String {
-        let axes = self.ints("axis.2", &[2]);
-        let indices = self.node("Unsqueeze", &format!("{name}.indices"), &[rows, &axes], &[]);
-        self.node("GatherND", name, &[values, &indices], &[AttributeProto::int("batch_dims", 1)])
     }
 
     /// Applies the operators of `nodes`, one after another, to another value.
@@ -224,11 +203,6 @@ impl Selection<'_> {
     /// Adds a node. It and its output are called `name`.
     fn node(&mut self, op_type: &str, name: &str, inputs: &[&str], attributes: &[AttributeProto]) -> String {
         self.graph.add_node(op_type, name, inputs, attributes)
-    }
-
-    /// A constant vector.
-    fn ints(&mut self, name: &str, values: &[i64]) -> String {
-        self.graph.add_constant(TensorProto::vector(name, values.to_vec()))
     }
 }
 
@@ -253,7 +227,7 @@ mod tests {
         let spec = spec(18, NormKind::Batch);
         let mut graph = folded(&spec, zeros(&spec));
         change(&mut graph);
-        hand_over_candidates(&mut graph, &spec, 50, levels);
+        select_candidates(&mut graph, &spec, 50, levels);
         graph
     }
 

@@ -23,7 +23,9 @@ pub(super) fn fix_sizes(graph: &mut GraphProto, batch: Option<usize>, size: Opti
         }
     }
     if size.is_some() {
-        let images = graph.input.iter_mut().filter(|value| value.name == IMAGES);
-        images.for_each(|value| value.doc_string = "normalized RGB images".to_owned());
+        for images in graph.input.iter_mut().filter(|value| value.name == IMAGES) {
+            // What height and width may be.
+            images.doc_string.truncate(images.doc_string.find(';').unwrap_or(images.doc_string.len()));
+        }
     }
 }
