@@ -42,8 +42,8 @@ pub use deviation::{Deviation, max_abs};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
 pub use preprocessing::{
-    CommonScale, Placement, Preprocessed, RgbRows, RgbView, RgbViewError, preprocess, preprocess_bytes, preprocess_rows,
-    resize,
+    CommonScale, Placement, Preprocessed, RgbRows, RgbView, RgbViewError, preprocess, preprocess_bytes,
+    preprocess_rows, resize,
 };
 pub use retinanet::{Predictions, RetinaNet};
 pub use shape::{LayerCost, Shape, backbone_parameters, parameters, summarize};

@@ -259,10 +259,7 @@ pub fn preprocess_rows<R: RgbRows>(image: R, spec: &PreprocessingSpec) -> Result
 ///
 /// # Errors
 /// Those of reading the rows.
-pub fn preprocess_bytes<R: RgbRows>(
-    image: R,
-    spec: &PreprocessingSpec,
-) -> Result<(Array3<u8>, Placement), R::Error> {
+pub fn preprocess_bytes<R: RgbRows>(image: R, spec: &PreprocessingSpec) -> Result<(Array3<u8>, Placement), R::Error> {
     let (width, height) = image.size();
     let placement = spec.place(width, height);
     let mut pixels = Array3::zeros((placement.padded_height as usize, placement.padded_width as usize, 3));

@@ -61,7 +61,7 @@ fn generate_arg() -> Arg {
 
 fn exit_after_generating(command: Command) -> ! {
     // The program's own command line may require a subcommand, so `--generate` is parsed by itself.
-    let only = Command::new(command.get_name().to_owned()).arg(generate_arg().required(true));
+    let only = Command::new("generate").bin_name(command.get_name()).arg(generate_arg().required(true));
     let folder: PathBuf = only.get_matches().remove_one("generate").expect("clap requires it");
     match generate(command, &folder) {
         Ok(()) => std::process::exit(0),

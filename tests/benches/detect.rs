@@ -42,7 +42,13 @@ fn main() -> anyhow::Result<()> {
     // The probe does not depend on the preprocessing.
     let checkpoint = Checkpoint { spec, ..checkpoint };
     let options = ExportOptions::default();
-    export(checkpoint, OutputFile::create(&folder.join("model.onnx"))?, &options, &EngineOptions::default(), &mut |_, _| {})?;
+    export(
+        checkpoint,
+        OutputFile::create(&folder.join("model.onnx"))?,
+        &options,
+        &EngineOptions::default(),
+        &mut |_, _| {},
+    )?;
 
     let mut peers = Vec::new();
     for name in ["onnxruntime", "torchvision"] {
