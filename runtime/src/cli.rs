@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+
 use clap::{Arg, ArgAction, Command, Parser, value_parser};
 use clap_complete::Shell;
 
@@ -36,11 +37,16 @@ impl CommonArgs {
 /// Parses the command line of this process. `--flag -1` passes -1, so that the flag can say which numbers it takes. Exits on
 /// errors, after `--help`, and after `--generate`.
 pub fn parse<A: Parser>() -> A {
+    parse_with(|command| command)
+}
+
+/// As [`parse`], with a change to the command, such as environment variables for its flags.
+pub fn parse_with<A: Parser>(change: impl FnOnce(Command) -> Command) -> A {
     let numbers = |arg: Arg| {
         let is_option = arg.get_action().takes_values() && !arg.is_positional();
         if is_option { arg.allow_negative_numbers(true) } else { arg }
     };
-    let mut command = A::command().mut_args(numbers).mut_subcommands(|command| command.mut_args(numbers));
+    let mut command = change(A::command()).mut_args(numbers).mut_subcommands(|command| command.mut_args(numbers));
     if std::env::args_os().nth(1).is_some_and(|first| first.as_encoded_bytes().starts_with(GENERATE.as_bytes())) {
         exit_after_generating(command);
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use image::{RgbImage, imageops};
 use models::RgbRows;
 
+use crate::call::CallOptions;
 use crate::detector::Detector;
 use crate::image_file::{self, ImageFileError, Limits, Region, TiffReader};
 use crate::output::{Failure, Found};
@@ -51,7 +52,7 @@ fn detect_parts(detector: &Detector, image: &TiffReader, budget: &PixelBudget) -
         let rows = ViewRows { image, spec, first: 0, band: RgbImage::new(0, 0) };
         detector.prepare(rows).map_err(|error| Failure::from(error.reason))
     };
-    let (detections, _) = detector.detect_views([width, height], prepare)?;
+    let (detections, _) = detector.detect_views([width, height], &CallOptions::default(), prepare)?;
     Ok(Found { width, height, detections })
 }
 

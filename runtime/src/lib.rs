@@ -37,6 +37,7 @@
 //! `tracing`. Errors are enums that name the thing and what to do.
 
 mod detector;
+mod call;
 mod batcher;
 mod rules;
 mod views;
@@ -70,10 +71,13 @@ pub mod interrupt;
 mod log;
 #[cfg(feature = "args")]
 pub mod progress;
+#[cfg(feature = "serve")]
+pub mod protocol;
 pub mod video;
 
 pub use activations::ActivationReader;
-pub use batcher::Statistics;
+pub use batcher::{BatchObserver, Statistics};
+pub use call::{CallOptions, Cancellation, Priority};
 pub use detector::{Detector, DetectorError, DetectorOptions, Timing};
 pub use engine::{
     CandidateOutputs, DenseOutputs, DetectionOutputs, Engine, EngineError, EngineOptions, Input, ModelInfo, Outputs,
