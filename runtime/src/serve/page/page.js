@@ -1,0 +1,473 @@
+// The page of `runtime serve`: sends images to `detect` and draws the detections. Filtering happens here.
+
+const $ = (id) => document.getElementById(id);
+
+/** Requests at a time. More would only wait in the server's queue, and take others' places in it. */
+const CONCURRENCY = 2;
+
+/** Small images are enlarged at most by this factor. */
+const MAX_ZOOM = 4;
+
+const TOKEN_KEY = "token";
+
+/** Images in the order of their arrival: `{file, state: "waiting" | "running" | "done" | "failed", ...}`. */
+const entries = [];
+/** The entry on the stage, its pixels (`null` if the browser cannot decode it), and the selected detection. */
+let shown = null;
+let bitmap = null;
+let selected = null;
+/** Labels that are not ticked. Those of later images stay so. */
+const unticked = new Set();
+/** Class labels in the model's order; they determine the colors. */
+let labels = [];
+/** Why the model is not known. */
+let failure = null;
+/** Whether the server has asked for a token that the page does not have. */
+let locked = false;
+
+function element(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+// The server.
+
+/** A failure that can be shown to the user as it is. */
+class Problem extends Error {}
+
+/** Passes on problems; anything else is a fault of this page and goes to the console. */
+function expect(error) {
+  if (error instanceof Problem) return error;
+  throw error;
+}
+
+async function request(path, options = {}) {
+  const token = sessionStorage.getItem(TOKEN_KEY);
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  let response, text;
+  try {
+    response = await fetch(path, { ...options, headers });
+    text = await response.text();
+  } catch {
+    throw new Problem("The server does not respond. Check that it is running and that the network works");
+  }
+  if (response.status === 401) {
+    lock(token !== null);
+    return null;
+  }
+  let body;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    throw new Problem(`Status ${response.status}, and the response is not JSON: ${text.slice(0, 200)}`);
+  }
+  if (!response.ok) throw new Problem(body.error ?? `Status ${response.status}`);
+  return { body, timing: response.headers.get("Server-Timing") };
+}
+
+function lock(refused) {
+  locked = true;
+  sessionStorage.removeItem(TOKEN_KEY);
+  $("access").hidden = false;
+  $("access").querySelector("label").textContent =
+    refused ? "The server refused this token. Enter another" : "This server asks for a token";
+  $("token").focus();
+}
+
+async function describe() {
+  try {
+    const answer = await request("model");
+    if (!answer) return;
+    failure = null;
+    const { spec, provider } = answer.body;
+    labels = spec.classes.map((one) => one.name);
+    $("model").textContent = `${labels.length} ${labels.length === 1 ? "class" : "classes"} on ${provider}`;
+    $("score").min = Math.floor(100 * spec.postprocessing.score_threshold) / 100;
+    render();
+  } catch (problem) {
+    failure = expect(problem);
+    render();
+  }
+}
+
+/** Starts requests for waiting images. */
+function pump() {
+  const running = () => entries.filter((entry) => entry.state === "running").length;
+  for (const entry of entries) {
+    if (locked || running() >= CONCURRENCY) return;
+    if (entry.state === "waiting") detect(entry);
+  }
+}
+
+async function detect(entry) {
+  entry.state = "running";
+  refresh(entry);
+  try {
+    const bytes = await entry.file.arrayBuffer().catch(() => {
+      throw new Problem("The file cannot be read. If it is a folder, choose the images in it");
+    });
+    const start = performance.now();
+    const answer = await request("detect", { method: "POST", body: bytes });
+    if (answer) {
+      entry.result = answer.body;
+      entry.times = stages(answer.timing, performance.now() - start);
+    }
+    entry.state = answer ? "done" : "waiting";
+  } catch (problem) {
+    Object.assign(entry, { state: "failed", problem: expect(problem) });
+  }
+  refresh(entry);
+  pump();
+}
+
+/** The stages of a `Server-Timing` header as `[name, milliseconds]`; the rest of the round trip is "network". */
+function stages(header, total) {
+  const times = (header ?? "").split(",").flatMap((metric) => {
+    const [name, ...parameters] = metric.split(";").map((part) => part.trim());
+    const value = (key) => parameters.find((part) => part.startsWith(`${key}=`))?.slice(key.length + 1);
+    const duration = Number(value("dur"));
+    return Number.isFinite(duration) ? [[value("desc")?.replaceAll('"', "") ?? name, duration]] : [];
+  });
+  const rest = total - times.reduce((sum, [, duration]) => sum + duration, 0);
+  return { stages: times.length ? [...times, ["Transfer", Math.max(rest, 0)]] : [], total };
+}
+
+// Files.
+
+function add(files) {
+  const added = Array.from(files, (file) => ({ file, state: "waiting" }));
+  if (!added.length) return;
+  entries.push(...added);
+  for (const entry of added) $("strip").append(thumbnail(entry));
+  $("strip").hidden = entries.length < 2;
+  show(added[0]);
+  pump();
+}
+
+function thumbnail(entry) {
+  const canvas = element("canvas", { width: 144, height: 144 });
+  entry.badge = element("span");
+  entry.button = element("button", { type: "button", onclick: () => show(entry) }, canvas, entry.badge);
+  createImageBitmap(entry.file).then((image) => {
+    const side = Math.min(image.width, image.height);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(image, (image.width - side) / 2, (image.height - side) / 2, side, side, 0, 0, 144, 144);
+    image.close();
+  }, () => {}); // A file that the browser cannot decode has no thumbnail; the server may still read it.
+  refresh(entry);
+  return element("li", {}, entry.button);
+}
+
+/** Updates what depends on an entry's state. */
+function refresh(entry) {
+  const found = entry.state === "done" ? visible(entry).length : null;
+  const text = { waiting: "waiting", running: "detecting", failed: "failed", done: `${found} detections` }[entry.state];
+  entry.button.ariaLabel = `${entry.file.name}: ${text}`;
+  entry.button.className = entry.state;
+  entry.badge.textContent = { waiting: "…", running: "…", failed: "!", done: found }[entry.state];
+  if (entry === shown) render();
+}
+
+async function show(entry) {
+  shown = entry;
+  selected = null;
+  bitmap?.close();
+  bitmap = null;
+  for (const { button } of entries) button.ariaCurrent = String(button === entry.button);
+  entry.button.scrollIntoView({ block: "nearest", inline: "nearest" });
+  render();
+  const image = await createImageBitmap(entry.file).catch(() => null);
+  if (shown !== entry) return image?.close();
+  bitmap = image;
+  entry.undecodable = !image;
+  render();
+}
+
+// What is shown.
+
+const minScore = () => Number($("score").value);
+
+/** The detections of an entry that pass the slider and the check boxes, highest score first. */
+function visible(entry) {
+  return entry.result.detections.filter((one) => one.score > minScore() && !unticked.has(one.label));
+}
+
+function render() {
+  const done = shown?.state === "done";
+  $("empty").hidden = Boolean(shown);
+  $("busy").hidden = shown?.state !== "running" && shown?.state !== "waiting" || locked;
+  $("panel").hidden = !done;
+  const problem = shown?.problem ?? failure;
+  $("problem").hidden = !problem;
+  const name = problem === shown?.problem ? `${shown?.file.name}: ` : "";
+  $("problem").firstElementChild.textContent = problem ? name + problem.message : "";
+  $("score-value").textContent = minScore().toFixed(2);
+  $("summary").textContent = shown ? shown.file.name : "";
+  if (done) {
+    const seen = visible(shown);
+    if (!seen.includes(selected)) selected = null;
+    const note = shown.undecodable ? "; this browser cannot show the image" : "";
+    $("summary").textContent = `${shown.file.name}: ${seen.length} of ${shown.result.detections.length} detections${note}`;
+    renderClasses();
+    renderList(seen);
+    renderTimes();
+    renderCommand(seen);
+  }
+  draw();
+}
+
+function renderClasses() {
+  const counts = new Map();
+  for (const { label, score } of shown.result.detections) {
+    counts.set(label, (counts.get(label) ?? 0) + (score > minScore() ? 1 : 0));
+  }
+  const names = [...counts.keys()].sort((a, b) => labels.indexOf(a) - labels.indexOf(b));
+  const key = JSON.stringify(names);
+  if ($("classes").dataset.names !== key) {
+    $("classes").dataset.names = key;
+    $("classes").replaceChildren(...names.map((name) => element("li", {}, element("label", {},
+      element("input", { type: "checkbox", value: name }), swatch(name), name, element("span", { className: "count" })))));
+  }
+  for (const input of $("classes").querySelectorAll("input")) {
+    input.checked = !unticked.has(input.value);
+    input.parentElement.lastElementChild.textContent = counts.get(input.value);
+  }
+}
+
+function swatch(label) {
+  const node = element("span", { className: "swatch" });
+  node.style.background = color(label).css;
+  return node;
+}
+
+function renderList(seen) {
+  const options = seen.map((one, index) => {
+    const option = element("li", { id: `detection-${index}` }, swatch(one.label), one.label,
+      element("span", { className: "count", textContent: one.score.toFixed(2) }));
+    option.role = "option";
+    option.onpointerenter = option.onclick = () => select(one);
+    return option;
+  });
+  $("list").replaceChildren(...options);
+  $("list").seen = seen;
+  select(selected);
+}
+
+/** Selects a detection in the list and on the image; `null` selects none. */
+function select(detection) {
+  selected = detection;
+  const index = $("list").seen.indexOf(detection);
+  for (const [at, option] of [...$("list").children].entries()) option.ariaSelected = String(at === index);
+  if (index >= 0) $("list").setAttribute("aria-activedescendant", `detection-${index}`);
+  else $("list").removeAttribute("aria-activedescendant");
+  draw();
+}
+
+function renderTimes() {
+  const { stages, total } = shown.times;
+  const tone = (index) => `${100 - (70 * index) / Math.max(stages.length - 1, 1)}%`;
+  const mark = (index) => {
+    const node = element("i");
+    node.style.setProperty("--tone", tone(index));
+    return node;
+  };
+  const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+  $("bar").hidden = !stages.length;
+  $("bar").replaceChildren(...stages.map(([, duration], index) => {
+    const part = mark(index);
+    part.style.flex = `${duration} 0 0`;
+    return part;
+  }));
+  $("times").replaceChildren(
+    ...stages.flatMap(([name, duration], index) =>
+      [mark(index), element("dt", { textContent: name }), element("dd", { textContent: ms(duration) })]),
+    element("span"), element("dt", { textContent: "Round trip", className: "total" }),
+    element("dd", { textContent: ms(total), className: "total" }),
+  );
+}
+
+/** A command whose output is what the page shows. */
+function renderCommand(seen) {
+  const found = new Set(shown.result.detections.map((one) => one.label));
+  const ticked = [...found].filter((label) => !unticked.has(label));
+  const query = [`min_score=${minScore()}`];
+  if (ticked.length < found.size) query.push(`classes=${ticked.map(encodeURIComponent).join(",")}`);
+  const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const token = sessionStorage.getItem(TOKEN_KEY) ? ' -H "Authorization: Bearer $DETECTOR_TOKEN"' : "";
+  const url = new URL(`detect?${query.join("&")}`, document.baseURI);
+  $("curl").textContent = `curl${token} --data-binary ${quote(`@${shown.file.name}`)} ${quote(url.href)}`;
+  // A request cannot ask for no class at all.
+  $("command").hidden = found.size > 0 && !ticked.length;
+}
+
+// The image with its boxes.
+
+/** As `runtime::draw::color`: the color of a class is the same in every image and program. */
+function color(label) {
+  const index = Math.max(labels.indexOf(label), 0);
+  const hue = ((index % 360) * 137.50777) % 360;
+  const [saturation, value] = [[0.85, 1], [1, 0.7], [0.55, 1]][index % 3];
+  const channels = [5, 3, 1].map((n) => {
+    const k = (n + hue / 60) % 6;
+    return Math.round(255 * (value - value * saturation * Math.min(Math.max(Math.min(k, 4 - k), 0), 1)));
+  });
+  const [red, green, blue] = channels.map((channel) => (channel / 255) ** 2.2);
+  const light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179;
+  return { css: `rgb(${channels.join(" ")})`, contrast: light ? "#000" : "#fff" };
+}
+
+function draw() {
+  const canvas = $("canvas");
+  const { width, height } = shown?.result ?? bitmap ?? {};
+  canvas.hidden = !width;
+  if (!width) return;
+  const view = $("view");
+  const maxHeight = Math.max(innerHeight * 0.72, 260);
+  const zoom = Math.min(view.clientWidth / width, maxHeight / height, MAX_ZOOM);
+  const [cssWidth, cssHeight] = [width * zoom, height * zoom];
+  canvas.style.width = `${cssWidth}px`;
+  canvas.style.height = `${cssHeight}px`;
+  canvas.width = Math.max(Math.round(cssWidth * devicePixelRatio), 1);
+  canvas.height = Math.max(Math.round(cssHeight * devicePixelRatio), 1);
+  const context = canvas.getContext("2d");
+  context.scale(canvas.width / cssWidth, canvas.height / cssHeight);
+  context.imageSmoothingQuality = "high";
+  if (bitmap) context.drawImage(bitmap, 0, 0, cssWidth, cssHeight);
+  const seen = shown.state === "done" ? visible(shown) : [];
+  const counts = new Map();
+  for (const { label } of seen) counts.set(label, (counts.get(label) ?? 0) + 1);
+  const found = [...counts].map(([label, count]) => `${count} ${label}`).join(", ");
+  canvas.ariaLabel = `${shown.file.name}: ${found || "no detections shown"}`;
+  // The highest score, and the selected box, are on top.
+  const order = [...seen].reverse().sort((a, b) => (a === selected) - (b === selected));
+  for (const one of order) outline(context, one, zoom);
+  for (const one of order) tag(context, one, zoom, cssWidth, cssHeight);
+}
+
+const faded = (one) => (selected && one !== selected ? 0.25 : 1);
+
+function outline(context, one, zoom) {
+  const [x1, y1, x2, y2] = one.box.map((corner) => corner * zoom);
+  const { css, contrast } = color(one.label);
+  for (const [style, width, alpha] of [[contrast, 4, 0.5], [css, 2, 1]]) {
+    context.globalAlpha = alpha * faded(one);
+    context.strokeStyle = style;
+    context.lineWidth = width;
+    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
+  }
+}
+
+/** Above the box, or inside it if there is no room above; moved to stay inside the image. */
+function tag(context, one, zoom, cssWidth, cssHeight) {
+  const [x1, y1] = one.box.map((corner) => corner * zoom);
+  const { css, contrast } = color(one.label);
+  const text = `${one.label} ${one.score.toFixed(2)}`;
+  context.font = "600 12px system-ui, sans-serif";
+  context.textBaseline = "middle";
+  const [width, height] = [context.measureText(text).width + 8, 17];
+  const left = Math.max(Math.min(x1 - 1, cssWidth - width), 0);
+  const top = Math.max(Math.min(y1 >= height ? y1 - height : y1, cssHeight - height), 0);
+  context.globalAlpha = faded(one);
+  context.fillStyle = css;
+  context.fillRect(left, top, width, height);
+  context.fillStyle = contrast;
+  context.fillText(text, left + 4, top + height / 2 + 0.5);
+}
+
+/** The smallest box below the pointer. */
+function under(event) {
+  const bounds = $("canvas").getBoundingClientRect();
+  const zoom = bounds.width / shown.result.width;
+  const [x, y] = [(event.clientX - bounds.left) / zoom, (event.clientY - bounds.top) / zoom];
+  const area = ([x1, y1, x2, y2]) => (x2 - x1) * (y2 - y1);
+  const hit = visible(shown).filter(({ box: [x1, y1, x2, y2] }) => x >= x1 && x <= x2 && y >= y1 && y <= y2);
+  return hit.sort((a, b) => area(a.box) - area(b.box))[0] ?? null;
+}
+
+// Events.
+
+for (const id of ["files", "photo"]) {
+  $(id).onchange = ({ target }) => {
+    add(target.files);
+    target.value = ""; // The same file can be chosen again.
+  };
+}
+addEventListener("paste", (event) => add(event.clipboardData.files));
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dragging");
+});
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dragging");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  add(event.dataTransfer.files);
+});
+
+$("access").onsubmit = (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(TOKEN_KEY, $("token").value);
+  $("token").value = "";
+  $("access").hidden = true;
+  locked = false;
+  describe();
+  pump();
+};
+$("retry").onclick = () => {
+  if (failure) describe();
+  if (!shown) return;
+  Object.assign(shown, { state: "waiting", problem: null });
+  refresh(shown);
+  pump();
+};
+
+/** Applies the slider and the check boxes to all images. */
+function filter() {
+  for (const entry of entries) refresh(entry);
+}
+$("score").oninput = filter;
+$("classes").onchange = ({ target }) => {
+  if (target.checked) unticked.delete(target.value);
+  else unticked.add(target.value);
+  filter();
+};
+$("all").onclick = () => {
+  unticked.clear();
+  filter();
+};
+$("none").onclick = () => {
+  for (const { label } of shown.result.detections) unticked.add(label);
+  filter();
+};
+
+$("list").onkeydown = (event) => {
+  const { seen } = $("list");
+  const at = seen.indexOf(selected);
+  const last = seen.length - 1;
+  const next = { ArrowDown: Math.min(at + 1, last), ArrowUp: Math.max(at - 1, 0), Home: 0, End: last, Escape: -1 }[event.key];
+  if (next === undefined) return;
+  event.preventDefault();
+  select(seen[next] ?? null);
+  $("list").children[next]?.scrollIntoView({ block: "nearest" });
+};
+$("list").onpointerleave = $("canvas").onpointerleave = () => shown?.result && select(null);
+$("canvas").onpointermove = $("canvas").onpointerdown = (event) => shown?.result && select(under(event));
+
+$("copy").onclick = async () => {
+  try {
+    await navigator.clipboard.writeText($("curl").textContent);
+    $("copy").textContent = "Copied";
+    setTimeout(() => ($("copy").textContent = "Copy"), 2000);
+  } catch {
+    // Without HTTPS, browsers give pages no clipboard.
+    getSelection().selectAllChildren($("curl"));
+    $("copy").textContent = "Press Ctrl+C";
+  }
+};
+
+new ResizeObserver(draw).observe($("view"));
+describe();
