@@ -6,7 +6,7 @@ fuzzers := tests/fuzz/Cargo.toml
 demo := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test demo bench fuzz clean
+.PHONY: help setup build test interop demo bench fuzz clean
 
 help: ## List these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -25,6 +25,9 @@ test: setup ## Check formatting and lints, run all tests; RETINANET_DATA: folder
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --manifest-path $(fuzzers) --target-dir $(built) --locked -- -D warnings
 	cargo test --workspace
+
+interop: ## Run the tests against other people's programs: readers of our outputs, clusters, launchers
+	tests/interop/run
 
 demo: build ## Draw a data set of shapes, train, export and detect; prints AP and the folder of annotated images
 	rm -rf $(demo)
