@@ -22,7 +22,7 @@ model, port = sys.argv[1], int(sys.argv[2])
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 spec = yaml.safe_load(session.get_modelmeta().custom_metadata_map["retinanet.spec"])
 pre, post, anchors, coder = (spec[key] for key in ["preprocessing", "postprocessing", "anchors", "box_coder"])
-assert (pre["resize"], pre["filter"]) == ("fit", "bilinear"), pre
+assert pre["filter"] == "bilinear" and pre["fixed_size"] is None, pre
 app = FastAPI()
 
 
@@ -75,7 +75,7 @@ def detect(content):
     sides = sides * np.exp(offsets[:, 2:])
     boxes = np.concatenate([centers - 0.5 * sides, centers + 0.5 * sides], 1).clip(0, [columns, rows] * 2)
     # Boxes of different classes are moved apart, so that one pass suppresses per class.
-    kept = nms(boxes + labels[:, None] * (boxes.max(initial=0) + 1), scores, post["nms_threshold"])
+    kept = nms(boxes + labels[:, None] * (boxes.max(initial=0) + 1), scores, post["nms_threshold"])[: post["max_detections"]]
     boxes = boxes / ([columns / width, rows / height] * 2)
     classes = spec["classes"]
     return {
