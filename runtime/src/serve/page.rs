@@ -1,4 +1,4 @@
-//! The page at `/`: detection in a browser. Its three files are part of the program.
+//! The page at `/`: detection in a browser. Its files are part of the program.
 
 use axum::Router;
 use axum::http::header;
@@ -9,9 +9,11 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Path, media type and text of each file.
-const FILES: [(&str, &str, &str); 3] = [
+const FILES: [(&str, &str, &str); 5] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/boxes.js", "text/javascript; charset=utf-8", include_str!("page/boxes.js")),
+    ("/client.js", "text/javascript; charset=utf-8", include_str!("page/client.js")),
     ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
 ];
 

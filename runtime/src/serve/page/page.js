@@ -1,14 +1,12 @@
 // The page of `runtime serve`: sends images to `detect` and draws the detections. Filtering happens here.
 
+import { colorOf, drawBoxes } from "./boxes.js";
+import { Problem, request, stages, token } from "./client.js";
+
 const $ = (id) => document.getElementById(id);
 
 /** Requests at a time. More would only wait in the server's queue, and take others' places in it. */
 const CONCURRENCY = 2;
-
-/** Small images are enlarged at most by this factor. */
-const MAX_ZOOM = 4;
-
-const TOKEN_KEY = "token";
 
 /** Images in the order of their arrival: `{file, state: "waiting" | "running" | "done" | "failed", ...}`. */
 const entries = [];
@@ -16,6 +14,8 @@ const entries = [];
 let shown = null;
 let bitmap = null;
 let selected = null;
+/** The detections in the list. */
+let listed = [];
 /** Labels that are not ticked. Those of later images stay so. */
 const unticked = new Set();
 /** Class labels in the model's order; they determine the colors. */
@@ -33,57 +33,32 @@ function element(tag, properties = {}, ...children) {
 
 // The server.
 
-/** A failure that can be shown to the user as it is. */
-class Problem extends Error {}
-
 /** Passes on problems; anything else is a fault of this page and goes to the console. */
 function expect(error) {
   if (error instanceof Problem) return error;
   throw error;
 }
 
-async function request(path, options = {}) {
-  const token = sessionStorage.getItem(TOKEN_KEY);
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  let response, text;
-  try {
-    response = await fetch(path, { ...options, headers });
-    text = await response.text();
-  } catch {
-    throw new Problem("The server does not respond. Check that it is running and that the network works");
-  }
-  if (response.status === 401) {
-    lock(token !== null);
-    return null;
-  }
-  let body;
-  try {
-    body = JSON.parse(text);
-  } catch {
-    throw new Problem(`Status ${response.status}, and the response is not JSON: ${text.slice(0, 200)}`);
-  }
-  if (!response.ok) throw new Problem(body.error ?? `Status ${response.status}`);
-  return { body, timing: response.headers.get("Server-Timing") };
-}
-
-function lock(refused) {
+/** Asks the user for a token; nothing is sent until then. */
+function lock() {
+  if (locked) return;
   locked = true;
-  sessionStorage.removeItem(TOKEN_KEY);
-  $("access").hidden = false;
   $("access").querySelector("label").textContent =
-    refused ? "The server refused this token. Enter another" : "This server asks for a token";
+    token.get() === null ? "This server asks for a token" : "The server refused this token. Enter another";
+  token.clear();
+  $("access").hidden = false;
   $("token").focus();
 }
 
 async function describe() {
   try {
     const answer = await request("model");
-    if (!answer) return;
+    if (!answer) return lock();
     failure = null;
     const { spec, provider } = answer.body;
     labels = spec.classes.map((one) => one.name);
     $("model").textContent = `${labels.length} ${labels.length === 1 ? "class" : "classes"} on ${provider}`;
-    $("score").min = Math.floor(100 * spec.postprocessing.score_threshold) / 100;
+    $("score").min = Math.ceil(100 * spec.postprocessing.score_threshold - 1e-6) / 100;
     render();
   } catch (problem) {
     failure = expect(problem);
@@ -109,7 +84,8 @@ async function detect(entry) {
     });
     const start = performance.now();
     const answer = await request("detect", { method: "POST", body: bytes });
-    if (answer) {
+    if (!answer) lock();
+    else {
       entry.result = answer.body;
       entry.times = stages(answer.timing, performance.now() - start);
     }
@@ -119,18 +95,6 @@ async function detect(entry) {
   }
   refresh(entry);
   pump();
-}
-
-/** The stages of a `Server-Timing` header as `[name, milliseconds]`; the rest of the round trip is "network". */
-function stages(header, total) {
-  const times = (header ?? "").split(",").flatMap((metric) => {
-    const [name, ...parameters] = metric.split(";").map((part) => part.trim());
-    const value = (key) => parameters.find((part) => part.startsWith(`${key}=`))?.slice(key.length + 1);
-    const duration = Number(value("dur"));
-    return Number.isFinite(duration) ? [[value("desc")?.replaceAll('"', "") ?? name, duration]] : [];
-  });
-  const rest = total - times.reduce((sum, [, duration]) => sum + duration, 0);
-  return { stages: times.length ? [...times, ["Transfer", Math.max(rest, 0)]] : [], total };
 }
 
 // Files.
@@ -213,7 +177,7 @@ function render() {
     renderClasses();
     renderList(seen);
     renderTimes();
-    renderCommand(seen);
+    renderCommand();
   }
   draw();
 }
@@ -251,14 +215,14 @@ function renderList(seen) {
     return option;
   });
   $("list").replaceChildren(...options);
-  $("list").seen = seen;
+  listed = seen;
   select(selected);
 }
 
 /** Selects a detection in the list and on the image; `null` selects none. */
 function select(detection) {
   selected = detection;
-  const index = $("list").seen.indexOf(detection);
+  const index = listed.indexOf(detection);
   for (const [at, option] of [...$("list").children].entries()) option.ariaSelected = String(at === index);
   if (index >= 0) $("list").setAttribute("aria-activedescendant", `detection-${index}`);
   else $("list").removeAttribute("aria-activedescendant");
@@ -289,91 +253,44 @@ function renderTimes() {
 }
 
 /** A command whose output is what the page shows. */
-function renderCommand(seen) {
+function renderCommand() {
   const found = new Set(shown.result.detections.map((one) => one.label));
   const ticked = [...found].filter((label) => !unticked.has(label));
   const query = [`min_score=${minScore()}`];
   if (ticked.length < found.size) query.push(`classes=${ticked.map(encodeURIComponent).join(",")}`);
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const token = sessionStorage.getItem(TOKEN_KEY) ? ' -H "Authorization: Bearer $DETECTOR_TOKEN"' : "";
+  const header = token.get() !== null ? ' -H "Authorization: Bearer $DETECTOR_TOKEN"' : "";
   const url = new URL(`detect?${query.join("&")}`, document.baseURI);
-  $("curl").textContent = `curl${token} --data-binary ${quote(`@${shown.file.name}`)} ${quote(url.href)}`;
+  $("curl").textContent = `curl${header} --data-binary ${quote(`@${shown.file.name}`)} ${quote(url.href)}`;
   // A request cannot ask for no class at all.
   $("command").hidden = found.size > 0 && !ticked.length;
 }
 
 // The image with its boxes.
 
-/** As `runtime::draw::color`: the color of a class is the same in every image and program. */
-function color(label) {
-  const index = Math.max(labels.indexOf(label), 0);
-  const hue = ((index % 360) * 137.50777) % 360;
-  const [saturation, value] = [[0.85, 1], [1, 0.7], [0.55, 1]][index % 3];
-  const channels = [5, 3, 1].map((n) => {
-    const k = (n + hue / 60) % 6;
-    return Math.round(255 * (value - value * saturation * Math.min(Math.max(Math.min(k, 4 - k), 0), 1)));
-  });
-  const [red, green, blue] = channels.map((channel) => (channel / 255) ** 2.2);
-  const light = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179;
-  return { css: `rgb(${channels.join(" ")})`, contrast: light ? "#000" : "#fff" };
-}
+/** The color of a class is the same in every image and program. */
+const color = (label) => colorOf(Math.max(labels.indexOf(label), 0));
 
 function draw() {
+  // Until the browser has decoded the image, the one before stays.
+  if (!bitmap && !shown?.undecodable) return;
   const canvas = $("canvas");
-  const { width, height } = shown?.result ?? bitmap ?? {};
+  const { width, height } = shown.result ?? bitmap ?? {};
   canvas.hidden = !width;
   if (!width) return;
-  const view = $("view");
-  const maxHeight = Math.max(innerHeight * 0.72, 260);
-  const zoom = Math.min(view.clientWidth / width, maxHeight / height, MAX_ZOOM);
-  const [cssWidth, cssHeight] = [width * zoom, height * zoom];
-  canvas.style.width = `${cssWidth}px`;
-  canvas.style.height = `${cssHeight}px`;
-  canvas.width = Math.max(Math.round(cssWidth * devicePixelRatio), 1);
-  canvas.height = Math.max(Math.round(cssHeight * devicePixelRatio), 1);
-  const context = canvas.getContext("2d");
-  context.scale(canvas.width / cssWidth, canvas.height / cssHeight);
-  context.imageSmoothingQuality = "high";
-  if (bitmap) context.drawImage(bitmap, 0, 0, cssWidth, cssHeight);
   const seen = shown.state === "done" ? visible(shown) : [];
   const counts = new Map();
   for (const { label } of seen) counts.set(label, (counts.get(label) ?? 0) + 1);
   const found = [...counts].map(([label, count]) => `${count} ${label}`).join(", ");
   canvas.ariaLabel = `${shown.file.name}: ${found || "no detections shown"}`;
-  // The highest score, and the selected box, are on top.
-  const order = [...seen].reverse().sort((a, b) => (a === selected) - (b === selected));
-  for (const one of order) outline(context, one, zoom);
-  for (const one of order) tag(context, one, zoom, cssWidth, cssHeight);
-}
-
-const faded = (one) => (selected && one !== selected ? 0.25 : 1);
-
-function outline(context, one, zoom) {
-  const [x1, y1, x2, y2] = one.box.map((corner) => corner * zoom);
-  const { css, contrast } = color(one.label);
-  for (const [style, width, alpha] of [[contrast, 4, 0.5], [css, 2, 1]]) {
-    context.globalAlpha = alpha * faded(one);
-    context.strokeStyle = style;
-    context.lineWidth = width;
-    context.strokeRect(x1, y1, x2 - x1, y2 - y1);
-  }
-}
-
-/** Above the box, or inside it if there is no room above; moved to stay inside the image. */
-function tag(context, one, zoom, cssWidth, cssHeight) {
-  const [x1, y1] = one.box.map((corner) => corner * zoom);
-  const { css, contrast } = color(one.label);
-  const text = `${one.label} ${one.score.toFixed(2)}`;
-  context.font = "600 12px system-ui, sans-serif";
-  context.textBaseline = "middle";
-  const [width, height] = [context.measureText(text).width + 8, 17];
-  const left = Math.max(Math.min(x1 - 1, cssWidth - width), 0);
-  const top = Math.max(Math.min(y1 >= height ? y1 - height : y1, cssHeight - height), 0);
-  context.globalAlpha = faded(one);
-  context.fillStyle = css;
-  context.fillRect(left, top, width, height);
-  context.fillStyle = contrast;
-  context.fillText(text, left + 4, top + height / 2 + 0.5);
+  const boxes = seen.map((one) => ({
+    box: one.box,
+    text: `${one.label} ${one.score.toFixed(2)}`,
+    color: color(one.label),
+    isSelected: one === selected,
+    isFaded: selected !== null && one !== selected,
+  }));
+  drawBoxes(canvas, { width, height, bitmap, boxes, maxWidth: $("view").clientWidth });
 }
 
 /** The smallest box below the pointer. */
@@ -410,7 +327,7 @@ addEventListener("drop", (event) => {
 
 $("access").onsubmit = (event) => {
   event.preventDefault();
-  sessionStorage.setItem(TOKEN_KEY, $("token").value);
+  token.set($("token").value);
   $("token").value = "";
   $("access").hidden = true;
   locked = false;
@@ -445,13 +362,12 @@ $("none").onclick = () => {
 };
 
 $("list").onkeydown = (event) => {
-  const { seen } = $("list");
-  const at = seen.indexOf(selected);
-  const last = seen.length - 1;
+  const at = listed.indexOf(selected);
+  const last = listed.length - 1;
   const next = { ArrowDown: Math.min(at + 1, last), ArrowUp: Math.max(at - 1, 0), Home: 0, End: last, Escape: -1 }[event.key];
   if (next === undefined) return;
   event.preventDefault();
-  select(seen[next] ?? null);
+  select(listed[next] ?? null);
   $("list").children[next]?.scrollIntoView({ block: "nearest" });
 };
 $("list").onpointerleave = $("canvas").onpointerleave = () => shown?.result && select(null);
