@@ -31,10 +31,12 @@ def manifests():
 
 @pytest.fixture(scope="module")
 def flags(programs):
-    """Environment variables that `serve` reads, and their defaults."""
-    text = " ".join(call(programs / "runtime", "serve", "--help").split())
-    found = re.findall(r"(?:\[default: ([^\]]*)\] )?\[env: (DETECTOR_\w+)|(?<!x)\[env: (DETECTOR_\w+)", text)
-    return {second or third: default for default, second, third in found}
+    """The environment variables of the flags of `serve`, and their defaults as far as they have one."""
+    text = call(programs / "runtime", "serve", "--help")
+    parts = re.split(r"\n\s+(?:-\w, )?(?=--\w)", text)[1:]
+    names = ["DETECTOR_" + re.match(r"--([\w-]+)", part)[1].replace("-", "_").upper() for part in parts]
+    defaults = [re.search(r"\[default: ([^\]]*)\]", part) for part in parts]
+    return {name: default and default[1] for name, default in zip(names, defaults)}
 
 
 def test_the_manifests_are_valid():
@@ -77,12 +79,13 @@ def test_probes_metrics_and_variables_are_those_of_the_server(programs, model, f
 
 
 def test_there_is_time_to_finish(flags):
-    drain = int(flags["DETECTOR_SHUTDOWN_GRACE"])
     pod = manifests()["Deployment"]["spec"]["template"]["spec"]
-    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > pause + drain
+    environment = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    drain = int(environment["DETECTOR_DRAIN_DELAY"])
+    grace = int(flags["DETECTOR_GRACE"])
+    assert pod["terminationGracePeriodSeconds"] > drain + grace
     unit = (DEPLOY / "detector.service").read_text()
-    assert int(re.search(r"TimeoutStopSec=(\d+)", unit)[1]) > drain
+    assert int(re.search(r"TimeoutStopSec=(\d+)", unit)[1]) > grace
 
 
 def test_systemd_takes_the_unit_and_finds_little_exposed(programs, tmp_path):

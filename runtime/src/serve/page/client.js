@@ -33,7 +33,7 @@ export async function request(path, options = {}) {
   return { body, timing: response.headers.get("Server-Timing") };
 }
 
-/** The stages of a `Server-Timing` header as `[name, milliseconds]`; the rest of the round trip is "Transfer". */
+/** The stages of a `Server-Timing` header as `[name, milliseconds]`; the rest of the round trip is "transfer". */
 export function stages(header, total) {
   const times = (header ?? "").split(",").flatMap((metric) => {
     const [name, ...parameters] = metric.split(";").map((part) => part.trim());
@@ -42,5 +42,5 @@ export function stages(header, total) {
     return Number.isFinite(duration) ? [[value("desc")?.replaceAll('"', "") ?? name, duration]] : [];
   });
   const rest = total - times.reduce((sum, [, duration]) => sum + duration, 0);
-  return { stages: times.length ? [...times, ["Transfer", Math.max(rest, 0)]] : [], total };
+  return { stages: times.length ? [...times, ["transfer", Math.max(rest, 0)]] : [], total };
 }

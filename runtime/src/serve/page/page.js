@@ -8,6 +8,10 @@ const $ = (id) => document.getElementById(id);
 /** Requests at a time. More would only wait in the server's queue, and take others' places in it. */
 const CONCURRENCY = 2;
 
+/** The model of a server with several, as in `/?model=NAME`. */
+const model = new URLSearchParams(location.search).get("model");
+const query = model === null ? [] : [`model=${encodeURIComponent(model)}`];
+
 /** Images in the order of their arrival: `{file, state: "waiting" | "running" | "done" | "failed", ...}`. */
 const entries = [];
 /** The entry on the stage, its pixels (`null` if the browser cannot decode it), and the selected detection. */
@@ -52,12 +56,12 @@ function lock() {
 
 async function describe() {
   try {
-    const answer = await request("model");
+    const answer = await request(`model?${query}`);
     if (!answer) return lock();
     failure = null;
-    const { spec, provider } = answer.body;
+    const { name, spec, provider } = answer.body;
     labels = spec.classes.map((one) => one.name);
-    $("model").textContent = `${labels.length} ${labels.length === 1 ? "class" : "classes"} on ${provider}`;
+    $("model").textContent = `${name}: ${labels.length} ${labels.length === 1 ? "class" : "classes"}, on ${provider}`;
     $("score").min = Math.ceil(100 * spec.postprocessing.score_threshold - 1e-6) / 100;
     render();
   } catch (problem) {
@@ -83,7 +87,7 @@ async function detect(entry) {
       throw new Problem("The file cannot be read. If it is a folder, choose the images in it");
     });
     const start = performance.now();
-    const answer = await request("detect", { method: "POST", body: bytes });
+    const answer = await request(`detect?${query}`, { method: "POST", body: bytes });
     if (!answer) lock();
     else {
       entry.result = answer.body;
@@ -256,11 +260,11 @@ function renderTimes() {
 function renderCommand() {
   const found = new Set(shown.result.detections.map((one) => one.label));
   const ticked = [...found].filter((label) => !unticked.has(label));
-  const query = [`min_score=${minScore()}`];
-  if (ticked.length < found.size) query.push(`classes=${ticked.map(encodeURIComponent).join(",")}`);
+  const parameters = [...query, `min_score=${minScore()}`];
+  if (ticked.length < found.size) parameters.push(`classes=${ticked.map(encodeURIComponent).join(",")}`);
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const header = token.get() !== null ? ' -H "Authorization: Bearer $DETECTOR_TOKEN"' : "";
-  const url = new URL(`detect?${query.join("&")}`, document.baseURI);
+  const url = new URL(`detect?${parameters.join("&")}`, document.baseURI);
   $("curl").textContent = `curl${header} --data-binary ${quote(`@${shown.file.name}`)} ${quote(url.href)}`;
   // A request cannot ask for no class at all.
   $("command").hidden = found.size > 0 && !ticked.length;
