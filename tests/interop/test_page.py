@@ -204,6 +204,7 @@ def test_several_images_are_detected_and_one_is_shown(visit, photos, tmp_path):
     expect(problem).to_contain_text(broken.name + ": ")
     expect(problem).to_contain_text("JPEG")
     expect(v.page.locator("#panel")).to_be_hidden()
+    expect(v.page.get_by_text("Drop images here")).to_be_visible()
     assert v.page.locator("img").count() == 0
     assert v.detections_sent() == 4
 

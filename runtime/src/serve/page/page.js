@@ -164,7 +164,8 @@ function visible(entry) {
 
 function render() {
   const done = shown?.state === "done";
-  $("empty").hidden = Boolean(shown);
+  // What is no image leaves the place for another.
+  $("empty").hidden = shown !== null && !(shown.state === "failed" && shown.undecodable);
   $("busy").hidden = shown?.state !== "running" && shown?.state !== "waiting" || locked;
   $("panel").hidden = !done;
   const problem = shown?.problem ?? failure;
