@@ -53,7 +53,7 @@ def nms(boxes, scores, threshold):
         width = np.minimum(x2[first], x2[rest]) - np.maximum(x1[first], x1[rest])
         height = np.minimum(y2[first], y2[rest]) - np.maximum(y1[first], y1[rest])
         intersection = width.clip(0) * height.clip(0)
-        order = rest[intersection / (areas[first] + areas[rest] - intersection) <= threshold]
+        order = rest[intersection <= threshold * (areas[first] + areas[rest] - intersection)]
     return kept
 
 
