@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import io
 import json
-import os
 import resource
 import shutil
 import signal
