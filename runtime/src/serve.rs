@@ -1,7 +1,6 @@
 //! `runtime serve`: detects objects in images sent over HTTP.
 
 mod http;
-mod page;
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;

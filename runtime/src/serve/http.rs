@@ -146,13 +146,12 @@ fn router(state: Arc<AppState>) -> Router {
             get(async |State(state): State<Arc<AppState>>| json_response(StatusCode::OK, state.description.clone())),
         )
         .route("/health", get("ok"))
-        .merge(super::page::router())
         .method_not_allowed_fallback(async || error(StatusCode::METHOD_NOT_ALLOWED, ROUTES))
         .fallback(async || error(StatusCode::NOT_FOUND, ROUTES))
         .with_state(state)
 }
 
-const ROUTES: &str = "expected GET /, POST /detect, GET /model or GET /health";
+const ROUTES: &str = "expected POST /detect, GET /model or GET /health";
 
 async fn detect(State(state): State<Arc<AppState>>, headers: HeaderMap, mut body: Body) -> Response {
     let response = state.submit(&mut body).await;
