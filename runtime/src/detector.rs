@@ -1,21 +1,29 @@
 //! The detector: from images to detections.
 
+mod anchor_cache;
+mod error;
+
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use models::{Anchors, ModelSpec, Placement, RgbView, RgbViewError, preprocess};
+use models::{ModelSpec, Placement, RgbView, preprocess};
 use ndarray::Axis;
 
-use crate::batcher::{Batcher, Inference, Pending, Statistics};
+use crate::batcher::{BatchObserver, BatchOptions, Batcher, Inference, Pending, Statistics};
+use crate::call::CallOptions;
 use crate::engine::{Engine, EngineError, EngineOptions, Outputs};
 use crate::machine;
 use crate::postprocess::{Candidates, Detection, Selection};
+use crate::provider::Provider;
 use crate::rules::{RuleError, Rules};
-use crate::views::{TilingError, ViewOptions, ViewSpec, merge};
+use crate::views::{ViewOptions, ViewSpec, merge};
+use anchor_cache::AnchorCache;
+pub use error::DetectorError;
 
 /// Options of a [`Detector`].
 #[derive(Clone, Debug)]
@@ -28,7 +36,8 @@ pub struct DetectorOptions {
     /// Which views of an image the network runs on.
     pub views: ViewOptions,
     /// Number of engines, each with its own session and thread. They run batches at the same time, which hides copies to
-    /// and from a GPU. Default: 1.
+    /// and from a GPU. On the CPU the cores are divided among them, unless the engine's options say how many threads each
+    /// has. Default: 1.
     pub instances: NonZeroUsize,
     /// Maximum number of inputs, of one size, that run together. `None`, the default: the model's batch size if it is
     /// fixed, else 1.
@@ -36,6 +45,8 @@ pub struct DetectorOptions {
     /// How long the oldest input waits for others to fill its batch. Default: zero, so that a batch consists of the inputs
     /// that came while the engines were busy.
     pub max_queue_delay: Duration,
+    /// Is told about every run of the network that succeeds.
+    pub observer: Option<BatchObserver>,
 }
 
 impl Default for DetectorOptions {
@@ -47,71 +58,9 @@ impl Default for DetectorOptions {
             instances: NonZeroUsize::MIN,
             max_batch: None,
             max_queue_delay: Duration::ZERO,
+            observer: None,
         }
     }
-}
-
-/// Error of opening or running a [`Detector`].
-#[derive(Debug, thiserror::Error)]
-pub enum DetectorError {
-    /// The network cannot be opened, or cannot run.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A rule is invalid, or does not fit the model.
-    #[error(transparent)]
-    Rule(#[from] RuleError),
-    /// The tiling is invalid.
-    #[error(transparent)]
-    Tiling(#[from] TilingError),
-    /// The image has no pixels.
-    #[error(transparent)]
-    Image(#[from] RgbViewError),
-    /// The file fixes a smaller batch size.
-    #[error(
-        "a batch size of {requested} exceeds the model's of {max}; lower it, or export the model with a larger one"
-    )]
-    Batch {
-        /// The requested maximum.
-        requested: usize,
-        /// The file's batch size.
-        max: usize,
-    },
-    /// The network's number of anchors differs from its spec's.
-    #[error(
-        "the model has {found} anchors for an input of {width}x{height}, but its spec has {expected}; export it again"
-    )]
-    Anchors {
-        /// Anchors of the network.
-        found: usize,
-        /// Anchors of the spec.
-        expected: usize,
-        /// Width of the input, in pixels.
-        width: usize,
-        /// Height of the input, in pixels.
-        height: usize,
-    },
-    /// The network outputs an invalid anchor or class index.
-    #[error(
-        "the model outputs anchor {anchor} and class {class}, but for an input of {width}x{height} its spec has {anchors} \
-         anchors and {classes} classes; export it again"
-    )]
-    Candidate {
-        /// Anchor index from the network.
-        anchor: i64,
-        /// Class index from the network.
-        class: i64,
-        /// Number of anchors in the spec.
-        anchors: usize,
-        /// Number of classes in the spec.
-        classes: usize,
-        /// Width of the input, in pixels.
-        width: usize,
-        /// Height of the input, in pixels.
-        height: usize,
-    },
-    /// The network outputs 2^32 scores per image or more.
-    #[error("the model outputs {0} scores per image, expected fewer than 2^32; use a smaller input or fewer classes")]
-    Scores(usize),
 }
 
 /// Where the time of a detection went; if an image has several views, summed over them.
@@ -140,8 +89,19 @@ pub struct Detector {
     wanted: Option<Vec<bool>>,
     views: ViewOptions,
     anchors: AnchorCache,
+    /// Maximum number of inputs per run.
+    max_batch: NonZeroUsize,
     /// Number of inputs that the engines can run at a time.
     capacity: usize,
+    /// Number of runs after which an engine is at its full speed on an input shape.
+    warm_up_runs: usize,
+}
+
+/// The rules of a call.
+struct CallRules<'a> {
+    spec: Cow<'a, ModelSpec>,
+    /// For each class, whether it is wanted; `None` for all.
+    wanted: Option<Cow<'a, [bool]>>,
 }
 
 impl Detector {
@@ -150,11 +110,31 @@ impl Detector {
     /// # Errors
     /// When the engine cannot be opened, and when an option is invalid or does not fit the model.
     pub fn open(path: impl AsRef<Path>, options: DetectorOptions) -> Result<Self, DetectorError> {
-        let DetectorOptions { engine: engine_options, rules, views, instances, max_batch, max_queue_delay } = options;
+        let DetectorOptions { engine: engine_options, rules, views, instances, .. } = options;
+        let (max_batch, max_delay, observer) = (options.max_batch, options.max_queue_delay, options.observer);
         if let Some(tiling) = &views.tiling {
             tiling.check()?;
         }
-        let engine = Arc::new(Engine::open(&path, &engine_options)?);
+        let open = |options: &EngineOptions| Engine::open(&path, options).map(Arc::new);
+        let is_auto = engine_options.provider == Provider::Auto;
+        let is_divided = instances.get() > 1 && engine_options.threads.is_none();
+        let divided = |options: EngineOptions| {
+            let threads = (machine::cores() / instances).max(1);
+            EngineOptions { threads: Some(threads), ..options }
+        };
+        let mut engine = match engine_options.provider {
+            Provider::Cpu if is_divided => open(&divided(engine_options.clone()))?,
+            _ => open(&engine_options)?,
+        };
+        // The others run where `auto` led the first.
+        let mut engine_options = engine_options.on(engine.provider());
+        if is_divided && engine.provider() == Provider::Cpu {
+            engine_options = divided(engine_options);
+            // `auto` opened it with a thread per core.
+            if is_auto {
+                engine = open(&engine_options)?;
+            }
+        }
         let mut spec = engine.spec().clone();
         rules.apply(&mut spec, &engine)?;
         let wanted = rules.wanted(&spec)?;
@@ -166,14 +146,15 @@ impl Detector {
             (requested, fixed) => requested.or(fixed).unwrap_or(NonZeroUsize::MIN),
         };
         let mut engines = vec![Arc::clone(&engine)];
-        // The others run where `auto` led the first.
-        let engine_options = engine_options.on(engine.provider());
         for _ in 1..instances.get() {
-            engines.push(Arc::new(Engine::open(&path, &engine_options)?));
+            engines.push(open(&engine_options)?);
         }
-        let batcher = Batcher::new(engines, max_batch, max_queue_delay);
+        let batcher = Batcher::new(engines, BatchOptions { max_batch, max_delay, observer });
         let capacity = max_batch.get().saturating_mul(instances.get());
-        Ok(Self { batcher, engine, spec, wanted, views, anchors: AnchorCache::default(), capacity })
+        // ONNX Runtime captures a CUDA graph in the third run.
+        let warm_up_runs = if engine_options.cuda_graphs { 3 } else { 1 };
+        let anchors = AnchorCache::default();
+        Ok(Self { batcher, engine, spec, wanted, views, anchors, max_batch, capacity, warm_up_runs })
     }
 
     /// The spec in use: the file's, with the rules applied.
@@ -189,6 +170,43 @@ impl Detector {
     /// What the network has run so far.
     pub fn statistics(&self) -> Statistics {
         self.batcher.statistics()
+    }
+
+    /// Maximum number of inputs per run of the network.
+    pub fn max_batch(&self) -> usize {
+        self.max_batch.get()
+    }
+
+    /// Runs every engine on black images of this width and height: once for every batch size that it may get, so that later
+    /// calls with images of the same size find everything allocated and compiled. Not part of the statistics.
+    ///
+    /// # Errors
+    /// As [`Detector::detect`].
+    pub fn warm_up(&self, width: u32, height: u32) -> Result<(), DetectorError> {
+        // On GPUs, and where the file fixes the batch size, all batches are padded to one size.
+        let is_padded = self.engine.provider().is_nvidia() || self.engine.batch().is_some();
+        let first = if is_padded { self.max_batch() } else { 1 };
+        for batch in first..=self.max_batch() {
+            for _ in 0..self.warm_up_runs {
+                self.run_black(width, height, batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs every engine once on a black image of this width and height, to find out whether it still works. Not part of
+    /// the statistics, except that a success ends [`Statistics::failures_in_a_row`].
+    ///
+    /// # Errors
+    /// As [`Detector::detect`].
+    pub fn try_run(&self, width: u32, height: u32) -> Result<(), DetectorError> {
+        self.run_black(width, height, 1)
+    }
+
+    fn run_black(&self, width: u32, height: u32, batch: usize) -> Result<(), DetectorError> {
+        let image = RgbImage::new(width, height);
+        let input = preprocess(RgbView::new(width, height, image.as_raw())?, &self.spec.preprocessing);
+        Ok(self.batcher.run_on_each(&vec![input.pixels; batch])?)
     }
 
     /// The number of threads that keep the engines busy, if each reads, detects and writes one image at a time: two full
@@ -211,6 +229,19 @@ impl Detector {
     /// # Errors
     /// As [`Detector::detect`].
     pub fn detect_timed(&self, image: &RgbImage) -> Result<(Vec<Detection>, Timing), DetectorError> {
+        self.detect_with(image, &CallOptions::default())
+    }
+
+    /// As [`Detector::detect_timed`], with rules and a priority for this call, which can be canceled.
+    ///
+    /// # Errors
+    /// As [`Detector::detect`], when a rule is invalid or does not fit the model, and when the call was canceled.
+    pub fn detect_with(
+        &self,
+        image: &RgbImage,
+        options: &CallOptions,
+    ) -> Result<(Vec<Detection>, Timing), DetectorError> {
+        let rules = self.call_rules(&options.rules)?;
         let mut timing = Timing::default();
         let mut specs = self.views.view_specs(image.width(), image.height()).into_iter();
         // An image may have hundreds of views, which are not all to be prepared before the first has run.
@@ -219,18 +250,40 @@ impl Detector {
             while views.len() < self.max_ahead()
                 && let Some(spec) = specs.next()
             {
-                views.push_back(timed(&mut timing.prepare, || self.submit(image, spec))?);
+                views.push_back(timed(&mut timing.prepare, || self.submit(image, spec, options))?);
             }
             let Some(View { spec, placement, pending }) = views.pop_front() else { break };
             let inference = pending.wait()?;
             timing.queue += inference.queued;
             timing.network += inference.network;
-            let detections = timed(&mut timing.postprocess, || self.postprocess(spec, &placement, &inference))?;
+            let detections = timed(&mut timing.postprocess, || self.postprocess(spec, &placement, &inference, &rules))?;
             found.push((spec, detections));
         }
         let size = [image.width(), image.height()];
-        let merged = timed(&mut timing.postprocess, || merge(found, size, &self.spec.postprocessing));
+        let merged = timed(&mut timing.postprocess, || merge(found, size, &rules.spec.postprocessing));
         Ok((merged, timing))
+    }
+
+    /// The rules of a call that overrides the detector's with `rules`.
+    fn call_rules(&self, rules: &Rules) -> Result<CallRules<'_>, RuleError> {
+        let own = self.wanted.as_deref().map(Cow::Borrowed);
+        if *rules == Rules::default() {
+            return Ok(CallRules { spec: Cow::Borrowed(&self.spec), wanted: own });
+        }
+        let mut spec = self.spec.clone();
+        if rules.score_threshold.is_some() {
+            // The file's threshold is the lowest possible one, not the detector's.
+            spec.postprocessing.score_threshold = self.engine.spec().postprocessing.score_threshold;
+        }
+        rules.apply(&mut spec, &self.engine)?;
+        let wanted = match (rules.wanted(&spec)?, own) {
+            (None, own) => own,
+            (Some(wanted), None) => Some(Cow::Owned(wanted)),
+            (Some(wanted), Some(own)) => {
+                Some(wanted.iter().zip(own.iter()).map(|(wanted, own)| *wanted && *own).collect())
+            }
+        };
+        Ok(CallRules { spec: Cow::Owned(spec), wanted })
     }
 
     /// Number of inputs that keep the engines busy: one batch runs while the next one is ready.
@@ -239,13 +292,17 @@ impl Detector {
     }
 
     /// Prepares a view and passes it to the network.
-    fn submit(&self, image: &RgbImage, spec: ViewSpec) -> Result<View, DetectorError> {
+    fn submit(&self, image: &RgbImage, spec: ViewSpec, options: &CallOptions) -> Result<View, DetectorError> {
+        if options.cancellation.is_canceled() {
+            return Err(EngineError::Canceled.into());
+        }
         let _span = tracing::debug_span!("prepare").entered();
         let cropped = spec.crop(image);
         let view = cropped.as_ref().unwrap_or(image);
         let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
         let input = preprocess(pixels, &self.spec.preprocessing);
-        Ok(View { spec, placement: input.placement, pending: self.batcher.submit(input.pixels) })
+        let pending = self.batcher.submit(input.pixels, options.priority, options.cancellation.clone());
+        Ok(View { spec, placement: input.placement, pending })
     }
 
     /// The detections in a view, in pixels of the original image (upright, after EXIF rotation), highest score first.
@@ -254,12 +311,13 @@ impl Detector {
         spec: ViewSpec,
         placement: &Placement,
         inference: &Inference,
+        rules: &CallRules,
     ) -> Result<Vec<Detection>, DetectorError> {
         let _span = tracing::debug_span!("postprocess").entered();
         let [height, width] = [placement.padded_height, placement.padded_width].map(|side| side as usize);
         let anchors = self.anchors.get(height, width, &self.spec);
-        let wanted = self.wanted.as_deref();
-        let selection = Selection { wanted, ..Selection::new(&anchors, placement, &self.spec) };
+        let selection =
+            Selection { wanted: rules.wanted.as_deref(), ..Selection::new(&anchors, placement, &rules.spec) };
         let found = match &*inference.outputs {
             Outputs::Dense(outputs) => {
                 let (scores, offsets) = (outputs.scores(), outputs.offsets());
@@ -310,32 +368,6 @@ fn check(found: &Candidates, anchors: usize, classes: usize, [height, width]: [u
     }
 }
 
-/// Least-recently-used cache of the anchors per input size.
-#[derive(Debug, Default)]
-struct AnchorCache {
-    /// Height, width and anchors, most recently used first.
-    sizes: Mutex<VecDeque<(usize, usize, Arc<Anchors>)>>,
-}
-
-impl AnchorCache {
-    /// Maximum number of sizes. Images of any aspect ratio, resized to 608 by at most 1024 and padded to multiples of
-    /// 32, have 28 sizes. The anchors of one size take about 2 MB.
-    const CAPACITY: usize = 32;
-
-    fn get(&self, height: usize, width: usize, spec: &ModelSpec) -> Arc<Anchors> {
-        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
-        let position = sizes.iter().position(|(h, w, _)| (*h, *w) == (height, width));
-        let entry = position.and_then(|position| sizes.remove(position)).unwrap_or_else(|| {
-            let anchors = Anchors::new(&spec.anchors, height, width);
-            (height, width, Arc::new(anchors))
-        });
-        let anchors = Arc::clone(&entry.2);
-        sizes.push_front(entry);
-        sizes.truncate(Self::CAPACITY);
-        anchors
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,18 +397,5 @@ mod tests {
             assert_eq!(message.is_some(), expected.is_some());
             assert!(expected.is_none_or(|expected| message.is_some_and(|message| message.contains(expected))));
         }
-    }
-
-    #[test]
-    fn anchors_are_computed_once_per_size_and_the_cache_is_bounded() {
-        let (cache, spec) = (AnchorCache::default(), ModelSpec::default());
-        let first = cache.get(32, 64, &spec);
-        assert!(Arc::ptr_eq(&first, &cache.get(32, 64, &spec)));
-        assert!(!Arc::ptr_eq(&first, &cache.get(64, 32, &spec)));
-        for side in 1..=AnchorCache::CAPACITY {
-            cache.get(32, 32 * (side + 2), &spec);
-        }
-        assert_eq!(cache.sizes.lock().unwrap().len(), AnchorCache::CAPACITY);
-        assert!(!Arc::ptr_eq(&first, &cache.get(32, 64, &spec)));
     }
 }

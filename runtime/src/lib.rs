@@ -48,6 +48,7 @@
 //! there is no other global state. Only [`progress`], which is for programs, prints anything.
 
 mod detector;
+mod call;
 mod batcher;
 mod rules;
 mod views;
@@ -75,10 +76,13 @@ mod pixel_budget;
 #[cfg(feature = "args")]
 pub mod cli;
 pub mod progress;
+#[cfg(feature = "serve")]
+pub mod protocol;
 pub mod video;
 
 pub use activations::ActivationReader;
-pub use batcher::Statistics;
+pub use batcher::{BatchObserver, Statistics};
+pub use call::{CallOptions, Cancellation, Priority};
 pub use detector::{Detector, DetectorError, DetectorOptions, Timing};
 pub use engine::{
     CandidateOutputs, DenseOutputs, Engine, EngineError, EngineOptions, ModelInfo, Outputs, ShapeProfile,

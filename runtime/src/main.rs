@@ -48,11 +48,18 @@ enum Command {
 }
 
 fn run(command: Command) -> Result<ExitCode> {
-    interrupt::watch()?;
+    // The server has signals of its own.
+    #[cfg(feature = "serve")]
+    let is_server = matches!(command, Command::Serve(_));
+    #[cfg(not(feature = "serve"))]
+    let is_server = false;
+    if !is_server {
+        interrupt::watch()?;
+    }
     match command {
         Command::Detect(args) => detect::run(&args),
         #[cfg(feature = "serve")]
-        Command::Serve(args) => serve::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Serve(args) => serve::run(args).map(|()| ExitCode::SUCCESS),
         Command::Info(args) => info::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => bench::run(&args).map(|()| ExitCode::SUCCESS),
@@ -63,6 +70,9 @@ fn run(command: Command) -> Result<ExitCode> {
 
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
+    #[cfg(feature = "serve")]
+    let args: Args = cli::parse_with(serve::with_environment);
+    #[cfg(not(feature = "serve"))]
     let args: Args = cli::parse();
     args.common.apply();
     run(args.command).unwrap_or_else(|error| {

@@ -82,11 +82,16 @@ impl ModelArgs {
 
     /// Opens the model with these options, and prints where it runs.
     pub(crate) fn open(&self, options: DetectorOptions) -> Result<Detector> {
+        self.open_file(&self.model, options)
+    }
+
+    /// Opens another model with these options.
+    pub(crate) fn open_file(&self, model: &Path, options: DetectorOptions) -> Result<Detector> {
         if matches!(self.provider, Provider::Tensorrt { .. }) {
             say(format_args!("tensorrt: building an engine that is not in the cache can take minutes"));
         }
         let threads = options.engine.threads;
-        let detector = Detector::open(&self.model, options)?;
+        let detector = Detector::open(model, options)?;
         let cores = machine::cores();
         if let Some(threads) = threads.filter(|threads| *threads > cores) {
             warn(format_args!("{threads} threads on {cores} cores slow each other down; use at most {cores}"));
@@ -97,20 +102,15 @@ impl ModelArgs {
                 say(format_args!("auto: skipped {provider}: {reason}"));
             }
         }
-        self.print_details(&detector, threads.unwrap_or(cores));
+        self.print_details(model, &detector, threads.unwrap_or(cores));
         Ok(detector)
     }
 
     /// What `--verbose` prints about the model and where it runs.
-    fn print_details(&self, detector: &Detector, threads: usize) {
+    fn print_details(&self, model: &Path, detector: &Detector, threads: usize) {
         let (engine, spec) = (detector.engine(), detector.spec());
         detail(format_args!("library: {}", engine.library()));
-        detail(format_args!(
-            "model: `{}`, {}, {} classes",
-            self.model.display(),
-            engine.info().graph,
-            spec.class_count()
-        ));
+        detail(format_args!("model: `{}`, {}, {} classes", model.display(), engine.info().graph, spec.class_count()));
         detail(format_args!("provider: {}, {threads} CPU threads", engine.provider(),));
         let PostprocessingSpec {
             score_threshold,

@@ -1,138 +1,217 @@
 //! `runtime serve`: detects objects in images sent over HTTP.
 
+mod args;
+mod app;
+mod backend;
+mod connections;
 mod http;
+mod metrics;
+mod model_store;
+mod queue;
+mod repository;
+mod request_log;
+mod signals;
+mod uploads;
+mod version;
+mod worker;
+#[cfg(test)]
+mod tests;
 
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroUsize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use axum::http::StatusCode;
-use models::ModelSpec;
-use models::spec::Class;
-use runtime::image_file::{self, DecodeError, Limits};
-use runtime::output::{Failure, Found, outcome_json};
+use anyhow::{Context, Result, anyhow, bail};
 use runtime::progress::{self, say};
-use runtime::{Detector, PixelBudget};
-use serde::Serialize;
+use runtime::protocol::ModelDescription;
+use runtime::{BatchObserver, PixelBudget};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::detector_args::{DetectorArgs, MAX_BATCH};
-use crate::interrupt::Interrupt;
-use crate::model_args::ModelArgs;
-use crate::value_parsers::up_to;
-use http::{AppState, ConnectionLimits, Reply, ReplySender, Request};
+use app::AppState;
+pub(crate) use args::{ServeArgs, with_environment};
+use backend::{Backend, WarmDetector};
+use connections::Acceptor;
+use metrics::Metrics;
+use model_store::{ModelStore, Open, Retry};
+use queue::Queue;
+use repository::ModelFile;
+use signals::{Signal, Signals};
+use uploads::UploadMemory;
+use version::ModelVersion;
+use worker::Worker;
 
-/// Detect objects in images sent over HTTP.
-///
-/// `POST /detect` takes an image file as the body and returns the JSON that `detect` writes, without `file`:
-/// `curl --data-binary @street.jpg http://127.0.0.1:8080/detect`. `GET /model` describes the model, `GET /health` returns `ok`.
-///
-/// Simultaneous requests share batches (--batch-size). Errors are JSON `{"error": ..}` with a status: 408 request too slow,
-/// 413 too large, 422 not an image, 503 too many requests, try again. Ctrl-C and SIGTERM finish the requests in progress.
-/// There is no TLS and no authentication: put a reverse proxy in front before you expose it.
-#[derive(Debug, clap::Args)]
-pub(crate) struct ServeArgs {
-    /// Address and port to listen on; port 0 chooses a free one.
-    #[arg(long, help_heading = "Server", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
-    listen: String,
+/// How often a model whose engine has failed is tried.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(5);
 
-    #[command(flatten)]
-    detector: DetectorArgs,
+/// Time in which the last connections may send their requests.
+const LAST_REQUESTS: Duration = Duration::from_millis(100);
 
-    /// Report only these classes, by name or id, separated by commas.
-    #[arg(long, value_name = "NAMES", help_heading = "Thresholds")]
-    classes: Option<Vec<String>>,
-
-    /// Maximum images per run of the network; images of one input size share a run [default: the model's if fixed, else 1].
-    #[arg(long, value_name = "N", value_parser = up_to(MAX_BATCH), help_heading = "Performance")]
-    batch_size: Option<NonZeroUsize>,
-
-    /// Microseconds for which an image waits for others to fill its batch.
-    #[arg(long, value_name = "US", default_value_t = 0, help_heading = "Performance")]
-    max_queue_delay: u64,
-
-    /// Maximum number of requests in progress, those arriving and waiting included; further ones get 503.
-    #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    requests: u32,
-
-    /// Seconds within which a request must have arrived completely.
-    #[arg(long, help_heading = "Server", value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    patience: u64,
-
-    /// Seconds after which a connection is closed that is idle or has not sent a request's header.
-    #[arg(long, help_heading = "Server", value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    header_timeout: u64,
-
-    /// Maximum number of open connections; further ones wait until one closes.
-    #[arg(long, help_heading = "Server", value_name = "N", default_value = "512", value_parser = up_to(65_536))]
-    max_connections: NonZeroUsize,
-
-    /// Reject images with more pixels than this; together, the images in memory have no more either.
-    #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 1 << 26)]
-    max_pixels: u64,
-
-    /// Reject requests with more bytes than this; requests in progress may take this many bytes each.
-    #[arg(long, help_heading = "Server", value_name = "N", default_value_t = 1 << 25)]
-    max_bytes: u64,
-}
-
-/// Serves until Ctrl-C or a termination signal, then prints a summary on stderr.
-pub(crate) fn run(args: &ServeArgs) -> Result<()> {
+/// Serves until Ctrl-C or a termination signal.
+pub(crate) fn run(args: ServeArgs) -> Result<()> {
     let (listener, address) = listen(&args.listen).map_err(|error| {
         anyhow!("cannot listen on `{}`: {error}; choose another with --listen ADDRESS:PORT", args.listen)
     })?;
-    let mut options = args.detector.options();
-    (options.max_batch, options.rules.classes) = (args.batch_size, args.classes.clone());
-    options.max_queue_delay = Duration::from_micros(args.max_queue_delay);
-    let detector = args.detector.open(options)?;
-    let interrupt = Interrupt::finish_first("finishing the requests in progress");
-    let connections = ConnectionLimits {
-        connections: args.max_connections.get(),
-        header_timeout: Duration::from_secs(args.header_timeout),
-    };
-    let description = describe(&args.detector.model, &detector)?;
-    let patience = Duration::from_secs(args.patience);
-    let (state, requests) = AppState::new(args.requests, args.max_bytes, patience, description);
-    let limits = Limits { pixels: args.max_pixels, bytes: args.max_bytes };
-    let budget = PixelBudget::new(limits.pixels);
-    let classes = &detector.spec().classes;
-    let (images, failed) = (AtomicU64::new(0), AtomicU64::new(0));
-    say(format_args!("listening on http://{address}, detecting on {}", detector.engine().provider()));
+    // One thread is enough, since it only transfers requests and responses; others decode, detect, parse and open models.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(Arc::new(args), listener, address));
+    // Models that are still being opened are not waited for.
+    runtime.shutdown_background();
+    result
+}
 
-    let served = thread::scope(|scope| {
-        for _ in 0..args.detector.workers(&detector) {
-            let requests = requests.clone();
-            scope.spawn(|| {
-                for Request { bytes, reply } in requests {
-                    // A client that has disconnected waits for nothing.
-                    if reply.is_closed() {
-                        continue;
-                    }
-                    let detect = || detect(&bytes, &detector, &limits, &budget);
-                    // A fault in one request is not to end the server; what it leaves inconsistent is dropped with it.
-                    let outcome = catch_unwind(AssertUnwindSafe(detect)).unwrap_or_else(|_| {
-                        Err(Failure::Missing("the server failed with a fault of its own".to_owned()))
-                    });
-                    images.fetch_add(1, Relaxed);
-                    failed.fetch_add(u64::from(outcome.is_err()), Relaxed);
-                    respond(reply, &outcome, classes);
-                }
-            });
-        }
-        http::serve(listener, state, connections, || interrupt.is_raised())
+async fn serve(args: Arc<ServeArgs>, listener: TcpListener, address: SocketAddr) -> Result<()> {
+    let mut signals = Signals::new(args.reloads())?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let metrics = Arc::new(Metrics::new());
+    let models = Arc::new(ModelStore::new(args.repository(), opener(Arc::clone(&args), Arc::clone(&metrics))));
+    let app = Arc::new(AppState {
+        settings: args.settings(),
+        models: Arc::clone(&models),
+        metrics,
+        uploads: UploadMemory::new(args.max_upload_bytes),
+        is_started: AtomicBool::new(false),
+        is_draining: AtomicBool::new(false),
     });
-    say(format_args!(
-        "images: {}, failed: {}; {:.3} s in ONNX Runtime on {}",
-        images.into_inner(),
-        failed.into_inner(),
-        detector.statistics().network.as_secs_f64(),
-        detector.engine().provider(),
-    ));
-    served.context("the server stopped")
+    let acceptor = Acceptor::new(Arc::clone(&app), args.connection_limits());
+    say(format_args!("listening on http://{address}"));
+    let ended = tokio::select! {
+        never = acceptor.accept(&listener) => match never {},
+        error = maintain(&args, &app) => Err(error),
+        () = handle_signals(&mut signals, &models) => Ok(()),
+    };
+    app.is_draining.store(true, Relaxed);
+    if ended.is_err() {
+        models.finish();
+        return ended;
+    }
+    say(format_args!("stopping: finishing the requests in progress; press Ctrl-C again to stop at once"));
+    tokio::select! {
+        drained = drain(&args, listener, acceptor) => if let Err(error) = drained {
+            progress::error(format_args!("{error:#}"));
+            signals::exit_at_once(1);
+        },
+        () = signals.end() => signals::exit_at_once(signals::INTERRUPTED),
+    }
+    // ONNX Runtime may be opening a model, which its destructors must not interrupt.
+    if models.is_opening() {
+        signals::exit_at_once(0);
+    }
+    models.finish();
+    Ok(())
+}
+
+/// Opens the models, then looks after them. Returns only if the first models cannot be opened.
+async fn maintain(args: &ServeArgs, app: &Arc<AppState>) -> anyhow::Error {
+    let load = |retry| {
+        let models = Arc::clone(&app.models);
+        spawn_blocking(move || models.load_all(retry))
+    };
+    match load(Retry::Changed).await.map_err(anyhow::Error::from).flatten() {
+        Err(error) => return error,
+        Ok(errors) if !app.models.is_complete() => {
+            let messages: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
+            return anyhow!("{}", messages.join("; "));
+        }
+        loaded => report(loaded),
+    }
+    app.is_started.store(true, Relaxed);
+    let mut trials = interval(TRIAL_INTERVAL);
+    trials.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut polls = interval(args.poll_models.map_or(Duration::from_secs(86_400), Duration::from_secs));
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = trials.tick() => try_failed_models(&app.models).await,
+            _ = polls.tick() => if args.poll_models.is_some() {
+                report(load(Retry::Changed).await.map_err(anyhow::Error::from).flatten());
+            },
+        }
+    }
+}
+
+/// Runs the networks that have failed once more: a model that works again is ready again.
+async fn try_failed_models(models: &ModelStore) {
+    for version in models.serving().into_iter().filter(|version| !version.is_ready()) {
+        let tried = spawn_blocking(move || {
+            let (name, number) = (&version.description.name, &version.description.version);
+            match version.backend.try_run() {
+                Ok(()) => say(format_args!("model `{name}` version {number} works again")),
+                Err(error) => progress::error(format_args!("model `{name}` version {number} is not ready: {error}")),
+            }
+        });
+        // A panic is reported on stderr, and the model stays as it is.
+        let _ = tried.await;
+    }
+}
+
+/// Reloads models at SIGHUP; returns at the signals that end the server.
+async fn handle_signals(signals: &mut Signals, models: &Arc<ModelStore>) {
+    while signals.next().await == Signal::Reload {
+        say(format_args!("looking for new versions of models"));
+        let models = Arc::clone(models);
+        // Requests and further signals go on meanwhile.
+        spawn_blocking(move || report(models.load_all(Retry::Failed)));
+    }
+}
+
+/// Reports which versions cannot be opened.
+fn report(loaded: Result<Vec<anyhow::Error>>) {
+    for error in loaded.unwrap_or_else(|error| vec![error]) {
+        progress::error(format_args!("{error:#}"));
+    }
+}
+
+/// Answers the accepted requests, and the connections that arrive before the delay is over.
+async fn drain(args: &ServeArgs, listener: tokio::net::TcpListener, acceptor: Acceptor) -> Result<()> {
+    let delay = Duration::from_secs(args.drain_delay);
+    if !delay.is_zero() {
+        // Ends by its time.
+        let _ = timeout(delay, acceptor.accept(&listener)).await;
+    }
+    acceptor.accept_waiting(listener);
+    // A new connection is closed at once if its request has not been read.
+    sleep(LAST_REQUESTS).await;
+    tokio::select! {
+        () = acceptor.connections.shutdown() => Ok(()),
+        () = sleep(Duration::from_secs(args.grace)) => {
+            bail!("some requests were not answered within {} s; raise --grace", args.grace)
+        }
+    }
+}
+
+/// Opens models as the flags say, and warms them up.
+fn opener(args: Arc<ServeArgs>, metrics: Arc<Metrics>) -> Box<Open> {
+    let limits = args.image_limits();
+    let budget = PixelBudget::new(limits.pixels);
+    Box::new(move |name: &str, number: u64, file: &ModelFile| -> Result<ModelVersion> {
+        let metrics = metrics.of(name, &number.to_string());
+        let observed = Arc::clone(&metrics);
+        let mut options = args.detector.options();
+        (options.max_batch, options.rules.classes) = (args.max_batch, args.classes.clone());
+        options.max_queue_delay = Duration::from_micros(args.max_queue_delay);
+        options.observer = Some(BatchObserver::new(move |images, time| observed.count_batch(images, time)));
+        let (instances, max_queue_delay) = (options.instances.get(), options.max_queue_delay);
+        let detector = args.detector.model.open_file(&file.path, options)?;
+        let workers = args.detector.workers(&detector);
+        let description = ModelDescription {
+            name: name.to_owned(),
+            version: number.to_string(),
+            max_images: args.max_queue.get(),
+            max_batch: detector.max_batch(),
+            max_queue_delay,
+            max_queue: args.max_queue.get(),
+            instances,
+            is_on_gpu: !detector.engine().provider().is_on_cpu(),
+            classes: detector.spec().classes.iter().map(|class| class.name.clone()).collect(),
+        };
+        let backend: Arc<dyn Backend> =
+            Arc::new(WarmDetector::new(detector, &args.warm_up).context("the network cannot be warmed up")?);
+        let queue = Arc::new(Queue::new(args.max_queue.get()));
+        let worker = Worker { queue, backend, metrics, limits, budget: budget.clone() };
+        Ok(ModelVersion::start(description, worker, workers))
+    })
 }
 
 /// A listening socket, and its address.
@@ -141,52 +220,4 @@ fn listen(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     Ok((listener, address))
-}
-
-/// The response to `GET /model`.
-#[derive(Serialize)]
-struct Description<'a> {
-    model: PathBuf,
-    runtime: &'static str,
-    onnxruntime: &'static str,
-    provider: String,
-    /// The spec of the file, with the rules applied.
-    spec: &'a ModelSpec,
-}
-
-fn describe(model: &ModelArgs, detector: &Detector) -> Result<String> {
-    let engine = detector.engine();
-    let description = Description {
-        model: model.path().to_owned(),
-        runtime: env!("CARGO_PKG_VERSION"),
-        onnxruntime: &engine.library().version,
-        provider: engine.provider().to_string(),
-        spec: detector.spec(),
-    };
-    Ok(serde_json::to_string(&description)?)
-}
-
-/// Detects in the image of a request.
-fn detect(bytes: &[u8], detector: &Detector, limits: &Limits, budget: &PixelBudget) -> Result<Found, Failure> {
-    let (image, _reserved) = image_file::decode_reserved(bytes, limits, budget)?;
-    Ok(Found::detect(detector, &image)?)
-}
-
-/// Responds to a request.
-fn respond(reply: ReplySender, outcome: &Result<Found, Failure>, classes: &[Class]) {
-    let status = outcome.as_ref().map_or_else(status, |_| StatusCode::OK);
-    if let (Err(failure), true) = (outcome, status.is_server_error()) {
-        // Errors of the client are only in the response; errors of the server also go to its stderr.
-        progress::error(format_args!("{failure}"));
-    }
-    // Fails if the client has disconnected.
-    let _ = reply.send(Reply { status, body: outcome_json(outcome, classes) });
-}
-
-fn status(failure: &Failure) -> StatusCode {
-    match failure {
-        Failure::Image(DecodeError::Large { .. } | DecodeError::Long { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-        Failure::Image(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        Failure::Detector(_) | Failure::Missing(_) => StatusCode::INTERNAL_SERVER_ERROR,
-    }
 }

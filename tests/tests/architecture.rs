@@ -76,7 +76,7 @@ fn tree(arguments: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn only_the_program_runtime_links_a_server_and_only_programs_a_command_line() {
-    let server = ["axum", "hyper", "tokio"];
+    let server = ["hyper", "hyper-util", "tokio"];
     let program = ["clap", "anyhow", "signal-hook"];
     let without_features = tree(&["runtime", "--no-default-features"]);
     assert!(without_features.contains("ort"));

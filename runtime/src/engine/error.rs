@@ -124,6 +124,9 @@ pub enum EngineError {
     /// The threads of the engines have ended.
     #[error("the detector's engine has stopped; open the model again")]
     Stopped,
+    /// Nobody waits for the result any more.
+    #[error("the request was canceled or its time is over")]
+    Canceled,
     /// An output has another shape than the file declares.
     #[error("output `{name}` has shape {found:?}, expected {expected:?}; export the model again")]
     Output {

@@ -1,248 +1,356 @@
-//! The HTTP server: receives requests, queues them and responds.
+//! From an HTTP request to a response.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::io;
-use std::net::TcpListener;
-use std::pin::Pin;
+use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
 
-use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use crossbeam_channel::{Receiver, Sender, bounded};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use serde_json::json;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use http_body_util::Full;
+use hyper::body::{Body, Bytes};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
+};
+use hyper::http::request::Parts;
+use hyper::{Request, StatusCode};
+use runtime::protocol::{
+    Encoding, Form, HEADER_LENGTH, InferRequest, ModelRoute, Parameters, RequestError, Route, form_boundary,
+    server_description,
+};
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
 
-/// An image to process.
-pub(super) struct Request {
-    /// The bytes of the image file.
-    pub(super) bytes: Vec<u8>,
-    /// Sends the response.
-    pub(super) reply: ReplySender,
-}
+use super::app::AppState;
+use super::metrics::{RequestOutcome, Stages};
+use super::queue::ImageReply;
+use super::request_log::RequestLog;
+use super::uploads::{Upload, attach_to_all};
+use super::version::ModelVersion;
+use super::worker::request_error;
 
-/// Sends the response to a waiting request.
-pub(super) type ReplySender = oneshot::Sender<Reply>;
+pub(super) type Response = hyper::Response<Full<Bytes>>;
 
-/// The response to a request.
-pub(super) struct Reply {
-    pub(super) status: StatusCode,
-    /// JSON.
-    pub(super) body: String,
-}
+const JSON: &str = "application/json";
 
-/// State of the server, shared by all requests.
-pub(super) struct AppState {
-    /// Queue to the workers; its capacity is `max_requests`.
-    requests: Sender<Request>,
-    /// A permit for each request in progress.
-    permits: Semaphore,
-    /// Maximum requests in progress.
-    max_requests: u32,
-    /// Maximum bytes of an image.
-    max_bytes: u64,
-    /// Time within which an image must have arrived.
-    patience: Duration,
-    /// The response to `GET /model`, as JSON.
-    description: String,
-}
-
-/// Time for the last responses to reach their clients.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-
-/// How often `is_over` is called.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Pause after a failed accept, for instance because the process has no file descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Limits of connections.
-#[derive(Clone, Copy)]
-pub(super) struct ConnectionLimits {
-    /// Maximum open connections; further ones wait in the system's queue until one closes.
-    pub(super) connections: usize,
-    /// Time within which the header of a request must arrive; also the maximum idle time of a connection.
-    pub(super) header_timeout: Duration,
-}
-
-/// Serves until `is_over`, then finishes the requests in progress.
-pub(super) fn serve(
-    listener: TcpListener,
-    state: AppState,
-    limits: ConnectionLimits,
-    is_over: impl Fn() -> bool,
-) -> io::Result<()> {
-    // One thread is enough, since it only transfers requests and responses.
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let state = Arc::new(state);
-        let connections = GracefulShutdown::new();
-        let over = async {
-            while !is_over() {
-                sleep(POLL_INTERVAL).await;
-            }
-        };
-        tokio::select! {
-            never = accept(&listener, router(Arc::clone(&state)), limits, &connections) => match never {},
-            () = over => {}
-        }
-        drop(listener);
-        let answered = async {
-            state.until_empty().await;
-            // Idle connections are not waited for.
-            sleep(SHUTDOWN_GRACE).await;
-        };
-        tokio::select! {
-            () = connections.shutdown() => {}
-            () = answered => {}
-        }
-        Ok(())
-    })
-}
-
-/// Accepts connections, up to the limit.
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    router: Router,
-    limits: ConnectionLimits,
-    connections: &GracefulShutdown,
-) -> Infallible {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
-    let slots = Arc::new(Semaphore::new(limits.connections));
-    loop {
-        let slot = Arc::clone(&slots).acquire_owned().await;
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(ACCEPT_PAUSE).await;
-            continue;
-        };
-        // A response is one small packet, which must not wait for another.
-        let _ = stream.set_nodelay(true);
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
-        let connection = connections.watch(connection);
-        tokio::spawn(async move {
-            // An error of one client does not affect the others.
-            let _ = connection.await;
-            drop(slot);
-        });
+/// Answers a request.
+pub(super) async fn answer<B>(app: Arc<AppState>, request: Request<B>) -> Result<Response, Infallible>
+where
+    B: Body<Data = Bytes, Error: Display> + Unpin,
+{
+    let (parts, body) = request.into_parts();
+    let mut log = RequestLog::new(&parts);
+    let mut upload = Upload::new(body, parts.headers.contains_key(EXPECT));
+    let answered = app.route(&parts, &mut upload, &mut log).await;
+    let mut response = answered.unwrap_or_else(|error| error_response(&error));
+    if response.status().is_client_error() || response.status().is_server_error() {
+        upload.discard(app.settings.read_timeout).await;
     }
-}
-
-fn router(state: Arc<AppState>) -> Router {
-    Router::new()
-        .route("/detect", post(detect))
-        .route(
-            "/model",
-            get(async |State(state): State<Arc<AppState>>| json_response(StatusCode::OK, state.description.clone())),
-        )
-        .route("/health", get("ok"))
-        .method_not_allowed_fallback(async || error(StatusCode::METHOD_NOT_ALLOWED, ROUTES))
-        .fallback(async || error(StatusCode::NOT_FOUND, ROUTES))
-        .with_state(state)
-}
-
-const ROUTES: &str = "expected POST /detect, GET /model or GET /health";
-
-async fn detect(State(state): State<Arc<AppState>>, headers: HeaderMap, mut body: Body) -> Response {
-    let response = state.submit(&mut body).await;
-    let early = matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::PAYLOAD_TOO_LARGE);
-    // Clients that are still sending would miss the response, so the body is read to its end. Clients with `Expect`
-    // have not started to send.
-    if early && !headers.contains_key(header::EXPECT) {
-        let _ = timeout(state.patience, async { while let Some(Ok(_)) = next(&mut body).await {} }).await;
+    if let Ok(id) = HeaderValue::from_str(&log.id) {
+        response.headers_mut().insert("x-request-id", id);
     }
-    response
+    log.status = response.status().as_u16();
+    (log.bytes_in, log.bytes_out) = (upload.received, response.body().size_hint().exact().unwrap_or(0));
+    Ok(response)
 }
 
 impl AppState {
-    /// The state for at most `max_requests` requests in progress, and the receiver of their images.
-    pub(super) fn new(
-        max_requests: u32,
-        max_bytes: u64,
-        patience: Duration,
-        description: String,
-    ) -> (Self, Receiver<Request>) {
-        let (requests, receiver) = bounded(max_requests as usize);
-        let permits = Semaphore::new(max_requests as usize);
-        (Self { requests, permits, max_requests, max_bytes, patience, description }, receiver)
-    }
-
-    /// Receives an image and returns the response.
-    async fn submit(&self, body: &mut Body) -> Response {
-        let Ok(_permit) = self.permits.try_acquire() else { return busy() };
-        let bytes = match timeout(self.patience, self.receive(body)).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(refused)) => return refused,
-            Err(_) => {
-                let reason = format!("the image did not arrive within {} s", self.patience.as_secs());
-                return error(StatusCode::REQUEST_TIMEOUT, &reason);
+    async fn route<B>(
+        &self,
+        parts: &Parts,
+        upload: &mut Upload<B>,
+        log: &mut RequestLog,
+    ) -> Result<Response, RequestError>
+    where
+        B: Body<Data = Bytes, Error: Display> + Unpin,
+    {
+        let route = Route::parse(&parts.method, parts.uri.path())?;
+        if !route.is_public() {
+            self.authorize(&parts.headers)?;
+        }
+        let query = parts.uri.query().unwrap_or_default();
+        match route {
+            Route::Server => {
+                Ok(json_response(&server_description(env!("CARGO_PKG_VERSION"), self.settings.model_control)))
             }
-        };
-        let (reply, response) = oneshot::channel();
-        // The queue may be full of images whose clients have disconnected.
-        let Ok(()) = self.requests.try_send(Request { bytes, reply }) else { return busy() };
-        match response.await {
-            Ok(Reply { status, body }) => json_response(status, body),
-            Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the server stopped before the image was processed"),
-        }
-    }
-
-    async fn receive(&self, body: &mut Body) -> Result<Vec<u8>, Response> {
-        let long = || {
-            let reason = format!("the file is larger than the limit of {} bytes", self.max_bytes);
-            error(StatusCode::PAYLOAD_TOO_LARGE, &reason)
-        };
-        // The declared length; 0 if unknown.
-        let expected = body.size_hint().lower();
-        if expected > self.max_bytes {
-            return Err(long());
-        }
-        let mut bytes = Vec::with_capacity(expected as usize);
-        while let Some(part) = next(body).await {
-            let part = part.map_err(|reason| error(StatusCode::BAD_REQUEST, &reason.to_string()))?;
-            if (bytes.len() + part.len()) as u64 > self.max_bytes {
-                return Err(long());
+            Route::Live => Ok(response(StatusCode::OK, JSON, Bytes::new())),
+            Route::Ready => Ok(ready_response(self.is_ready())),
+            Route::Metrics => Ok(response(StatusCode::OK, prometheus::TEXT_FORMAT, self.metrics.text())),
+            Route::Statistics => Ok(statistics_response(&self.models.serving())),
+            Route::Spec => {
+                let parameters = Parameters::from_query(query)?;
+                Ok(json_response(&self.spec(&*self.models.get_or_only(parameters.model.as_deref())?)))
             }
-            bytes.extend_from_slice(&part);
+            Route::Model { name, version, route } => {
+                let model = self.models.get(&name, version.as_deref());
+                match route {
+                    ModelRoute::Ready => Ok(ready_response(match model {
+                        Ok(model) => model.is_ready() && !self.is_draining.load(Relaxed),
+                        Err(error) if error.status == StatusCode::NOT_FOUND => return Err(error),
+                        Err(_) => false,
+                    })),
+                    ModelRoute::Metadata => Ok(json_response(&model?.description.metadata())),
+                    ModelRoute::Config => Ok(json_response(&model?.description.config())),
+                    ModelRoute::Statistics => Ok(statistics_response(&[model?])),
+                    ModelRoute::Infer => self.answer_infer(&*model?, parts, upload, log).await,
+                }
+            }
+            Route::Detect => self.answer_detect(parts, query, upload, log).await,
+            Route::RepositoryIndex => {
+                self.check_model_control()?;
+                let body = self.receive(upload).await?;
+                let options: Value = match body.is_empty() {
+                    true => Value::Null,
+                    false => serde_json::from_slice(&body)
+                        .map_err(|error| RequestError::bad(format!("the request's JSON is invalid: {error}")))?,
+                };
+                Ok(json_response(&self.models.index(options["ready"] == true)))
+            }
+            Route::Load(name) => {
+                self.check_model_control()?;
+                self.receive(upload).await?;
+                let app = self.models.clone();
+                on_thread(move || app.load(&name)).await?;
+                Ok(response(StatusCode::OK, JSON, Bytes::new()))
+            }
+            Route::Unload(name) => {
+                self.check_model_control()?;
+                self.receive(upload).await?;
+                self.models.unload(&name)?;
+                Ok(response(StatusCode::OK, JSON, Bytes::new()))
+            }
         }
-        Ok(bytes)
     }
 
-    /// Waits until no request is in progress; further requests are rejected.
-    async fn until_empty(&self) {
-        if let Ok(permits) = self.permits.acquire_many(self.max_requests).await {
-            permits.forget();
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), RequestError> {
+        let Some(token) = &self.settings.token else { return Ok(()) };
+        let sent = header(headers, &AUTHORIZATION)?.and_then(|value| value.split_once(' '));
+        let is_valid = sent.is_some_and(|(scheme, sent)| {
+            scheme.eq_ignore_ascii_case("bearer") && bool::from(sent.trim().as_bytes().ct_eq(token.as_bytes()))
+        });
+        if is_valid {
+            return Ok(());
+        }
+        let message = "the server needs its token (--token) in the header `Authorization: Bearer TOKEN`";
+        Err(RequestError::new(StatusCode::UNAUTHORIZED, message))
+    }
+
+    fn check_model_control(&self) -> Result<(), RequestError> {
+        if self.settings.model_control {
+            return Ok(());
+        }
+        let message = "models cannot be loaded over HTTP; start the server with --model-control and --token";
+        Err(RequestError::new(StatusCode::FORBIDDEN, message))
+    }
+
+    async fn receive<B>(&self, upload: &mut Upload<B>) -> Result<Bytes, RequestError>
+    where
+        B: Body<Data = Bytes, Error: Display> + Unpin,
+    {
+        upload.receive(self.settings.max_bytes, self.settings.read_timeout, &self.uploads).await
+    }
+
+    /// Receives a body and decompresses it. Takes nothing while the model's queue is full.
+    async fn receive_images<B>(
+        &self,
+        model: &ModelVersion,
+        parts: &Parts,
+        upload: &mut Upload<B>,
+    ) -> Result<Bytes, RequestError>
+    where
+        B: Body<Data = Bytes, Error: Display> + Unpin,
+    {
+        let encoding = Encoding::parse(header(&parts.headers, &CONTENT_ENCODING)?)?;
+        model.queue.check_room()?;
+        let body = self.receive(upload).await?;
+        let Some(encoding) = encoding else { return Ok(body) };
+        let (mut permit, max_bytes) = (self.uploads.permit(), self.settings.max_bytes);
+        on_thread(move || {
+            let bytes = encoding.decompress(&body, max_bytes, |bytes| permit.grow(bytes))?;
+            Ok(permit.attach(bytes))
+        })
+        .await
+    }
+
+    /// `POST /v2/models/M/infer`.
+    async fn answer_infer<B>(
+        &self,
+        model: &ModelVersion,
+        parts: &Parts,
+        upload: &mut Upload<B>,
+        log: &mut RequestLog,
+    ) -> Result<Response, RequestError>
+    where
+        B: Body<Data = Bytes, Error: Display> + Unpin,
+    {
+        let outcome = RequestOutcome::new(Arc::clone(&model.metrics));
+        let answered = async {
+            let header_length = header(&parts.headers, &HeaderName::from_static(HEADER_LENGTH))?.map(str::to_owned);
+            let body = self.receive_images(model, parts, upload).await?;
+            let (mut permit, max_images) = (self.uploads.permit(), self.settings.max_images);
+            let request = on_thread(move || {
+                if header_length.is_none() {
+                    // The images in base64, and what they are decoded to.
+                    permit.grow(body.len() / 4 * 3)?;
+                }
+                let mut request = InferRequest::parse(&body, header_length.as_deref(), max_images)?;
+                if request.is_copied {
+                    request.images = attach_to_all(permit, request.images);
+                }
+                Ok(request)
+            });
+            self.infer(model, request.await?).await
+        };
+        match answered.await {
+            Ok((answer, images, stages)) => {
+                log.stages = Some(stages);
+                outcome.succeed(images, &stages);
+                let content_type = if answer.header_length.is_some() { "application/octet-stream" } else { JSON };
+                let mut response = response(StatusCode::OK, content_type, answer.body);
+                if let Some(length) = answer.header_length {
+                    response.headers_mut().insert(HEADER_LENGTH, length.into());
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                outcome.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// `POST /detect`.
+    async fn answer_detect<B>(
+        &self,
+        parts: &Parts,
+        query: &str,
+        upload: &mut Upload<B>,
+        log: &mut RequestLog,
+    ) -> Result<Response, RequestError>
+    where
+        B: Body<Data = Bytes, Error: Display> + Unpin,
+    {
+        let parameters = Parameters::from_query(query);
+        let name = parameters.as_ref().ok().and_then(|parameters| parameters.model.clone());
+        let model = self.models.get_or_only(name.as_deref())?;
+        let outcome = RequestOutcome::new(Arc::clone(&model.metrics));
+        let answered = async {
+            let (parameters, is_drawn) = (parameters?, accepts_jpeg(&parts.headers)?);
+            let boundary = form_boundary(header(&parts.headers, &CONTENT_TYPE)?)?;
+            let body = self.receive_images(&model, parts, upload).await?;
+            let Form { image, parameters } = match boundary {
+                None => Form { image: body, parameters },
+                Some(boundary) => {
+                    let mut permit = self.uploads.permit();
+                    permit.grow(body.len())?;
+                    let form = on_thread(move || Form::parse(body, &boundary, parameters)).await?;
+                    Form { image: permit.attach(form.image), ..form }
+                }
+            };
+            if parameters.model != name {
+                return Err(RequestError::bad("the model is chosen in the URL, as in /detect?model=NAME"));
+            }
+            let replies = self.submit(&model, vec![image], &parameters, is_drawn).await?;
+            let [ImageReply { outcome, drawn, stages }]: [ImageReply; 1] =
+                replies.try_into().unwrap_or_else(|_| unreachable!("a request of one image has one reply"));
+            let found = outcome.map_err(|failure| request_error(&failure))?;
+            Ok((found, drawn, stages))
+        };
+        let answered: Result<_, RequestError> = answered.await;
+        match answered {
+            Ok((found, drawn, stages)) => {
+                log.stages = Some(stages);
+                outcome.succeed(1, &stages);
+                let mut response = match drawn {
+                    Some(jpeg) => response(StatusCode::OK, "image/jpeg", jpeg),
+                    None => response(StatusCode::OK, JSON, Self::found_json(&model, found)),
+                };
+                if let Ok(timing) = HeaderValue::from_str(&server_timing(&stages)) {
+                    response.headers_mut().insert("server-timing", timing);
+                }
+                Ok(response)
+            }
+            Err(error) => {
+                outcome.fail(&error);
+                Err(error)
+            }
         }
     }
 }
 
-/// The next bytes of a body; `None` at its end.
-async fn next(body: &mut Body) -> Option<Result<Bytes, axum::Error>> {
-    let frame = poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await?;
-    // Frames without data are trailers, which are ignored.
-    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
+/// Runs what takes longer than the other requests should wait on another thread.
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
+) -> Result<T, RequestError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        let message = "the server failed with a fault of its own; please report this together with the request";
+        Err(RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+    })
 }
 
-fn busy() -> Response {
-    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many requests in progress; try again");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+/// A header as text.
+fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, RequestError> {
+    let text = headers.get(name).map(HeaderValue::to_str).transpose();
+    text.map_err(|_| RequestError::bad(format!("the header `{name}` is not ASCII text")))
+}
+
+/// Whether a client asks for the annotated image rather than JSON.
+fn accepts_jpeg(headers: &HeaderMap) -> Result<bool, RequestError> {
+    let accept = header(headers, &ACCEPT)?.unwrap_or_default();
+    let has = |wanted: &str| {
+        accept.split(',').filter_map(|range| range.split(';').next()).any(|range| range.trim() == wanted)
+    };
+    Ok(has("image/jpeg") && !has(JSON))
+}
+
+/// Where the time went, as browsers' developer tools show it. <https://www.w3.org/TR/server-timing/>
+fn server_timing(stages: &Stages) -> String {
+    let stages = [
+        ("queue", stages.queue),
+        ("decode", stages.decode),
+        ("prepare", stages.prepare),
+        ("network", stages.network),
+        ("postprocess", stages.postprocess),
+    ];
+    let entries = stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3));
+    entries.join(", ")
+}
+
+fn statistics_response(models: &[Arc<ModelVersion>]) -> Response {
+    let statistics = models.iter().map(|model| {
+        let description = &model.description;
+        model.metrics.statistics().to_json(&description.name, &description.version)
+    });
+    json_response(&json!({"model_stats": statistics.collect::<Vec<_>>()}))
+}
+
+/// The status counts; the body is empty.
+fn ready_response(is_ready: bool) -> Response {
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    response(status, JSON, Bytes::new())
+}
+
+fn json_response(value: &Value) -> Response {
+    response(StatusCode::OK, JSON, value.to_string())
+}
+
+fn error_response(error: &RequestError) -> Response {
+    let mut response = response(error.status, JSON, json!({"error": error.message}).to_string());
+    let headers = response.headers_mut();
+    match error.status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        StatusCode::UNAUTHORIZED => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        _ => {}
+    }
     response
 }
 
-fn error(status: StatusCode, reason: &str) -> Response {
-    json_response(status, json!({ "error": reason }).to_string())
-}
-
-fn json_response(status: StatusCode, body: String) -> Response {
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }

@@ -1,0 +1,76 @@
+//! How one call of a detector differs from others: its thresholds, its priority, and whether anybody still waits for it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Instant;
+
+use crate::rules::Rules;
+
+/// Options of one call of [`Detector::detect_with`](crate::Detector::detect_with).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CallOptions {
+    /// Overrides of the detector's thresholds and limits. Classes can only be narrowed.
+    pub rules: Rules,
+    /// Which of the waiting inputs the network runs on first.
+    pub priority: Priority,
+    /// Ends the call early.
+    pub cancellation: Cancellation,
+}
+
+/// Priority of a call. Inputs of a lower priority wait while there are inputs of a higher one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Runs first.
+    High,
+    /// The default.
+    #[default]
+    Normal,
+}
+
+/// Says whether anybody still waits for a result. Clones share it. A call whose cancellation is set fails with
+/// [`EngineError::Canceled`](crate::EngineError::Canceled) before its next run of the network.
+#[derive(Clone, Debug, Default)]
+pub struct Cancellation(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_canceled: AtomicBool,
+    deadline: Option<Instant>,
+}
+
+impl Cancellation {
+    /// Is set by itself when the deadline has passed.
+    pub fn at(deadline: Option<Instant>) -> Self {
+        Self(Arc::new(State { is_canceled: AtomicBool::new(false), deadline }))
+    }
+
+    /// Says that nobody waits any more.
+    pub fn cancel(&self) {
+        self.0.is_canceled.store(true, Relaxed);
+    }
+
+    /// Whether [`Cancellation::cancel`] was called or the deadline has passed.
+    pub fn is_canceled(&self) -> bool {
+        self.0.is_canceled.load(Relaxed) || self.0.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn clones_share_the_cancellation_and_a_deadline_sets_it() {
+        let cancellation = Cancellation::default();
+        let clone = cancellation.clone();
+        assert!(!clone.is_canceled());
+        cancellation.cancel();
+        assert!(clone.is_canceled());
+        let now = Instant::now();
+        assert!(Cancellation::at(Some(now)).is_canceled());
+        assert!(!Cancellation::at(Some(now + Duration::from_secs(60))).is_canceled());
+    }
+}

@@ -1,0 +1,296 @@
+//! The models that are served: opening, replacing and closing them while requests arrive.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+
+use anyhow::{Error, Result, anyhow};
+use hyper::StatusCode;
+use runtime::progress;
+use runtime::protocol::RequestError;
+use serde_json::{Value, json};
+
+use super::repository::{ModelFile, ModelFiles, Repository};
+use super::version::ModelVersion;
+
+/// Opens a version of a model and warms it up.
+pub(super) type Open = dyn Fn(&str, u64, &ModelFile) -> Result<ModelVersion> + Send + Sync;
+
+/// The models that are served.
+pub(super) struct ModelStore {
+    repository: Repository,
+    open: Box<Open>,
+    models: RwLock<BTreeMap<String, Model>>,
+    /// Held while models are opened, so that no two threads open the same.
+    opening: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Model {
+    /// The version that gets requests.
+    serving: Option<(u64, Arc<ModelVersion>)>,
+    /// What is known of the versions that were tried.
+    versions: BTreeMap<u64, Version>,
+    /// Whether it was unloaded on request, and is to stay so.
+    is_unloaded: bool,
+}
+
+struct Version {
+    file: ModelFile,
+    state: State,
+}
+
+enum State {
+    Loading,
+    Ready,
+    Unavailable(String),
+}
+
+/// Which versions are opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// Those whose files have changed.
+    Changed,
+    /// Also those that failed before.
+    Failed,
+}
+
+impl ModelStore {
+    pub(super) fn new(repository: Repository, open: Box<Open>) -> Self {
+        Self { repository, open, models: RwLock::default(), opening: Mutex::new(()) }
+    }
+
+    /// Opens the highest version of every model that does not serve it already; if it fails, the next lower one that is
+    /// higher than the one that serves. A version that serves goes on until a higher one is warmed up. Models and versions
+    /// whose files have vanished stay. Returns the errors of the versions that failed.
+    pub(super) fn load_all(&self, retry: Retry) -> Result<Vec<Error>> {
+        let found = self.scan()?;
+        let wanted = found.iter().filter(|(name, _)| !self.read().get(*name).is_some_and(|model| model.is_unloaded));
+        Ok(wanted.flat_map(|(name, versions)| self.load_versions(name, versions, retry)).collect())
+    }
+
+    /// Opens the highest version of a model, also if it was unloaded or has failed before.
+    pub(super) fn load(&self, name: &str) -> Result<(), RequestError> {
+        let failed = |error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
+        let found = self.scan().map_err(failed)?;
+        let versions = found.get(name).ok_or_else(|| RequestError::not_found(format!("there is no model `{name}`")))?;
+        let errors = self.load_versions(name, versions, Retry::Failed);
+        errors.into_iter().next().map_or(Ok(()), |error| {
+            progress::error(format_args!("{error:#}"));
+            Err(failed(error))
+        })
+    }
+
+    /// Closes a model. Requests in progress are answered.
+    pub(super) fn unload(&self, name: &str) -> Result<(), RequestError> {
+        let mut models = self.write();
+        let Some(model) = models.get_mut(name) else { return Err(Self::unknown(&models, name)) };
+        model.is_unloaded = true;
+        if let Some((number, _)) = model.serving.take() {
+            model.versions.remove(&number);
+            progress::say(format_args!("unloaded model `{name}` version {number}"));
+        }
+        Ok(())
+    }
+
+    /// Scans the repository. New models are known from now on.
+    fn scan(&self) -> Result<ModelFiles> {
+        let found = self.repository.scan()?;
+        let mut models = self.write();
+        for name in found.keys() {
+            models.entry(name.clone()).or_default();
+        }
+        Ok(found)
+    }
+
+    fn load_versions(&self, name: &str, versions: &BTreeMap<u64, ModelFile>, retry: Retry) -> Vec<Error> {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut errors = Vec::new();
+        // What is known of versions that failed and have vanished is of no use any more.
+        let is_known =
+            |number: &u64, version: &Version| versions.contains_key(number) || matches!(version.state, State::Ready);
+        self.write().entry(name.to_owned()).or_default().versions.retain(|number, version| is_known(number, version));
+        for (number, file) in versions.iter().rev() {
+            let serving = {
+                let models = self.read();
+                let model = &models[name];
+                let serving = model.serving.as_ref().map(|(number, _)| *number);
+                // A lower version does not replace a higher one whose file has vanished.
+                if serving.is_some_and(|serving| serving > *number) {
+                    break;
+                }
+                match model.versions.get(number) {
+                    Some(known) if known.file == *file => match &known.state {
+                        State::Ready if serving == Some(*number) => break,
+                        State::Unavailable(_) if retry == Retry::Changed => continue,
+                        _ => {}
+                    },
+                    _ => {}
+                }
+                serving
+            };
+            self.set(name, *number, file, State::Loading);
+            match (self.open)(name, *number, file) {
+                Ok(version) => {
+                    let [provider, _] = version.backend.provider();
+                    self.set(name, *number, file, State::Ready);
+                    let mut models = self.write();
+                    let model = models.entry(name.to_owned()).or_default();
+                    let previous = model.serving.replace((*number, Arc::new(version)));
+                    model.is_unloaded = false;
+                    model.versions.retain(|known, version| known >= number || !matches!(version.state, State::Ready));
+                    drop(models);
+                    // Waits for no request: its workers end by themselves.
+                    drop(previous);
+                    progress::say(format_args!("ready: model `{name}` version {number} on {provider}"));
+                    break;
+                }
+                Err(error) => {
+                    let serves_on = serving.map_or(String::new(), |serving| format!("; version {serving} serves on"));
+                    let error = anyhow!("model `{name}` version {number} cannot be opened: {error:#}{serves_on}");
+                    // What serves under the same number is the file as it was before.
+                    let is_same = serving == Some(*number);
+                    let state = if is_same { State::Ready } else { State::Unavailable(error.to_string()) };
+                    self.set(name, *number, file, state);
+                    errors.push(error);
+                    if is_same {
+                        break;
+                    }
+                }
+            }
+        }
+        errors
+    }
+
+    fn set(&self, name: &str, number: u64, file: &ModelFile, state: State) {
+        let mut models = self.write();
+        let model = models.entry(name.to_owned()).or_default();
+        model.versions.insert(number, Version { file: file.clone(), state });
+    }
+
+    /// The version that serves, if it is the given one.
+    pub(super) fn get(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelVersion>, RequestError> {
+        let models = self.read();
+        let model = models.get(name).ok_or_else(|| Self::unknown(&models, name))?;
+        let serving = model.serving.as_ref().map(|(number, serving)| (number.to_string(), serving));
+        let unavailable = |number: &u64, version: &Version| match &version.state {
+            State::Unavailable(reason) => RequestError::unavailable(reason),
+            State::Loading => {
+                RequestError::unavailable(format!("model `{name}` version {number} is loading; try again"))
+            }
+            State::Ready => {
+                RequestError::unavailable(format!("model `{name}` version {number} is not served any more"))
+            }
+        };
+        match (version, serving) {
+            (None, Some((_, serving))) => Ok(Arc::clone(serving)),
+            (Some(version), Some((number, serving))) if *version == number => Ok(Arc::clone(serving)),
+            (None, None) if model.is_unloaded => {
+                Err(RequestError::unavailable(format!("model `{name}` is unloaded; load it again")))
+            }
+            (None, None) => Err(model.versions.iter().next_back().map_or_else(
+                || RequestError::unavailable(format!("model `{name}` is loading; try again")),
+                |(number, version)| unavailable(number, version),
+            )),
+            (Some(version), _) => {
+                let known = version.parse().ok().and_then(|number: u64| model.versions.get_key_value(&number));
+                Err(known.map_or_else(
+                    || RequestError::not_found(format!("model `{name}` has no version `{version}` here")),
+                    |(number, known)| unavailable(number, known),
+                ))
+            }
+        }
+    }
+
+    /// The model that a short request means: the named one, or the only one.
+    pub(super) fn get_or_only(&self, name: Option<&str>) -> Result<Arc<ModelVersion>, RequestError> {
+        if let Some(name) = name {
+            return self.get(name, None);
+        }
+        let names: Vec<String> = self.read().keys().cloned().collect();
+        match &names[..] {
+            [] => Err(RequestError::unavailable("the model is loading; try again")),
+            [name] => self.get(name, None),
+            names => {
+                let message = format!("the server has several models; choose one of {} with ?model=", names.join(", "));
+                Err(RequestError::bad(message))
+            }
+        }
+    }
+
+    /// Whether every model serves and its engine works.
+    pub(super) fn is_ready(&self) -> bool {
+        let models = self.read();
+        let mut wanted = models.values().filter(|model| !model.is_unloaded).peekable();
+        wanted.peek().is_some()
+            && wanted.all(|model| model.serving.as_ref().is_some_and(|(_, version)| version.is_ready()))
+    }
+
+    /// All versions that serve.
+    pub(super) fn serving(&self) -> Vec<Arc<ModelVersion>> {
+        self.read()
+            .values()
+            .filter_map(|model| model.serving.as_ref())
+            .map(|(_, version)| Arc::clone(version))
+            .collect()
+    }
+
+    /// The response to `POST /v2/repository/index`.
+    pub(super) fn index(&self, is_ready_only: bool) -> Value {
+        let models = self.read();
+        let mut entries = Vec::new();
+        for (name, model) in models.iter() {
+            if model.versions.is_empty() {
+                let state = if model.is_unloaded { "UNAVAILABLE" } else { "LOADING" };
+                entries.push(
+                    json!({"name": name, "state": state, "reason": if model.is_unloaded { "unloaded" } else { "" }}),
+                );
+            }
+            for (number, version) in &model.versions {
+                let (state, reason) = match &version.state {
+                    State::Loading => ("LOADING", ""),
+                    State::Ready => ("READY", ""),
+                    State::Unavailable(reason) => ("UNAVAILABLE", reason.as_str()),
+                };
+                entries.push(json!({"name": name, "version": number.to_string(), "state": state, "reason": reason}));
+            }
+        }
+        entries.retain(|entry| !is_ready_only || entry["state"] == "READY");
+        Value::from(entries)
+    }
+
+    /// Whether every model that is not unloaded has a version that serves.
+    pub(super) fn is_complete(&self) -> bool {
+        self.read().values().all(|model| model.is_unloaded || model.serving.is_some())
+    }
+
+    /// Whether a model is being opened.
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(self.opening.try_lock(), Err(TryLockError::WouldBlock))
+    }
+
+    /// Closes all models and waits for their workers.
+    pub(super) fn finish(&self) {
+        for version in self.serving() {
+            version.finish();
+        }
+    }
+
+    fn unknown(known: &BTreeMap<String, Model>, name: &str) -> RequestError {
+        if known.is_empty() {
+            return RequestError::unavailable("the models are loading; try again");
+        }
+        let names: Vec<_> = known.keys().map(|name| format!("`{name}`")).collect();
+        RequestError::not_found(format!(
+            "there is no model `{name}`; there are {}",
+            models::dataset::format_list(&names)
+        ))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, Model>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<String, Model>> {
+        self.models.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
