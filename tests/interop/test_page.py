@@ -12,6 +12,9 @@ from playwright.sync_api import expect, sync_playwright
 
 from server import Server
 
+# The machine of a test has other work too.
+expect.set_options(timeout=30_000)
+
 
 @pytest.fixture(scope="module")
 def browser():
