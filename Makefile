@@ -6,7 +6,7 @@ fuzzers := tests/fuzz/Cargo.toml
 demo := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test audit interop demo bench fuzz dist clean
+.PHONY: help setup build test audit interop demo bench load fuzz dist clean
 
 help: ## List these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
@@ -45,6 +45,9 @@ demo: build ## Draw a data set of shapes, train, export and detect; prints AP an
 
 bench: setup ## Run the benchmarks: detection, post-processing, evaluation, data loading, training step
 	cargo bench --package tests --bench '*'
+
+load: ## Measure `runtime serve` under load, beside a Python service; with the model of `make demo`
+	tests/interop/run load.py $(CURDIR)/$(demo)/retinanet.onnx $(CURDIR)/$(demo)/shapes/test
 
 fuzz: ## Fuzz every parser of untrusted input, ten minutes per target
 	tests/fuzz/run

@@ -3,10 +3,12 @@
 mod args;
 mod app;
 mod backend;
+mod check;
 mod connections;
 mod http;
 mod metrics;
 mod model_store;
+mod page;
 mod queue;
 mod repository;
 mod request_log;
@@ -50,6 +52,9 @@ const LAST_REQUESTS: Duration = Duration::from_millis(100);
 
 /// Serves until Ctrl-C or a termination signal.
 pub(crate) fn run(args: ServeArgs) -> Result<()> {
+    if args.check {
+        return check::run(&args.listen);
+    }
     let (listener, address) = listen(&args.listen).map_err(|error| {
         anyhow!("cannot listen on `{}`: {error}; choose another with --listen ADDRESS:PORT", args.listen)
     })?;

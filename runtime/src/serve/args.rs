@@ -17,7 +17,8 @@ use crate::value_parsers::{size, up_to};
 /// Detect objects in images sent over HTTP.
 ///
 /// Speaks the Open Inference Protocol v2 (KServe, Triton): POST /v2/models/MODEL/infer takes encoded images as a BYTES tensor;
-/// GET /v2/health/live and /v2/health/ready are for probes, GET /metrics for Prometheus. `POST /detect` is short:
+/// GET /v2/health/live and /v2/health/ready are for probes, GET /metrics for Prometheus, and / is a page for browsers.
+/// `POST /detect` is short:
 /// `curl --data-binary @street.jpg http://127.0.0.1:8080/detect`, or `curl -F image=@street.jpg`, with `?min_score=`, `classes=`,
 /// `max_detections=`; `-H 'Accept: image/jpeg'` gets the annotated image.
 ///
@@ -29,6 +30,11 @@ pub(crate) struct ServeArgs {
     /// Address and port to listen on; port 0 chooses a free one.
     #[arg(long, help_heading = "Server", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
     pub(super) listen: String,
+
+    /// Ask the server that listens there whether it is ready, and exit with 0 or 1: the health check of a container without
+    /// curl.
+    #[arg(long, help_heading = "Server")]
+    pub(super) check: bool,
 
     /// Serve the models of a folder in Triton's layout, NAME/VERSION/model.onnx, each in its highest version. SIGHUP opens new
     /// versions; the old one serves until the new one is warmed up.

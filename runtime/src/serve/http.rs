@@ -12,7 +12,7 @@ use hyper::header::{
     WWW_AUTHENTICATE,
 };
 use hyper::http::request::Parts;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use runtime::protocol::{
     Encoding, Form, HEADER_LENGTH, InferRequest, ModelRoute, Parameters, RequestError, Route, form_boundary,
     server_description,
@@ -22,6 +22,7 @@ use subtle::ConstantTimeEq;
 
 use super::app::AppState;
 use super::metrics::{RequestOutcome, Stages};
+use super::page;
 use super::queue::ImageReply;
 use super::request_log::RequestLog;
 use super::uploads::{Upload, attach_to_all};
@@ -63,6 +64,10 @@ impl AppState {
     where
         B: Body<Data = Bytes, Error: Display> + Unpin,
     {
+        let is_get = matches!(parts.method, Method::GET | Method::HEAD);
+        if let Some(file) = page::file(parts.uri.path()).filter(|_| is_get) {
+            return Ok(page_response(file));
+        }
         let route = Route::parse(&parts.method, parts.uri.path())?;
         if !route.is_public() {
             self.authorize(&parts.headers)?;
@@ -321,6 +326,14 @@ fn statistics_response(models: &[Arc<ModelVersion>]) -> Response {
         model.metrics.statistics().to_json(&description.name, &description.version)
     });
     json_response(&json!({"model_stats": statistics.collect::<Vec<_>>()}))
+}
+
+fn page_response(file: &page::File) -> Response {
+    let mut response = response(StatusCode::OK, file.media_type, file.text);
+    for (name, value) in page::HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// The status counts; the body is empty.

@@ -13,4 +13,5 @@ mod infer;
 mod limits;
 mod lifecycle;
 mod models;
+mod page;
 mod statistics;
