@@ -14,8 +14,6 @@ mod signals;
 mod uploads;
 mod version;
 mod worker;
-#[cfg(test)]
-mod tests;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -221,3 +219,6 @@ fn listen(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
     let address = listener.local_addr()?;
     Ok((listener, address))
 }
+
+#[cfg(test)]
+mod tests;
