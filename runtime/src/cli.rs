@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-
 use clap::{Arg, ArgAction, Command, Parser, value_parser};
 use clap_complete::Shell;
 
