@@ -50,11 +50,11 @@ impl Drop for RequestLog {
         let Self { id, method, path, status, bytes_in, bytes_out, .. } = self;
         let total = milliseconds(self.started.elapsed());
         let Some(stages) = &self.stages else {
-            tracing::info!(target: "request", %id, %method, %path, status, bytes_in, bytes_out, ms = total);
+            tracing::info!(target: "runtime::request", %id, %method, %path, status, bytes_in, bytes_out, ms = total);
             return;
         };
         tracing::info!(
-            target: "request",
+            target: "runtime::request",
             %id, %method, %path, status, bytes_in, bytes_out,
             ms = total,
             queue_ms = milliseconds(stages.queue),
@@ -102,7 +102,7 @@ mod tests {
 
     impl Subscriber for Recorder {
         fn enabled(&self, metadata: &Metadata) -> bool {
-            metadata.target() == "request"
+            metadata.target() == "runtime::request"
         }
 
         fn new_span(&self, _: &Attributes) -> Id {

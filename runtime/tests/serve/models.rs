@@ -47,7 +47,7 @@ fn every_model_is_served_in_its_highest_version() {
     let response = server.infer("/v2/models/a/versions/10/infer", &[&image], json!({}));
     assert_eq!((response.status, &response.json()["model_version"]), (200, &json!("10")));
     server.infer("/v2/models/a/versions/9/infer", &[&image], json!({})).expect_error(404, "no version `9`");
-    server.infer("/v2/models/c/infer", &[&image], json!({})).expect_error(404, "there are `a` and `b`");
+    server.infer("/v2/models/c/infer", &[&image], json!({})).expect_error(404, "there are `a`, `b`");
 }
 
 #[test]
