@@ -17,7 +17,8 @@ const MAX_STATUS_LINE: u64 = 256;
 /// # Errors
 /// When there is no server, or it is not ready.
 pub(super) fn run(address: &str) -> Result<()> {
-    let status = ask(address).with_context(|| format!("no server answers at {address}; is --listen the same as its?"))?;
+    let status =
+        ask(address).with_context(|| format!("no server answers at {address}; is --listen the same as its?"))?;
     ensure!(status.split(' ').nth(1) == Some("200"), "the server at {address} is not ready: {}", status.trim_end());
     Ok(())
 }
