@@ -55,6 +55,7 @@ mod engine;
 pub mod library;
 mod provider;
 mod activations;
+mod check;
 mod trial;
 
 mod nms;
@@ -79,6 +80,7 @@ pub mod video;
 
 pub use activations::ActivationReader;
 pub use batcher::Statistics;
+pub use check::{Check, CheckReport};
 pub use detector::{Detector, DetectorError, DetectorOptions, Timing};
 pub use engine::{
     CandidateOutputs, DenseOutputs, DetectionOutputs, Engine, EngineError, EngineOptions, Input, ModelInfo, Outputs,
