@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use models::onnx_contract::{END_TO_END_KEY, SIZES, SPEC_KEY, TOP_K_KEY};
+use models::onnx_contract::{CHECK_KEY, END_TO_END_KEY, SIZES, SPEC_KEY, TOP_K_KEY};
 use models::spec::{
     AnchorCenter, AnchorStride, BoxScale, Clip, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding,
     Suppression,
@@ -82,7 +82,7 @@ fn describe_to(text: &mut String, model: &ModelProto, spec: &ModelSpec) -> fmt::
         writeln!(text, "  {index}  {}  {}", class.id, class.name)?;
     }
     writeln!(text, "\nProvenance\n  written by {} {}", model.producer_name, model.producer_version)?;
-    for entry in model.metadata_props.iter().filter(|entry| entry.key != SPEC_KEY) {
+    for entry in model.metadata_props.iter().filter(|entry| ![SPEC_KEY, CHECK_KEY].contains(&&*entry.key)) {
         writeln!(text, "  {}: {}", entry.key, entry.value)?;
     }
     let opset = model.opset_import.iter().find(|set| set.domain.is_empty()).map_or(0, |set| set.version);

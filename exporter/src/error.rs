@@ -4,7 +4,7 @@ use std::io;
 
 use models::WeightsError;
 use models::spec::SpecError;
-use runtime::EngineError;
+use runtime::{CheckReport, EngineError, Provider};
 
 use crate::inputs::MeasureError;
 use crate::precision::{Precision, UnknownLayer};
@@ -84,6 +84,17 @@ pub enum ExportError {
          This is a bug in the exporter or in ONNX Runtime: omit these flags"
     )]
     VariantDiffers(VariantDifferences),
+    /// A provider computes wrong numbers.
+    #[error(
+        "provider `{provider}` computes wrong numbers on this machine: {report}; no file was written. Update its libraries or \
+         driver, or omit it from --prove"
+    )]
+    Provider {
+        /// The provider.
+        provider: Provider,
+        /// Its differences.
+        report: Box<CheckReport>,
+    },
     /// The AP drops by more than allowed.
     #[error(
         "AP drops from {expected:.4} in fp32 to {found:.4} in {precision}, by more than --max-ap-drop {max_drop}; no \

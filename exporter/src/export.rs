@@ -1,26 +1,27 @@
 //! The export: trace, fold, encode, write, verify, convert to precision and variant, compare, commit.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
-use models::{Checkpoint, ModelSpec, Provenance, WeightsError};
+use models::onnx_contract::{CHECK_KEY, PROVEN_KEY};
+use models::{Checkpoint, HeadOutputs, ModelSpec, Provenance, WeightsError};
 use ndarray::ArrayD;
-use runtime::EngineOptions;
+use runtime::{Check, CheckReport, Engine, EngineOptions, Provider};
 
 use crate::accuracy::Accuracy;
 use crate::error::ExportError;
 use crate::fold::fold_batch_norms;
 use crate::inputs::OnProgress;
-use crate::model::{Encoded, FileOptions, encode};
+use crate::model::{Encoded, FileOptions, encode, metadata};
 use crate::onnx::GraphProto;
 use crate::output::OutputFile;
 use crate::precision::{Converted, Precision, PrecisionOptions};
 use crate::trace::trace;
 use crate::triton;
 use crate::variant::VariantOptions;
-use crate::verify::{Comparison, Differences, NetworkFile, VariantDifferences, Verifier};
+use crate::verify::{Comparison, Differences, Limits, NetworkFile, VariantDifferences, Verifier, checked_values};
 
 /// Maximum size of a protocol buffer in bytes.
 const MAX_BYTES: usize = i32::MAX as usize;
@@ -45,6 +46,8 @@ pub struct ExportOptions {
     pub accuracy: Option<Accuracy>,
     /// Maximum loss of AP against float32; no limit if absent.
     pub max_ap_drop: Option<f64>,
+    /// Providers to prove the file on.
+    pub providers: Vec<Provider>,
 }
 
 /// Result of an export.
@@ -60,6 +63,8 @@ pub struct Exported {
     pub variant_differences: Option<VariantDifferences>,
     /// The AP of the file, in [0, 1], if it was measured.
     pub ap: Option<f64>,
+    /// Differences of the file on each of the providers, or why the provider does not work on this machine.
+    pub proven: Vec<(Provider, Result<CheckReport, String>)>,
 }
 
 /// Comparison of an fp16 or int8 file with the float32 file.
@@ -98,18 +103,22 @@ pub fn export(
     let mut graph = folded(&plain_spec, tensors)?;
     conversion.keep_float.check(&graph)?;
     let verifier = Verifier { engine, probe: &probe };
+    let image = Check::image(&spec.preprocessing, variant.size());
     if precision == Precision::Fp32 && variant.is_free() {
         let model = NetworkFile::new(file.path(), &graph);
         write_config(&graph, &file)?;
-        let written = WrittenModel::new(encode(graph, &spec, &provenance, precision, &options.file), &file)?;
-        let differences = verifier.prove(&model, &spec)?;
+        let outputs = checked_values(&graph);
+        let mut written = WrittenModel::new(encode(graph, &spec, &provenance, precision, &options.file), &file)?;
+        let (differences, expected) = verifier.prove(&model, &spec, &image)?;
+        written.append_check(outputs, &expected, precision, &file)?;
         let ap = match accuracy {
             Some(accuracy) => Some(accuracy.of(&model.path, engine, on_progress)?),
             None => None,
         };
+        let proven = written.prove_on(&options.providers, verifier, &file)?;
         file.commit(written.data.as_deref())?;
         let bytes = written.bytes;
-        return Ok(Exported { bytes, differences, precision_report: None, variant_differences: None, ap });
+        return Ok(Exported { bytes, differences, precision_report: None, variant_differences: None, ap, proven });
     }
 
     let temporary = |name: &str, graph: &GraphProto| -> Result<NetworkFile, ExportError> {
@@ -118,7 +127,7 @@ pub fn export(
         Ok(NetworkFile::new(path, graph))
     };
     let fp32 = temporary("fp32.onnx", &graph)?;
-    let differences = verifier.prove(&fp32, &plain_spec)?;
+    let (differences, expected) = verifier.prove(&fp32, &plain_spec, &image)?;
     let converted = conversion.convert(&mut graph, &spec, engine, on_progress)?;
     // Images of all sizes need a file with dynamic sizes, with which the file itself is compared below.
     let plain = match (precision, variant.is_free()) {
@@ -129,7 +138,9 @@ pub fn export(
     let converted_graph = graph.clone();
     variant.apply(&mut graph, &spec);
     write_config(&graph, &file)?;
-    let written = WrittenModel::new(encode(graph, &spec, &provenance, precision, &options.file), &file)?;
+    let outputs = checked_values(&graph);
+    let mut written = WrittenModel::new(encode(graph, &spec, &provenance, precision, &options.file), &file)?;
+    written.append_check(outputs, &expected, precision, &file)?;
 
     let comparison = match &plain {
         Some(plain) => Some(verifier.compare_precision(&fp32, plain, &spec, conversion)?),
@@ -163,9 +174,10 @@ pub fn export(
     {
         return Err(ExportError::ApDrop { precision, found, expected, max_drop });
     }
+    let proven = written.prove_on(&options.providers, verifier, &file)?;
     file.commit(written.data.as_deref())?;
     let precision_report = comparison.map(|comparison| PrecisionReport { converted, comparison, fp32_ap });
-    Ok(Exported { bytes: written.bytes, differences, precision_report, variant_differences, ap })
+    Ok(Exported { bytes: written.bytes, differences, precision_report, variant_differences, ap, proven })
 }
 
 /// The bytes of the plain float32 ONNX file, not verified.
@@ -220,5 +232,47 @@ impl WrittenModel {
         let data_bytes = external.as_ref().map_or(Ok(0), |external| external.write(file.folder()))?;
         write(&file.path(), &model, TOO_LARGE)?;
         Ok(Self { bytes: model.len() + data_bytes, data: external.map(|external| external.name) })
+    }
+
+    /// Appends the check to the file's metadata: `expected` is what float32 computes for its image, and `outputs` adds the values
+    /// to compare with it.
+    fn append_check(
+        &mut self,
+        outputs: Vec<u8>,
+        expected: &HeadOutputs,
+        precision: Precision,
+        file: &OutputFile,
+    ) -> io::Result<()> {
+        let [logits, offsets] =
+            [&expected.logits, &expected.offsets].map(|rows| rows.iter().copied().collect::<Vec<_>>());
+        let check = Check::new(outputs, &logits, &offsets, Limits::on_any_provider(precision));
+        self.append(file, [(CHECK_KEY.to_owned(), check.to_json()?)])
+    }
+
+    /// Proves the file on providers, and appends the results to its metadata.
+    fn prove_on(
+        &mut self,
+        providers: &[Provider],
+        verifier: Verifier,
+        file: &OutputFile,
+    ) -> Result<Vec<(Provider, Result<CheckReport, String>)>, ExportError> {
+        let proven = verifier.prove_on(providers, |options| Check::run(&file.path(), options))?;
+        let version = match providers {
+            [] => return Ok(proven),
+            _ => Engine::open(file.path(), verifier.engine)?.library().version.clone(),
+        };
+        let entries = proven.iter().filter_map(|(provider, report)| {
+            let report = report.as_ref().ok()?;
+            Some((format!("{PROVEN_KEY}{provider}"), format!("ONNX Runtime {version}: {report}")))
+        });
+        self.append(file, entries)?;
+        Ok(proven)
+    }
+
+    /// Appends entries to the file's metadata. Nothing else in the file changes.
+    fn append(&mut self, file: &OutputFile, entries: impl IntoIterator<Item = (String, String)>) -> io::Result<()> {
+        let entries = metadata(entries);
+        self.bytes += entries.len();
+        File::options().append(true).open(file.path())?.write_all(&entries)
     }
 }

@@ -18,7 +18,7 @@ use models::{Checkpoint, CheckpointError, Provenance};
 use runtime::cli::{self, CommonArgs};
 use runtime::output::print;
 use runtime::progress::{self, Progress, detail};
-use runtime::{EngineOptions, interrupt, library};
+use runtime::{EngineOptions, ParseProviderError, Provider, interrupt, library};
 
 /// Export a checkpoint to ONNX.
 ///
@@ -46,6 +46,11 @@ struct Args {
     /// Checkpoint to export, written by `trainer`.
     #[arg(long, value_name = "FILE", default_value = "runs/latest/best.safetensors", help_heading = "Input")]
     checkpoint: PathBuf,
+
+    /// Prove the file on these providers, those that this machine has: cpu, cuda[:N], tensorrt[:N], openvino[:cpu|gpu|npu]. Wrong
+    /// numbers are an error. The file says what was proven; `runtime doctor --model FILE` repeats it elsewhere.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = provider, help_heading = "Verification")]
+    prove: Vec<Provider>,
 
     /// Also print the layers with output shapes, parameters and GFLOPs.
     #[arg(long, help_heading = "Output")]
@@ -227,7 +232,15 @@ impl PrecisionArgs {
             variant,
             accuracy: accuracy.transpose()?,
             max_ap_drop: self.max_ap_drop,
+            providers: Vec::new(),
         })
+    }
+}
+
+fn provider(text: &str) -> Result<Provider, String> {
+    match text.parse().map_err(|error: ParseProviderError| error.to_string())? {
+        Provider::Auto => Err("expected the name of a provider; `auto` is none".to_owned()),
+        provider => Ok(provider),
     }
 }
 
@@ -284,7 +297,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     let out = file.target().to_owned();
     interrupt::watch()?;
     interrupt::delete_at_exit(file.folder());
-    let options = args.precision.options(args.variant.options(), args.file.options(&out))?;
+    let mut options = args.precision.options(args.variant.options(), args.file.options(&out))?;
+    options.providers.clone_from(&args.prove);
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&options.variant.spec(&checkpoint.spec)?)?;
     if args.summary {
@@ -317,7 +331,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 
 /// The report of an export, without a final newline.
 fn report(args: &Args, out: &Path, summary: &Summary, exported: &Exported, time: Duration) -> String {
-    let Exported { bytes, differences, precision_report, variant_differences, ap } = exported;
+    let Exported { bytes, differences, precision_report, variant_differences, ap, proven } = exported;
     let size = match args.variant.input_size {
         Some(_) => "height x width",
         None => "height x width: the spec's shorter and longer side, padded",
@@ -334,6 +348,10 @@ fn report(args: &Args, out: &Path, summary: &Summary, exported: &Exported, time:
         format!("  file size    {:.1} MB", *bytes as f64 / 1e6),
         format!("  verified     error of ONNX Runtime is {differences}"),
     ];
+    lines.extend(proven.iter().map(|(provider, report)| match report {
+        Ok(report) => format!("  on {:<10}{report}", provider.to_string()),
+        Err(reason) => format!("  on {:<10}not proven: {reason}", provider.to_string()),
+    }));
     if let Some(differences) = variant_differences {
         lines.push(format!("  variant      differs from the plain file by {differences}"));
     }

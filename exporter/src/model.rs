@@ -103,6 +103,12 @@ pub(crate) fn encode(
     Encoded { model: model.encode_to_vec(), external }
 }
 
+/// Bytes that, appended to an ONNX file, add entries to its metadata.
+pub(crate) fn metadata(entries: impl IntoIterator<Item = (String, String)>) -> Vec<u8> {
+    let entries = entries.into_iter().map(|(key, value)| StringStringEntryProto { key, value });
+    ModelProto { metadata_props: entries.collect(), ..ModelProto::default() }.encode_to_vec()
+}
+
 /// The backbone's name as its paper and torchvision write it: `ResNet-50`, `ResNeXt-50 32x4d`.
 fn backbone(spec: &BackboneSpec) -> String {
     let BackboneSpec { depth, groups, width_per_group, .. } = spec;

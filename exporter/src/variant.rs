@@ -116,6 +116,11 @@ impl VariantOptions {
         Ok(spec)
     }
 
+    /// Height and width of the input, if fixed.
+    pub(crate) fn size(&self) -> Option<[usize; 2]> {
+        self.input_size.map(InputSize::sides)
+    }
+
     /// Whether the file outputs only candidates or detections, which depend on the score threshold.
     pub(crate) fn selects(&self) -> bool {
         self.top_k.is_some() || self.end_to_end
@@ -123,7 +128,7 @@ impl VariantOptions {
 
     /// Converts `graph` to this variant. `spec` is that of [`VariantOptions::spec`].
     pub(crate) fn apply(&self, graph: &mut GraphProto, spec: &ModelSpec) {
-        let size = self.input_size.map(InputSize::sides);
+        let size = self.size();
         let levels = size.map(|[height, width]| {
             let anchors = Anchors::new(&spec.anchors, height, width);
             anchors.levels().each_ref().map(|level| level.len())

@@ -10,14 +10,16 @@ mod variant;
 
 use std::path::{Path, PathBuf};
 
-use models::{ModelSpec, Probe};
-use runtime::{Engine, EngineOptions};
+use models::{HeadOutputs, ModelSpec, Probe};
+use ndarray::{Array3, Axis};
+use runtime::{CheckReport, Engine, EngineError, EngineOptions, Provider};
 
 use crate::error::ExportError;
 use crate::inputs::{DRAWN_IMAGES, Inputs};
 use crate::onnx::GraphProto;
 use crate::precision::{Precision, PrecisionOptions};
 
+pub(crate) use heads::checked_values;
 pub use heads::{HeadReader, HeadValues, NetworkOutputs};
 pub use precision::{Comparison, Difference, Limits};
 pub use proof::{Differences, TOLERANCE};
@@ -51,16 +53,24 @@ pub(crate) struct Verifier<'a> {
 }
 
 impl Verifier<'_> {
-    /// Compares the float32 file with libtorch, on the probe.
+    /// Compares the float32 file with libtorch, on the probe. Also returns what it computes for `image`, `[3, H, W]`.
     ///
     /// # Errors
     /// When ONNX Runtime cannot run the file, or the differences exceed the tolerance.
-    pub(crate) fn prove(self, file: &NetworkFile, spec: &ModelSpec) -> Result<Differences, ExportError> {
+    pub(crate) fn prove(
+        self,
+        file: &NetworkFile,
+        spec: &ModelSpec,
+        image: &Array3<f32>,
+    ) -> Result<(Differences, HeadOutputs), ExportError> {
         if self.probe.outputs.is_constant() {
             return Err(ExportError::ConstantProbe);
         }
         let images = self.probe.images.view();
-        let inner = file.heads.open(&file.path, self.engine)?.read(images, spec)?.heads;
+        let mut reader = file.heads.open(&file.path, self.engine)?;
+        let inner = reader.read(images, spec)?.heads;
+        let of_image = reader.read(image.view().insert_axis(Axis(0)), spec)?.heads;
+        drop(reader);
         // The unmodified file, which ONNX Runtime may optimize differently.
         let outputs = Engine::open(&file.path, self.engine)?.run(images)?.into_dense()?;
         let differences = Differences::of(self.probe, inner, outputs.offsets());
@@ -69,8 +79,30 @@ impl Verifier<'_> {
         }
         match proof::score_difference(&self.probe.outputs.logits, outputs.scores(), differences) {
             Some(excess) => Err(ExportError::Scores(excess)),
-            None => Ok(differences),
+            None => Ok((differences, of_image)),
         }
+    }
+
+    /// Runs the check of a file on providers. Those that this machine does not have are not proven, with the reason.
+    ///
+    /// # Errors
+    /// When a provider computes wrong numbers.
+    pub(crate) fn prove_on(
+        self,
+        providers: &[Provider],
+        run: impl Fn(&EngineOptions) -> Result<CheckReport, EngineError>,
+    ) -> Result<Vec<(Provider, Result<CheckReport, String>)>, ExportError> {
+        let prove = |&provider: &Provider| {
+            let report = match run(&EngineOptions { provider, ..self.engine.clone() }) {
+                Err(EngineError::Provider { reason, .. } | EngineError::Session { reason, .. }) => Err(reason),
+                report => Ok(report?),
+            };
+            match report {
+                Ok(report) if !report.passes() => Err(ExportError::Provider { provider, report: Box::new(report) }),
+                report => Ok((provider, report)),
+            }
+        };
+        providers.iter().map(prove).collect()
     }
 
     /// Compares a converted file with the float32 file, on calibration images and on drawn ones, since the ranges were not
@@ -125,5 +157,43 @@ impl Verifier<'_> {
         } else {
             Err(ExportError::VariantDiffers(differences))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array4;
+    use runtime::Check;
+
+    #[test]
+    fn a_provider_with_wrong_kernels_is_refused_and_an_absent_one_is_not_proven() {
+        let (cpu, cuda) = (Provider::Cpu, Provider::Cuda { device: 0 });
+        let values: Vec<f32> = (0..3000).map(|i| (i as f32 * 0.3).cos()).collect();
+        let check = Check::new(Vec::new(), &values, &values, 0.01);
+        let probe = Probe {
+            images: Array4::zeros((1, 3, 64, 96)),
+            outputs: HeadOutputs::default(),
+            rounding: [[0.0; 2]; HeadOutputs::PARTS],
+        };
+        let verifier = Verifier { engine: &EngineOptions::default(), probe: &probe };
+        let is_right = |options: &EngineOptions| match options.provider {
+            Provider::Cpu => Ok(check.compare(&values, &values)),
+            provider => Err(EngineError::Provider { provider, reason: "no driver".to_owned() }),
+        };
+        let proven = verifier.prove_on(&[cpu, cuda], is_right).unwrap();
+        assert!(proven[0].0 == cpu && proven[0].1.as_ref().unwrap().passes());
+        assert_eq!(proven[1], (cuda, Err("no driver".to_owned())));
+
+        // This GPU computes the offsets of one feature level as zero.
+        let mut wrong = values.clone();
+        wrong[100..900].fill(0.0);
+        let is_wrong = |options: &EngineOptions| match options.provider {
+            Provider::Cpu => is_right(options),
+            _ => Ok(check.compare(&values, &wrong)),
+        };
+        let error = verifier.prove_on(&[cpu, cuda], is_wrong).unwrap_err();
+        assert!(matches!(&error, ExportError::Provider { provider, .. } if *provider == cuda), "{error}");
+        assert!(error.to_string().contains("`cuda:0` computes wrong numbers"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use image::{Rgb, RgbImage};
 use models::spec::{AnchorCenter, AnchorOrder, AnchorRounding, AnchorStride, Clip, Suppression};
 use models::{Checkpoint, RgbView, preprocess, preprocess_bytes};
 use ndarray::Axis;
-use runtime::{Detection, Detector, DetectorOptions, Input, PixelType, Pixels, Rules};
+use runtime::{Check, Detection, Detector, DetectorOptions, EngineOptions, Input, PixelType, Pixels, Rules};
 
 use fixture::{Folder, checkpoint_with_ties, failure, open, success, with_probe_outputs};
 
@@ -213,4 +213,59 @@ fn a_repository_has_the_verified_model_and_its_configuration() {
     let folder = Folder::with(&wrong);
     assert!(failure(folder.exporter(&["--repository", "models"])).contains("does not reproduce"));
     assert_eq!(folder.files(), ["runs"]);
+}
+
+#[test]
+fn every_variant_and_precision_carries_a_check_that_runs_elsewhere() {
+    let folder = Folder::with(&checkpoint());
+    folder.add_images(2);
+    for (precision, limit) in [
+        (&["--precision", "fp32"][..], 0.01),
+        (&["--precision", "fp16"], 0.02),
+        (&["--precision", "int8", "--calibrate", "images"], 0.11),
+    ] {
+        for variant in [
+            &[][..],
+            &["--top-k", "20", "--batch-size", "2"],
+            &["--end-to-end", "--input", "uint8", "--input-size", "96x160"],
+            &["--external-data"],
+        ] {
+            success(folder.exporter(&[precision, variant].concat()));
+            let report = Check::run(&folder.path("retinanet.onnx"), &EngineOptions::default()).unwrap();
+            assert!(report.passes() && report.limit == limit, "{precision:?} {variant:?}: {report}");
+            assert!(limit > 0.01 || report.logits.rms() < 1e-5, "{variant:?}: {report}");
+        }
+    }
+}
+
+#[test]
+fn a_file_says_where_it_was_proven_and_wrong_numbers_are_noticed() {
+    let folder = Folder::with(&checkpoint());
+    let printed = success(folder.exporter(&["--prove", "cpu,openvino:npu", "--end-to-end"]));
+    assert!(printed.contains("  on cpu       RMS difference") && printed.contains("not proven: "), "{printed}");
+    let path = folder.path("retinanet.onnx");
+    let engine = open(&folder, "retinanet.onnx");
+    let keys: Vec<_> = engine.info().metadata.keys().filter(|key| key.starts_with("retinanet.proven")).collect();
+    assert_eq!(keys, ["retinanet.proven.cpu"]);
+    let described = success(folder.exporter(&["--describe", "retinanet.onnx"]));
+    assert!(described.contains("retinanet.proven.cpu: ONNX Runtime 1.") && !described.contains("retinanet.check"));
+    let whole = fs::read(&path).unwrap();
+    success(folder.exporter(&["--prove", "cpu", "--end-to-end"]));
+    assert!(whole == fs::read(&path).unwrap(), "the same inputs give the same bytes");
+
+    // As if this machine computed other logits.
+    let mut changed = whole.clone();
+    let start = whole.windows(10).position(|window| window == b"\"logits\":\"").unwrap() + 10;
+    changed[start..start + 4000].fill(b'0');
+    fs::write(&path, &changed).unwrap();
+    let report = Check::run(&path, &EngineOptions::default()).unwrap();
+    assert!(!report.passes() && report.offsets.rms() < 1e-5, "{report}");
+    changed[start] = b'x';
+    fs::write(&path, &changed).unwrap();
+    assert!(Check::run(&path, &EngineOptions::default()).unwrap_err().to_string().contains("not hexadecimal"));
+
+    for (arguments, reason) in [(["--prove", "auto"], "`auto` is none"), (["--prove", "tpu"], "unknown provider `tpu`")]
+    {
+        assert!(failure(folder.exporter(&arguments)).contains(reason));
+    }
 }

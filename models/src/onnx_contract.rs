@@ -9,6 +9,16 @@ pub const TOP_K_KEY: &str = "retinanet.top_k";
 /// Key of the maximum number of detections per image, in end-to-end files. They select candidates, too.
 pub const END_TO_END_KEY: &str = "retinanet.end_to_end";
 
+/// Key of the check, as JSON: what the network must compute for a drawn image.
+pub const CHECK_KEY: &str = "retinanet.check";
+
+/// Start of the keys of the providers whose numbers were proven when the file was written.
+pub const PROVEN_KEY: &str = "retinanet.proven.";
+
+/// Names of the outputs that the check adds to a file: logits of levels P3 to P7, then offsets, `[N, anchors, width]`.
+pub const CHECKED_VALUES: [&str; 10] =
+    ["check.0", "check.1", "check.2", "check.3", "check.4", "check.5", "check.6", "check.7", "check.8", "check.9"];
+
 /// Name of the first input: preprocessed images, `[N, 3, H, W]` float32, or resized RGB images, `[N, H, W, 3]` uint8.
 pub const IMAGES: &str = "images";
 

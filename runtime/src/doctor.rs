@@ -1,21 +1,26 @@
 //! `runtime doctor`: which providers work on this machine, and what the others are missing.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use runtime::drivers::Drivers;
 use runtime::library;
 use runtime::output::ReportWriter;
-use runtime::{EngineError, EngineOptions, OpenvinoDevice, Provider, machine, smoke_test};
+use runtime::{Check, EngineError, EngineOptions, OpenvinoDevice, Provider, machine, smoke_test};
 use serde::{Serialize, Serializer};
 
 /// Check which providers work on this machine, and say what the others are missing.
 ///
-/// Runs a tiny network on each provider. The exit code is 0 if at least the CPU works, otherwise 1.
+/// Runs a tiny network on each provider, and with --model also that network, whose numbers must be those in the file. The exit
+/// code is 0 if at least the CPU works and no numbers are wrong, otherwise 1.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
+    /// ONNX file to run on each provider that works; except on TensorRT, which takes minutes to start.
+    #[arg(long, short, value_name = "FILE")]
+    model: Option<PathBuf>,
+
     /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then next to the program, .deps above it, the system's].
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
@@ -56,6 +61,17 @@ struct ProviderCheck {
     /// The smoke test, or why it failed.
     #[serde(flatten, serialize_with = "or_error")]
     outcome: Result<SmokeTest, String>,
+    /// The check of the model, if there is one and the provider works.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "or_error_in")]
+    check: Option<Result<ModelCheck, String>>,
+}
+
+/// A check of a model that ran.
+#[derive(Serialize)]
+struct ModelCheck {
+    /// Whether the numbers are right.
+    passes: bool,
+    differences: String,
 }
 
 /// A smoke test that passed.
@@ -69,6 +85,17 @@ fn or_error<T: Serialize, S: Serializer>(result: &Result<T, String>, serializer:
     match result {
         Ok(value) => value.serialize(serializer),
         Err(error) => BTreeMap::from([("error", error)]).serialize(serializer),
+    }
+}
+
+/// As [`or_error`], for a value that is there.
+fn or_error_in<T: Serialize, S: Serializer>(
+    result: &Option<Result<T, String>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match result {
+        Some(result) => or_error(result, serializer),
+        None => serializer.serialize_none(),
     }
 }
 
@@ -92,7 +119,9 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         };
         let outcome =
             smoke_test(&options).map(|time| SmokeTest { smoke_test_ms: 1e3 * time.as_secs_f64() }).map_err(reason);
-        ProviderCheck { provider: provider.to_string(), outcome }
+        let can_check = outcome.is_ok() && !matches!(provider, Provider::Tensorrt { .. });
+        let check = args.model.as_deref().filter(|_| can_check).map(|model| check_model(model, &options));
+        ProviderCheck { provider: provider.to_string(), outcome, check }
     };
     let providers: Vec<_> = if library.is_ok() { PROVIDERS.map(check).into() } else { Vec::new() };
     let onnxruntime = |library: library::Library| OnnxRuntime {
@@ -112,7 +141,17 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     };
     writer.publish(&health, &health.text())?;
     let works = health.providers.first().is_some_and(|cpu| cpu.outcome.is_ok());
-    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let passes = |provider: &ProviderCheck| match &provider.check {
+        Some(check) => check.as_ref().is_ok_and(|check| check.passes),
+        None => true,
+    };
+    Ok(if works && health.providers.iter().all(passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the check of a model.
+fn check_model(model: &Path, options: &EngineOptions) -> Result<ModelCheck, String> {
+    let report = Check::run(model, options).map_err(|error| error.to_string())?;
+    Ok(ModelCheck { passes: report.passes(), differences: report.to_string() })
 }
 
 impl Health {
@@ -159,7 +198,7 @@ impl Health {
                 rows.push([name.to_owned(), version.clone().unwrap_or_else(|| "not found".to_owned())]);
             }
         }
-        for ProviderCheck { provider, outcome } in &self.providers {
+        for ProviderCheck { provider, outcome, check } in &self.providers {
             let outcome = match outcome {
                 Ok(SmokeTest { smoke_test_ms: ms }) => format!("works; started in {ms:.0} ms"),
                 Err(reason) => format!("cannot start: {reason}"),
@@ -170,6 +209,14 @@ impl Health {
                 ""
             };
             rows.push([format!("--provider {provider}"), format!("{outcome}{tf32}")]);
+            let result = check.as_ref().map(|check| match check {
+                Ok(ModelCheck { passes: true, differences }) => format!("right numbers: {differences}"),
+                Ok(ModelCheck { passes: false, differences }) => {
+                    format!("WRONG NUMBERS: {differences}; use another provider, or update its libraries")
+                }
+                Err(reason) => format!("cannot run: {reason}"),
+            });
+            rows.extend(result.map(|result| [format!("model on {provider}"), result]));
         }
         let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);
         let lines = rows.iter().map(|[name, value]| format!("{name:<width$}  {value}"));

@@ -47,6 +47,9 @@ pub struct Engine {
     skipped_providers: SkippedProviders,
 }
 
+/// ONNX Runtime's setting for the folder of external data of a file in memory.
+const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
 /// A session and the buffers of its inputs and outputs.
 #[derive(Debug)]
 struct Runner {
@@ -85,6 +88,21 @@ impl Engine {
     /// As [`Engine::open`].
     pub fn from_bytes(name: &str, bytes: &[u8], options: &EngineOptions) -> Result<Self, EngineError> {
         Self::commit(name.to_owned(), options, |builder| builder.commit_from_memory(bytes))
+    }
+
+    /// As [`Engine::from_bytes`]; external data are in `folder`.
+    pub(crate) fn from_bytes_in(
+        name: &str,
+        bytes: &[u8],
+        folder: Option<&Path>,
+        options: &EngineOptions,
+    ) -> Result<Self, EngineError> {
+        let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder.to_string_lossy().into_owned();
+        Self::commit(name.to_owned(), options, |builder| {
+            let builder = builder.clone().with_config_entry(EXTERNAL_DATA_FOLDER, &folder);
+            builder?.commit_from_memory(bytes)
+        })
     }
 
     fn commit(
@@ -232,6 +250,19 @@ impl Engine {
     pub fn run_padded(&self, images: &[ArrayView3<f32>], batch: usize) -> Result<Outputs, EngineError> {
         let inputs: Vec<_> = images.iter().map(|image| Input::from(*image)).collect();
         self.run_inputs(&inputs.iter().collect::<Vec<_>>(), batch)
+    }
+
+    /// Runs the network on an input and returns the values of these float32 outputs, of the first image of the batch.
+    pub(crate) fn read_values(&self, input: &Input, outputs: &[&'static str]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let shape = self.contract.shape(&[input], 0)?;
+        let run_error = |error: ort::Error| EngineError::run(&shape, &error);
+        let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
+        let values = runner.run(&[input], shape, outputs).map_err(run_error)?;
+        let read = |value: &DynValue| {
+            let (_, values) = value.try_extract_tensor::<f32>().map_err(run_error)?;
+            Ok(values[..values.len() / shape[0]].to_vec())
+        };
+        values.iter().map(read).collect()
     }
 
     /// Runs the network on inputs of one size, with the batch padded with zeros to at least `batch` images. For GPUs, on which every

@@ -45,6 +45,7 @@ mod engine;
 pub mod library;
 mod provider;
 mod activations;
+mod check;
 mod trial;
 
 mod nms;
@@ -78,6 +79,7 @@ pub mod video;
 pub use activations::ActivationReader;
 pub use batcher::{BatchObserver, Statistics};
 pub use call::{CallOptions, Cancellation, Priority};
+pub use check::{Check, CheckReport};
 pub use detector::{Detector, DetectorError, DetectorOptions, Timing};
 pub use engine::{
     CandidateOutputs, DenseOutputs, DetectionOutputs, Engine, EngineError, EngineOptions, Input, ModelInfo, Outputs,

@@ -178,6 +178,11 @@ fn doctor_reports_what_works_and_what_is_missing() {
     assert_eq!((code, health["providers"].as_array().unwrap().len()), (0, 4));
     assert!(health["providers"][0]["smoke_test_ms"].as_f64().unwrap() > 0.0);
 
+    // A model that cannot be checked is not right.
+    let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--model", "foreign.onnx"]));
+    assert_eq!(code, 1);
+    assert!(stdout.contains("model on cpu") && stdout.contains("cannot run: `foreign.onnx`"), "{stdout}");
+
     // A file that is not a library is an error that names it.
     for library in ["garbage.onnx", "missing.so"] {
         let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--onnxruntime", library]));

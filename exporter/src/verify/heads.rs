@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use models::onnx_contract::{CLASSIFICATION, REGRESSION};
+use models::onnx_contract::{CHECKED_VALUES, CLASSIFICATION, REGRESSION};
 use models::{HeadOutputs, ModelSpec, cells_per_level};
 use ndarray::{Array3, ArrayView4, Axis, concatenate};
 use prost::Message;
@@ -57,20 +57,13 @@ impl HeadValues {
         }
     }
 
-    /// Bytes that, appended to a file, add the values to its outputs: a file is a protocol buffer, and concatenated
-    /// protocol buffers are decoded as one, with their repeated fields joined.
     fn fragment(&self) -> Vec<u8> {
         let features = self.features.iter().enumerate().flat_map(|(head, levels)| {
             levels.iter().enumerate().map(move |(level, value)| (feature_name(head, level), value))
         });
         let values = std::iter::once((LOGITS.to_owned(), &self.logits)).chain(features);
         let (names, values): (Vec<_>, Vec<_>) = values.unzip();
-        // In a float16 file, the values may be float16.
-        let node =
-            names.iter().zip(values).map(|(name, value)| NodeProto::cast(value, name, DataType::Float)).collect();
-        let output = names.iter().map(|name| ValueInfoProto::float(name)).collect();
-        let graph = GraphProto { node, output, ..GraphProto::default() };
-        ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
+        fragment(names.iter().map(String::as_str).zip(values))
     }
 
     /// Opens the file `model` of that graph. The file is extended while ONNX Runtime reads it, then restored.
@@ -87,6 +80,26 @@ impl HeadValues {
         file.set_len(length).map_err(error)?;
         Ok(HeadReader(reader?))
     }
+}
+
+/// Bytes that, appended to a file, add values to its outputs, each with the name of the output: a file is a protocol buffer, and
+/// concatenated protocol buffers are decoded as one, with their repeated fields joined.
+fn fragment<'a>(values: impl Iterator<Item = (&'a str, &'a String)>) -> Vec<u8> {
+    let (names, values): (Vec<_>, Vec<_>) = values.unzip();
+    // In a float16 file, the values may be float16.
+    let node = names.iter().zip(values).map(|(name, value)| NodeProto::cast(value, name, DataType::Float)).collect();
+    let output = names.iter().map(|name| ValueInfoProto::float(name)).collect();
+    let graph = GraphProto { node, output, ..GraphProto::default() };
+    ModelProto { graph: Some(graph), ..ModelProto::default() }.encode_to_vec()
+}
+
+/// The fragment that adds logits and offsets of each level to the outputs of a file with this graph, of any variant.
+pub(crate) fn checked_values(graph: &GraphProto) -> Vec<u8> {
+    let rows = OUTPUT_LAYERS.iter().flat_map(|layer| {
+        let nodes = graph.node.iter();
+        nodes.filter(move |node| node.name.starts_with(layer) && node.name.ends_with(".per_anchor"))
+    });
+    fragment(CHECKED_VALUES.into_iter().zip(rows.map(|node| &node.output[0])))
 }
 
 /// An open file that also outputs the values of its heads.

@@ -127,6 +127,12 @@ impl Limits {
         }
     }
 
+    /// Maximum RMS difference from float32 on any provider, in standard deviations. TF32 and bfloat16, in which GPUs and some CPUs
+    /// compute float32, have less than float16's digits.
+    pub(crate) fn on_any_provider(precision: Precision) -> f64 {
+        Self::FP16.std + Self::of(precision).std
+    }
+
     /// Whether the differences are within the limits. NaN never is.
     pub(super) fn allow(self, comparison: &Comparison) -> bool {
         let within = |((Difference { all, worst_rms }, factor), negligible): ((&Difference, f64), f64)| {

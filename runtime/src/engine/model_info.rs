@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use models::onnx_contract::SPEC_KEY;
+use models::onnx_contract::{CHECK_KEY, SPEC_KEY};
 use ort::session::Session;
 use ort::value::{Outlet, ValueType};
 use serde::Serialize;
@@ -20,8 +20,11 @@ pub struct ModelInfo {
     pub inputs: Vec<ValueInfo>,
     /// Outputs of the network.
     pub outputs: Vec<ValueInfo>,
-    /// The file's `metadata_props` except the spec, by key.
+    /// The file's `metadata_props` except spec and check, by key.
     pub metadata: BTreeMap<String, String>,
+    /// The file's check, as JSON, if it has one.
+    #[serde(skip)]
+    pub check: Option<String>,
 }
 
 /// An input or output of the network.
@@ -39,13 +42,14 @@ impl ModelInfo {
     pub(super) fn read(session: &Session) -> Result<Self, String> {
         let file = session.metadata().map_err(|error| ort_message(&error))?;
         let keys = file.custom_keys().map_err(|error| ort_message(&error))?;
-        let metadata = keys.into_iter().filter(|key| key != SPEC_KEY);
+        let metadata = keys.into_iter().filter(|key| key != SPEC_KEY && key != CHECK_KEY);
         Ok(Self {
             graph: file.name().unwrap_or_default(),
             producer: file.producer().unwrap_or_default(),
             inputs: session.inputs().iter().map(ValueInfo::of).collect(),
             outputs: session.outputs().iter().map(ValueInfo::of).collect(),
             metadata: metadata.filter_map(|key| Some((key.clone(), file.custom(&key)?))).collect(),
+            check: file.custom(CHECK_KEY),
         })
     }
 }
