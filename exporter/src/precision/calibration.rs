@@ -46,10 +46,14 @@ fn with_extremes(graph: &GraphProto, values: &BTreeSet<&str>) -> Vec<u8> {
     let relus = graph.node.iter().filter(|node| node.op_type == "Relu").map(|node| node.output[0].clone());
     let relus: BTreeSet<String> = relus.collect();
     let mut outputs = BTreeSet::new();
-    for value in values {
-        for (op_type, ending) in EXTREMES.into_iter().skip(usize::from(relus.contains(*value))) {
+    let computed = graph.input.iter().map(|value| &value.name).chain(graph.node.iter().flat_map(|node| &node.output));
+    let computed: Vec<String> = computed.filter(|value| values.contains(value.as_str())).cloned().collect();
+    // ONNX Runtime computes the last of the outputs first, and what it needs. In this order, no value waits for its extremes
+    // while others are computed: of 60 convolutions, 64 MiB instead of 1.9 GiB.
+    for value in computed.into_iter().rev() {
+        for (op_type, ending) in EXTREMES.into_iter().skip(usize::from(relus.contains(&value))) {
             let name = format!("{value}{ending}");
-            outputs.insert(graph.add_node(op_type, &name, &[value], [AttributeProto::int("keepdims", 0)]));
+            outputs.insert(graph.add_node(op_type, &name, &[&value], [AttributeProto::int("keepdims", 0)]));
         }
     }
     encode_with_outputs(graph, outputs)
