@@ -12,7 +12,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use crate::library;
-use crate::progress::{MESSAGES, above_bar};
+use crate::progress::{self, MESSAGES, above_bar};
 
 /// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -37,6 +37,9 @@ pub(crate) fn print(verbosity: i8, format: LogFormat) {
         .with_target(library::LOG, onnxruntime)
         .with_target(MESSAGES, messages);
     let lines = tracing_subscriber::fmt::layer::<Registry>().with_writer(|| Stderr).with_span_events(FmtSpan::CLOSE);
+    if format == LogFormat::Json {
+        progress::use_lines();
+    }
     let lines = match format {
         LogFormat::Text => lines.event_format(Text).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,14 @@ pub fn is_verbose() -> bool {
     tracing::enabled!(target: MESSAGES, Level::DEBUG)
 }
 
+/// Whether a terminal gets bars.
+static HAS_BARS: AtomicBool = AtomicBool::new(true);
+
+/// Shows progress as lines on terminals too, from now on.
+pub(crate) fn use_lines() {
+    HAS_BARS.store(false, Ordering::Relaxed);
+}
+
 /// The bar on the terminal, if there is one.
 static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
@@ -71,7 +79,8 @@ pub struct Bar {
 impl Bar {
     /// Progress through `total` items, if their number is known. The title precedes it.
     pub fn new(title: &str, total: Option<u64>) -> Self {
-        let bar = (io::stderr().is_terminal() && !is_quiet()).then(|| {
+        let has_bar = HAS_BARS.load(Ordering::Relaxed) && io::stderr().is_terminal() && !is_quiet();
+        let bar = has_bar.then(|| {
             let template =
                 if total.is_some() { "{prefix}{bar:24} {pos}/{len} {wide_msg}" } else { "{prefix}{pos} {wide_msg}" };
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
