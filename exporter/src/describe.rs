@@ -7,7 +7,8 @@ use std::path::Path;
 
 use models::onnx_contract::{CHECK_KEY, END_TO_END_KEY, SIZES, SPEC_KEY, TOP_K_KEY};
 use models::spec::{
-    AnchorCenter, AnchorStride, BoxScale, Clip, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding,
+    AnchorCenter, AnchorRounding, AnchorStride, BoxScale, Clip, PadRule, PreprocessingSpec, Resampling, ResizeFilter,
+    SideRounding,
     Suppression,
 };
 use models::{BoundingBox, Grid, ModelSpec, SpecError};
@@ -129,6 +130,7 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec, reads_bytes: bool)
         None => {
             let rounding = match spec.side_rounding {
                 SideRounding::HalfEven => "rounded to the nearest integer, half to even",
+                SideRounding::HalfUp => "rounded to the nearest integer, half up",
                 SideRounding::Down => "rounded down",
             };
             match spec.input_size {
@@ -198,13 +200,15 @@ fn anchors(text: &mut String, spec: &ModelSpec) -> fmt::Result {
         AnchorCenter::Half => "(x + 0.5, y + 0.5) * step",
         AnchorCenter::Zero => "(x, y) * step",
     };
+    // Right and lower edges are one pixel further, so centers are half a pixel further.
+    let inclusive = if spec.anchors.rounding == AnchorRounding::Inclusive { " + 0.5" } else { "" };
     let step = match spec.anchors.stride {
         AnchorStride::Power => "the level's stride",
         AnchorStride::Fitted => "floor(H / rows) along y and floor(W / columns) along x",
     };
     writeln!(
         text,
-        "\nAnchors\n  Centers: {center}, in pixels of the padded input; step is {step}. Anchors of a cell, in order:"
+        "\nAnchors\n  Centers: {center}{inclusive}, in pixels of the padded input; step is {step}. Anchors of a cell, in order:"
     )?;
     for (level, size) in spec.anchors.sizes.into_iter().enumerate() {
         let sides = spec
@@ -270,7 +274,7 @@ fn postprocessing(text: &mut String, spec: &ModelSpec) -> fmt::Result {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use models::foreign::Kind;
+    use models::import::Kind;
     use models::spec::Class;
 
     fn description(kind: Kind) -> String {

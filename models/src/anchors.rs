@@ -102,7 +102,7 @@ impl AnchorSpec {
     fn cell_anchors(&self, size: f64) -> Vec<[f64; 4]> {
         let corners = |ratio: f64, scale: f64| {
             let side = match self.rounding {
-                AnchorRounding::None => size * scale,
+                AnchorRounding::None | AnchorRounding::Inclusive => size * scale,
                 AnchorRounding::Corners => (size * scale).trunc(),
             };
             let width = (side * side / ratio).sqrt();
@@ -111,6 +111,7 @@ impl AnchorSpec {
             match self.rounding {
                 AnchorRounding::None => corners,
                 AnchorRounding::Corners => corners.map(f64::round_ties_even),
+                AnchorRounding::Inclusive => [corners[0], corners[1], corners[2] + 1.0, corners[3] + 1.0],
             }
         };
         let (ratios, scales) = (&self.ratios, &self.scales);
@@ -201,6 +202,21 @@ mod tests {
         assert_eq!(halves(32.0), small);
         assert_eq!(halves(512.0)[3..6], [[256, 256], [322, 322], [406, 406]]);
         assert!(spec.level(32.0, &one_cell).iter().all(|b| b.x1 == -b.x2 && b.y1 == -b.y2 && b.x2.fract() == 0.0));
+    }
+
+    // NVIDIA/retinanet-examples 65e6310: odtk.box.generate_anchors(8, [1.0, 2.0, 0.5], [4 * 2 ** (i / 3) for i in range(3)])
+    // gives [-12, -12, 20, 20] and [-7.3137, -18.6274, 15.3137, 26.6274]; decode.cu adds one to both sides.
+    #[test]
+    fn inclusive_corners_match_odtk() {
+        let spec = AnchorSpec {
+            ratios: vec![1.0, 2.0, 0.5],
+            order: AnchorOrder::ScaleMajor,
+            rounding: AnchorRounding::Inclusive,
+            ..AnchorSpec::default()
+        };
+        let cell = spec.level(32.0, &Grid { stride_y: 8, stride_x: 8, height: 1, width: 1 });
+        assert_near(cell[0], [-12.0, -12.0, 21.0, 21.0]);
+        assert_near(cell[1], [-7.313_708, -18.627_417, 16.313_708, 27.627_417]);
     }
 
     #[test]

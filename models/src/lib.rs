@@ -17,7 +17,7 @@ mod deviation;
 mod checkpoint;
 mod atomic_file;
 pub mod onnx_contract;
-pub mod foreign;
+pub mod import;
 
 mod boxes;
 mod rectangle;

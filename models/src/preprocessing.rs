@@ -164,6 +164,7 @@ impl PreprocessingSpec {
             let side = f64::from(side) * scale.factor();
             let whole = match self.side_rounding {
                 SideRounding::HalfEven => side.round_ties_even(),
+                SideRounding::HalfUp => (side + 0.5).floor(),
                 SideRounding::Down => side.floor(),
             };
             whole.max(1.0) as u32
@@ -372,6 +373,19 @@ mod tests {
         (0..5).flat_map(|y| (0..7).flat_map(move |x| (0..3).map(move |channel| pixel(x, y, channel)))).collect()
     }
 
+    // detectron2 02b5c4e: ResizeShortestEdge.get_output_shape(640, 642, 800, 1333) is (800, 803), and mmcv 2.1.0:
+    // rescale_size((642, 640), (1333, 800)) is (803, 800)
+    #[test]
+    fn sides_of_half_a_pixel_are_rounded_as_configured() {
+        for (side_rounding, width) in [(SideRounding::HalfEven, 802), (SideRounding::HalfUp, 803), (SideRounding::Down, 802)]
+        {
+            let spec =
+                PreprocessingSpec { shorter_side: 800, longer_side: 1333, side_rounding, ..PreprocessingSpec::default() };
+            let placement = spec.place(642, 640);
+            assert_eq!((placement.resized_width, placement.resized_height), (width, 800));
+        }
+    }
+
     #[test]
     fn sizes_match_yhenon() {
         let spec = PreprocessingSpec { pad_rule: PadRule::Always, ..Default::default() };
@@ -491,7 +505,7 @@ mod tests {
 
     #[test]
     fn no_image_exceeds_the_input_size() {
-        for side_rounding in [SideRounding::HalfEven, SideRounding::Down] {
+        for side_rounding in [SideRounding::HalfEven, SideRounding::HalfUp, SideRounding::Down] {
             for input_size in [[32, 32], [96, 416], [608, 1024]] {
                 let spec = PreprocessingSpec { input_size: Some(input_size), side_rounding, ..Default::default() };
                 for (width, height) in (1..200).flat_map(|width| (1..200).map(move |height| (7 * width, 5 * height))) {

@@ -18,6 +18,7 @@ pub(crate) struct Pyramid<T> {
     p6: Conv2d<T>,
     p7_2: Conv2d<T>,
     p6_from: P6From,
+    p7_relu: bool,
 }
 
 impl<T: Tensor> Pyramid<T> {
@@ -42,6 +43,7 @@ impl<T: Tensor> Pyramid<T> {
             p6: coarser("P6", p6_inputs)?,
             p7_2: coarser("P7_2", width)?,
             p6_from: spec.p6_from,
+            p7_relu: spec.p7_relu,
         })
     }
 
@@ -57,7 +59,7 @@ impl<T: Tensor> Pyramid<T> {
             P6From::C5 => features.c5.apply(&self.p6),
             P6From::P5 => p5.apply(&self.p6),
         };
-        let p7 = p6.relu().apply(&self.p7_2);
+        let p7 = if self.p7_relu { p6.relu() } else { p6.clone() }.apply(&self.p7_2);
         [p3, p4, p5, p6, p7]
     }
 }

@@ -120,7 +120,7 @@ impl<T: Tensor> BasicBlock<T> {
     }
 }
 
-/// A 3x3 convolution between two 1x1 convolutions, with a shortcut around them. The 3x3 has the stride, as in torchvision.
+/// A 3x3 convolution between two 1x1 convolutions, with a shortcut around them.
 struct Bottleneck<T> {
     conv1: Conv2d<T>,
     bn1: Norm<T>,
@@ -136,9 +136,10 @@ impl<T: Tensor> Bottleneck<T> {
         let BlockConfig { inputs, planes, stride } = size;
         let outputs = 4 * planes;
         let width = planes * spec.width_per_group / 64 * spec.groups;
-        let middle = Conv2dConfig::same(width, width, 3).stride(stride).groups(spec.groups);
+        let (outer_stride, middle_stride) = if spec.stride_in_1x1 { (stride, 1) } else { (1, stride) };
+        let middle = Conv2dConfig::same(width, width, 3).stride(middle_stride).groups(spec.groups);
         Ok(Self {
-            conv1: Conv2d::without_bias(&scope.at("conv1"), Conv2dConfig::same(inputs, width, 1))?,
+            conv1: Conv2d::without_bias(&scope.at("conv1"), Conv2dConfig::same(inputs, width, 1).stride(outer_stride))?,
             bn1: Norm::new(&scope.at("bn1"), width, &spec.norm)?,
             conv2: Conv2d::without_bias(&scope.at("conv2"), middle)?,
             bn2: Norm::new(&scope.at("bn2"), width, &spec.norm)?,

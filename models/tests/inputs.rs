@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use models::foreign::Kind;
+use models::import::Kind;
 use models::spec::{BoxScale, PreprocessingSpec};
 use models::{Anchors, BoundingBox, ModelSpec, Preprocessed, RgbView, preprocess, resize};
 use serde::Deserialize;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
-use models::foreign::Kind;
+use models::import::Kind;
 use models::spec::Class;
 use models::{Anchors, BoundingBox, ModelSpec, Placement};
 use ndarray::Array2;

@@ -9,6 +9,7 @@ neither this script nor Python.
 
 import argparse
 import collections
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -33,10 +34,10 @@ def view(name, shape):
     return STORAGE[number(name)].expand(shape)
 
 
-def detector():
-    """torchvision's RetinaNet with ResNet-18, two classes and the background."""
+def detector(outputs=3):
+    """torchvision's RetinaNet with ResNet-18: two classes and the background."""
     backbone = resnet18(weights=None, norm_layer=FrozenBatchNorm2d)
-    return RetinaNet(_resnet_fpn_extractor(backbone, 5, [2, 3, 4], LastLevelP6P7(256, 256)), 3)
+    return RetinaNet(_resnet_fpn_extractor(backbone, 5, [2, 3, 4], LastLevelP6P7(256, 256)), outputs)
 
 
 def state_dict(model):
@@ -73,6 +74,28 @@ def save(name, value, **options):
     torch.save(value, FOLDER / name, **options)
 
 
+def deepforest():
+    """As DeepForest's main.py (on_save_checkpoint) and Lightning write it: two classes and no background."""
+    state = {f"model.{name}": tensor for name, tensor in state_dict(detector(2)).items()}
+    labels = {"Alive": 0, "Dead": 1}
+    config = dict(num_classes=2, label_dict=labels, nms_thresh=0.05, score_thresh=0.1, train=dict(lr=0.001, csv_file=None))
+    checkpoint = {"epoch": 4, "global_step": 100, "pytorch-lightning_version": "2.5.0", "state_dict": state, "loops": {},
+                  "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}],
+                  "hyper_parameters": {"config": config}, "label_dict": labels, "numeric_to_label_dict": {0: "Alive", 1: "Dead"}}
+    save("deepforest.ckpt", checkpoint)
+
+
+def detectron2():
+    """As tools of Detectron2 pickle weights: numpy arrays under names of theirs; three of them only."""
+    arrays = {
+        "backbone.bottom_up.stem.conv1.weight": torch.arange(64.0 * 3 * 7 * 7).view(64, 3, 7, 7).numpy(),
+        "backbone.top_block.p7.bias": torch.arange(256.0).numpy().astype(">f4"),
+        "head.cls_score.bias": torch.arange(720.0).double().numpy(),
+    }
+    arrays |= {name: arrays["head.cls_score.bias"][:9].reshape(9, 1, 1, 1) for name in ["head.cls_score.weight", "backbone.top_block.p7.weight"]}
+    (FOLDER / "detectron2.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}, protocol=2))
+
+
 def main():
     FOLDER.mkdir(exist_ok=True)
     state = state_dict(detector())
@@ -89,6 +112,15 @@ def main():
     sys.modules[author_module.__name__] = author_module
     save("module.pth", torch.nn.DataParallel(with_views(detector())))
     save("legacy_module.pth", Net(), _use_new_zipfile_serialization=False)
+
+    # Whole modules in the old format, without the source code of their classes.
+    def no_source(_):
+        raise OSError
+
+    torch.serialization.get_source_lines_and_file = no_source
+    save("legacy_detector.pth", with_views(detector()), _use_new_zipfile_serialization=False)
+    deepforest()
+    detectron2()
     save("backbone.pth", state_dict(resnet18(weights=None)), pickle_protocol=4)
 
 

@@ -22,7 +22,14 @@ const MIN_IOU: f32 = 0.99;
 /// Outputs of torchvision's models that are not COCO classes: the background (0) and unused category ids.
 const UNUSED: [usize; 11] = [0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83];
 
-/// A network of another project and its detections: an entry of `golden/import.json`.
+/// Parts of the names of the last classification and regression layers.
+const SCORES: [&str; 5] = ["cls_logits", "classificationModel.output", "cls_score", "retina_cls", "cls_head.8"];
+const BOXES: [&str; 5] = ["bbox_reg", "regressionModel.output", "bbox_pred", "retina_reg", "box_head.8"];
+
+/// Prefixes of the names of the first layers.
+const BODIES: [&str; 3] = ["backbone.body.", "backbone.bottom_up.stem.", "backbone."];
+
+/// A network of another project and its detections: an entry of `golden/import.json` or `golden/import-projects.json`.
 #[derive(Deserialize)]
 struct Case {
     kind: String,
@@ -32,6 +39,8 @@ struct Case {
     boxes: f64,
     /// Mean of the biases of the last classification layer.
     bias: f32,
+    /// Scale of the weights of the first convolution; 0.01 if absent.
+    stem: Option<f64>,
     images: Vec<Image>,
 }
 
@@ -55,11 +64,12 @@ fn golden(name: &str) -> String {
 }
 
 fn case(kind: &str) -> Case {
-    let cases: Vec<Case> = serde_json::from_str(&golden("import.json")).unwrap();
-    cases.into_iter().find(|case| case.kind == kind).unwrap()
+    let cases = ["import.json", "import-projects.json"].into_iter();
+    let mut cases = cases.flat_map(|file| serde_json::from_str::<Vec<Case>>(&golden(file)).unwrap());
+    cases.find(|case| case.kind == kind).unwrap()
 }
 
-/// Pseudorandom numbers, a function of the tensor's name and the element's index. `golden/import.py`: uniform
+/// Pseudorandom numbers, a function of the tensor's name and the element's index. `golden/import_weights.py`: uniform
 fn uniform(name: &str, count: usize, low: f32, high: f32) -> Vec<f32> {
     let seed = name
         .bytes()
@@ -75,18 +85,19 @@ fn uniform(name: &str, count: usize, low: f32, high: f32) -> Vec<f32> {
 }
 
 impl Case {
-    /// Values of the tensor `name`. `golden/import.py`: weight
+    /// Values of the tensor `name`. `golden/import_weights.py`: weight
     fn weight(&self, name: &str, shape: &[usize]) -> Vec<f32> {
         let count = shape.iter().product();
-        let scores = name.contains("cls_logits") || name.contains("classificationModel.output");
-        let boxes = name.contains("bbox_reg") || name.contains("regressionModel.output");
-        let stem = name.strip_prefix("backbone.body.").unwrap_or(name);
-        let stem = stem.starts_with("conv1.") || stem.starts_with("bn1.");
+        let scores = SCORES.iter().any(|part| name.contains(part));
+        let boxes = BOXES.iter().any(|part| name.contains(part));
+        let local = name.split_once(".features.").map_or(name, |(_, local)| local);
+        let local = BODIES.iter().find_map(|body| local.strip_prefix(body)).unwrap_or(local);
+        let stem = local.starts_with("conv1.") || local.starts_with("bn1.");
         if shape.len() == 4 {
             let gain = match (scores, boxes, stem) {
                 (true, ..) => self.scores,
                 (_, true, _) => self.boxes,
-                (.., true) => 0.01,
+                (.., true) => self.stem.unwrap_or(0.01),
                 _ => 1.0,
             };
             let bound = ((6.0 / shape[1..].iter().product::<usize>() as f64).sqrt() * gain) as f32;
@@ -105,7 +116,7 @@ impl Case {
             uniform(name, count, -0.001, 0.001)
         } else if name.ends_with("bias") || name.ends_with("running_mean") {
             uniform(name, count, -0.1, 0.1)
-        } else if name.contains(".bn3.") {
+        } else if name.contains(".bn3.") || name.contains(".conv3.norm.") {
             uniform(name, count, 0.1, 0.3)
         } else {
             uniform(name, count, 0.7, 1.3)
@@ -141,8 +152,12 @@ struct Import {
     args: trainer::import::ImportArgs,
 }
 
-fn import(file: &Path, out: &Path) {
-    let Import { args } = clap::Parser::parse_from([Path::new("import"), file, Path::new("--out"), out]);
+fn import(file: &Path, out: &Path, kind: &str) {
+    let fixed = [Path::new("import"), file, Path::new("--out"), out];
+    // No name or shape tells these from others.
+    let needed = ["detectron2-rgb", "mmdetection-caffe"].contains(&kind);
+    let kind = [Path::new("--kind"), Path::new(kind)].into_iter().filter(|_| needed);
+    let Import { args } = clap::Parser::parse_from(fixed.into_iter().chain(kind));
     trainer::import::run(&args).unwrap();
 }
 
@@ -167,7 +182,7 @@ fn assert_import_matches_original(kind: &str, file_name: &str, rename: impl Fn(&
     let [source, checkpoint, onnx] =
         [file_name, "imported.safetensors", "retinanet.onnx"].map(|name| folder.path().join(name));
     case.write(&source, rename);
-    import(&source, &checkpoint);
+    import(&source, &checkpoint, kind);
     std::fs::remove_file(&source).unwrap();
     let checkpoint = Checkpoint::open(&checkpoint).unwrap();
     let origin = checkpoint.provenance.origin.clone().unwrap();
@@ -234,4 +249,30 @@ fn yhenon_detections_match() {
 #[test]
 fn mlperf_detections_match() {
     assert_import_matches_original("mlperf", "weights.safetensors", str::to_owned);
+}
+
+#[test]
+fn detectron2_detections_match() {
+    assert_import_matches_original("detectron2", "weights.safetensors", |name| format!("model.{name}"));
+}
+
+/// With a backbone of torchvision, which no name or shape tells.
+#[test]
+fn detectron2_rgb_detections_match() {
+    assert_import_matches_original("detectron2-rgb", "weights.safetensors", str::to_owned);
+}
+
+#[test]
+fn mmdetection_detections_match() {
+    assert_import_matches_original("mmdetection", "weights.safetensors", |name| format!("state_dict.{name}"));
+}
+
+#[test]
+fn mmdetection_caffe_detections_match() {
+    assert_import_matches_original("mmdetection-caffe", "weights.safetensors", str::to_owned);
+}
+
+#[test]
+fn odtk_detections_match() {
+    assert_import_matches_original("odtk", "weights.safetensors", |name| format!("state_dict.{name}"));
 }

@@ -72,8 +72,9 @@ fn every_file_format_gives_the_same_weights() {
         ("state_dict.pth", ["matched 134:", "converted 2 (3 outputs to 2 classes): classificationModel.output (2)"]),
         ("legacy.pth", ["(F16 to F32): bn1.weight, ", "unexpected 1 (ignored): optimizer.state"]),
         ("module.pth", ["kind torchvision-v1: ", "missing: none"]),
+        ("legacy_detector.pth", ["kind torchvision-v1: ", "missing: none"]),
     ] {
-        assert_contains(&imported(folder.path(), &data(file), &[]), &parts);
+        assert_contains(&imported(folder.path(), &data(file), &["--background", "first"]), &parts);
         let checkpoint = Checkpoint::open(&out).unwrap();
         let origin = checkpoint.provenance.origin.clone().unwrap();
         assert_eq!((origin.file.as_str(), origin.kind.as_str()), (file, "torchvision-v1"));
@@ -105,9 +106,9 @@ fn every_file_format_gives_the_same_weights() {
 fn import_is_reproducible_and_options_change_the_spec() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.safetensors");
-    imported(folder.path(), &data("state_dict.pth"), &[]);
+    imported(folder.path(), &data("state_dict.pth"), &["--background", "first"]);
     let first = fs::read(&out).unwrap();
-    imported(folder.path(), &data("state_dict.pth"), &["--kind", "torchvision-v1"]);
+    imported(folder.path(), &data("state_dict.pth"), &["--kind", "torchvision-v1", "--background", "first"]);
     assert!(fs::read(&out).unwrap() == first);
 
     fs::write(folder.path().join("names.txt"), "cell\nplatelet\n").unwrap();
@@ -116,6 +117,76 @@ fn import_is_reproducible_and_options_change_the_spec() {
     let checkpoint = Checkpoint::open(&out).unwrap();
     assert_eq!((checkpoint.spec.backbone.norm.epsilon, checkpoint.spec.classes[1].name.as_str()), (1e-3, "platelet"));
     assert_eq!(checkpoint.tensors.len(), parameters(&checkpoint.spec).unwrap().len());
+}
+
+/// Two outputs or three, classes from 0 or from 1: right names and rows, or a question that an option answers.
+#[test]
+fn outputs_are_never_dropped_without_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    let names = |arguments: &[&str], file: &str| {
+        imported(folder.path(), &data(file), arguments);
+        let checkpoint = Checkpoint::open(&out).unwrap();
+        let rows = checkpoint.tensors["classificationModel.output.bias"].len() / 9;
+        assert_eq!(rows, checkpoint.spec.class_count());
+        checkpoint.spec.classes.into_iter().map(|class| (class.id, class.name)).collect::<Vec<_>>()
+    };
+    let class = |id: i64, name: &str| (id, name.to_owned());
+    let question = refused(folder.path(), &data("state_dict.pth"), &[]);
+    assert_contains(&question, &["it has 3 outputs per anchor", "--background none", "--background first", "--classes"]);
+    let none = names(&["--background", "none"], "state_dict.pth");
+    assert_eq!(none, [class(0, "class 0"), class(1, "class 1"), class(2, "class 2")]);
+    assert_eq!(names(&["--background", "first"], "state_dict.pth"), [class(1, "class 1"), class(2, "class 2")]);
+    for (file, list, count) in [("two.txt", "cell\nplatelet\n", 2), ("three.txt", "a\nb\nc\n", 3)] {
+        fs::write(folder.path().join(file), list).unwrap();
+        assert_eq!(names(&["--classes", file], "state_dict.pth").len(), count);
+    }
+    fs::write(folder.path().join("one.txt"), "cell\n").unwrap();
+    let wrong = refused(folder.path(), &data("state_dict.pth"), &["--classes", "one.txt"]);
+    assert_contains(&wrong, &["it has 3 outputs per anchor, but 1 classes are listed", "--classes"]);
+
+    // DeepForest's checkpoint says the names, and the thresholds.
+    assert_eq!(names(&[], "deepforest.ckpt"), [class(0, "Alive"), class(1, "Dead")]);
+    let rules = Checkpoint::open(&out).unwrap().spec.postprocessing;
+    assert_eq!((rules.score_threshold, rules.nms_threshold, rules.max_detections), (0.1, 0.05, Some(300)));
+}
+
+#[test]
+fn config_json_beside_safetensors_has_labels_and_thresholds() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out.safetensors");
+    imported(folder.path(), &data("deepforest.ckpt"), &[]);
+    let imported_names = Checkpoint::open(&out).unwrap();
+    // The same tensors as safetensors, under the names of torchvision.
+    let hub = folder.path().join("hub");
+    fs::create_dir(&hub).unwrap();
+    let script = data("deepforest.ckpt");
+    let file = pytorch_file::PyTorchFile::new(fs::read(script).unwrap()).unwrap();
+    let tensors: Vec<_> = file.tensors().keys().map(|name| (name.clone(), file.read(name).unwrap())).collect();
+    let views = tensors.iter().map(|(name, bytes)| {
+        let shape = file.tensors()[name].shape().to_vec();
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes).unwrap();
+        (name.trim_start_matches("state_dict.model.").to_owned(), view)
+    });
+    let weights = hub.join("model.safetensors");
+    safetensors::serialize_to_file(views, None, &weights).unwrap();
+    assert_contains(&refused(folder.path(), &weights, &[]), &["it has 2 outputs per anchor"]);
+    let config = r#"{"num_classes": 2, "nms_thresh": 0.05, "score_thresh": 0.1, "label_dict": {"Alive": 0, "Dead": 1}}"#;
+    fs::write(hub.join("config.json"), config).unwrap();
+    assert_contains(&imported(folder.path(), &weights, &[]), &["2 classes: Alive, Dead (from label_dict in config.json)"]);
+    let from_hub = Checkpoint::open(&out).unwrap();
+    assert_eq!((&from_hub.spec, from_hub.tensors), (&imported_names.spec, imported_names.tensors));
+    // Labels of another model.
+    fs::write(hub.join("config.json"), r#"{"label_dict": {"Tree": 0}}"#).unwrap();
+    assert_contains(&refused(folder.path(), &weights, &[]), &["label_dict in config.json", "--classes"]);
+}
+
+#[test]
+fn pickles_of_numpy_arrays_are_recognized() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = refused(folder.path(), &data("detectron2.pkl"), &[]);
+    // Three of its five tensors have the right shape; it has no backbone.
+    assert_contains(&message, &["its backbone has stages of [0, 0, 0, 0] basic blocks"]);
 }
 
 #[test]
@@ -174,9 +245,9 @@ fn invalid_files_are_errors_and_the_existing_output_is_unchanged() {
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", ["git lfs pull", "file.pth"]),
         (b"weights", ["neither a PyTorch file nor safetensors", "file.pth"]),
         (b"PK\x05\x06\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", ["a zip file", "unpack it first"]),
-        (b"PK\x03\x04 and no more", ["damaged", "state_dict()"]),
+        (b"PK\x03\x04 and no more", ["damaged", "file.pth"]),
         (b"\x10\0\0\0\0\0\0\0{\"a\":", ["damaged", "file.pth"]),
-        (command, ["Expected a dictionary", "state_dict()"]),
+        (command, ["`os.system`", "nothing was executed"]),
     ] {
         let file = folder.path().join("file.pth");
         fs::write(&file, content).unwrap();
@@ -184,7 +255,7 @@ fn invalid_files_are_errors_and_the_existing_output_is_unchanged() {
     }
     assert_contains(
         &refused(folder.path(), &data("legacy_module.pth"), &[]),
-        &["contains more than weights", "state_dict()"],
+        &["unknown kind of weights; it contains `weight`; kinds: torchvision-backbone"],
     );
     assert_contains(&refused(folder.path(), &folder.path().join("missing.pth"), &[]), &["missing.pth", "No such file"]);
     assert_contains(&refused(folder.path(), folder.path(), &[]), &["Is a directory"]);

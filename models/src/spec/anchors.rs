@@ -53,6 +53,9 @@ pub enum AnchorRounding {
     None,
     /// As in torchvision: size · scale is truncated, then the corners around the origin are rounded half to even.
     Corners,
+    /// No rounding, but corners are pixels that belong to the anchor, as in NVIDIA's ODTK: right and lower edges are one
+    /// pixel further.
+    Inclusive,
 }
 
 /// Order of the anchors of one cell.

@@ -18,6 +18,9 @@ pub struct BackboneSpec {
     pub groups: usize,
     /// Channels per group of the first stage's bottlenecks; 64 for a ResNet.
     pub width_per_group: usize,
+    /// Whether the stride of a bottleneck is in its first 1x1 convolution, as in the original ResNets (Caffe, MSRA,
+    /// Detectron2's model zoo), instead of in its 3x3 convolution, as in torchvision.
+    pub stride_in_1x1: bool,
 }
 
 /// Everything needed to interpret the weights of a backbone.
@@ -111,6 +114,6 @@ checked!(BackboneCheckpointSpec);
 
 impl Default for BackboneSpec {
     fn default() -> Self {
-        Self { depth: 50, norm: NormSpec::default(), groups: 1, width_per_group: 64 }
+        Self { depth: 50, norm: NormSpec::default(), groups: 1, width_per_group: 64, stride_in_1x1: false }
     }
 }

@@ -47,6 +47,8 @@ pub struct PreprocessingSpec {
 pub enum SideRounding {
     /// To the nearest integer, half to even, as Python's `round` does.
     HalfEven,
+    /// To the nearest integer, half up, as Detectron2 and MMDetection do.
+    HalfUp,
     /// Down, as in torchvision: 640x480 with a shorter side of 800 becomes 1066x800. Where double precision makes the scale
     /// factor slightly too small, the shorter side becomes 799, for example from 97.
     Down,

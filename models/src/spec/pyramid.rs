@@ -12,6 +12,8 @@ pub struct PyramidSpec {
     pub width: usize,
     /// Input of P6.
     pub p6_from: P6From,
+    /// Whether P7 is computed from the positive part of P6 (ReLU). MMDetection does not take it.
+    pub p7_relu: bool,
 }
 
 /// Input of P6.
@@ -34,6 +36,6 @@ checked!(PyramidSpec);
 
 impl Default for PyramidSpec {
     fn default() -> Self {
-        Self { width: 256, p6_from: P6From::C5 }
+        Self { width: 256, p6_from: P6From::C5, p7_relu: true }
     }
 }

@@ -1,20 +1,20 @@
-//! Weights files of other programs: PyTorch files and safetensors. No code in them is executed.
+//! Weights files of other programs: PyTorch files, pickles and safetensors. No code in them is executed.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use half::{bf16, f16};
-use models::foreign::{Stored, StoredTensors};
+use models::import::{Stored, StoredTensors};
 use ndarray::{ArrayD, IxDyn};
-use pytorch_reader::{PytorchError, PytorchReader};
+use pytorch_file::PyTorchFile;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
 /// What to do with a file that contains more than can be read without executing code.
 const SAVE_STATE_DICT: &str =
-    "if PyTorch can load it, save only its weights: torch.save(model.state_dict(), \"weights.pth\")";
+    "if you trust it and PyTorch can load it, save only its weights: torch.save(model.state_dict(), \"weights.pth\")";
 
 /// Prefix of the metadata keys in files of `trainer`.
 const OURS: &str = "retinanet";
@@ -29,7 +29,7 @@ pub(super) struct WeightsFile {
 }
 
 enum Content {
-    PyTorch(PytorchReader),
+    PyTorch(Box<PyTorchFile>),
     /// The content of the file.
     Safetensors(Vec<u8>),
 }
@@ -40,7 +40,6 @@ impl WeightsFile {
     /// # Errors
     /// When it cannot be read or is not a weights file.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
-        let sha256 = sha256(path)?;
         let mut start = Vec::new();
         File::open(path)?.take(64).read_to_end(&mut start)?;
         ensure!(!start.is_empty(), "it is empty");
@@ -52,18 +51,25 @@ impl WeightsFile {
             !start.trim_ascii_start().starts_with(b"<"),
             "it is a web page; check the URL that it was downloaded from"
         );
-        let (tensors, content) = if start.get(8) == Some(&b'{') { safetensors(path)? } else { pytorch(path)? };
+        let bytes = fs::read(path)?;
+        let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (tensors, content) = if start.get(8) == Some(&b'{') { safetensors(bytes)? } else { pytorch(bytes)? };
         Ok(Self { tensors, sha256, content })
+    }
+
+    /// What the file says besides tensors, at a path of keys; none if there is nothing.
+    pub(super) fn value(&self, path: &[&str]) -> Option<serde_json::Value> {
+        match &self.content {
+            Content::PyTorch(file) => file.value(path),
+            Content::Safetensors(_) => None,
+        }
     }
 
     /// The values of a tensor of this file.
     pub(super) fn read(&self, name: &str) -> anyhow::Result<ArrayD<f32>> {
         let stored = self.tensors.get(name).ok_or_else(|| anyhow!("it has no tensor `{name}`"))?;
         let values = match &self.content {
-            Content::PyTorch(reader) => {
-                let tensor = reader.get(name).ok_or_else(|| anyhow!("it has no tensor `{name}`"))?;
-                to_f32(&stored.number, &tensor.read().context("it is damaged")?)
-            }
+            Content::PyTorch(file) => to_f32(&stored.number, &file.read(name)?),
             Content::Safetensors(bytes) => {
                 to_f32(&stored.number, SafeTensors::deserialize(bytes)?.tensor(name)?.data())
             }
@@ -74,8 +80,7 @@ impl WeightsFile {
     }
 }
 
-fn safetensors(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
-    let bytes = fs::read(path)?;
+fn safetensors(bytes: Vec<u8>) -> anyhow::Result<(StoredTensors, Content)> {
     let damaged = |error: safetensors::SafeTensorError| anyhow!("it is damaged: {error}");
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     if metadata.metadata().iter().flatten().any(|(key, _)| key.starts_with(OURS)) {
@@ -93,27 +98,20 @@ fn safetensors(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
     Ok((tensors, Content::Safetensors(bytes)))
 }
 
-fn pytorch(path: &Path) -> anyhow::Result<(StoredTensors, Content)> {
-    let reader = PytorchReader::new(path).map_err(|error| match error {
-        PytorchError::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => anyhow!(error),
-        PytorchError::InvalidFormat(detail) if detail.starts_with("not a PyTorch checkpoint") => {
-            anyhow!("it is neither a PyTorch file nor safetensors")
-        }
-        PytorchError::InvalidFormat(detail) if detail.starts_with("No data.pkl entry") => {
-            anyhow!("it is a zip file, but not a PyTorch file; if it contains a weights file, unpack it first")
-        }
-        error => {
-            let detail = error.to_string();
-            anyhow!("it is damaged or contains more than weights: {}; {SAVE_STATE_DICT}", detail.trim_end_matches('.'))
-        }
+fn pytorch(bytes: Vec<u8>) -> anyhow::Result<(StoredTensors, Content)> {
+    use pytorch_file::Error;
+    let file = PyTorchFile::new(bytes).map_err(|error| match error {
+        Error::NotPyTorch => anyhow!("it is neither a PyTorch file nor safetensors"),
+        Error::Harmful { .. } => anyhow!("{error}; nothing was executed; get the weights from a source that you trust"),
+        Error::Empty { .. } | Error::Limit { .. } | Error::Pickle { .. } => anyhow!("{error}; {SAVE_STATE_DICT}"),
+        error => anyhow!(error),
     })?;
-    ensure!(!reader.is_empty(), "it contains no tensors; {SAVE_STATE_DICT}");
-    let stored = |tensor: &pytorch_reader::Tensor| Stored {
+    let stored = |tensor: &pytorch_file::Tensor| Stored {
         shape: tensor.shape().to_vec(),
-        number: format!("{:?}", tensor.dtype()),
+        number: tensor.dtype().to_owned(),
     };
-    let tensors = reader.tensors().iter().map(|(name, tensor)| (name.clone(), stored(tensor))).collect();
-    Ok((tensors, Content::PyTorch(reader)))
+    let tensors = file.tensors().iter().map(|(name, tensor)| (name.clone(), stored(tensor))).collect();
+    Ok((tensors, Content::PyTorch(Box::new(file))))
 }
 
 /// Converts little-endian values of type `number` to float32; none for other types than F32, F64, F16 and BF16.
@@ -128,12 +126,6 @@ fn to_f32(number: &str, bytes: &[u8]) -> Option<Vec<f32>> {
         "BF16" => each(bytes, |number| bf16::from_le_bytes(number).to_f32()),
         _ => return None,
     })
-}
-
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut hasher = Sha256::new();
-    io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -162,7 +154,7 @@ mod tests {
     fn truncated_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.pth");
-        for name in ["state_dict.pth", "legacy.pth", "module.pth", "backbone.pth"] {
+        for name in ["state_dict.pth", "legacy.pth", "module.pth", "legacy_module.pth", "backbone.pth", "detectron2.pkl"] {
             let bytes = data(name);
             read(&path, &bytes).unwrap();
             for length in (0..bytes.len()).step_by(bytes.len() / 100) {
@@ -175,7 +167,7 @@ mod tests {
     fn flipped_bits_never_panic() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.pth");
-        for name in ["state_dict.pth", "legacy.pth"] {
+        for name in ["state_dict.pth", "legacy.pth", "legacy_module.pth", "detectron2.pkl"] {
             let bytes = data(name);
             for index in (0..bytes.len()).step_by(bytes.len() / 300) {
                 let mut changed = bytes.clone();

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{CLASSIFIER, Network, Plan};
+use super::architecture::Network;
+use super::classes::ClassSource;
+use super::key_map::{CLASSIFIER, KeyMap};
 use crate::spec::{ModelSpec, P6From};
 use crate::weights::grouped;
 
-impl Plan {
-    /// How every tensor is used, and what the spec is based on.
+impl KeyMap {
+    /// How every tensor is used, and what the spec is based on, apart from the assumptions.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![format!("kind {}: {}", self.kind, self.reason)];
         lines.extend(self.tensors());
@@ -28,7 +30,8 @@ impl Plan {
             let rows = self.kept.as_ref().filter(|_| name.starts_with(CLASSIFIER));
             let rows = rows.map(|kept| format!("{} outputs to {} classes", kept.all, kept.rows.len()));
             let number = (number != "F32").then(|| format!("{number} to F32"));
-            let changes: Vec<_> = [number, rows].into_iter().flatten().collect();
+            let channels = self.swaps_channels(name).then(|| "BGR to RGB".to_owned());
+            let changes: Vec<_> = [number, rows, channels].into_iter().flatten().collect();
             if changes.is_empty() {
                 matched.push(name);
             } else {
@@ -61,7 +64,7 @@ impl Plan {
             return vec![
                 format!("from the tensor shapes: {residual}"),
                 format!("assumed: norm epsilon {}, ImageNet mean and std", backbone.norm.epsilon),
-                "a backbone, not a detector; train a detector from it with `trainer fit --weights`".to_owned(),
+                "a backbone, not a detector; a training can start from it".to_owned(),
             ];
         };
         let ModelSpec { pyramid, heads, preprocessing, postprocessing, classes, .. } = spec.as_ref();
@@ -73,14 +76,17 @@ impl Plan {
         };
         let names: Vec<_> = classes.iter().take(3).map(|class| class.name.as_str()).collect();
         let more = if classes.len() > names.len() { ", ..." } else { "" };
-        let guess = if self.guessed { " (assumed from the number of outputs; override with --classes)" } else { "" };
+        let place = match &self.class_source {
+            Some(ClassSource::Labels(place)) => format!(" (from {place})"),
+            _ => String::new(),
+        };
         vec![
             format!("from the tensor shapes: {residual}, P6 from {p6}, heads {norms} norm layers"),
             format!(
                 "from {}: norm epsilon {}, anchors, box coder, image sides {sides}, score threshold {}, NMS IoU {}",
                 self.kind, backbone.norm.epsilon, postprocessing.score_threshold, postprocessing.nms_threshold
             ),
-            format!("{} classes: {}{more}{guess}", classes.len(), names.join(", ")),
+            format!("{} classes: {}{more}{place}", classes.len(), names.join(", ")),
         ]
     }
 }

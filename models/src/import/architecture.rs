@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::classes::{Output, outputs};
-use super::{ForeignError, Kind, Network, Request};
+use super::classes::{Outputs, outputs};
+use super::error::ImportError;
+use super::hints::Hints;
+use super::kind::Kind;
 use crate::shape::{backbone_parameters, parameters};
 use crate::spec::{
     BackboneCheckpointSpec, BackboneSpec, Class, ModelSpec, NormKind, NormSpec, P6From, PreprocessingSpec, RESNETS,
@@ -11,69 +13,86 @@ use crate::spec::{
 use crate::weights::Parameter;
 
 /// Maximum number of outputs per anchor. For comparison, Open Images has 600 classes, LVIS 1,203.
-const MOST_OUTPUTS: usize = 100_000;
+const MAX_OUTPUTS: usize = 100_000;
 
 /// Shapes by our tensor names.
 pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 
 /// An architecture, read from names and shapes.
-pub(super) struct Design {
+pub(super) struct Architecture {
     pub(super) network: Network,
     /// Its tensors, with the shapes expected in the file.
     pub(super) expected: Vec<Parameter>,
     /// Outputs per anchor; none for a backbone.
-    pub(super) outputs: Option<Output>,
-    /// Whether the classes are assumed from the number of outputs.
-    pub(super) guessed: bool,
+    pub(super) outputs: Option<Outputs>,
 }
 
-pub(super) fn design(kind: Kind, shapes: &Shapes, counted: bool, request: &Request) -> Result<Design, ForeignError> {
+/// Spec of imported weights.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Network {
+    /// A whole detector.
+    Detector(Box<ModelSpec>),
+    /// A backbone alone.
+    Backbone(BackboneCheckpointSpec),
+}
+
+impl Network {
+    /// The backbone section of the spec.
+    pub fn backbone(&self) -> &BackboneSpec {
+        match self {
+            Self::Detector(spec) => &spec.backbone,
+            Self::Backbone(spec) => &spec.backbone,
+        }
+    }
+}
+
+/// The architecture of a network with these shapes. `counted`: whether the file has counters of live batch norms.
+pub(super) fn architecture(
+    kind: Kind,
+    shapes: &Shapes,
+    counted: bool,
+    hints: &Hints,
+) -> Result<Architecture, ImportError> {
     let mut spec = kind.spec()?;
     read_backbone(shapes, &mut spec.backbone)?;
     let norm = &mut spec.backbone.norm;
-    if kind.has_torchvision_names() {
-        match counted {
-            true => (norm.kind, norm.affine) = (NormKind::Batch, None),
-            false => norm.kind = NormKind::FrozenBatch,
-        }
+    if let Some(norm_kind) = kind.norm_kind(counted) {
+        norm.kind = norm_kind;
+        norm.affine = norm.affine.filter(|_| norm_kind == NormKind::FrozenBatch);
     }
-    norm.epsilon = request.epsilon.unwrap_or(norm.epsilon);
+    norm.epsilon = hints.epsilon.unwrap_or(norm.epsilon);
     if kind == Kind::TorchvisionBackbone {
         let PreprocessingSpec { mean, std, .. } = spec.preprocessing;
         let backbone = BackboneCheckpointSpec { backbone: spec.backbone, mean, std };
         let expected = backbone_parameters(&backbone.backbone)?;
-        return Ok(Design { network: Network::Backbone(backbone), expected, outputs: None, guessed: false });
+        return Ok(Architecture { network: Network::Backbone(backbone), expected, outputs: None });
     }
     read_pyramid_and_heads(shapes, &mut spec);
+    hints.thresholds.apply_to(&mut spec.postprocessing);
 
     let rows = |name: &str| shapes.get(name).and_then(|shape| shape.first()).copied();
     let expected = spec.anchors_per_cell();
     let found = rows("regressionModel.output.weight").map_or(expected, |rows| rows / 4);
     if found != expected {
-        return Err(ForeignError::Anchors { kind, expected, found });
+        return Err(ImportError::Anchors { kind, expected, found });
     }
     let all = rows("classificationModel.output.weight").map_or(1, |rows| rows / expected);
-    if all > MOST_OUTPUTS {
-        return Err(ForeignError::Outputs { found: all });
+    if all == 0 || all > MAX_OUTPUTS {
+        return Err(ImportError::Outputs { found: all });
     }
-    let outputs = outputs(kind, all, request.classes.as_deref())?;
-    if outputs.rows.is_empty() {
-        return Err(ForeignError::Outputs { found: all });
+    let outputs = outputs(kind, all, hints)?;
+    if outputs.classes.is_empty() {
+        return Err(ImportError::Outputs { found: all });
     }
     spec.classes = (0..).take(all).map(|id| Class { id, name: id.to_string() }).collect();
     let expected = parameters(&spec)?;
-    spec.classes = outputs.rows.iter().map(|output| output.class.clone()).collect();
+    spec.classes = outputs.classes.iter().map(|(_, class)| class.clone()).collect();
     spec.check()?;
-    Ok(Design {
-        network: Network::Detector(Box::new(spec)),
-        expected,
-        guessed: request.classes.is_none(),
-        outputs: Some(outputs),
-    })
+    Ok(Architecture { network: Network::Detector(Box::new(spec)), expected, outputs: Some(outputs) })
 }
 
 /// Reads depth, groups and width of the backbone.
-fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), ForeignError> {
+fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), ImportError> {
     let blocks = [1, 2, 3, 4].map(|stage| {
         let start = format!("layer{stage}.");
         let blocks: BTreeSet<_> =
@@ -82,7 +101,7 @@ fn read_backbone(shapes: &Shapes, spec: &mut BackboneSpec) -> Result<(), Foreign
     });
     let bottleneck = shapes.contains_key("layer1.0.conv3.weight");
     let layout = RESNETS.iter().find(|layout| (layout.blocks, layout.bottleneck) == (blocks, bottleneck));
-    spec.depth = layout.ok_or(ForeignError::Depth { blocks, bottleneck })?.depth;
+    spec.depth = layout.ok_or(ImportError::Depth { blocks, bottleneck })?.depth;
     if let (true, Some([width, inputs, ..])) = (bottleneck, shapes.get("layer1.0.conv2.weight"))
         && *inputs > 0
     {

@@ -1,153 +1,102 @@
-//! Import of weights of other projects: recognizes the network, renames its tensors, and converts them.
-//!
-//! A [`Plan`] is made from names and shapes alone. Values are read one tensor at a time when it is carried out, so no large
-//! tensor is in memory twice, and a file that does not match is rejected before any of its values are read.
-
-mod kind;
-mod names;
-mod rename;
-mod design;
-mod classes;
-mod report;
-mod error;
+//! Which tensor of a file becomes which tensor of the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, Axis, IxDyn};
 
+use super::architecture::{Architecture, Network, Shapes, architecture};
+use super::classes::{ClassSource, Outputs};
+use super::error::ImportError;
+use super::hints::Hints;
+use super::kind::Kind;
+use super::names::{Rename, table, translate_back};
+use super::recognition::{Assumption, Found, find};
+use super::rename::{Renamed, rename};
+use super::stored::{Stored, StoredTensors, part};
 use crate::checkpoint::TensorProblems;
-use crate::spec::{BackboneCheckpointSpec, BackboneSpec, Class, ModelSpec};
 use crate::weights::{Parameter, WeightsError};
-use design::{Design, Shapes, design};
-use kind::{find, part};
-use names::translate_back;
-use rename::{Renamed, rename};
-
-pub use error::ForeignError;
-pub use kind::Kind;
-
-/// A tensor in a file whose values have not been read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Sizes, outermost first.
-    pub shape: Vec<usize>,
-    /// Type of its values, as safetensors calls it: `F32`, `BF16`.
-    pub number: String,
-}
-
-/// The tensors of a file, by their names in the file.
-pub type StoredTensors = BTreeMap<String, Stored>;
-
-/// A file and the user's options for its import. Where an option is absent, names and shapes decide.
-#[derive(Clone, Debug, Default)]
-pub struct Request {
-    /// The file's name, without folders.
-    pub file: String,
-    /// The SHA-256 of its bytes, in hexadecimal digits.
-    pub sha256: String,
-    /// Kind of its weights.
-    pub kind: Option<Kind>,
-    /// Entry of the file that contains the weights, if there are several.
-    pub key: Option<String>,
-    /// Classes in the order of the network's outputs, without background.
-    pub classes: Option<Vec<Class>>,
-    /// Epsilon of the backbone's norm layers.
-    pub epsilon: Option<f32>,
-    /// Name prefixes of tensors to ignore although they look like parts of the network.
-    pub drop: Vec<String>,
-}
 
 /// How the tensors of a file become the tensors of a [`Network`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Plan {
+pub struct KeyMap {
     /// Kind of the weights.
     pub kind: Kind,
     /// Spec of the network.
     pub network: Network,
+    /// What is assumed.
+    pub assumptions: Vec<Assumption>,
+    /// Where the classes come from; none for a backbone.
+    pub class_source: Option<ClassSource>,
     /// How the kind was recognized.
-    reason: String,
+    pub(super) reason: &'static str,
     /// One for every tensor of the network.
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     /// The outputs that become classes; none if all of them do.
-    kept: Option<Kept>,
+    pub(super) kept: Option<Kept>,
     /// Names of tensors that are not needed, by what they are.
-    dropped: BTreeMap<String, Vec<String>>,
+    pub(super) dropped: BTreeMap<String, Vec<String>>,
     /// Names of tensors outside the network.
-    unexpected: Vec<String>,
-    /// Whether the classes are assumed from the number of outputs.
-    guessed: bool,
-}
-
-/// Spec of imported weights.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Network {
-    /// A whole detector.
-    Detector(Box<ModelSpec>),
-    /// A backbone alone.
-    Backbone(BackboneCheckpointSpec),
-}
-
-impl Network {
-    /// The backbone section of the spec.
-    pub fn backbone(&self) -> &BackboneSpec {
-        match self {
-            Self::Detector(spec) => &spec.backbone,
-            Self::Backbone(spec) => &spec.backbone,
-        }
-    }
+    pub(super) unexpected: Vec<String>,
 }
 
 /// The source of one tensor of the network.
 #[derive(Clone, Debug, PartialEq)]
-struct Step {
-    name: String,
+pub(super) struct Step {
+    pub(super) name: String,
     shape: Vec<usize>,
     /// Its name and the type of its values in the file; none if it is filled with zeros.
-    source: Option<(String, String)>,
+    pub(super) source: Option<(String, String)>,
 }
 
 /// The number of outputs per anchor, and the indices of those that become classes.
 #[derive(Clone, Debug, PartialEq)]
-struct Kept {
-    all: usize,
-    rows: Vec<usize>,
+pub(super) struct Kept {
+    pub(super) all: usize,
+    pub(super) rows: Vec<usize>,
 }
 
 /// Floating-point types that can be imported, as safetensors calls them.
 const NUMBERS: [&str; 4] = ["F32", "F64", "F16", "BF16"];
 
 /// Prefix of the layer whose output channels belong to classes.
-const CLASSIFIER: &str = "classificationModel.output.";
+pub(super) const CLASSIFIER: &str = "classificationModel.output.";
 
-impl Plan {
+impl KeyMap {
     /// Recognizes the kind of the weights and finds the source of every tensor of their network.
     ///
     /// # Errors
-    /// When the kind is not recognized, or the tensors do not match it.
-    pub fn new(tensors: &StoredTensors, request: &Request) -> Result<Self, ForeignError> {
-        let found = find(tensors, request)?;
-        let kind = found.kind;
-        let Renamed { sources, dropped, outside, refused } = rename(tensors, &found.prefix, kind, &request.drop)?;
-        let known = part(tensors, &found.prefix);
+    /// When the kind is not recognized, the tensors do not match it, or it is unknown whether output 0 is a background.
+    pub fn new(tensors: &StoredTensors, hints: &Hints) -> Result<Self, ImportError> {
+        let Found { kind, prefix, reason, assumption } = find(tensors, hints)?;
+        let table = table(kind.naming());
+        let Renamed { sources, dropped, outside, refused } = rename(tensors, &prefix, kind, &table, &hints.drop)?;
+        let known = part(tensors, &prefix);
         let shapes: Shapes = sources.iter().map(|(name, key)| (name.as_str(), known[key].shape.as_slice())).collect();
 
         let counted = known.keys().any(|name| name.ends_with(".num_batches_tracked"));
-        let Design { network, expected, outputs, guessed } = design(kind, &shapes, counted, request)?;
-        let kept = outputs.as_ref().and_then(|outputs| {
-            let rows: Vec<_> = outputs.rows.iter().map(|output| output.row).collect();
-            (rows.len() < outputs.all).then_some(Kept { all: outputs.all, rows })
-        });
-
-        let steps = Sources { kind, prefix: &found.prefix, names: &sources, tensors: &known, refused };
-        let steps = steps.of(expected, &network)?;
-        Ok(Self { kind, network, reason: found.reason, steps, kept, dropped, unexpected: outside, guessed })
+        let Architecture { network, expected, outputs } = architecture(kind, &shapes, counted, hints)?;
+        let mut assumptions: Vec<_> =
+            assumption.filter(|assumption| *assumption != Assumption::Epsilon || hints.epsilon.is_none()).into_iter().collect();
+        let mut kept = None;
+        let mut class_source = None;
+        if let Some(Outputs { all, classes, source }) = outputs {
+            let rows: Vec<_> = classes.into_iter().map(|(row, _)| row).collect();
+            kept = (rows.len() < all).then_some(Kept { all, rows });
+            if matches!(source, ClassSource::Published | ClassSource::Numbered) {
+                assumptions.push(Assumption::ClassNames);
+            }
+            class_source = Some(source);
+        }
+        let sources = Sources { kind, prefix: &prefix, names: &sources, tensors: &known, refused };
+        let steps = sources.of(expected, &network, &table)?;
+        Ok(Self { kind, network, assumptions, class_source, reason, steps, kept, dropped, unexpected: outside })
     }
 
     /// The network's tensors, by name. `read` returns a tensor of the file, by its name there and in its declared shape.
     ///
     /// # Errors
     /// Those of `read`, and when a tensor contains values that no network can use.
-    pub fn carry_out<E: From<ForeignError>>(
+    pub fn apply<E: From<ImportError>>(
         &self,
         read: impl Fn(&str) -> Result<ArrayD<f32>, E>,
     ) -> Result<BTreeMap<String, ArrayD<f32>>, E> {
@@ -157,22 +106,27 @@ impl Plan {
                 tensors.insert(name.clone(), ArrayD::zeros(IxDyn(shape)));
                 continue;
             };
-            let tensor = read(key)?;
+            let mut tensor = read(key)?;
             self.check(name, key, &tensor)?;
-            let kept = self.kept.as_ref().filter(|_| name.starts_with(CLASSIFIER));
-            tensors.insert(
-                name.clone(),
-                match kept {
-                    Some(kept) => kept.of(&tensor),
-                    None => tensor,
-                },
-            );
+            if let Some(kept) = self.kept.as_ref().filter(|_| name.starts_with(CLASSIFIER)) {
+                tensor = kept.of(&tensor);
+            }
+            if self.swaps_channels(name) {
+                tensor = tensor.select(Axis(1), &[2, 1, 0]);
+            }
+            tensors.insert(name.clone(), tensor);
         }
         Ok(tensors)
     }
 
-    fn check(&self, name: &str, key: &str, tensor: &ArrayD<f32>) -> Result<(), ForeignError> {
-        let wrong = |what| Err(ForeignError::Values { name: key.to_owned(), what });
+    /// Whether this is a convolution that takes blue, green, red. With its input channels in reverse order, it computes the
+    /// same from red, green, blue.
+    pub(super) fn swaps_channels(&self, name: &str) -> bool {
+        self.kind.is_bgr() && name == "conv1.weight"
+    }
+
+    fn check(&self, name: &str, key: &str, tensor: &ArrayD<f32>) -> Result<(), ImportError> {
+        let wrong = |what| Err(ImportError::Values { name: key.to_owned(), what });
         if !tensor.iter().all(|value| value.is_finite()) {
             return wrong("a value that is not finite");
         }
@@ -181,9 +135,7 @@ impl Plan {
             return wrong("a negative variance");
         }
         if variances && self.network.backbone().norm.epsilon == 0.0 && tensor.iter().any(|value| *value == 0.0) {
-            return wrong(
-                "a variance of zero, and the norm epsilon is 0, so it would divide by zero; set --norm-epsilon",
-            );
+            return wrong("a variance of zero, and the norm epsilon is 0, so it would divide by zero");
         }
         Ok(())
     }
@@ -203,7 +155,7 @@ struct Sources<'a> {
 
 impl Sources<'_> {
     /// The sources of the `expected` tensors.
-    fn of(self, expected: Vec<Parameter>, network: &Network) -> Result<Vec<Step>, ForeignError> {
+    fn of(self, expected: Vec<Parameter>, network: &Network, table: &[Rename]) -> Result<Vec<Step>, ImportError> {
         let Self { kind, prefix, names, tensors, refused } = self;
         let full = |key: &str| format!("{prefix}{key}");
         let mut problems = TensorProblems { unexpected: refused, ..TensorProblems::default() };
@@ -214,14 +166,14 @@ impl Sources<'_> {
         for Parameter { name, shape, .. } in expected {
             match names.get(&name).map(|key| (full(key), tensors[key])) {
                 None if is_needless_bias(&name, network) => steps.push(Step { name, shape, source: None }),
-                None => problems.missing.push(full(&translate_back(&kind.names(), &name))),
+                None => problems.missing.push(full(&translate_back(table, &name))),
                 Some((key, stored)) if stored.shape != shape => {
                     let found = stored.shape.clone();
                     problems.wrong_shape.push(WeightsError::Shape { name: key, expected: shape, found });
                 }
                 Some((key, Stored { number, .. })) => {
                     if !NUMBERS.contains(&number.as_str()) {
-                        return Err(ForeignError::Number { name: key, number: number.clone() });
+                        return Err(ImportError::Number { name: key, number: number.clone() });
                     }
                     steps.push(Step { name, shape, source: Some((key, number.clone())) });
                 }
@@ -230,7 +182,7 @@ impl Sources<'_> {
         if problems.is_empty() {
             return Ok(steps);
         }
-        Err(ForeignError::Tensors { kind, matched: steps.len(), problems })
+        Err(ImportError::Tensors { kind, matched: steps.len(), problems })
     }
 }
 

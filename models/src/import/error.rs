@@ -1,13 +1,13 @@
 //! Errors of importing weights of other projects.
 
-use super::Kind;
+use super::kind::Kind;
 use crate::checkpoint::TensorProblems;
 use crate::spec::{SpecError, preset_names};
 use crate::weights::WeightsError;
 
 /// Why a file cannot be imported.
 #[derive(Debug, thiserror::Error)]
-pub enum ForeignError {
+pub enum ImportError {
     /// The kind is not recognized.
     #[error("unknown kind of weights{stranger}; it contains {names}; kinds: {}", Kind::ALL.map(Kind::name).join(", "))]
     Unknown {
@@ -27,7 +27,7 @@ pub enum ForeignError {
         names: String,
     },
     /// The file contains several networks.
-    #[error("it contains several networks of kind {kind}: {places}; choose one with --key")]
+    #[error("it contains several networks of kind {kind}: {places}")]
     Several {
         /// Their kind.
         kind: Kind,
@@ -75,18 +75,37 @@ pub enum ForeignError {
         found: usize,
     },
     /// The number of classes is not that of the given list.
-    #[error("it has {outputs} classes, but --classes lists {listed}")]
+    #[error("it has {outputs} {}, but {listed} classes are listed", if *background { "outputs besides the background" } else { "outputs per anchor" })]
     Classes {
-        /// Outputs per anchor, without the background.
+        /// Outputs per anchor, without the background if there is one.
         outputs: usize,
+        /// Whether there is a background.
+        background: bool,
         /// Classes in the list.
         listed: usize,
     },
-    /// The tensors do not match those of the network.
+    /// It is unknown whether output 0 is a class or a background.
     #[error(
-        "its tensors do not match kind {kind} ({matched} do):{problems}{}",
-        if problems.unexpected.is_empty() { "" } else { "\nif the unexpected tensors can be ignored, pass --drop PREFIX" }
+        "it has {outputs} outputs per anchor: {outputs} classes with labels from 0, or {} with labels from 1 and a background \
+         that was never trained; the file does not say which",
+        outputs - 1
     )]
+    Background {
+        /// Outputs per anchor, at least two.
+        outputs: usize,
+    },
+    /// The labels in the file are not those of its outputs.
+    #[error("its `{place}` names the outputs {found}, but it has {outputs} per anchor; expected 0 to {}", outputs.saturating_sub(1))]
+    Labels {
+        /// Where the labels stand.
+        place: String,
+        /// The outputs that they name.
+        found: String,
+        /// Outputs per anchor.
+        outputs: usize,
+    },
+    /// The tensors do not match those of the network.
+    #[error("its tensors do not match kind {kind} ({matched} do):{problems}")]
     Tensors {
         /// Its kind.
         kind: Kind,

@@ -1,0 +1,365 @@
+//! The pickle machine, reduced to what builds data. Names of classes and functions are read and nothing is looked up or
+//! called; `call.rs` knows the few that stand for tensors.
+//!
+//! <https://github.com/python/cpython/blob/3.13/Lib/pickletools.py>
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::call::{build, call, persistent};
+use super::error::Error;
+use super::value::{Global, Id, Object, Value};
+
+/// Bound on values, and on entries of stack and memo. A ResNet-101 detector with its optimizer has 20,000 values.
+const MAX_VALUES: usize = 1 << 22;
+
+/// The values of one pickle.
+#[derive(Debug)]
+pub(crate) struct Pickle {
+    pub(crate) values: Vec<Value>,
+    /// The value of the whole.
+    pub(crate) root: Id,
+    /// Position after its end.
+    pub(crate) end: usize,
+}
+
+impl Pickle {
+    /// Reads the pickle that begins at `start`.
+    pub(crate) fn read(bytes: &[u8], start: usize) -> Result<Self, Error> {
+        Machine { bytes, position: start, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() }
+            .run()
+    }
+}
+
+/// The text of a range that was checked when its value was made.
+pub(crate) fn text<'a>(bytes: &'a [u8], range: &Range<usize>) -> &'a str {
+    bytes.get(range.clone()).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default()
+}
+
+/// The state of the machine while it reads.
+pub(crate) struct Machine<'a> {
+    pub(crate) bytes: &'a [u8],
+    position: usize,
+    pub(crate) values: Vec<Value>,
+    stack: Vec<Id>,
+    /// Heights of the stack.
+    marks: Vec<usize>,
+    memo: HashMap<usize, Id>,
+}
+
+impl Machine<'_> {
+    fn run(mut self) -> Result<Pickle, Error> {
+        loop {
+            let position = self.position;
+            let opcode = self.bytes.get(position).copied();
+            self.position += 1;
+            match opcode {
+                None => return Err(Error::Truncated { what: "the pickle", position }),
+                Some(b'.') => return Ok(Pickle { root: self.pop()?, values: self.values, end: self.position }),
+                Some(opcode) => self.step(opcode)?,
+            }
+            let largest = self.values.len().max(self.stack.len()).max(self.memo.len());
+            if largest.max(self.marks.len()) > MAX_VALUES {
+                return Err(Error::Limit { what: "more than 4194304 values" });
+            }
+        }
+    }
+
+    fn step(&mut self, opcode: u8) -> Result<(), Error> {
+        match opcode {
+            0x80 => _ = self.take(1)?, // PROTO
+            0x95 => _ = self.take(8)?, // FRAME
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => _ = self.pop()?,
+            b'1' => _ = self.pop_mark()?,
+            b'2' => {
+                let top = *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?;
+                self.stack.push(top);
+            }
+            b'N' => self.push(Value::None),
+            0x88 => self.push(Value::Bool(true)),
+            0x89 => self.push(Value::Bool(false)),
+            b'K' => self.integer(1)?,
+            b'M' => self.integer(2)?,
+            b'J' => {
+                let number = self.number(4)?;
+                self.push(Value::Int(i64::from(number as i32)));
+            }
+            0x8A | 0x8B => {
+                let length = self.number(if opcode == 0x8A { 1 } else { 4 })?;
+                let range = self.take(length)?;
+                self.push(long(&self.bytes[range]));
+            }
+            b'I' | b'L' => {
+                let line = self.line()?;
+                let value = match text(self.bytes, &line) {
+                    "00" => Value::Bool(false),
+                    "01" => Value::Bool(true),
+                    digits => digits.trim_end_matches('L').parse().map_or(Value::None, Value::Int),
+                };
+                self.push(value);
+            }
+            b'F' => {
+                let line = self.line()?;
+                self.push(text(self.bytes, &line).parse().map_or(Value::None, Value::Float));
+            }
+            b'G' => {
+                let bits = self.number(8)? as u64;
+                self.push(Value::Float(f64::from_bits(bits.swap_bytes())));
+            }
+            b'X' => self.text(4)?,
+            0x8C => self.text(1)?,
+            0x8D => self.text(8)?,
+            b'V' => {
+                let line = self.line()?;
+                self.push(Value::Text(line));
+            }
+            b'U' | b'C' => self.string(1)?,
+            b'T' | b'B' => self.string(4)?,
+            0x8E | 0x96 => self.string(8)?,
+            b'S' => {
+                let line = self.line()?;
+                let quoted = &self.bytes[line.clone()];
+                if quoted.len() < 2 || quoted.contains(&b'\\') {
+                    return Err(self.error("a string with escapes, which only protocol 0 has; save it with protocol 2"));
+                }
+                self.push(Value::Text(line.start + 1..line.end - 1));
+            }
+            b')' => self.push(Value::Tuple(Vec::new())),
+            0x85..=0x87 => {
+                let count = usize::from(opcode - 0x84);
+                let height = self.stack.len().checked_sub(count).ok_or_else(|| self.error("the stack is empty"))?;
+                let elements = self.stack.split_off(height);
+                self.push(Value::Tuple(elements));
+            }
+            b't' => {
+                let elements = self.pop_mark()?;
+                self.push(Value::Tuple(elements));
+            }
+            b']' | 0x8F => self.push(Value::List(Vec::new())),
+            b'l' | 0x91 => {
+                let elements = self.pop_mark()?;
+                self.push(Value::List(elements));
+            }
+            b'a' => {
+                let element = self.pop()?;
+                self.extend(&[element])?;
+            }
+            b'e' | 0x90 => {
+                let elements = self.pop_mark()?;
+                self.extend(&elements)?;
+            }
+            b'}' => self.push(Value::Dict(Vec::new())),
+            b'd' => {
+                let entries = self.pop_mark()?;
+                self.push(Value::Dict(Vec::new()));
+                self.insert(&entries)?;
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.insert(&[key, value])?;
+            }
+            b'u' => {
+                let entries = self.pop_mark()?;
+                self.insert(&entries)?;
+            }
+            b'g' | b'h' | b'j' => {
+                let index = self.memo_index(opcode == b'g', if opcode == b'h' { 1 } else { 4 })?;
+                let id = *self.memo.get(&index).ok_or_else(|| self.error("an unknown entry of the memo"))?;
+                self.stack.push(id);
+            }
+            b'p' | b'q' | b'r' => {
+                let index = self.memo_index(opcode == b'p', if opcode == b'q' { 1 } else { 4 })?;
+                self.memoize(index)?;
+            }
+            0x94 => self.memoize(self.memo.len())?,
+            b'c' => {
+                let global = Global { module: self.line()?, name: self.line()? };
+                self.global(global)?;
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                let (Value::Text(name), Value::Text(module)) = (&self.values[name], &self.values[module]) else {
+                    return Err(self.error("a name that is no text"));
+                };
+                self.global(Global { module: module.clone(), name: name.clone() })?;
+            }
+            b'R' | 0x81 => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.call(function, arguments)?;
+            }
+            0x92 => {
+                let (_, arguments, function) = (self.pop()?, self.pop()?, self.pop()?);
+                self.call(function, arguments)?;
+            }
+            b'o' => {
+                let _ = self.pop_mark()?;
+                self.push(Value::Object(Object::default()));
+            }
+            b'i' => {
+                let global = Global { module: self.line()?, name: self.line()? };
+                self.global(global)?;
+                let _ = (self.pop()?, self.pop_mark()?);
+                self.push(Value::Object(Object::default()));
+            }
+            b'b' => {
+                let (state, target) = (self.pop()?, *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?);
+                if let Some(value) = build(self, target, state).map_err(|what| self.error(&what))? {
+                    self.values[target] = value;
+                }
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                let value = persistent(self, id).map_err(|what| self.error(&what))?;
+                self.push(value);
+            }
+            other => return Err(self.error(&format!("unknown instruction {other:#04x}"))),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn error(&self, what: &str) -> Error {
+        Error::Pickle { what: what.to_owned(), position: self.position.saturating_sub(1) }
+    }
+
+    fn push(&mut self, value: Value) {
+        self.stack.push(self.values.len());
+        self.values.push(value);
+    }
+
+    fn pop(&mut self) -> Result<Id, Error> {
+        let above_mark = self.marks.last().is_none_or(|mark| self.stack.len() > *mark);
+        self.stack.pop().filter(|_| above_mark).ok_or_else(|| self.error("the stack is empty"))
+    }
+
+    /// The values above the last mark.
+    fn pop_mark(&mut self) -> Result<Vec<Id>, Error> {
+        let mark = self.marks.pop().ok_or_else(|| self.error("there is no mark on the stack"))?;
+        Ok(self.stack.split_off(mark.min(self.stack.len())))
+    }
+
+    fn take(&mut self, length: usize) -> Result<Range<usize>, Error> {
+        let start = self.position;
+        let end = start.checked_add(length).filter(|end| *end <= self.bytes.len());
+        self.position = end.ok_or(Error::Truncated { what: "a value", position: start })?;
+        Ok(start..self.position)
+    }
+
+    /// The rest of a line, without its end.
+    fn line(&mut self) -> Result<Range<usize>, Error> {
+        let start = self.position;
+        let rest = self.bytes.get(start..).unwrap_or_default();
+        let length = rest.iter().position(|byte| *byte == b'\n');
+        let length = length.ok_or(Error::Truncated { what: "a line", position: start })?;
+        self.position += length + 1;
+        if str::from_utf8(&rest[..length]).is_err() {
+            return Err(self.error("a line that is not UTF-8"));
+        }
+        Ok(start..start + length)
+    }
+
+    /// An unsigned little-endian number.
+    fn number(&mut self, size: usize) -> Result<usize, Error> {
+        let range = self.take(size)?;
+        Ok(self.bytes[range].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    }
+
+    fn integer(&mut self, size: usize) -> Result<(), Error> {
+        let number = self.number(size)?;
+        self.push(Value::Int(number as i64));
+        Ok(())
+    }
+
+    /// A text after its length, which takes `size` bytes.
+    fn text(&mut self, size: usize) -> Result<(), Error> {
+        let length = self.number(size)?;
+        let range = self.take(length)?;
+        if str::from_utf8(&self.bytes[range.clone()]).is_err() {
+            return Err(self.error("a text that is not UTF-8"));
+        }
+        self.push(Value::Text(range));
+        Ok(())
+    }
+
+    /// Bytes after their length, which takes `size` bytes.
+    fn string(&mut self, size: usize) -> Result<(), Error> {
+        let length = self.number(size)?;
+        let range = self.take(length)?;
+        self.push(Value::Bytes(range));
+        Ok(())
+    }
+
+    fn memo_index(&mut self, is_line: bool, size: usize) -> Result<usize, Error> {
+        if !is_line {
+            return self.number(size);
+        }
+        let line = self.line()?;
+        text(self.bytes, &line).parse().map_err(|_| self.error("an entry of the memo that is no number"))
+    }
+
+    fn memoize(&mut self, index: usize) -> Result<(), Error> {
+        let top = *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?;
+        self.memo.insert(index, top);
+        Ok(())
+    }
+
+    /// Adds elements to the list on top of the stack; those of other collections are not needed.
+    fn extend(&mut self, elements: &[Id]) -> Result<(), Error> {
+        let top = *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?;
+        if let Value::List(list) = &mut self.values[top] {
+            list.extend(elements);
+        }
+        Ok(())
+    }
+
+    /// Adds keys and values to the dictionary on top of the stack.
+    fn insert(&mut self, entries: &[Id]) -> Result<(), Error> {
+        let top = *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?;
+        if let Value::Dict(items) | Value::Object(Object { items, .. }) = &mut self.values[top] {
+            items.extend(entries.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)));
+        }
+        Ok(())
+    }
+
+    fn global(&mut self, global: Global) -> Result<(), Error> {
+        let (module, name) = (text(self.bytes, &global.module), text(self.bytes, &global.name));
+        if is_harmful(module, name) {
+            return Err(Error::Harmful { name: format!("{module}.{name}") });
+        }
+        self.push(Value::Global(global));
+        Ok(())
+    }
+
+    fn call(&mut self, function: Id, arguments: Id) -> Result<(), Error> {
+        let value = call(self, function, arguments).map_err(|what| self.error(&what))?;
+        self.push(value);
+        Ok(())
+    }
+}
+
+/// A signed little-endian integer; none if it exceeds 64 bits.
+fn long(bytes: &[u8]) -> Value {
+    let fill = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { 0xFF } else { 0 };
+    let mut number = [fill; 8];
+    match number.get_mut(..bytes.len()) {
+        Some(low) => {
+            low.copy_from_slice(bytes);
+            Value::Int(i64::from_le_bytes(number))
+        }
+        None => Value::None,
+    }
+}
+
+/// Whether a class or function runs commands or code, or changes files. Nothing is called here; the check warns of files
+/// that would do harm elsewhere.
+fn is_harmful(module: &str, name: &str) -> bool {
+    const MODULES: [&str; 13] = [
+        "os", "posix", "nt", "subprocess", "sys", "socket", "shutil", "runpy", "pty", "ctypes", "importlib", "webbrowser",
+        "commands",
+    ];
+    const BUILTINS: [&str; 7] = ["eval", "exec", "execfile", "compile", "open", "__import__", "breakpoint"];
+    let package = module.split('.').next().unwrap_or_default();
+    MODULES.contains(&package)
+        || ["builtins", "__builtin__"].contains(&package)
+            && BUILTINS.contains(&name.split('.').next().unwrap_or_default())
+}
