@@ -1,6 +1,5 @@
 //! The program `exporter`.
 
-mod interrupt;
 mod memory;
 
 use std::io::ErrorKind;
@@ -19,7 +18,7 @@ use models::{Checkpoint, CheckpointError, Provenance};
 use runtime::cli::{self, CommonArgs};
 use runtime::output::print;
 use runtime::progress::{self, detail};
-use runtime::{EngineOptions, library};
+use runtime::{EngineOptions, interrupt, library};
 
 /// Export a checkpoint to ONNX.
 ///
@@ -247,7 +246,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     let file = OutputFile::create(&args.out).with_context(|| {
         format!("cannot write `{}`; create its folder, or choose another file with --out", args.out.display())
     })?;
-    interrupt::delete_on_signal(file.folder())?;
+    interrupt::watch()?;
+    interrupt::delete_at_exit(file.folder());
     let options = args.precision.options(args.form.options(), args.file.options(&args.out))?;
     let checkpoint = open(&args.checkpoint)?;
     let summary = Summary::new(&options.form.spec(&checkpoint.spec)?)?;

@@ -41,7 +41,9 @@ pub use checkpoint::{
 pub use deviation::{Deviation, max_abs};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
-pub use preprocessing::{CommonScale, Placement, Preprocessed, RgbView, RgbViewError, preprocess, resize};
+pub use preprocessing::{
+    CommonScale, Placement, Preprocessed, RgbRows, RgbView, RgbViewError, preprocess, preprocess_rows, resize,
+};
 pub use retinanet::{Predictions, RetinaNet};
 pub use shape::{LayerCost, Shape, backbone_parameters, parameters, summarize};
 pub use spec::{BackboneCheckpointSpec, ModelSpec, SpecError};

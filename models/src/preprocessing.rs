@@ -1,5 +1,8 @@
 //! Preprocessing: converts an image to the network's input, and boxes between both frames.
 
+use std::convert::Infallible;
+use std::ops::Range;
+
 use ndarray::Array3;
 use pulp::{Arch, NullaryFnOnce};
 
@@ -61,6 +64,35 @@ impl<'a> RgbView<'a> {
     /// Rows.
     pub fn height(&self) -> u32 {
         self.height
+    }
+}
+
+/// An RGB image, 8 bits per channel, that gives its rows from top to bottom, so that it need not be in memory.
+pub trait RgbRows {
+    /// Why rows cannot be read.
+    type Error;
+
+    /// Pixels per row and number of rows, both at least 1.
+    fn size(&self) -> (u32, u32);
+
+    /// The bytes of these rows, without gaps. No range starts before an earlier one.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    fn rows(&mut self, rows: Range<usize>) -> Result<&[u8], Self::Error>;
+}
+
+impl RgbRows for RgbView<'_> {
+    type Error = Infallible;
+
+    fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    #[inline(always)]
+    fn rows(&mut self, rows: Range<usize>) -> Result<&[u8], Infallible> {
+        let length = 3 * self.width as usize;
+        Ok(&self.pixels[rows.start * length..rows.end * length])
     }
 }
 
@@ -182,13 +214,24 @@ pub struct Preprocessed {
     pub placement: Placement,
 }
 
-/// Resizes, normalizes and pads an image. It works row by row, so that a huge image needs no more memory than its result.
+/// Resizes, normalizes and pads an image.
 ///
 /// With `round_pixels`, resized pixels are bytes, halves rounded up. With bilinear filter and antialiasing they are at most
 /// 1 from those of Pillow 13.0, which also rounds between its two passes: of noise, 8 to 18 % of the values differ
 /// (`tests/golden/pillow.py`).
 pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
-    let placement = spec.place(view.width, view.height);
+    let Ok(preprocessed) = preprocess_rows(view, spec);
+    preprocessed
+}
+
+/// As [`preprocess`], with the same result, of an image that is read row by row. Needs memory for the result and for the rows
+/// of one resized row.
+///
+/// # Errors
+/// Those of reading the rows.
+pub fn preprocess_rows<R: RgbRows>(image: R, spec: &PreprocessingSpec) -> Result<Preprocessed, R::Error> {
+    let (width, height) = image.size();
+    let placement = spec.place(width, height);
     // (v / 255 - mean) / std as v * factor + term
     let factor = spec.std.map(|std| (255.0 * std).recip());
     let term: [f32; 3] = std::array::from_fn(|channel| -spec.mean[channel] / spec.std[channel]);
@@ -203,8 +246,8 @@ pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
             }
         }
     };
-    Arch::new().dispatch(Resize::new(view, [placement.resized_width, placement.resized_height], spec, store));
-    Preprocessed { pixels, placement }
+    Arch::new().dispatch(Resize::new(image, [placement.resized_width, placement.resized_height], spec, store))?;
+    Ok(Preprocessed { pixels, placement })
 }
 
 /// Resizes an image to `width` by `height` pixels, both at least 1: bilinear, with antialiasing. Returns RGB bytes.
@@ -214,7 +257,7 @@ pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
     let store = |_, row: &[[f32; 4]]| {
         pixels.extend(row.iter().flat_map(|[red, green, blue, _]| [red, green, blue].map(|value| to_byte(*value))));
     };
-    Arch::new().dispatch(Resize::new(view, [width, height], &spec, store));
+    let Ok(()) = Arch::new().dispatch(Resize::new(view, [width, height], &spec, store));
     pixels
 }
 
@@ -226,50 +269,52 @@ fn to_byte(value: f32) -> u8 {
 
 /// The loops of resizing. They are compiled for several SIMD widths, of which the CPU's is selected at run time. All of
 /// them do the same multiplications and additions, so results are identical to the last bit.
-struct Resize<'a, S> {
-    view: RgbView<'a>,
+struct Resize<R, S> {
+    image: R,
     rows: Vec<Window>,
     columns: Vec<Window>,
     /// Receives the index and the pixels of each resized row; the fourth value of a pixel is meaningless.
     store: S,
 }
 
-impl<'a, S: FnMut(usize, &[[f32; 4]])> Resize<'a, S> {
-    fn new(view: RgbView<'a>, [width, height]: [u32; 2], spec: &PreprocessingSpec, store: S) -> Self {
-        let rows = windows(view.height as usize, height as usize, spec);
-        let columns = windows(view.width as usize, width as usize, spec);
-        Self { view, rows, columns, store }
+impl<R: RgbRows, S: FnMut(usize, &[[f32; 4]])> Resize<R, S> {
+    fn new(image: R, [width, height]: [u32; 2], spec: &PreprocessingSpec, store: S) -> Self {
+        let (original_width, original_height) = image.size();
+        let rows = windows(original_height as usize, height as usize, spec);
+        let columns = windows(original_width as usize, width as usize, spec);
+        Self { image, rows, columns, store }
     }
 }
 
-impl<S: FnMut(usize, &[[f32; 4]])> NullaryFnOnce for Resize<'_, S> {
-    type Output = ();
+impl<R: RgbRows, S: FnMut(usize, &[[f32; 4]])> NullaryFnOnce for Resize<R, S> {
+    type Output = Result<(), R::Error>;
 
     // Only inlined code, here and below, is compiled for the wider registers.
     #[inline(always)]
-    fn call(self) {
-        let Self { view, rows, columns, mut store } = self;
+    fn call(self) -> Self::Output {
+        let Self { mut image, rows, columns, mut store } = self;
         // One element more than a row, so that its last pixel too can be read as four values.
-        let mut blended = vec![0.0; 3 * view.width as usize + 1];
+        let mut blended = vec![0.0; 3 * image.size().0 as usize + 1];
         let mut resized = vec![[0.0; 4]; columns.len()];
         for (y, window) in rows.iter().enumerate() {
-            blend_rows(&view, window, &mut blended);
+            let source = image.rows(window.start..window.start + window.weights.len())?;
+            blend_rows(source, &window.weights, &mut blended);
             for (pixel, window) in resized.iter_mut().zip(&columns) {
                 *pixel = blend_pixels(&blended, window);
             }
             store(y, &resized);
         }
+        Ok(())
     }
 }
 
-/// Writes the weighted sum of a window of rows of an image to `blended`.
+/// Writes the weighted sum of rows to `blended`, which has one element more than a row.
 #[inline(always)]
-fn blend_rows(view: &RgbView, window: &Window, blended: &mut [f32]) {
-    let length = 3 * view.width as usize;
-    let rows = view.pixels[window.start * length..].chunks_exact(length);
+fn blend_rows(rows: &[u8], weights: &[f32], blended: &mut [f32]) {
+    let length = blended.len() - 1;
     let blended = &mut blended[..length];
     blended.fill(0.0);
-    for (row, weight) in rows.zip(&window.weights) {
+    for (row, weight) in rows.chunks_exact(length).zip(weights) {
         for (sum, value) in blended.iter_mut().zip(row) {
             *sum += weight * f32::from(*value);
         }
@@ -328,7 +373,7 @@ mod tests {
         let bytes: Vec<_> = (0..3 * width * height).map(|i| (i * 7919 % 251) as u8).collect();
         let view = RgbView::new(width, height, &bytes).unwrap();
         for sides in [[64, 96], [300, 410], [157, 203]] {
-            let resized = |run: &dyn Fn(Resize<Store>)| {
+            let resized = |run: &dyn Fn(Resize<RgbView, Store>)| {
                 let mut bits = Vec::new();
                 let mut store = |y, row: &[[f32; 4]]| {
                     bits.extend(
@@ -338,9 +383,9 @@ mod tests {
                 run(Resize::new(view, sides, &PreprocessingSpec::default(), &mut store));
                 bits
             };
-            let expected = resized(&|resize| Arch::new().dispatch(resize));
+            let expected = resized(&|resize| Arch::new().dispatch(resize).unwrap());
             assert_eq!(expected.len() as u32, 4 * sides[0] * sides[1]);
-            assert!(resized(&|resize| resize.call()) == expected, "{sides:?}");
+            assert!(resized(&|resize| resize.call().unwrap()) == expected, "{sides:?}");
         }
     }
 

@@ -104,7 +104,7 @@ impl Batcher {
             // On a GPU, every new input shape costs as much as many runs.
             let padded = if engine.provider().is_nvidia() { max_batch.get() } else { 0 };
             move |inputs: &[ArrayView3<f32>]| {
-                let _span = tracing::debug_span!("run", images = inputs.len(), size = ?inputs[0].dim()).entered();
+                let _span = tracing::debug_span!("infer", images = inputs.len(), size = ?inputs[0].dim()).entered();
                 engine.run_padded(inputs, padded)
             }
         };

@@ -12,12 +12,11 @@ use anyhow::{Context, Result};
 use runtime::drivers::Drivers;
 use runtime::output::ReportWriter;
 use runtime::progress::say;
-use runtime::{Provider, drawn, image_file, inputs, library, machine};
+use runtime::{Provider, drawn, image_file, inputs, interrupt, library, machine};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::detector_args::{DetectorArgs, MAX_BATCH};
-use crate::interrupt;
 use crate::model_args::ModelArgs;
 use crate::value_parsers::{size, up_to};
 use stages::{Stages, Start};
@@ -101,7 +100,7 @@ struct Setup {
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder for generated images")?;
-    interrupt::delete_at_exit(folder.path().to_owned());
+    interrupt::delete_at_exit(folder.path());
     let files =
         if args.paths.is_empty() { generate(folder.path(), args.size)? } else { inputs::expand(&args.paths, false)? };
     let (model, runs) = (&args.detector.model, args.runs.get());

@@ -1,8 +1,8 @@
 //! Command lines of the programs.
 
-use clap::{Arg, Command, Parser};
+use clap::{Arg, ArgAction, Command, Parser};
 
-use crate::progress::{Verbosity, set_verbosity};
+use crate::log::{self, LogFormat};
 
 /// The flags that all programs have.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -11,19 +11,20 @@ pub struct CommonArgs {
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     quiet: bool,
 
-    /// Also print which libraries, devices, files and settings are used.
-    #[arg(long, short, global = true)]
-    verbose: bool,
+    /// Also print which libraries, devices, files and settings are used, and ONNX Runtime's warnings; -vv also the time of each
+    /// stage, -vvv everything.
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// Format of what is printed on stderr: lines of text, or a JSON object per line.
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
 }
 
 impl CommonArgs {
-    /// Sets how much this process prints.
+    /// Prints messages and progress of this process on stderr from now on.
     pub fn apply(self) {
-        set_verbosity(match (self.quiet, self.verbose) {
-            (true, _) => Verbosity::Quiet,
-            (_, true) => Verbosity::Verbose,
-            _ => Verbosity::Normal,
-        });
+        log::print(if self.quiet { -1 } else { self.verbose.min(3) as i8 }, self.log_format);
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
-use models::{ModelSpec, Placement, RgbView, preprocess};
+use models::{ModelSpec, Placement, Preprocessed, RgbView, preprocess};
 use ndarray::Axis;
 
 use crate::batcher::{BatchObserver, BatchOptions, Batcher, Inference, Pending, Statistics};
@@ -162,6 +162,11 @@ impl Detector {
         &self.spec
     }
 
+    /// Which views of an image the network runs on.
+    pub fn views(&self) -> ViewOptions {
+        self.views
+    }
+
     /// The network; with several instances, the first.
     pub fn engine(&self) -> &Engine {
         &self.engine
@@ -241,25 +246,49 @@ impl Detector {
         image: &RgbImage,
         options: &CallOptions,
     ) -> Result<(Vec<Detection>, Timing), DetectorError> {
-        let rules = self.call_rules(&options.rules)?;
+        self.detect_views([image.width(), image.height()], options, |spec| {
+            let cropped = spec.crop(image);
+            let view = cropped.as_ref().unwrap_or(image);
+            let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
+            Ok(preprocess(pixels, &self.spec.preprocessing))
+        })
+    }
+
+    /// The detections in an image of this width and height, and where the time went. `prepare` makes the input of a view.
+    pub(crate) fn detect_views<E: From<DetectorError>>(
+        &self,
+        size: [u32; 2],
+        options: &CallOptions,
+        prepare: impl Fn(ViewSpec) -> Result<Preprocessed, E>,
+    ) -> Result<(Vec<Detection>, Timing), E> {
+        let CallOptions { rules, priority, cancellation } = options;
+        let rules = self.call_rules(rules).map_err(DetectorError::from)?;
         let mut timing = Timing::default();
-        let mut specs = self.views.view_specs(image.width(), image.height()).into_iter();
+        let mut specs = self.views.view_specs(size[0], size[1]).into_iter();
         // An image may have hundreds of views, which are not all to be prepared before the first has run.
         let (mut views, mut found) = (VecDeque::new(), Vec::new());
         loop {
             while views.len() < self.max_ahead()
                 && let Some(spec) = specs.next()
             {
-                views.push_back(timed(&mut timing.prepare, || self.submit(image, spec, options))?);
+                if cancellation.is_canceled() {
+                    return Err(DetectorError::from(EngineError::Canceled).into());
+                }
+                let _span = tracing::debug_span!("prepare").entered();
+                let Preprocessed { pixels, placement } = timed(&mut timing.prepare, || prepare(spec))?;
+                let pending = self.batcher.submit(pixels, *priority, cancellation.clone());
+                views.push_back(View { spec, placement, pending });
             }
             let Some(View { spec, placement, pending }) = views.pop_front() else { break };
-            let inference = pending.wait()?;
+            let inference = {
+                let _span = tracing::debug_span!("queue").entered();
+                pending.wait().map_err(DetectorError::from)?
+            };
             timing.queue += inference.queued;
             timing.network += inference.network;
             let detections = timed(&mut timing.postprocess, || self.postprocess(spec, &placement, &inference, &rules))?;
             found.push((spec, detections));
         }
-        let size = [image.width(), image.height()];
         let merged = timed(&mut timing.postprocess, || merge(found, size, &rules.spec.postprocessing));
         Ok((merged, timing))
     }
@@ -289,20 +318,6 @@ impl Detector {
     /// Number of inputs that keep the engines busy: one batch runs while the next one is ready.
     fn max_ahead(&self) -> usize {
         self.capacity.saturating_mul(2)
-    }
-
-    /// Prepares a view and passes it to the network.
-    fn submit(&self, image: &RgbImage, spec: ViewSpec, options: &CallOptions) -> Result<View, DetectorError> {
-        if options.cancellation.is_canceled() {
-            return Err(EngineError::Canceled.into());
-        }
-        let _span = tracing::debug_span!("prepare").entered();
-        let cropped = spec.crop(image);
-        let view = cropped.as_ref().unwrap_or(image);
-        let pixels = RgbView::new(view.width(), view.height(), view.as_raw())?;
-        let input = preprocess(pixels, &self.spec.preprocessing);
-        let pending = self.batcher.submit(input.pixels, options.priority, options.cancellation.clone());
-        Ok(View { spec, placement: input.placement, pending })
     }
 
     /// The detections in a view, in pixels of the original image (upright, after EXIF rotation), highest score first.

@@ -126,6 +126,11 @@ impl Engine {
             let reason = "some of the model's operators would run on the CPU; try a newer ONNX Runtime".to_owned();
             return Err(EngineError::Provider { provider, reason });
         }
+        if is_partly_on_cpu {
+            tracing::info!(
+                "{provider}: ONNX Runtime runs operators that compute shapes on the CPU; -v prints its report"
+            );
+        }
         let buffers = match provider {
             Provider::Cuda { device } | Provider::Tensorrt { device } => {
                 Some(IoBuffers::new(MemoryLocations::cuda(device, &session), use_cuda_graphs))

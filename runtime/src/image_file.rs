@@ -61,7 +61,7 @@ pub fn read_reserved(
 }
 
 fn read_with<T>(path: &Path, limits: &Limits, reserve: impl FnOnce(u64) -> T) -> Result<(RgbImage, T), ImageFileError> {
-    let _span = tracing::debug_span!("read").entered();
+    let _span = tracing::debug_span!("decode").entered();
     let image = read_bytes(path, limits).and_then(|bytes| decode_with(bytes.into(), limits, reserve));
     image.map_err(|reason| ImageFileError { path: path.to_owned(), reason })
 }

@@ -12,6 +12,7 @@ pub use lines::{BadLine, Lines};
 
 /// Why an input does not give any images.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum InputError {
     /// A folder cannot be listed.
     #[error("cannot list folder `{}`: {reason}", .folder.display())]

@@ -1,59 +1,60 @@
-//! Ctrl-C and termination signals: they end the program at once, without leaving temporary files, or let it finish the work
-//! in progress first.
+//! Ctrl-C and termination signals of a program: they end it at once, without leaving temporary files, or let it finish the
+//! work in progress first.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
-use runtime::machine;
-use runtime::progress::say;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Exit code of a program stopped by Ctrl-C, as shells report it.
-const EXIT_CODE: u8 = 130;
+use crate::machine;
+use crate::progress::say;
 
-static STATE: Mutex<State> = Mutex::new(State { first: None, folders: Vec::new() });
+/// Exit code of a program stopped by Ctrl-C, as shells report it.
+pub const EXIT_CODE: u8 = 130;
+
+static STATE: Mutex<State> = Mutex::new(State { first: None, repetition: Duration::ZERO, folders: Vec::new() });
 
 struct State {
-    /// What the next signal does instead of ending the program.
-    first: Option<First>,
+    /// What the next signal does instead of ending the program, and what is printed then.
+    first: Option<(Interrupt, &'static str)>,
+    /// Signals within this time after the first are ignored.
+    repetition: Duration,
     /// Folders to delete before the program ends.
     folders: Vec<PathBuf>,
 }
 
-struct First {
-    /// Printed at the signal.
-    consequence: &'static str,
-    /// Dropped at the signal.
-    sender: Sender<()>,
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells whether a signal has been received.
-#[derive(Clone, Debug)]
-pub(crate) struct Interrupt {
-    /// Disconnected by the signal.
-    receiver: Receiver<()>,
-}
-
-/// Handles Ctrl-C and termination signals from now on. Signals that the caller has ignored, as `nohup` does with SIGHUP,
-/// stay ignored.
-pub(crate) fn watch() -> Result<()> {
+/// Handles Ctrl-C, SIGTERM and SIGHUP from now on. Signals that the caller has ignored, as `nohup` does with SIGHUP, stay
+/// ignored. Call at most once per process.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub fn watch() -> io::Result<()> {
     let watched = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !machine::ignores_signal(*signal));
-    let mut signals = Signals::new(watched).context("cannot install the handler of Ctrl-C")?;
+    let mut signals = Signals::new(watched)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot install the handler of Ctrl-C: {error}")))?;
     thread::spawn(move || {
+        let mut ignored_until = None;
         for _ in signals.forever() {
-            let first = state().first.take();
-            match first {
-                Some(First { consequence, sender }) => {
-                    say(format_args!("stopping: {consequence}; press Ctrl-C again to stop at once"));
-                    drop(sender);
-                }
-                None => exit(),
+            let (first, repetition) = {
+                let mut state = state();
+                (state.first.take(), state.repetition)
+            };
+            if let Some((interrupt, consequence)) = first {
+                ignored_until = Some(Instant::now() + repetition);
+                say(format_args!("stopping: {consequence}; press Ctrl-C again to stop at once"));
+                interrupt.raise();
+            } else if ignored_until.is_none_or(|until| until <= Instant::now()) {
+                exit();
             }
         }
     });
@@ -61,45 +62,73 @@ pub(crate) fn watch() -> Result<()> {
 }
 
 /// Deletes a folder, too, when a signal ends the program.
-pub(crate) fn delete_at_exit(folder: PathBuf) {
-    state().folders.push(folder);
-}
-
-/// The exit code of an interrupted program.
-pub(crate) fn exit_code() -> ExitCode {
-    ExitCode::from(EXIT_CODE)
+pub fn delete_at_exit(folder: &Path) {
+    state().folders.push(folder.to_owned());
 }
 
 fn exit() -> ! {
     models::remove_partial_files();
     for folder in &state().folders {
-        // What cannot be deleted stays.
-        let _ = fs::remove_dir_all(folder);
+        delete(folder);
     }
-    // ONNX Runtime's threads are still running, and destructors of C++ must not pull its memory from under them.
+    // Threads of C++ libraries are still running, and destructors must not pull their memory from under them.
     signal_hook::low_level::exit(EXIT_CODE.into())
 }
 
-fn state() -> MutexGuard<'static, State> {
-    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+/// Deletes a folder to which the program may still add files. What cannot be deleted stays.
+fn delete(folder: &Path) {
+    for _ in 0..20 {
+        if fs::remove_dir_all(folder).is_ok() || !folder.exists() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Tells whether a signal has been received. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Interrupt {
+    /// Dropped by the signal.
+    sender: Arc<Mutex<Option<Sender<()>>>>,
+    /// Disconnected by the signal.
+    receiver: Receiver<()>,
+}
+
+impl Default for Interrupt {
+    /// One that no signal raises.
+    fn default() -> Self {
+        let (sender, receiver) = bounded(0);
+        Self { sender: Arc::new(Mutex::new(Some(sender))), receiver }
+    }
 }
 
 impl Interrupt {
     /// Lets the program finish its work in progress at the first signal; the second ends it. `consequence` says what
     /// happens to that work. Call at most once per process.
-    pub(crate) fn finish_first(consequence: &'static str) -> Self {
-        let (sender, receiver) = bounded(0);
-        state().first = Some(First { consequence, sender });
-        Self { receiver }
+    pub fn finish_first(consequence: &'static str) -> Self {
+        let interrupt = Self::default();
+        state().first = Some((interrupt.clone(), consequence));
+        interrupt
+    }
+
+    /// Ignores signals within this time after the first, since launchers and schedulers may send it twice.
+    pub fn ignoring_repetition(self, time: Duration) -> Self {
+        state().repetition = time;
+        self
+    }
+
+    /// Does what the signal does. Returns whether it was done before.
+    pub fn raise(&self) -> bool {
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner).take().is_none()
     }
 
     /// Whether a signal has been received.
-    pub(crate) fn is_raised(&self) -> bool {
+    pub fn is_raised(&self) -> bool {
         self.receiver.try_recv() == Err(TryRecvError::Disconnected)
     }
 
-    /// A channel that a signal disconnects.
-    pub(crate) fn channel(&self) -> &Receiver<()> {
+    /// A channel that the signal disconnects.
+    pub fn channel(&self) -> &Receiver<()> {
         &self.receiver
     }
 }

@@ -1,51 +1,40 @@
 //! Object detection: runs RetinaNet models that `exporter` wrote as ONNX files, with ONNX Runtime.
 //!
-//! ```no_run
-//! use runtime::{Detector, DetectorOptions, image_file};
+//! # One image
 //!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let detector = Detector::open("retinanet.onnx", DetectorOptions::default())?;
-//!     let image = image_file::read("street.jpg")?;
-//!     for detection in detector.detect(&image)? {
-//!         let class = &detector.spec().classes[detection.class_index];
-//!         println!("{} {:.2} {:?}", class.name, detection.score, detection.bounding_box);
-//!     }
-//!     Ok(())
-//! }
-//! ```
-//!
-//! Threads can share a detector, and inputs that arrive together run as one batch. [`map_ordered`] reads, detects and
-//! writes any number of images on several threads, and yields the results in order:
+//! [`Detector::open`] finds and loads ONNX Runtime and checks the file; [`Detector::detect`] does the rest.
 //!
 //! ```no_run
-//! use runtime::{Detector, DetectorOptions, Provider, image_file, map_ordered};
-//!
-//! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let mut options = DetectorOptions::default();
-//!     options.engine.provider = Provider::Cuda { device: 0 };
-//!     options.rules.score_threshold = Some(0.5);
-//!     options.max_batch = 8.try_into().ok();
-//!     let detector = Detector::open("retinanet.onnx", options)?;
-//!     let files = runtime::inputs::expand(&["photos"], true)?;
-//!     let detect = |file| -> Result<_, Box<dyn std::error::Error + Send + Sync>> {
-//!         let image = image_file::read(&file)?;
-//!         Ok((file, detector.detect(&image)?))
-//!     };
-//!     map_ordered(files.into_iter(), detector.suggested_threads(), detect, |results| {
-//!         for result in results {
-//!             match result {
-//!                 Ok((file, detections)) => println!("{}: {} detections", file.display(), detections.len()),
-//!                 Err(reason) => println!("{reason}"),
-//!             }
-//!         }
-//!     });
-//!     Ok(())
-//! }
+#![doc = include_str!("../examples/image.rs")]
 //! ```
 //!
-//! The ONNX file contains the [`models::ModelSpec`]: class names, preprocessing, anchors and post-processing. ONNX
-//! Runtime's library is loaded when the first detector opens, from where [`library::find`] finds it, and stays loaded;
-//! there is no other global state. Only [`progress`], which is for programs, prints anything.
+//! # Many images
+//!
+//! Threads share a detector, and inputs of one size that arrive together run as one batch. [`map_ordered`] processes any
+//! number of items on several threads, and yields the results in order. [`detect_file`] reads within limits.
+//!
+//! ```no_run
+#![doc = include_str!("../examples/folder.rs")]
+//! ```
+//!
+//! # Stage by stage
+//!
+//! Programs that run the network themselves, or want its outputs, use [`models::preprocess`], [`Engine::run`] and
+//! [`postprocess`].
+//!
+//! ```no_run
+#![doc = include_str!("../examples/raw_outputs.rs")]
+//! ```
+//!
+//! # What travels in the file
+//!
+//! The ONNX file contains the [`models::ModelSpec`]: class names, preprocessing, anchors and post-processing.
+//! [`DetectorOptions`] overrides thresholds ([`Rules`]), adds tiles and flips ([`ViewOptions`]), and chooses provider, threads
+//! and batches ([`EngineOptions`]).
+//!
+//! ONNX Runtime's library is loaded when the first detector opens, from where [`library::find`] finds it, and stays loaded;
+//! there is no other global state. The library prints nothing; stages are spans, and ONNX Runtime's log events, of the crate
+//! `tracing`. Errors are enums that name the thing and what to do.
 
 mod detector;
 mod call;
@@ -67,6 +56,7 @@ pub mod draw;
 pub mod drawn;
 pub mod drivers;
 pub mod evaluation_report;
+mod file_detection;
 pub mod inputs;
 pub mod machine;
 pub mod output;
@@ -75,6 +65,11 @@ mod map_ordered;
 mod pixel_budget;
 #[cfg(feature = "args")]
 pub mod cli;
+#[cfg(feature = "args")]
+pub mod interrupt;
+#[cfg(feature = "args")]
+mod log;
+#[cfg(feature = "args")]
 pub mod progress;
 #[cfg(feature = "serve")]
 pub mod protocol;
@@ -88,6 +83,7 @@ pub use engine::{
     CandidateOutputs, DenseOutputs, Engine, EngineError, EngineOptions, ModelInfo, Outputs, ShapeProfile,
     TensorrtOptions, ValueInfo,
 };
+pub use file_detection::detect_file;
 pub use map_ordered::{Ordered, map_ordered};
 pub use nms::suppress;
 pub use pixel_budget::{PixelBudget, Reservation};

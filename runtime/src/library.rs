@@ -7,13 +7,17 @@ use std::error::Error;
 use std::ffi::{CStr, OsStr};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::ep;
 use ort::logging::LogLevel;
+use tracing::Level;
 
 use crate::machine;
+
+/// Target of the events of ONNX Runtime's log.
+pub(crate) const LOG: &str = "onnxruntime";
 
 /// Environment variable with the path of the library, as `ort` and other programs use it.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
@@ -70,6 +74,7 @@ impl fmt::Display for Origin {
 
 /// ONNX Runtime cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LibraryError {
     /// The library was not found.
     #[error("cannot find ONNX Runtime; searched {}; {REMEDY}", .searched.join(", "))]
@@ -289,15 +294,35 @@ pub(crate) fn load(file: Option<&Path>) -> Result<&'static Loaded, LibraryError>
     let environment = builder
         .with_name("retinanet")
         .with_telemetry(has_telemetry())
+        .with_logger(Arc::new(log))
         // One thread per core or as many as the quota allows, shared by all sessions that do not have their own.
         .with_global_thread_pool(threads)
         .build()
         .map_err(|error| start_error(error.to_string()))?;
-    // Failures are returned as errors, so ONNX Runtime's log is off unless ORT_LOG is set.
-    if env::var_os("ORT_LOG").is_none() {
-        environment.set_log_level(LogLevel::Fatal);
-    }
+    environment.set_log_level(log_level());
     Ok(slot.insert(Box::leak(Box::new(Loaded { library, environment }))))
+}
+
+/// The level of ONNX Runtime's log that the subscriber of the crate `tracing` wants.
+fn log_level() -> LogLevel {
+    match () {
+        () if tracing::enabled!(target: LOG, Level::TRACE) => LogLevel::Verbose,
+        () if tracing::enabled!(target: LOG, Level::DEBUG) => LogLevel::Info,
+        () if tracing::enabled!(target: LOG, Level::WARN) => LogLevel::Warning,
+        () if tracing::enabled!(target: LOG, Level::ERROR) => LogLevel::Error,
+        // Failures are also returned as errors.
+        () => LogLevel::Fatal,
+    }
+}
+
+/// Passes a line of ONNX Runtime's log on to the crate `tracing`.
+fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &str) {
+    match level {
+        LogLevel::Verbose => tracing::trace!(target: LOG, location, "{message}"),
+        LogLevel::Info => tracing::debug!(target: LOG, location, "{message}"),
+        LogLevel::Warning => tracing::warn!(target: LOG, location, "{message}"),
+        LogLevel::Error | LogLevel::Fatal => tracing::error!(target: LOG, location, "{message}"),
+    }
 }
 
 impl Library {

@@ -14,14 +14,13 @@ mod model_args;
 mod rule_args;
 mod value_parsers;
 mod paths;
-mod interrupt;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use runtime::cli::{self, CommonArgs};
-use runtime::progress;
+use runtime::{interrupt, progress};
 
 /// Detect objects with RetinaNet models in ONNX files.
 #[derive(Debug, Parser)]

@@ -118,6 +118,14 @@ impl Output {
         Ok(Self { format, target: Target::open(path)?, count: 0 })
     }
 
+    /// As [`Output::open`], but adds to a file that exists. Only for formats without beginning and end, such as NDJSON.
+    ///
+    /// # Errors
+    /// When `path` cannot be written.
+    pub fn append(path: &Path, format: Format) -> io::Result<Self> {
+        Ok(Self { format, target: Target::append(path)?, count: 0 })
+    }
+
     /// Writes a report; `classes` are the classes of the spec. Flushes, unless writing to a file. After the reader of
     /// stdout has closed it, reports are discarded without an error.
     ///

@@ -1,154 +1,234 @@
-//! Messages and progress on stderr, for programs.
+//! Messages and progress on stderr, for programs. Messages are events of the crate `tracing`.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time between two updates of the progress line on a terminal.
-const FRAME: Duration = Duration::from_millis(100);
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing::Level;
 
-/// Time between two progress lines elsewhere.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// Target of the events that are messages.
+pub(crate) const MESSAGES: &str = "messages";
 
-/// How much a program prints on stderr.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verbosity {
-    /// Warnings and errors.
-    Quiet,
-    /// Also progress.
-    Normal,
-    /// Also details.
-    Verbose,
+/// Prints a line of progress, unless quiet.
+pub fn say(line: fmt::Arguments) {
+    tracing::info!(target: MESSAGES, "{line}");
 }
 
-/// How much this process prints.
-static VERBOSITY: AtomicU8 = AtomicU8::new(Verbosity::Normal as u8);
+/// Prints a line if verbose.
+pub fn detail(line: fmt::Arguments) {
+    tracing::debug!(target: MESSAGES, "{line}");
+}
 
-/// Sets how much this process prints.
-pub fn set_verbosity(verbosity: Verbosity) {
-    VERBOSITY.store(verbosity as u8, Ordering::Relaxed);
+/// Prints `warning: ...`.
+pub fn warn(line: fmt::Arguments) {
+    tracing::warn!(target: MESSAGES, "{line}");
+}
+
+/// Prints `error: ...`.
+pub fn error(line: fmt::Arguments) {
+    tracing::error!(target: MESSAGES, "{line}");
 }
 
 /// Whether only results, warnings and errors are printed.
 pub fn is_quiet() -> bool {
-    VERBOSITY.load(Ordering::Relaxed) == Verbosity::Quiet as u8
-}
-
-/// Prints a line of progress to stderr, unless quiet.
-pub fn say(line: fmt::Arguments) {
-    if !is_quiet() {
-        write_line(line);
-    }
+    !tracing::enabled!(target: MESSAGES, Level::INFO)
 }
 
 /// Whether details are printed. For details that take time to find out.
 pub fn is_verbose() -> bool {
-    VERBOSITY.load(Ordering::Relaxed) == Verbosity::Verbose as u8
+    tracing::enabled!(target: MESSAGES, Level::DEBUG)
 }
 
-/// Prints a line to stderr if verbose.
-pub fn detail(line: fmt::Arguments) {
-    if is_verbose() {
-        write_line(line);
+/// The bar on the terminal, if there is one.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn shown() -> MutexGuard<'static, Option<ProgressBar>> {
+    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Clears the bar while `print` prints, so that neither prints over the other.
+pub(crate) fn above_bar<T>(print: impl FnOnce() -> T) -> T {
+    match &*shown() {
+        Some(bar) => bar.suspend(print),
+        None => print(),
     }
 }
 
-/// Prints `warning: ...` to stderr.
-pub fn warn(line: fmt::Arguments) {
-    write_line(format_args!("warning: {line}"));
-}
-
-/// Prints `error: ...` to stderr.
-pub fn error(line: fmt::Arguments) {
-    write_line(format_args!("error: {line}"));
-}
-
-/// Whether a progress line is on the terminal.
-static IS_SHOWN: AtomicBool = AtomicBool::new(false);
-
-/// Writes a line to stderr. A closed stderr is not an error.
-fn write_line(line: fmt::Arguments) {
-    let _ = replace(&mut io::stderr().lock(), format_args!("{line}\n"), false);
-}
-
-/// Writes a text in place of the progress line, if there is one. `is_progress`: whether the text is the next one.
-fn replace(stderr: &mut impl Write, text: fmt::Arguments, is_progress: bool) -> io::Result<()> {
-    if IS_SHOWN.swap(is_progress, Ordering::Relaxed) {
-        write!(stderr, "\r\x1b[K")?;
-    }
-    stderr.write_fmt(text)
-}
-
-/// Progress of a run over many images: one line that changes in place on a terminal, a line every ten seconds elsewhere.
-pub struct Progress {
-    /// Number of images, if known.
-    total: Option<usize>,
-    done: usize,
+/// Progress through items, from any thread: a bar if stderr is a terminal, a line every ten seconds otherwise.
+pub struct Bar {
+    title: String,
+    total: Option<u64>,
+    done: AtomicU64,
     started: Instant,
-    shown: Instant,
-    /// Whether the line changes in place.
-    changing: bool,
+    last_line: Mutex<Instant>,
+    /// On the terminal until it is dropped.
+    bar: Option<ProgressBar>,
+}
+
+impl Bar {
+    /// Progress through `total` items, if their number is known. The title precedes it.
+    pub fn new(title: &str, total: Option<u64>) -> Self {
+        let bar = (io::stderr().is_terminal() && !is_quiet()).then(|| {
+            let template =
+                if total.is_some() { "{prefix}{bar:24} {pos}/{len} {wide_msg}" } else { "{prefix}{pos} {wide_msg}" };
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+            bar.with_style(style).with_prefix(prefix(title))
+        });
+        Self::show(title, total, bar)
+    }
+
+    /// As [`Bar::new`], but always lines.
+    fn lines(title: &str, total: Option<u64>) -> Self {
+        Self::show(title, total, None)
+    }
+
+    fn show(title: &str, total: Option<u64>, bar: Option<ProgressBar>) -> Self {
+        if bar.is_some() {
+            *shown() = bar.clone();
+        }
+        let now = Instant::now();
+        Self { title: title.to_owned(), total, done: AtomicU64::new(0), started: now, last_line: Mutex::new(now), bar }
+    }
+
+    /// Counts more items. `message` gets the number of items so far, and the seconds since the start.
+    pub fn advance(&self, items: u64, message: impl FnOnce(u64, f64) -> String) {
+        const INTERVAL: Duration = Duration::from_secs(10);
+        let done = self.done.fetch_add(items, Ordering::Relaxed) + items;
+        let message = || message(done, self.started.elapsed().as_secs_f64());
+        if let Some(bar) = &self.bar {
+            bar.set_message(message());
+            bar.set_position(done);
+        } else if Some(done) != self.total
+            && let Ok(mut last_line) = self.last_line.try_lock()
+            && last_line.elapsed() >= INTERVAL
+        {
+            *last_line = Instant::now();
+            let total = self.total.map_or_else(String::new, |total| format!("/{total}"));
+            say(format_args!("{}{done}{total} {}", prefix(&self.title), message()));
+        }
+    }
+}
+
+fn prefix(title: &str) -> String {
+    if title.is_empty() { String::new() } else { format!("{title} ") }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            *shown() = None;
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// Progress of a run over many images.
+pub struct Progress {
+    total: Option<u64>,
+    bar: Bar,
 }
 
 impl Progress {
-    /// `stdout_in_use`: results go to stdout; if that is the same terminal, they show the progress, and no line is drawn.
+    /// `stdout_in_use`: results go to stdout; if that is the same terminal, they show the progress, and no bar is drawn.
     pub fn new(total: Option<usize>, stdout_in_use: bool) -> Self {
-        let changing = io::stderr().is_terminal() && !(stdout_in_use && io::stdout().is_terminal());
-        let now = Instant::now();
-        Self { total, done: 0, started: now, shown: now, changing: changing && !is_quiet() }
+        let total = total.map(|total| total as u64);
+        let bar = if stdout_in_use && io::stdout().is_terminal() { Bar::lines("", total) } else { Bar::new("", total) };
+        Self { total, bar }
     }
 
     /// Counts one more image.
     pub fn advance(&mut self) {
-        self.done += 1;
-        let interval = if self.changing { FRAME } else { INTERVAL };
-        if self.shown.elapsed() < interval || Some(self.done) == self.total {
-            return;
-        }
-        self.shown = Instant::now();
-        let line = line(self.done, self.total, self.started.elapsed());
-        if self.changing {
-            let _ = replace(&mut io::stderr().lock(), format_args!("{line}"), true);
-        } else {
-            say(format_args!("{line}"));
-        }
+        self.bar.advance(1, |done, seconds| speed(done, self.total, seconds));
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        let _ = replace(&mut io::stderr().lock(), format_args!(""), false);
-    }
-}
-
-fn line(done: usize, total: Option<usize>, elapsed: Duration) -> String {
-    let rate = done as f64 / elapsed.as_secs_f64();
-    let Some(total) = total else { return format!("{done} images, {rate:.1} images/s") };
+fn speed(done: u64, total: Option<u64>, seconds: f64) -> String {
+    let rate = done as f64 / seconds;
+    let Some(total) = total else { return format!("images, {rate:.1} images/s") };
     let left = ((total - done) as f64 / rate).round() as u64;
-    format!("{done}/{total} images, {rate:.1} images/s, {}:{:02} left", left / 60, left % 60)
+    format!("images, {rate:.1} images/s, {}:{:02} left", left / 60, left % 60)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use indicatif::{ProgressDrawTarget, TermLike};
+
     use super::*;
 
-    #[test]
-    fn messages_replace_the_progress_line() {
-        let mut out = Vec::new();
-        for (text, is_progress) in
-            [("1/9", true), ("2/9", true), ("warning: a\n", false), ("b\n", false), ("3/9", true)]
-        {
-            replace(&mut out, format_args!("{text}"), is_progress).unwrap();
+    /// A terminal that records what happens to it.
+    #[derive(Clone, Debug, Default)]
+    struct Terminal(Arc<Mutex<String>>);
+
+    impl Terminal {
+        fn record(&self, text: &str) -> io::Result<()> {
+            self.0.lock().unwrap().push_str(text);
+            Ok(())
         }
-        IS_SHOWN.store(false, Ordering::Relaxed);
-        assert_eq!(String::from_utf8(out).unwrap(), "1/9\r\x1b[K2/9\r\x1b[Kwarning: a\nb\n3/9");
+    }
+
+    impl TermLike for Terminal {
+        fn width(&self) -> u16 {
+            80
+        }
+
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_line(&self, text: &str) -> io::Result<()> {
+            self.record(text)
+        }
+
+        fn write_str(&self, text: &str) -> io::Result<()> {
+            self.record(text)
+        }
+
+        fn clear_line(&self) -> io::Result<()> {
+            self.record("<cleared>")
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_are_printed_above_the_bar() {
+        let terminal = Terminal::default();
+        let style = ProgressStyle::with_template("{pos} of {len} {msg}").unwrap();
+        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()));
+        let bar = Bar::show("", Some(9), Some(ProgressBar::with_draw_target(Some(9), target).with_style(style)));
+        bar.advance(4, |done, _| format!("({done})"));
+        above_bar(|| terminal.record("<line>").unwrap());
+        drop(bar);
+        above_bar(|| terminal.record("<last>").unwrap());
+        let text = terminal.0.lock().unwrap().clone();
+        let (before, after) = text.split_once("<line>").unwrap();
+        assert!(before.contains("4 of 9 (4)") && before.trim_end().ends_with("<cleared>"), "{text}");
+        assert!(after.contains("4 of 9 (4)") && after.trim_end().ends_with("<cleared><last>"), "{text}");
     }
 
     #[test]
     fn the_line_shows_rate_and_remaining_time() {
-        let elapsed = Duration::from_secs(25);
-        assert_eq!(line(50, Some(200), elapsed), "50/200 images, 2.0 images/s, 1:15 left");
-        assert_eq!(line(50, None, elapsed), "50 images, 2.0 images/s");
+        assert_eq!(speed(50, Some(200), 25.0), "images, 2.0 images/s, 1:15 left");
+        assert_eq!(speed(50, None, 25.0), "images, 2.0 images/s");
     }
 }

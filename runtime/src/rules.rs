@@ -28,6 +28,7 @@ pub struct Rules {
 
 /// A rule is invalid, or does not fit the model.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RuleError {
     /// A threshold is out of range.
     #[error("{name} threshold {found} is not between 0 and 1")]

@@ -1,4 +1,6 @@
-//! `runtime score`: COCO metrics of a COCO results file.
+//! `runtime score`: COCO metrics of result files.
+
+mod results;
 
 use std::collections::HashMap;
 use std::panic::resume_unwind;
@@ -6,26 +8,28 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Result, bail};
-use models::dataset::{Dataset, OnProblem, Report};
-use models::evaluation::{LocatedResults, MAX_DETECTIONS, ResultFile, ScoredBox};
+use models::dataset::{Dataset, Image, OnProblem, Report};
+use models::evaluation::{LocatedResults, MAX_DETECTIONS, ScoredBox};
 use runtime::evaluation_report::{Details, EvaluationReport};
 use runtime::output::ReportWriter;
 use runtime::progress::{say, warn};
 
 use crate::paths::or_stdin;
+use results::Results;
 
 /// Compute the COCO metrics of detections that are already in a file, as pycocotools does.
 ///
-/// All images of the ground truth count, also those without detections. Detections on other images are an error,
+/// All images of the ground truth count, also those without detections. Detections on other images are an error, and
 /// detections of other categories are ignored with a warning.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ScoreArgs {
     /// COCO ground truth: a JSON object with images, annotations and categories; `-` reads it from stdin.
     #[arg(long, value_name = "COCO.json", help_heading = "Data")]
     pub(crate) truth: PathBuf,
-    /// COCO results: a JSON list of objects with image_id, category_id, bbox and score; `-` reads it from stdin.
-    #[arg(long, value_name = "RESULTS.json", help_heading = "Data")]
-    pub(crate) detections: PathBuf,
+    /// Results: COCO results, a JSON list of objects with image_id, category_id, bbox and score (`-` reads it from stdin), or
+    /// what `runtime detect` wrote with --json or --ndjson. Several files, such as those of shards, must not share images.
+    #[arg(long, value_name = "RESULTS.json", num_args = 1.., required = true, help_heading = "Data")]
+    pub(crate) detections: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) details: Details,
     /// Also write all numbers and the precision-recall curves as JSON; `-` writes them to stdout instead of the tables.
@@ -39,15 +43,27 @@ pub(crate) struct ScoreArgs {
 /// When a file cannot be read or written, and when detections are on images that are not in the ground truth.
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
-    let [truth, detections] = [&args.truth, &args.detections].map(|path| or_stdin(path));
+    let truth = or_stdin(&args.truth);
     // Both at once, since reading a file takes one thread and parsing it all others.
     let (results, read) = thread::scope(|scope| {
-        let results = scope.spawn(|| ResultFile::read(detections));
+        let results =
+            scope.spawn(|| args.detections.iter().map(|path| Results::read(path)).collect::<Result<Vec<_>>>());
         let read = Dataset::read_coco(truth, OnProblem::Keep);
         (results.join().unwrap_or_else(|panic| resume_unwind(panic)), read)
     });
     let truth = with_notes(truth, read?, &args.details);
-    let detections = known(detections, results?.locate(&truth)?)?;
+    let (mut detections, mut files) = (Vec::new(), HashMap::new());
+    for (path, results) in args.detections.iter().zip(results?) {
+        let (located, images) = results.locate(path, &truth)?;
+        for image in images {
+            if let Some(first) = files.insert(image, path) {
+                let Image { id, file_name, .. } = &truth.images()[image];
+                let (first, second) = (first.display(), path.display());
+                bail!("image `{file_name}` (id {id}) is in both `{first}` and `{second}`; pass each result once");
+            }
+        }
+        detections.extend(known(path, located)?);
+    }
     let report = EvaluationReport::new(&truth, &detections, &args.details);
     Ok(writer.publish(&report, &report.to_string())?)
 }
@@ -102,7 +118,7 @@ fn known(path: &Path, results: LocatedResults) -> Result<Vec<ScoredBox>> {
 
 #[cfg(test)]
 mod tests {
-    use models::dataset::{Annotation, Image, Rectangle};
+    use models::dataset::{Annotation, Rectangle};
     use models::evaluation::Summary;
     use models::spec::Class;
     use serde_json::json;
@@ -119,7 +135,7 @@ mod tests {
         std::fs::write(&truth, text).unwrap();
         std::fs::write(&detections, results).unwrap();
         let details = Details { voc_iou: Some(0.5), confusion: Some(0.5), max_dets: None };
-        run(ScoreArgs { truth, detections, details, json: Some(json.clone()) })?;
+        run(ScoreArgs { truth, detections: vec![detections], details, json: Some(json.clone()) })?;
         Ok(std::fs::read_to_string(json).unwrap())
     }
 

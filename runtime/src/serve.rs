@@ -16,8 +16,6 @@ mod signals;
 mod uploads;
 mod version;
 mod worker;
-#[cfg(test)]
-mod tests;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -226,3 +224,6 @@ fn listen(address: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
     let address = listener.local_addr()?;
     Ok((listener, address))
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,9 +15,12 @@ use crate::engine::{EngineError, EngineOptions, Fallback, ort_message, session};
 pub fn smoke_test(options: &EngineOptions) -> Result<Duration, EngineError> {
     let started = Instant::now();
     let model = one_convolution();
-    let mut session =
-        session("the smoke test", options, Fallback::Allowed, |builder| builder.commit_from_memory(&model))?;
     let failed = |reason: String| EngineError::Provider { provider: options.provider, reason };
+    let session = session("the smoke test", options, Fallback::Forbidden, |builder| builder.commit_from_memory(&model));
+    let mut session = session.map_err(|error| match error {
+        EngineError::Fallback { .. } => failed("it leaves convolutions to the CPU".to_owned()),
+        error => error,
+    })?;
     let (images, weights) = (Array4::from_elem((1, 1, SIDE, SIDE), 3.0f32), Array4::from_elem((1, 1, 1, 1), 0.5f32));
     let tensor = |array| TensorRef::from_array_view(array).map_err(|error| failed(ort_message(&error)));
     let (images, weights) = (tensor(&images)?, tensor(&weights)?);

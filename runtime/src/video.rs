@@ -86,6 +86,7 @@ impl fmt::Display for Rate {
 
 /// Why a video cannot be read or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum VideoError {
     /// `ffmpeg` is not on the PATH.
     #[error("videos need the program `ffmpeg`, which is not on the PATH; install it (on Debian: apt install ffmpeg)")]

@@ -31,6 +31,7 @@ pub struct Tiling {
 
 /// The tiling is invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TilingError {
     /// The tiles are too small.
     #[error("tile size is {width}x{height} pixels, expected at least {} per side", Tiling::MIN_SIDE)]

@@ -257,6 +257,52 @@ fn score_reads_stdin() {
 }
 
 #[test]
+fn score_joins_the_files_of_shards() {
+    let folder = folder();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    let image = |id| format!(r#"{{"id": {id}, "file_name": "{id}.png", "width": 9, "height": 9}}"#);
+    let object = |id| format!(r#"{{"id": {id}, "image_id": {id}, "category_id": 3, "bbox": [1, 1, 4, 4]}}"#);
+    let list = |entry: &dyn Fn(u32) -> String| (1..=4).map(entry).collect::<Vec<_>>().join(",");
+    let (images, annotations) = (list(&image), list(&object));
+    let categories = r#"[{"id": 3, "name": "cell"}]"#;
+    write(
+        "truth.json",
+        &format!(r#"{{"images": [{images}], "annotations": [{annotations}], "categories": {categories}}}"#),
+    );
+    write("1.json", r#"[{"image_id": 1, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.9}]"#);
+    let detected = |id: u32| {
+        format!(
+            r#"{{"file":"b/{id}.png","width":9,"height":9,"detections":[{{"label":"cell","category_id":3,"score":0.8,"box":[1.0,1.0,5.0,5.0]}}]}}"#
+        )
+    };
+    write("2.ndjson", &format!("{}\n{{\"file\":\"3.png\",\"error\":\"broken\"}}\n", detected(2)));
+    write("4.json", &format!("[\n{}\n]\n", detected(4)));
+    let score = |files: &[&str]| {
+        run(runtime(&folder).args(["score", "--truth", "truth.json", "--json", "-", "--detections"]).args(files))
+    };
+    let (code, stdout, stderr) = score(&["1.json", "2.ndjson", "4.json"]);
+    assert!(code == 0 && stderr.contains("1 of the 2 images in `2.ndjson` failed"), "{stderr}");
+    let numbers: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(numbers["AR100"].as_f64(), Some(0.75));
+
+    write("again.ndjson", &format!("{}\n{}\n", detected(4), detected(4)));
+    write("other.ndjson", "{\"file\":\"7.png\",\"detections\":[]}\n");
+    write("cut.ndjson", "{\"file\":\"1.png\",\"detec");
+    write("frames.ndjson", "{\"file\":\"clip.mp4\",\"frame\":1,\"detections\":[]}\n");
+    write("twice.json", r#"[{"image_id": 4, "category_id": 3, "bbox": [1, 1, 4, 4], "score": 0.9}]"#);
+    for (files, parts) in [
+        (&["4.json", "twice.json"][..], &["image `4.png` (id 4) is in both `4.json` and `twice.json`"][..]),
+        (&["again.ndjson"], &["`b/4.png` is twice in `again.ndjson`"]),
+        (&["other.ndjson"], &["`7.png` in `other.ndjson` is no image of the ground truth"]),
+        (&["cut.ndjson"], &["cannot read `cut.ndjson`", "--skip-existing", "line 1"]),
+        (&["frames.ndjson"], &["`clip.mp4` in `frames.ndjson`", "frames of a video have no image ids"]),
+    ] {
+        let (code, _, stderr) = score(files);
+        assert!(code == 1 && parts.iter().all(|part| stderr.contains(part)), "{stderr}");
+    }
+}
+
+#[test]
 fn eval_reads_every_annotation_format() {
     let folder = folder();
     let voc = "<annotation><object><name>dog</name><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax><ymax>4</ymax>\

@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[cfg(target_os = "linux")]
+use fixture::peak_memory;
 use fixture::{detect, folder, json, list, read, run, runtime};
 
 #[test]
@@ -347,6 +349,85 @@ fn jobs_of_an_array_share_the_images() {
 }
 
 #[test]
+fn a_second_run_skips_what_the_first_has_done() {
+    let folder = folder();
+    let outputs = ["--ndjson", "a.ndjson", "--yolo", "labels", "--draw", "drawn"];
+    let (code, _, stderr) = run(detect(&folder).args(outputs).args(["1.png", "2.png", "3.jpg", "1.png"]));
+    assert_eq!(code, 3, "{stderr}");
+    let whole = read(&folder, "a.ndjson");
+    // As if the program had been killed in the third line.
+    let third: usize = whole.lines().take(2).map(|line| line.len() + 1).sum();
+    std::fs::write(folder.path().join("a.ndjson"), &whole[..third + 30]).unwrap();
+    std::fs::remove_file(folder.path().join("labels/3.txt")).unwrap();
+    std::fs::write(folder.path().join("labels/1-2.txt"), "kept").unwrap();
+
+    let mut second = detect(&folder);
+    second.args(outputs).args(["--skip-existing", "1.png", "2.png", "3.jpg", "1.png"]);
+    let (code, _, stderr) = run(&mut second);
+    assert!(code == 0 && stderr.contains("images: 2, skipped: 2, failed: 0"), "{stderr}");
+    assert_eq!(read(&folder, "a.ndjson"), whole);
+    assert!(folder.path().join("labels/3.txt").exists());
+    assert_eq!(read(&folder, "labels/1-2.txt"), "kept");
+    let (code, _, stderr) = run(&mut second);
+    assert!(code == 0 && stderr.contains("images: 0, skipped: 4"), "{stderr}");
+    assert_eq!(read(&folder, "a.ndjson"), whole);
+
+    // Without a list, the files decide.
+    std::fs::remove_file(folder.path().join("drawn/3.jpg")).unwrap();
+    let mut child = detect(&folder);
+    child
+        .args(["--skip-existing", "--yolo", "labels", "--draw", "drawn", "--stdin"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"1.png\n3.jpg\nclip.mp4\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(3) && stderr.contains("images: 2, skipped: 1, failed: 1"), "{stderr}");
+    assert!(stderr.contains("`clip.mp4`: it is a video, which --skip-existing cannot continue"), "{stderr}");
+    assert!(folder.path().join("drawn/3.jpg").exists());
+
+    for (arguments, message) in [
+        (&["--ndjson", "-"][..], "--skip-existing needs a file for --ndjson"),
+        (&["--json", "a.json"], "cannot be used with '--json <FILE>'"),
+        (&["--draw", "drawn", "--crops", "crops"], "cannot be used with '--crops <DIR>'"),
+        (&[], "--skip-existing needs --ndjson, --draw or --yolo"),
+    ] {
+        let (code, _, stderr) = run(detect(&folder).arg("--skip-existing").args(arguments).arg("1.png"));
+        assert!(code == 2 && stderr.contains(message), "{stderr}");
+    }
+}
+
+#[test]
+fn the_log_is_text_or_json_and_as_verbose_as_wanted() {
+    let folder = folder();
+    let stderr = |arguments: &[&str]| {
+        let (code, _, stderr) = run(detect(&folder).args(arguments).args(["--draw", "drawn", "1.png", "2.png"]));
+        assert_eq!(code, 3, "{stderr}");
+        stderr
+    };
+    let lines = |arguments: &[&str]| stderr(arguments).lines().map(json).collect::<Vec<_>>();
+    let (quiet, normal) = (stderr(&["-q"]), stderr(&[]));
+    assert!(quiet.lines().count() == 1 && quiet.starts_with("error: `2.png`: not a JPEG"), "{quiet}");
+    assert!(normal.lines().count() == 2 && normal.contains("images: 2, failed: 1"), "{normal}");
+    assert!(stderr(&["-v"]).contains("\nmodel: `"));
+
+    let normal = lines(&["--log-format", "json"]);
+    assert!(normal.len() == 2 && normal[0]["level"] == "ERROR" && normal[0]["target"] == "messages", "{normal:?}");
+    assert!(normal[0]["message"].as_str().unwrap().starts_with("`2.png`: not a JPEG"), "{normal:?}");
+    assert!(normal[1]["level"] == "INFO" && normal[1]["timestamp"].is_string(), "{normal:?}");
+
+    let stages = lines(&["-vv", "--log-format", "json"]);
+    for stage in ["decode", "prepare", "queue", "infer", "postprocess", "write"] {
+        let ends = |line: &&Value| line["message"] == "close" && line["span"]["name"] == stage;
+        let line = stages.iter().find(ends).unwrap_or_else(|| panic!("no {stage} in {stages:?}"));
+        assert!(line["time.busy"].is_string(), "{line}");
+    }
+    assert!(stderr(&["-vv"]).lines().any(|line| line.contains("decode: close time.busy=")));
+    assert!(lines(&["-vvv", "--log-format", "json"]).iter().any(|line| line["target"] == "onnxruntime"));
+}
+
+#[test]
 fn labels_that_exist_are_not_overwritten() {
     let folder = folder();
     std::fs::create_dir(folder.path().join("labels")).unwrap();
@@ -377,23 +458,6 @@ fn auto_ignores_options_of_cuda_on_other_providers() {
     assert_eq!(code, 0, "{stderr}");
 }
 
-/// Peak resident memory of `detect` with these arguments, in MiB.
-#[cfg(target_os = "linux")]
-fn peak_memory(folder: &TempDir, arguments: &[&str]) -> u64 {
-    let mut command = detect(folder);
-    let mut child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let mut peak = 0;
-    while child.try_wait().unwrap().is_none() {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        peak = kibibytes.map_or(peak, |kibibytes| kibibytes / 1024);
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    peak
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn images_in_memory_have_no_more_pixels_than_an_image_may_have() {
@@ -406,7 +470,9 @@ fn images_in_memory_have_no_more_pixels_than_an_image_may_have() {
         .for_each(|name| drop(std::fs::hard_link(folder.path().join(&images[0]), folder.path().join(name))));
     let peak = |max_pixels: &str| {
         let options = ["--workers", "10", "--draw", "drawn", "--max-pixels", max_pixels];
-        peak_memory(&folder, &options.into_iter().chain(images.iter().map(String::as_str)).collect::<Vec<_>>())
+        let mut command = detect(&folder);
+        command.args(options).args(&images);
+        peak_memory(command)
     };
     let (one, all) = (peak("6000000"), peak("60000000"));
     assert!(one + 80 < all, "{one} MiB with one image in memory, {all} MiB with ten");

@@ -46,8 +46,14 @@ fn every_stage_is_a_span() {
     let image = image_file::read(folder.path().join("1.png")).unwrap();
     detector.detect(&image).unwrap();
     let names = names.0.lock().unwrap();
-    let stages: Vec<_> = names.iter().filter(|name| ["read", "prepare", "run", "postprocess"].contains(name)).collect();
-    assert_eq!(stages, [&"read", &"prepare", &"run", &"postprocess"]);
+    let stages: Vec<_> =
+        names.iter().filter(|name| ["decode", "prepare", "queue", "infer", "postprocess"].contains(name)).collect();
+    // The network runs while the caller waits.
+    assert!(
+        stages == [&"decode", &"prepare", &"queue", &"infer", &"postprocess"]
+            || stages == [&"decode", &"prepare", &"infer", &"queue", &"postprocess"],
+        "{stages:?}"
+    );
 }
 
 #[test]

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+#[path = "fixture/orthomosaic.rs"]
+mod orthomosaic;
+
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use image::imageops::crop_imm;
+use orthomosaic::{SIZE, pixel, write_orthomosaic};
 use runtime::image_file::{DecodeError, Limits, Region, TiffReader, decode, read, read_within, size};
 
 /// Made by `fixtures/tiff.py`, which also says where Pillow is not the norm.
@@ -178,64 +181,6 @@ fn images_of_the_field_are_read() {
     }
 }
 
-/// Side of the tiles of the orthomosaic.
-const TILE: u32 = 256;
-const SIZE: (u32, u32) = (60_000, 40_000);
-
-/// The tiles of the orthomosaic that are stored; the others repeat them.
-const STORED: u32 = 61;
-
-fn stored_tile(column: u32, row: u32) -> u32 {
-    (column * 7 + row * 13) % STORED
-}
-
-fn pixel(x: u32, y: u32) -> [u8; 3] {
-    let tile = stored_tile(x / TILE, y / TILE);
-    [(x % TILE) as u8, (y % TILE) as u8, (tile * 4) as u8]
-}
-
-/// Writes a BigTIFF of `SIZE` pixels in uncompressed tiles. <https://www.awaresystems.be/imaging/tiff/bigtiff.html>
-fn write_orthomosaic(path: &Path) -> io::Result<()> {
-    let (columns, rows) = (SIZE.0.div_ceil(TILE), SIZE.1.div_ceil(TILE));
-    let tile_bytes = u64::from(TILE * TILE * 3);
-    let offsets: Vec<u64> = (0..rows)
-        .flat_map(|row| (0..columns).map(move |column| 16 + u64::from(stored_tile(column, row)) * tile_bytes))
-        .collect();
-    let tables = 16 + u64::from(STORED) * tile_bytes;
-    let count = offsets.len() as u64;
-    let mut file = BufWriter::new(File::create(path)?);
-    file.write_all(b"II\x2B\0\x08\0\0\0")?;
-    file.write_all(&(tables + count * 16).to_le_bytes())?;
-    for tile in 0..STORED {
-        let pixels = (0..TILE * TILE).flat_map(|at| [(at % TILE) as u8, (at / TILE) as u8, (tile * 4) as u8]);
-        file.write_all(&pixels.collect::<Vec<_>>())?;
-    }
-    offsets.iter().try_for_each(|offset| file.write_all(&offset.to_le_bytes()))?;
-    offsets.iter().try_for_each(|_| file.write_all(&tile_bytes.to_le_bytes()))?;
-    // Tag, type (3: 16 bits, 4: 32 bits, 16: 64 bits), count, value or its offset.
-    let entries: [(u16, u16, u64, u64); 10] = [
-        (256, 4, 1, SIZE.0.into()),
-        (257, 4, 1, SIZE.1.into()),
-        (258, 3, 3, 0x8_0008_0008),
-        (259, 3, 1, 1),
-        (262, 3, 1, 2),
-        (277, 3, 1, 3),
-        (322, 4, 1, TILE.into()),
-        (323, 4, 1, TILE.into()),
-        (324, 16, count, tables),
-        (325, 16, count, tables + count * 8),
-    ];
-    file.write_all(&(entries.len() as u64).to_le_bytes())?;
-    for (tag, kind, count, value) in entries {
-        file.write_all(&tag.to_le_bytes())?;
-        file.write_all(&kind.to_le_bytes())?;
-        file.write_all(&count.to_le_bytes())?;
-        file.write_all(&value.to_le_bytes())?;
-    }
-    file.write_all(&[0; 8])?;
-    file.flush()
-}
-
 /// Maximum memory of this process so far, in bytes.
 #[cfg(target_os = "linux")]
 fn peak_memory() -> u64 {
@@ -251,7 +196,7 @@ fn an_orthomosaic_larger_than_memory_is_read_by_regions() {
     const MAX_MEMORY: u64 = 600 << 20;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orthomosaic.tif");
-    write_orthomosaic(&path).unwrap();
+    write_orthomosaic(&path, SIZE, 1).unwrap();
     assert!(read(&path).unwrap_err().to_string().contains("(--max-pixels)"));
     let reader = TiffReader::open(&path).unwrap();
     assert_eq!(reader.size(), SIZE);

@@ -10,7 +10,7 @@ use runtime::progress::{detail, is_verbose};
 
 use crate::config::{Precision, TrainConfig};
 use crate::device::{Device, set_cudnn_benchmark};
-use crate::interrupt::Interrupt;
+use crate::interrupt;
 use crate::machine::{Machine, has_bfloat16_instructions};
 use crate::overrides::Overrides;
 use crate::progress::{say, warn};
@@ -81,7 +81,7 @@ fn prepare(args: &FitArgs, folder: RunFolder, config: TrainConfig, device: Devic
         None => TrainingModel::new(data.spec(), &config, on)?,
     };
     set_cudnn_benchmark(on, &config.run, data.train.recipe());
-    Ok(Setup { folder, config, data, model, device, interrupt: Interrupt::watch()? })
+    Ok(Setup { folder, config, data, model, device, interrupt: interrupt::watch()? })
 }
 
 /// A network with initial weights from a checkpoint or a backbone.

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use runtime::image_file::{self, Limits};
-use runtime::output::Found;
-use runtime::{Detector, PixelBudget, map_ordered};
+use runtime::image_file::Limits;
+use runtime::{Detector, PixelBudget, detect_file, map_ordered};
 use serde::Serialize;
 
 use super::table::tabulate;
@@ -35,8 +34,7 @@ impl Throughput {
         let count = runs.max(4 * batch).next_multiple_of(batch);
         let (limits, budget) = (Limits::DEFAULT, PixelBudget::new(Limits::DEFAULT.pixels));
         let detect = |file: &Path| {
-            let (image, _reserved) = image_file::read_reserved(file, &limits, &budget)?;
-            Found::detect(detector, &image).with_context(|| format!("`{}`", file.display()))
+            detect_file(detector, file, &limits, &budget).with_context(|| format!("`{}`", file.display()))
         };
         let items = files.iter().map(PathBuf::as_path).cycle().take(warm_up + count);
         // The time starts with the result after which `count` more follow, while the next images are in progress.

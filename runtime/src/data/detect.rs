@@ -8,13 +8,15 @@ use models::evaluation::ScoredBox;
 use models::spec::Class;
 
 use crate::Detector;
-use crate::image_file::{self, Limits};
+use crate::file_detection::detect_file;
+use crate::image_file::Limits;
 use crate::map_ordered::map_ordered;
 use crate::output::{Failure, Found};
 use crate::pixel_budget::PixelBudget;
 
 /// The detector cannot run on a whole data set. Skipping an image would give another average precision.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DetectDatasetError {
     /// The data set has none of the model's classes.
     #[error(
@@ -65,9 +67,8 @@ pub fn detect_dataset(
     let (limits, budget) = (Limits::DEFAULT, PixelBudget::new(Limits::DEFAULT.pixels));
     let detect = |image: usize| {
         let path = truth.path_of(image);
-        let read = image_file::read_reserved(&path, &limits, &budget).map_err(|error| error.reason.into());
-        let found = read.and_then(|(image, _reserved)| Ok(Found::detect(detector, &image)?));
-        let found = found.map_err(|reason| DetectDatasetError::Image { path, reason })?;
+        let found = detect_file(detector, &path, &limits, &budget)
+            .map_err(|reason| DetectDatasetError::Image { path, reason })?;
         scored_boxes(truth, image, &class_indices, &found)
     };
     map_ordered(0..truth.images().len(), workers, detect, |images| {

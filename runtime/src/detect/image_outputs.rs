@@ -51,6 +51,23 @@ pub(super) struct Targets {
     crops: Option<(PathBuf, String)>,
 }
 
+impl Targets {
+    /// Whether the image's pixels are needed after the detection.
+    pub(super) fn need_pixels(&self) -> bool {
+        self.drawn.is_some() || self.crops.is_some()
+    }
+
+    /// Whether the annotated image and the labels exist.
+    pub(super) fn exist(&self) -> bool {
+        let drawn = match &self.drawn {
+            Some(Drawn::Image(path)) => path.exists(),
+            Some(Drawn::Frame(_)) => false,
+            None => true,
+        };
+        drawn && self.yolo.as_ref().is_none_or(|(labels, _)| labels.exists())
+    }
+}
+
 /// The target of an annotated image.
 #[derive(Clone, Debug)]
 enum Drawn {
@@ -92,12 +109,19 @@ pub(super) struct Names {
     yolo: Option<output::Names>,
     yolo_scores: bool,
     crops: Option<output::Names>,
+    /// Whether labels may exist already, which are kept.
+    keep_labels: bool,
     ids: Ids,
 }
 
 impl ImageOutputs {
     /// Creates the folders and checks the names, so that errors are found before the work starts.
-    pub(super) fn open(args: &ImageOutputArgs, ids: Option<ImageIds>, files: &[PathBuf]) -> Result<Self> {
+    pub(super) fn open(
+        args: &ImageOutputArgs,
+        ids: Option<ImageIds>,
+        files: &[PathBuf],
+        skip_existing: bool,
+    ) -> Result<Self> {
         let open = |folder: &Option<PathBuf>| {
             let folder = folder.as_deref();
             folder.map(|folder| output::Names::open(folder).with_context(|| cannot_write(folder))).transpose()
@@ -107,6 +131,7 @@ impl ImageOutputs {
             yolo: open(&args.yolo)?,
             yolo_scores: args.yolo_scores,
             crops: open(&args.crops)?,
+            keep_labels: skip_existing,
             ids: Ids::new(ids),
         };
         let data_yaml = args.yolo.as_ref().map(|folder| folder.join("data.yaml"));
@@ -177,7 +202,7 @@ impl Names {
     fn beside(&mut self, file: &Path) -> Result<Targets, String> {
         let yolo = self.yolo.as_mut().map(|names| names.next(file, Some("txt")));
         // It may be the work of a person.
-        if let Some(labels) = yolo.as_ref().filter(|labels| labels.exists()) {
+        if let Some(labels) = yolo.as_ref().filter(|labels| !self.keep_labels && labels.exists()) {
             let labels = labels.display();
             return Err(format!(
                 "`{labels}` exists already and would be overwritten; choose another folder for --yolo"
@@ -202,16 +227,24 @@ impl Names {
     }
 }
 
-/// Writes the output files of an image; `pixels` are there if it could be read.
+/// Writes the output files of an image; `pixels` are there if it could be read and they are needed.
 pub(super) fn write(
     report: Report,
     mut pixels: Option<Pixels>,
     targets: Targets,
     classes: &[Class],
 ) -> Result<ImageDone> {
+    let _span = tracing::debug_span!("write").entered();
     let Targets { drawn, yolo, crops } = targets;
+    // Labels of an earlier run are kept.
+    if let (Ok(found), Some((path, scores))) = (&report.outcome, yolo.filter(|(path, _)| !path.exists())) {
+        let text = if scores { output::yolo_with_scores(found) } else { output::yolo(found) };
+        write_unsynced(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
+    }
     if let (Ok(found), Some((image, _))) = (&report.outcome, &mut pixels) {
-        write_beside(found, image, yolo, crops, classes)?;
+        if let Some((folder, name)) = crops {
+            crop(image, found, classes, &folder, &name)?;
+        }
         if drawn.is_some() {
             draw::draw(image, &found.detections, classes);
         }
@@ -225,21 +258,6 @@ pub(super) fn write(
         _ => None,
     };
     Ok(ImageDone { report, drawn })
-}
-
-/// Writes the output files of an image other than its annotated image.
-fn write_beside(
-    found: &Found,
-    image: &RgbImage,
-    yolo: Option<(PathBuf, bool)>,
-    crops: Option<(PathBuf, String)>,
-    classes: &[Class],
-) -> Result<()> {
-    if let Some((path, scores)) = yolo {
-        let text = if scores { output::yolo_with_scores(found) } else { output::yolo(found) };
-        write_unsynced(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
-    }
-    crops.map_or(Ok(()), |(folder, name)| crop(image, found, classes, &folder, &name))
 }
 
 fn crop(image: &RgbImage, found: &Found, classes: &[Class], folder: &Path, name: &str) -> Result<()> {

@@ -9,12 +9,13 @@ use anyhow::Result;
 use crossbeam_channel::{Receiver, bounded, select};
 use runtime::PixelBudget;
 use runtime::inputs::{self, Lines};
+use runtime::interrupt::Interrupt;
 use runtime::progress::warn;
 use runtime::video::{self, Frame, Frames, Rate};
 
+use super::existing::Existing;
 use super::image_outputs::{Annotated, Names, Pixels, Targets};
 use super::shard::Shard;
-use crate::interrupt::Interrupt;
 use crate::paths::or_stdin;
 
 /// Arguments of the input.
@@ -83,6 +84,8 @@ pub(super) enum Content {
     Frame(Pixels),
     /// There is no image, for this reason.
     Missing(String),
+    /// The outputs are there already.
+    Existing,
 }
 
 /// Maximum lines of stdin that are read ahead.
@@ -122,7 +125,14 @@ impl Source {
     }
 
     /// The images with the names of their output files. Ends after an interrupt, and when `stop` is disconnected.
-    pub(super) fn items(self, videos: VideoOptions, names: Names, interrupt: Interrupt, stop: Receiver<()>) -> Items {
+    pub(super) fn items(
+        self,
+        videos: VideoOptions,
+        names: Names,
+        existing: Option<Existing>,
+        interrupt: Interrupt,
+        stop: Receiver<()>,
+    ) -> Items {
         let waiting = match self {
             Self::Files(files) => Waiting::Files(files.into_iter()),
             Self::Stdin(shard) => Waiting::Lines(read_stdin(shard)),
@@ -130,7 +140,7 @@ impl Source {
         // Frames have a budget of their own: they keep their pixels until it is their turn to be written, and images of the
         // same budget, whose turn comes first, would wait for them for ever.
         let budget = PixelBudget::new(videos.max_pixels);
-        Items { waiting, videos, budget, playing: None, names, interrupt, stop }
+        Items { waiting, videos, budget, playing: None, names, existing, interrupt, stop }
     }
 }
 
@@ -170,6 +180,8 @@ pub(super) struct Items {
     budget: PixelBudget,
     playing: Option<Playing>,
     names: Names,
+    /// The images to skip.
+    existing: Option<Existing>,
     interrupt: Interrupt,
     /// Disconnected when no more images are wanted.
     stop: Receiver<()>,
@@ -192,10 +204,17 @@ impl Items {
     /// The image in a file; `None` for a video, whose frames follow.
     fn item(&mut self, file: PathBuf) -> Option<Item> {
         if !video::is_video(&file) {
-            return Some(match self.names.next(&file) {
-                Ok(targets) => Item { file, frame: None, content: Content::File, targets },
-                Err(reason) => missing(file, reason),
-            });
+            let targets = match self.names.next(&file) {
+                Ok(targets) => targets,
+                Err(reason) => return Some(missing(file, reason)),
+            };
+            let exists = self.existing.as_mut().is_some_and(|existing| existing.contains(&file, &targets));
+            let content = if exists { Content::Existing } else { Content::File };
+            return Some(Item { file, frame: None, content, targets });
+        }
+        if self.existing.is_some() {
+            let reason = "it is a video, which --skip-existing cannot continue; process it without this option";
+            return Some(missing(file, reason.to_owned()));
         }
         match Playing::open(&file, self.videos, &mut self.names) {
             Ok(playing) => {

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
+use models::is_device;
 use models::spec::Class;
+use runtime::interrupt::Interrupt;
 use runtime::output::{Format, ImageIds, Output, Report};
 use runtime::progress::{Progress, error};
 use runtime::video::Encoder;
 
+use super::existing::Existing;
 use super::image_outputs::{Annotated, ImageDone, Pixels};
-use crate::interrupt::Interrupt;
 use crate::paths::cannot_write;
 
 /// Arguments of the result files.
@@ -38,12 +40,22 @@ pub(crate) struct ListArgs {
     /// COCO file that maps file names to image ids, for --coco.
     #[arg(long, value_name = "FILE", requires = "coco")]
     image_ids: Option<PathBuf>,
+
+    /// Skip images whose outputs are there, and add lines to the file of --ndjson instead of replacing it.
+    ///
+    /// With --ndjson, an image is skipped if its line is in the file, else if its files of --draw and --yolo exist. An unfinished
+    /// last line is removed. The other outputs would lack the skipped images and are refused, and so are videos.
+    #[arg(long, conflicts_with_all = ["json", "csv", "coco", "crops"])]
+    pub(super) skip_existing: bool,
 }
 
 /// Counts of a run.
 #[derive(Default)]
 pub(super) struct Tally {
+    /// Processed images, including failed ones.
     pub(super) images: usize,
+    /// Images whose outputs were there.
+    pub(super) skipped: usize,
     pub(super) failed: usize,
     pub(super) detections: usize,
 }
@@ -70,6 +82,23 @@ impl ListArgs {
             (Some(_), Some(file)) => Ok(Some(ImageIds::read(file)?)),
         }
     }
+
+    /// The images to skip; `only_lists`: there are no outputs but lists.
+    pub(super) fn existing(&self, only_lists: bool) -> Result<Option<Existing>> {
+        match &self.ndjson {
+            _ if !self.skip_existing => Ok(None),
+            Some(path) if path == Path::new("-") || is_device(path) => {
+                let message = "--skip-existing needs a file for --ndjson, which it can read and add to\n";
+                clap::Error::raw(ErrorKind::ArgumentConflict, message).exit()
+            }
+            Some(path) => Existing::in_lines(path).map(Some),
+            None if only_lists => {
+                let message = "--skip-existing needs --ndjson, --draw or --yolo\n";
+                clap::Error::raw(ErrorKind::MissingRequiredArgument, message).exit()
+            }
+            None => Ok(Some(Existing::Files)),
+        }
+    }
 }
 
 impl Writer {
@@ -94,8 +123,11 @@ impl Writer {
             .exit();
         }
         let outputs = asked.into_iter().map(|(path, format)| {
-            let output = Output::open(&path, format).with_context(|| cannot_write(&path))?;
-            Ok((path, output))
+            let output = match args.skip_existing {
+                true => Output::append(&path, format),
+                false => Output::open(&path, format),
+            };
+            Ok((path.clone(), output.with_context(|| cannot_write(&path))?))
         });
         Ok(Self { outputs: outputs.collect::<Result<_>>()?, only_lists })
     }
@@ -103,7 +135,7 @@ impl Writer {
     /// Writes all reports. After an interrupt, no list file is written and existing files are kept.
     pub(super) fn run(
         mut self,
-        images: impl Iterator<Item = Result<ImageDone>>,
+        images: impl Iterator<Item = Result<Option<ImageDone>>>,
         total: Option<usize>,
         classes: &[Class],
         interrupt: &Interrupt,
@@ -112,7 +144,12 @@ impl Writer {
         let mut progress = Progress::new(total, self.outputs.iter().any(|(path, _)| path == Path::new("-")));
         let mut video = VideoWriter::default();
         for done in images {
-            let ImageDone { report, drawn } = done?;
+            let Some(ImageDone { report, drawn }) = done? else {
+                tally.skipped += 1;
+                progress.advance();
+                continue;
+            };
+            let _span = tracing::debug_span!("write").entered();
             video.write(drawn)?;
             for (path, output) in &mut self.outputs {
                 output.write(&report, classes).with_context(|| cannot_write(path))?;
@@ -125,7 +162,7 @@ impl Writer {
             }
         }
         // An interrupt after the last image changes nothing.
-        let interrupted = interrupt.is_raised() && Some(tally.images) != total;
+        let interrupted = interrupt.is_raised() && Some(tally.images + tally.skipped) != total;
         if !interrupted {
             video.write(None)?;
             for (path, output) in self.outputs.drain(..) {

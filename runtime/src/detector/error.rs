@@ -8,6 +8,7 @@ use crate::views::TilingError;
 
 /// Error of opening or running a [`Detector`](crate::Detector).
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DetectorError {
     /// The network cannot be opened, or cannot run.
     #[error(transparent)]

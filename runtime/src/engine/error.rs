@@ -9,6 +9,7 @@ use crate::provider::Provider;
 
 /// Error of opening or running an [`Engine`](crate::Engine).
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// ONNX Runtime's library cannot be used.
     #[error(transparent)]
@@ -39,7 +40,7 @@ pub enum EngineError {
         /// What is missing and how to install it.
         reason: String,
     },
-    /// The GPU's provider does not support some of the model's operators, and running them on the CPU was forbidden.
+    /// The provider does not support some of the model's operators, and running them on the CPU was forbidden.
     #[error("provider `{provider}` does not support some operators of `{model}`")]
     Fallback {
         /// The file.

@@ -14,7 +14,7 @@ use super::options::{EngineOptions, ShapeProfile, TensorrtOptions};
 use crate::library::{self, Library};
 use crate::provider::{OpenvinoDevice, Provider};
 
-/// Whether operators that a GPU's provider does not support may run on the CPU.
+/// Whether operators that a provider does not support may run on ONNX Runtime's own CPU provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fallback {
     Allowed,
@@ -43,8 +43,7 @@ pub(crate) fn session(
     if let Some(threads) = options.threads {
         builder = with_own_threads(builder, threads, &options.affinity).map_err(session_error)?;
     }
-    let is_on_gpu = provider.is_nvidia();
-    if is_on_gpu && fallback == Fallback::Forbidden {
+    if !matches!(provider, Provider::Cpu | Provider::Auto) && fallback == Fallback::Forbidden {
         builder = without_fallback(builder).map_err(session_error)?;
     }
     builder = register(builder, options, &loaded.library)?;

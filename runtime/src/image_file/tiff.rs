@@ -48,16 +48,18 @@ pub struct TiffReader {
 }
 
 impl TiffReader {
+    /// Maximum bytes of decoded strips and tiles that are kept.
+    pub const CACHE_BYTES: usize = 256 << 20;
+
     /// Opens a TIFF file of any size. Of several pages, the first is read.
     ///
     /// # Errors
     /// When the file is not a TIFF, is damaged, or stores its pixels in a way that is not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ImageFileError> {
-        const CACHE_BYTES: usize = 256 << 20;
         const MAX_BLOCK_BYTES: usize = 256 << 20;
         let path = path.as_ref();
         let open = || {
-            let reader = Self::new(file_source(path)?, path, CACHE_BYTES, MAX_BLOCK_BYTES)?;
+            let reader = Self::new(file_source(path)?, path, Self::CACHE_BYTES, MAX_BLOCK_BYTES)?;
             match reader.page()?.compression() == CCITT_GROUP_4 {
                 true => Err(DecodeError::Encoding("regions of images with CCITT compression cannot be read".into())),
                 false => Ok(reader),

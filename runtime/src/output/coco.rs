@@ -35,6 +35,7 @@ pub struct ImageIdsError {
 
 /// Why an image has no id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NoImageId {
     /// No COCO file is given, and the file name is not a number.
     #[error("the file name is not a number to use as image id; pass a COCO file as --image-ids")]
@@ -68,11 +69,16 @@ impl ImageIds {
         let error = |reason: String| ImageIdsError { path: path.to_owned(), reason };
         let bytes = fs::read(path).map_err(|reason| error(reason.to_string()))?;
         let truth: Truth = serde_json::from_slice(&bytes).map_err(|reason| error(reason.to_string()))?;
+        Ok(Self::new(truth.images.into_iter().map(|Image { id, file_name }| (file_name, id))))
+    }
+
+    /// The ids of images with these file names.
+    pub fn new(images: impl IntoIterator<Item = (PathBuf, i64)>) -> Self {
         let mut listed = Listed::new();
-        for Image { id, file_name } in truth.images {
+        for (file_name, id) in images {
             listed.entry(last_component(&file_name)).or_default().push((file_name, id));
         }
-        Ok(Self { listed: Some(Arc::new(listed)) })
+        Self { listed: Some(Arc::new(listed)) }
     }
 
     /// The id of an image. With a COCO file: the id of the only `file_name` that the path ends with or, if there is

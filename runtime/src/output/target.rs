@@ -35,6 +35,17 @@ impl Target {
         AtomicFile::create(path).map(Target::File)
     }
 
+    /// As [`Target::open`], but adds to a file that exists.
+    ///
+    /// # Errors
+    /// When `path` cannot be written.
+    pub fn append(path: &Path) -> io::Result<Self> {
+        match File::options().append(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::open(path),
+            file => Ok(Target::Device(BufWriter::new(file?))),
+        }
+    }
+
     /// The name of `path` in messages; `-` is stdout.
     pub fn name(path: &Path) -> String {
         if path.as_os_str() == "-" { "stdout".to_owned() } else { format!("`{}`", path.display()) }
