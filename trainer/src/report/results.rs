@@ -23,6 +23,9 @@ const RANKED: usize = 6;
 /// Number of images that each kind of confusion should have, while there is room.
 const EXAMPLES: usize = 3;
 
+/// Maximum number of cells of the confusion matrix, the most frequent ones; more than a matrix that can be shown has.
+const MAX_CELLS: usize = 1000;
+
 /// Maximum number of images in the report, for its size.
 const MAX_IMAGES: usize = 40;
 
@@ -41,7 +44,7 @@ pub(super) struct Results {
     pub(super) rule: ConfusionRule,
     /// At this threshold.
     pub(super) counts: Counts,
-    /// The confusion matrix at this threshold, most frequent cells first.
+    /// The confusion matrix at this threshold: up to [`MAX_CELLS`] cells, the most frequent first.
     pub(super) confusions: Vec<Cell>,
     pub(super) images: Vec<ReportImage>,
     /// Indices in `images`.
@@ -67,6 +70,8 @@ pub(super) struct Cell {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) prediction: Option<usize>,
     pub(super) count: usize,
+    /// Sum of the row.
+    pub(super) row_total: usize,
     /// Indices of images of the report with this confusion.
     pub(super) images: Vec<usize>,
 }
@@ -97,6 +102,9 @@ impl Results {
         confused.iter().flatten().for_each(|(classes, count)| *all.entry(*classes).or_default() += count);
         let mut cells: Vec<_> = all.iter().map(|(classes, count)| (*classes, *count)).collect();
         cells.sort_by_key(|(_, count)| Reverse(*count));
+        cells.truncate(MAX_CELLS);
+        let mut row_totals: HashMap<Option<usize>, usize> = HashMap::new();
+        all.iter().for_each(|([truth, _], count)| *row_totals.entry(*truth).or_default() += count);
 
         let [best, worst] = best_and_worst(&confused.iter().map(Counts::of).collect::<Vec<_>>());
         let chosen = with_examples([best.as_slice(), &worst].concat(), &cells, &confused);
@@ -106,7 +114,7 @@ impl Results {
         let cell = |([truth, prediction], count): ([Option<usize>; 2], usize)| {
             let has = |image: &&usize| confused[**image].contains_key(&[truth, prediction]);
             let images: Vec<_> = chosen.iter().filter(has).copied().collect();
-            Cell { truth, prediction, count, images: among_chosen(&images) }
+            Cell { truth, prediction, count, row_total: row_totals[&truth], images: among_chosen(&images) }
         };
         Self {
             folder: truth.folder().display().to_string(),
@@ -317,6 +325,7 @@ mod tests {
         };
         assert_eq!(names(cell(Some(1), Some(2))), (1, vec!["0.png"]));
         assert_eq!(names(cell(None, Some(0))), (1, vec!["1.png"]));
+        assert_eq!(cell(Some(1), Some(2)).unwrap().row_total, 2);
         let (missed, mut images) = names(cell(Some(2), None));
         images.sort_unstable();
         assert_eq!((missed, images), (2, vec!["0.png", "1.png"]));

@@ -43,8 +43,8 @@ function nearest(points, x) {
 
 /**
  * A chart. `lines`: name, color, points [x, y], in ascending order of x; `style` is "", "faint" or "dashed"; `path` are the
- * points to draw if not those; `note` says more about a point; `quiet` leaves the line out of
- * legend and values. `stacked` draws columns instead. `range`: fixed y axis.
+ * points to draw if not those; `note` says more about a point; `quiet` leaves the line out of legend and values. `stacked` draws
+ * columns instead. `range`: fixed y axis.
  */
 function chart({ title, label, lines, mark, range, small, stacked, log = false }) {
   const clip = `clip${(charts += 1)}`;
@@ -53,8 +53,8 @@ function chart({ title, label, lines, mark, range, small, stacked, log = false }
 values, plus and minus zoom, Escape resets.` });
   const tip = html("div.tip", { role: "status", hidden: "" });
   const overlay = svg("g");
-  const [all, height] = [lines.flatMap((line) => line.points.map(([x]) => x)), small ? 130 : 250];
-  const [first, end] = [Math.min(...all), Math.max(...all)];
+  const xs = [...new Set(lines.flatMap((line) => line.points.map(([x]) => x)))].sort((a, b) => a - b);
+  const [first, end, height] = [xs[0], last(xs), small ? 130 : 250];
   const button = (name, text, act) =>
     html("button", { type: "button", "aria-pressed": "false", class: `tool ${name}`, click: (event) => {
       act();
@@ -73,7 +73,7 @@ values, plus and minus zoom, Escape resets.` });
     const pad = stacked || first === end ? 0.5 : 0;
     const domain = [...(state.zoom ?? [first - pad, end + pad])];
     const logX = state.logX && domain[1] > 1;
-    if (logX) domain[0] = Math.max(domain[0], Math.min(...all.filter((x) => x > 0), domain[1] / 10));
+    if (logX) domain[0] = Math.max(domain[0], Math.min(xs.find((x) => x > 0), domain[1] / 10));
     const shown = lines.filter((line) => !state.hidden.has(line.name));
     const inside = ([x, y]) => x >= domain[0] && x <= domain[1] && isNumber(y) && (!state.logY || y > 0);
     const values = (chosen) => chosen.flatMap((line) => line.points.filter(inside).map(([, y]) => y)).sort((a, b) => a - b);
@@ -152,7 +152,6 @@ values, plus and minus zoom, Escape resets.` });
     keydown: (event) => {
       const [low, high] = state.zoom ?? [first, end];
       const here = state.cursor ?? (low + high) / 2;
-      const xs = [...new Set(all)].sort((a, b) => a - b);
       const half = (high - low) / 4;
       const acts = {
         ArrowRight: () => show(xs.find((x) => x > here && x <= high) ?? here),
@@ -166,7 +165,7 @@ values, plus and minus zoom, Escape resets.` });
     blur: () => show(),
   };
   for (const [name, act] of Object.entries(handlers)) plot.addEventListener(name, act);
-  if (all.length) new ResizeObserver(draw).observe(plot);
+  if (xs.length) new ResizeObserver(draw).observe(plot);
   else plot.append(empty("No values yet."));
   const legend = lines.length > 1 ? lines.filter((line) => !line.quiet).map((line) => html("button", {
     type: "button", class: `key ${stacked ? "area" : line.style ?? ""} ${line.color}`, "aria-pressed": "true",
@@ -175,7 +174,7 @@ values, plus and minus zoom, Escape resets.` });
       event.target.setAttribute("aria-pressed", String(!state.hidden.has(line.name)));
       draw();
     } }, line.name)) : [];
-  const tools = small || !all.length ? [] : html("span", { class: "tools" },
+  const tools = small || !xs.length ? [] : html("span", { class: "tools" },
     stacked ? [] : button("logX", "log x", () => { state.logX = !state.logX; }),
     stacked || range ? [] : button("logY", "log y", () => { state.logY = !state.logY; }),
     button("reset", "reset", () => { state.zoom = undefined; }));

@@ -10,12 +10,12 @@ const confusion = ({ classes }, { truth, prediction }) => {
 
 function confusionSection({ results }) {
   const { classes, confusions, rule } = results;
-  const all = (truth) => sum(confusions.filter((cell) => cell.truth === truth).map((cell) => cell.count));
   const open = (cell) => openImages(results, `${count(cell.count)} × ${confusion(results, cell)}`, cell.images);
-  const errors = confusions.filter((cell) => cell.truth !== cell.prediction);
+  // A browser is slow with long tables.
+  const errors = confusions.filter((cell) => cell.truth !== cell.prediction).slice(0, 200);
   const list = errors.length ? table("errors", [
     { name: "error", value: (cell) => confusion(results, cell) }, { name: "count", value: (cell) => cell.count, show: count },
-    { name: "of all", value: (cell) => cell.count / all(cell.truth), show: percent, bar: true },
+    { name: "of all", value: (cell) => cell.count / cell.row_total, show: percent, bar: true },
   ], errors, open) : empty("There are no errors.");
   const explanation = remark(
     `Objects and detections with an IoU of at least ${rule.iou} are paired regardless of their classes, highest IoU first. `,
@@ -28,8 +28,8 @@ function confusionSection({ results }) {
     const cell = confusions.find((one) => one.truth === truth && one.prediction === prediction);
     if (truth === undefined && prediction === undefined) return html("td.none");
     if (!cell) return html("td.zero", "0");
-    const part = cell.count / all(truth);
-    const title = `${count(cell.count)} of ${count(all(truth))}: ${confusion(results, cell)}`;
+    const part = cell.count / cell.row_total;
+    const title = `${count(cell.count)} of ${count(cell.row_total)}: ${confusion(results, cell)}`;
     const kind = `${truth === prediction ? "right" : "wrong"} ${part > 0.55 ? "strong" : ""}`;
     return html("td", { class: kind, style: `--fraction:${part.toFixed(3)}` },
       html("button", { type: "button", title, "aria-label": title, click: () => open(cell) }, count(cell.count)));
