@@ -45,12 +45,13 @@ fn crates_have_only_allowed_dependencies() {
     let libtorch = ["tch", "torch-sys"];
     let onnxruntime = ["ort", "ort-sys"];
     let codecs = ["image", "png", "zune-jpeg", "image-webp", "gif", "tiff"];
-    let ours = ["models", "runtime", "exporter", "trainer"];
+    let ours = ["models", "runtime", "exporter", "process-group", "trainer"];
     let allowed = [
         ("models", vec![]),
         ("runtime", [&["models"], onnxruntime.as_slice(), &codecs].concat()),
         ("exporter", [&["models", "runtime"], onnxruntime.as_slice(), &codecs].concat()),
-        ("trainer", [&["models", "runtime"], onnxruntime.as_slice(), &codecs, &libtorch].concat()),
+        ("process-group", libtorch.to_vec()),
+        ("trainer", [&["models", "runtime", "process-group"], onnxruntime.as_slice(), &codecs, &libtorch].concat()),
     ];
     for (member, allowed) in allowed {
         let linked = dependencies(&metadata, member);

@@ -1,12 +1,14 @@
 //! `trainer bench`: time of the stages of a training step, on generated images.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use models::ModelSpec;
+use process_group::ProcessGroup;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use runtime::machine::memory;
@@ -15,12 +17,15 @@ use serde::Serialize;
 
 use crate::config::TrainConfig;
 use crate::device::{Device, set_cudnn_benchmark};
-use crate::loader::{BatchRequest, Loader, Recipe};
+use crate::group::{GroupArgs, with_rank};
+use crate::interrupt::Interrupt;
+use crate::loader::{Batch, BatchRequest, Loader, Recipe};
 use crate::machine::Machine;
 use crate::overrides::Overrides;
 use crate::progress::say;
 use crate::schedule::{Patience, SchedulePosition};
 use crate::step::StageSeconds;
+use crate::step_totals::StepTotals;
 use crate::synth::{Size, draw_images};
 use crate::training_model::TrainingModel;
 
@@ -53,6 +58,8 @@ pub struct BenchArgs {
     /// Also write the numbers as JSON; `-` writes them to stdout instead of the table.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    group: GroupArgs,
 }
 
 /// Results of the measurement.
@@ -60,35 +67,61 @@ pub struct BenchArgs {
 struct Measured {
     machine: Machine,
     device: String,
-    /// Images per optimizer step.
+    /// Images per optimizer step, of all processes.
     batch_size: usize,
     /// Pixels of the network's input: height, width.
     input: [usize; 2],
     steps: u64,
     /// Mean times of a step.
     seconds: StageSeconds,
-    /// Training speed.
+    /// Training speed, of all processes.
     images_per_second: f64,
-    /// Speed of the data loader alone, without training steps.
+    /// Number of processes that train together.
+    world_size: usize,
+    /// What training together costs; none for one process.
+    communication: Option<Communication>,
+    /// Speed of one process's data loader alone, without training steps.
     loader_images_per_second: f64,
     /// Memory of this process after a tenth of the steps and after all of them, in MiB; none if unknown.
     memory_mib: [Option<u64>; 2],
 }
 
-/// Runs the measurement and prints the results.
+/// What it costs that processes train together.
+#[derive(Debug, Serialize)]
+struct Communication {
+    /// Mean time that a process spends in collective operations in a step, waiting for slower processes included.
+    seconds: f64,
+    /// This time as a fraction of the step.
+    fraction: f64,
+    /// Duration of a step when the processes train at the same time but not together, relative to when they do.
+    efficiency: f64,
+}
+
+/// Runs the measurement and prints the results; with several processes, rank 0 prints them.
 ///
 /// # Errors
 /// When the configuration or the device is invalid, when a file cannot be written, and when the loss is not finite.
 pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let config = TrainConfig::read(&args.config, None, &args.overrides)?;
-    let device = args.device.open()?;
-    let folder = tempfile::tempdir().context("cannot create a temporary folder for generated images")?;
-    let writer = ReportWriter::open(args.json.as_deref())?;
-    let measured = measure(args, &config, device, folder.path())?;
-    Ok(writer.publish(&measured, &table(&measured))?)
+    let group = args.group.join()?;
+    with_rank(&group, bench(args, &group))
 }
 
-fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: &Path) -> anyhow::Result<Measured> {
+fn bench(args: &BenchArgs, group: &Rc<ProcessGroup>) -> anyhow::Result<()> {
+    let config = TrainConfig::read(&args.config, None, &args.overrides)?;
+    let device = args.device.of_rank(group)?.open()?;
+    let folder = tempfile::tempdir().context("cannot create a temporary folder for generated images")?;
+    let writer = group.is_first().then(|| ReportWriter::open(args.json.as_deref())).transpose()?;
+    let measured = measure(args, &config, group, device, folder.path())?;
+    Ok(writer.map_or(Ok(()), |writer| writer.publish(&measured, &table(&measured)))?)
+}
+
+fn measure(
+    args: &BenchArgs,
+    config: &TrainConfig,
+    group: &Rc<ProcessGroup>,
+    device: tch::Device,
+    folder: &Path,
+) -> anyhow::Result<Measured> {
     let batch_size = config.run.batch_size;
     let images = u32::try_from(BATCHES * batch_size).context("`run.batch_size` is too large")?;
     let size = Size { width: args.width, height: args.height };
@@ -121,40 +154,97 @@ fn measure(args: &BenchArgs, config: &TrainConfig, device: tch::Device, folder: 
     }
     let loader_images_per_second = loaded as f64 / start.elapsed().as_secs_f64();
 
-    let per_step = config.optimizer.gradient_accumulation_steps;
-    let steps = WARM_UP + args.steps;
-    let mut batches = loader.batches(requests(steps * per_step as u64, batch_size));
-    let mut seconds = StageSeconds::default();
-    let (mut input, mut early) = ([0, 0], None);
-    let (mut trained, mut start) = (0, Instant::now());
-    for step in 0..steps {
-        if step == WARM_UP {
-            (seconds, trained, start) = (StageSeconds::default(), 0, Instant::now());
-        }
-        if step == WARM_UP + args.steps / 10 {
-            early = memory();
-        }
-        let waiting = Instant::now();
-        let group = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>()?;
-        let waited = waiting.elapsed().as_secs_f64();
-        let result = model.step(&group, &SchedulePosition { step, steps, epoch: 0, patience: Patience::default() })?;
-        ensure!(result.is_finite(), "the loss is not finite; lower `optimizer.learning_rate`");
-        seconds += StageSeconds { data: waited, ..result.seconds };
-        trained += group.iter().map(|batch| batch.indices.len()).sum::<usize>();
-        let (_, _, height, width) = group[0].images.dim();
-        input = [height, width];
+    let alone = Rc::new(ProcessGroup::alone());
+    group.barrier()?;
+    let mut trained = train(&mut model, &alone, &loader, config, args.steps)?;
+    let mut communication = None;
+    if group.world_size() > 1 {
+        model.join(group.clone())?;
+        let together = train(&mut model, group, &loader, config, args.steps)?;
+        communication = Some(Communication {
+            seconds: together.communication,
+            fraction: together.communication / together.step,
+            efficiency: trained.step / together.step,
+        });
+        trained = together;
     }
-    let images_per_second = trained as f64 / start.elapsed().as_secs_f64();
+    let Trained { seconds, images_per_second, input, early_memory, .. } = trained;
     Ok(Measured {
         machine: Machine::new(),
         device: args.device.to_string(),
-        batch_size: batch_size * per_step,
+        batch_size: batch_size * config.optimizer.gradient_accumulation_steps * group.world_size(),
         input,
         steps: args.steps,
-        seconds: seconds.mean(args.steps),
+        seconds,
         images_per_second,
+        world_size: group.world_size(),
+        communication,
         loader_images_per_second,
-        memory_mib: [early, memory()],
+        memory_mib: [early_memory, memory()],
+    })
+}
+
+/// Results of training steps.
+struct Trained {
+    /// Mean times of the stages of a step.
+    seconds: StageSeconds,
+    /// Mean duration of a step, in seconds.
+    step: f64,
+    /// Mean time in collective operations in a step, in seconds.
+    communication: f64,
+    /// Of all ranks.
+    images_per_second: f64,
+    /// Height and width of the network's input.
+    input: [usize; 2],
+    /// Memory of this process after a tenth of the steps, in MiB.
+    early_memory: Option<u64>,
+}
+
+/// Makes `measured` steps, after those for warm-up, with the other ranks of `group`.
+fn train(
+    model: &mut TrainingModel,
+    group: &ProcessGroup,
+    loader: &Loader,
+    config: &TrainConfig,
+    measured: u64,
+) -> anyhow::Result<Trained> {
+    let per_step = config.optimizer.gradient_accumulation_steps;
+    let steps = WARM_UP + measured;
+    let mut batches = loader.batches(requests(steps * per_step as u64, config.run.batch_size));
+    let mut seconds = StageSeconds::default();
+    let (mut input, mut early_memory) = ([0, 0], None);
+    let (mut images, mut start, mut communicated) = (0, Instant::now(), Duration::ZERO);
+    for step in 0..steps {
+        if step == WARM_UP {
+            (seconds, images, start) = (StageSeconds::default(), 0, Instant::now());
+            communicated = group.communication_time();
+        }
+        if step == WARM_UP + measured / 10 {
+            early_memory = memory();
+        }
+        let waiting = Instant::now();
+        let own = batches.by_ref().take(per_step).collect::<anyhow::Result<Vec<_>>>();
+        let waited = waiting.elapsed().as_secs_f64();
+        let normalizer = config.loss.normalizer;
+        let totals = |batches: &Vec<Batch>| StepTotals::of(batches, normalizer);
+        let (own, totals) = StepTotals::over_ranks(group, own, |_| false, totals)?;
+        let at = SchedulePosition { step, steps, epoch: 0, patience: Patience::default() };
+        let result = model.step_unless(&own, totals, &at, &Interrupt::default())?;
+        ensure!(result.is_finite(), "the loss is not finite; lower `optimizer.learning_rate`");
+        seconds += StageSeconds { data: waited, ..result.seconds };
+        images += totals.images;
+        let (_, _, height, width) = own[0].images.dim();
+        input = [height, width];
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    let communication = (group.communication_time() - communicated).as_secs_f64();
+    Ok(Trained {
+        seconds: seconds.mean(measured),
+        step: elapsed / measured as f64,
+        communication: communication / measured as f64,
+        images_per_second: images as f64 / elapsed,
+        input,
+        early_memory,
     })
 }
 
@@ -185,6 +275,15 @@ fn table(measured: &Measured) -> String {
     }
     table += &format!("\n\n{:.2} images/s; loader alone: ", measured.images_per_second);
     table += &format!("{:.1} images/s", measured.loader_images_per_second);
+    if let Some(Communication { seconds, fraction, efficiency }) = &measured.communication {
+        table += &format!(
+            "\n{} processes: {:.1} ms of a step are communication ({:.1} %), efficiency {:.1} %",
+            measured.world_size,
+            1e3 * seconds,
+            100.0 * fraction,
+            100.0 * efficiency
+        );
+    }
     if let [Some(early), Some(late)] = measured.memory_mib {
         table += &format!("\nmemory: {early} MiB after 10 % of the steps, {late} MiB at the end");
     }

@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use models::dataset::{Format, Source};
 use models::spec::FORMAT;
 use models::{Matcher, ModelSpec};
+use process_group::Launch;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -176,14 +177,18 @@ pub enum BadAnnotations {
 pub struct RunConfig {
     /// Number of passes over the training data.
     pub epochs: u32,
-    /// Images per batch.
+    /// Images per batch of one process.
     pub batch_size: usize,
     /// Whether batches group images of similar aspect ratio, which reduces padding.
     pub aspect_ratio_grouping: bool,
-    /// Threads that decode and augment images. Default: one per core, from 2 to 32.
+    /// Threads that decode and augment images in one process. Default: one per core, divided by the number of processes on
+    /// this machine, from 2 to 32.
     pub workers: usize,
     /// Seed of all random numbers. The same seed, CPU and number of threads give the same weights.
     pub seed: u64,
+    /// Whether live batch norms use the statistics of the batches of all processes that train together. If not, each uses
+    /// its own, and the running statistics are averaged after every step.
+    pub sync_batch_norm: bool,
     /// Whether cuDNN uses the same algorithms in every run. If not, it benchmarks them if all inputs have the same
     /// size.
     pub deterministic: bool,
@@ -213,14 +218,21 @@ pub enum Precision {
     Bfloat16,
 }
 
+/// Number of processes that train together on this machine.
+fn local_world_size() -> usize {
+    // Invalid variables of a launcher are reported where the processes join.
+    Launch::from_env().ok().flatten().map_or(1, |launch| launch.local_world_size)
+}
+
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
             epochs: 50,
             batch_size: 8,
             aspect_ratio_grouping: true,
-            workers: runtime::machine::cores().clamp(2, 32),
+            workers: (runtime::machine::cores() / local_world_size()).clamp(2, 32),
             seed: 0,
+            sync_batch_norm: false,
             deterministic: false,
             freeze: None,
             ema_decay: None,
@@ -252,8 +264,19 @@ impl TrainConfig {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("cannot read the configuration `{}`; create one with `trainer init`", path.display())
         })?;
-        let mut config = overrides.parse(&text, &path.display().to_string(), |text| Self::parse_as(text, format))?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
+        Self::from_text(&text, path, base, overrides, format)
+    }
+
+    /// Like [`read_as`](Self::read_as), from the text of the file `path`. Relative paths start from `base`.
+    pub(crate) fn from_text(
+        text: &str,
+        path: &Path,
+        base: &Path,
+        overrides: &Overrides,
+        format: u32,
+    ) -> anyhow::Result<Self> {
+        let mut config = overrides.parse(text, &path.display().to_string(), |text| Self::parse_as(text, format))?;
         let data = config.data.train.iter_mut().chain(&mut config.data.validation);
         for path in data.flat_map(DatasetConfig::paths_mut) {
             *path = std::path::absolute(base.join(&*path))?;
@@ -261,9 +284,9 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// The spec format that a run's configuration was written in. All versions but the first write it.
-    pub(crate) fn format_of_run(path: &Path) -> u32 {
-        std::fs::read_to_string(path).ok().and_then(|text| spec_format(&text)).unwrap_or(1)
+    /// The spec format that a run's configuration, with this text, was written in. All versions but the first write it.
+    pub(crate) fn format_of_run(text: &str) -> u32 {
+        spec_format(text).unwrap_or(1)
     }
 
     /// A configuration from YAML, with its paths unchanged.
@@ -465,7 +488,8 @@ mod tests {
         let data = "data: {train: {annotations: train.json}, validation: {annotations: val.json}}";
         let model = |model: &str| {
             std::fs::write(&path, format!("{data}\n{model}\n")).unwrap();
-            TrainConfig::read_as(&path, None, &Overrides::default(), TrainConfig::format_of_run(&path)).unwrap().model
+            let format = TrainConfig::format_of_run(&std::fs::read_to_string(&path).unwrap());
+            TrainConfig::read_as(&path, None, &Overrides::default(), format).unwrap().model
         };
         for text in ["", "model: {backbone: {norm: {kind: frozen_batch}}}", "model: {format: 1}"] {
             let model = model(text);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{bail, ensure};
+use process_group::ProcessGroup;
 use runtime::Provider;
 use serde::{Deserialize, Serialize};
 use tch::Cuda;
@@ -80,6 +81,26 @@ impl Device {
             }
             _ => Provider::Cpu,
         }
+    }
+
+    /// The device of one process of a group: if there are several on this machine, each has a GPU of its own.
+    ///
+    /// # Errors
+    /// When another GPU than the default is given for all of them.
+    pub(crate) fn of_rank(self, group: &ProcessGroup) -> anyhow::Result<Self> {
+        let tch::Device::Cuda(index) = self.0 else { return Ok(self) };
+        if group.local_world_size() == 1 {
+            return Ok(self);
+        }
+        ensure!(
+            index == 0,
+            "`--device cuda:{index}`: all {} processes on this machine would use the same GPU; with `--device cuda`, each \
+             uses the one of its local rank",
+            group.local_world_size()
+        );
+        // A launcher may show each process only its own GPU.
+        let local_rank = if Cuda::device_count() == 1 { 0 } else { group.local_rank() };
+        Ok(Self(tch::Device::Cuda(local_rank)))
     }
 
     /// Checks that the device is available.

@@ -54,9 +54,21 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, TorchError> {
     })
 }
 
+/// Fails like a call of libtorch, for operations within the network.
+///
+/// # Panics
+/// Always; [`catch`] converts it to an error.
+pub(crate) fn fail(error: &dyn fmt::Display) -> ! {
+    panic::panic_any(TorchError { message: error.to_string() })
+}
+
 impl TorchError {
-    /// The error in a panic of tch, which comes from `Result::unwrap` on `TchError::Torch`; none for other panics.
+    /// The error in a panic of [`fail`] or of tch, which comes from `Result::unwrap` on `TchError::Torch`; none for other
+    /// panics.
     fn of(panic: &(dyn Any + Send)) -> Option<Self> {
+        if let Some(error) = panic.downcast_ref::<Self>() {
+            return Some(error.clone());
+        }
         let (_, message) = panic.downcast_ref::<String>()?.split_once("Torch(\"")?;
         let message = message.replace("\\n", "\n").replace("\\\"", "\"");
         // The message ends where libtorch's source location and stack trace begin.

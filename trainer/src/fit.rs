@@ -1,21 +1,25 @@
 //! `trainer fit`: starts or resumes a training run.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use models::spec::NormKind;
 use models::{ModelSpec, Pretrained};
+use process_group::ProcessGroup;
 use runtime::progress::{detail, is_verbose};
 
+use crate::agreement;
 use crate::config::{Precision, TrainConfig};
 use crate::device::{Device, set_cudnn_benchmark};
+use crate::group::{GroupArgs, all, from_first, with_rank};
 use crate::interrupt;
 use crate::machine::{Machine, has_bfloat16_instructions};
 use crate::overrides::Overrides;
 use crate::progress::{say, warn};
 use crate::resumption;
-use crate::run::{RunData, RunFolder, Setup, Trainer, print_result};
+use crate::run::{RunData, RunFolder, Saved, Setup, Trainer, print_result};
 use crate::training_model::TrainingModel;
 
 /// Train a detector.
@@ -35,53 +39,102 @@ pub struct FitArgs {
     /// Device to train on: cpu, cuda or cuda:N [default: cpu; with --resume the run's].
     #[arg(long)]
     device: Option<Device>,
-    /// Start from the weights of this checkpoint or backbone, where names and shapes match.
-    #[arg(long, help_heading = "Input", value_name = "FILE", conflicts_with = "resume")]
+    /// Start from the weights of this checkpoint or backbone, where names and shapes match. A run that --resume continues
+    /// has its own.
+    #[arg(long, help_heading = "Input", value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// Continue the run in --out [default: runs/latest]; --config, if given, must equal the run's. --set may lengthen the
-    /// run (run.epochs) and change what does not affect its data and weights.
+    /// Continue the run in --out [default: runs/latest], or begin it if there is none yet. --config, if given, must equal
+    /// the run's. --set may lengthen the run (run.epochs) and change what does not affect its data and weights.
     #[arg(long)]
     resume: bool,
+    #[command(flatten)]
+    group: GroupArgs,
 }
 
-/// Trains as configured.
+/// Trains as configured, together with the other processes that a launcher has started.
 ///
 /// # Errors
 /// When the configuration, the data, the device or the run folder is invalid, and when training fails;
 /// [`Interrupted`](crate::interrupt::Interrupted) when a signal has stopped the run and it is saved.
 pub fn run(args: &FitArgs) -> anyhow::Result<()> {
-    if !args.resume {
-        let (folder, config, device) = new_run(args)?;
-        return Trainer::begin(prepare(args, folder, config, device)?)?.train();
-    }
-    let folder = RunFolder::existing(args.out.as_deref())?;
-    let [before, config] = configs_of_resumed(args, &folder)?;
-    let state = folder.state()?;
-    resumption::ensure_epochs_left(&state, &before, &config)?;
-    if let Some(end) = resumption::end(&state, &config, &folder.resume_command())
-        && folder.has_report()
-    {
-        say(format_args!("{end}"));
-        return print_result(&folder, &state);
-    }
-    let device = device_of_resumed(args, &folder, state.device)?;
-    Trainer::resume(prepare(args, folder, config, device)?, &before)?.train()
+    let group = args.group.join()?;
+    with_rank(&group, fit(args, &group))
 }
 
-/// Reads the data and builds the network of a run.
-fn prepare(args: &FitArgs, folder: RunFolder, config: TrainConfig, device: Device) -> anyhow::Result<Setup> {
-    let data = RunData::open(&config, &folder.checked_images())?;
-    let on = device.open()?;
-    detail(format_args!("configuration: `{}`", folder.config_path().display()));
+fn fit(args: &FitArgs, group: &Rc<ProcessGroup>) -> anyhow::Result<()> {
+    let resumed = from_first(group, || Ok(args.resume.then(|| RunFolder::of_run(args.out.as_deref())).flatten()))?;
+    let Some(path) = resumed else {
+        let (config, device) = all(group, new_run(args, group))?;
+        let path = args.config();
+        let name = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
+        let (folder, path) = in_first(group, || RunFolder::create(args.out.as_deref(), &name))?;
+        let weights = args.weights.as_deref().filter(|_| group.is_first());
+        return Trainer::begin(prepare(group, (folder, &path), config, device, weights)?)?.train();
+    };
+    let (folder, path) = in_first(group, || RunFolder::existing(path))?;
+    let saved = from_first(group, || folder.as_ref().context("rank 0 has a folder")?.saved())?;
+    let resumed = configs_of_resumed(args, &path, &saved.config).and_then(|[before, config]| {
+        resumption::ensure_epochs_left(&saved.state, &before, &config)?;
+        Ok((Saved { config: before, state: saved.state }, config))
+    });
+    let (saved, config) = all(group, resumed)?;
+    let has_report = from_first(group, || Ok(folder.as_ref().is_some_and(RunFolder::has_report)))?;
+    if let Some(end) = resumption::end(&saved.state, &config, &RunFolder::resume_command(&path))
+        && has_report
+    {
+        say(format_args!("{end}"));
+        return folder.map_or(Ok(()), |folder| print_result(&folder, &saved.state));
+    }
+    let device = all(group, device_of_resumed(args, group, &path, saved.state.device))?;
+    Trainer::resume(prepare(group, (folder, &path), config, device, None)?, &saved)?.train()
+}
+
+/// The folder that rank 0 opens, in rank 0, and its path.
+fn in_first(
+    group: &ProcessGroup,
+    open: impl FnOnce() -> anyhow::Result<RunFolder>,
+) -> anyhow::Result<(Option<RunFolder>, PathBuf)> {
+    let mut folder = None;
+    let path = from_first(group, || Ok(folder.insert(open()?).path().to_owned()))?;
+    Ok((folder, path))
+}
+
+/// Reads the data and builds the network of a run, from the checkpoint or backbone `weights` if given.
+fn prepare(
+    group: &Rc<ProcessGroup>,
+    (folder, path): (Option<RunFolder>, &Path),
+    config: TrainConfig,
+    device: Device,
+    weights: Option<&Path>,
+) -> anyhow::Result<Setup> {
+    agreement::ensure_same_configuration(group, &config)?;
+    let data = open_data(group, folder.as_ref(), &config)?;
+    agreement::ensure_same_data(group, data.checksums())?;
+    detail(format_args!("configuration: `{}`", path.join("config.yaml").display()));
     if is_verbose() {
         detail(format_args!("machine: {}", Machine::new()));
     }
-    let model = match &args.weights {
-        Some(path) => pretrained(path, data.spec(), &config, on)?,
-        None => TrainingModel::new(data.spec(), &config, on)?,
-    };
-    set_cudnn_benchmark(on, &config.run, data.train.recipe());
-    Ok(Setup { folder, config, data, model, device, interrupt: interrupt::watch()? })
+    let model = device.of_rank(group).and_then(Device::open).and_then(|on| {
+        set_cudnn_benchmark(on, &config.run, data.train.recipe());
+        match weights {
+            Some(path) => pretrained(path, data.spec(), &config, on),
+            None => TrainingModel::new(data.spec(), &config, on),
+        }
+    });
+    let (group, model, interrupt) = (group.clone(), all(group, model)?, interrupt::watch()?);
+    let resume_command = RunFolder::resume_command(path);
+    Ok(Setup { group, folder, resume_command, config, data, model, device, interrupt })
+}
+
+/// Opens the data. Rank 0 opens every image; the others skip those that rank 0 could read.
+fn open_data(group: &ProcessGroup, folder: Option<&RunFolder>, config: &TrainConfig) -> anyhow::Result<RunData> {
+    let mut data = None;
+    let checked = from_first(group, || {
+        let known = folder.map(RunFolder::checked_images).unwrap_or_default();
+        Ok(data.insert(RunData::open(config, &known)?).checked_images)
+    })?;
+    let known = checked.into_iter().flatten().collect();
+    all(group, data.map_or_else(|| RunData::open(config, &known), Ok))
 }
 
 /// A network with initial weights from a checkpoint or a backbone.
@@ -100,15 +153,15 @@ fn pretrained(
     Ok(model)
 }
 
-fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
+/// The configuration and the device of a new run.
+fn new_run(args: &FitArgs, group: &ProcessGroup) -> anyhow::Result<(TrainConfig, Device)> {
     let device = args.device.unwrap_or_default();
-    device.open()?;
+    device.of_rank(group)?.open()?;
     if args.device.is_none() && tch::Cuda::is_available() {
         say(format_args!("training on the CPU; use `--device cuda` to train on the GPU"));
     }
-    let path = args.config.as_deref().unwrap_or(Path::new("retinanet.yaml"));
-    let config = TrainConfig::read(path, args.data.as_deref(), &args.overrides)?;
-    if args.weights.is_none() && config.model.backbone.norm.kind == NormKind::FrozenBatch {
+    let config = TrainConfig::read(args.config(), args.data.as_deref(), &args.overrides)?;
+    if group.is_first() && args.weights.is_none() && config.model.backbone.norm.kind == NormKind::FrozenBatch {
         warn(format_args!(
             "`frozen_batch` norms need pretrained weights (--weights); from scratch, use `batch` or `group`"
         ));
@@ -116,38 +169,43 @@ fn new_run(args: &FitArgs) -> anyhow::Result<(RunFolder, TrainConfig, Device)> {
     if config.run.precision == Precision::Bfloat16 && device.is_cpu() && !has_bfloat16_instructions() {
         warn(format_args!("this CPU has no bfloat16 instructions; `run.precision: float32` is faster"));
     }
-    let name = path.file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy());
-    Ok((RunFolder::create(args.out.as_deref(), &name)?, config, device))
+    Ok((config, device))
 }
 
-/// The configuration of the run in `folder`, without and with the overrides.
-fn configs_of_resumed(args: &FitArgs, folder: &RunFolder) -> anyhow::Result<[TrainConfig; 2]> {
+impl FitArgs {
+    /// The configuration file of a new run.
+    fn config(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new("retinanet.yaml"))
+    }
+}
+
+/// The configuration of the run in `folder`, with the text `saved`, without and with the overrides.
+fn configs_of_resumed(args: &FitArgs, folder: &Path, saved: &str) -> anyhow::Result<[TrainConfig; 2]> {
     ensure!(
         args.data.is_none() || args.config.is_some(),
         "a resumed run uses the data paths of its configuration; omit --data, or pass --config too"
     );
-    let path = folder.config_path();
-    let format = TrainConfig::format_of_run(&path);
-    let before = TrainConfig::read_as(&path, None, &Overrides::default(), format)?;
-    let config = TrainConfig::read_as(&path, None, &args.overrides, format)?;
+    let (path, format) = (folder.join("config.yaml"), TrainConfig::format_of_run(saved));
+    let before = TrainConfig::from_text(saved, &path, folder, &Overrides::default(), format)?;
+    let config = TrainConfig::from_text(saved, &path, folder, &args.overrides, format)?;
     if let Some(path) = &args.config {
         ensure!(
             TrainConfig::read_as(path, args.data.as_deref(), &args.overrides, format)? == config,
             "`{}` is not the configuration that the run in `{}` was started with; omit --config, or start a new run",
             path.display(),
-            folder.path().display()
+            folder.display()
         );
     }
     resumption::ensure_resumable(&before, &config)?;
     Ok([before, config])
 }
 
-/// The device for a run that used `before`.
-fn device_of_resumed(args: &FitArgs, folder: &RunFolder, before: Device) -> anyhow::Result<Device> {
+/// The device for the run in `folder`, which used `before`.
+fn device_of_resumed(args: &FitArgs, group: &ProcessGroup, folder: &Path, before: Device) -> anyhow::Result<Device> {
     let device = args.device.unwrap_or(before);
-    device.open().with_context(|| match args.device {
-        Some(device) => format!("cannot resume the run in `{}` on {device}", folder.path().display()),
-        None => format!("the run in `{}` used {before}; choose another with --device", folder.path().display()),
+    device.of_rank(group).and_then(Device::open).with_context(|| match args.device {
+        Some(device) => format!("cannot resume the run in `{}` on {device}", folder.display()),
+        None => format!("the run in `{}` used {before}; choose another with --device", folder.display()),
     })?;
     if device != before {
         say(format_args!("the run used {before} and continues on {device}; results may differ in the last digits"));

@@ -1,11 +1,14 @@
 //! Trains RetinaNet with libtorch. Except for `tests`, no other crate links libtorch.
 
 mod device;
+pub mod group;
+mod sync_batch_norm;
 pub mod torch;
 pub mod part;
 pub mod parameters;
 pub mod checkpoint;
 pub mod step;
+pub mod step_totals;
 pub mod interrupt;
 pub mod training_model;
 pub mod failure;
@@ -20,6 +23,8 @@ mod transfer;
 
 pub mod config;
 pub mod overrides;
+mod differences;
+mod agreement;
 mod resumption;
 pub mod augmentation;
 pub mod cache;

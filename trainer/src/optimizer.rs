@@ -17,6 +17,9 @@ pub struct OptimizerConfig {
     pub kind: OptimizerKind,
     /// Learning rate after warm-up.
     pub learning_rate: f64,
+    /// Whether the learning rate is multiplied by the number of processes that train together (linear scaling rule,
+    /// <https://arxiv.org/abs/1706.02677>).
+    pub scale_lr: bool,
     /// Factor on the learning rate of the backbone.
     pub backbone_lr_multiplier: f64,
     /// Weight decay; not applied to norms and biases.
@@ -57,6 +60,7 @@ impl Default for OptimizerConfig {
         Self {
             kind: OptimizerKind::Adamw,
             learning_rate: 5e-4,
+            scale_lr: false,
             backbone_lr_multiplier: 1.0,
             weight_decay: 1e-4,
             momentum: 0.9,
@@ -65,6 +69,13 @@ impl Default for OptimizerConfig {
             clip_grad_norm: Some(10.0),
             gradient_accumulation_steps: 1,
         }
+    }
+}
+
+impl OptimizerConfig {
+    /// The learning rate after warm-up of a run with `world_size` processes.
+    pub fn learning_rate(&self, world_size: usize) -> f64 {
+        if self.scale_lr { self.learning_rate * world_size as f64 } else { self.learning_rate }
     }
 }
 

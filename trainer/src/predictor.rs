@@ -98,6 +98,11 @@ pub(crate) fn validation_batches(
     loader: &Loader,
     batch_size: usize,
 ) -> impl Iterator<Item = anyhow::Result<Batch>> + use<'_> {
+    loader.batches(validation_requests(loader, batch_size).into_iter())
+}
+
+/// The requests for [`validation_batches`].
+pub(crate) fn validation_requests(loader: &Loader, batch_size: usize) -> Vec<BatchRequest> {
     let images = loader.recipe().dataset.images();
     let preprocessing = &loader.recipe().spec.preprocessing;
     let size = |index: &usize| {
@@ -108,8 +113,7 @@ pub(crate) fn validation_batches(
     indices.sort_by_key(size);
     let same_size = indices.chunk_by(|a, b| size(a) == size(b));
     let batches = same_size.flat_map(|indices| indices.chunks(batch_size));
-    let requests: Vec<_> = batches.map(|indices| BatchRequest { indices: indices.to_vec(), seed: 0 }).collect();
-    loader.batches(requests.into_iter())
+    batches.map(|indices| BatchRequest { indices: indices.to_vec(), seed: 0 }).collect()
 }
 
 /// The detections of each image, in pixels of the original image (upright, after EXIF rotation).

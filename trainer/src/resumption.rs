@@ -1,10 +1,10 @@
 //! What may change when a run is resumed, and what that means for it.
 
 use anyhow::{bail, ensure};
-use serde_yaml::Value;
 
 use crate::config::TrainConfig;
-use crate::run::RunState;
+use crate::differences::{differences, is_within};
+use crate::run::{EpochSize, RunState};
 use crate::schedule::ScheduleKind;
 
 /// The keys that may change. They affect neither the data nor the meaning of the weights and of the optimizer's state.
@@ -25,12 +25,7 @@ const CHANGEABLE: [&str; 9] = [
 /// # Errors
 /// When a key differs that must not.
 pub(crate) fn ensure_resumable(before: &TrainConfig, after: &TrainConfig) -> anyhow::Result<()> {
-    let mut changes = Vec::new();
-    differences(&serde_yaml::to_value(before)?, &serde_yaml::to_value(after)?, "", &mut changes);
-    let changeable = |key: &str| {
-        CHANGEABLE.iter().any(|allowed| key.strip_prefix(allowed).is_some_and(|r| r.is_empty() || r.starts_with('.')))
-    };
-    if let Some(key) = changes.iter().find(|key| !changeable(key)) {
+    if let Some(key) = differences(before, after)?.iter().find(|key| !is_within(key, &CHANGEABLE)) {
         bail!(
             "`{key}` cannot change when a run is resumed: its weights and steps so far depend on it; what can change is {}; \
              or start a new run from the weights of this one with --weights",
@@ -38,23 +33,6 @@ pub(crate) fn ensure_resumable(before: &TrainConfig, after: &TrainConfig) -> any
         );
     }
     Ok(())
-}
-
-/// Adds the keys of all values that differ.
-fn differences(before: &Value, after: &Value, key: &str, found: &mut Vec<String>) {
-    match (before, after) {
-        (Value::Mapping(before), Value::Mapping(after)) => {
-            let added = after.keys().filter(|name| !before.contains_key(*name));
-            for name in before.keys().chain(added) {
-                let inner = name.as_str().unwrap_or_default();
-                let inner = if key.is_empty() { inner.to_owned() } else { format!("{key}.{inner}") };
-                let value = |mapping: &serde_yaml::Mapping| mapping.get(name).cloned().unwrap_or_default();
-                differences(&value(before), &value(after), &inner, found);
-            }
-        }
-        _ if before != after => found.push(key.to_owned()),
-        _ => {}
-    }
 }
 
 /// Why a run has nothing left to do, and how to continue it with `command`; `None` if it has not ended.
@@ -91,11 +69,11 @@ pub(crate) fn ensure_epochs_left(state: &RunState, before: &TrainConfig, after: 
 }
 
 /// What a new number of epochs means for the learning rate of the next step.
-pub(crate) fn new_length(state: &RunState, steps_per_epoch: u64, before: &TrainConfig, after: &TrainConfig) -> String {
+pub(crate) fn new_length(state: &RunState, size: EpochSize, before: &TrainConfig, after: &TrainConfig) -> String {
     let done = state.epochs;
     let rate = |config: &TrainConfig| {
-        let steps = steps_per_epoch * u64::from(config.run.epochs);
-        config.optimizer.learning_rate * config.schedule.lr_multiplier(&state.position(steps))
+        let position = state.position(size, config.run.epochs);
+        config.optimizer.learning_rate(state.world_size) * config.schedule.lr_multiplier(&position)
     };
     let (old, new) = (rate(before), rate(after));
     let change = if new > old {
@@ -176,7 +154,7 @@ mod tests {
                     format!("schedule: {{kind: {kind}, warmup_steps: 0, milestones: [20], final_lr_ratio: 0.0}}");
                 config(&format!("run: {{epochs: {epochs}}}\noptimizer: {{learning_rate: 0.01}}\n{schedule}"))
             };
-            new_length(&state, 10, &of(30), &of(60))
+            new_length(&state, EpochSize { images: 10, images_per_step: 1 }, &of(30), &of(60))
         };
         let cosine = text("cosine");
         assert!(cosine.starts_with("60 epochs instead of 30, of which 30 are done; the cosine schedule"), "{cosine}");

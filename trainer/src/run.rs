@@ -1,46 +1,62 @@
 //! A training run: epochs of steps, each followed by validation and a save.
+//!
+//! With several processes, all ranks run this loop, each on its batches, and have the same weights and state after every
+//! step. Whatever ends the loop of one rank does so through [`agree`], and so ends that of the others too. Rank 0 writes
+//! the files.
 
 mod data;
 mod display;
 mod events;
+mod files;
 pub(crate) mod folder;
 mod journal;
 pub(crate) mod log;
 pub(crate) mod session;
 mod state;
+mod validation;
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{anyhow, ensure};
-use models::Provenance;
 use models::evaluation::{ScoredBox, evaluate};
+use process_group::ProcessGroup;
 
+use crate::agreement::ensure_same;
 use crate::annotated::annotated;
 use crate::config::TrainConfig;
 use crate::device::Device;
 use crate::failure::{TorchError, catch};
+use crate::group::{Halt, agree, all};
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::loader::Batch;
-use crate::loss::LossConfig;
-use crate::predictor::validation_batches;
+use crate::loader::{Batch, Recipe};
+use crate::predictor::validation_requests;
 use crate::progress::{Count, EpochProgress, say, warn};
 use crate::report::{self, ReportOptions};
 use crate::resumption;
 use crate::step::StageSeconds;
+use crate::step_totals::StepTotals;
 use crate::training_model::{StepError, TrainingModel};
 pub(crate) use data::RunData;
 pub(crate) use display::print_result;
-pub(crate) use folder::RunFolder;
+use files::RunFiles;
+pub(crate) use folder::{RunFolder, Saved};
 use journal::Journal;
 use log::{EpochRecord, StepRecord, ValidationRecord};
-pub(crate) use state::RunState;
+pub(crate) use state::{EpochSize, RunState};
+use validation::{Validated, gather};
 
 /// Number of validation images in TensorBoard after each validation.
 const SAMPLES: usize = 4;
 
 /// What a run begins or resumes with.
 pub(crate) struct Setup {
-    pub(crate) folder: RunFolder,
+    /// The processes that train together.
+    pub(crate) group: Rc<ProcessGroup>,
+    /// The run's folder, in rank 0.
+    pub(crate) folder: Option<RunFolder>,
+    /// The command that resumes the run.
+    pub(crate) resume_command: String,
     pub(crate) config: TrainConfig,
     pub(crate) data: RunData,
     pub(crate) model: TrainingModel,
@@ -51,54 +67,65 @@ pub(crate) struct Setup {
 
 /// Trains a model: takes batches from the data, makes steps, validates and saves.
 pub(crate) struct Trainer {
-    folder: RunFolder,
+    group: Rc<ProcessGroup>,
+    /// In rank 0.
+    files: Option<RunFiles>,
+    resume_command: String,
     config: TrainConfig,
     data: RunData,
     model: TrainingModel,
     state: RunState,
-    journal: Journal,
     interrupt: Interrupt,
 }
 
 impl Trainer {
-    /// Begins a run: saves its first state.
+    /// Begins a run: saves its first state. All ranks begin with the weights of rank 0.
     ///
     /// # Errors
-    /// When the folder cannot be written.
+    /// When the folder cannot be written, and when a rank fails.
     pub(crate) fn begin(setup: Setup) -> anyhow::Result<Self> {
-        let Setup { folder, config, data, model, device, interrupt } = setup;
-        let (dataset_checksums, checked_images) = (data.checksums(), data.checked_images);
-        let state = RunState { dataset_checksums, checked_images, device, ..RunState::default() };
-        save(&folder, &model, &state, None, false)?;
-        folder.begin(&config)?;
-        session::record(folder.path(), device)?;
-        let journal = Journal::open(folder.path(), state.steps, state.epochs)?;
-        Ok(Self { folder, config, data, model, state, journal, interrupt })
+        let Setup { group, folder, resume_command, config, data, mut model, device, interrupt } = setup;
+        model.join(group.clone())?;
+        let state = RunState {
+            dataset_checksums: data.checksums(),
+            checked_images: data.checked_images,
+            device,
+            world_size: group.world_size(),
+            ..RunState::default()
+        };
+        let files = folder.map(|folder| RunFiles::begin(folder, &config, &model, &state)).transpose();
+        let files = all(&group, files)?;
+        Ok(Self { group, files, resume_command, config, data, model, state, interrupt })
     }
 
-    /// Resumes the run from its saved state. The configuration was `before` until now; the changed one is written.
+    /// Resumes the run from its saved state. The configuration that is saved may be changed; then it is written.
     ///
     /// # Errors
-    /// When the folder's state does not match the configuration or the data, and when the folder cannot be written.
-    pub(crate) fn resume(setup: Setup, before: &TrainConfig) -> anyhow::Result<Self> {
-        let Setup { folder, config, data, mut model, device, interrupt } = setup;
-        let state = RunState { device, checked_images: data.checked_images, ..folder.restore(&mut model)? };
+    /// When the folder's state does not match the configuration, the data or the number of processes, when the folder
+    /// cannot be written, and when a rank fails.
+    pub(crate) fn resume(setup: Setup, saved: &Saved<TrainConfig>) -> anyhow::Result<Self> {
+        let Setup { group, folder, resume_command, config, data, mut model, device, interrupt } = setup;
+        let Saved { config: before, state } = saved;
+        let size = epoch_size(&data, &config, group.world_size());
+        let state = RunState { device, checked_images: data.checked_images, ..state.resume(size, group.world_size())? };
         ensure!(
             state.dataset_checksums == data.checksums(),
-            "images, boxes or classes have changed since the run in `{}` was started; start a new run",
-            folder.path().display()
+            "images, boxes or classes have changed since the run was started; start a new run, or undo the changes"
         );
-        if config != *before {
-            folder.write_config(&config)?;
+        let open = |folder: RunFolder| {
+            folder.restore(&mut model)?;
+            if config != *before {
+                folder.write_config(&config)?;
+            }
+            RunFiles::open(folder, &state)
+        };
+        let files = all(&group, folder.map(open).transpose())?;
+        model.optimizer.steps = state.steps as i64;
+        model.join(group.clone())?;
+        if config.run.epochs != before.run.epochs {
+            say(format_args!("{}", resumption::new_length(&state, size, before, &config)));
         }
-        session::record(folder.path(), device)?;
-        let journal = Journal::open(folder.path(), state.steps, state.epochs)?;
-        let trainer = Self { folder, config, data, model, state, journal, interrupt };
-        if trainer.config.run.epochs != before.run.epochs {
-            let steps_per_epoch = trainer.steps_per_epoch();
-            say(format_args!("{}", resumption::new_length(&state, steps_per_epoch, before, &trainer.config)));
-        }
-        Ok(trainer)
+        Ok(Self { group, files, resume_command, config, data, model, state, interrupt })
     }
 
     /// Trains for the remaining epochs, then writes the report and prints the result.
@@ -107,79 +134,74 @@ impl Trainer {
     /// When the folder cannot be written, an image cannot be read, libtorch fails, or the loss is not finite;
     /// [`Interrupted`] when a signal has stopped the run.
     pub(crate) fn train(mut self) -> anyhow::Result<()> {
-        match self.train_epochs().and_then(|()| self.report()) {
-            Ok(()) => display::print_result(&self.folder, &self.state),
-            Err(stop) => Err(self.stop(stop)),
+        if let Err(stop) = self.train_epochs().and_then(|()| self.report()) {
+            return Err(self.stop(stop));
         }
+        self.files.as_ref().map_or(Ok(()), |files| display::print_result(&files.folder, &self.state))
     }
 
     fn train_epochs(&mut self) -> Result<(), Stop> {
-        let steps = self.steps_per_epoch() * u64::from(self.config.run.epochs);
-        display::begin(&self.folder, &self.config, &self.data, self.steps_per_epoch());
+        if let Some(RunFiles { folder, .. }) = &self.files {
+            display::begin(folder, &self.config, &self.data, self.epoch_size(), self.group.world_size());
+        }
         while self.state.epochs < self.config.run.epochs {
             if self.config.schedule.is_over(self.state.patience) {
                 say(format_args!("stopping early: no better AP in {} validations", self.state.patience.stale));
                 break;
             }
-            let trained = self.train_epoch(steps)?;
+            let trained = self.train_epoch()?;
             let validation = self.is_validation_due(trained.epoch).then(|| self.validate(trained.epoch)).transpose()?;
             self.end_epoch(trained, validation).map_err(Stop::Unsaved)?;
         }
         Ok(())
     }
 
-    /// Makes the remaining steps of the current epoch; `steps` is the number of steps in the run.
-    fn train_epoch(&mut self, steps: u64) -> Result<EpochRecord, Stop> {
+    /// Makes the remaining steps of the current epoch.
+    fn train_epoch(&mut self) -> Result<EpochRecord, Stop> {
         let (epoch, epochs) = (self.state.epochs, self.config.run.epochs);
-        let images_per_epoch = self.data.sampler.images_per_epoch();
-        let batches_per_step = self.config.optimizer.gradient_accumulation_steps;
-        let requests = self.data.sampler.batches(epoch);
-        let done = self.state.steps_in_epoch(requests.len().div_ceil(batches_per_step) as u64)? as usize;
-        // The last step of an epoch may have fewer batches than the others.
-        let requests = &requests[requests.len().min(done * batches_per_step)..];
-        let images = requests.iter().map(|request| request.indices.len() as u64).sum();
-        let images_after = u64::from(epochs - epoch - 1) * images_per_epoch as u64;
+        let size = self.epoch_size();
+        let consumed = self.state.consumed_images.unwrap_or(0);
+        let (images, images_after) =
+            (size.images.saturating_sub(consumed), u64::from(epochs - epoch - 1) * size.images);
         let mut progress = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), images, images_after);
         let mut spent = StageSeconds::default();
         let mut saved = Instant::now();
+        let normalizer = self.config.loss.normalizer;
         let augmentation = self.config.augmentation.of_epoch(epoch, epochs);
-        let mut batches = self.data.train.batches_with(augmentation, requests.iter().cloned());
-        loop {
+        // All ranks know the batches of the epoch. Of those that are left, rank r takes every batch r of as many as there
+        // are ranks. The last step may have fewer batches than the others, and then none for some ranks.
+        let requests = self.data.sampler.batches(epoch);
+        let done = (consumed as usize).div_ceil(self.config.run.batch_size);
+        let own = requests.into_iter().skip(done + self.group.rank()).step_by(self.group.world_size());
+        let mut batches = self.data.train.batches_with(augmentation, own);
+        for _ in 0..images.div_ceil(size.images_per_step) {
             let waiting = Instant::now();
-            let mut together = Vec::new();
-            for batch in batches.by_ref().take(batches_per_step) {
-                self.check_interrupt()?;
-                together.push(batch.map_err(Stop::Intact)?);
-            }
+            let own = self.take_batches(&mut batches);
             let data = waiting.elapsed().as_secs_f64();
-            self.check_interrupt()?;
-            if together.is_empty() {
-                break;
-            }
-            let step = self.model.step_unless(&together, &self.state.position(steps), &self.interrupt);
+            let totals = |batches: &Vec<Batch>| StepTotals::of(batches, normalizer);
+            let (together, totals) = StepTotals::over_ranks(&self.group, own, Stop::is_interrupted, totals)?;
+            let step = self.model.step_unless(&together, totals, &self.state.position(size, epochs), &self.interrupt);
             let mut step = step.map_err(|error| match error {
-                StepError::Interrupted => Stop::Interrupted,
+                StepError::Halt(halt) => halt.into(),
                 StepError::Torch(error) => self.torch_failure(&error),
             })?;
             if !step.is_finite() {
                 return Err(Stop::Final(display::not_finite(&step, &together, &self.data.train.recipe().dataset)));
             }
             step.seconds.data = data;
-            let images = together.iter().map(|batch| batch.indices.len()).sum();
-            self.state.count_step(&step, images);
-            let record = StepRecord { step: self.state.steps, epoch: epoch + 1, results: step };
-            self.journal.step(record).map_err(Stop::Unsaved)?;
-            progress.step(images, &step);
+            self.state.count_step(&step, totals.images);
+            progress.step(totals.images, &step);
             spent += step.seconds;
+            let Some(files) = &mut self.files else { continue };
+            let record = StepRecord { step: self.state.steps, epoch: epoch + 1, results: step };
+            files.journal.step(record).map_err(Stop::Unsaved)?;
             if self.config.run.save_every_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0)
             {
-                let flushed = self.journal.flush();
-                let result = flushed.and_then(|()| save(&self.folder, &self.model, &self.state, None, false));
-                result.map_err(Stop::Unsaved)?;
+                files.save(&self.model, &self.state, None, false).map_err(Stop::Unsaved)?;
                 saved = Instant::now();
             }
         }
-        let [classification_loss, box_loss] = self.state.losses.map(|sum| sum / images_per_epoch.max(1) as f64);
+        let [classification_loss, box_loss] = self.state.losses.map(|sum| sum / size.images.max(1) as f64);
         Ok(EpochRecord {
             epoch: epoch + 1,
             steps: self.state.steps,
@@ -192,44 +214,66 @@ impl Trainer {
         })
     }
 
+    /// The next batches of this rank.
+    fn take_batches(&self, batches: &mut impl Iterator<Item = anyhow::Result<Batch>>) -> Result<Vec<Batch>, Stop> {
+        let mut taken = Vec::new();
+        for batch in batches.take(self.config.optimizer.gradient_accumulation_steps) {
+            self.check_interrupt()?;
+            taken.push(batch.map_err(Stop::Intact)?);
+        }
+        self.check_interrupt()?;
+        Ok(taken)
+    }
+
     fn is_validation_due(&self, epoch: u32) -> bool {
         epoch == self.config.run.epochs || epoch.is_multiple_of(self.config.run.validate_every)
     }
 
-    /// Measures the network on the validation images. Its loss is that of one large batch. Also returns the detections.
+    /// Measures the network on the validation images, which the ranks divide among themselves. Its loss is that of one large
+    /// batch. Also returns the detections. Every rank has the results of all.
     fn validate(&self, epoch: u32) -> Result<(ValidationRecord, Vec<ScoredBox>), Stop> {
-        let LossConfig { normalizer, .. } = self.config.loss;
-        let (mut sums, mut divisor) = ([0.0; 2], 0);
-        let scored = self.detect(&format!("validation {epoch}"), |batch| {
-            let (scored, loss) = self.model.predictor.validate(batch, &self.config.loss);
-            let batch_divisor = batch.loss_divisor(normalizer);
-            divisor += batch_divisor;
-            sums.iter_mut().zip(loss).for_each(|(sum, loss)| *sum += loss * batch_divisor.max(1) as f64);
-            scored
+        let normalizer = self.config.loss.normalizer;
+        let own = self.detect(&self.group, &format!("validation {epoch}"), |batch| {
+            let (boxes, losses) = self.model.predictor.validate(batch, &self.config.loss);
+            Validated { losses, divisor: batch.loss_divisor(normalizer), boxes }
         })?;
+        let batches = gather(&self.group, &own).map_err(Halt::Group)?;
+        let (mut sums, mut divisor) = ([0.0; 2], 0);
+        for batch in &batches {
+            divisor += batch.divisor;
+            sums.iter_mut().zip(batch.losses).for_each(|(sum, loss)| *sum += loss * batch.divisor.max(1) as f64);
+        }
         let [classification_loss, box_loss] = sums.map(|sum| sum / divisor.max(1) as f64);
+        let scored: Vec<_> = batches.into_iter().flat_map(|batch| batch.boxes).collect();
         let dataset = &self.data.validation.recipe().dataset;
         let summary = evaluate(dataset.annotations(), &scored, dataset.classes().len()).summary;
         Ok((ValidationRecord { classification_loss, box_loss, summary }, scored))
     }
 
-    /// Ends an epoch: logs, saves and reports it.
+    /// Ends an epoch: logs, saves and reports it. Checks that all ranks have the same weights.
     fn end_epoch(
         &mut self,
         trained: EpochRecord,
         validation: Option<(ValidationRecord, Vec<ScoredBox>)>,
     ) -> anyhow::Result<()> {
+        if self.group.world_size() > 1 {
+            let message =
+                "its weights differ from those of rank 0 after the epoch, which a defect of the hardware may cause";
+            ensure_same(&self.group, self.model.checksum(), message)?;
+        }
         let record = EpochRecord { validation: validation.as_ref().map(|(record, _)| *record), ..trained };
         let ap = record.validation.map(|validation| validation.summary.ap);
         let reductions = self.state.patience.reductions;
         let best = self.state.end_epoch(ap, &self.config.schedule);
-        self.journal.epoch(record)?;
+        let Some(files) = &mut self.files else { return Ok(()) };
+        files.journal.epoch(record)?;
         if let Some((_, scored)) = validation.as_ref().filter(|_| best) {
-            report::write_detections(self.folder.path(), &self.data.validation.recipe().dataset, scored)?;
+            report::write_detections(files.folder.path(), &self.data.validation.recipe().dataset, scored)?;
         }
-        self.save(ap, best)?;
+        files.save(&self.model, &self.state, ap, best)?;
         if let Some((_, scored)) = &validation
-            && let Err(error) = self.show_samples(scored)
+            && let Err(error) =
+                show_samples(&mut files.journal, self.data.validation.recipe(), self.state.steps, scored)
         {
             warn(format_args!("cannot write images of epoch {} for TensorBoard: {error:#}", record.epoch));
         }
@@ -238,48 +282,38 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes the report.
+    /// Writes the report, in rank 0 alone.
     fn report(&self) -> Result<(), Stop> {
-        let out = report::default_path(self.folder.path());
-        let notes = report::write(&ReportOptions { runs: vec![self.folder.path().to_owned()], out: out.clone() })?;
+        let Some(RunFiles { folder, .. }) = &self.files else { return Ok(()) };
+        let out = report::default_path(folder.path());
+        let notes = report::write(&ReportOptions { runs: vec![folder.path().to_owned()], out: out.clone() })?;
         notes.iter().for_each(|note| warn(format_args!("{note}")));
         say(format_args!("wrote `{}`", out.display()));
         Ok(())
     }
 
-    /// What `find` detects in the validation images.
-    fn detect(&self, title: &str, mut find: impl FnMut(&Batch) -> Vec<ScoredBox>) -> Result<Vec<ScoredBox>, Stop> {
-        let count = Count::new(title, self.data.validation.recipe().dataset.images().len() as u64);
-        let mut scored = Vec::new();
-        for batch in validation_batches(&self.data.validation, self.config.run.batch_size) {
-            self.check_interrupt()?;
-            let batch = batch.map_err(Stop::Intact)?;
-            scored.extend(catch(|| find(&batch)).map_err(|error| self.torch_failure(&error))?);
-            batch.indices.iter().for_each(|_| count.advance());
+    /// What `find` finds in the batches of validation images. Those of this rank are every batch r of as many as there are
+    /// ranks in `group`.
+    fn detect<T>(&self, group: &ProcessGroup, title: &str, mut find: impl FnMut(&Batch) -> T) -> Result<Vec<T>, Stop> {
+        let loader = &self.data.validation;
+        let count = Count::new(title, loader.recipe().dataset.images().len() as u64);
+        let requests = validation_requests(loader, self.config.run.batch_size);
+        let mut batches = loader.batches(requests.iter().cloned().skip(group.rank()).step_by(group.world_size()));
+        let mut found = Vec::new();
+        for of_all_ranks in requests.chunks(group.world_size()) {
+            let mut own = || {
+                self.check_interrupt()?;
+                let Some(batch) = batches.next().transpose().map_err(Stop::Intact)? else { return Ok(None) };
+                catch(|| find(&batch)).map(Some).map_err(|error| self.torch_failure(&error))
+            };
+            found.extend(agree(group, own(), Stop::is_interrupted, &mut [])?);
+            of_all_ranks.iter().flat_map(|request| &request.indices).for_each(|_| count.advance());
         }
-        Ok(scored)
+        Ok(found)
     }
 
-    /// Writes a few validation images with their detections to TensorBoard, always the same ones.
-    fn show_samples(&mut self, scored: &[ScoredBox]) -> anyhow::Result<()> {
-        let recipe = self.data.validation.recipe();
-        let images = recipe.dataset.images();
-        for index in (0..images.len()).step_by(images.len().div_ceil(SAMPLES).max(1)) {
-            let image = annotated(recipe, index, scored)?;
-            self.journal.image(self.state.steps, &images[index].file_name, &image)?;
-        }
-        Ok(())
-    }
-
-    fn steps_per_epoch(&self) -> u64 {
-        let batches = self.data.sampler.images_per_epoch().div_ceil(self.config.run.batch_size);
-        batches.div_ceil(self.config.optimizer.gradient_accumulation_steps) as u64
-    }
-
-    /// Saves the run, with its logs complete. `ap` is that of the epoch that ends.
-    fn save(&mut self, ap: Option<f64>, best: bool) -> anyhow::Result<()> {
-        self.journal.flush()?;
-        save(&self.folder, &self.model, &self.state, ap, best)
+    fn epoch_size(&self) -> EpochSize {
+        epoch_size(&self.data, &self.config, self.group.world_size())
     }
 
     fn check_interrupt(&self) -> Result<(), Stop> {
@@ -304,16 +338,28 @@ impl Trainer {
 
     /// Saves the run if possible, and returns the error with the command that resumes it.
     fn stop(&mut self, stop: Stop) -> anyhow::Error {
-        let reason = match stop {
+        let (reason, is_agreed) = match stop {
             Stop::Final(reason) => return reason,
             Stop::Unsaved(reason) => return self.unsaved(&reason),
-            Stop::Intact(reason) => Some(reason),
-            Stop::Interrupted => None,
+            Stop::Intact(reason) => (Some(reason), true),
+            Stop::Interrupted => (None, true),
+            Stop::Lost(reason) => (Some(reason), false),
         };
-        let (steps, command) = (self.state.steps, self.folder.resume_command());
-        match (catch(|| self.save(None, false)).map_err(Into::into).flatten(), reason) {
+        let saved = catch(|| match &mut self.files {
+            Some(files) => files.save(&self.model, &self.state, None, false),
+            None => Ok(()),
+        });
+        if is_agreed {
+            // Launchers kill all processes soon after the first one has ended. An error of the group changes nothing now.
+            let _ = self.group.barrier();
+        }
+        let (steps, command) = (self.state.steps, self.resume_command.clone());
+        match (saved.map_err(Into::into).flatten(), reason) {
             (Ok(()), None) => Interrupted { steps, command }.into(),
-            (Ok(()), Some(reason)) => anyhow!("{reason:#}; saved after step {steps}; to resume: {command}"),
+            (Ok(()), Some(reason)) if self.files.is_some() => {
+                anyhow!("{reason:#}; saved after step {steps}; to resume: {command}")
+            }
+            (Ok(()), Some(reason)) => reason,
             (Err(error), reason) => {
                 let reason = reason.unwrap_or_else(|| anyhow!("interrupted"));
                 self.unsaved(&anyhow!("{reason:#}; saving the run failed too: {error:#}"))
@@ -323,7 +369,7 @@ impl Trainer {
 
     /// The error of a run that stops without being saved.
     fn unsaved(&self, reason: &anyhow::Error) -> anyhow::Error {
-        anyhow!("{reason:#}; to resume from the last save: {}", self.folder.resume_command())
+        anyhow!("{reason:#}; to resume from the last save: {}", self.resume_command)
     }
 }
 
@@ -333,10 +379,18 @@ enum Stop {
     Interrupted,
     /// The weights are intact, so the run is saved.
     Intact(anyhow::Error),
+    /// The group has failed. The weights are those of the last step, so the run is saved.
+    Lost(anyhow::Error),
     /// The run cannot be saved, but resumed from its last save.
     Unsaved(anyhow::Error),
     /// Resuming would end the same way.
     Final(anyhow::Error),
+}
+
+impl Stop {
+    fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
+    }
 }
 
 impl From<anyhow::Error> for Stop {
@@ -345,14 +399,30 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
-fn save(
-    folder: &RunFolder,
-    model: &TrainingModel,
-    state: &RunState,
-    ap: Option<f64>,
-    best: bool,
-) -> anyhow::Result<()> {
-    let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
-    let checkpoint = model.checkpoint(Provenance { program, epoch: Some(state.epochs), ap, origin: None })?;
-    folder.save(model, state, &checkpoint, best)
+impl From<Halt> for Stop {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Interrupted => Self::Interrupted,
+            Halt::Others(_) => Self::Intact(halt.into()),
+            Halt::Amid(_) | Halt::Group(_) => Self::Lost(halt.into()),
+        }
+    }
+}
+
+fn epoch_size(data: &RunData, config: &TrainConfig, world_size: usize) -> EpochSize {
+    let batches = config.optimizer.gradient_accumulation_steps * world_size;
+    EpochSize {
+        images: data.sampler.images_per_epoch() as u64,
+        images_per_step: (config.run.batch_size * batches) as u64,
+    }
+}
+
+/// Writes a few validation images with their detections to TensorBoard, always the same ones.
+fn show_samples(journal: &mut Journal, recipe: &Recipe, steps: u64, scored: &[ScoredBox]) -> anyhow::Result<()> {
+    let images = recipe.dataset.images();
+    for index in (0..images.len()).step_by(images.len().div_ceil(SAMPLES).max(1)) {
+        let image = annotated(recipe, index, scored)?;
+        journal.image(steps, &images[index].file_name, &image)?;
+    }
+    Ok(())
 }

@@ -4,6 +4,8 @@ use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, Statistics, Tensor};
 use ndarray::Array4;
 use tch::{Device, Kind};
 
+use crate::sync_batch_norm::{self, Norm};
+
 /// Momentum of the running statistics; PyTorch's default.
 const MOMENTUM: f64 = 0.1;
 
@@ -54,6 +56,17 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
     fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
         // If the weights of a norm are frozen, its statistics are too.
         let live = TRAINING && layer.statistics == Statistics::Live && layer.weight.0.requires_grad();
+        let norm = Norm {
+            weight: &layer.weight.0,
+            bias: &layer.bias.0,
+            running_mean: &layer.running_mean.0,
+            running_var: &layer.running_var.0,
+            epsilon: layer.epsilon.into(),
+            momentum: MOMENTUM,
+        };
+        if let Some(y) = live.then(|| sync_batch_norm::batch_norm(&self.0, &norm)).flatten() {
+            return Self(y);
+        }
         let (weight, bias) = (Some(&layer.weight.0), Some(&layer.bias.0));
         let (mean, var) = (Some(&layer.running_mean.0), Some(&layer.running_var.0));
         Self(self.0.batch_norm(weight, bias, mean, var, live, MOMENTUM, layer.epsilon.into(), true))

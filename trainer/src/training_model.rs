@@ -1,8 +1,11 @@
 //! A network in training: its weights, optimizer and training steps.
 
+use std::rc::Rc;
 use std::time::Instant;
 
+use models::spec::NormKind;
 use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Provenance, RetinaNet, parameters};
+use process_group::ProcessGroup;
 use tch::{Device, Kind, Tensor};
 
 use crate::average::Average;
@@ -10,14 +13,17 @@ use crate::checkpoint::checkpoint;
 use crate::config::{Precision, TrainConfig};
 use crate::cpu_watch::CpuWatch;
 use crate::failure::{TorchError, catch};
+use crate::group::{Halt, agree};
 use crate::interrupt::Interrupt;
 use crate::loader::Batch;
 use crate::loss::Loss;
 use crate::optimizer::Optimizer;
-use crate::parameters::{Layout, Parameters};
+use crate::parameters::{Layout, Parameters, to_array};
 use crate::predictor::Predictor;
 use crate::schedule::SchedulePosition;
 use crate::step::{StageSeconds, Step};
+use crate::step_totals::StepTotals;
+use crate::sync_batch_norm::synchronized;
 use crate::torch::{Torch, Training, images};
 use crate::transfer::Transfer;
 
@@ -38,6 +44,10 @@ pub struct TrainingModel {
     list: Vec<Parameter>,
     training: RetinaNet<Training>,
     config: TrainConfig,
+    /// The ranks that train together.
+    group: Rc<ProcessGroup>,
+    /// Whether the network has batch norms whose running statistics training updates.
+    has_live_norms: bool,
     watch: CpuWatch,
     /// Whether an update of the weights failed midway.
     torn: bool,
@@ -49,9 +59,24 @@ pub enum StepError {
     /// libtorch has failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
-    /// A signal has stopped the run.
-    #[error("interrupted")]
-    Interrupted,
+    /// A signal or another rank has stopped the run.
+    #[error(transparent)]
+    Halt(#[from] Halt),
+}
+
+impl StepError {
+    fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Halt(Halt::Interrupted))
+    }
+}
+
+/// What the batches of one rank contribute to a step.
+struct Contribution {
+    /// Classification loss and box loss, weighted by the batches' fractions of the step.
+    losses: [f64; 2],
+    /// The gradient of their sum, `[count]`; not complete if a loss is not finite.
+    gradient: Tensor,
+    seconds: StageSeconds,
 }
 
 impl TrainingModel {
@@ -104,8 +129,37 @@ impl TrainingModel {
             average,
             list,
             config: config.clone(),
+            group: Rc::new(ProcessGroup::alone()),
+            has_live_norms: has_live_norms(spec),
             torn: false,
         })
+    }
+
+    /// Trains together with the other ranks of a group from now on, from the weights and the optimizer's state of rank 0.
+    ///
+    /// # Errors
+    /// When the group fails.
+    pub fn join(&mut self, group: Rc<ProcessGroup>) -> Result<(), process_group::Error> {
+        for (_, mut tensor) in self.state() {
+            group.broadcast(&mut tensor, 0)?;
+        }
+        self.group = group;
+        Ok(())
+    }
+
+    /// The tensors that a run saves and resumes, by name: weights, average, and the optimizer's moments. They share memory
+    /// with the model.
+    pub(crate) fn state(&self) -> Vec<(&'static str, Tensor)> {
+        let Self { parameters, average, optimizer, .. } = self;
+        let mut state = vec![("trainable", &parameters.trainable), ("buffers", &parameters.buffers)];
+        if let Some(average) = average {
+            state.extend([
+                ("average_trainable", &average.parameters.trainable),
+                ("average_buffers", &average.parameters.buffers),
+            ]);
+        }
+        state.extend(optimizer.moment_names().iter().copied().zip(&optimizer.moments));
+        state.into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect()
     }
 
     /// Makes one optimizer step on `batches`, as if they were one batch; `at` is the position in the schedule.
@@ -114,21 +168,25 @@ impl TrainingModel {
     /// When libtorch fails, for example when memory runs out. The network is then as before the step, unless it
     /// [is torn](Self::is_torn).
     pub fn step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Result<Step, StepError> {
-        self.step_unless(batches, at, &Interrupt::default())
+        let totals = StepTotals::of(batches, self.config.loss.normalizer);
+        self.step_unless(batches, totals, at, &Interrupt::default())
     }
 
-    /// Like [`step`](Self::step), but gives up between two batches when `interrupt` is raised.
+    /// Like [`step`](Self::step), together with the other ranks of the group, which must make the same step; `totals` are
+    /// those of all ranks. Gives up between two batches when `interrupt` is raised in a rank.
     ///
     /// # Errors
-    /// Like [`step`](Self::step), and when interrupted. The network is then as before the step.
+    /// Like [`step`](Self::step), and when interrupted or when another rank fails. The network is then as before the step.
     pub fn step_unless(
         &mut self,
         batches: &[Batch],
+        totals: StepTotals,
         at: &SchedulePosition,
         interrupt: &Interrupt,
     ) -> Result<Step, StepError> {
         let statistics = self.parameters.buffers.copy();
-        let step = catch(|| self.make_step(batches, at, interrupt)).map_err(StepError::Torch).flatten();
+        let step = catch(|| self.make_step(batches, totals, at, interrupt, &statistics));
+        let step = step.map_err(StepError::Torch).flatten();
         if step.is_err() {
             // Live batch norms have updated the running statistics.
             catch(|| tch::no_grad(|| self.parameters.buffers.copy_(&statistics)))?;
@@ -137,69 +195,149 @@ impl TrainingModel {
         step
     }
 
+    /// A checksum of the weights and buffers. All ranks of a group have the same after every step.
+    pub(crate) fn checksum(&self) -> u32 {
+        [&self.parameters.trainable, &self.parameters.buffers].into_iter().fold(0, |sum, tensor| {
+            let values = to_array(tensor);
+            let values = values.as_slice().expect("arrays are in standard layout");
+            crc32c::crc32c_append(sum, bytemuck::cast_slice(values))
+        })
+    }
+
     /// Whether a step failed while it updated the weights. They are then unusable.
     pub fn is_torn(&self) -> bool {
         self.torn
     }
 
+    /// `statistics` are the buffers before the step.
     fn make_step(
         &mut self,
         batches: &[Batch],
+        totals: StepTotals,
         at: &SchedulePosition,
         interrupt: &Interrupt,
+        statistics: &Tensor,
     ) -> Result<Step, StepError> {
-        let learning_rate = self.config.optimizer.learning_rate * self.config.schedule.lr_multiplier(at);
-        let seconds = StageSeconds::default();
-        let mut step = Step { classification_loss: 0.0, box_loss: 0.0, gradient_norm: 0.0, learning_rate, seconds };
-        // Weighted by the fractions, the losses add up to that of one large batch.
-        let divisor = |batch: &Batch| batch.loss_divisor(self.config.loss.normalizer);
-        let divisors: usize = batches.iter().map(divisor).sum();
-        let fractions: Vec<_> = batches.iter().map(|b| divisor(b).max(1) as f64 / divisors.max(1) as f64).collect();
-        let mut sum: Option<Tensor> = None;
-        for (batch, fraction) in batches.iter().zip(fractions) {
-            if interrupt.is_raised() {
-                return Err(StepError::Interrupted);
-            }
-            let start = Instant::now();
-            let loss = self.loss(batch);
-            // Reading the values waits for the device, which computes asynchronously.
-            let [classification_loss, box_loss] = loss.values();
-            step.classification_loss += fraction * classification_loss;
-            step.box_loss += fraction * box_loss;
-            step.seconds.forward += start.elapsed().as_secs_f64();
-            if !step.is_finite() {
-                return Ok(step);
-            }
-            let start = Instant::now();
-            let total = if batches.len() > 1 { loss.total() * fraction } else { loss.total() };
-            let gradient = self.parameters.gradient(&total);
-            sum = Some(sum.map_or(gradient.shallow_clone(), |sum| sum + gradient));
-            self.synchronize();
-            step.seconds.backward += start.elapsed().as_secs_f64();
+        let rate = self.config.optimizer.learning_rate(self.group.world_size());
+        let learning_rate = rate * self.config.schedule.lr_multiplier(at);
+        let own = match catch(|| self.contribution(batches, totals, interrupt)) {
+            Ok(own) => own,
+            // The others wait for this rank in a norm, so it can tell them nothing.
+            Err(error) if self.synchronizes() => return Err(Halt::Amid(error).into()),
+            Err(error) => Err(error.into()),
+        };
+        let mut losses = own.as_ref().map_or([0.0; 2], |own| own.losses);
+        let own = agree(&self.group, own, StepError::is_interrupted, &mut losses)?;
+        let Contribution { mut gradient, seconds, .. } = own;
+        let [classification_loss, box_loss] = losses;
+        let mut step = Step { classification_loss, box_loss, gradient_norm: 0.0, learning_rate, seconds };
+        if !step.is_finite() || totals.batches == 0 {
+            return Ok(step);
         }
-        if let Some(mut gradient) = sum {
-            let start = Instant::now();
-            self.torn = true;
-            step.gradient_norm = self.optimizer.step(&mut self.parameters.trainable, &mut gradient, learning_rate);
-            if let (Some(average), true) = (&mut self.average, step.is_finite()) {
-                average.update(&self.parameters, self.optimizer.steps);
-            }
-            self.synchronize();
-            self.torn = false;
-            step.seconds.optimizer = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        self.add_over_ranks(&mut gradient, statistics, totals)?;
+        self.torn = true;
+        step.gradient_norm = self.optimizer.step(&mut self.parameters.trainable, &mut gradient, learning_rate);
+        if let (Some(average), true) = (&mut self.average, step.is_finite()) {
+            average.update(&self.parameters, self.optimizer.steps);
         }
+        self.synchronize();
+        self.torn = false;
+        step.seconds.optimizer = start.elapsed().as_secs_f64();
         Ok(step)
     }
 
+    /// The contribution of this rank's batches to a step of `totals`.
+    fn contribution(
+        &self,
+        batches: &[Batch],
+        totals: StepTotals,
+        interrupt: &Interrupt,
+    ) -> Result<Contribution, StepError> {
+        let mut losses = [0.0; 2];
+        let mut seconds = StageSeconds::default();
+        let mut sum: Option<Tensor> = None;
+        let synchronizes = self.synchronizes();
+        // With synchronized norms, every rank computes as often as the one with the most batches.
+        let passes = if synchronizes { totals.batches.div_ceil(self.group.world_size()) } else { batches.len() };
+        for pass in 0..passes {
+            if interrupt.is_raised() && !synchronizes {
+                return Err(Halt::Interrupted.into());
+            }
+            let start = Instant::now();
+            let total = match batches.get(pass) {
+                Some(batch) => {
+                    // Weighted by the fractions, the losses add up to that of one large batch.
+                    let divisor = batch.loss_divisor(self.config.loss.normalizer);
+                    let fraction = divisor.max(1) as f64 / totals.divisor.max(1) as f64;
+                    let loss = self.loss(batch);
+                    // Reading the values waits for the device, which computes asynchronously.
+                    losses.iter_mut().zip(loss.values()).for_each(|(sum, value)| *sum += fraction * value);
+                    if totals.batches > 1 { loss.total() * fraction } else { loss.total() }
+                }
+                None => self.loss_of_nothing(),
+            };
+            seconds.forward += start.elapsed().as_secs_f64();
+            if losses.iter().any(|loss| !loss.is_finite()) && !synchronizes {
+                break;
+            }
+            let start = Instant::now();
+            let gradient = self.parameters.gradient(&total);
+            sum = Some(sum.map_or(gradient.shallow_clone(), |sum| sum + gradient));
+            self.synchronize();
+            seconds.backward += start.elapsed().as_secs_f64();
+        }
+        let gradient = sum.unwrap_or_else(|| self.parameters.trainable.zeros_like());
+        Ok(Contribution { losses, gradient, seconds })
+    }
+
+    /// Adds the gradients of all ranks. Also averages the running statistics of live batch norms, of which each rank has
+    /// measured its own, so that all ranks have the same network after every step.
+    fn add_over_ranks(&mut self, gradient: &mut Tensor, statistics: &Tensor, totals: StepTotals) -> Result<(), Halt> {
+        let world_size = self.group.world_size();
+        if !self.has_live_norms || world_size == 1 {
+            return Ok(self.group.all_reduce_sum(gradient)?);
+        }
+        // One sum of both. Ranks without a batch have measured no change.
+        let measuring = totals.batches.min(world_size) as f64;
+        let buffers = &mut self.parameters.buffers;
+        let mut flat = Tensor::cat(&[&*gradient, &(&*buffers - statistics)], 0);
+        self.group.all_reduce_sum(&mut flat)?;
+        let count = gradient.numel() as i64;
+        *gradient = flat.narrow(0, 0, count);
+        let change = flat.narrow(0, count, flat.numel() as i64 - count) / measuring;
+        tch::no_grad(|| buffers.copy_(&(statistics + change)));
+        Ok(())
+    }
+
     fn loss(&self, batch: &Batch) -> Loss {
+        let input = images(&batch.images, self.device, self.config.run.channels_last);
+        let [logits, offsets] = self.forward(&input, 1.0);
+        Loss::new(&logits, &offsets, &batch.targets, &self.config.loss, &self.spec.box_coder)
+    }
+
+    /// A loss of zero, for a rank without a batch: takes part in synchronized norms with an image that does not count.
+    fn loss_of_nothing(&self) -> Tensor {
+        const SIDE: i64 = 64;
+        let input = Tensor::zeros([1, 3, SIDE, SIDE], (Kind::Float, self.device));
+        let [logits, offsets] = self.forward(&input, 0.0);
+        (logits.sum(Kind::Float) + offsets.sum(Kind::Float)) * 0.0
+    }
+
+    /// Logits and offsets. If norms are synchronized, `weight` is how often the images count in them.
+    fn forward(&self, images: &Tensor, weight: f64) -> [Tensor; 2] {
         let kind = match self.config.run.precision {
             Precision::Float32 => Kind::Float,
             Precision::Bfloat16 => Kind::BFloat16,
         };
-        let input = images(&batch.images, self.device, self.config.run.channels_last);
-        let predictions = self.training.forward(&Torch(input.to_kind(kind)));
-        let [logits, offsets] = [predictions.logits.0, predictions.offsets.0].map(|t| t.to_kind(Kind::Float));
-        Loss::new(&logits, &offsets, &batch.targets, &self.config.loss, &self.spec.box_coder)
+        let forward = || self.training.forward(&Torch(images.to_kind(kind)));
+        let predictions = if self.synchronizes() { synchronized(&self.group, weight, forward) } else { forward() };
+        [predictions.logits.0, predictions.offsets.0].map(|tensor| tensor.to_kind(Kind::Float))
+    }
+
+    /// Whether the live norms of all ranks use common statistics.
+    fn synchronizes(&self) -> bool {
+        self.config.run.sync_batch_norm && self.has_live_norms && self.group.world_size() > 1
     }
 
     /// Waits for the device, so that its time is counted in the right stage.
@@ -217,4 +355,8 @@ impl TrainingModel {
         let predicting = self.average.as_ref().map_or(&self.parameters, |average| &average.parameters);
         checkpoint(&self.spec, provenance, predicting.to_tensors())
     }
+}
+
+fn has_live_norms(spec: &ModelSpec) -> bool {
+    [Some(&spec.backbone.norm), spec.heads.norm.as_ref()].into_iter().flatten().any(|norm| norm.kind == NormKind::Batch)
 }

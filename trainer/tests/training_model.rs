@@ -10,11 +10,13 @@ use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use trainer::config::{Precision, TrainConfig};
+use trainer::group::Halt;
 use trainer::interrupt::Interrupt;
 use trainer::loader::Batch;
 use trainer::part::Part;
 use trainer::schedule::{Patience, SchedulePosition};
 use trainer::step::Step;
+use trainer::step_totals::StepTotals;
 use trainer::targets::{Normalizer, Object, Targets};
 use trainer::training_model::{StepError, TrainingModel};
 
@@ -127,10 +129,11 @@ fn an_interrupted_step_changes_nothing() {
     let before = model.parameters.to_tensors();
     let interrupt = Interrupt::default();
     assert!(!interrupt.raise() && interrupt.raise() && interrupt.is_raised());
-    let error = model.step_unless(&[batch(&[1])], &at(0), &interrupt).unwrap_err();
-    assert!(matches!(error, StepError::Interrupted), "{error}");
+    let one_batch = StepTotals { batches: 1, images: 1, divisor: 1 };
+    let error = model.step_unless(&[batch(&[1])], one_batch, &at(0), &interrupt).unwrap_err();
+    assert!(matches!(error, StepError::Halt(Halt::Interrupted)), "{error}");
     assert!(model.parameters.to_tensors() == before && model.optimizer.steps == 0 && !model.is_torn());
-    model.step_unless(&[batch(&[1])], &at(0), &Interrupt::default()).unwrap();
+    model.step_unless(&[batch(&[1])], one_batch, &at(0), &Interrupt::default()).unwrap();
     assert!(model.parameters.to_tensors() != before);
 }
 

@@ -193,7 +193,7 @@ fn results(folder: &Path, config: &Path) -> anyhow::Result<(Results, usize)> {
 }
 
 fn validation_data(folder: &Path, config: &Path) -> anyhow::Result<Dataset> {
-    let format = TrainConfig::format_of_run(config);
+    let format = TrainConfig::format_of_run(&fs::read_to_string(config)?);
     let config = TrainConfig::read_as(config, None, &Overrides::default(), format)?;
     let Splits { validation, refusals, .. } = Splits::read(&config, &checked_images(folder))?;
     ensure!(refusals.is_empty(), "{}", refusals.join("; "));

@@ -8,15 +8,15 @@ use models::dataset::Dataset;
 use super::data::RunData;
 use super::folder::RunFolder;
 use super::log::EpochRecord;
-use super::state::RunState;
+use super::state::{EpochSize, RunState};
 use crate::config::TrainConfig;
 use crate::loader::Batch;
 use crate::progress::{counted, print, say, warn};
 use crate::step::Step;
 
 /// Prints what the run will do, after warnings about its configuration.
-pub(super) fn begin(folder: &RunFolder, config: &TrainConfig, data: &RunData, steps_per_epoch: u64) {
-    let steps = steps_per_epoch * u64::from(config.run.epochs);
+pub(super) fn begin(folder: &RunFolder, config: &TrainConfig, data: &RunData, size: EpochSize, world_size: usize) {
+    let steps = size.steps() * u64::from(config.run.epochs);
     config.warnings(steps).iter().for_each(|text| warn(format_args!("{text}")));
     let images = data.train.recipe().dataset.images().len();
     let images_per_epoch = data.sampler.images_per_epoch();
@@ -27,9 +27,19 @@ pub(super) fn begin(folder: &RunFolder, config: &TrainConfig, data: &RunData, st
         counted(data.validation.recipe().dataset.images().len(), "validation image", "validation images"),
         counted(data.spec().class_count(), "class", "classes"),
         counted(config.run.epochs as usize, "epoch", "epochs"),
-        counted(steps_per_epoch as usize, "step", "steps"),
+        counted(size.steps() as usize, "step", "steps"),
         folder.path().display()
     ));
+    let (batch_size, accumulation) = (config.run.batch_size, config.optimizer.gradient_accumulation_steps);
+    if world_size > 1 {
+        say(format_args!(
+            "global batch {}: {world_size} processes, {} of {} each; learning rate {:.3e}",
+            size.images_per_step,
+            counted(accumulation, "batch", "batches"),
+            counted(batch_size, "image", "images"),
+            config.optimizer.learning_rate(world_size)
+        ));
+    }
 }
 
 /// Prints the results of an epoch of a run with `epochs` epochs: whether its AP is the `best` so far, and whether the

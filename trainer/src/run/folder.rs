@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use models::{Checkpoint, write_atomically};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::state::RunState;
 use crate::config::TrainConfig;
@@ -106,17 +106,17 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Locks the folder of a run to resume: `out`, or `runs/latest`.
+    /// The folder of the run to resume: `out`, or `runs/latest`; `None` if it contains no run.
+    pub(crate) fn of_run(out: Option<&Path>) -> Option<PathBuf> {
+        let path = out.map_or_else(|| Path::new(RUNS).join("latest"), Path::to_owned);
+        path.join(CONFIG).exists().then_some(path)
+    }
+
+    /// Locks the folder of a run to resume.
     ///
     /// # Errors
-    /// When the folder contains no run, is locked by another process, or cannot be written.
-    pub(crate) fn existing(out: Option<&Path>) -> anyhow::Result<Self> {
-        let path = out.map_or_else(|| Path::new(RUNS).join("latest"), Path::to_owned);
-        ensure!(
-            path.join(CONFIG).exists(),
-            "`{}` contains no run to resume; start one without --resume",
-            path.display()
-        );
+    /// When the folder is locked by another process, or cannot be written.
+    pub(crate) fn existing(path: PathBuf) -> anyhow::Result<Self> {
         let folder = Self::lock(path)?;
         folder.remove_unfinished()?;
         Ok(folder)
@@ -140,9 +140,9 @@ impl RunFolder {
         &self.path
     }
 
-    /// The command that resumes the run.
-    pub(crate) fn resume_command(&self) -> String {
-        format!("trainer fit --resume --out {}", self.path.display())
+    /// The command that resumes the run in the folder `path`.
+    pub(crate) fn resume_command(path: &Path) -> String {
+        format!("trainer fit --resume --out {}", path.display())
     }
 
     /// The run's configuration with all values.
@@ -211,7 +211,7 @@ impl RunFolder {
     }
 
     fn write_state(&self, model: &TrainingModel, state: &RunState) -> anyhow::Result<()> {
-        let arrays: Vec<_> = named_state(model).into_iter().map(|(name, tensor)| (name, to_array(&tensor))).collect();
+        let arrays: Vec<_> = model.state().into_iter().map(|(name, tensor)| (name, to_array(&tensor))).collect();
         let views = arrays.iter().map(|(name, array)| {
             let values = array.as_slice().context("tensor is not in standard layout")?;
             Ok((name, TensorView::new(Dtype::F32, array.shape().to_vec(), bytemuck::cast_slice(values))?))
@@ -222,13 +222,16 @@ impl RunFolder {
         Ok(write_atomically(&self.state_path(), |file| file.write_all(&bytes))?)
     }
 
-    /// The saved state of the run.
+    /// The saved run: its configuration file and its state.
     ///
     /// # Errors
-    /// When the state cannot be read.
-    pub(crate) fn state(&self) -> anyhow::Result<RunState> {
-        let path = self.state_path();
-        read_run_state(&path).with_context(|| format!("cannot resume from `{}`", path.display()))
+    /// When they cannot be read.
+    pub(crate) fn saved(&self) -> anyhow::Result<Saved<String>> {
+        let (config, state) = (self.config_path(), self.state_path());
+        Ok(Saved {
+            config: fs::read_to_string(&config).with_context(|| format!("cannot read `{}`", config.display()))?,
+            state: read_run_state(&state).with_context(|| format!("cannot resume from `{}`", state.display()))?,
+        })
     }
 
     /// See [`checked_images`].
@@ -236,17 +239,16 @@ impl RunFolder {
         checked_images(&self.path)
     }
 
-    /// Restores the tensors of `model` at the last [`save`](Self::save), and returns the state of the run.
+    /// Restores the tensors of `model` at the last [`save`](Self::save).
     ///
     /// # Errors
     /// When the state cannot be read, or when its tensors do not match those of `model`.
-    pub(crate) fn restore(&self, model: &mut TrainingModel) -> anyhow::Result<RunState> {
+    pub(crate) fn restore(&self, model: &mut TrainingModel) -> anyhow::Result<()> {
         let path = self.state_path();
         let restore = |model: &mut TrainingModel| {
-            let state = self.state()?;
             let bytes = fs::read(&path)?;
             let file = SafeTensors::deserialize(&bytes)?;
-            for (name, mut tensor) in named_state(model) {
+            for (name, mut tensor) in model.state() {
                 let view = file.tensor(name).with_context(|| format!("cannot read tensor `{name}`"))?;
                 ensure!(
                     view.dtype() == Dtype::F32 && view.shape() == [tensor.numel()],
@@ -257,8 +259,7 @@ impl RunFolder {
                 let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
                 tch::no_grad(|| tensor.copy_(&tch::Tensor::from_slice(&values)));
             }
-            model.optimizer.steps = state.steps as i64;
-            Ok(state)
+            Ok(())
         };
         restore(model).with_context(|| format!("cannot resume from `{}`", path.display()))
     }
@@ -283,6 +284,14 @@ pub(crate) fn checked_images(run: &Path) -> HashSet<u64> {
     // Other files and those of other versions tell nothing.
     let runs = states.filter_map(|state| read_run_state(&state).ok());
     runs.flat_map(|state| state.checked_images).flatten().collect()
+}
+
+/// A saved run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Saved<Config> {
+    /// Its configuration, or the text of that.
+    pub(crate) config: Config,
+    pub(crate) state: RunState,
 }
 
 /// The state of a run in its file.
@@ -311,20 +320,6 @@ struct InUse {
 fn is_unused(folder: &Path) -> bool {
     fs::read_dir(folder)
         .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)))
-}
-
-/// The flat tensors of a model's state, by name. They share memory with the model.
-fn named_state(model: &TrainingModel) -> Vec<(&'static str, tch::Tensor)> {
-    let TrainingModel { parameters, average, optimizer, .. } = model;
-    let mut state = vec![("trainable", &parameters.trainable), ("buffers", &parameters.buffers)];
-    if let Some(average) = average {
-        state.extend([
-            ("average_trainable", &average.parameters.trainable),
-            ("average_buffers", &average.parameters.buffers),
-        ]);
-    }
-    state.extend(optimizer.moment_names().iter().copied().zip(&optimizer.moments));
-    state.into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect()
 }
 
 #[cfg(test)]
