@@ -7,7 +7,6 @@ use anyhow::{Context, bail, ensure};
 use models::dataset::{Format, Source};
 use models::spec::FORMAT;
 use models::{Matcher, ModelSpec};
-use process_group::Launch;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -16,6 +15,7 @@ use serde_yaml::Value;
 use crate::augmentation::AugmentationConfig;
 use crate::cache::CacheConfig;
 use crate::loss::LossConfig;
+use crate::machine::default_workers;
 use crate::optimizer::{OptimizerConfig, OptimizerKind};
 use crate::overrides::Overrides;
 use crate::part::Part;
@@ -218,19 +218,13 @@ pub enum Precision {
     Bfloat16,
 }
 
-/// Number of processes that train together on this machine.
-fn local_world_size() -> usize {
-    // Invalid variables of a launcher are reported where the processes join.
-    Launch::from_env().ok().flatten().map_or(1, |launch| launch.local_world_size)
-}
-
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
             epochs: 50,
             batch_size: 8,
             aspect_ratio_grouping: true,
-            workers: (runtime::machine::cores() / local_world_size()).clamp(2, 32),
+            workers: default_workers(),
             seed: 0,
             sync_batch_norm: false,
             deterministic: false,
@@ -264,19 +258,8 @@ impl TrainConfig {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("cannot read the configuration `{}`; create one with `trainer init`", path.display())
         })?;
+        let mut config = overrides.parse(&text, &path.display().to_string(), |text| Self::parse_as(text, format))?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
-        Self::from_text(&text, path, base, overrides, format)
-    }
-
-    /// Like [`read_as`](Self::read_as), from the text of the file `path`. Relative paths start from `base`.
-    pub(crate) fn from_text(
-        text: &str,
-        path: &Path,
-        base: &Path,
-        overrides: &Overrides,
-        format: u32,
-    ) -> anyhow::Result<Self> {
-        let mut config = overrides.parse(text, &path.display().to_string(), |text| Self::parse_as(text, format))?;
         let data = config.data.train.iter_mut().chain(&mut config.data.validation);
         for path in data.flat_map(DatasetConfig::paths_mut) {
             *path = std::path::absolute(base.join(&*path))?;
@@ -297,7 +280,8 @@ impl TrainConfig {
         Self::parse_as(text, FORMAT)
     }
 
-    fn parse_as(text: &str, format: u32) -> anyhow::Result<Self> {
+    /// Like [`parse`](Self::parse), for a model that is of the spec format `format` if it does not say so itself.
+    pub(crate) fn parse_as(text: &str, format: u32) -> anyhow::Result<Self> {
         let mut config: Self = serde_yaml::from_str(text)?;
         if format == 1 && spec_format(text).is_none() {
             config.model = config.model.converted_from_format_1();

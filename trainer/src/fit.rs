@@ -185,9 +185,13 @@ fn configs_of_resumed(args: &FitArgs, folder: &Path, saved: &str) -> anyhow::Res
         args.data.is_none() || args.config.is_some(),
         "a resumed run uses the data paths of its configuration; omit --data, or pass --config too"
     );
-    let (path, format) = (folder.join("config.yaml"), TrainConfig::format_of_run(saved));
-    let before = TrainConfig::from_text(saved, &path, folder, &Overrides::default(), format)?;
-    let config = TrainConfig::from_text(saved, &path, folder, &args.overrides, format)?;
+    let format = TrainConfig::format_of_run(saved);
+    // Its paths are absolute.
+    let parse = |overrides: &Overrides| {
+        let name = folder.join("config.yaml").display().to_string();
+        overrides.parse(saved, &name, |text| TrainConfig::parse_as(text, format))
+    };
+    let [before, config] = [parse(&Overrides::default())?, parse(&args.overrides)?];
     if let Some(path) = &args.config {
         ensure!(
             TrainConfig::read_as(path, args.data.as_deref(), &args.overrides, format)? == config,

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 
+use process_group::Launch;
 use runtime::machine;
 use serde::Serialize;
 
@@ -39,6 +40,13 @@ impl fmt::Display for Machine {
         let Self { program, libtorch, cpu, cores, cuda_devices } = self;
         write!(f, "{program}, libtorch {libtorch}, {cpu}, {cores} cores, {cuda_devices} CUDA devices")
     }
+}
+
+/// The default of `run.workers`: one thread per core, divided by the number of processes that train on this machine.
+pub(crate) fn default_workers() -> usize {
+    // Invalid variables of a launcher are reported where the processes join.
+    let processes = Launch::from_env().ok().flatten().map_or(1, |launch| launch.local_world_size);
+    (machine::cores() / processes).clamp(2, 32)
 }
 
 /// Whether the CPU has instructions for bfloat16; true if unknown.

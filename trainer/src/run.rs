@@ -13,6 +13,7 @@ mod journal;
 pub(crate) mod log;
 pub(crate) mod session;
 mod state;
+mod stop;
 mod validation;
 
 use std::rc::Rc;
@@ -23,13 +24,12 @@ use models::evaluation::{ScoredBox, evaluate};
 use process_group::ProcessGroup;
 
 use crate::agreement::ensure_same;
-use crate::annotated::annotated;
 use crate::config::TrainConfig;
 use crate::device::Device;
 use crate::failure::{TorchError, catch};
 use crate::group::{Halt, agree, all};
 use crate::interrupt::{Interrupt, Interrupted};
-use crate::loader::{Batch, Recipe};
+use crate::loader::Batch;
 use crate::predictor::validation_requests;
 use crate::progress::{Count, EpochProgress, say, warn};
 use crate::report::{self, ReportOptions};
@@ -41,13 +41,10 @@ pub(crate) use data::RunData;
 pub(crate) use display::print_result;
 use files::RunFiles;
 pub(crate) use folder::{RunFolder, Saved};
-use journal::Journal;
 use log::{EpochRecord, StepRecord, ValidationRecord};
 pub(crate) use state::{EpochSize, RunState};
+use stop::Stop;
 use validation::{Validated, gather};
-
-/// Number of validation images in TensorBoard after each validation.
-const SAMPLES: usize = 4;
 
 /// What a run begins or resumes with.
 pub(crate) struct Setup {
@@ -150,6 +147,7 @@ impl Trainer {
                 break;
             }
             let trained = self.train_epoch()?;
+            self.ensure_same_weights()?;
             let validation = self.is_validation_due(trained.epoch).then(|| self.validate(trained.epoch)).transpose()?;
             self.end_epoch(trained, validation).map_err(Stop::Unsaved)?;
         }
@@ -214,6 +212,16 @@ impl Trainer {
         })
     }
 
+    /// Checks that all ranks have the same weights.
+    fn ensure_same_weights(&self) -> Result<(), Stop> {
+        if self.group.world_size() == 1 {
+            return Ok(());
+        }
+        let message = "its weights differ from those of rank 0, which a defect of the hardware may cause";
+        ensure_same(&self.group, self.model.checksum(), message)
+            .map_err(|error| if error.is::<process_group::Error>() { Stop::Lost(error) } else { Stop::Unsaved(error) })
+    }
+
     /// The next batches of this rank.
     fn take_batches(&self, batches: &mut impl Iterator<Item = anyhow::Result<Batch>>) -> Result<Vec<Batch>, Stop> {
         let mut taken = Vec::new();
@@ -250,17 +258,12 @@ impl Trainer {
         Ok((ValidationRecord { classification_loss, box_loss, summary }, scored))
     }
 
-    /// Ends an epoch: logs, saves and reports it. Checks that all ranks have the same weights.
+    /// Ends an epoch: logs, saves and reports it.
     fn end_epoch(
         &mut self,
         trained: EpochRecord,
         validation: Option<(ValidationRecord, Vec<ScoredBox>)>,
     ) -> anyhow::Result<()> {
-        if self.group.world_size() > 1 {
-            let message =
-                "its weights differ from those of rank 0 after the epoch, which a defect of the hardware may cause";
-            ensure_same(&self.group, self.model.checksum(), message)?;
-        }
         let record = EpochRecord { validation: validation.as_ref().map(|(record, _)| *record), ..trained };
         let ap = record.validation.map(|validation| validation.summary.ap);
         let reductions = self.state.patience.reductions;
@@ -272,8 +275,7 @@ impl Trainer {
         }
         files.save(&self.model, &self.state, ap, best)?;
         if let Some((_, scored)) = &validation
-            && let Err(error) =
-                show_samples(&mut files.journal, self.data.validation.recipe(), self.state.steps, scored)
+            && let Err(error) = files.show_samples(self.data.validation.recipe(), self.state.steps, scored)
         {
             warn(format_args!("cannot write images of epoch {} for TensorBoard: {error:#}", record.epoch));
         }
@@ -373,56 +375,10 @@ impl Trainer {
     }
 }
 
-/// Why a run stops before its end.
-enum Stop {
-    /// By a signal.
-    Interrupted,
-    /// The weights are intact, so the run is saved.
-    Intact(anyhow::Error),
-    /// The group has failed. The weights are those of the last step, so the run is saved.
-    Lost(anyhow::Error),
-    /// The run cannot be saved, but resumed from its last save.
-    Unsaved(anyhow::Error),
-    /// Resuming would end the same way.
-    Final(anyhow::Error),
-}
-
-impl Stop {
-    fn is_interrupted(&self) -> bool {
-        matches!(self, Self::Interrupted)
-    }
-}
-
-impl From<anyhow::Error> for Stop {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Final(error)
-    }
-}
-
-impl From<Halt> for Stop {
-    fn from(halt: Halt) -> Self {
-        match halt {
-            Halt::Interrupted => Self::Interrupted,
-            Halt::Others(_) => Self::Intact(halt.into()),
-            Halt::Amid(_) | Halt::Group(_) => Self::Lost(halt.into()),
-        }
-    }
-}
-
 fn epoch_size(data: &RunData, config: &TrainConfig, world_size: usize) -> EpochSize {
     let batches = config.optimizer.gradient_accumulation_steps * world_size;
     EpochSize {
         images: data.sampler.images_per_epoch() as u64,
         images_per_step: (config.run.batch_size * batches) as u64,
     }
-}
-
-/// Writes a few validation images with their detections to TensorBoard, always the same ones.
-fn show_samples(journal: &mut Journal, recipe: &Recipe, steps: u64, scored: &[ScoredBox]) -> anyhow::Result<()> {
-    let images = recipe.dataset.images();
-    for index in (0..images.len()).step_by(images.len().div_ceil(SAMPLES).max(1)) {
-        let image = annotated(recipe, index, scored)?;
-        journal.image(steps, &images[index].file_name, &image)?;
-    }
-    Ok(())
 }

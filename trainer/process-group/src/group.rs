@@ -1,9 +1,6 @@
 //! A group of processes that add, copy and collect tensors.
 
 use std::cell::Cell;
-use std::env;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
-use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -11,100 +8,16 @@ use std::time::{Duration, Instant};
 
 use tch::{Kind, Tensor};
 
-use crate::launch::{Launch, LaunchError};
+use crate::connect::{ANSWER, left_until, roster, store, within};
+use crate::error::Error;
+use crate::launch::Launch;
 use crate::shim::Shim;
 
-/// Time between two attempts to connect, and between two looks at the store.
+/// Time between two looks at the store.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How long a process is given to say that it still runs.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// Key of the store that a rank sets when a collective has failed, to ask the others whether they still run.
 const ROLL_CALL: &str = "roll call";
-
-/// Why processes cannot work together. `rank` is that of another process.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The launcher's variables are incomplete or invalid.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// The store's port is in use.
-    #[error(
-        "cannot listen on port {port} for the other ranks: {reason}; another job, or another process with rank 0, uses it: \
-         set MASTER_PORT to a free port in all processes"
-    )]
-    Port {
-        /// The port.
-        port: u16,
-        /// The system's message.
-        reason: String,
-    },
-    /// The store cannot be reached.
-    #[error(
-        "rank 0 does not answer at {address} within {} s: {reason}; check that it runs, MASTER_ADDR and MASTER_PORT",
-        timeout.as_secs()
-    )]
-    Unreachable {
-        /// Host and port.
-        address: String,
-        /// The time-out.
-        timeout: Duration,
-        /// The system's message.
-        reason: String,
-    },
-    /// Two processes have the same rank.
-    #[error(
-        "{holder} is rank {rank} too; every process needs a RANK of its own, and every job a MASTER_PORT of its own"
-    )]
-    Duplicate {
-        /// The rank.
-        rank: usize,
-        /// The other process.
-        holder: String,
-    },
-    /// Two processes disagree about the number of processes.
-    #[error("this process was started as one of {own} processes (WORLD_SIZE), but rank {rank} as one of {other}")]
-    WorldSize {
-        /// The number that this process knows.
-        own: usize,
-        /// The other process.
-        rank: usize,
-        /// The number that it knows.
-        other: String,
-    },
-    /// A process has not come.
-    #[error("rank {rank} of {world_size} did not join within {} s; check that it was started", timeout.as_secs())]
-    Missing {
-        /// The process.
-        rank: usize,
-        /// Number of processes.
-        world_size: usize,
-        /// The time-out.
-        timeout: Duration,
-    },
-    /// A collective operation failed, because a rank has ended, or has not taken part within the time-out.
-    #[error("{operation} failed: {}: {reason}", describe(absent))]
-    Collective {
-        /// What failed.
-        operation: &'static str,
-        /// The ranks that do not answer any more.
-        absent: Vec<usize>,
-        /// libtorch's message.
-        reason: String,
-    },
-}
-
-fn describe(absent: &[usize]) -> String {
-    match absent {
-        [] => "all ranks still run".to_owned(),
-        [rank] => format!("rank {rank} has ended or does not respond"),
-        ranks => format!(
-            "the ranks {} have ended or do not respond",
-            ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
-        ),
-    }
-}
 
 /// Processes that work together. All must call the same collective functions in the same order.
 ///
@@ -358,102 +271,4 @@ fn answer_roll_calls(shim: &Shim, rank: usize, stopped: &Receiver<()>, _running:
             Err(_) => return,
         }
     }
-}
-
-/// Connects to the store. Also returns the address under which the other ranks reach this one; `None`: that of this
-/// machine's name.
-fn store(launch: &Launch, timeout: Duration, deadline: Instant) -> Result<(Shim, Option<IpAddr>), Error> {
-    let Launch { master_addr, master_port: port, .. } = launch;
-    let unreachable = |reason: String| Error::Unreachable { address: format!("{master_addr}:{port}"), timeout, reason };
-    let (address, own, listener) = if launch.rank == 0 && !launch.launcher_serves_store {
-        let address = resolve(master_addr, *port).map_err(unreachable)?.ip();
-        let listener = listen(address, *port)?;
-        // It may be that of a service or a gateway.
-        let own = UdpSocket::bind((address, 0)).is_ok().then_some(address);
-        (address, own, Some(listener.into_raw_fd()))
-    } else {
-        let stream = reach(master_addr, *port, deadline).map_err(unreachable)?;
-        let address = stream.peer_addr().map_err(|error| unreachable(error.to_string()))?.ip();
-        (address, stream.local_addr().ok().map(|own| own.ip()), None)
-    };
-    // A group that was restarted meets the keys of the one before.
-    let (host, port, prefix) = (address.to_string(), *port, format!("restart {}", launch.restart_count));
-    let connect = move || Shim::connect(&host, port, listener, timeout, &prefix);
-    let shim = within(timeout + ANSWER, connect).map_err(unreachable)?;
-    // The name of this machine may lead to an address that only this machine knows.
-    let is_one_machine = launch.local_world_size == launch.world_size
-        || master_addr == "localhost"
-        || master_addr.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-    let is_set_by_user = env::var_os("GLOO_SOCKET_IFNAME").is_some();
-    Ok((shim, own.filter(|own| !is_set_by_user && (is_one_machine || !own.is_loopback()))))
-}
-
-fn listen(address: IpAddr, port: u16) -> Result<TcpListener, Error> {
-    // On all interfaces, because the address may be that of a service or a gateway.
-    let listener = match address.is_loopback() {
-        true => TcpListener::bind((address, port)),
-        false => TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port))),
-    };
-    listener.map_err(|error| Error::Port { port, reason: error.to_string() })
-}
-
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let mut addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
-    addresses.next().ok_or_else(|| "the name has no address".to_owned())
-}
-
-/// A connection to a server, once it accepts one.
-fn reach(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, String> {
-    loop {
-        let connect = |address: SocketAddr| {
-            let connected = TcpStream::connect_timeout(&address, left_until(deadline).min(ANSWER));
-            connected.map_err(|error| error.to_string())
-        };
-        match resolve(host, port).and_then(connect) {
-            Err(_) if Instant::now() + POLL_INTERVAL < deadline => thread::sleep(POLL_INTERVAL),
-            result => return result,
-        }
-    }
-}
-
-/// Checks that every rank is taken once, and that all know the same number of processes.
-fn roster(shim: &Arc<Shim>, launch: &Launch, timeout: Duration, deadline: Instant) -> Result<(), Error> {
-    let Launch { rank, world_size, .. } = *launch;
-    let key = |rank: usize| format!("rank {rank}");
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let entry = format!("{world_size} process {} on {}", std::process::id(), host.trim());
-    let lost = |reason| Error::Collective { operation: "joining the group", absent: vec![0], reason };
-    let claimed = {
-        let (shim, entry) = (shim.clone(), entry.clone());
-        within(left_until(deadline) + ANSWER, move || shim.claim(&key(rank), &entry)).map_err(lost)?
-    };
-    if claimed != entry {
-        let holder = claimed.split_once(' ').map_or(String::new(), |(_, holder)| holder.to_owned());
-        return Err(Error::Duplicate { rank, holder });
-    }
-    for other in 0..world_size {
-        let shim = shim.clone();
-        let get = move || shim.get(&key(other), left_until(deadline));
-        let missing = |_| Error::Missing { rank: other, world_size, timeout };
-        let entry = within(left_until(deadline) + ANSWER, get).map_err(missing)?;
-        let size = entry.split(' ').next().unwrap_or_default();
-        if size != world_size.to_string() {
-            return Err(Error::WorldSize { own: world_size, rank: other, other: size.to_owned() });
-        }
-    }
-    Ok(())
-}
-
-fn left_until(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
-}
-
-/// Runs `work` in a thread for at most `limit`. The store's client waits without limit for a server that is frozen.
-fn within<T: Send + 'static>(
-    limit: Duration,
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    let (sender, result) = channel();
-    thread::spawn(move || sender.send(work()));
-    result.recv_timeout(limit).unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
 }

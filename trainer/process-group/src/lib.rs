@@ -6,7 +6,10 @@
 
 mod launch;
 mod group;
+mod connect;
+mod error;
 mod shim;
 
-pub use group::{Error, ProcessGroup};
+pub use error::Error;
+pub use group::ProcessGroup;
 pub use launch::{Launch, LaunchError};

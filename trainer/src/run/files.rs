@@ -1,13 +1,19 @@
 //! What a run writes: checkpoints and state, and its logs. With several processes, rank 0 writes it.
 
 use models::Provenance;
+use models::evaluation::ScoredBox;
 
 use super::folder::RunFolder;
 use super::journal::Journal;
 use super::session;
 use super::state::RunState;
+use crate::annotated::annotated;
 use crate::config::TrainConfig;
+use crate::loader::Recipe;
 use crate::training_model::TrainingModel;
+
+/// Number of validation images in TensorBoard after each validation.
+const SAMPLES: usize = 4;
 
 /// The files of a run.
 pub(super) struct RunFiles {
@@ -54,6 +60,19 @@ impl RunFiles {
     ) -> anyhow::Result<()> {
         self.journal.flush()?;
         save(&self.folder, model, state, ap, best)
+    }
+
+    /// Writes a few validation images with their detections after `steps` steps to TensorBoard, always the same ones.
+    ///
+    /// # Errors
+    /// When an image cannot be read, or the event file cannot be written.
+    pub(super) fn show_samples(&mut self, recipe: &Recipe, steps: u64, scored: &[ScoredBox]) -> anyhow::Result<()> {
+        let images = recipe.dataset.images();
+        for index in (0..images.len()).step_by(images.len().div_ceil(SAMPLES).max(1)) {
+            let image = annotated(recipe, index, scored)?;
+            self.journal.image(steps, &images[index].file_name, &image)?;
+        }
+        Ok(())
     }
 }
 

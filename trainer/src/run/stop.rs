@@ -1,0 +1,40 @@
+//! Why a run stops before its end.
+
+use crate::group::Halt;
+
+/// Why a run stops before its end.
+pub(super) enum Stop {
+    /// By a signal.
+    Interrupted,
+    /// The weights are intact, so the run is saved.
+    Intact(anyhow::Error),
+    /// The group has failed. The weights are those of the last step, so the run is saved.
+    Lost(anyhow::Error),
+    /// The run cannot be saved, but resumed from its last save.
+    Unsaved(anyhow::Error),
+    /// Resuming would end the same way.
+    Final(anyhow::Error),
+}
+
+impl Stop {
+    /// Whether a signal has stopped this rank.
+    pub(super) fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Halt> for Stop {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Interrupted => Self::Interrupted,
+            Halt::Others(_) => Self::Intact(halt.into()),
+            Halt::Amid(_) | Halt::Group(_) => Self::Lost(halt.into()),
+        }
+    }
+}
