@@ -8,8 +8,7 @@ use std::path::Path;
 use models::onnx_contract::{CHECK_KEY, END_TO_END_KEY, SIZES, SPEC_KEY, TOP_K_KEY};
 use models::spec::{
     AnchorCenter, AnchorRounding, AnchorStride, BoxScale, Clip, PadRule, PreprocessingSpec, Resampling, ResizeFilter,
-    SideRounding,
-    Suppression,
+    SideRounding, Suppression,
 };
 use models::{BoundingBox, Grid, ModelSpec, SpecError};
 use prost::Message;

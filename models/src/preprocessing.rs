@@ -377,10 +377,15 @@ mod tests {
     // rescale_size((642, 640), (1333, 800)) is (803, 800)
     #[test]
     fn sides_of_half_a_pixel_are_rounded_as_configured() {
-        for (side_rounding, width) in [(SideRounding::HalfEven, 802), (SideRounding::HalfUp, 803), (SideRounding::Down, 802)]
+        for (side_rounding, width) in
+            [(SideRounding::HalfEven, 802), (SideRounding::HalfUp, 803), (SideRounding::Down, 802)]
         {
-            let spec =
-                PreprocessingSpec { shorter_side: 800, longer_side: 1333, side_rounding, ..PreprocessingSpec::default() };
+            let spec = PreprocessingSpec {
+                shorter_side: 800,
+                longer_side: 1333,
+                side_rounding,
+                ..PreprocessingSpec::default()
+            };
             let placement = spec.place(642, 640);
             assert_eq!((placement.resized_width, placement.resized_height), (width, 800));
         }

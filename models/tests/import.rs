@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use models::import::{
-    Assumption, Background, ClassSource, Hints, ImportError, KeyMap, Kind, Labels, Network, Stored, StoredTensors, Thresholds,
+    Assumption, Background, ClassSource, Hints, ImportError, KeyMap, Kind, Labels, Network, Stored, StoredTensors,
+    Thresholds,
 };
 use models::spec::{BackboneSpec, Class, NormKind, P6From};
 use models::{ModelSpec, Parameter, backbone_parameters, parameters};
@@ -126,7 +127,11 @@ fn prefixed_weights_are_found_and_other_tensors_are_listed() {
         prefixed.insert("optimizer.state.0.momentum_buffer".to_owned(), float32(vec![2]));
         let key_map = key_map(&prefixed);
         assert_eq!(key_map.network, self::key_map(&bare).network);
-        assert!(key_map.lines().contains(&"unexpected 1 (ignored): optimizer.state".to_owned()), "{:?}", key_map.lines());
+        assert!(
+            key_map.lines().contains(&"unexpected 1 (ignored): optimizer.state".to_owned()),
+            "{:?}",
+            key_map.lines()
+        );
     }
     let mut two = renamed(&bare, |name| format!("model.{name}"));
     two.extend(renamed(&bare, |name| format!("ema.{name}")));
@@ -303,7 +308,10 @@ fn detectron2_mmdetection_and_odtk_are_recognized_and_mapped_to_the_same_network
         assert_eq!((key_map.kind, spec), (kind, &expected));
         assert_eq!((spec.class_count(), key_map.class_source.clone()), (80, Some(ClassSource::Published)));
         let lines = key_map.lines();
-        assert!(lines.contains(&"missing: none".to_owned()) && lines.contains(&"unexpected: none".to_owned()), "{lines:?}");
+        assert!(
+            lines.contains(&"missing: none".to_owned()) && lines.contains(&"unexpected: none".to_owned()),
+            "{lines:?}"
+        );
     }
     // A Faster R-CNN has no P7.
     let mut other = stored(DETECTRON2);
@@ -352,7 +360,8 @@ fn labels_and_thresholds_beside_the_weights_are_used() {
         tensors.get_mut(&format!("head.classification_head.cls_logits.{name}")).unwrap().shape[0] = 18;
     }
     assert!(matches!(KeyMap::new(&tensors, &Hints::default()), Err(ImportError::Background { outputs: 2 })));
-    let labels = Labels { names: BTreeMap::from([(0, "Alive".to_owned()), (1, "Dead".to_owned())]), place: "label_dict".into() };
+    let labels =
+        Labels { names: BTreeMap::from([(0, "Alive".to_owned()), (1, "Dead".to_owned())]), place: "label_dict".into() };
     let thresholds = Thresholds { score: Some(0.1), nms: Some(0.05), top_k: Some(7), max_detections: None };
     let hints = Hints { labels: Some(labels), thresholds, ..Hints::default() };
     let key_map = KeyMap::new(&tensors, &hints).unwrap();

@@ -12,14 +12,26 @@ use tracing::Level;
 /// Target of the events that are messages.
 pub(crate) const MESSAGES: &str = "messages";
 
+/// Whether this process has been silenced.
+static IS_SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Prints only warnings and errors from now on: of several processes that work together, one shows the progress.
+pub fn silence() {
+    IS_SILENT.store(true, Ordering::Relaxed);
+}
+
 /// Prints a line of progress, unless quiet.
 pub fn say(line: fmt::Arguments) {
-    tracing::info!(target: MESSAGES, "{line}");
+    if !IS_SILENT.load(Ordering::Relaxed) {
+        tracing::info!(target: MESSAGES, "{line}");
+    }
 }
 
 /// Prints a line if verbose.
 pub fn detail(line: fmt::Arguments) {
-    tracing::debug!(target: MESSAGES, "{line}");
+    if !IS_SILENT.load(Ordering::Relaxed) {
+        tracing::debug!(target: MESSAGES, "{line}");
+    }
 }
 
 /// Prints `warning: ...`.
@@ -34,12 +46,12 @@ pub fn error(line: fmt::Arguments) {
 
 /// Whether only results, warnings and errors are printed.
 pub fn is_quiet() -> bool {
-    !tracing::enabled!(target: MESSAGES, Level::INFO)
+    IS_SILENT.load(Ordering::Relaxed) || !tracing::enabled!(target: MESSAGES, Level::INFO)
 }
 
 /// Whether details are printed. For details that take time to find out.
 pub fn is_verbose() -> bool {
-    tracing::enabled!(target: MESSAGES, Level::DEBUG)
+    !IS_SILENT.load(Ordering::Relaxed) && tracing::enabled!(target: MESSAGES, Level::DEBUG)
 }
 
 /// Whether a terminal gets bars.

@@ -12,7 +12,7 @@ use clap::Args;
 use process_group::ProcessGroup;
 use rayon::ThreadPoolBuilder;
 use runtime::machine;
-use runtime::progress::{Verbosity, set_verbosity};
+use runtime::progress;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -36,7 +36,7 @@ impl GroupArgs {
     pub(crate) fn join(&self) -> anyhow::Result<Rc<ProcessGroup>> {
         let group = ProcessGroup::from_env(Duration::from_secs(self.group_timeout))?;
         if !group.is_first() {
-            set_verbosity(Verbosity::Quiet);
+            progress::silence();
         }
         if group.world_size() > 1 {
             let threads = (machine::cores() / group.local_world_size()).max(1);

@@ -133,7 +133,10 @@ fn outputs_are_never_dropped_without_a_word() {
     };
     let class = |id: i64, name: &str| (id, name.to_owned());
     let question = refused(folder.path(), &data("state_dict.pth"), &[]);
-    assert_contains(&question, &["it has 3 outputs per anchor", "--background none", "--background first", "--classes"]);
+    assert_contains(
+        &question,
+        &["it has 3 outputs per anchor", "--background none", "--background first", "--classes"],
+    );
     let none = names(&["--background", "none"], "state_dict.pth");
     assert_eq!(none, [class(0, "class 0"), class(1, "class 1"), class(2, "class 2")]);
     assert_eq!(names(&["--background", "first"], "state_dict.pth"), [class(1, "class 1"), class(2, "class 2")]);
@@ -171,9 +174,13 @@ fn config_json_beside_safetensors_has_labels_and_thresholds() {
     let weights = hub.join("model.safetensors");
     safetensors::serialize_to_file(views, None, &weights).unwrap();
     assert_contains(&refused(folder.path(), &weights, &[]), &["it has 2 outputs per anchor"]);
-    let config = r#"{"num_classes": 2, "nms_thresh": 0.05, "score_thresh": 0.1, "label_dict": {"Alive": 0, "Dead": 1}}"#;
+    let config =
+        r#"{"num_classes": 2, "nms_thresh": 0.05, "score_thresh": 0.1, "label_dict": {"Alive": 0, "Dead": 1}}"#;
     fs::write(hub.join("config.json"), config).unwrap();
-    assert_contains(&imported(folder.path(), &weights, &[]), &["2 classes: Alive, Dead (from label_dict in config.json)"]);
+    assert_contains(
+        &imported(folder.path(), &weights, &[]),
+        &["2 classes: Alive, Dead (from label_dict in config.json)"],
+    );
     let from_hub = Checkpoint::open(&out).unwrap();
     assert_eq!((&from_hub.spec, from_hub.tensors), (&imported_names.spec, imported_names.tensors));
     // Labels of another model.

@@ -48,9 +48,9 @@ pub(super) fn outputs(kind: Kind, all: usize, hints: &Hints) -> Result<Outputs, 
     if let Some(labels) = &hints.labels {
         check(labels, all, hints.background)?;
         // Published weights have COCO's ids, which labels lack.
-        let same = published.as_ref().is_some_and(|classes| {
-            classes.iter().map(|(row, class)| (row, &class.name)).eq(&labels.names)
-        });
+        let same = published
+            .as_ref()
+            .is_some_and(|classes| classes.iter().map(|(row, class)| (row, &class.name)).eq(&labels.names));
         let named = labels.names.iter().map(|(row, name)| (*row, Class { id: *row as i64, name: name.clone() }));
         let classes = published.filter(|_| same).unwrap_or_else(|| named.collect());
         return Ok(Outputs { all, classes, source: ClassSource::Labels(labels.place.clone()) });
@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn lists_of_classes_decide_by_their_length() {
-        let rows = |kind, all, hints: &Hints| -> Vec<_> { named(kind, all, hints).into_iter().map(|row| row.0).collect() };
+        let rows =
+            |kind, all, hints: &Hints| -> Vec<_> { named(kind, all, hints).into_iter().map(|row| row.0).collect() };
         let two = || listed(&["cell", "platelet"]);
         assert_eq!(rows(Kind::TorchvisionV1, 2, &two()), [0, 1]);
         assert_eq!(rows(Kind::TorchvisionV1, 3, &two()), [1, 2]);

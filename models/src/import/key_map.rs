@@ -75,8 +75,10 @@ impl KeyMap {
 
         let counted = known.keys().any(|name| name.ends_with(".num_batches_tracked"));
         let Architecture { network, expected, outputs } = architecture(kind, &shapes, counted, hints)?;
-        let mut assumptions: Vec<_> =
-            assumption.filter(|assumption| *assumption != Assumption::Epsilon || hints.epsilon.is_none()).into_iter().collect();
+        let mut assumptions: Vec<_> = assumption
+            .filter(|assumption| *assumption != Assumption::Epsilon || hints.epsilon.is_none())
+            .into_iter()
+            .collect();
         let mut kept = None;
         let mut class_source = None;
         if let Some(Outputs { all, classes, source }) = outputs {

@@ -44,7 +44,9 @@ impl fmt::Display for Assumption {
             Self::MsraBackbone => {
                 "a backbone of Detectron2's model zoo, with BGR images and the stride in the 1x1 convolutions"
             }
-            Self::PytorchStyle => "a backbone of `style='pytorch'`, with RGB images and the stride in the 3x3 convolutions",
+            Self::PytorchStyle => {
+                "a backbone of `style='pytorch'`, with RGB images and the stride in the 3x3 convolutions"
+            }
         })
     }
 }

@@ -41,7 +41,9 @@ pub enum Error {
         what: &'static str,
     },
     /// Loading the file with Python would call a function that runs commands or changes files.
-    #[error("its pickle refers to `{name}`, which weights never need: loading it with Python may run a foreign program")]
+    #[error(
+        "its pickle refers to `{name}`, which weights never need: loading it with Python may run a foreign program"
+    )]
     Harmful {
         /// Module and name.
         name: String,

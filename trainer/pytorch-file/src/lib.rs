@@ -128,7 +128,9 @@ impl PyTorchFile {
                 Some(Source::File(range) | Source::Pickle(range) | Source::Latin1(range)) => range.clone(),
             };
             let bytes = file.get(position.clone());
-            bytes.map(|bytes| Some(bytes.to_vec())).ok_or(Error::Truncated { what: "an entry", position: position.start })
+            bytes
+                .map(|bytes| Some(bytes.to_vec()))
+                .ok_or(Error::Truncated { what: "an entry", position: position.start })
         };
         if content("byteorder")?.is_some_and(|order| order.starts_with(b"big")) {
             return Err(Error::BigEndian);
@@ -162,7 +164,9 @@ impl PyTorchFile {
         for key in list {
             let Value::Text(key) = &keys.values[*key] else { continue };
             let truncated = Error::Truncated { what: "a storage", position };
-            let Some(count) = file.get(position..).and_then(|rest| rest.first_chunk::<8>()) else { return Err(truncated) };
+            let Some(count) = file.get(position..).and_then(|rest| rest.first_chunk::<8>()) else {
+                return Err(truncated);
+            };
             let key = text(&file, key).to_owned();
             let size = *sizes.get(key.as_str()).ok_or_else(|| Error::Pickle {
                 what: format!("storage `{key}` has an unknown type"),

@@ -26,8 +26,15 @@ pub(crate) struct Pickle {
 impl Pickle {
     /// Reads the pickle that begins at `start`.
     pub(crate) fn read(bytes: &[u8], start: usize) -> Result<Self, Error> {
-        Machine { bytes, position: start, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() }
-            .run()
+        Machine {
+            bytes,
+            position: start,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        }
+        .run()
     }
 }
 
@@ -203,7 +210,8 @@ impl Machine<'_> {
                 self.push(Value::Object(Object::default()));
             }
             b'b' => {
-                let (state, target) = (self.pop()?, *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?);
+                let (state, target) =
+                    (self.pop()?, *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?);
                 if let Some(value) = build(self, target, state).map_err(|what| self.error(&what))? {
                     self.values[target] = value;
                 }
@@ -354,7 +362,18 @@ fn long(bytes: &[u8]) -> Value {
 /// that would do harm elsewhere.
 fn is_harmful(module: &str, name: &str) -> bool {
     const MODULES: [&str; 13] = [
-        "os", "posix", "nt", "subprocess", "sys", "socket", "shutil", "runpy", "pty", "ctypes", "importlib", "webbrowser",
+        "os",
+        "posix",
+        "nt",
+        "subprocess",
+        "sys",
+        "socket",
+        "shutil",
+        "runpy",
+        "pty",
+        "ctypes",
+        "importlib",
+        "webbrowser",
         "commands",
     ];
     const BUILTINS: [&str; 7] = ["eval", "exec", "execfile", "compile", "open", "__import__", "breakpoint"];

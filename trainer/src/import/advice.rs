@@ -14,7 +14,9 @@ pub(super) fn advised(error: anyhow::Error) -> anyhow::Error {
         Some(ImportError::Classes { background: false, .. }) => {
             "; list one class per output with --classes, or all but the first output with --background first"
         }
-        Some(ImportError::Classes { background: true, .. }) => "; list one class per output but the first with --classes",
+        Some(ImportError::Classes { background: true, .. }) => {
+            "; list one class per output but the first with --classes"
+        }
         Some(ImportError::Labels { .. }) => "; list the classes with --classes",
         Some(ImportError::Tensors { problems, .. }) if !problems.unexpected.is_empty() => {
             "\nif the unexpected tensors can be ignored, pass --drop PREFIX"

@@ -106,10 +106,8 @@ fn pytorch(bytes: Vec<u8>) -> anyhow::Result<(StoredTensors, Content)> {
         Error::Empty { .. } | Error::Limit { .. } | Error::Pickle { .. } => anyhow!("{error}; {SAVE_STATE_DICT}"),
         error => anyhow!(error),
     })?;
-    let stored = |tensor: &pytorch_file::Tensor| Stored {
-        shape: tensor.shape().to_vec(),
-        number: tensor.dtype().to_owned(),
-    };
+    let stored =
+        |tensor: &pytorch_file::Tensor| Stored { shape: tensor.shape().to_vec(), number: tensor.dtype().to_owned() };
     let tensors = file.tensors().iter().map(|(name, tensor)| (name.clone(), stored(tensor))).collect();
     Ok((tensors, Content::PyTorch(Box::new(file))))
 }
@@ -154,7 +152,9 @@ mod tests {
     fn truncated_files_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.pth");
-        for name in ["state_dict.pth", "legacy.pth", "module.pth", "legacy_module.pth", "backbone.pth", "detectron2.pkl"] {
+        for name in
+            ["state_dict.pth", "legacy.pth", "module.pth", "legacy_module.pth", "backbone.pth", "detectron2.pkl"]
+        {
             let bytes = data(name);
             read(&path, &bytes).unwrap();
             for length in (0..bytes.len()).step_by(bytes.len() / 100) {

@@ -108,8 +108,7 @@ mod tests {
     #[test]
     fn thresholds_have_the_names_of_torchvision() {
         let found = thresholds(&json!({"nms_thresh": 0.05, "score_thresh": 0.1, "detections_per_img": 200, "lr": 1}));
-        let expected =
-            Thresholds { score: Some(0.1), nms: Some(0.05), top_k: None, max_detections: Some(200) };
+        let expected = Thresholds { score: Some(0.1), nms: Some(0.05), top_k: None, max_detections: Some(200) };
         assert_eq!(found, expected);
         assert_eq!(thresholds(&Value::Null), Thresholds::default());
     }
