@@ -298,14 +298,14 @@ impl TrainingModel {
         if !self.has_live_norms || world_size == 1 {
             return Ok(self.group.all_reduce_sum(gradient)?);
         }
-        // One sum of both. Ranks without a batch have measured no change.
-        let measuring = totals.batches.min(world_size) as f64;
+        // One sum of both. Ranks without a batch have measured no change, unless they measure together.
+        let measuring = if self.synchronizes() { world_size } else { totals.batches.min(world_size) };
         let buffers = &mut self.parameters.buffers;
         let mut flat = Tensor::cat(&[&*gradient, &(&*buffers - statistics)], 0);
         self.group.all_reduce_sum(&mut flat)?;
         let count = gradient.numel() as i64;
         *gradient = flat.narrow(0, 0, count);
-        let change = flat.narrow(0, count, flat.numel() as i64 - count) / measuring;
+        let change = flat.narrow(0, count, flat.numel() as i64 - count) / measuring as f64;
         tch::no_grad(|| buffers.copy_(&(statistics + change)));
         Ok(())
     }
