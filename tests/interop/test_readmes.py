@@ -27,6 +27,7 @@ READMES = [
 NOT_RUN = {
     "make": 2,  # jobs that build, and take minutes; the Makefile must have them
     "cluster": 6,  # test_cluster.py runs them
+    "launchers": 1,  # many GPUs and machines
     "bccd": 1,  # trains for an hour, on data that is not part of the project
 }
 
