@@ -1,9 +1,9 @@
 //! The detector: from images to detections.
 
 mod anchor_cache;
+mod call_rules;
 mod error;
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -20,9 +20,10 @@ use crate::engine::{Engine, EngineError, EngineOptions, Input, Outputs, PixelTyp
 use crate::machine;
 use crate::postprocess::{Candidates, Detection, Selection};
 use crate::provider::Provider;
-use crate::rules::{RuleError, Rules};
+use crate::rules::Rules;
 use crate::views::{ViewOptions, ViewSpec, merge};
 use anchor_cache::AnchorCache;
+use call_rules::CallRules;
 pub use error::DetectorError;
 
 /// Options of a [`Detector`].
@@ -95,13 +96,6 @@ pub struct Detector {
     capacity: usize,
     /// Number of runs after which an engine is at its full speed on an input shape.
     warm_up_runs: usize,
-}
-
-/// The rules of a call.
-struct CallRules<'a> {
-    spec: Cow<'a, ModelSpec>,
-    /// For each class, whether it is wanted; `None` for all.
-    wanted: Option<Cow<'a, [bool]>>,
 }
 
 impl Detector {
@@ -261,7 +255,8 @@ impl Detector {
         options: &CallOptions,
         prepare: impl Fn(ViewSpec) -> Result<(Input<'static>, Placement), E>,
     ) -> Result<(Vec<Detection>, Timing), E> {
-        let rules = self.call_rules(&options.rules).map_err(DetectorError::from)?;
+        let own = CallRules::new(&self.spec, self.wanted.as_deref());
+        let rules = own.overridden(&options.rules, &self.engine).map_err(DetectorError::from)?;
         let mut timing = Timing::default();
         let mut specs = self.views.view_specs(size[0], size[1]).into_iter();
         // An image may have hundreds of views, which are not all to be prepared before the first has run.
@@ -291,28 +286,6 @@ impl Detector {
         }
         let merged = timed(&mut timing.postprocess, || merge(found, size, &rules.spec.postprocessing));
         Ok((merged, timing))
-    }
-
-    /// The rules of a call that overrides the detector's with `rules`.
-    fn call_rules(&self, rules: &Rules) -> Result<CallRules<'_>, RuleError> {
-        let own = self.wanted.as_deref().map(Cow::Borrowed);
-        if *rules == Rules::default() {
-            return Ok(CallRules { spec: Cow::Borrowed(&self.spec), wanted: own });
-        }
-        let mut spec = self.spec.clone();
-        if rules.score_threshold.is_some() {
-            // The file's threshold is the lowest possible one, not the detector's.
-            spec.postprocessing.score_threshold = self.engine.spec().postprocessing.score_threshold;
-        }
-        rules.apply(&mut spec, &self.engine)?;
-        let wanted = match (rules.wanted(&spec)?, own) {
-            (None, own) => own,
-            (Some(wanted), None) => Some(Cow::Owned(wanted)),
-            (Some(wanted), Some(own)) => {
-                Some(wanted.iter().zip(own.iter()).map(|(wanted, own)| *wanted && *own).collect())
-            }
-        };
-        Ok(CallRules { spec: Cow::Owned(spec), wanted })
     }
 
     /// Number of inputs that keep the engines busy: one batch runs while the next one is ready.

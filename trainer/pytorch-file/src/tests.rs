@@ -186,7 +186,7 @@ fn lengths_beyond_the_end_are_errors() {
         (b"h\x07", "an unknown entry of the memo"),
         (b"\xFF", "unknown instruction 0xff"),
         (b"X\x01\0\0\0\xFF", "not UTF-8"),
-        (b"(K\x01Q", "the stack is empty"),
+        (b"(Q", "the stack is empty"),
         (b"K\x01Q", "a persistent id"),
     ] {
         let message = error(&[b"\x80\x02", instructions].concat());
