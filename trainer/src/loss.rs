@@ -148,6 +148,9 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// libtorch's softplus is linear from 20 on, and so its derivative 1, which differs from a sigmoid by 2e-9 there.
+    const SLOPE_TOLERANCE: f64 = 1e-8;
+
     /// `numeric_cases.json` of the shared test data; none without it.
     fn numeric_cases() -> Option<serde_json::Value> {
         let Ok(data) = std::env::var("RETINANET_DATA") else {
@@ -192,7 +195,8 @@ mod tests {
             let expected = Tensor::run_backward(&[loss.sum(Kind::Double)], &[&x], false, false).remove(0);
             let [found_loss, found] = focal(&logits, gamma);
             let difference = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
-            assert!(difference(&found_loss, &loss) < 1e-12 && difference(&found, &expected) < 1e-12, "gamma {gamma}");
+            let differences = [difference(&found_loss, &loss), difference(&found, &expected)];
+            assert!(differences.iter().all(|difference| *difference < SLOPE_TOLERANCE), "gamma {gamma}: {differences:?}");
         }
     }
 
