@@ -8,7 +8,7 @@ use std::path::Path;
 use models::onnx_contract::{CHECK_KEY, PROVEN_KEY};
 use models::{Checkpoint, HeadOutputs, ModelSpec, Provenance, WeightsError};
 use ndarray::ArrayD;
-use runtime::{Check, CheckReport, Engine, EngineOptions, Provider};
+use runtime::{Check, Engine, EngineOptions, Provider};
 
 use crate::accuracy::Accuracy;
 use crate::error::ExportError;
@@ -21,7 +21,9 @@ use crate::precision::{Converted, Precision, PrecisionOptions};
 use crate::trace::trace;
 use crate::triton;
 use crate::variant::VariantOptions;
-use crate::verify::{Comparison, Differences, Limits, NetworkFile, VariantDifferences, Verifier, checked_values};
+use crate::verify::{
+    Comparison, Differences, Limits, NetworkFile, ProviderCheck, VariantDifferences, Verifier, checked_values,
+};
 
 /// Maximum size of a protocol buffer in bytes.
 const MAX_BYTES: usize = i32::MAX as usize;
@@ -64,7 +66,7 @@ pub struct Exported {
     /// The AP of the file, in [0, 1], if it was measured.
     pub ap: Option<f64>,
     /// Differences of the file on each of the providers, or why the provider does not work on this machine.
-    pub proven: Vec<(Provider, Result<CheckReport, String>)>,
+    pub proven: Vec<ProviderCheck>,
 }
 
 /// Comparison of an fp16 or int8 file with the float32 file.
@@ -255,7 +257,7 @@ impl WrittenModel {
         providers: &[Provider],
         verifier: Verifier,
         file: &OutputFile,
-    ) -> Result<Vec<(Provider, Result<CheckReport, String>)>, ExportError> {
+    ) -> Result<Vec<ProviderCheck>, ExportError> {
         let proven = verifier.prove_on(providers, |options| Check::run(&file.path(), options))?;
         let version = match providers {
             [] => return Ok(proven),

@@ -40,5 +40,6 @@ pub use summary::{Summary, grouped};
 pub use trace::trace;
 pub use variant::{InputSize, InputType, VariantOptions};
 pub use verify::{
-    Comparison, Difference, Differences, HeadReader, HeadValues, Limits, NetworkOutputs, TOLERANCE, VariantDifferences,
+    Comparison, Difference, Differences, HeadReader, HeadValues, Limits, NetworkOutputs, ProviderCheck, TOLERANCE,
+    VariantDifferences,
 };

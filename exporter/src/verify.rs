@@ -25,6 +25,9 @@ pub use precision::{Comparison, Difference, Limits};
 pub use proof::{Differences, TOLERANCE};
 pub use variant::VariantDifferences;
 
+/// A provider, and its numbers or why it cannot run.
+pub type ProviderCheck = (Provider, Result<CheckReport, String>);
+
 /// Maximum number of calibration images on which a file is compared with the float32 file.
 const COMPARED_IMAGES: usize = 8;
 
@@ -91,7 +94,7 @@ impl Verifier<'_> {
         self,
         providers: &[Provider],
         run: impl Fn(&EngineOptions) -> Result<CheckReport, EngineError>,
-    ) -> Result<Vec<(Provider, Result<CheckReport, String>)>, ExportError> {
+    ) -> Result<Vec<ProviderCheck>, ExportError> {
         let prove = |&provider: &Provider| {
             let report = match run(&EngineOptions { provider, ..self.engine.clone() }) {
                 Err(EngineError::Provider { reason, .. } | EngineError::Session { reason, .. }) => Err(reason),

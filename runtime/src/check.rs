@@ -206,7 +206,8 @@ mod tests {
         // As TF32 rounds.
         let rounded: Vec<f32> = logits.iter().map(|value| value * (1.0 + 0.0005 * (value * 1e4).sin())).collect();
         assert!(check().compare(&rounded, &offsets).passes());
-        let wrong: [(&str, fn(&mut Vec<f32>)); 6] = [
+        type Change = fn(&mut Vec<f32>);
+        let wrong: [(&str, Change); 6] = [
             ("a bias is left out", |values| values.iter_mut().for_each(|value| *value += 0.3)),
             ("rows are swapped", |values| values.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1))),
             ("a part is zero", |values| values[4000..].fill(0.0)),

@@ -196,7 +196,10 @@ mod tests {
             let [found_loss, found] = focal(&logits, gamma);
             let difference = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
             let differences = [difference(&found_loss, &loss), difference(&found, &expected)];
-            assert!(differences.iter().all(|difference| *difference < SLOPE_TOLERANCE), "gamma {gamma}: {differences:?}");
+            assert!(
+                differences.iter().all(|difference| *difference < SLOPE_TOLERANCE),
+                "gamma {gamma}: {differences:?}"
+            );
         }
     }
 

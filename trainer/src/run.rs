@@ -300,7 +300,7 @@ impl Trainer {
         let loader = &self.data.validation;
         let count = Count::new(title, loader.recipe().dataset.images().len() as u64);
         let requests = validation_requests(loader, self.config.run.batch_size);
-        let mut batches = loader.batches(requests.iter().cloned().skip(group.rank()).step_by(group.world_size()));
+        let mut batches = loader.batches(requests.iter().skip(group.rank()).step_by(group.world_size()).cloned());
         let mut found = Vec::new();
         for of_all_ranks in requests.chunks(group.world_size()) {
             let mut own = || {
