@@ -8,11 +8,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::ensure;
-use exporter::{ExportOptions, OutputFile, export};
+use exporter::ExportOptions;
 use image::{Rgb, RgbImage};
 use models::Checkpoint;
 use models::spec::NormKind;
-use runtime::EngineOptions;
 use serde::Deserialize;
 use tests::Peer;
 
@@ -41,14 +40,7 @@ fn main() -> anyhow::Result<()> {
     spec.preprocessing.shorter_side = SHORTER_SIDE;
     // The probe does not depend on the preprocessing.
     let checkpoint = Checkpoint { spec, ..checkpoint };
-    let options = ExportOptions::default();
-    export(
-        checkpoint,
-        OutputFile::create(&folder.join("model.onnx"))?,
-        &options,
-        &EngineOptions::default(),
-        &mut |_, _| {},
-    )?;
+    tests::export_to(checkpoint, &folder.join("model.onnx"), &ExportOptions::default())?;
 
     let mut peers = Vec::new();
     for name in ["onnxruntime", "torchvision"] {

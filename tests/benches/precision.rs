@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
-use exporter::{ExportOptions, OutputFile, Precision, PrecisionOptions, export};
+use exporter::{ExportOptions, Precision, PrecisionOptions};
 use image::{Rgb, RgbImage};
 use models::Checkpoint;
 use models::spec::{NormKind, P6From};
@@ -52,8 +52,7 @@ fn main() -> anyhow::Result<()> {
 fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, image: &Path) -> anyhow::Result<()> {
     let precision = PrecisionOptions { precision, calibration: vec![image.to_owned()], ..PrecisionOptions::default() };
     let options = ExportOptions { precision, ..ExportOptions::default() };
-    export(checkpoint, OutputFile::create(path)?, &options, &EngineOptions::default(), &mut |_, _| {})?;
-    Ok(())
+    tests::export_to(checkpoint, path, &options)
 }
 
 /// Has the peer write its ONNX files next to ours, and returns their names and paths.

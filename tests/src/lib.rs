@@ -4,15 +4,17 @@ pub mod damage;
 mod peer;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context;
+use exporter::{ExportOptions, OutputFile, export};
 use models::spec::{Class, NormKind};
 use models::{Checkpoint, ModelSpec, Parameter, Provenance, parameters};
 use ndarray::{ArrayD, IxDyn};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use runtime::EngineOptions;
 use tch::Device;
 use trainer::checkpoint::probe;
 use trainer::parameters::{Layout, Parameters};
@@ -73,6 +75,15 @@ pub fn checkpoint_of(spec: &ModelSpec, tensors: BTreeMap<String, ArrayD<f32>>) -
     let probe = probe(spec, &parameters).expect("the tensors were made from the spec");
     let provenance = Provenance { program: "tests".to_owned(), epoch: None, ap: None, origin: None };
     Checkpoint { spec: spec.clone(), provenance, tensors, probe }
+}
+
+/// Exports a checkpoint to an ONNX file at `path`.
+///
+/// # Errors
+/// When the file cannot be written, or is not equal to the checkpoint.
+pub fn export_to(checkpoint: Checkpoint, path: &Path, options: &ExportOptions) -> anyhow::Result<()> {
+    export(checkpoint, OutputFile::create(path)?, options, &EngineOptions::default(), &mut |_, _| {})?;
+    Ok(())
 }
 
 /// Random values under which activations neither vanish nor explode at any depth, and no normalization layer is the

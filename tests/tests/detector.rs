@@ -157,8 +157,7 @@ fn a_batch_larger_than_the_models_is_an_error() {
     let checkpoint = tests::checkpoint(&spec(), 3);
     let variant = exporter::VariantOptions { batch: Some(2), ..exporter::VariantOptions::default() };
     let export = exporter::ExportOptions { variant, ..exporter::ExportOptions::default() };
-    let file = exporter::OutputFile::create(&path).unwrap();
-    exporter::export(checkpoint, file, &export, &runtime::EngineOptions::default(), &mut |_, _| {}).unwrap();
+    tests::export_to(checkpoint, &path, &export).unwrap();
     let error = Detector::open(&path, options.clone()).unwrap_err().to_string();
     assert!(error.contains("batch size of 3 exceeds the model's of 2"), "{error}");
     options.max_batch = None;

@@ -5,10 +5,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use exporter::{ExportOptions, OutputFile, export};
+use exporter::ExportOptions;
 use image::RgbImage;
 use models::{BoundingBox, Checkpoint, ModelSpec};
-use runtime::{Detection, Detector, DetectorOptions, EngineOptions, image_file};
+use runtime::{Detection, Detector, DetectorOptions, image_file};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
@@ -187,14 +187,7 @@ fn assert_import_matches_original(kind: &str, file_name: &str, rename: impl Fn(&
     let checkpoint = Checkpoint::open(&checkpoint).unwrap();
     let origin = checkpoint.provenance.origin.clone().unwrap();
     assert_eq!((origin.kind.as_str(), origin.file.as_str(), origin.sha256.len()), (kind, file_name, 64));
-    export(
-        checkpoint,
-        OutputFile::create(&onnx).unwrap(),
-        &ExportOptions::default(),
-        &EngineOptions::default(),
-        &mut |_, _| {},
-    )
-    .unwrap();
+    tests::export_to(checkpoint, &onnx, &ExportOptions::default()).unwrap();
     let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
 
     for image in &case.images {

@@ -4,13 +4,13 @@
 
 use std::path::Path;
 
-use exporter::{ExportOptions, OutputFile, export};
+use exporter::ExportOptions;
 use image::{Rgb, RgbImage};
 use models::dataset::{Annotation, Dataset, Image, Rectangle};
 use models::spec::{Class, NormKind};
 use models::{Anchors, ModelSpec, RetinaNet, RgbView, parameters, preprocess};
 use ndarray::{Axis, Ix3};
-use runtime::{Detection, Detector, DetectorOptions, EngineOptions, postprocess};
+use runtime::{Detection, Detector, DetectorOptions, postprocess};
 use tch::{Device, Tensor};
 use trainer::parameters::{Layout, Parameters, to_array};
 use trainer::torch::{Inference, Torch};
@@ -69,14 +69,7 @@ fn the_exported_file_and_libtorch_detect_the_same() {
     let network = RetinaNet::new(&spec, &weights).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("retinanet.onnx");
-    export(
-        checkpoint,
-        OutputFile::create(&path).unwrap(),
-        &ExportOptions::default(),
-        &EngineOptions::default(),
-        &mut |_, _| {},
-    )
-    .unwrap();
+    tests::export_to(checkpoint, &path, &ExportOptions::default()).unwrap();
     let detector = Detector::open(&path, DetectorOptions::default()).unwrap();
     assert_eq!(detector.spec(), &spec, "the file contains the spec");
 
@@ -132,14 +125,7 @@ fn a_checkpoint_and_its_exported_file_have_the_same_ap() {
     let folder = tempfile::tempdir().unwrap();
     let [onnx, weights] = ["retinanet.onnx", "best.safetensors"].map(|name| folder.path().join(name));
     checkpoint.write(&weights).unwrap();
-    export(
-        checkpoint,
-        OutputFile::create(&onnx).unwrap(),
-        &ExportOptions::default(),
-        &EngineOptions::default(),
-        &mut |_, _| {},
-    )
-    .unwrap();
+    tests::export_to(checkpoint, &onnx, &ExportOptions::default()).unwrap();
     let detector = Detector::open(&onnx, DetectorOptions::default()).unwrap();
 
     let classes = spec.classes.iter().rev().zip((10..).step_by(7));
