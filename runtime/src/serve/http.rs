@@ -205,22 +205,13 @@ impl AppState {
             });
             self.infer(model, request.await?).await
         };
-        match answered.await {
-            Ok((answer, images, stages)) => {
-                log.stages = Some(stages);
-                outcome.succeed(images, &stages);
-                let content_type = if answer.header_length.is_some() { "application/octet-stream" } else { JSON };
-                let mut response = response(StatusCode::OK, content_type, answer.body);
-                if let Some(length) = answer.header_length {
-                    response.headers_mut().insert(HEADER_LENGTH, length.into());
-                }
-                Ok(response)
-            }
-            Err(error) => {
-                outcome.fail(&error);
-                Err(error)
-            }
+        let (answer, _) = end(outcome, log, answered.await)?;
+        let content_type = if answer.header_length.is_some() { "application/octet-stream" } else { JSON };
+        let mut response = response(StatusCode::OK, content_type, answer.body);
+        if let Some(length) = answer.header_length {
+            response.headers_mut().insert(HEADER_LENGTH, length.into());
         }
+        Ok(response)
     }
 
     /// `POST /detect`.
@@ -258,26 +249,36 @@ impl AppState {
             let [ImageReply { outcome, drawn, stages }]: [ImageReply; 1] =
                 replies.try_into().unwrap_or_else(|_| unreachable!("a request of one image has one reply"));
             let found = outcome.map_err(|failure| request_error(&failure))?;
-            Ok((found, drawn, stages))
+            Ok(((found, drawn), 1, stages))
         };
-        let answered: Result<_, RequestError> = answered.await;
-        match answered {
-            Ok((found, drawn, stages)) => {
-                log.stages = Some(stages);
-                outcome.succeed(1, &stages);
-                let mut response = match drawn {
-                    Some(jpeg) => response(StatusCode::OK, "image/jpeg", jpeg),
-                    None => response(StatusCode::OK, JSON, Self::found_json(&model, found)),
-                };
-                if let Ok(timing) = HeaderValue::from_str(&server_timing(&stages)) {
-                    response.headers_mut().insert("server-timing", timing);
-                }
-                Ok(response)
-            }
-            Err(error) => {
-                outcome.fail(&error);
-                Err(error)
-            }
+        let ((found, drawn), stages) = end(outcome, log, answered.await)?;
+        let mut response = match drawn {
+            Some(jpeg) => response(StatusCode::OK, "image/jpeg", jpeg),
+            None => response(StatusCode::OK, JSON, Self::found_json(&model, found)),
+        };
+        if let Ok(timing) = HeaderValue::from_str(&server_timing(&stages)) {
+            response.headers_mut().insert("server-timing", timing);
+        }
+        Ok(response)
+    }
+}
+
+/// Counts and logs how a request for detections has ended: with an answer, the number of images that were detected in and
+/// their stages, or with an error.
+fn end<T>(
+    outcome: RequestOutcome,
+    log: &mut RequestLog,
+    answered: Result<(T, usize, Stages), RequestError>,
+) -> Result<(T, Stages), RequestError> {
+    match answered {
+        Ok((answer, images, stages)) => {
+            log.stages = Some(stages);
+            outcome.succeed(images, &stages);
+            Ok((answer, stages))
+        }
+        Err(error) => {
+            outcome.fail(&error);
+            Err(error)
         }
     }
 }
