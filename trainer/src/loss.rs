@@ -66,27 +66,35 @@ impl Loss {
         let object_weights = Tensor::from_slice(&targets.object_weights).to_device(device);
         let rows = Tensor::from_slice(&targets.rows).to_device(device);
 
-        let [classification_loss, gradient] = tch::no_grad(|| {
+        let (classification_loss, gradient) = tch::no_grad(|| {
+            let gradient = logits.requires_grad().then(|| logits.empty_like().contiguous().flatten(0, 1));
             let logits = logits.detach().flatten(0, 1);
             let anchor_weights = Tensor::from_slice(&targets.anchor_weights).to_device(device).unsqueeze(1);
             // Nearly all scores are background: treats all as background, then corrects the few foreground scores.
-            let [background, gradient] = background(&logits, &(anchor_weights * (1.0 - config.alpha)), config.gamma);
+            let background =
+                background(&logits, &(anchor_weights * (1.0 - config.alpha)), config.gamma, gradient.as_ref());
             let indices = &rows * logits.size()[1] + Tensor::from_slice(&targets.classes).to_device(device);
             let foreground_logits = logits.reshape(-1).index_select(0, &indices);
-            let [positive, positive_slope] = focal(&-&foreground_logits, config.gamma);
-            let [negative, negative_slope] = focal(&foreground_logits, config.gamma);
+            let positive = Focal::new(&-&foreground_logits, config.gamma);
+            let negative = Focal::new(&foreground_logits, config.gamma);
             let correct = |positive: Tensor, negative: Tensor| {
                 (positive * config.alpha - negative * (1.0 - config.alpha)) * &object_weights
             };
-            let correction = correct(-positive_slope, negative_slope);
-            let _ = gradient.view(-1).index_add_(0, &indices, &correction);
-            [background + correct(positive, negative).sum(Kind::Float), gradient]
+            if let Some(gradient) = &gradient {
+                let correction = correct(-positive.slope(), negative.slope());
+                let _ = gradient.view(-1).index_add_(0, &indices, &correction);
+            }
+            (background + correct(positive.loss(), negative.loss()).sum(Kind::Float), gradient)
         });
 
         let foreground_offsets = offsets.reshape([-1, 4]).index_select(0, &rows);
         let errors = config.box_loss.per_anchor(&foreground_offsets, targets, config.smooth_l1_beta, coder);
         let box_loss = (errors * &object_weights).sum(Kind::Float) * config.box_loss_weight;
-        Self { classification_loss, box_loss, classification: logits.reshape(-1).dot(&gradient.view(-1)) }
+        let classification = match gradient {
+            Some(gradient) => logits.reshape(-1).dot(&gradient.view(-1)),
+            None => classification_loss.shallow_clone(),
+        };
+        Self { classification_loss, box_loss, classification }
     }
 
     /// A scalar whose gradient is that of the sum of both parts; its value means nothing.
@@ -104,43 +112,60 @@ impl Loss {
 /// Scores whose loss is computed together on the CPU, so that the passes over them stay in its caches.
 const CHUNK: i64 = 1 << 17;
 
-/// The sum of the focal losses of `logits`, `[rows, classes]`, all as background, with `weights`, `[rows, 1]`; and its
-/// gradient, `[rows, classes]`.
-fn background(logits: &Tensor, weights: &Tensor, gamma: f64) -> [Tensor; 2] {
+/// The sum of the focal losses of `logits`, `[rows, classes]`, all as background, with `weights`, `[rows, 1]`. Writes its
+/// gradient to `gradient`, `[rows, classes]`, if there is one.
+fn background(logits: &Tensor, weights: &Tensor, gamma: f64, gradient: Option<&Tensor>) -> Tensor {
     let [rows, classes] = [logits.size()[0], logits.size()[1]];
     let chunk = if logits.device() == Device::Cpu { (CHUNK / classes).max(1) } else { rows.max(1) };
-    let gradient = logits.empty_like().contiguous();
     let mut sum = Tensor::zeros([], (Kind::Float, logits.device()));
     let mut start = 0;
     while start < rows {
         let length = chunk.min(rows - start);
         let part = |tensor: &Tensor| tensor.narrow(0, start, length);
-        let [loss, slope] = focal(&part(logits), gamma);
+        let focal = Focal::new(&part(logits), gamma);
         let weights = part(weights);
-        sum += (loss * &weights).sum(Kind::Float);
-        let _ = slope.mul_out(&part(&gradient), &weights);
+        sum += (focal.loss() * &weights).sum(Kind::Float);
+        if let Some(gradient) = gradient {
+            let _ = focal.slope().mul_out(&part(gradient), &weights);
+        }
         start += length;
     }
-    [sum, gradient]
+    sum
 }
 
 /// The focal losses of background scores, without alpha: p^gamma * softplus(x) with p = sigmoid(x) for a logit x; and
-/// their derivatives by x, p^gamma * (gamma * (1 - p) * softplus(x) + p). The loss of a foreground score is that of its
-/// negative logit.
+/// their derivatives by x. The loss of a foreground score is that of its negative logit.
 ///
-/// The closed form takes a third of the passes that autograd takes through these functions.
-fn focal(logits: &Tensor, gamma: f64) -> [Tensor; 2] {
-    let p = logits.sigmoid();
-    let softplus = logits.softplus();
-    // A power of p would be NaN where p underflows to 0 and gamma is below 1.
-    let modulation = if gamma == 2.0 { p.square() } else { (logits.log_sigmoid() * gamma).exp() };
-    let loss = &modulation * &softplus;
-    let mut slope = &p * -gamma;
-    let _ = slope.g_add_scalar_(gamma);
-    let _ = slope.g_mul_(&softplus);
-    let _ = slope.g_add_(&p);
-    let _ = slope.g_mul_(&modulation);
-    [loss, slope]
+/// In closed form, autograd keeps none of these values for the backward pass.
+struct Focal {
+    p: Tensor,
+    softplus: Tensor,
+    /// p^gamma
+    modulation: Tensor,
+    gamma: f64,
+}
+
+impl Focal {
+    fn new(logits: &Tensor, gamma: f64) -> Self {
+        let p = logits.sigmoid();
+        // A power of p would be NaN where p underflows to 0 and gamma is below 1.
+        let modulation = if gamma == 2.0 { p.square() } else { (logits.log_sigmoid() * gamma).exp() };
+        Self { p, softplus: logits.softplus(), modulation, gamma }
+    }
+
+    fn loss(&self) -> Tensor {
+        &self.modulation * &self.softplus
+    }
+
+    /// p^gamma * (gamma * (1 - p) * softplus(x) + p)
+    fn slope(&self) -> Tensor {
+        let mut slope = &self.p * -self.gamma;
+        let _ = slope.g_add_scalar_(self.gamma);
+        let _ = slope.g_mul_(&self.softplus);
+        let _ = slope.g_add_(&self.p);
+        let _ = slope.g_mul_(&self.modulation);
+        slope
+    }
 }
 
 #[cfg(test)]
@@ -179,7 +204,7 @@ mod tests {
             let scores = numbers(&case["probs"]).into_iter().zip(numbers(&case["targets"]));
             for ((score, target), expected) in scores.zip(numbers(&case["per_element"])) {
                 let logit = Tensor::from_slice(&[(score / (1.0 - score)).ln()]);
-                let [loss, _] = focal(&if target == 1.0 { -logit } else { logit }, gamma);
+                let loss = Focal::new(&if target == 1.0 { -logit } else { logit }, gamma).loss();
                 let found = loss.double_value(&[0]) * weight(target);
                 assert!((found - expected).abs() < 1e-7, "{found} instead of {expected}");
             }
@@ -193,7 +218,8 @@ mod tests {
             let x = logits.copy().set_requires_grad(true);
             let loss = (x.log_sigmoid() * gamma).exp() * x.softplus();
             let expected = Tensor::run_backward(&[loss.sum(Kind::Double)], &[&x], false, false).remove(0);
-            let [found_loss, found] = focal(&logits, gamma);
+            let focal = Focal::new(&logits, gamma);
+            let [found_loss, found] = [focal.loss(), focal.slope()];
             let difference = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
             let differences = [difference(&found_loss, &loss), difference(&found, &expected)];
             assert!(
