@@ -143,17 +143,16 @@ mod tests {
     use super::*;
     use crate::step::StageSeconds;
 
+    fn step() -> Step {
+        let seconds = StageSeconds::default();
+        Step { classification_loss: 2.0, box_loss: 1.0, gradient_norm: 1.0, learning_rate: 0.1, seconds }
+    }
+
     #[test]
     fn epochs_count_and_keep_the_best_ap() {
         let schedule = ScheduleConfig::default();
         let mut state = RunState::default();
-        let step = Step {
-            classification_loss: 2.0,
-            box_loss: 1.0,
-            gradient_norm: 1.0,
-            learning_rate: 0.1,
-            seconds: StageSeconds::default(),
-        };
+        let step = step();
         state.count_step(&step, 3);
         assert_eq!((state.steps, state.losses), (1, [6.0, 3.0]));
         let best = [Some(0.1), None, Some(0.1), Some(0.2)].map(|ap| state.end_epoch(ap, &schedule));
@@ -179,13 +178,7 @@ mod tests {
 
     #[test]
     fn another_number_of_processes_is_an_error_except_between_epochs() {
-        let step = Step {
-            classification_loss: 2.0,
-            box_loss: 1.0,
-            gradient_norm: 1.0,
-            learning_rate: 0.1,
-            seconds: StageSeconds::default(),
-        };
+        let step = step();
         let mut state = RunState { world_size: 2, ..RunState::default() };
         state.count_step(&step, 8);
         assert_eq!(state.resume(SIZE, 2).unwrap(), state);
