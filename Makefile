@@ -24,8 +24,8 @@ test: setup ## Check formatting and lints, run all tests; RETINANET_DATA: folder
 	cargo fmt --manifest-path $(fuzzers) --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --manifest-path $(fuzzers) --target-dir $(built) --locked -- -D warnings
-	cargo test --workspace
 	.ci/audit licenses bans sources
+	cargo test --workspace
 
 audit: setup ## Check licenses and sources of all dependencies, and known vulnerabilities (needs github.com)
 	.ci/audit licenses bans sources advisories
