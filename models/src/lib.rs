@@ -24,6 +24,7 @@ mod rectangle;
 mod anchors;
 mod coder;
 mod matching;
+mod rgb;
 mod resize;
 mod preprocessing;
 
@@ -41,11 +42,10 @@ pub use checkpoint::{
 pub use deviation::{Deviation, max_abs};
 pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
 pub use matching::{Assignment, Matcher};
-pub use preprocessing::{
-    CommonScale, Placement, Preprocessed, RgbRows, RgbView, RgbViewError, preprocess, preprocess_bytes,
-    preprocess_rows, resize,
-};
+pub use preprocessing::{CommonScale, Placement, Preprocessed, preprocess, preprocess_bytes, preprocess_rows};
+pub use resize::resize;
 pub use retinanet::{Predictions, RetinaNet};
+pub use rgb::{RgbRows, RgbView, RgbViewError};
 pub use shape::{LayerCost, Shape, backbone_parameters, parameters, summarize};
 pub use spec::{BackboneCheckpointSpec, ModelSpec, SpecError};
 pub use tensor::{Layer, Tensor};

@@ -1,100 +1,11 @@
 //! Preprocessing: converts an image to the network's input, and boxes between both frames.
 
-use std::convert::Infallible;
-use std::ops::Range;
-
 use ndarray::{Array3, Axis};
-use pulp::{Arch, NullaryFnOnce};
 
 use crate::boxes::BoundingBox;
-use crate::resize::{Window, windows};
-use crate::spec::{BoxScale, PadRule, PreprocessingSpec, ResizeFilter, SideRounding};
-
-/// An RGB image in memory, 8 bits per channel, row by row, without gaps.
-#[derive(Clone, Copy, Debug)]
-pub struct RgbView<'a> {
-    width: u32,
-    height: u32,
-    pixels: &'a [u8],
-}
-
-/// Why bytes are not a valid image.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RgbViewError {
-    /// A side is zero.
-    #[error("image of {width}x{height} pixels is empty")]
-    Empty {
-        /// Pixels per row.
-        width: u32,
-        /// Rows.
-        height: u32,
-    },
-    /// There are not three bytes per pixel.
-    #[error("image of {width}x{height} pixels has {found} bytes, expected 3 per pixel")]
-    Length {
-        /// Pixels per row.
-        width: u32,
-        /// Rows.
-        height: u32,
-        /// Number of bytes given.
-        found: usize,
-    },
-}
-
-impl<'a> RgbView<'a> {
-    /// An image of `width` by `height` pixels, three bytes each.
-    ///
-    /// # Errors
-    /// When a side is zero, or when `pixels` has another length than `3 · width · height`.
-    pub fn new(width: u32, height: u32, pixels: &'a [u8]) -> Result<Self, RgbViewError> {
-        if width == 0 || height == 0 {
-            Err(RgbViewError::Empty { width, height })
-        } else if pixels.len() as u128 != 3 * u128::from(width) * u128::from(height) {
-            Err(RgbViewError::Length { width, height, found: pixels.len() })
-        } else {
-            Ok(Self { width, height, pixels })
-        }
-    }
-
-    /// Pixels per row.
-    pub fn width(&self) -> u32 {
-        self.width
-    }
-
-    /// Rows.
-    pub fn height(&self) -> u32 {
-        self.height
-    }
-}
-
-/// An RGB image, 8 bits per channel, that gives its rows from top to bottom, so that it need not be in memory.
-pub trait RgbRows {
-    /// Why rows cannot be read.
-    type Error;
-
-    /// Pixels per row and number of rows, both at least 1.
-    fn size(&self) -> (u32, u32);
-
-    /// The bytes of these rows, without gaps. No range starts before an earlier one.
-    ///
-    /// # Errors
-    /// When the rows cannot be read.
-    fn rows(&mut self, rows: Range<usize>) -> Result<&[u8], Self::Error>;
-}
-
-impl RgbRows for RgbView<'_> {
-    type Error = Infallible;
-
-    fn size(&self) -> (u32, u32) {
-        (self.width, self.height)
-    }
-
-    #[inline(always)]
-    fn rows(&mut self, rows: Range<usize>) -> Result<&[u8], Infallible> {
-        let length = 3 * self.width as usize;
-        Ok(&self.pixels[rows.start * length..rows.end * length])
-    }
-}
+use crate::resize::resize_rows;
+use crate::rgb::{RgbRows, RgbView};
+use crate::spec::{BoxScale, PadRule, PreprocessingSpec, SideRounding};
 
 /// Where an image is in the network's input: resized, in the upper left corner, with zero padding on the right and below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,9 +134,6 @@ pub struct Preprocessed {
 
 /// Resizes, normalizes and pads an image.
 ///
-/// With `round_pixels`, resized pixels are bytes, halves rounded up. With bilinear filter and antialiasing they are at most
-/// 1 from those of Pillow 13.0, which also rounds between its two passes: of noise, 8 to 18 % of the values differ
-/// (`tests/golden/pillow.py`).
 pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     let Ok(preprocessed) = preprocess_rows(view, spec);
     preprocessed
@@ -246,17 +154,16 @@ pub fn preprocess_rows<R: RgbRows>(image: R, spec: &PreprocessingSpec) -> Result
         for channel in 0..3 {
             let normalized = pixels.slice_mut(ndarray::s![channel, y, ..columns]);
             for (normalized, rgb) in normalized.into_iter().zip(row) {
-                let value = if spec.round_pixels { f32::from(to_byte(rgb[channel])) } else { rgb[channel] };
-                *normalized = value * factor[channel] + term[channel];
+                *normalized = rgb[channel] * factor[channel] + term[channel];
             }
         }
     };
-    Arch::new().dispatch(Resize::new(image, [placement.resized_width, placement.resized_height], spec, store))?;
+    resize_rows(image, [placement.resized_width, placement.resized_height], spec, store)?;
     Ok(Preprocessed { pixels, placement })
 }
 
-/// Resizes and pads an image, for networks that normalize it themselves. The bytes are those that [`preprocess`] normalizes
-/// with `round_pixels`, `[padded_height, padded_width, 3]`, zero in the padding.
+/// Resizes and pads an image, for networks that normalize it themselves, by a spec with `round_pixels`. The bytes are those
+/// that [`preprocess`] normalizes, `[padded_height, padded_width, 3]`, zero in the padding.
 ///
 /// # Errors
 /// Those of reading the rows.
@@ -266,96 +173,11 @@ pub fn preprocess_bytes<R: RgbRows>(image: R, spec: &PreprocessingSpec) -> Resul
     let mut pixels = Array3::zeros((placement.padded_height as usize, placement.padded_width as usize, 3));
     let store = |y: usize, row: &[[f32; 4]]| {
         for (mut pixel, rgb) in pixels.index_axis_mut(Axis(0), y).outer_iter_mut().zip(row) {
-            pixel.iter_mut().zip(rgb).for_each(|(byte, value)| *byte = to_byte(*value));
+            pixel.iter_mut().zip(rgb).for_each(|(byte, value)| *byte = *value as u8);
         }
     };
-    Arch::new().dispatch(Resize::new(image, [placement.resized_width, placement.resized_height], spec, store))?;
+    resize_rows(image, [placement.resized_width, placement.resized_height], spec, store)?;
     Ok((pixels, placement))
-}
-
-/// Resizes an image to `width` by `height` pixels, both at least 1: bilinear, with antialiasing. Returns RGB bytes.
-pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
-    let spec = PreprocessingSpec { filter: ResizeFilter::Bilinear, antialias: true, ..Default::default() };
-    let mut pixels = Vec::with_capacity(3 * width as usize * height as usize);
-    let store = |_, row: &[[f32; 4]]| {
-        pixels.extend(row.iter().flat_map(|[red, green, blue, _]| [red, green, blue].map(|value| to_byte(*value))));
-    };
-    let Ok(()) = Arch::new().dispatch(Resize::new(view, [width, height], &spec, store));
-    pixels
-}
-
-/// The nearest byte, halves rounded up; 0 or 255 for values beyond.
-#[inline(always)]
-fn to_byte(value: f32) -> u8 {
-    (value + 0.5) as u8
-}
-
-/// The loops of resizing. They are compiled for several SIMD widths, of which the CPU's is selected at run time. All of
-/// them do the same multiplications and additions, so results are identical to the last bit.
-struct Resize<R, S> {
-    image: R,
-    rows: Vec<Window>,
-    columns: Vec<Window>,
-    /// Receives the index and the pixels of each resized row; the fourth value of a pixel is meaningless.
-    store: S,
-}
-
-impl<R: RgbRows, S: FnMut(usize, &[[f32; 4]])> Resize<R, S> {
-    fn new(image: R, [width, height]: [u32; 2], spec: &PreprocessingSpec, store: S) -> Self {
-        let (original_width, original_height) = image.size();
-        let rows = windows(original_height as usize, height as usize, spec);
-        let columns = windows(original_width as usize, width as usize, spec);
-        Self { image, rows, columns, store }
-    }
-}
-
-impl<R: RgbRows, S: FnMut(usize, &[[f32; 4]])> NullaryFnOnce for Resize<R, S> {
-    type Output = Result<(), R::Error>;
-
-    // Only inlined code, here and below, is compiled for the wider registers.
-    #[inline(always)]
-    fn call(self) -> Self::Output {
-        let Self { mut image, rows, columns, mut store } = self;
-        // One element more than a row, so that its last pixel too can be read as four values.
-        let mut blended = vec![0.0; 3 * image.size().0 as usize + 1];
-        let mut resized = vec![[0.0; 4]; columns.len()];
-        for (y, window) in rows.iter().enumerate() {
-            let source = image.rows(window.start..window.start + window.weights.len())?;
-            blend_rows(source, &window.weights, &mut blended);
-            for (pixel, window) in resized.iter_mut().zip(&columns) {
-                *pixel = blend_pixels(&blended, window);
-            }
-            store(y, &resized);
-        }
-        Ok(())
-    }
-}
-
-/// Writes the weighted sum of rows to `blended`, which has one element more than a row.
-#[inline(always)]
-fn blend_rows(rows: &[u8], weights: &[f32], blended: &mut [f32]) {
-    let length = blended.len() - 1;
-    let blended = &mut blended[..length];
-    blended.fill(0.0);
-    for (row, weight) in rows.chunks_exact(length).zip(weights) {
-        for (sum, value) in blended.iter_mut().zip(row) {
-            *sum += weight * f32::from(*value);
-        }
-    }
-}
-
-/// The weighted sum of a window of pixels of a row; the fourth value is meaningless.
-#[inline(always)]
-fn blend_pixels(row: &[f32], window: &Window) -> [f32; 4] {
-    let mut sum = [0.0; 4];
-    let mut pixels = &row[3 * window.start..];
-    for weight in &window.weights {
-        for (sum, value) in sum.iter_mut().zip(&pixels[..4]) {
-            *sum += weight * value;
-        }
-        pixels = &pixels[3..];
-    }
-    sum
 }
 
 #[cfg(test)]
@@ -403,30 +225,6 @@ mod tests {
             let placement = spec.place(width, height);
             assert_eq!((placement.resized_width, placement.resized_height), resized);
             assert_eq!((placement.padded_width, placement.padded_height), padded);
-        }
-    }
-
-    type Store<'a> = &'a mut dyn FnMut(usize, &[[f32; 4]]);
-
-    #[test]
-    fn simd_width_does_not_change_results() {
-        let (width, height) = (203, 157);
-        let bytes: Vec<_> = (0..3 * width * height).map(|i| (i * 7919 % 251) as u8).collect();
-        let view = RgbView::new(width, height, &bytes).unwrap();
-        for sides in [[64, 96], [300, 410], [157, 203]] {
-            let resized = |run: &dyn Fn(Resize<RgbView, Store>)| {
-                let mut bits = Vec::new();
-                let mut store = |y, row: &[[f32; 4]]| {
-                    bits.extend(
-                        row.iter().flat_map(|[red, green, blue, _]| [*red, *green, *blue, y as f32].map(f32::to_bits)),
-                    );
-                };
-                run(Resize::new(view, sides, &PreprocessingSpec::default(), &mut store));
-                bits
-            };
-            let expected = resized(&|resize| Arch::new().dispatch(resize).unwrap());
-            assert_eq!(expected.len() as u32, 4 * sides[0] * sides[1]);
-            assert!(resized(&|resize| resize.call().unwrap()) == expected, "{sides:?}");
         }
     }
 
@@ -554,86 +352,5 @@ mod tests {
         assert_eq!(pixels.dim(), (3, 32, 32));
         let outside = pixels.indexed_iter().filter(|((_, y, x), _)| *y >= 5 || *x >= 7);
         assert!(outside.into_iter().all(|(_, value)| *value == 0.0));
-    }
-
-    // torch 2.11:
-    // x = torch.tensor([[(x * 37 + y * 61) % 256 for x in range(7)] for y in range(5)]).double()[None, None]
-    // F.interpolate(x, size, mode=mode, align_corners=False, antialias=antialias)[0, 0, 1]
-    #[test]
-    fn resizing_matches_torch() {
-        use ResizeFilter::{Bicubic, Bilinear};
-        let (smaller, larger) = (3, 8);
-        let cases: [(u32, ResizeFilter, bool, &[f32]); 8] = [
-            (smaller, Bilinear, false, &[135.875, 200.625, 41.375, 74.125]),
-            (smaller, Bilinear, true, &[138.672, 153.4489, 107.7511, 95.709]),
-            (smaller, Bicubic, false, &[132.894, 204.7676, 34.6074, 77.106]),
-            (smaller, Bicubic, true, &[141.7309, 162.4203, 106.5433, 86.2933]),
-            (larger, Bilinear, false, &[26.6875, 43.5057, 67.0511, 90.5966, 114.142]),
-            (larger, Bilinear, true, &[26.6875, 43.5057, 67.0511, 90.5966, 114.142]),
-            (larger, Bicubic, false, &[17.9151, 34.775, 62.9072, 83.5338, 108.6101]),
-            (larger, Bicubic, true, &[18.4096, 34.4208, 61.3748, 84.9203, 107.9234]),
-        ];
-        for (shorter_side, filter, antialias, expected) in cases {
-            let spec = PreprocessingSpec { shorter_side, filter, antialias, ..identity_normalization() };
-            let pixels = preprocess(RgbView::new(7, 5, &pattern()).unwrap(), &spec).pixels;
-            for (x, expected) in expected.iter().enumerate() {
-                let found = pixels[[0, 1, x]];
-                assert!((found - expected).abs() < 1e-3, "{filter:?}, {antialias}: {found}, expected {expected}");
-                assert!((pixels[[2, 1, x]] - found - 2.0).abs() < 1e-3);
-            }
-        }
-    }
-
-    #[test]
-    fn rounded_pixels_are_the_bytes_of_resize() {
-        let bytes = pattern();
-        let view = RgbView::new(7, 5, &bytes).unwrap();
-        for shorter_side in [1, 3, 5, 8] {
-            let exact = PreprocessingSpec { shorter_side, ..identity_normalization() };
-            let rounded = PreprocessingSpec { round_pixels: true, ..exact.clone() };
-            let [exact, rounded] = [exact, rounded].map(|spec| preprocess(view, &spec));
-            let Placement { resized_width: width, resized_height: height, .. } = exact.placement;
-            let resized = resize(view, width, height);
-            assert_eq!(resized.len() as u32, 3 * width * height);
-            for (index, value) in resized.iter().enumerate() {
-                let (x, y) = (index / 3 % width as usize, index / 3 / width as usize);
-                assert!((f32::from(*value) - exact.pixels[[index % 3, y, x]]).abs() < 0.501);
-                assert!((f32::from(*value) - rounded.pixels[[index % 3, y, x]]).abs() < 1e-3);
-            }
-        }
-    }
-
-    #[test]
-    fn rounded_pixels_of_bicubic_resizing_do_not_overshoot() {
-        let bytes: Vec<_> = (0..3 * 64).map(|index| if index / 3 % 8 < 4 { 0 } else { 255 }).collect();
-        let spec =
-            PreprocessingSpec { fixed_size: Some([16, 16]), filter: ResizeFilter::Bicubic, ..identity_normalization() };
-        let range = |round_pixels| {
-            let spec = PreprocessingSpec { round_pixels, ..spec.clone() };
-            let pixels = preprocess(RgbView::new(8, 8, &bytes).unwrap(), &spec).pixels;
-            pixels.iter().fold((0f32, 255f32), |(min, max), value| (min.min(*value), max.max(*value)))
-        };
-        let (exact, rounded) = (range(false), range(true));
-        assert!(exact.0 < -1.0 && exact.1 > 256.0, "{exact:?}");
-        assert!(rounded.0 >= 0.0 && (rounded.1 - 255.0).abs() < 1e-3, "{rounded:?}");
-    }
-
-    #[test]
-    fn resize_supports_any_sizes() {
-        let bytes = [77; 3 * 60];
-        for (width, height) in [(60, 1), (1, 60), (6, 10)] {
-            for (to_width, to_height) in [(1, 1), (100, 1), (2, 300)] {
-                let view = RgbView::new(width, height, &bytes).unwrap();
-                assert_eq!(resize(view, to_width, to_height), vec![77; 3 * (to_width * to_height) as usize]);
-            }
-        }
-    }
-
-    #[test]
-    fn empty_images_and_wrong_lengths_are_rejected() {
-        assert_eq!(RgbView::new(0, 4, &[]).unwrap_err(), RgbViewError::Empty { width: 0, height: 4 });
-        let error = RgbView::new(2, 2, &[0; 11]).unwrap_err();
-        assert_eq!(error.to_string(), "image of 2x2 pixels has 11 bytes, expected 3 per pixel");
-        assert!(RgbView::new(u32::MAX, u32::MAX, &[0; 3]).is_err());
     }
 }

@@ -1,178 +1,149 @@
-//! Resizing along one axis: the weights with which source pixels contribute to each resized pixel.
-//!
-//! They reproduce PyTorch's `interpolate` with `align_corners=False`, the convention of most training pipelines, or
-//! scikit-image's `resize`.
+//! Resizing images.
 
+mod fixed;
+mod float;
+mod windows;
+
+use pulp::Arch;
+
+use crate::rgb::{RgbRows, RgbView};
 use crate::spec::{PreprocessingSpec, Resampling, ResizeFilter};
 
-/// The source pixels of one resized pixel.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Window {
-    /// Index of the first source pixel.
-    pub(crate) start: usize,
-    /// One weight per source pixel; they sum to 1.
-    pub(crate) weights: Vec<f32>,
-}
-
-/// The windows of `output` resized pixels over `input` source pixels, both at least 1.
-pub(crate) fn windows(input: usize, output: usize, spec: &PreprocessingSpec) -> Vec<Window> {
-    let scale = input as f64 / output as f64;
-    // In source pixels. The center of pixel i is at i + 0.5.
-    let centers = (0..output).map(|i| (i as f64 + 0.5) * scale);
-    let kernel = match (spec.filter, spec.antialias) {
-        (ResizeFilter::Nearest, _) => return centers.map(|c| nearest(c, input)).collect(),
-        (ResizeFilter::Bilinear, _) => Kernel { radius: 1.0, weight: |x| (1.0 - x).max(0.0) },
-        // PyTorch uses another coefficient with antialiasing.
-        (ResizeFilter::Bicubic, false) => Kernel { radius: 2.0, weight: |x| cubic(x, -0.75) },
-        (ResizeFilter::Bicubic, true) => Kernel { radius: 2.0, weight: |x| cubic(x, -0.5) },
+/// Resizes an image to `width` by `height` pixels, both at least 1: bilinear, with antialiasing. Returns RGB bytes, those of
+/// Pillow.
+pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
+    let filter = ResizeFilter::Bilinear;
+    let spec = PreprocessingSpec { filter, antialias: true, round_pixels: true, ..Default::default() };
+    let mut pixels = Vec::with_capacity(3 * width as usize * height as usize);
+    let store = |_, row: &[[f32; 4]]| {
+        pixels.extend(row.iter().flat_map(|[red, green, blue, _]| [red, green, blue].map(|value| *value as u8)));
     };
-    match (spec.resampling, spec.antialias) {
-        (Resampling::Torch, true) => centers.map(|c| antialiased(c, input, scale.max(1.0), &kernel)).collect(),
-        (Resampling::Torch, false) => centers.map(|c| interpolated(c, input, &kernel)).collect(),
-        (Resampling::ScikitImage, antialias) => {
-            let blur = gaussian(if antialias { (0.5 * (scale - 1.0)).max(0.0) } else { 0.0 });
-            centers.map(|c| blurred(c, input, &blur)).collect()
+    let Ok(()) = resize_rows(view, [width, height], &spec, store);
+    pixels
+}
+
+/// Resizes an image to width and height, and gives `store` the index and the pixels of each row; the fourth value of a pixel
+/// is meaningless.
+///
+/// With `round_pixels`, they are whole numbers from 0 to 255: with antialiasing those of Pillow, bilinear without it those of
+/// OpenCV, else the nearest.
+pub(crate) fn resize_rows<R: RgbRows>(
+    image: R,
+    size: [u32; 2],
+    spec: &PreprocessingSpec,
+    store: impl FnMut(usize, &[[f32; 4]]),
+) -> Result<(), R::Error> {
+    let whole_numbers = spec.round_pixels && spec.resampling == Resampling::Torch;
+    match (spec.filter, spec.antialias) {
+        (ResizeFilter::Bilinear | ResizeFilter::Bicubic, true) if whole_numbers => {
+            Arch::new().dispatch(fixed::Resize::new(fixed::Pillow, image, size, spec, store))
         }
-    }
-}
-
-/// An interpolation kernel: a weight for each absolute distance, zero from `radius` on.
-struct Kernel {
-    radius: f64,
-    weight: fn(f64) -> f64,
-}
-
-/// The pixel that contains the center: PyTorch's `nearest-exact` and Pillow's `NEAREST`.
-fn nearest(center: f64, input: usize) -> Window {
-    Window { start: (center as usize).min(input - 1), weights: vec![1.0] }
-}
-
-/// The kernel at its original size. Beyond the edge, the last pixel is repeated.
-fn interpolated(center: f64, input: usize, kernel: &Kernel) -> Window {
-    let last = input - 1;
-    let (first, end) = support(center, kernel.radius);
-    let inside = |pixel: i64| pixel.clamp(0, last as i64) as usize;
-    let start = inside(first);
-    let mut weights = vec![0.0; inside(end - 1) - start + 1];
-    for pixel in first..end {
-        weights[inside(pixel) - start] += (kernel.weight)((pixel as f64 + 0.5 - center).abs());
-    }
-    Window::normalized(start, &weights)
-}
-
-/// The kernel widened by the factor `widening`, which prevents aliasing when an image shrinks. Pixels beyond the edge have
-/// no weight.
-fn antialiased(center: f64, input: usize, widening: f64, kernel: &Kernel) -> Window {
-    let (first, end) = support(center, kernel.radius * widening);
-    let (first, end) = (first.max(0) as usize, end.min(input as i64) as usize);
-    let weight = |pixel: usize| (kernel.weight)((pixel as f64 + 0.5 - center).abs() / widening);
-    Window::normalized(first, &(first..end).map(weight).collect::<Vec<_>>())
-}
-
-/// Linear interpolation between two pixels after a convolution with `blur`, an odd number of weights. Beyond the edge, the
-/// image is mirrored about the center of its last pixel.
-fn blurred(center: f64, input: usize, blur: &[f64]) -> Window {
-    let first = (center - 0.5).floor();
-    let fraction = center - 0.5 - first;
-    let radius = blur.len() as i64 / 2;
-    let blur = |offset: i64| usize::try_from(offset + radius).ok().and_then(|i| blur.get(i)).copied().unwrap_or(0.0);
-    let weight = |offset: i64| (1.0 - fraction) * blur(offset) + fraction * blur(offset - 1);
-    let taps = (-radius..=radius + 1).map(|offset| (mirrored(first as i64 + offset, input), weight(offset)));
-    let (start, last) =
-        taps.clone().fold((input - 1, 0), |(start, last), (pixel, _)| (start.min(pixel), last.max(pixel)));
-    let mut weights = vec![0.0; last - start + 1];
-    for (pixel, weight) in taps {
-        weights[pixel - start] += weight;
-    }
-    Window::normalized(start, &weights)
-}
-
-/// The pixel inside the image that `pixel` maps to by mirroring at the centers of the first and last pixels.
-fn mirrored(pixel: i64, input: usize) -> usize {
-    let period = (2 * (input as i64 - 1)).max(1);
-    let pixel = pixel.rem_euclid(period);
-    pixel.min(period - pixel) as usize
-}
-
-/// The weights of a Gaussian, cut off at four standard deviations; they are not normalized.
-fn gaussian(sigma: f64) -> Vec<f64> {
-    let radius = (4.0 * sigma + 0.5) as i32;
-    match radius {
-        0 => vec![1.0],
-        _ => (-radius..=radius).map(|x| (-0.5 * (f64::from(x) / sigma).powi(2)).exp()).collect(),
-    }
-}
-
-/// The pixels whose centers are within `radius` of `center`: the first one, and the one after the last.
-fn support(center: f64, radius: f64) -> (i64, i64) {
-    ((center - radius + 0.5).floor() as i64, (center + radius + 0.5).floor() as i64)
-}
-
-/// Cubic convolution with slope `a` at distance 1. <https://doi.org/10.1109/TASSP.1981.1163711>
-fn cubic(x: f64, a: f64) -> f64 {
-    match x {
-        x if x < 1.0 => ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0,
-        x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * a,
-        _ => 0.0,
-    }
-}
-
-impl Window {
-    /// A window with weights that sum to 1, without zeros at its ends, so that an image that keeps its size is copied.
-    fn normalized(start: usize, weights: &[f64]) -> Self {
-        let sum: f64 = weights.iter().sum();
-        let zeros = weights.iter().take_while(|w| **w == 0.0).count();
-        let end = weights.len() - weights.iter().rev().take_while(|w| **w == 0.0).count();
-        Self { start: start + zeros, weights: weights[zeros..end].iter().map(|w| (w / sum) as f32).collect() }
+        (ResizeFilter::Bilinear, false) if whole_numbers => {
+            Arch::new().dispatch(fixed::Resize::new(fixed::OpenCv, image, size, spec, store))
+        }
+        _ => Arch::new().dispatch(float::Resize::new(image, size, spec, store)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pulp::NullaryFnOnce;
+
     use super::*;
 
-    const FILTERS: [ResizeFilter; 3] = [ResizeFilter::Bilinear, ResizeFilter::Bicubic, ResizeFilter::Nearest];
+    /// An image of 7x5 pixels with green = red + 1 and blue = red + 2.
+    fn pattern() -> Vec<u8> {
+        let pixel = |x, y, channel| ((x * 37 + y * 61) % 256 + channel) as u8;
+        (0..5).flat_map(|y| (0..7).flat_map(move |x| (0..3).map(move |channel| pixel(x, y, channel)))).collect()
+    }
 
-    fn specs() -> impl Iterator<Item = PreprocessingSpec> {
-        let spec = |filter, antialias| PreprocessingSpec { filter, antialias, ..Default::default() };
-        let scikit_image = |antialias| PreprocessingSpec {
-            resampling: Resampling::ScikitImage,
-            ..spec(ResizeFilter::Bilinear, antialias)
+    /// Red, green and blue of each pixel, row by row.
+    fn resized(view: RgbView, size: [u32; 2], spec: &PreprocessingSpec) -> Vec<[f32; 3]> {
+        let mut pixels = Vec::new();
+        let store = |y, row: &[[f32; 4]]| {
+            assert_eq!((y * row.len(), row.len()), (pixels.len(), size[0] as usize));
+            pixels.extend(row.iter().map(|[red, green, blue, _]| [*red, *green, *blue]));
         };
-        let scikit_image = [scikit_image(false), scikit_image(true)];
-        FILTERS.into_iter().flat_map(move |filter| [spec(filter, false), spec(filter, true)]).chain(scikit_image)
+        let Ok(()) = resize_rows(view, size, spec, store);
+        pixels
     }
 
     #[test]
-    fn weights_sum_to_one_and_windows_stay_inside_the_image() {
-        for spec in specs() {
-            for (input, output) in [(1, 1), (1, 9), (9, 1), (2, 3), (3, 2), (100, 7), (7, 100), (4000, 1024)] {
-                let windows = windows(input, output, &spec);
-                assert_eq!(windows.len(), output);
-                for window in windows {
-                    assert!((window.weights.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{window:?}");
-                    assert!(window.start + window.weights.len() <= input, "{window:?}");
+    fn simd_width_does_not_change_results() {
+        let bytes: Vec<_> = (0..3 * 203 * 157).map(|i| (i * 7919 % 251) as u8).collect();
+        let view = RgbView::new(203, 157, &bytes).unwrap();
+        for size in [[64, 96], [300, 410], [203, 157]] {
+            for round_pixels in [false, true] {
+                let spec = PreprocessingSpec { antialias: true, round_pixels, ..Default::default() };
+                let mut narrow = Vec::new();
+                let store =
+                    |_, row: &[[f32; 4]]| narrow.extend(row.iter().map(|[red, green, blue, _]| [*red, *green, *blue]));
+                let Ok(()) = match round_pixels {
+                    true => fixed::Resize::new(fixed::Pillow, view, size, &spec, store).call(),
+                    false => float::Resize::new(view, size, &spec, store).call(),
+                };
+                let bits = |pixels: Vec<[f32; 3]>| pixels.into_iter().flatten().map(f32::to_bits).collect::<Vec<_>>();
+                assert!(bits(narrow) == bits(resized(view, size, &spec)), "{size:?}");
+            }
+        }
+    }
+
+    // torch 2.11:
+    // x = torch.tensor([[(x * 37 + y * 61) % 256 for x in range(7)] for y in range(5)]).double()[None, None]
+    // F.interpolate(x, size, mode=mode, align_corners=False, antialias=antialias)[0, 0, 1]
+    #[test]
+    fn resizing_matches_torch() {
+        use ResizeFilter::{Bicubic, Bilinear};
+        let (smaller, larger) = ([4, 3], [11, 8]);
+        let cases: [([u32; 2], ResizeFilter, bool, &[f32]); 8] = [
+            (smaller, Bilinear, false, &[135.875, 200.625, 41.375, 74.125]),
+            (smaller, Bilinear, true, &[138.672, 153.4489, 107.7511, 95.709]),
+            (smaller, Bicubic, false, &[132.894, 204.7676, 34.6074, 77.106]),
+            (smaller, Bicubic, true, &[141.7309, 162.4203, 106.5433, 86.2933]),
+            (larger, Bilinear, false, &[26.6875, 43.5057, 67.0511, 90.5966, 114.142]),
+            (larger, Bilinear, true, &[26.6875, 43.5057, 67.0511, 90.5966, 114.142]),
+            (larger, Bicubic, false, &[17.9151, 34.775, 62.9072, 83.5338, 108.6101]),
+            (larger, Bicubic, true, &[18.4096, 34.4208, 61.3748, 84.9203, 107.9234]),
+        ];
+        for (size, filter, antialias, expected) in cases {
+            let spec = PreprocessingSpec { filter, antialias, round_pixels: false, ..Default::default() };
+            let pixels = resized(RgbView::new(7, 5, &pattern()).unwrap(), size, &spec);
+            for (expected, [red, _, blue]) in expected.iter().zip(&pixels[size[0] as usize..]) {
+                assert!((red - expected).abs() < 1e-3, "{filter:?}, {antialias}: {red}, expected {expected}");
+                assert!((blue - red - 2.0).abs() < 1e-3);
+            }
+        }
+    }
+
+    #[test]
+    fn rounded_pixels_are_bytes_near_the_exact_values() {
+        let bytes: Vec<_> = (0..3 * 64).map(|index| if index / 3 % 8 < 4 { 0 } else { 255 }).chain([9; 24]).collect();
+        let view = RgbView::new(8, 9, &bytes).unwrap();
+        for filter in [ResizeFilter::Bilinear, ResizeFilter::Bicubic, ResizeFilter::Nearest] {
+            for (antialias, size) in [(false, [3, 4]), (true, [3, 4]), (false, [16, 17]), (true, [16, 17])] {
+                let exact = PreprocessingSpec { filter, antialias, round_pixels: false, ..Default::default() };
+                let rounded = resized(view, size, &PreprocessingSpec { round_pixels: true, ..exact.clone() });
+                let exact = resized(view, size, &exact);
+                let overshoots = exact.iter().flatten().any(|value| *value < -1.0 || *value > 256.0);
+                assert!(overshoots || filter != ResizeFilter::Bicubic || size == [3, 4]);
+                for (rounded, exact) in rounded.iter().flatten().zip(exact.iter().flatten()) {
+                    assert_eq!(f32::from(*rounded as u8), *rounded);
+                    let difference = (rounded - exact.clamp(0.0, 255.0)).abs();
+                    // Two roundings, along rows and along columns; one beyond the range has more effect.
+                    let most = if filter == ResizeFilter::Bicubic { 30.0 } else { 1.001 };
+                    assert!(difference <= most, "{filter:?}, {antialias}, {size:?}: {rounded}, {exact}");
                 }
             }
         }
     }
 
     #[test]
-    fn resizing_to_the_same_size_copies() {
-        for spec in specs() {
-            let copy = |start| Window { start, weights: vec![1.0] };
-            assert_eq!(windows(5, 5, &spec), (0..5).map(copy).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn windows_are_mirror_symmetric() {
-        for spec in specs().filter(|spec| spec.filter != ResizeFilter::Nearest) {
-            let windows = windows(23, 10, &spec);
-            for (window, mirror) in windows.iter().zip(windows.iter().rev()) {
-                assert_eq!(window.start, 23 - mirror.start - mirror.weights.len());
-                let pairs = window.weights.iter().zip(mirror.weights.iter().rev());
-                assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-6));
+    fn resize_supports_any_sizes() {
+        let bytes = [77; 3 * 60];
+        for (width, height) in [(60, 1), (1, 60), (6, 10)] {
+            for (to_width, to_height) in [(1, 1), (100, 1), (2, 300)] {
+                let view = RgbView::new(width, height, &bytes).unwrap();
+                assert_eq!(resize(view, to_width, to_height), vec![77; 3 * (to_width * to_height) as usize]);
             }
         }
     }

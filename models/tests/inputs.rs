@@ -4,11 +4,8 @@
 
 use models::import::Kind;
 use models::spec::{BoxScale, PreprocessingSpec};
-use models::{Anchors, BoundingBox, ModelSpec, Preprocessed, RgbView, preprocess, resize};
+use models::{Anchors, BoundingBox, ModelSpec, Preprocessed, RgbView, preprocess, preprocess_bytes};
 use serde::Deserialize;
-
-/// Upper bound of the fraction of values that differ from Pillow's; the maximum of the cases is 0.177.
-const MAX_FRACTION: f64 = 0.18;
 
 /// `tests/golden/inputs.json`.
 #[derive(Deserialize)]
@@ -146,31 +143,38 @@ fn anchors_match_torchvision() {
     }
 }
 
-/// An image that Pillow resized: `tests/golden/pillow.json`. Sizes are width and height.
+/// An image that another library resized: `tests/golden/resize.json`. Sizes are width and height.
 #[derive(Deserialize)]
-struct PillowCase {
+struct ResizeCase {
+    library: String,
     image: [u32; 2],
     resized: [u32; 2],
     /// RGB, row by row.
     bytes: Vec<u8>,
 }
 
-/// Pillow also rounds between its two passes; hence some values differ by 1.
 #[test]
-fn rounded_pixels_differ_from_pillow_by_at_most_one() {
-    let cases: Vec<PillowCase> = serde_json::from_str(include_str!("../../tests/golden/pillow.json")).unwrap();
-    assert_eq!(cases.len(), 5);
-    for PillowCase { image: [width, height], resized, bytes } in cases {
+fn rounded_pixels_are_those_of_pillow_and_opencv() {
+    let cases: Vec<ResizeCase> = serde_json::from_str(include_str!("../../tests/golden/resize.json")).unwrap();
+    assert_eq!(cases.len(), 10);
+    for ResizeCase { library, image: [width, height], resized: [columns, rows], bytes } in cases {
         let noise = |x: u32, y: u32, c: u32| (x * 7919 + y * 104_729 + c * 1_299_709 + x * y * 31) % 97;
         let value = |x, y, c| ((x * 3 + y * 2 + c * 40 + noise(x, y, c)) % 256) as u8;
         let pixel = |x, y| [0, 1, 2].map(|c| value(x, y, c));
         let pixels: Vec<_> = (0..height).flat_map(|y| (0..width).flat_map(move |x| pixel(x, y))).collect();
-        let found = resize(RgbView::new(width, height, &pixels).unwrap(), resized[0], resized[1]);
-        assert_eq!(found.len(), bytes.len());
-        let differences = found.iter().zip(&bytes).map(|(found, expected)| found.abs_diff(*expected));
-        assert!(differences.clone().all(|difference| difference <= 1), "{width}x{height} to {resized:?}");
-        let fraction = differences.filter(|difference| *difference > 0).count() as f64 / bytes.len() as f64;
-        assert!(fraction < MAX_FRACTION, "{width}x{height} to {resized:?}: {fraction}");
-        assert!(resized != [width, height] || fraction == 0.0);
+        let spec = PreprocessingSpec {
+            fixed_size: Some([rows, columns]),
+            antialias: library == "pillow",
+            round_pixels: true,
+            ..PreprocessingSpec::default()
+        };
+        let Ok((found, _)) = preprocess_bytes(RgbView::new(width, height, &pixels).unwrap(), &spec);
+        for (index, expected) in bytes.into_iter().enumerate() {
+            let [y, x, channel] = [index / 3 / columns as usize, index / 3 % columns as usize, index % 3];
+            // OpenCV adds up the first and the last rows from two rounded halves.
+            let half = library == "opencv" && rows > height && [0, 1].contains(&y.min(rows as usize - 1 - y));
+            let difference = found[[y, x, channel]].abs_diff(expected);
+            assert!(difference <= half.into(), "{library}, {width}x{height}, row {y}: {difference}");
+        }
     }
 }

@@ -114,7 +114,8 @@ impl KeyMap {
                 tensor = kept.of(&tensor);
             }
             if self.swaps_channels(name) {
-                tensor = tensor.select(Axis(1), &[2, 1, 0]);
+                tensor.invert_axis(Axis(1));
+                tensor = tensor.as_standard_layout().into_owned();
             }
             tensors.insert(name.clone(), tensor);
         }

@@ -23,8 +23,9 @@ pub struct PreprocessingSpec {
     pub antialias: bool,
     /// The library whose interpolation is reproduced.
     pub resampling: Resampling,
-    /// Whether resized pixels are rounded to whole numbers from 0 to 255 before normalization, as they are where images are
-    /// resized as bytes: Pillow, OpenCV, Detectron2, MMDetection. torchvision and yhenon/pytorch-retinanet do not round.
+    /// Whether images are resized as bytes, so that pixels are whole numbers from 0 to 255 before normalization: with
+    /// `antialias` those of Pillow (Detectron2, ODTK), bilinear without it those of OpenCV (MMDetection). torchvision and
+    /// yhenon/pytorch-retinanet resize floating-point numbers.
     pub round_pixels: bool,
     /// Mean of red, green and blue, subtracted from pixels in [0, 1].
     pub mean: [f32; 3],
