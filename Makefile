@@ -35,7 +35,7 @@ interop: ## Run the tests against other people's programs: readers of our output
 
 demo: build ## Draw a data set of shapes, train, export and detect; prints AP and the folder of annotated images
 	rm -rf $(demo)
-	$(programs)/trainer synth --out $(demo)/shapes --train 3500
+	$(programs)/trainer synth --out $(demo)/shapes --train 4500
 	$(programs)/trainer fit --config trainer/configs/shapes.yaml --data $(demo)/shapes --out $(demo)/run
 	$(programs)/exporter --checkpoint $(demo)/run/best.safetensors --out $(demo)/retinanet.onnx
 	$(programs)/runtime detect --model $(demo)/retinanet.onnx --min-score 0.5 --json $(demo)/detections.json \

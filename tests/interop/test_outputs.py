@@ -18,8 +18,8 @@ from conftest import ROOT
 # and the rounding of float32.
 YOLO_PIXELS = 192 * (0.5e-6 + 0.25e-6) + 1e-4
 
-# supervision rounds YOLO's fractions to five decimals, which changed AP by 0.004. Boxes of a wrong frame lose more.
-AP_OF_ROUNDED_BOXES = 0.01
+# supervision rounds YOLO's fractions to five decimals and VOC's edges to pixels, which changed AP by 0.004 and 0.010.
+AP_OF_ROUNDED_BOXES = 0.02
 
 # The order of the twelve numbers in pycocotools' summary.
 METRICS = "AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl".split()
