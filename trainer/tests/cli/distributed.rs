@@ -39,6 +39,9 @@ model:
 const RESNET18_GROUP: &str = "model.backbone={depth: 18, norm: {kind: group}}";
 const RESNET18_BATCH: &str = "model.backbone={depth: 18, norm: {kind: batch}}";
 
+/// Saves at the end of an epoch only.
+const FEW_SAVES: [&str; 2] = ["--set", "run.save_every_minutes=10"];
+
 /// AdamW divides gradients by their size, and so makes differences of rounding as large as any.
 const SGD: [&str; 2] = ["--set", "optimizer.kind=sgd"];
 
@@ -165,7 +168,8 @@ fn two_processes_are_one_with_two_accumulated_batches_bit_for_bit() {
     // Ten epochs of two steps.
     let length = ["--set", "run.epochs=10", "--set", "run.validate_every=5"];
     // At 0.001, differences of rounding grow to 3e-4 in these steps, at 0.01 to 0.1.
-    let common = [&SGD[..], &["--set", "optimizer.learning_rate=0.0001", "--set", RESNET18_GROUP], &length].concat();
+    let network = ["--set", "optimizer.learning_rate=0.0001", "--set", RESNET18_GROUP];
+    let common = [&SGD[..], &FEW_SAVES, &network, &length].concat();
     project.fit_together(2, &[&common[..], &["--out", "two"]].concat());
     let accumulated = ["--set", "optimizer.gradient_accumulation_steps=2", "--out", "one"];
     project.fitted(&[&common[..], &accumulated].concat());
@@ -188,7 +192,8 @@ fn any_number_of_processes_is_repeatable() {
         for run in ["a", "b"] {
             // The program checks after every epoch that all ranks have the same weights.
             let out = format!("{run}{world_size}");
-            project.fit_together(world_size.parse().unwrap(), &[&batch_norm[..], &["--out", &out]].concat());
+            project
+                .fit_together(world_size.parse().unwrap(), &[&batch_norm[..], &FEW_SAVES, &["--out", &out]].concat());
         }
         let [a, b] = ["a", "b"].map(|run| project.weights(&format!("{run}{world_size}")));
         assert!(a == b, "{world_size}");
@@ -201,7 +206,7 @@ fn synchronized_norms_are_those_of_one_large_batch() {
     // One epoch, because training amplifies differences of rounding. Its second step has four images: one rank has none.
     let project = drawn("12");
     let one_epoch = ["--set", "optimizer.learning_rate=0.01", "--set", "run.epochs=1"];
-    let batch_norm = [&SGD[..], &["--set", RESNET18_BATCH], &one_epoch].concat();
+    let batch_norm = [&SGD[..], &FEW_SAVES, &["--set", RESNET18_BATCH], &one_epoch].concat();
     project.fitted(&[&batch_norm[..], &["--set", "run.batch_size=8", "--out", "one"]].concat());
     project.fit_together(2, &[&batch_norm[..], &["--set", "run.sync_batch_norm=true", "--out", "two"]].concat());
     project.fit_together(2, &[&batch_norm[..], &["--out", "separate"]].concat());
