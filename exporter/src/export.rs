@@ -7,7 +7,7 @@ use std::path::Path;
 
 use models::onnx_contract::{CHECK_KEY, PROVEN_KEY};
 use models::{Checkpoint, HeadOutputs, ModelSpec, Provenance, WeightsError};
-use ndarray::ArrayD;
+use ndarray::{Array3, ArrayD};
 use runtime::{Check, Engine, EngineOptions, Provider};
 
 use crate::accuracy::Accuracy;
@@ -96,90 +96,143 @@ pub fn export(
     on_progress: OnProgress,
 ) -> Result<Exported, ExportError> {
     let Checkpoint { spec: plain_spec, provenance, tensors, probe } = checkpoint;
-    let ExportOptions { precision: conversion, variant, accuracy, max_ap_drop, .. } = options;
-    let precision = conversion.precision;
-    if precision == Precision::Int8 && conversion.calibration.is_empty() {
+    let ExportOptions { precision: conversion, variant, .. } = options;
+    if conversion.precision == Precision::Int8 && conversion.calibration.is_empty() {
         return Err(ExportError::NoImages);
     }
-    let spec = variant.spec(&plain_spec)?;
-    let mut graph = folded(&plain_spec, tensors)?;
+    let spec = &variant.spec(&plain_spec)?;
+    let graph = folded(&plain_spec, tensors)?;
     conversion.keep_float.check(&graph)?;
     let verifier = Verifier { engine, probe: &probe };
-    let image = Check::image(&spec.preprocessing, variant.size());
-    if precision == Precision::Fp32 && variant.is_free() {
-        let model = NetworkFile::new(file.path(), &graph);
-        write_config(&graph, &file)?;
-        let outputs = checked_values(&graph);
-        let mut written = WrittenModel::new(encode(graph, &spec, &provenance, precision, &options.file), &file)?;
-        let (differences, expected) = verifier.prove(&model, &spec, &image)?;
-        written.append_check(outputs, &expected, precision, &file)?;
-        let ap = match accuracy {
-            Some(accuracy) => Some(accuracy.of(&model.path, engine, on_progress)?),
+    let export = Export { options, plain_spec: &plain_spec, spec, provenance: &provenance, verifier, file };
+    if conversion.precision == Precision::Fp32 && variant.is_free() {
+        export.plain(graph, on_progress)
+    } else {
+        export.converted(graph, on_progress)
+    }
+}
+
+/// An export whose options have been checked.
+struct Export<'a> {
+    options: &'a ExportOptions,
+    /// The checkpoint's spec.
+    plain_spec: &'a ModelSpec,
+    /// The spec of the file.
+    spec: &'a ModelSpec,
+    provenance: &'a Provenance,
+    verifier: Verifier<'a>,
+    file: OutputFile,
+}
+
+impl Export<'_> {
+    /// Exports the plain float32 file.
+    fn plain(self, graph: GraphProto, on_progress: OnProgress) -> Result<Exported, ExportError> {
+        let model = NetworkFile::new(self.file.path(), &graph);
+        let (mut written, outputs) = self.write(graph)?;
+        let (differences, expected) = self.verifier.prove(&model, self.spec, &self.image())?;
+        written.append_check(outputs, &expected, Precision::Fp32, &self.file)?;
+        let ap = self.measure_ap(&model.path, on_progress)?;
+        let (bytes, proven) = self.commit(written)?;
+        Ok(Exported { bytes, differences, precision_report: None, variant_differences: None, ap, proven })
+    }
+
+    /// Exports a file of another precision or variant, and compares it with the plain float32 file.
+    fn converted(self, mut graph: GraphProto, on_progress: OnProgress) -> Result<Exported, ExportError> {
+        let ExportOptions { precision: conversion, variant, .. } = self.options;
+        let precision = conversion.precision;
+        let fp32 = self.temporary("fp32.onnx", &graph)?;
+        let (differences, expected) = self.verifier.prove(&fp32, self.plain_spec, &self.image())?;
+        let converted = conversion.convert(&mut graph, self.spec, self.verifier.engine, on_progress)?;
+        // Images of all sizes need a file with dynamic sizes, with which the file itself is compared below.
+        let plain = match (precision, variant.is_free()) {
+            (Precision::Fp32, _) => None,
+            (_, true) => Some(NetworkFile::new(self.file.path(), &graph)),
+            (_, false) => Some(self.temporary("plain.onnx", &graph)?),
+        };
+        let converted_graph = graph.clone();
+        variant.apply(&mut graph, self.spec);
+        let (mut written, outputs) = self.write(graph)?;
+        written.append_check(outputs, &expected, precision, &self.file)?;
+
+        let comparison = match &plain {
+            Some(plain) => Some(self.verifier.compare_precision(&fp32, plain, self.spec, conversion)?),
             None => None,
         };
-        let proven = written.prove_on(&options.providers, verifier, &file)?;
-        file.commit(written.data.as_deref())?;
-        let bytes = written.bytes;
-        return Ok(Exported { bytes, differences, precision_report: None, variant_differences: None, ap, proven });
+        let variant_differences = match variant.is_free() {
+            true => None,
+            false => Some(self.compare_variant(plain.as_ref().unwrap_or(&fp32), &converted_graph)?),
+        };
+        let fp32_ap = match &comparison {
+            Some(_) => self.measure_ap(&fp32.path, on_progress)?,
+            None => None,
+        };
+        let ap = self.measure_ap(&self.file.path(), on_progress)?;
+        if let (Some(expected), Some(found), Some(max_drop)) = (fp32_ap, ap, self.options.max_ap_drop)
+            && expected - found > max_drop
+        {
+            return Err(ExportError::ApDrop { precision, found, expected, max_drop });
+        }
+        let precision_report = comparison.map(|comparison| PrecisionReport { converted, comparison, fp32_ap });
+        let (bytes, proven) = self.commit(written)?;
+        Ok(Exported { bytes, differences, precision_report, variant_differences, ap, proven })
     }
 
-    let temporary = |name: &str, graph: &GraphProto| -> Result<NetworkFile, ExportError> {
-        let path = file.folder().join(name);
-        write(&path, &to_bytes(graph.clone(), &plain_spec, &provenance), TOO_LARGE_TO_COMPARE)?;
+    /// The image of the file's check.
+    fn image(&self) -> Array3<f32> {
+        Check::image(&self.spec.preprocessing, self.options.variant.size())
+    }
+
+    /// Writes a plain file to compare with.
+    fn temporary(&self, name: &str, graph: &GraphProto) -> Result<NetworkFile, ExportError> {
+        let path = self.file.folder().join(name);
+        write(&path, &to_bytes(graph.clone(), self.plain_spec, self.provenance), TOO_LARGE_TO_COMPARE)?;
         Ok(NetworkFile::new(path, graph))
-    };
-    let fp32 = temporary("fp32.onnx", &graph)?;
-    let (differences, expected) = verifier.prove(&fp32, &plain_spec, &image)?;
-    let converted = conversion.convert(&mut graph, &spec, engine, on_progress)?;
-    // Images of all sizes need a file with dynamic sizes, with which the file itself is compared below.
-    let plain = match (precision, variant.is_free()) {
-        (Precision::Fp32, _) => None,
-        (_, true) => Some(NetworkFile::new(file.path(), &graph)),
-        (_, false) => Some(temporary("plain.onnx", &graph)?),
-    };
-    let converted_graph = graph.clone();
-    variant.apply(&mut graph, &spec);
-    write_config(&graph, &file)?;
-    let outputs = checked_values(&graph);
-    let mut written = WrittenModel::new(encode(graph, &spec, &provenance, precision, &options.file), &file)?;
-    written.append_check(outputs, &expected, precision, &file)?;
+    }
 
-    let comparison = match &plain {
-        Some(plain) => Some(verifier.compare_precision(&fp32, plain, &spec, conversion)?),
-        None => None,
-    };
-    let plain = plain.as_ref().unwrap_or(&fp32);
-    let variant_differences = match variant.is_free() {
-        true => None,
-        false => {
-            let with_threshold = |score_threshold: f32| {
-                let (mut graph, mut spec) = (converted_graph.clone(), spec.clone());
-                spec.postprocessing.score_threshold = score_threshold;
-                variant.apply(&mut graph, &spec);
-                let options = FileOptions { external_data: None, ..options.file.clone() };
-                encode(graph, &spec, &provenance, precision, &options).model
-            };
-            let with_threshold: Option<&dyn Fn(f32) -> Vec<u8>> =
-                if variant.selects() { Some(&with_threshold) } else { None };
-            Some(verifier.compare_variant(&plain.path, &file.path(), precision, with_threshold)?)
+    /// Writes the file. Also returns the outputs of its check.
+    fn write(&self, graph: GraphProto) -> io::Result<(WrittenModel, Vec<u8>)> {
+        if let Some(name) = self.file.model_name() {
+            fs::write(self.file.config(), triton::config(name, &graph))?;
         }
-    };
-    let [mut fp32_ap, mut ap] = [None; 2];
-    if let Some(accuracy) = accuracy {
-        if comparison.is_some() {
-            fp32_ap = Some(accuracy.of(&fp32.path, engine, on_progress)?);
+        let outputs = checked_values(&graph);
+        let precision = self.options.precision.precision;
+        let encoded = encode(graph, self.spec, self.provenance, precision, &self.options.file);
+        Ok((WrittenModel::new(encoded, &self.file)?, outputs))
+    }
+
+    /// Compares the file with the plain one of its precision, which has the graph `plain_graph`.
+    fn compare_variant(
+        &self,
+        plain: &NetworkFile,
+        plain_graph: &GraphProto,
+    ) -> Result<VariantDifferences, ExportError> {
+        let ExportOptions { precision: PrecisionOptions { precision, .. }, variant, file, .. } = self.options;
+        let with_threshold = |score_threshold: f32| {
+            let (mut graph, mut spec) = (plain_graph.clone(), self.spec.clone());
+            spec.postprocessing.score_threshold = score_threshold;
+            variant.apply(&mut graph, &spec);
+            let options = FileOptions { external_data: None, ..file.clone() };
+            encode(graph, &spec, self.provenance, *precision, &options).model
+        };
+        let with_threshold: Option<&dyn Fn(f32) -> Vec<u8>> =
+            if variant.selects() { Some(&with_threshold) } else { None };
+        self.verifier.compare_variant(&plain.path, &self.file.path(), *precision, with_threshold)
+    }
+
+    /// The AP of a file, if it is to be measured.
+    fn measure_ap(&self, model: &Path, on_progress: OnProgress) -> Result<Option<f64>, ExportError> {
+        match &self.options.accuracy {
+            Some(accuracy) => Ok(Some(accuracy.of(model, self.verifier.engine, on_progress)?)),
+            None => Ok(None),
         }
-        ap = Some(accuracy.of(&file.path(), engine, on_progress)?);
     }
-    if let (Some(expected), Some(found), &Some(max_drop)) = (fp32_ap, ap, max_ap_drop)
-        && expected - found > max_drop
-    {
-        return Err(ExportError::ApDrop { precision, found, expected, max_drop });
+
+    /// Proves the file on providers, and gives it its name. Returns its size, and the proofs.
+    fn commit(self, mut written: WrittenModel) -> Result<(usize, Vec<ProviderCheck>), ExportError> {
+        let proven = written.prove_on(&self.options.providers, self.verifier, &self.file)?;
+        self.file.commit(written.data.as_deref())?;
+        Ok((written.bytes, proven))
     }
-    let proven = written.prove_on(&options.providers, verifier, &file)?;
-    file.commit(written.data.as_deref())?;
-    let precision_report = comparison.map(|comparison| PrecisionReport { converted, comparison, fp32_ap });
-    Ok(Exported { bytes: written.bytes, differences, precision_report, variant_differences, ap, proven })
 }
 
 /// The bytes of the plain float32 ONNX file, not verified.
@@ -210,14 +263,6 @@ fn write(path: &Path, bytes: &[u8], too_large: &str) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large));
     }
     fs::write(path, bytes)
-}
-
-/// Writes the configuration of a model in a repository.
-fn write_config(graph: &GraphProto, file: &OutputFile) -> io::Result<()> {
-    match file.model_name() {
-        Some(name) => fs::write(file.config(), triton::config(name, graph)),
-        None => Ok(()),
-    }
 }
 
 /// A model on disk that is not committed yet.

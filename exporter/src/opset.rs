@@ -1,7 +1,6 @@
 //! Opsets: versions of the ONNX operators.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use crate::onnx::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto};
@@ -20,9 +19,6 @@ const AXES_ARE_INPUTS: i64 = 18;
 pub struct Opset(i64);
 
 impl Opset {
-    /// The versions that files may use.
-    pub const RANGE: RangeInclusive<i64> = MIN_VERSION..=MAX_VERSION;
-
     /// The version number.
     pub fn version(self) -> i64 {
         self.0
@@ -86,7 +82,7 @@ impl FromStr for Opset {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = text.parse().ok().filter(|version| Self::RANGE.contains(version));
+        let known = text.parse().ok().filter(|version| (MIN_VERSION..=MAX_VERSION).contains(version));
         known.map(Self).ok_or_else(|| format!("expected a version from {MIN_VERSION} to {MAX_VERSION}"))
     }
 }
@@ -98,7 +94,7 @@ mod tests {
 
     #[test]
     fn untested_versions_are_refused() {
-        for version in Opset::RANGE {
+        for version in MIN_VERSION..=MAX_VERSION {
             assert_eq!(version.to_string().parse::<Opset>().unwrap().version(), version);
         }
         for text in ["12", "27", "", "latest", "-1"] {

@@ -58,7 +58,7 @@ pub struct Image {
 }
 
 /// One ground truth box.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Annotation {
     /// Id in the data set.
     pub id: i64,

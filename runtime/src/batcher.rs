@@ -1,90 +1,29 @@
 //! The batcher: gathers the inputs of all callers into batches, and runs them on a thread per engine.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::num::NonZeroUsize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::slice;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+mod queue;
+mod worker;
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::call::{Cancellation, Priority};
 use crate::engine::{Engine, EngineError, Input, Outputs};
-
-/// What a batcher has run since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
-    /// Inputs of the network: one for each view of an image.
-    pub inputs: u64,
-    /// Runs of the network.
-    pub batches: u64,
-    /// Time in ONNX Runtime, summed over all engines.
-    pub network: Duration,
-    /// Number of runs that have failed since the last successful one; `u64::MAX` when the engines have stopped.
-    pub failures_in_a_row: u64,
-}
-
-/// Is told about every run of the network that succeeds.
-#[derive(Clone)]
-pub struct BatchObserver(Arc<Observe>);
-
-type Observe = dyn Fn(usize, Duration) + Send + Sync;
-
-impl BatchObserver {
-    /// Calls `observe` with the number of inputs and the time of a run, on the thread of its engine.
-    pub fn new(observe: impl Fn(usize, Duration) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(observe))
-    }
-}
-
-impl fmt::Debug for BatchObserver {
-    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
-        formatter.write_str("BatchObserver")
-    }
-}
-
-/// The outputs for one input.
-#[derive(Debug)]
-pub(crate) struct Inference<O = Outputs> {
-    /// Outputs of the batch that the input was in.
-    pub(crate) outputs: Arc<O>,
-    /// Index of the input in the batch.
-    pub(crate) row: usize,
-    /// Time from the submission until the batch started.
-    pub(crate) queued: Duration,
-    /// Time that the batch took.
-    pub(crate) network: Duration,
-}
+pub use queue::{BatchObserver, Statistics};
+pub(crate) use queue::{BatchOptions, Inference};
+use queue::{Job, Queue, Reply, Trial};
+use worker::{Run, Worker};
 
 /// An input whose outputs are still to come.
 #[derive(Debug)]
 pub(crate) struct Pending<O = Outputs>(Receiver<Reply<O>>);
-
-type Reply<O> = Result<Inference<O>, EngineError>;
 
 impl<O> Pending<O> {
     /// Waits for the outputs.
     pub(crate) fn wait(self) -> Reply<O> {
         self.0.recv().unwrap_or(Err(EngineError::Stopped))
     }
-}
-
-/// What a thread of the batcher does with a batch of inputs of one size.
-trait Run<O>: FnMut(&[&Input]) -> Result<O, EngineError> + Send + 'static {}
-
-impl<O, F: FnMut(&[&Input]) -> Result<O, EngineError> + Send + 'static> Run<O> for F {}
-
-/// How a batcher gathers inputs.
-#[derive(Clone, Debug)]
-pub(crate) struct BatchOptions {
-    /// Maximum number of inputs per batch.
-    pub(crate) max_batch: NonZeroUsize,
-    /// A smaller batch starts this long after its first input was submitted.
-    pub(crate) max_delay: Duration,
-    /// Is told about the runs.
-    pub(crate) observer: Option<BatchObserver>,
 }
 
 /// Runs inputs of many threads in batches. Dropping it waits for the batches that are running.
@@ -166,216 +105,11 @@ impl<O> Drop for Batcher<O> {
     }
 }
 
-#[derive(Debug)]
-struct Queue<O> {
-    state: Mutex<State<O>>,
-    /// Notified about new jobs and trials, and when the queue is closed.
-    changed: Condvar,
-    options: BatchOptions,
-}
-
-#[derive(Debug)]
-struct State<O> {
-    /// By priority, then in the order of submission.
-    waiting: VecDeque<Job<O>>,
-    trials: Vec<Trial>,
-    is_closed: bool,
-    /// Number of workers that are alive.
-    workers: usize,
-    statistics: Statistics,
-}
-
-impl<O> Default for State<O> {
-    fn default() -> Self {
-        let (waiting, trials) = (VecDeque::new(), Vec::new());
-        Self { waiting, trials, is_closed: false, workers: 0, statistics: Statistics::default() }
-    }
-}
-
-/// An input of the network.
-#[derive(Debug)]
-struct Job<O> {
-    input: Input<'static>,
-    submitted: Instant,
-    priority: Priority,
-    cancellation: Cancellation,
-    reply: SyncSender<Reply<O>>,
-}
-
-/// A batch for one engine.
-#[derive(Debug)]
-struct Trial {
-    /// Number of the engine's worker.
-    worker: usize,
-    inputs: Vec<Input<'static>>,
-    reply: SyncSender<Result<(), EngineError>>,
-}
-
-/// What a worker is to do next.
-enum Next<O> {
-    Batch(Vec<Job<O>>),
-    Trial(Trial),
-}
-
-impl<O> Job<O> {
-    fn send(&self, reply: Reply<O>) {
-        // Fails if the caller has gone.
-        let _ = self.reply.send(reply);
-    }
-}
-
-impl<O> Queue<O> {
-    /// Ignores poisoning: no panic leaves the state inconsistent.
-    fn lock(&self) -> MutexGuard<'_, State<O>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for the next batch of this worker: the first job and the next ones of its size. As every batch contains the
-    /// first job, no job waits for ever, unless there are always jobs of a higher priority. `None` when the queue is closed
-    /// and empty.
-    fn next(&self, worker: usize) -> Option<Next<O>> {
-        let BatchOptions { max_batch, max_delay, .. } = self.options;
-        let mut state = self.lock();
-        loop {
-            if let Some(position) = state.trials.iter().position(|trial| trial.worker == worker) {
-                return Some(Next::Trial(state.trials.swap_remove(position)));
-            }
-            state.drop_canceled();
-            let Some(first) = state.waiting.front() else {
-                if state.is_closed {
-                    return None;
-                }
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let size = first.input.size();
-            let is_alike = |job: &&Job<O>| job.input.size() == size;
-            let is_full = state.waiting.iter().filter(is_alike).take(max_batch.get()).count() == max_batch.get();
-            let delay = max_delay.saturating_sub(first.submitted.elapsed());
-            if is_full || state.is_closed || delay.is_zero() {
-                return Some(Next::Batch(state.take(size, max_batch.get())));
-            }
-            let waited = self.changed.wait_timeout(state, delay);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-impl<O> State<O> {
-    /// Removes the jobs that nobody waits for.
-    fn drop_canceled(&mut self) {
-        self.waiting.retain(|job| {
-            let is_canceled = job.cancellation.is_canceled();
-            if is_canceled {
-                job.send(Err(EngineError::Canceled));
-            }
-            !is_canceled
-        });
-    }
-
-    /// Removes the first jobs of this size, at most `count`.
-    fn take(&mut self, size: [usize; 2], count: usize) -> Vec<Job<O>> {
-        let mut taken = Vec::new();
-        let mut index = 0;
-        while taken.len() < count && index < self.waiting.len() {
-            if self.waiting[index].input.size() == size {
-                taken.extend(self.waiting.remove(index));
-            } else {
-                index += 1;
-            }
-        }
-        taken
-    }
-}
-
-/// A thread of the batcher. When the last one ends, also by a panic, waiting and later jobs fail instead of waiting for
-/// ever.
-struct Worker<O> {
-    number: usize,
-    queue: Arc<Queue<O>>,
-}
-
-impl<O> Worker<O> {
-    fn new(number: usize, queue: Arc<Queue<O>>) -> Self {
-        queue.lock().workers += 1;
-        Self { number, queue }
-    }
-
-    fn work(self, mut run: impl Run<O>) {
-        while let Some(next) = self.queue.next(self.number) {
-            let jobs = match next {
-                Next::Batch(jobs) => jobs,
-                Next::Trial(Trial { inputs, reply, .. }) => {
-                    let inputs: Vec<_> = inputs.iter().collect();
-                    // Fails if the caller has gone.
-                    let _ = reply.send(self.call(&mut run, &inputs).map(drop));
-                    continue;
-                }
-            };
-            let Err(error) = self.run(&mut run, &jobs) else { continue };
-            if let [job] = &jobs[..] {
-                job.send(Err(error));
-                continue;
-            }
-            // Only the input that fails is to fail, not those that happen to share its batch.
-            tracing::warn!("running the {} inputs of a failed batch one by one: {error}", jobs.len());
-            for job in &jobs {
-                if let Err(error) = self.run(&mut run, slice::from_ref(job)) {
-                    job.send(Err(error));
-                }
-            }
-        }
-    }
-
-    /// Runs a batch and sends the replies, unless it fails.
-    fn run(&self, run: &mut impl Run<O>, jobs: &[Job<O>]) -> Result<(), EngineError> {
-        let inputs: Vec<_> = jobs.iter().map(|job| &job.input).collect();
-        let started = Instant::now();
-        let outputs = self.call(run, &inputs);
-        let network = started.elapsed();
-        let mut state = self.queue.lock();
-        state.statistics.inputs += jobs.len() as u64;
-        state.statistics.batches += 1;
-        state.statistics.network += network;
-        drop(state);
-        let outputs = Arc::new(outputs?);
-        if let Some(BatchObserver(observe)) = &self.queue.options.observer {
-            observe(jobs.len(), network);
-        }
-        for (row, job) in jobs.iter().enumerate() {
-            let queued = started.duration_since(job.submitted);
-            job.send(Ok(Inference { outputs: Arc::clone(&outputs), row, queued, network }));
-        }
-        Ok(())
-    }
-
-    /// Calls `run` and counts its failures in a row. A panic is an error.
-    fn call(&self, run: &mut impl Run<O>, inputs: &[&Input]) -> Result<O, EngineError> {
-        // An engine is usable after a panic: ONNX Runtime does not unwind, and buffers are filled anew for every run.
-        let outputs = catch_unwind(AssertUnwindSafe(|| run(inputs)));
-        let outputs = outputs.unwrap_or_else(|panic| Err(EngineError::panicked(panic.as_ref())));
-        let failures = &mut self.queue.lock().statistics.failures_in_a_row;
-        *failures = if outputs.is_ok() { 0 } else { *failures + 1 };
-        outputs
-    }
-}
-
-impl<O> Drop for Worker<O> {
-    fn drop(&mut self) {
-        let mut state = self.queue.lock();
-        state.workers -= 1;
-        state.trials.retain(|trial| trial.worker != self.number);
-        if state.workers == 0 {
-            state.waiting.clear();
-            state.statistics.failures_in_a_row = u64::MAX;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::time::Duration;
 
     use ndarray::Array3;
 

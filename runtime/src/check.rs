@@ -84,11 +84,11 @@ impl Check {
         let model = || path.display().to_string();
         let file =
             Engine::open(path, &EngineOptions { onnxruntime: options.onnxruntime.clone(), ..Default::default() })?;
-        let foreign = |reason: &str| EngineError::Foreign { model: model(), reason: reason.to_owned() };
+        let not_exported = |reason: &str| EngineError::NotExported { model: model(), reason: reason.to_owned() };
         let text = file.info().check.as_deref();
-        let text = text.ok_or_else(|| foreign("its metadata has no check; export it with this version"))?;
+        let text = text.ok_or_else(|| not_exported("its metadata has no check; export it with this version"))?;
         let check: Self = serde_json::from_str(text)
-            .map_err(|error| foreign(&format!("its metadata key `{CHECK_KEY}` is {error}")))?;
+            .map_err(|error| not_exported(&format!("its metadata key `{CHECK_KEY}` is {error}")))?;
         let spec = &file.spec().preprocessing;
         let pixels = match file.pixel_type() {
             PixelType::Float => Pixels::Float(Self::image(spec, file.size()).into()),

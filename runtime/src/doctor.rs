@@ -154,6 +154,30 @@ fn check_model(model: &Path, options: &EngineOptions) -> Result<ModelCheck, Stri
     Ok(ModelCheck { passes: report.passes(), differences: report.to_string() })
 }
 
+impl ProviderCheck {
+    /// The lines of the text output.
+    fn rows(&self) -> Vec<[String; 2]> {
+        let Self { provider, outcome, check } = self;
+        let outcome = match outcome {
+            Ok(SmokeTest { smoke_test_ms: ms }) => format!("works; started in {ms:.0} ms"),
+            Err(reason) => format!("cannot start: {reason}"),
+        };
+        let tf32 = match provider.starts_with("cuda") {
+            true => "; float32 convolutions run in TF32 unless --no-tf32 is given",
+            false => "",
+        };
+        let check = check.as_ref().map(|check| match check {
+            Ok(ModelCheck { passes: true, differences }) => format!("right numbers: {differences}"),
+            Ok(ModelCheck { passes: false, differences }) => {
+                format!("WRONG NUMBERS: {differences}; use another provider, or update its libraries")
+            }
+            Err(reason) => format!("cannot run: {reason}"),
+        });
+        let check = check.map(|check| [format!("model on {provider}"), check]);
+        [[format!("--provider {provider}"), format!("{outcome}{tf32}")]].into_iter().chain(check).collect()
+    }
+}
+
 impl Health {
     /// The text output, without a final newline.
     fn text(&self) -> String {
@@ -198,26 +222,7 @@ impl Health {
                 rows.push([name.to_owned(), version.clone().unwrap_or_else(|| "not found".to_owned())]);
             }
         }
-        for ProviderCheck { provider, outcome, check } in &self.providers {
-            let outcome = match outcome {
-                Ok(SmokeTest { smoke_test_ms: ms }) => format!("works; started in {ms:.0} ms"),
-                Err(reason) => format!("cannot start: {reason}"),
-            };
-            let tf32 = if provider.starts_with("cuda") {
-                "; float32 convolutions run in TF32 unless --no-tf32 is given"
-            } else {
-                ""
-            };
-            rows.push([format!("--provider {provider}"), format!("{outcome}{tf32}")]);
-            let result = check.as_ref().map(|check| match check {
-                Ok(ModelCheck { passes: true, differences }) => format!("right numbers: {differences}"),
-                Ok(ModelCheck { passes: false, differences }) => {
-                    format!("WRONG NUMBERS: {differences}; use another provider, or update its libraries")
-                }
-                Err(reason) => format!("cannot run: {reason}"),
-            });
-            rows.extend(result.map(|result| [format!("model on {provider}"), result]));
-        }
+        rows.extend(self.providers.iter().flat_map(ProviderCheck::rows));
         let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);
         let lines = rows.iter().map(|[name, value]| format!("{name:<width$}  {value}"));
         lines.collect::<Vec<_>>().join("\n")

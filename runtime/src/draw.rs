@@ -31,39 +31,25 @@ pub struct Mark {
 /// Draws detections with boxes in pixels of `image`, the first (highest-scoring) on top. `classes` are the classes of
 /// the spec.
 pub fn draw(image: &mut RgbImage, detections: &[Detection], classes: &[Class]) {
-    draw_with_truth(image, detections, classes, &[]);
-}
-
-/// As [`draw`]; also draws ground-truth boxes, in pixels of `image`, as black and white dashes, which are visible on
-/// any background and on the boxes of detections.
-pub fn draw_with_truth(image: &mut RgbImage, detections: &[Detection], classes: &[Class], truth: &[BoundingBox]) {
     let mark = |detection: &Detection| {
         let name = classes.get(detection.class_index).map_or("?", |class| class.name.as_str());
         let tag = Some(format!("{name} {:.2}", detection.score));
         Mark { bounding_box: detection.bounding_box, color: color(detection.class_index), tag }
     };
-    paint(image, &detections.iter().map(mark).collect::<Vec<_>>(), truth);
+    draw_marks(image, &detections.iter().map(mark).collect::<Vec<_>>());
 }
 
 /// Draws boxes, the first on top.
 pub fn draw_marks(image: &mut RgbImage, marks: &[Mark]) {
-    paint(image, marks, &[]);
-}
-
-fn paint(image: &mut RgbImage, marks: &[Mark], dashed: &[BoundingBox]) {
     let pen = Pen::new(image);
     let areas = marks.iter().rev().filter_map(|mark| Some((mark, Area::of(&mark.bounding_box, image)?)));
     let areas: Vec<_> = areas.collect();
-    let dashed: Vec<_> = dashed.iter().filter_map(|bounding_box| Area::of(bounding_box, image)).collect();
     // Boxes are drawn before tags, so that no line crosses a tag.
     for (mark, area) in &areas {
         match mark.tag {
             Some(_) => pen.outline(image, *area, mark.color),
             None => area.fill_around(area.grow(-1), image, mark.color),
         }
-    }
-    for area in dashed {
-        pen.dashes(image, area);
     }
     for (mark, area) in &areas {
         if let Some(tag) = &mark.tag {
@@ -159,24 +145,6 @@ impl Pen {
         area.grow(1).fill_around(area, image, contrast(color));
         area.fill_around(inner, image, color);
         inner.fill_around(inner.grow(-1), image, contrast(color));
-    }
-
-    /// Draws dashes inside the edge of the box.
-    fn dashes(&self, image: &mut RgbImage, area: Area) {
-        let length = 4 * self.width;
-        let color = |start: i64, from: i64| if (start - from) / length % 2 == 0 { WHITE } else { BLACK };
-        for left in (area.left..area.right).step_by(length as usize) {
-            let right = (left + length).min(area.right);
-            for top in [area.top, area.bottom - self.width] {
-                Area { left, top, right, bottom: top + self.width }.fill(image, color(left, area.left));
-            }
-        }
-        for top in (area.top..area.bottom).step_by(length as usize) {
-            let bottom = (top + length).min(area.bottom);
-            for left in [area.left, area.right - self.width] {
-                Area { left, top, right: left + self.width, bottom }.fill(image, color(top, area.top));
-            }
-        }
     }
 
     /// Draws a filled tag above the box, or inside it if there is no room above; it is moved to stay inside the image.
@@ -291,21 +259,6 @@ mod tests {
     }
 
     #[test]
-    fn dashes_are_visible_on_any_background_and_cover_only_the_edge() {
-        for background in [BLACK, WHITE, color(0)] {
-            let mut image = RgbImage::from_pixel(200, 200, background);
-            draw_with_truth(&mut image, &[], &classes(), &[BoundingBox::new(50.0, 80.0, 150.0, 180.0)]);
-            for half in [0..100, 100..200] {
-                let line = half.flat_map(|y| (50..150).map(move |x| (x, y)));
-                let shown = line.map(|(x, y)| image.get_pixel(x, y)).filter(|pixel| **pixel != background).count();
-                assert!(shown > 60, "{shown} pixels on {background:?}");
-            }
-            assert_eq!(image.get_pixel(100, 130), &background);
-            assert_eq!(image.get_pixel(49, 130), &background);
-        }
-    }
-
-    #[test]
     fn tags_stay_inside_the_image() {
         // A tag inside the image has rows of only its color above and below the letters.
         for (x1, y1, x2, y2) in [(0.0, 0.0, 30.0, 30.0), (170.0, 0.0, 200.0, 20.0), (180.0, 90.0, 200.0, 100.0)] {
@@ -324,8 +277,7 @@ mod tests {
             for x in odd {
                 for y in odd {
                     let detections = [detection(0, x, y, y, x), detection(1, x, x, y, y), detection(9, y, x, 2.0, 2.0)];
-                    let boxes = detections.map(|detection| detection.bounding_box);
-                    draw_with_truth(&mut image, &detections, &classes(), &boxes);
+                    draw(&mut image, &detections, &classes());
                 }
             }
         }

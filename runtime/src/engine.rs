@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use models::ModelSpec;
 use models::onnx_contract::{IMAGES, SIZES};
-use ndarray::{ArrayView3, ArrayView4};
+use ndarray::ArrayView4;
 use ort::session::builder::SessionBuilder;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef};
@@ -129,8 +129,9 @@ impl Engine {
             }
             provider => (start(provider)?, provider, SkippedProviders::new()),
         };
-        let info = ModelInfo::read(&session).map_err(|reason| EngineError::Foreign { model: model.clone(), reason })?;
-        let contract = Contract::read(&session).map_err(|reason| EngineError::Foreign { model, reason })?;
+        let info =
+            ModelInfo::read(&session).map_err(|reason| EngineError::NotExported { model: model.clone(), reason })?;
+        let contract = Contract::read(&session).map_err(|reason| EngineError::NotExported { model, reason })?;
         if matches!(provider, Provider::Tensorrt { .. })
             && contract.size.is_none()
             && options.tensorrt.profile.is_none()
@@ -231,25 +232,8 @@ impl Engine {
     /// # Errors
     /// When the file does not accept the input's type or shape, and when ONNX Runtime fails.
     pub fn run(&self, images: ArrayView4<f32>) -> Result<Outputs, EngineError> {
-        let images: Vec<_> = images.outer_iter().collect();
-        self.run_each(&images)
-    }
-
-    /// As [`Engine::run`], on separate images `[3, H, W]` of one size.
-    ///
-    /// # Errors
-    /// As [`Engine::run`].
-    pub fn run_each(&self, images: &[ArrayView3<f32>]) -> Result<Outputs, EngineError> {
-        self.run_padded(images, 0)
-    }
-
-    /// As [`Engine::run_each`], with the batch padded with zeros to at least `batch` images.
-    ///
-    /// # Errors
-    /// As [`Engine::run`].
-    pub fn run_padded(&self, images: &[ArrayView3<f32>], batch: usize) -> Result<Outputs, EngineError> {
-        let inputs: Vec<_> = images.iter().map(|image| Input::from(*image)).collect();
-        self.run_inputs(&inputs.iter().collect::<Vec<_>>(), batch)
+        let inputs: Vec<_> = images.outer_iter().map(Input::from).collect();
+        self.run_inputs(&inputs.iter().collect::<Vec<_>>(), 0)
     }
 
     /// Runs the network on an input and returns the values of these float32 outputs, of the first image of the batch.

@@ -157,14 +157,9 @@ mod samples {
     /// others as the next class.
     pub(super) fn report(classes: &[&str], details: &Details) -> EvaluationReport {
         let rectangle = |index: usize| Rectangle { x: 50.0 * index as f64, y: 0.0, width: 40.0, height: 40.0 };
-        let objects = (0..classes.len() - 1).map(|class_index| Annotation {
-            id: 1,
-            image: 0,
-            class_index,
-            rectangle: rectangle(class_index),
-            area: 1600.0,
-            crowd: false,
-            difficult: false,
+        let objects = (0..classes.len() - 1).map(|class_index| {
+            let rectangle = rectangle(class_index);
+            Annotation { class_index, rectangle, area: 1600.0, ..Annotation::default() }
         });
         let detections = (0..classes.len() - 1).map(|index| ScoredBox {
             image: 0,

@@ -37,18 +37,10 @@ pub use write::{is_jpeg, to_jpeg, write};
 /// # Errors
 /// When the file cannot be read, has an unsupported format, is damaged or truncated, or exceeds [`Limits::DEFAULT`].
 pub fn read(path: impl AsRef<Path>) -> Result<RgbImage, ImageFileError> {
-    read_within(path, &Limits::DEFAULT)
+    read_with(path.as_ref(), &Limits::DEFAULT, |_| ()).map(|(image, ())| image)
 }
 
-/// As [`read`], with the given limits.
-///
-/// # Errors
-/// As [`read`].
-pub fn read_within(path: impl AsRef<Path>, limits: &Limits) -> Result<RgbImage, ImageFileError> {
-    read_with(path.as_ref(), limits, |_| ()).map(|(image, ())| image)
-}
-
-/// As [`read_within`]. Waits for the pixels in the budget before memory is allocated for them.
+/// As [`read`], with the given limits. Waits for the pixels in the budget before memory is allocated for them.
 ///
 /// # Errors
 /// As [`read`].
@@ -84,18 +76,10 @@ fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
 /// # Errors
 /// As [`read`].
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
-    decode_within(bytes, &Limits::DEFAULT)
+    decode_with(bytes.into(), &Limits::DEFAULT, |_| ()).map(|(image, ())| image)
 }
 
-/// As [`decode`], with the given limits.
-///
-/// # Errors
-/// As [`read`].
-pub fn decode_within(bytes: &[u8], limits: &Limits) -> Result<RgbImage, DecodeError> {
-    decode_with(bytes.into(), limits, |_| ()).map(|(image, ())| image)
-}
-
-/// As [`decode_within`]. Waits for the pixels in the budget before memory is allocated for them.
+/// As [`decode`], with the given limits. Waits for the pixels in the budget before memory is allocated for them.
 ///
 /// # Errors
 /// As [`read`].

@@ -1,5 +1,8 @@
 //! Post-processing: from the network's scores and offsets to detections.
 
+mod limits;
+mod top_k;
+
 use models::evaluation::MAX_DETECTIONS;
 use models::spec::{Clip, Suppression};
 use models::{Anchors, BoundingBox, ModelSpec, Placement};
@@ -7,6 +10,8 @@ use ndarray::{ArrayView1, ArrayView2};
 
 use crate::nms::{ByDescendingScore, KeptBoxes, Rank};
 use crate::soft_nms::{GroupedBox, soft_nms};
+use limits::Limits;
+use top_k::TopK;
 
 /// A detected object.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -232,16 +237,7 @@ impl<'a> Selection<'a> {
 
     fn limits(&self) -> Limits {
         let rules = &self.spec.postprocessing;
-        let (max, max_per_class) =
-            (rules.max_detections.unwrap_or(usize::MAX), self.max_per_class.unwrap_or(usize::MAX));
-        Limits {
-            max,
-            max_per_class,
-            skip: rules.max_detections.is_none() && rules.suppression == Suppression::PerClass,
-            kept: 0,
-            kept_of_class: vec![0; self.spec.class_count()],
-            full_classes: 0,
-        }
+        Limits::new(rules.max_detections, self.max_per_class, rules.suppression, self.spec.class_count())
     }
 
     /// Soft-NMS: lowers the scores of overlapping boxes, and keeps those that still exceed the threshold.
@@ -289,87 +285,6 @@ impl<'a> Selection<'a> {
             Suppression::PerClass => class_index,
             Suppression::ClassAgnostic => 0,
         }
-    }
-}
-
-/// Counts the detections kept by NMS.
-struct Limits {
-    /// Maximum number of detections, including those that exceed `max_per_class`.
-    max: usize,
-    max_per_class: usize,
-    /// Whether further candidates of a class that has `max_per_class` affect nothing: they suppress no boxes of other
-    /// classes, and do not count towards `max`.
-    skip: bool,
-    kept: usize,
-    kept_of_class: Vec<usize>,
-    /// Number of classes that have `max_per_class`.
-    full_classes: usize,
-}
-
-impl Limits {
-    /// Whether no further detection can follow.
-    fn are_reached(&self) -> bool {
-        self.kept >= self.max || self.full_classes == self.kept_of_class.len()
-    }
-
-    /// Whether the candidates of a class need not be considered.
-    fn skips(&self, class_index: usize) -> bool {
-        self.skip && self.kept_of_class[class_index] >= self.max_per_class
-    }
-
-    /// Counts a box; whether it is a detection.
-    fn take(&mut self, class_index: usize) -> bool {
-        self.kept += 1;
-        let count = &mut self.kept_of_class[class_index];
-        *count += 1;
-        self.full_classes += usize::from(*count == self.max_per_class);
-        *count <= self.max_per_class
-    }
-}
-
-/// Collects the `limit` highest scores above a threshold. The threshold rises once more than that are found.
-struct TopK {
-    threshold: f32,
-    limit: usize,
-    ranks: Vec<Rank>,
-}
-
-impl TopK {
-    fn new(threshold: f32, limit: usize) -> Self {
-        Self { threshold, limit, ranks: Vec::new() }
-    }
-
-    /// Adds the scores above the threshold; `first` is the index of `scores[0]`. Few of millions of scores exceed it,
-    /// so whole blocks are skipped, as fast as memory allows.
-    fn scan(&mut self, scores: &[f32], first: usize, wanted: impl Fn(usize) -> bool) {
-        const BLOCK: usize = 64;
-        for (block, start) in scores.chunks(BLOCK).zip((first..).step_by(BLOCK)) {
-            let threshold = self.threshold;
-            if block.iter().fold(false, |any, score| any | (*score > threshold)) {
-                let above = block.iter().zip(start..).filter(|(score, _)| **score > threshold);
-                let wanted = above.filter(|(_, index)| wanted(*index));
-                self.ranks.extend(wanted.map(|(score, index)| Rank::new(*score, index)));
-                // Selecting only at twice the limit keeps the amortized cost per score constant.
-                if self.ranks.len() / 2 >= self.limit {
-                    self.select();
-                }
-            }
-        }
-    }
-
-    /// Drops all but the highest scores. The lowest of these becomes the threshold, since later scores must exceed it.
-    fn select(&mut self) {
-        if self.ranks.len() > self.limit {
-            if let Some(last) = self.limit.checked_sub(1) {
-                self.threshold = self.ranks.select_nth_unstable(last).1.score();
-            }
-            self.ranks.truncate(self.limit);
-        }
-    }
-
-    fn into_ranks(mut self) -> Vec<Rank> {
-        self.select();
-        self.ranks
     }
 }
 

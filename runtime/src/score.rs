@@ -142,15 +142,8 @@ mod tests {
     #[test]
     fn more_objects_than_counted_detections_are_noted() {
         let path = Path::new("truth.json");
-        let object = |id| Annotation {
-            id,
-            image: 0,
-            class_index: 0,
-            rectangle: Rectangle { x: 0.0, y: 0.0, width: 5.0, height: 5.0 },
-            area: 25.0,
-            crowd: id == 101,
-            difficult: false,
-        };
+        let rectangle = Rectangle { x: 0.0, y: 0.0, width: 5.0, height: 5.0 };
+        let object = |id| Annotation { id, rectangle, area: 25.0, crowd: id == 101, ..Annotation::default() };
         let truth = |count| {
             let images = vec![Image { id: 1, file_name: "a.png".to_owned(), width: 9, height: 9 }];
             let classes = vec![Class { id: 1, name: "cell".to_owned() }];

@@ -3,13 +3,13 @@
 mod args;
 mod app;
 mod backend;
-mod check;
 mod connections;
 mod http;
 mod metrics;
 mod model_store;
 mod page;
 mod queue;
+mod readiness;
 mod repository;
 mod request_log;
 mod signals;
@@ -27,7 +27,7 @@ use runtime::progress::{self, say};
 use runtime::protocol::ModelDescription;
 use runtime::{BatchObserver, PixelBudget};
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use app::AppState;
 pub(crate) use args::{ServeArgs, with_environment};
@@ -51,7 +51,7 @@ const LAST_REQUESTS: Duration = Duration::from_millis(100);
 /// Serves until Ctrl-C or a termination signal.
 pub(crate) fn run(args: ServeArgs) -> Result<()> {
     if args.check {
-        return check::run(&args.listen);
+        return readiness::check(&args.listen);
     }
     let (listener, address) = listen(&args.listen).map_err(|error| {
         anyhow!("cannot listen on `{}`: {error}; choose another with --listen ADDRESS:PORT", args.listen)
@@ -67,7 +67,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
 async fn serve(args: Arc<ServeArgs>, listener: TcpListener, address: SocketAddr) -> Result<()> {
     let mut signals = Signals::new(args.reloads())?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::default());
     let models = Arc::new(ModelStore::new(args.repository(), opener(Arc::clone(&args), Arc::clone(&metrics))));
     let app = Arc::new(AppState {
         settings: args.settings(),
@@ -120,18 +120,24 @@ async fn maintain(args: &ServeArgs, app: &Arc<AppState>) -> anyhow::Error {
         loaded => report(loaded),
     }
     app.is_started.store(true, Relaxed);
-    let mut trials = interval(TRIAL_INTERVAL);
-    trials.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut polls = interval(args.poll_models.map_or(Duration::from_secs(86_400), Duration::from_secs));
-    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut trials = every(TRIAL_INTERVAL);
+    let mut polls = args.poll_models.map(|seconds| every(Duration::from_secs(seconds)));
     loop {
         tokio::select! {
             _ = trials.tick() => try_failed_models(&app.models).await,
-            _ = polls.tick() => if args.poll_models.is_some() {
+            // Without polls, never.
+            Some(_) = async { Some(polls.as_mut()?.tick().await) } => {
                 report(load(Retry::Changed).await.map_err(anyhow::Error::from).flatten());
-            },
+            }
         }
     }
+}
+
+/// Ticks at once, and then as often as this; not faster to make up for what took longer.
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// Runs the networks that have failed once more: a model that works again is ready again.

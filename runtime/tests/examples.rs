@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(dead_code, reason = "not every test uses all of the fixture")]
 
+#[path = "cli/fixture.rs"]
 mod fixture;
 #[path = "../examples/folder.rs"]
 mod for_a_folder;

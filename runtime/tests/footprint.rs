@@ -1,16 +1,18 @@
-//! `runtime` leaves no files behind, sends no telemetry, and loads no library from the current folder.
+//! `runtime` leaves no files behind, sends no telemetry, and loads no library from the current folder. A program of its own,
+//! since it notices what other programs of the tests open.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(dead_code, reason = "not every test uses all of the fixture")]
 
+#[path = "cli/fixture.rs"]
 mod fixture;
 #[path = "../../tests/src/footprint.rs"]
 mod footprint;
 
 use std::fs;
 
-use fixture::{detect, folder, json};
+use fixture::{detect, folder, json, program, tiny_model};
 use footprint::run_without_footprint;
 
 #[test]
@@ -30,8 +32,8 @@ fn two_thousand_file_names_are_accepted() {
     let names: Vec<_> = (0..2000).map(|number| format!("a-rather-long-name-of-an-image-{number:05}.png")).collect();
     names.iter().for_each(|name| fs::write(folder.path().join(name), &png).unwrap());
     let model = folder.path().join("tiny.onnx");
-    fs::write(&model, fixture::tiny_model()).unwrap();
-    let mut command = fixture::program(&folder);
+    fs::write(&model, tiny_model()).unwrap();
+    let mut command = program(&folder);
     let command = command.arg("detect").arg("--model").arg(&model).args(["--ndjson", "-"]).args(&names);
     let output = run_without_footprint(command);
     let stdout = String::from_utf8(output.stdout).unwrap();

@@ -3,12 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(dead_code, reason = "not every test uses all of the fixture")]
 
+#[path = "cli/fixture.rs"]
 mod fixture;
 
 use std::sync::{Arc, Mutex};
 
 use ndarray::Array3;
-use runtime::{Detector, DetectorOptions, Engine, EngineOptions, image_file};
+use runtime::{Detector, DetectorOptions, Engine, EngineOptions, Input, image_file};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
@@ -71,10 +72,11 @@ fn padding_a_batch_does_not_change_outputs() {
     let image =
         |seed: usize| Array3::from_shape_fn((3, 64, 96), |(c, y, x)| ((x * y + 7 * c + seed) % 11) as f32 / 5.0 - 1.0);
     let images = [image(0), image(3)];
-    let views: Vec<_> = images.iter().map(|image| image.view()).collect();
-    let expected = engine.run_each(&views).unwrap().into_dense().unwrap();
-    for batch in [0, 1, 2, 5] {
-        let found = engine.run_padded(&views, batch).unwrap().into_dense().unwrap();
+    let inputs = images.each_ref().map(|image| Input::from(image.view()));
+    let inputs = inputs.each_ref();
+    let expected = engine.run_inputs(&inputs, 0).unwrap().into_dense().unwrap();
+    for batch in [1, 2, 5] {
+        let found = engine.run_inputs(&inputs, batch).unwrap().into_dense().unwrap();
         assert_eq!(found.scores().dim(), expected.scores().dim());
         let near = |a: &f32, b: &f32| (a - b).abs() <= 1e-6;
         assert!(found.scores().iter().zip(&expected.scores()).all(|(a, b)| near(a, b)), "{batch}");

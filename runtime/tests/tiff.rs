@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
-#[path = "fixture/orthomosaic.rs"]
+#[path = "cli/orthomosaic.rs"]
 mod orthomosaic;
 
 use std::fs;
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 use image::imageops::crop_imm;
 use orthomosaic::{SIZE, pixel, write_orthomosaic};
-use runtime::image_file::{DecodeError, Limits, Region, TiffReader, decode, read, read_within, size};
+use runtime::PixelBudget;
+use runtime::image_file::{DecodeError, Limits, Region, TiffReader, decode, read, read_reserved, size};
 
 /// Made by `fixtures/tiff.py`, which also says where Pillow is not the norm.
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiff");
@@ -132,7 +133,7 @@ fn a_truncated_file_says_so_and_a_large_image_names_the_flag() {
     let bytes = fs::read(&path).unwrap();
     assert!(matches!(decode(&bytes[..bytes.len() - 1]), Err(DecodeError::Truncated)));
     let limits = Limits { pixels: 100, ..Limits::DEFAULT };
-    let text = read_within(&path, &limits).unwrap_err().to_string();
+    let text = read_reserved(&path, &limits, &PixelBudget::new(100)).unwrap_err().to_string();
     assert!(text.ends_with("24x17 pixels exceed the limit of 100 pixels (--max-pixels)"), "{text}");
 }
 

@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 # Sizes are height x width of the network's input; image files have width x height.
 if [[ $dry ]]; then
-    depth=18 height=128 width=160 batch=2 batches=1,2 fixed_batch=2 steps=2 runs=2 warm_up=1 group=2
+    depth=18 height=64 width=96 batch=2 batches=1,2 fixed_batch=2 steps=2 runs=2 warm_up=1 group=2
 else
     depth=50 height=800 width=1344 batch=8 batches=1,8,16 fixed_batch=16 steps=30 runs=96 warm_up=16 group=6
 fi

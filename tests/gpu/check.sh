@@ -10,11 +10,11 @@ name=check budget=310
 source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 
 if [[ $dry ]]; then
-    images=(--train 96 --val 8 --test 16) epochs=1 starts=2 steps=2 min_ap50=0
+    images=(--train 96 --val 2 --test 8) epochs=1 starts=2 steps=2 side=64 min_ap50=0
 else
-    images=(--train 1000 --val 50 --test 200) epochs=8 starts=20 steps=50 min_ap50=0.5
+    images=(--train 1000 --val 50 --test 200) epochs=8 starts=20 steps=50 side=192 min_ap50=0.5
 fi
-export epochs starts steps min_ap50
+export epochs starts steps side min_ap50
 
 machine() {
     date -u +%Y-%m-%d
@@ -77,7 +77,7 @@ agree_without_tf32() { NVIDIA_TF32_OVERRIDE=0 agree "$@"; }
 # bench PRECISION: times training steps without checking their results.
 bench() {
     config 1 "precision: $1\n  channels_last: true" >"$1.yaml"
-    "$bin/trainer" bench --config "$1.yaml" --device "$device" --steps "$steps" --width 192 --height 192 \
+    "$bin/trainer" bench --config "$1.yaml" --device "$device" --steps "$steps" --width "$side" --height "$side" \
         --json bench.json
     "$here/figures.py" train bench.json | tee "$figures"
 }

@@ -27,7 +27,7 @@ pub enum EngineError {
     #[error(
         "`{model}` is not a RetinaNet written by `exporter`: {reason}; pass a file written by `exporter --out FILE.onnx`"
     )]
-    Foreign {
+    NotExported {
         /// The file.
         model: String,
         /// What is missing or different.

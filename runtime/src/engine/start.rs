@@ -34,7 +34,7 @@ pub(crate) fn session(
     let loaded = library::load(options.onnxruntime.as_deref())?;
     let session_error = |error: ort::Error| match error.code() {
         ort::ErrorCode::InvalidProtobuf => {
-            EngineError::Foreign { model: model.to_owned(), reason: "it is not an ONNX file".to_owned() }
+            EngineError::NotExported { model: model.to_owned(), reason: "it is not an ONNX file".to_owned() }
         }
         _ if is_fallback(error.message()) => EngineError::Fallback { model: model.to_owned(), provider },
         _ => EngineError::Session { model: model.to_owned(), provider, reason: ort_message(&error) },
@@ -78,75 +78,79 @@ fn register(
 ) -> Result<SessionBuilder, EngineError> {
     let provider = options.provider;
     let error = |reason: String| EngineError::Provider { provider, reason };
-    let cuda = |device: u16| {
-        let cuda = ep::CUDA::default()
-            .with_device_id(device.into())
-            // The default, doubling the arena, would reserve memory that a new input size does not need.
-            .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
-            // cuDNN 9's heuristic B, its best one. No search caches its results for input shapes that recur.
-            .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-            // Tensor cores compute in NHWC; otherwise each convolution transposes its input and output.
-            .with_prefer_nhwc(true)
-            .with_fuse_conv_bias(true)
-            .with_tf32(!options.no_tf32);
-        let cuda = cuda.with_cuda_graph(options.cuda_graphs);
-        match options.cuda_memory {
-            Some(bytes) => cuda.with_memory_limit(bytes),
-            None => cuda,
-        }
-    };
-    let (providers, remedy): (Vec<ExecutionProviderDispatch>, _) = match provider {
+    let (providers, remedy) = match provider {
         Provider::Cpu | Provider::Auto => return Ok(builder),
-        Provider::Cuda { device } => {
-            require_provider::<ep::CUDA>("`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH")
-                .map_err(error)?;
-            library.preload_cuda();
-            // Without cuDNN, ONNX Runtime starts but fails at the first convolution.
-            library::require(
-                "libcudnn.so.9",
-                "install cuDNN 9 with `make setup CUDA=1` or pip's `nvidia-cudnn-cu13` wheel",
-            )
-            .map_err(error)?;
-            let cuda = cuda(device).build().error_on_failure();
-            (vec![cuda], "it needs NVIDIA's driver, CUDA 13 and cuDNN 9; `make setup CUDA=1` installs the last two")
-        }
-        Provider::Tensorrt { device } => {
-            require_provider::<ep::TensorRT>(
-                "`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH",
-            )
-            .map_err(error)?;
-            library.preload_cuda();
-            library.preload_tensorrt();
-            let tensorrt = tensorrt(device, &options.tensorrt).map_err(error)?.build().error_on_failure();
-            // CUDA runs the operators that TensorRT does not support.
-            let cuda = cuda(device).build().error_on_failure();
-            (
-                vec![tensorrt, cuda],
-                "it needs NVIDIA's driver, CUDA 13, cuDNN 9, and TensorRT 10 (libnvinfer.so.10, libnvonnxparser.so.10) in the \
-                 library path; pip's `tensorrt-cu13` wheel contains it",
-            )
-        }
+        Provider::Cuda { device } => (
+            cuda(device, options, library),
+            "it needs NVIDIA's driver, CUDA 13 and cuDNN 9; `make setup CUDA=1` installs the last two",
+        ),
+        Provider::Tensorrt { device } => (
+            tensorrt(device, options, library),
+            "it needs NVIDIA's driver, CUDA 13, cuDNN 9, and TensorRT 10 (libnvinfer.so.10, libnvonnxparser.so.10) in the \
+             library path; pip's `tensorrt-cu13` wheel contains it",
+        ),
         Provider::Openvino { device } => {
-            require_provider::<ep::OpenVINO>(
-                "pip's `onnxruntime-openvino` wheel, with ORT_DYLIB_PATH set to its capi/libonnxruntime.so.*",
-            )
-            .map_err(error)?;
-            let openvino = ep::OpenVINO::default().with_device_type(match device {
-                OpenvinoDevice::Cpu => "CPU",
-                OpenvinoDevice::Gpu => "GPU",
-                OpenvinoDevice::Npu => "NPU",
-            });
-            let openvino = match options.threads {
-                Some(threads) => openvino.with_num_threads(threads),
-                None => openvino,
-            };
-            (
-                vec![openvino.build().error_on_failure()],
-                "it needs OpenVINO's libraries next to ONNX Runtime's, and the device's driver",
-            )
+            (openvino(device, options), "it needs OpenVINO's libraries next to ONNX Runtime's, and the device's driver")
         }
     };
-    builder.with_execution_providers(providers).map_err(|failure| error(format!("{}; {remedy}", ort_message(&failure))))
+    let registered = builder.with_execution_providers(providers.map_err(error)?);
+    registered.map_err(|failure| error(format!("{}; {remedy}", ort_message(&failure))))
+}
+
+/// Builds of ONNX Runtime with CUDA and TensorRT.
+const NVIDIA_BUILDS: &str = "`make setup CUDA=1`, or pip's `onnxruntime-gpu` wheel and ORT_DYLIB_PATH";
+
+fn cuda(device: u16, options: &EngineOptions, library: &Library) -> Result<Vec<ExecutionProviderDispatch>, String> {
+    require_provider::<ep::CUDA>(NVIDIA_BUILDS)?;
+    library.preload_cuda();
+    // Without cuDNN, ONNX Runtime starts but fails at the first convolution.
+    let remedy = "install cuDNN 9 with `make setup CUDA=1` or pip's `nvidia-cudnn-cu13` wheel";
+    library::require("libcudnn.so.9", remedy)?;
+    Ok(vec![cuda_options(device, options)])
+}
+
+fn cuda_options(device: u16, options: &EngineOptions) -> ExecutionProviderDispatch {
+    let cuda = ep::CUDA::default()
+        .with_device_id(device.into())
+        // The default, doubling the arena, would reserve memory that a new input size does not need.
+        .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+        // cuDNN 9's heuristic B, its best one. No search caches its results for input shapes that recur.
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+        // Tensor cores compute in NHWC; otherwise each convolution transposes its input and output.
+        .with_prefer_nhwc(true)
+        .with_fuse_conv_bias(true)
+        .with_tf32(!options.no_tf32)
+        .with_cuda_graph(options.cuda_graphs);
+    let cuda = match options.cuda_memory {
+        Some(bytes) => cuda.with_memory_limit(bytes),
+        None => cuda,
+    };
+    cuda.build().error_on_failure()
+}
+
+fn tensorrt(device: u16, options: &EngineOptions, library: &Library) -> Result<Vec<ExecutionProviderDispatch>, String> {
+    require_provider::<ep::TensorRT>(NVIDIA_BUILDS)?;
+    library.preload_cuda();
+    library.preload_tensorrt();
+    let tensorrt = tensorrt_options(device, &options.tensorrt)?.build().error_on_failure();
+    // CUDA runs the operators that TensorRT does not support.
+    Ok(vec![tensorrt, cuda_options(device, options)])
+}
+
+fn openvino(device: OpenvinoDevice, options: &EngineOptions) -> Result<Vec<ExecutionProviderDispatch>, String> {
+    require_provider::<ep::OpenVINO>(
+        "pip's `onnxruntime-openvino` wheel, with ORT_DYLIB_PATH set to its capi/libonnxruntime.so.*",
+    )?;
+    let openvino = ep::OpenVINO::default().with_device_type(match device {
+        OpenvinoDevice::Cpu => "CPU",
+        OpenvinoDevice::Gpu => "GPU",
+        OpenvinoDevice::Npu => "NPU",
+    });
+    let openvino = match options.threads {
+        Some(threads) => openvino.with_num_threads(threads),
+        None => openvino,
+    };
+    Ok(vec![openvino.build().error_on_failure()])
 }
 
 /// Checks that this build of ONNX Runtime includes the provider; `remedy` names builds that do.
@@ -158,7 +162,7 @@ fn require_provider<P: ExecutionProvider>(remedy: &str) -> Result<(), String> {
     }
 }
 
-fn tensorrt(device: u16, options: &TensorrtOptions) -> Result<ep::TensorRT, String> {
+fn tensorrt_options(device: u16, options: &TensorrtOptions) -> Result<ep::TensorRT, String> {
     let cache = match &options.cache {
         Some(cache) => cache.clone(),
         None => cache_folder().ok_or("the user has no cache folder; pass --tensorrt-cache")?.join("retinanet/tensorrt"),

@@ -1,7 +1,6 @@
 //! From an HTTP request to a response.
 
 use std::convert::Infallible;
-use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -25,7 +24,7 @@ use super::metrics::{RequestOutcome, Stages};
 use super::page;
 use super::queue::ImageReply;
 use super::request_log::RequestLog;
-use super::uploads::{Upload, attach_to_all};
+use super::uploads::{RequestBody, Upload, attach_to_all};
 use super::version::ModelVersion;
 use super::worker::request_error;
 
@@ -34,10 +33,7 @@ pub(super) type Response = hyper::Response<Full<Bytes>>;
 const JSON: &str = "application/json";
 
 /// Answers a request.
-pub(super) async fn answer<B>(app: Arc<AppState>, request: Request<B>) -> Result<Response, Infallible>
-where
-    B: Body<Data = Bytes, Error: Display> + Unpin,
-{
+pub(super) async fn answer<B: RequestBody>(app: Arc<AppState>, request: Request<B>) -> Result<Response, Infallible> {
     let (parts, body) = request.into_parts();
     let mut log = RequestLog::new(&parts);
     let mut upload = Upload::new(body, parts.headers.contains_key(EXPECT));
@@ -55,15 +51,12 @@ where
 }
 
 impl AppState {
-    async fn route<B>(
+    async fn route<B: RequestBody>(
         &self,
         parts: &Parts,
         upload: &mut Upload<B>,
         log: &mut RequestLog,
-    ) -> Result<Response, RequestError>
-    where
-        B: Body<Data = Bytes, Error: Display> + Unpin,
-    {
+    ) -> Result<Response, RequestError> {
         let is_get = matches!(parts.method, Method::GET | Method::HEAD);
         if let Some(file) = page::file(parts.uri.path()).filter(|_| is_get) {
             return Ok(page_response(file));
@@ -147,23 +140,17 @@ impl AppState {
         Err(RequestError::new(StatusCode::FORBIDDEN, message))
     }
 
-    async fn receive<B>(&self, upload: &mut Upload<B>) -> Result<Bytes, RequestError>
-    where
-        B: Body<Data = Bytes, Error: Display> + Unpin,
-    {
+    async fn receive<B: RequestBody>(&self, upload: &mut Upload<B>) -> Result<Bytes, RequestError> {
         upload.receive(self.settings.max_bytes, self.settings.read_timeout, &self.uploads).await
     }
 
     /// Receives a body and decompresses it. Takes nothing while the model's queue is full.
-    async fn receive_images<B>(
+    async fn receive_images<B: RequestBody>(
         &self,
         model: &ModelVersion,
         parts: &Parts,
         upload: &mut Upload<B>,
-    ) -> Result<Bytes, RequestError>
-    where
-        B: Body<Data = Bytes, Error: Display> + Unpin,
-    {
+    ) -> Result<Bytes, RequestError> {
         let encoding = Encoding::parse(header(&parts.headers, &CONTENT_ENCODING)?)?;
         model.queue.check_room()?;
         let body = self.receive(upload).await?;
@@ -177,16 +164,13 @@ impl AppState {
     }
 
     /// `POST /v2/models/M/infer`.
-    async fn answer_infer<B>(
+    async fn answer_infer<B: RequestBody>(
         &self,
         model: &ModelVersion,
         parts: &Parts,
         upload: &mut Upload<B>,
         log: &mut RequestLog,
-    ) -> Result<Response, RequestError>
-    where
-        B: Body<Data = Bytes, Error: Display> + Unpin,
-    {
+    ) -> Result<Response, RequestError> {
         let outcome = RequestOutcome::new(Arc::clone(&model.metrics));
         let answered = async {
             let header_length = header(&parts.headers, &HeaderName::from_static(HEADER_LENGTH))?.map(str::to_owned);
@@ -215,16 +199,13 @@ impl AppState {
     }
 
     /// `POST /detect`.
-    async fn answer_detect<B>(
+    async fn answer_detect<B: RequestBody>(
         &self,
         parts: &Parts,
         query: &str,
         upload: &mut Upload<B>,
         log: &mut RequestLog,
-    ) -> Result<Response, RequestError>
-    where
-        B: Body<Data = Bytes, Error: Display> + Unpin,
-    {
+    ) -> Result<Response, RequestError> {
         let parameters = Parameters::from_query(query);
         let name = parameters.as_ref().ok().and_then(|parameters| parameters.model.clone());
         let model = self.models.get_or_only(name.as_deref())?;

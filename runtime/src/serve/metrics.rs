@@ -9,14 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper::StatusCode;
 use prometheus::core::Collector;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use runtime::image_file::DecodeError;
 use runtime::protocol::{DurationStatistics, ModelStatistics, RequestError};
-
-const LABELS: [&str; 2] = ["model", "version"];
 
 /// Upper bounds of the histogram of decode times, in seconds.
 const DECODE_BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
@@ -80,23 +75,11 @@ impl Stages {
 }
 
 /// The metrics of all models.
+#[derive(Default)]
 pub(super) struct Metrics {
     registry: Registry,
-    success: IntCounterVec,
-    failure: IntCounterVec,
-    inferences: IntCounterVec,
-    executions: IntCounterVec,
-    pending: IntGaugeVec,
-    request: IntCounterVec,
-    queue: IntCounterVec,
-    compute_input: IntCounterVec,
-    compute_infer: IntCounterVec,
-    compute_output: IntCounterVec,
-    decode: HistogramVec,
-    batch_size: HistogramVec,
-    refused: IntCounterVec,
     /// By model and version.
-    models: Mutex<BTreeMap<(String, String), Arc<ModelMetrics>>>,
+    models: Mutex<BTreeMap<[String; 2], Arc<ModelMetrics>>>,
 }
 
 /// The metrics of one version of a model.
@@ -114,8 +97,8 @@ pub(super) struct ModelMetrics {
     compute_output: IntCounter,
     decode: Histogram,
     batch_size: Histogram,
+    /// By reason.
     refused: IntCounterVec,
-    labels: [String; 2],
     /// Microseconds of failed requests.
     failed: AtomicU64,
     /// Milliseconds from 1970 to the last request.
@@ -125,62 +108,12 @@ pub(super) struct ModelMetrics {
 }
 
 impl Metrics {
-    pub(super) fn new() -> Self {
-        let registry = Registry::new();
-        let counter = |name: &str, help: &str| register(&registry, counters(name, help, &LABELS));
-        let of_reason =
-            |name: &str, help: &str| register(&registry, counters(name, help, &[LABELS[0], LABELS[1], "reason"]));
-        let histogram = |name: &str, help: &str, buckets: &[f64]| {
-            let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-            register(&registry, HistogramVec::new(options, &LABELS).expect(VALID))
-        };
-        let pending = Opts::new("nv_inference_pending_request_count", "Requests that wait for a worker");
-        Self {
-            success: counter("nv_inference_request_success", "Successful requests"),
-            failure: of_reason("nv_inference_request_failure", "Failed requests by reason"),
-            inferences: counter("nv_inference_count", "Images of successful requests that were detected in"),
-            executions: counter("nv_inference_exec_count", "Runs of the network"),
-            pending: register(&registry, IntGaugeVec::new(pending, &LABELS).expect(VALID)),
-            request: counter("nv_inference_request_duration_us", "Microseconds of successful requests"),
-            queue: counter("nv_inference_queue_duration_us", "Microseconds that their images waited"),
-            compute_input: counter("nv_inference_compute_input_duration_us", "Microseconds of decoding and preparing"),
-            compute_infer: counter("nv_inference_compute_infer_duration_us", "Microseconds in the network"),
-            compute_output: counter("nv_inference_compute_output_duration_us", "Microseconds of post-processing"),
-            decode: histogram("detector_decode_duration_seconds", "Time to decode an image", &DECODE_BUCKETS),
-            batch_size: histogram("detector_batch_size", "Images per run of the network", &BATCH_BUCKETS),
-            refused: of_reason("detector_images_refused_total", "Images that could not be read, by reason"),
-            models: Mutex::default(),
-            registry,
-        }
-    }
-
     /// The metrics of a version of a model, which go on if it is opened again.
     pub(super) fn of(&self, model: &str, version: &str) -> Arc<ModelMetrics> {
-        let labels = [model.to_owned(), version.to_owned()];
+        let labels = [model, version].map(str::to_owned);
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
-        let metrics = models.entry((model.to_owned(), version.to_owned())).or_insert_with(|| {
-            let of = |counters: &IntCounterVec| counters.with_label_values(&labels);
-            Arc::new(ModelMetrics {
-                success: of(&self.success),
-                failures: Reason::ALL.map(|reason| self.failure.with_label_values(&[model, version, reason.label()])),
-                inferences: of(&self.inferences),
-                executions: of(&self.executions),
-                pending: self.pending.with_label_values(&labels),
-                request: of(&self.request),
-                queue: of(&self.queue),
-                compute_input: of(&self.compute_input),
-                compute_infer: of(&self.compute_infer),
-                compute_output: of(&self.compute_output),
-                decode: self.decode.with_label_values(&labels),
-                batch_size: self.batch_size.with_label_values(&labels),
-                refused: self.refused.clone(),
-                labels: labels.clone(),
-                failed: AtomicU64::new(0),
-                last: AtomicU64::new(0),
-                batches: Mutex::default(),
-            })
-        });
-        Arc::clone(metrics)
+        let new = |labels: &[String; 2]| Arc::new(ModelMetrics::new(&self.registry, labels));
+        Arc::clone(models.entry(labels).or_insert_with_key(new))
     }
 
     /// Prometheus text.
@@ -189,18 +122,47 @@ impl Metrics {
     }
 }
 
-const VALID: &str = "names and labels are valid";
-
-fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    IntCounterVec::new(Opts::new(name, help), labels).expect(VALID)
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
-    registry.register(Box::new(collector.clone())).expect("every name is registered once");
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
+    let collector = collector.expect("names and labels are valid");
+    registry.register(Box::new(collector.clone())).expect("every name is registered once for a version of a model");
     collector
 }
 
 impl ModelMetrics {
+    fn new(registry: &Registry, [model, version]: &[String; 2]) -> Self {
+        let options =
+            |name: &str, help: &str| Opts::new(name, help).const_label("model", model).const_label("version", version);
+        let counter = |name: &str, help: &str| register(registry, IntCounter::with_opts(options(name, help)));
+        let failure = |reason: Reason| {
+            let options = options("nv_inference_request_failure", "Failed requests by reason");
+            register(registry, IntCounter::with_opts(options.const_label("reason", reason.label())))
+        };
+        let histogram = |name: &str, help: &str, buckets: &[f64]| {
+            let options = HistogramOpts { common_opts: options(name, help), buckets: buckets.to_vec() };
+            register(registry, Histogram::with_opts(options))
+        };
+        let pending = options("nv_inference_pending_request_count", "Requests that wait for a worker");
+        let refused = options("detector_images_refused_total", "Images that could not be read, by reason");
+        Self {
+            success: counter("nv_inference_request_success", "Successful requests"),
+            failures: Reason::ALL.map(failure),
+            inferences: counter("nv_inference_count", "Images of successful requests that were detected in"),
+            executions: counter("nv_inference_exec_count", "Runs of the network"),
+            pending: register(registry, IntGauge::with_opts(pending)),
+            request: counter("nv_inference_request_duration_us", "Microseconds of successful requests"),
+            queue: counter("nv_inference_queue_duration_us", "Microseconds that their images waited"),
+            compute_input: counter("nv_inference_compute_input_duration_us", "Microseconds of decoding and preparing"),
+            compute_infer: counter("nv_inference_compute_infer_duration_us", "Microseconds in the network"),
+            compute_output: counter("nv_inference_compute_output_duration_us", "Microseconds of post-processing"),
+            decode: histogram("detector_decode_duration_seconds", "Time to decode an image", &DECODE_BUCKETS),
+            batch_size: histogram("detector_batch_size", "Images per run of the network", &BATCH_BUCKETS),
+            refused: register(registry, IntCounterVec::new(refused, &["reason"])),
+            failed: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            batches: Mutex::default(),
+        }
+    }
+
     /// Counts a run of the network.
     pub(super) fn count_batch(&self, images: usize, time: Duration) {
         self.executions.inc();
@@ -226,8 +188,7 @@ impl ModelMetrics {
             DecodeError::Truncated => "truncated",
             _ => "damaged",
         };
-        let [model, version] = &self.labels;
-        self.refused.with_label_values(&[model.as_str(), version.as_str(), reason]).inc();
+        self.refused.with_label_values(&[reason]).inc();
     }
 
     /// Counts a request that waits until this is dropped.
@@ -322,7 +283,7 @@ mod tests {
 
     #[test]
     fn every_request_is_counted_once_however_it_ends() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         let model = metrics.of("m", "1");
         let outcome = || RequestOutcome::new(Arc::clone(&model));
         let stages = Stages { queue: Duration::from_micros(5), ..Stages::default() };
@@ -355,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_version_that_is_opened_again_goes_on_counting() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::default();
         RequestOutcome::new(metrics.of("m", "1")).succeed(1, &Stages::default());
         RequestOutcome::new(metrics.of("m", "1")).succeed(1, &Stages::default());
         RequestOutcome::new(metrics.of("m", "2")).succeed(1, &Stages::default());

@@ -111,7 +111,7 @@ impl Queue {
 impl State {
     fn has_room(&mut self, count: usize, max: usize) -> bool {
         if self.waiting.len() + count > max {
-            // Clients that have left, and requests whose time is over, free their places.
+            // Clients that have left, and requests whose time is over, free their slots.
             self.waiting.retain(|job| !job.options.cancellation.is_canceled());
         }
         self.waiting.len() + count <= max

@@ -76,9 +76,9 @@ impl Backend for Fake {
     }
 }
 
-/// The server with one worker and places for four images.
+/// The server with one worker and a queue of four images.
 fn app(behavior: impl Fn() -> Result<(), EngineError> + Send + Sync + 'static) -> Arc<AppState> {
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::default());
     let (of_model, behavior) = (metrics.of("m", "1"), Mutex::new(Some(Box::new(behavior) as Box<Behavior>)));
     let open = move |name: &str, _: u64, _: &super::repository::ModelFile| {
         let spec = ModelSpec { classes: vec![Class { id: 7, name: "cat".to_owned() }], ..ModelSpec::default() };
@@ -238,7 +238,7 @@ fn requests_wait_behind_a_blocked_engine_and_those_that_nobody_waits_for_never_r
         assert!(metric(&app, r#"nv_inference_pending_request_count{model="m",version="1"} 3"#).await);
         leaving.abort();
         assert!(leaving.await.is_err());
-        // Of four places, one is taken: those of the two that do not wait any more are free.
+        // Of four slots, one is taken: those of the two that do not wait any more are free.
         let more = [detect(""), detect(""), detect("")];
         sleep(Duration::from_millis(50)).await;
         assert_eq!(detect("").await.unwrap().0, 429);

@@ -66,7 +66,7 @@ impl Drop for UploadPermit {
     }
 }
 
-/// Bytes with the permit, or a share of it, for their memory.
+/// Bytes with the permit for their memory, which may be shared.
 struct WithPermit<B, P> {
     bytes: B,
     _permit: P,
@@ -85,6 +85,11 @@ pub(super) fn attach_to_all(permit: UploadPermit, parts: Vec<Bytes>) -> Vec<Byte
 }
 
 /// The body of a request.
+pub(super) trait RequestBody: Body<Data = Bytes, Error: Display> + Unpin {}
+
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> RequestBody for B {}
+
+/// The body of a request that is being received.
 pub(super) struct Upload<B> {
     body: B,
     /// Whether the client waits for `100 Continue` and has sent nothing yet.
@@ -93,7 +98,7 @@ pub(super) struct Upload<B> {
     pub(super) received: u64,
 }
 
-impl<B: Body<Data = Bytes, Error: Display> + Unpin> Upload<B> {
+impl<B: RequestBody> Upload<B> {
     pub(super) fn new(body: B, expects_continue: bool) -> Self {
         Self { body, is_held_back: expects_continue, received: 0 }
     }

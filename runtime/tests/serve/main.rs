@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 #![allow(dead_code, reason = "not every test uses all of the fixture")]
 
-#[path = "../fixture/mod.rs"]
+#[path = "../cli/fixture.rs"]
 mod fixture;
 
 mod client;

@@ -35,9 +35,9 @@ fn versions(server: &Server, name: &str) -> Value {
 fn every_model_is_served_in_its_highest_version() {
     let folder = folder();
     let tiny = fixture::tiny_model();
-    put(&folder, "a", 1, &tiny);
-    put(&folder, "a", 10, &tiny);
-    put(&folder, "a", 9, &tiny);
+    put(&folder, "a", 1, tiny);
+    put(&folder, "a", 10, tiny);
+    put(&folder, "a", 9, tiny);
     put(&folder, "b", 3, &fs::read(&fixture::MODEL.1).unwrap());
     let server = start(&folder, &[]);
     assert_eq!((versions(&server, "a"), versions(&server, "b")), (json!(["10"]), json!(["3"])));
@@ -54,7 +54,7 @@ fn every_model_is_served_in_its_highest_version() {
 fn a_new_version_replaces_the_old_one_without_a_lost_request() {
     let folder = folder();
     let tiny = fixture::tiny_model();
-    put(&folder, "a", 1, &tiny);
+    put(&folder, "a", 1, tiny);
     let server = start(&folder, &[]);
     let (image, stop) = (image(&folder, "1.png"), AtomicBool::new(false));
     let (server, image) = (&server, &image[..]);
@@ -73,7 +73,7 @@ fn a_new_version_replaces_the_old_one_without_a_lost_request() {
             })
             .collect();
         for version in 2..=4 {
-            put(&folder, "a", version, &tiny);
+            put(&folder, "a", version, tiny);
             server.kill("HUP");
             until(|| versions(server, "a") == json!([version.to_string()]));
         }
@@ -93,7 +93,7 @@ fn a_new_version_replaces_the_old_one_without_a_lost_request() {
 fn a_broken_version_changes_nothing_and_is_tried_again_when_its_file_changes() {
     let folder = folder();
     let tiny = fixture::tiny_model();
-    put(&folder, "a", 1, &tiny);
+    put(&folder, "a", 1, tiny);
     let server = start(&folder, &["--poll-models", "1"]);
     put(&folder, "a", 2, b"not a model");
     server.wait_for("version 1 serves on");
@@ -106,7 +106,7 @@ fn a_broken_version_changes_nothing_and_is_tried_again_when_its_file_changes() {
     assert_eq!(server.infer("/v2/models/a/infer", &[&image], json!({})).json()["model_version"], "1");
     thread::sleep(std::time::Duration::from_millis(2500));
     assert_eq!(server.stderr().matches("cannot be opened").count(), 1, "{}", server.stderr());
-    put(&folder, "a", 2, &tiny);
+    put(&folder, "a", 2, tiny);
     until(|| versions(&server, "a") == json!(["2"]));
     assert_eq!(server.get("/v2/models/a/versions/2/ready").status, 200);
     server.infer("/v2/models/a/versions/1/infer", &[&image], json!({})).expect_error(404, "no version `1`");
@@ -115,7 +115,7 @@ fn a_broken_version_changes_nothing_and_is_tried_again_when_its_file_changes() {
 #[test]
 fn at_the_start_a_broken_version_yields_to_a_lower_one() {
     let folder = folder();
-    put(&folder, "a", 1, &fixture::tiny_model());
+    put(&folder, "a", 1, fixture::tiny_model());
     put(&folder, "a", 2, b"not a model");
     let server = start(&folder, &[]);
     assert_eq!(versions(&server, "a"), json!(["1"]));
@@ -125,8 +125,8 @@ fn at_the_start_a_broken_version_yields_to_a_lower_one() {
 #[test]
 fn models_whose_files_vanish_are_served_on() {
     let folder = folder();
-    put(&folder, "a", 1, &fixture::tiny_model());
-    put(&folder, "b", 1, &fixture::tiny_model());
+    put(&folder, "a", 1, fixture::tiny_model());
+    put(&folder, "b", 1, fixture::tiny_model());
     let server = start(&folder, &[]);
     fs::remove_dir_all(folder.path().join("models/a")).unwrap();
     server.kill("HUP");
@@ -144,7 +144,7 @@ fn models_whose_files_vanish_are_served_on() {
 fn models_are_loaded_and_unloaded_over_http_with_the_token() {
     let folder = folder();
     let tiny = fixture::tiny_model();
-    put(&folder, "a", 1, &tiny);
+    put(&folder, "a", 1, tiny);
     let server = start(&folder, &["--token", "secret", "--model-control"]);
     let post = |path: &str| server.post(path, &[TOKEN], b"{}");
     let get = |path: &str| Response::read(server.send(&format!("GET {path}"), &[TOKEN], b""));
@@ -152,7 +152,7 @@ fn models_are_loaded_and_unloaded_over_http_with_the_token() {
     assert!(get("/v2").json()["extensions"].as_array().unwrap().contains(&json!("model_repository")));
     let index = post("/v2/repository/index").json();
     assert_eq!(index, json!([{"name": "a", "version": "1", "state": "READY", "reason": ""}]));
-    put(&folder, "a", 2, &tiny);
+    put(&folder, "a", 2, tiny);
     assert_eq!(post("/v2/repository/models/a/load").status, 200);
     assert_eq!(get("/v2/models/a").json()["versions"], json!(["2"]));
     put(&folder, "a", 3, b"not a model");
@@ -162,7 +162,7 @@ fn models_are_loaded_and_unloaded_over_http_with_the_token() {
     let ready = server.post("/v2/repository/index", &[TOKEN], br#"{"ready": true}"#).json();
     assert_eq!(ready.as_array().unwrap().len(), 1);
     post("/v2/repository/models/b/load").expect_error(404, "no model `b`");
-    put(&folder, "b", 1, &tiny);
+    put(&folder, "b", 1, tiny);
     assert_eq!(post("/v2/repository/models/b/load").status, 200);
     assert_eq!(post("/v2/repository/models/a/unload").status, 200);
     server.post("/detect?model=a", &[TOKEN], &image(&folder, "1.png")).expect_error(503, "unloaded");
@@ -179,7 +179,7 @@ fn models_are_loaded_and_unloaded_over_http_with_the_token() {
 #[test]
 fn loading_over_http_must_be_allowed() {
     let folder = folder();
-    put(&folder, "a", 1, &fixture::tiny_model());
+    put(&folder, "a", 1, fixture::tiny_model());
     let server = start(&folder, &[]);
     server.post("/v2/repository/models/a/load", &[], b"").expect_error(403, "--model-control");
     let mut command = fixture::program(&folder);

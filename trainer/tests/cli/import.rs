@@ -1,25 +1,20 @@
 //! Tests of `trainer import`: with PyTorch files from `tests/golden/pytorch_files.py`, and with other files.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use models::spec::P6From;
 use models::{BackboneCheckpoint, Checkpoint, ModelSpec, parameters};
 use trainer::config::TrainConfig;
+
+use crate::project::{assert_contains, trainer};
 
 /// All elements of the files' tensors are multiples of 1 / PARTS.
 const PARTS: f32 = 4096.0;
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
-
-fn trainer(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
-    command.current_dir(folder).args(arguments).env("OMP_NUM_THREADS", "1").output().unwrap()
 }
 
 fn import(folder: &Path, file: &Path, arguments: &[&str]) -> Output {
@@ -50,12 +45,6 @@ fn listing(folder: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut listing: Vec<_> = entries.map(|path| (path.clone(), fs::read(&path).ok())).collect();
     listing.sort();
     listing
-}
-
-fn assert_contains(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "`{part}` is not in: {text}");
-    }
 }
 
 /// The value that the script gives to all elements of the tensor `name`.

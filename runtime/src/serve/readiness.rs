@@ -16,7 +16,7 @@ const MAX_STATUS_LINE: u64 = 256;
 ///
 /// # Errors
 /// When there is no server, or it is not ready.
-pub(super) fn run(address: &str) -> Result<()> {
+pub(super) fn check(address: &str) -> Result<()> {
     let status =
         ask(address).with_context(|| format!("no server answers at {address}; is --listen the same as its?"))?;
     ensure!(status.split(' ').nth(1) == Some("200"), "the server at {address} is not ready: {}", status.trim_end());
@@ -29,7 +29,9 @@ fn ask(address: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET /v2/health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    // In one piece: a server that closes the connection before all has arrived resets it.
+    let request = format!("GET /v2/health/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut line = String::new();
     BufReader::new(stream.take(MAX_STATUS_LINE)).read_line(&mut line)?;
     Ok(line)
@@ -59,7 +61,7 @@ mod tests {
                 stream.write_all(response.as_bytes()).unwrap();
                 request
             });
-            let found = run(&address).err().map(|error| error.to_string());
+            let found = check(&address).err().map(|error| error.to_string());
             let expected = error.map(|error| format!("the server at {address} {error}"));
             assert_eq!(found, expected);
             assert_eq!(server.join().unwrap(), "GET /v2/health/ready HTTP/1.1\r\n");
@@ -69,7 +71,7 @@ mod tests {
     #[test]
     fn nobody_at_the_address_is_an_error() {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let error = run(&address).unwrap_err();
+        let error = check(&address).unwrap_err();
         assert!(format!("{error:#}").starts_with(&format!("no server answers at {address}")), "{error:#}");
     }
 }

@@ -1,12 +1,5 @@
 //! Images that do not fit in memory.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-#![allow(dead_code, reason = "not every test uses all of the fixture")]
-
-mod fixture;
-#[path = "fixture/orthomosaic.rs"]
-mod orthomosaic;
-
 use std::fs;
 
 use image::{Rgb, RgbImage};
@@ -14,8 +7,8 @@ use runtime::image_file::{Limits, read};
 use runtime::output::Found;
 use runtime::{Detector, DetectorOptions, PixelBudget, Tiling, detect_file};
 
-use fixture::{MODEL, detect, json, list, program, read as read_text, run, tiny_model};
-use orthomosaic::{SIZE, write_orthomosaic};
+use crate::fixture::{MODEL, detect, folder, json, list, peak_memory, program, read as read_text, run, tiny_model};
+use crate::orthomosaic::{SIZE, write_orthomosaic};
 
 #[test]
 fn parts_give_the_detections_of_the_whole() {
@@ -51,7 +44,7 @@ fn parts_give_the_detections_of_the_whole() {
 
 #[test]
 fn parts_are_not_drawn_but_labeled() {
-    let folder = fixture::folder();
+    let folder = folder();
     write_orthomosaic(&folder.path().join("a.tif"), (700, 500), 1).unwrap();
     let tiles = ["--tile", "300", "--max-pixels", "20000", "a.tif", "1.png"];
     let (code, stdout, stderr) = run(detect(&folder).args(["--json", "-", "--yolo", "labels"]).args(tiles));
@@ -82,7 +75,7 @@ fn an_orthomosaic_of_60000_by_40000_pixels_takes_little_memory() {
     write_orthomosaic(&folder.path().join("orthomosaic.tif"), SIZE, 1).unwrap();
     let mut command = program(&folder);
     command.args(["detect", "--tile", "4096", "--tile-overlap", "0", "--json", "a.json", "orthomosaic.tif"]);
-    let memory = fixture::peak_memory(command);
+    let memory = peak_memory(command);
     let results = json(&read_text(&folder, "a.json"));
     assert_eq!((&results[0]["width"], &results[0]["height"]), (&60_000.into(), &40_000.into()));
     assert!(memory < MAX_MEBIBYTES, "{memory} MiB");

@@ -1,11 +1,5 @@
 //! Signals: what `runtime` finishes, what it keeps, and that it leaves no temporary files.
 
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-#![allow(dead_code, reason = "not every test uses all of the fixture")]
-
-mod fixture;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -15,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use fixture::{detect, folder, json, list, read, runtime};
+use crate::fixture::{detect, folder, json, list, program, read, runtime};
 
 /// Waits until `is_done` returns true.
 fn wait_until(what: &str, is_done: impl Fn() -> bool) {
@@ -64,7 +58,7 @@ fn an_early_signal_leaves_no_temporary_files() {
     let temporary = folder.path().join("temporary");
     fs::create_dir(&temporary).unwrap();
     let before = list(folder.path());
-    let mut score = fixture::program(&folder);
+    let mut score = program(&folder);
     // Waits for the ground truth on stdin.
     score.args(["score", "--truth", "-", "--detections", "x.json"]);
     let mut commands = [detect(&folder), runtime(&folder, "bench"), runtime(&folder, "eval"), score];
@@ -129,9 +123,9 @@ fn a_sighup_that_nohup_ignores_does_not_end_the_program() {
     let folder = folder();
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).current_dir(folder.path());
-    let detect = detect(&folder);
-    command.arg(detect.get_program()).args(detect.get_args());
-    command.envs(detect.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let plain = detect(&folder);
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let (child, process, mut stdin) = start(&folder, command);
     signal("-HUP", &child);
     thread::sleep(Duration::from_millis(200));
@@ -140,7 +134,7 @@ fn a_sighup_that_nohup_ignores_does_not_end_the_program() {
     assert_eq!(end(child).0, Some(0));
 
     fs::remove_file(folder.path().join("a.ndjson")).unwrap();
-    let (child, _, _stdin) = start(&folder, fixture::detect(&folder));
+    let (child, _, _stdin) = start(&folder, detect(&folder));
     signal("-HUP", &child);
     assert_eq!(end(child).0, Some(130));
 }

@@ -1,31 +1,12 @@
-//! Output, errors and exit codes of the program without a model. Detection is tested in `detect.rs` and in the crate
-//! `tests`.
-
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+//! Output, errors and exit codes of the program without a model.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 
 use image::RgbImage;
 use tempfile::TempDir;
 
-/// The program with this working folder, with ONNX Runtime from the environment or from `.deps`.
-fn runtime(folder: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_runtime"));
-    command.current_dir(folder.path());
-    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        command.env("ORT_DYLIB_PATH", checkout.join(".deps/onnxruntime/lib/libonnxruntime.so"));
-    }
-    command
-}
-
-fn run(command: &mut Command) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (status.code().unwrap(), text(stdout), text(stderr))
-}
+use crate::fixture::{program, run};
 
 /// Runs the command and expects one line on stderr with all of `parts`, this exit code, and no output on stdout.
 fn expect_error(command: &mut Command, code: i32, parts: &[&str]) {
@@ -90,17 +71,17 @@ fn wrong_usage_exits_with_2() {
         &["score", "--truth", "t.json", "--detections", "d.json", "--confusion", "sure"],
     ];
     for arguments in wrong {
-        let (code, stdout, stderr) = run(runtime(&folder).args(arguments));
+        let (code, stdout, stderr) = run(program(&folder).args(arguments));
         assert_eq!((code, stdout.as_str()), (2, ""), "{arguments:?}: {stderr}");
     }
-    let (_, _, stderr) = run(runtime(&folder).args(["detect", "--provider", "gpu", "a.png"]));
+    let (_, _, stderr) = run(program(&folder).args(["detect", "--provider", "gpu", "a.png"]));
     assert!(stderr.contains("unknown provider `gpu`; expected `cpu`"), "{stderr}");
 }
 
 #[test]
 fn the_error_of_a_missing_model_names_it() {
     let folder = folder();
-    expect_error(runtime(&folder).args(["detect", "a.png"]), 1, &["`retinanet.onnx`", "exporter --out"]);
+    expect_error(program(&folder).args(["detect", "a.png"]), 1, &["`retinanet.onnx`", "exporter --out"]);
 }
 
 #[test]
@@ -108,7 +89,7 @@ fn models_not_written_by_exporter_are_errors() {
     let folder = folder();
     for (model, reason) in [("garbage.onnx", "not an ONNX file"), ("foreign.onnx", "no `retinanet.spec`")] {
         let parts = [model, "not a RetinaNet written by `exporter`", reason, "exporter --out"];
-        expect_error(runtime(&folder).args(["detect", "--model", model, "a.png"]), 1, &parts);
+        expect_error(program(&folder).args(["detect", "--model", model, "a.png"]), 1, &parts);
     }
 }
 
@@ -116,18 +97,18 @@ fn models_not_written_by_exporter_are_errors() {
 fn a_folder_without_images_and_a_pattern_without_matches_are_errors() {
     let folder = folder();
     fs::create_dir(folder.path().join("empty")).unwrap();
-    expect_error(runtime(&folder).args(["detect", "empty"]), 1, &["no images in folder `empty`"]);
-    expect_error(runtime(&folder).args(["detect", "*.jpg"]), 1, &["no file matches pattern `*.jpg`"]);
+    expect_error(program(&folder).args(["detect", "empty"]), 1, &["no images in folder `empty`"]);
+    expect_error(program(&folder).args(["detect", "*.jpg"]), 1, &["no file matches pattern `*.jpg`"]);
 }
 
 #[test]
 fn the_error_of_a_missing_onnx_runtime_names_the_library() {
     let folder = folder();
-    let mut by_variable = runtime(&folder);
+    let mut by_variable = program(&folder);
     by_variable.env("ORT_DYLIB_PATH", "/nonexistent").args(["detect", "--model", "foreign.onnx", "a.png"]);
     expect_error(&mut by_variable, 1, &["/nonexistent", "ORT_DYLIB_PATH", "make setup"]);
 
-    let mut by_option = runtime(&folder);
+    let mut by_option = program(&folder);
     by_option.args(["detect", "--model", "foreign.onnx", "--onnxruntime", "lib/none.so", "a.png"]);
     let path = folder.path().canonicalize().unwrap().join("lib/none.so");
     expect_error(&mut by_option, 1, &[path.to_str().unwrap(), "--onnxruntime"]);
@@ -136,7 +117,7 @@ fn the_error_of_a_missing_onnx_runtime_names_the_library() {
 #[test]
 fn an_unavailable_cuda_device_is_an_error() {
     let folder = folder();
-    let mut command = runtime(&folder);
+    let mut command = program(&folder);
     command.args(["detect", "--model", "foreign.onnx", "--provider", "cuda:3", "a.png"]);
     let (code, stdout, stderr) = run(&mut command);
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
@@ -157,10 +138,10 @@ fn options_of_other_providers_are_errors() {
         (&["--threads", "2", "--affinity", "123456"], "CPU 123456 is not available to this program"),
     ] {
         let arguments = ["detect", "--model", "foreign.onnx", "a.png"].iter().chain(options);
-        expect_error(runtime(&folder).args(arguments), 1, &[reason]);
+        expect_error(program(&folder).args(arguments), 1, &[reason]);
     }
     for profile in ["1x64x64", "1x64x64,1x64x96,2x96x90", "2x64x64,1x64x64,1x64x64", "0x64x64,1x64x64,1x64x64"] {
-        let (code, _, stderr) = run(runtime(&folder).args(["detect", "--tensorrt-profile", profile, "a.png"]));
+        let (code, _, stderr) = run(program(&folder).args(["detect", "--tensorrt-profile", profile, "a.png"]));
         assert_eq!(code, 2, "{profile}: {stderr}");
     }
 }
@@ -168,24 +149,24 @@ fn options_of_other_providers_are_errors() {
 #[test]
 fn doctor_reports_what_works_and_what_is_missing() {
     let folder = folder();
-    let (code, stdout, stderr) = run(runtime(&folder).arg("doctor"));
+    let (code, stdout, stderr) = run(program(&folder).arg("doctor"));
     assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
     for part in ["ONNX Runtime", "set by ORT_DYLIB_PATH", "--provider cpu", "works; started in", "cuDNN"] {
         assert!(stdout.contains(part), "`{part}` is not in: {stdout}");
     }
-    let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--json", "-"]));
+    let (code, stdout, _) = run(program(&folder).args(["doctor", "--json", "-"]));
     let health: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, health["providers"].as_array().unwrap().len()), (0, 4));
     assert!(health["providers"][0]["smoke_test_ms"].as_f64().unwrap() > 0.0);
 
     // A model that cannot be checked is not right.
-    let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--model", "foreign.onnx"]));
+    let (code, stdout, _) = run(program(&folder).args(["doctor", "--model", "foreign.onnx"]));
     assert_eq!(code, 1);
     assert!(stdout.contains("model on cpu") && stdout.contains("cannot run: `foreign.onnx`"), "{stdout}");
 
     // A file that is not a library is an error that names it.
     for library in ["garbage.onnx", "missing.so"] {
-        let (code, stdout, _) = run(runtime(&folder).args(["doctor", "--onnxruntime", library]));
+        let (code, stdout, _) = run(program(&folder).args(["doctor", "--onnxruntime", library]));
         assert_eq!(code, 1);
         assert!(stdout.contains(library) && stdout.contains("make setup"), "{stdout}");
     }
@@ -194,7 +175,7 @@ fn doctor_reports_what_works_and_what_is_missing() {
 #[test]
 fn annotated_images_do_not_overwrite_inputs() {
     let folder = folder();
-    expect_error(runtime(&folder).args(["detect", "--draw", ".", "a.png"]), 1, &["a.png", "choose another folder"]);
+    expect_error(program(&folder).args(["detect", "--draw", ".", "a.png"]), 1, &["a.png", "choose another folder"]);
 }
 
 #[test]
@@ -208,23 +189,23 @@ fn score_prints_tables_or_json() {
     fs::write(folder.path().join("d.json"), detections).unwrap();
     let arguments = ["score", "--truth", "t.json", "--detections", "d.json"];
 
-    let (code, stdout, stderr) = run(runtime(&folder).args(arguments));
+    let (code, stdout, stderr) = run(program(&folder).args(arguments));
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(stdout.contains("AP50 ") && stdout.contains("\ncell ") && stdout.contains("\nspeck "), "{stdout}");
     assert!(!stdout.contains("VOC") && !stdout.contains("background"), "{stdout}");
 
-    let (code, stdout, _) = run(runtime(&folder).args(arguments).args(["--confusion", "--voc-iou"]));
+    let (code, stdout, _) = run(program(&folder).args(arguments).args(["--confusion", "--voc-iou"]));
     assert_eq!(code, 0);
     assert!(stdout.contains("VOC at IoU 0.5: AP 0.0000") && stdout.contains("\nbackground "), "{stdout}");
 
-    let (code, stdout, _) = run(runtime(&folder).args(arguments).args(["--json", "-"]));
+    let (code, stdout, _) = run(program(&folder).args(arguments).args(["--json", "-"]));
     assert_eq!((code, stdout.lines().next(), stdout.lines().nth(1)), (0, Some("{"), Some("  \"AP\": 0.0,")));
 }
 
 #[test]
 fn score_reports_missing_files() {
     let folder = folder();
-    let (code, _, stderr) = run(runtime(&folder).args(["score", "--truth", "t.json", "--detections", "d.json"]));
+    let (code, _, stderr) = run(program(&folder).args(["score", "--truth", "t.json", "--detections", "d.json"]));
     assert_eq!(code, 1);
     assert!(stderr.contains("t.json"), "{stderr}");
 }
@@ -238,7 +219,7 @@ fn negative_numbers_are_values_and_typos_get_a_suggestion() {
         (["detect", "--modle", "b.onnx", "a.png"], "a similar argument exists: '--model'"),
         (["detcet", "--model", "b.onnx", "a.png"], "a similar subcommand exists: 'detect'"),
     ] {
-        let (code, _, stderr) = run(runtime(&folder).args(arguments));
+        let (code, _, stderr) = run(program(&folder).args(arguments));
         assert!(code == 2 && stderr.contains(message), "{stderr}");
     }
 }
@@ -253,7 +234,7 @@ fn score_reads_stdin() {
     fs::write(folder.path().join("detections.json"), detections).unwrap();
     for (file, truth, detections) in [("truth", "-", "detections.json"), ("detections", "truth.json", "-")] {
         let stdin = fs::File::open(folder.path().join(format!("{file}.json"))).unwrap();
-        let mut command = runtime(&folder);
+        let mut command = program(&folder);
         command.args(["score", "--truth", truth, "--detections", detections, "--json", "-"]);
         let output = command.stdin(stdin).output().unwrap();
         let numbers: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -283,7 +264,7 @@ fn score_joins_the_files_of_shards() {
     write("2.ndjson", &format!("{}\n{{\"file\":\"3.png\",\"error\":\"broken\"}}\n", detected(2)));
     write("4.json", &format!("[\n{}\n]\n", detected(4)));
     let score = |files: &[&str]| {
-        run(runtime(&folder).args(["score", "--truth", "truth.json", "--json", "-", "--detections"]).args(files))
+        run(program(&folder).args(["score", "--truth", "truth.json", "--json", "-", "--detections"]).args(files))
     };
     let (code, stdout, stderr) = score(&["1.json", "2.ndjson", "4.json"]);
     assert!(code == 0 && stderr.contains("1 of the 2 images in `2.ndjson` failed"), "{stderr}");
@@ -327,12 +308,12 @@ fn eval_reads_every_annotation_format() {
     // The data are read before the model, so only the missing model is an error.
     for data in ["boxes.csv", "voc", "yolo"] {
         let arguments = ["eval", "--images", ".", "--list", "list", "--data", data];
-        expect_error(runtime(&folder).args(arguments), 1, &["`retinanet.onnx`", "exporter --out"]);
+        expect_error(program(&folder).args(arguments), 1, &["`retinanet.onnx`", "exporter --out"]);
     }
     let parts = ["boxes.csv` is not a COCO data set"];
-    expect_error(runtime(&folder).args(["eval", "--data", "boxes.csv", "--format", "coco"]), 1, &parts);
+    expect_error(program(&folder).args(["eval", "--data", "boxes.csv", "--format", "coco"]), 1, &parts);
     fs::create_dir(folder.path().join("empty")).unwrap();
-    expect_error(runtime(&folder).args(["eval", "--data", "empty"]), 1, &["neither XML files (VOC) nor text files"]);
+    expect_error(program(&folder).args(["eval", "--data", "empty"]), 1, &["neither XML files (VOC) nor text files"]);
 }
 
 #[test]
@@ -340,24 +321,24 @@ fn unwritable_outputs_are_errors_before_the_work_starts() {
     let folder = folder();
     for option in ["--json", "--csv"] {
         expect_error(
-            runtime(&folder).args(["detect", option, "missing/out", "a.png"]),
+            program(&folder).args(["detect", option, "missing/out", "a.png"]),
             1,
             &["cannot write `missing/out`"],
         );
-        expect_error(runtime(&folder).args(["detect", option, ".", "a.png"]), 1, &["cannot write `.`"]);
+        expect_error(program(&folder).args(["detect", option, ".", "a.png"]), 1, &["cannot write `.`"]);
     }
-    expect_error(runtime(&folder).args(["detect", "--draw", "a.png", "a.png"]), 1, &["cannot write", "`a.png`"]);
+    expect_error(program(&folder).args(["detect", "--draw", "a.png", "a.png"]), 1, &["cannot write", "`a.png`"]);
     // Model and ground truth are missing too, but are read later.
     for command in [["eval", "--data", "t.json"].as_slice(), &["score", "--truth", "t.json", "--detections", "d.json"]]
     {
         expect_error(
-            runtime(&folder).args(command).args(["--json", "missing/out"]),
+            program(&folder).args(command).args(["--json", "missing/out"]),
             1,
             &["cannot write `missing/out`"],
         );
     }
     // No temporary files of the opened outputs remain.
     let parts = ["`retinanet.onnx`"];
-    expect_error(runtime(&folder).args(["detect", "--json", "a.json", "--csv", "a.csv", "a.png"]), 1, &parts);
+    expect_error(program(&folder).args(["detect", "--json", "a.json", "--csv", "a.csv", "a.png"]), 1, &parts);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
 }

@@ -1,7 +1,5 @@
 //! Training with several processes, started as a launcher starts them: each with its rank in the environment.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
@@ -11,10 +9,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use models::Checkpoint;
 use ndarray::ArrayD;
 use rand::{RngExt, rng};
-use tempfile::TempDir;
+
+use crate::project::{Project, command};
 
 /// Seconds that the processes wait for each other.
 const GROUP_TIMEOUT: &str = "10";
@@ -31,56 +29,38 @@ augmentation: {horizontal_flip: 0.0}
 schedule: {warmup_steps: 0}
 run: {epochs: 2, batch_size: 4, workers: 2, validate_every: 2, save_every_minutes: 0.0001}
 model:
-  backbone: {depth: 18, norm: {kind: group}}
+  backbone: {depth: 50, width_per_group: 4, norm: {kind: group, groups: 4}}
   pyramid: {width: 16}
   heads: {width: 16, depth: 1}
   preprocessing: {shorter_side: 64, longer_side: 64}
 ";
 
+/// For comparisons up to rounding, whose differences grow with the depth of the network.
+const RESNET18_GROUP: &str = "model.backbone={depth: 18, norm: {kind: group}}";
+const RESNET18_BATCH: &str = "model.backbone={depth: 18, norm: {kind: batch}}";
+
+/// Saves at the end of an epoch only.
+const FEW_SAVES: [&str; 2] = ["--set", "run.save_every_minutes=10"];
+
 /// AdamW divides gradients by their size, and so makes differences of rounding as large as any.
 const SGD: [&str; 2] = ["--set", "optimizer.kind=sgd"];
 
-/// A folder with a generated data set and a configuration that trains a small network on it in seconds.
-struct Project(TempDir);
+fn drawn(train_images: &str) -> Project {
+    Project::drawn(train_images, "5", CONFIG)
+}
 
 impl Project {
-    fn new(train_images: &str) -> Self {
-        let project = Self(tempfile::tempdir().unwrap());
-        let size = ["--width", "64", "--height", "64", "--train", train_images, "--val", "5", "--test", "0"];
-        let arguments = [&["synth", "--out", "shapes"], size.as_slice()].concat();
-        assert!(command(project.path(), &arguments).status().unwrap().success());
-        fs::write(project.path().join("retinanet.yaml"), CONFIG).unwrap();
-        project
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
     /// Trains with `world_size` processes, which must succeed.
-    fn fit(&self, world_size: usize, arguments: &[&str]) {
+    fn fit_together(&self, world_size: usize, arguments: &[&str]) {
         let ended = Ranks::start(self.path(), world_size, arguments).ended();
         assert!(ended.iter().all(|ended| ended.status.success()), "{ended:#?}");
     }
 
-    /// Trains with one process without a launcher, which must succeed.
-    fn fit_alone(&self, arguments: &[&str]) {
-        let output = command(self.path(), &[&["fit"], arguments].concat()).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-
     fn weights(&self, run: &str) -> BTreeMap<String, ArrayD<f32>> {
-        Checkpoint::open(&self.path().join(run).join("last.safetensors")).unwrap().tensors
+        self.checkpoint(&format!("{run}/last.safetensors")).tensors
     }
 
-    /// The validations in a run's log.
-    fn validations(&self, run: &str) -> Vec<serde_json::Value> {
-        let log = fs::read_to_string(self.path().join(run).join("log.jsonl")).unwrap();
-        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        lines.map(|mut line| line["validation"].take()).filter(serde_json::Value::is_object).collect()
-    }
-
-    /// The number of steps in a run's log.
+    /// The number of steps in a run's log, if there is one.
     fn steps(&self, run: &str) -> usize {
         let log = fs::read_to_string(self.path().join(run).join("log.jsonl")).unwrap_or_default();
         log.lines().filter(|line| line.contains("\"step\"")).count()
@@ -94,13 +74,6 @@ impl Project {
             thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-/// One thread per process, because sums of several threads have another order.
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
-    command.current_dir(folder).args(arguments).env("OMP_NUM_THREADS", "1");
-    command
 }
 
 /// The processes of a group. They end with the test.
@@ -191,20 +164,21 @@ fn distance(a: &BTreeMap<String, ArrayD<f32>>, b: &BTreeMap<String, ArrayD<f32>>
 
 #[test]
 fn two_processes_are_one_with_two_accumulated_batches_bit_for_bit() {
-    let project = Project::new("16");
+    let project = drawn("16");
     // Ten epochs of two steps.
     let length = ["--set", "run.epochs=10", "--set", "run.validate_every=5"];
     // At 0.001, differences of rounding grow to 3e-4 in these steps, at 0.01 to 0.1.
-    let common = [&SGD[..], &["--set", "optimizer.learning_rate=0.0001"], &length].concat();
-    project.fit(2, &[&common[..], &["--out", "two"]].concat());
+    let network = ["--set", "optimizer.learning_rate=0.0001", "--set", RESNET18_GROUP];
+    let common = [&SGD[..], &FEW_SAVES, &network, &length].concat();
+    project.fit_together(2, &[&common[..], &["--out", "two"]].concat());
     let accumulated = ["--set", "optimizer.gradient_accumulation_steps=2", "--out", "one"];
-    project.fit_alone(&[&common[..], &accumulated].concat());
+    project.fitted(&[&common[..], &accumulated].concat());
     assert_eq!(project.steps("two"), 20);
     assert!(project.weights("one") == project.weights("two"));
     assert_eq!(project.validations("one"), project.validations("two"));
     assert_eq!(project.validations("two").len(), 2);
 
-    project.fit_alone(&[&common[..], &["--set", "run.batch_size=8", "--out", "large"]].concat());
+    project.fitted(&[&common[..], &["--set", "run.batch_size=8", "--out", "large"]].concat());
     let distance = distance(&project.weights("one"), &project.weights("large"));
     assert!(distance < 1e-5, "{distance}");
 }
@@ -212,13 +186,14 @@ fn two_processes_are_one_with_two_accumulated_batches_bit_for_bit() {
 #[test]
 fn any_number_of_processes_is_repeatable() {
     // Five batches: with three processes, the second step has a rank without a batch; with four, three such ranks.
-    let project = Project::new("18");
+    let project = drawn("18");
     let batch_norm = ["--set", "model.backbone.norm.kind=batch"];
     for world_size in ["3", "4"] {
         for run in ["a", "b"] {
             // The program checks after every epoch that all ranks have the same weights.
             let out = format!("{run}{world_size}");
-            project.fit(world_size.parse().unwrap(), &[&batch_norm[..], &["--out", &out]].concat());
+            project
+                .fit_together(world_size.parse().unwrap(), &[&batch_norm[..], &FEW_SAVES, &["--out", &out]].concat());
         }
         let [a, b] = ["a", "b"].map(|run| project.weights(&format!("{run}{world_size}")));
         assert!(a == b, "{world_size}");
@@ -229,12 +204,12 @@ fn any_number_of_processes_is_repeatable() {
 #[test]
 fn synchronized_norms_are_those_of_one_large_batch() {
     // One epoch, because training amplifies differences of rounding. Its second step has four images: one rank has none.
-    let project = Project::new("12");
+    let project = drawn("12");
     let one_epoch = ["--set", "optimizer.learning_rate=0.01", "--set", "run.epochs=1"];
-    let batch_norm = [&SGD[..], &["--set", "model.backbone.norm.kind=batch"], &one_epoch].concat();
-    project.fit_alone(&[&batch_norm[..], &["--set", "run.batch_size=8", "--out", "one"]].concat());
-    project.fit(2, &[&batch_norm[..], &["--set", "run.sync_batch_norm=true", "--out", "two"]].concat());
-    project.fit(2, &[&batch_norm[..], &["--out", "separate"]].concat());
+    let batch_norm = [&SGD[..], &FEW_SAVES, &["--set", RESNET18_BATCH], &one_epoch].concat();
+    project.fitted(&[&batch_norm[..], &["--set", "run.batch_size=8", "--out", "one"]].concat());
+    project.fit_together(2, &[&batch_norm[..], &["--set", "run.sync_batch_norm=true", "--out", "two"]].concat());
+    project.fit_together(2, &[&batch_norm[..], &["--out", "separate"]].concat());
     let expected = project.weights("one");
     let [synchronized, separate] = ["two", "separate"].map(|run| distance(&expected, &project.weights(run)));
     assert!(synchronized < 1e-4 && separate > 0.01, "{synchronized} {separate}");
@@ -245,8 +220,8 @@ fn killed_ranks_are_relaunched_to_the_same_weights() {
     fn arguments(out: &str) -> [&str; 7] {
         ["--set", "model.backbone.norm.kind=batch", "--set", "run.epochs=4", "--resume", "--out", out]
     }
-    let project = Project::new("20");
-    project.fit(2, &arguments("undisturbed"));
+    let project = drawn("20");
+    project.fit_together(2, &arguments("undisturbed"));
     for victim in [0, 1] {
         let out = format!("killed{victim}");
         for steps in [rng().random_range(1..5), rng().random_range(5..10)] {
@@ -258,7 +233,7 @@ fn killed_ranks_are_relaunched_to_the_same_weights() {
             assert_eq!(other.status.code(), Some(1), "{ended:#?}");
             assert!(other.stderr.contains(&format!("rank {victim} has ended or does not respond")), "{ended:#?}");
         }
-        project.fit(2, &arguments(&out));
+        project.fit_together(2, &arguments(&out));
         assert!(project.weights(&out) == project.weights("undisturbed"), "{victim}");
     }
 }
@@ -266,7 +241,7 @@ fn killed_ranks_are_relaunched_to_the_same_weights() {
 #[test]
 fn a_signal_to_one_rank_stops_and_saves_all() {
     // Ten steps in an epoch.
-    let project = Project::new("80");
+    let project = drawn("80");
     let arguments = ["--resume", "--out", "run"];
     let ranks = Ranks::start(project.path(), 2, &arguments);
     project.wait_for_steps("run", 2);
@@ -280,17 +255,17 @@ fn a_signal_to_one_rank_stops_and_saves_all() {
     // The epoch has another number of steps with one process.
     let alone = command(project.path(), &[&["fit"], &arguments[..]].concat()).output().unwrap();
     assert!(String::from_utf8_lossy(&alone.stderr).contains("by 2 processes and cannot go on with 1"), "{alone:?}");
-    project.fit(2, &arguments);
+    project.fit_together(2, &arguments);
     // Between epochs, any number of processes can go on.
-    project.fit_alone(&["--resume", "--out", "run", "--set", "run.epochs=3"]);
-    project.fit(2, &["--out", "undisturbed"]);
-    project.fit_alone(&["--resume", "--out", "undisturbed", "--set", "run.epochs=3"]);
+    project.fitted(&["--resume", "--out", "run", "--set", "run.epochs=3"]);
+    project.fit_together(2, &["--out", "undisturbed"]);
+    project.fitted(&["--resume", "--out", "undisturbed", "--set", "run.epochs=3"]);
     assert!(project.weights("run") == project.weights("undisturbed"));
 }
 
 #[test]
 fn a_frozen_rank_is_named_within_the_timeout() {
-    let project = Project::new("20");
+    let project = drawn("20");
     let ranks = Ranks::start(project.path(), 2, &["--set", "run.epochs=1000", "--out", "run"]);
     project.wait_for_steps("run", 2);
     ranks.signal(1, "-STOP");
@@ -305,8 +280,8 @@ fn a_frozen_rank_is_named_within_the_timeout() {
 
 #[test]
 fn ranks_with_another_configuration_or_other_data_are_refused() {
-    let project = Project::new("8");
-    let changed = Project::new("9");
+    let project = drawn("8");
+    let changed = drawn("9");
     for (folder, set, message) in [
         (&project, "run.seed=1", "`run.seed` differs from rank 0"),
         (&project, "run.workers=1", ""),
@@ -333,7 +308,7 @@ fn ranks_with_another_configuration_or_other_data_are_refused() {
 
 #[test]
 fn an_image_that_one_rank_cannot_read_stops_all() {
-    let project = Project::new("8");
+    let project = drawn("8");
     for image in fs::read_dir(project.path().join("shapes/train")).unwrap().take(1) {
         let path = image.unwrap().path();
         let bytes = fs::read(&path).unwrap();
@@ -347,13 +322,12 @@ fn an_image_that_one_rank_cannot_read_stops_all() {
 
 #[test]
 fn bench_reports_communication_and_efficiency() {
-    let project = Project::new("2");
+    let project = drawn("2");
     let arguments = ["bench", "--steps", "2", "--width", "64", "--height", "64", "--json", "bench.json"];
     let ended = Ranks::start_with(2, |_| command(project.path(), &arguments)).ended();
     assert!(ended.iter().all(|ended| ended.status.success()), "{ended:#?}");
-    let text = fs::read_to_string(project.path().join("bench.json")).unwrap();
-    let measured: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let measured = project.json("bench.json");
     assert_eq!((measured["world_size"].as_u64(), measured["batch_size"].as_u64()), (Some(2), Some(8)));
     let communication = |key: &str| measured["communication"][key].as_f64().unwrap();
-    assert!((0.0..1.0).contains(&communication("fraction")) && communication("efficiency") > 0.0, "{text}");
+    assert!((0.0..1.0).contains(&communication("fraction")) && communication("efficiency") > 0.0, "{measured}");
 }

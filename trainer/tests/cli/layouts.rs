@@ -1,15 +1,14 @@
 //! `check`, `fit` and `eval` on one data set in the layouts that other tools export.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 
 use models::dataset::{Annotation, Dataset, OnProblem, Rectangle};
 use models::spec::Class;
 use serde_json::{Value, json};
+
+use crate::project::{Project, stderr, trainer};
 
 /// Names of the two parts in our generated data and in the layouts.
 const PARTS: [&str; 2] = ["train", "val"];
@@ -19,7 +18,7 @@ const CLASSES: [&str; 2] = ["disk", "ring"];
 const CONFIG: &str = "
 run: {epochs: 1, batch_size: 4, workers: 1}
 model:
-  backbone: {depth: 18, norm: {kind: batch}}
+  backbone: {depth: 50, width_per_group: 4, norm: {kind: batch}}
   pyramid: {width: 16}
   heads: {width: 16, depth: 1}
   preprocessing: {shorter_side: 64, longer_side: 64}
@@ -142,11 +141,9 @@ fn write_voc(part: &Dataset, folder: &Path, name: impl Fn(usize) -> String) {
     }
 }
 
-fn trainer(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
-    let output = command.current_dir(folder).args(arguments).env("OMP_NUM_THREADS", "1").output().unwrap();
-    assert!(output.status.success(), "{}: {arguments:?}: {output:?}", folder.display());
-    output
+fn run(folder: &Path, arguments: &[&str]) {
+    let output = trainer(folder, arguments);
+    assert!(output.status.success(), "{}: {arguments:?}: {}", folder.display(), stderr(&output));
 }
 
 fn read_json(path: &Path) -> Value {
@@ -155,9 +152,7 @@ fn read_json(path: &Path) -> Value {
 
 #[test]
 fn a_data_set_is_the_same_in_every_layout() {
-    let folder = tempfile::tempdir().unwrap();
-    let synth = "synth --out shapes --width 64 --height 64 --train 6 --val 4 --test 0";
-    trainer(folder.path(), &synth.split(' ').collect::<Vec<_>>());
+    let folder = Project::new();
     let parts = PARTS.map(|name| {
         let file = folder.path().join(format!("shapes/{name}.json"));
         let (drawn, _) = Dataset::read_coco(&file, OnProblem::Refuse).unwrap();
@@ -185,7 +180,7 @@ fn a_data_set_is_the_same_in_every_layout() {
         fs::write(own.join("retinanet.yaml"), format!("data: {{train: {train}, validation: {validation}}}{CONFIG}"))
             .unwrap();
 
-        trainer(&own, &["check", "--json", "check.json"]);
+        run(&own, &["check", "--json", "check.json"]);
         let check = read_json(&own.join("check.json"));
         assert_eq!((&check["refusals"], &check["train"]["problems"]), (&json!([]), &json!([])), "{layout}");
         assert_eq!(
@@ -195,10 +190,10 @@ fn a_data_set_is_the_same_in_every_layout() {
         );
         assert_eq!(check["train"]["images"], 6, "{layout}");
 
-        trainer(&own, &["fit", "--out", "run"]);
+        run(&own, &["fit", "--out", "run"]);
         let checkpoint = "run/best.safetensors";
         let data = data[1].to_str().unwrap();
-        trainer(&own, &["eval", "--checkpoint", checkpoint, "--data", data, "--voc-iou", "--json", "eval.json"]);
+        run(&own, &["eval", "--checkpoint", checkpoint, "--data", data, "--voc-iou", "--json", "eval.json"]);
         let eval = read_json(&own.join("eval.json"));
         let counts = eval["classes"].as_array().unwrap().iter().map(|class| class["objects"].as_u64().unwrap());
         assert_eq!(counts.sum::<u64>(), objects as u64, "{layout}");

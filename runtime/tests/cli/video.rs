@@ -1,10 +1,5 @@
 //! `runtime detect` on videos. Needs `ffmpeg` on the PATH, or the one that `make test` downloads.
 
-#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
-#![allow(dead_code, reason = "not every test uses all of the fixture")]
-
-mod fixture;
-
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use fixture::{detect, folder, json, list, read, run};
+use crate::fixture::{detect, folder, json, list, read, run};
 
 /// The PATH, extended to contain an `ffmpeg`; `None` if there is no `ffmpeg`.
 fn path() -> Option<OsString> {
