@@ -126,8 +126,7 @@ mod tests {
         let offsets = coder.encode(&anchor, &BoundingBox::new(4.0, -2.0, 60.0, 37.0));
         let targets = targets(anchor.into(), offsets);
         for kind in [BoxLoss::SmoothL1, BoxLoss::L1, BoxLoss::Giou] {
-            let loss =
-                |offsets: &Tensor| kind.per_anchor(offsets, &targets, 1.0 / 9.0, &coder).sum(Kind::Float);
+            let loss = |offsets: &Tensor| kind.per_anchor(offsets, &targets, 1.0 / 9.0, &coder).sum(Kind::Float);
             assert!(loss(&row(offsets)).double_value(&[]).abs() < TOLERANCE, "{kind:?}");
             let mut guess = row([30.0, 0.0, 0.0, 0.0]).set_requires_grad(true);
             let mut losses = Vec::new();
