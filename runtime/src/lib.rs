@@ -89,7 +89,9 @@ pub use file_detection::detect_file;
 pub use map_ordered::{Ordered, map_ordered};
 pub use nms::suppress;
 pub use pixel_budget::{PixelBudget, Reservation};
-pub use postprocess::{Candidates, Detection, postprocess, postprocess_candidates, postprocess_for_coco};
+pub use postprocess::{
+    Candidates, Detection, postprocess, postprocess_candidates, postprocess_candidates_for_coco, postprocess_for_coco,
+};
 pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
 pub use trial::smoke_test;

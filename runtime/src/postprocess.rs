@@ -61,11 +61,10 @@ pub fn postprocess_for_coco(
     placement: &Placement,
     spec: &ModelSpec,
 ) -> Vec<Detection> {
-    let max_per_class = MAX_DETECTIONS.into_iter().max();
-    Selection { max_per_class, ..Selection::new(anchors, placement, spec) }.detections(scores, offsets)
+    Selection::for_coco(anchors, placement, spec).detections(scores, offsets)
 }
 
-/// Candidates in one image that the network itself selected, in any order. Entries with a score of 0 are padding.
+/// Candidates in one image that were selected where the network ran, in any order. Entries with a score of 0 are padding.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidates<'a> {
     /// Scores: `[candidates]`, in [0, 1].
@@ -78,8 +77,8 @@ pub struct Candidates<'a> {
     pub offsets: ArrayView2<'a, f32>,
 }
 
-/// As [`postprocess`] and with the same result, from the `top_k` highest-scoring candidates of each feature level
-/// instead of all scores. The score threshold may be higher than the one that the network used.
+/// As [`postprocess`] and with the same result, from candidates instead of all scores: at least the `top_k` highest-scoring
+/// ones of each feature level. The score threshold may be higher than the one that they were selected with.
 ///
 /// # Panics
 /// When the four arrays differ in length, or a candidate above the threshold has an invalid anchor or class index.
@@ -90,6 +89,19 @@ pub fn postprocess_candidates(
     spec: &ModelSpec,
 ) -> Vec<Detection> {
     Selection::new(anchors, placement, spec).detections_of_candidates(candidates)
+}
+
+/// As [`postprocess_for_coco`], from the candidates of [`postprocess_candidates`].
+///
+/// # Panics
+/// As [`postprocess_candidates`].
+pub fn postprocess_candidates_for_coco(
+    candidates: &Candidates,
+    anchors: &Anchors,
+    placement: &Placement,
+    spec: &ModelSpec,
+) -> Vec<Detection> {
+    Selection::for_coco(anchors, placement, spec).detections_of_candidates(candidates)
 }
 
 /// Selects detections from the outputs for one image.
@@ -115,6 +127,11 @@ impl<'a> Selection<'a> {
     /// All detections.
     pub(crate) fn new(anchors: &'a Anchors, placement: &'a Placement, spec: &'a ModelSpec) -> Self {
         Self { anchors, placement, spec, wanted: None, max_per_class: None }
+    }
+
+    /// Those that COCO's metrics count.
+    fn for_coco(anchors: &'a Anchors, placement: &'a Placement, spec: &'a ModelSpec) -> Self {
+        Self { max_per_class: MAX_DETECTIONS.into_iter().max(), ..Self::new(anchors, placement, spec) }
     }
 
     /// As [`postprocess`].
@@ -146,13 +163,23 @@ impl<'a> Selection<'a> {
             (count, count, (count, 4)),
             "lengths of the candidates"
         );
-        let threshold = self.spec.postprocessing.score_threshold;
+        let rules = &self.spec.postprocessing;
+        let threshold = rules.score_threshold;
         let wanted = |index: &usize| self.wanted.is_none_or(|wanted| wanted[classes[*index] as usize]);
         let above = (0..count).filter(|index| scores[*index] > threshold);
         let mut order: Vec<usize> = above.filter(wanted).collect();
         // Equal scores are ordered by anchor and class, as in `detections`.
         order.sort_unstable_by_key(|index| (anchors[*index], classes[*index]));
-        let ranks = order.iter().enumerate().map(|(position, index)| Rank::new(scores[*index], position)).collect();
+        let mut ranks = Vec::new();
+        let mut start = 0;
+        for level in self.anchors.levels() {
+            let end = order.partition_point(|index| (anchors[*index] as usize) < level.end);
+            let of_level = (start..end).map(|position| Rank::new(scores[order[position]], position)).collect();
+            let top_k = TopK { threshold, limit: rules.top_k.unwrap_or(usize::MAX), ranks: of_level };
+            ranks.append(&mut top_k.into_ranks());
+            start = end;
+        }
+        assert_eq!(start, order.len(), "number of candidates with an anchor");
         let candidate = |position: usize| {
             let index = order[position];
             Candidate {

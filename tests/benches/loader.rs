@@ -154,7 +154,7 @@ impl Running {
         let (mut images, mut batches) = (0, 0);
         for _ in 0..epochs {
             for batch in self.loader.batches(sampler.batches(self.epoch).into_iter()) {
-                images += batch?.images.len();
+                images += batch?.indices.len();
                 batches += 1;
                 on_batch(batches)?;
             }

@@ -14,7 +14,7 @@ use ndarray::Array4;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use trainer::config::TrainConfig;
-use trainer::loader::Batch;
+use trainer::loader::{Batch, BatchImages};
 use trainer::optimizer::OptimizerKind;
 use trainer::overrides::Overrides;
 use trainer::schedule::{Patience, SchedulePosition};
@@ -197,7 +197,8 @@ fn steps(
     let images = Array4::from_shape_simple_fn((count, 3, side, side), || random.random_range(-2.0..2.0));
     let placements = vec![spec.preprocessing.place(side as u32, side as u32); count];
     let assign = move || Targets::new(&objects, &anchors, &matcher, &spec.box_coder, Normalizer::Image);
-    let mut batch = Batch { images, targets: Targets::default(), placements, indices: (0..count).collect() };
+    let images = BatchImages::Normalized(images);
+    let mut batch = Batch::new(images, Targets::default(), placements, (0..count).collect());
     let at = SchedulePosition { step: 500, steps: 1000, epoch: 0, patience: Patience::default() };
     Ok(move || {
         let start = Instant::now();

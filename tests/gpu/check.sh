@@ -44,6 +44,17 @@ first_steps() {
     "$here/figures.py" first-steps {tested,reference}/log.jsonl | tee "$figures"
 }
 
+# Trains again as the only process of a group, whose sums NCCL computes on CUDA, and Gloo on the CPU.
+group_of_one() {
+    needs tested/log.jsonl
+    local port
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    RANK=0 WORLD_SIZE=1 MASTER_PORT=$port NCCL_DEBUG=INFO NVIDIA_TF32_OVERRIDE=0 \
+        "$bin/trainer" fit --config first.yaml --data few --out group --device "$device" --group-timeout 30 | tee group.txt
+    if [[ ! $dry ]]; then grep -q "NCCL INFO" group.txt; fi
+    "$here/figures.py" first-steps {group,tested}/log.jsonl | tee "$figures"
+}
+
 fit() {
     config "$epochs" >fit.yaml
     "$bin/trainer" fit --config fit.yaml --data shapes --device "$device" --out run
@@ -106,12 +117,13 @@ start() {
     ((failed == 0))
 }
 
-export -f machine draw config first_steps fit export_as detect agree agree_without_tf32 bench evaluate start
+export -f machine draw config first_steps group_of_one fit export_as detect agree agree_without_tf32 bench evaluate start
 
 step "machine" 30 machine
 step "draw shapes" 40 draw "${images[@]}"
 step "first steps of training" 40 first_steps
 step "fit" 110 fit
+step "first steps in a group of one" 30 group_of_one
 step "export" 20 export_as retinanet.onnx
 step "detect on the CPU" 30 detect cpu retinanet.onnx --provider cpu
 step "detect without TF32" 20 agree_without_tf32 float32 0.001 1e-4 retinanet.onnx

@@ -29,7 +29,18 @@ fn dry_run(name: &str, script: &[&str]) -> (bool, Vec<(String, String)>, String)
 #[test]
 fn every_step_passes_in_a_dry_run() {
     for (name, expected) in [
-        ("check", &["first steps of training", "fit", "detect without TF32", "detect, fp16", "evaluate", "starts"][..]),
+        (
+            "check",
+            &[
+                "first steps of training",
+                "first steps in a group of one",
+                "fit",
+                "detect without TF32",
+                "detect, fp16",
+                "evaluate",
+                "starts",
+            ][..],
+        ),
         ("bench", &["train, bfloat16", "detect, fp16 and top-k", "shapes, alternating and grouped"]),
     ] {
         let (succeeded, steps, output) = dry_run(name, &[&format!("{SCRIPTS}/{name}.sh")]);

@@ -133,6 +133,7 @@ fn measure(
         spec.classes = dataset.classes().to_vec();
     }
     let mut model = TrainingModel::new(&spec, config, device)?;
+    model.time_device();
     let loader = Loader::new(
         Recipe {
             dataset,
@@ -143,14 +144,15 @@ fn measure(
             cache: Arc::default(),
         },
         config.run.workers,
-    )?;
+    )?
+    .for_device(device);
 
     set_cudnn_benchmark(device, &config.run, loader.recipe());
 
     let start = Instant::now();
     let mut loaded = 0;
     for batch in loader.batches(requests(BATCHES as u64, batch_size)) {
-        loaded += batch?.images.len();
+        loaded += batch?.indices.len();
     }
     let loader_images_per_second = loaded as f64 / start.elapsed().as_secs_f64();
 
@@ -233,8 +235,7 @@ fn train(
         ensure!(result.is_finite(), "the loss is not finite; lower `optimizer.learning_rate`");
         seconds += StageSeconds { data: waited, ..result.seconds };
         images += totals.images;
-        let (_, _, height, width) = own[0].images.dim();
-        input = [height, width];
+        input = own[0].images.size();
     }
     let elapsed = start.elapsed().as_secs_f64();
     let communication = (group.communication_time() - communicated).as_secs_f64();

@@ -4,7 +4,7 @@ use models::spec::BoxCoderSpec;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
-use crate::targets::Targets;
+use crate::targets::TargetTensors;
 
 /// Added to divisors, so that GIoU stays finite; in square pixels.
 const EPSILON: f64 = 1e-7;
@@ -28,18 +28,19 @@ pub enum BoxLoss {
 impl BoxLoss {
     /// The loss of each foreground anchor, `[foreground]`, for its predicted `offsets`, `[foreground, 4]`. L1 and
     /// smooth L1 are means over the four offsets.
-    pub(crate) fn per_anchor(self, offsets: &Tensor, targets: &Targets, beta: f64, coder: &BoxCoderSpec) -> Tensor {
-        let rows =
-            |values: &[[f32; 4]]| Tensor::from_slice(values.as_flattened()).view([-1, 4]).to_device(offsets.device());
-        let truth = rows(&targets.offsets);
+    pub(crate) fn per_anchor(
+        self,
+        offsets: &Tensor,
+        targets: &TargetTensors,
+        beta: f64,
+        coder: &BoxCoderSpec,
+    ) -> Tensor {
+        let TargetTensors { anchors, offsets: truth, .. } = targets;
         let mean = |errors: Tensor| errors.mean_dim([1i64].as_slice(), false, Kind::Float);
         match self {
-            Self::SmoothL1 => mean(offsets.smooth_l1_loss(&truth, Reduction::None, beta)),
-            Self::L1 => mean(offsets.l1_loss(&truth, Reduction::None)),
-            Self::Giou => {
-                let anchors = rows(&targets.anchors);
-                1.0 - giou(&decode(&anchors, offsets, coder), &decode(&anchors, &truth, coder))
-            }
+            Self::SmoothL1 => mean(offsets.smooth_l1_loss(truth, Reduction::None, beta)),
+            Self::L1 => mean(offsets.l1_loss(truth, Reduction::None)),
+            Self::Giou => 1.0 - giou(&decode(anchors, offsets, coder), &decode(anchors, truth, coder)),
         }
     }
 }
@@ -73,6 +74,7 @@ fn giou(a: &Tensor, b: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::targets::Targets;
     use models::BoundingBox;
 
     /// Rounding error of float32 for coordinates up to a few hundred.
@@ -83,6 +85,13 @@ mod tests {
     }
 
     // torchvision, test/test_ops.py, TestGeneralizedBoxIouLoss: 1 - GIoU
+    /// Targets of one foreground anchor.
+    fn targets(anchor: [f32; 4], offsets: [f32; 4]) -> TargetTensors {
+        let (rows, classes, weights) = (vec![0], vec![0], vec![1.0]);
+        let (anchors, offsets) = (vec![anchor], vec![offsets]);
+        Targets { rows, classes, anchors, offsets, object_weights: weights.clone(), anchor_weights: weights }.tensors()
+    }
+
     #[test]
     fn giou_matches_torchvision() {
         let cases = [
@@ -115,7 +124,7 @@ mod tests {
         let coder = BoxCoderSpec::default();
         let anchor = BoundingBox::new(0.0, 0.0, 64.0, 32.0);
         let offsets = coder.encode(&anchor, &BoundingBox::new(4.0, -2.0, 60.0, 37.0));
-        let targets = Targets { offsets: vec![offsets], anchors: vec![anchor.into()], ..Targets::default() };
+        let targets = targets(anchor.into(), offsets);
         for kind in [BoxLoss::SmoothL1, BoxLoss::L1, BoxLoss::Giou] {
             let loss = |offsets: &Tensor| kind.per_anchor(offsets, &targets, 1.0 / 9.0, &coder).sum(Kind::Float);
             assert!(loss(&row(offsets)).double_value(&[]).abs() < TOLERANCE, "{kind:?}");
@@ -135,7 +144,7 @@ mod tests {
     #[test]
     fn extreme_predictions_have_a_finite_loss_and_gradient() {
         let coder = BoxCoderSpec::default();
-        let targets = Targets { offsets: vec![[0.0; 4]], anchors: vec![[0.0, 0.0, 32.0, 32.0]], ..Targets::default() };
+        let targets = targets([0.0, 0.0, 32.0, 32.0], [0.0; 4]);
         let guess = row([1e4, -1e4, 1e3, -1e3]).set_requires_grad(true);
         let loss = BoxLoss::Giou.per_anchor(&guess, &targets, 0.1, &coder).sum(Kind::Float);
         let gradient = Tensor::run_backward(&[&loss], &[&guess], false, false).remove(0);

@@ -98,7 +98,7 @@ fn evaluate_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<S
         augmentation: AugmentationConfig::none(),
         cache: Arc::default(),
     };
-    let loader = Loader::new(recipe, args.workers.into())?;
+    let loader = Loader::new(recipe, args.workers.into())?.for_device(args.device.open()?);
     let count = Count::new("evaluation", truth.images().len() as u64);
     let mut scored = Vec::new();
     for batch in validation_batches(&loader, args.batch_size.into()) {

@@ -122,6 +122,7 @@ fn prepare(
         }
     });
     let (group, model, interrupt) = (group.clone(), all(group, model)?, interrupt::watch()?);
+    let data = data.for_device(model.device);
     let resume_command = RunFolder::resume_command(path);
     Ok(Setup { group, folder, resume_command, config, data, model, device, interrupt })
 }

@@ -30,6 +30,7 @@ pub mod augmentation;
 pub mod cache;
 pub mod loader;
 mod annotated;
+mod candidates;
 pub mod predictor;
 mod run;
 mod progress;

@@ -1,48 +1,29 @@
 //! The data loader: worker threads prepare batches ahead of the training loop; batches arrive in the order requested.
 
+mod batch;
 mod sampler;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use models::dataset::{Annotation, Dataset, Rectangle};
 use models::spec::{ModelSpec, PreprocessingSpec};
-use models::{Anchors, Matcher, Placement, Preprocessed, RgbView, preprocess};
-use ndarray::{Array3, Array4, s};
+use models::{Anchors, Matcher, Placement, Preprocessed, RgbView, preprocess, preprocess_bytes};
+use ndarray::{Array3, Array4, Axis, LinalgScalar, s};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
+use tch::Device;
 
 use crate::augmentation::{AugmentationConfig, RandomStreams, Sample};
 use crate::cache::Cache;
 use crate::targets::{Normalizer, Object, Targets};
 
+pub use batch::{Batch, BatchImages};
 pub(crate) use sampler::images_per_epoch;
 pub use sampler::{BatchRequest, Sampler, aspect_groups, repeat_factors};
-
-/// Network inputs with their training targets.
-pub struct Batch {
-    /// `[N, 3, H, W]`, normalized and zero-padded to the largest input of the batch.
-    pub images: Array4<f32>,
-    /// Training targets of every anchor.
-    pub targets: Targets,
-    /// How each image was resized and padded.
-    pub placements: Vec<Placement>,
-    /// Indices of the images in the data set.
-    pub indices: Vec<usize>,
-}
-
-impl Batch {
-    /// The divisor of this batch's loss; a divisor of 0 counts as 1.
-    pub fn loss_divisor(&self, normalizer: Normalizer) -> usize {
-        match normalizer {
-            Normalizer::Image => self.indices.len(),
-            Normalizer::Batch => self.targets.rows.len(),
-        }
-    }
-}
 
 /// A data set and everything that turns its images into batches.
 pub struct Recipe {
@@ -81,12 +62,20 @@ impl Recipe {
     }
 }
 
-/// A request, its augmentation, and the channel that its batch is sent to.
-type Job = (BatchRequest, Arc<AugmentationConfig>, Sender<anyhow::Result<Batch>>);
+/// A batch to prepare.
+struct Job {
+    request: BatchRequest,
+    augmentation: Arc<AugmentationConfig>,
+    device: Device,
+    /// Where the batch is sent to.
+    reply: Sender<anyhow::Result<Batch>>,
+}
 
 /// Worker threads that prepare batches.
 pub struct Loader {
     recipe: Arc<Recipe>,
+    /// What the batches are for.
+    device: Device,
     jobs: Option<Sender<Job>>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -102,15 +91,27 @@ impl Loader {
         let workers = (0..workers).map(|index| {
             let (recipe, queue): (_, Receiver<Job>) = (recipe.clone(), queue.clone());
             thread::Builder::new().name(format!("loader {index}")).spawn(move || {
-                for (request, augmentation, reply) in queue {
+                for Job { request, augmentation, device, reply } in queue {
+                    let mut batch = recipe.prepare(&request, &augmentation);
+                    if let (Ok(prepared), true) = (&mut batch, device.is_cuda())
+                        && let Err(error) = prepared.pin(device)
+                    {
+                        batch = Err(anyhow!("cannot prepare a batch for the GPU: {error}; lower `run.workers`"));
+                    }
                     // The receiver is gone if the run has ended early.
-                    let _ = reply.send(recipe.prepare(&request, &augmentation));
+                    let _ = reply.send(batch);
                 }
             })
         });
         let workers =
             workers.collect::<Result<_, _>>().context("cannot start the data loader's threads; lower `run.workers`")?;
-        Ok(Self { recipe, jobs: Some(jobs), workers })
+        Ok(Self { recipe, device: Device::Cpu, jobs: Some(jobs), workers })
+    }
+
+    /// Prepares batches for this device instead of the CPU.
+    pub fn for_device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
     }
 
     /// The data set, and how its images become batches.
@@ -139,7 +140,8 @@ impl Loader {
                 let (reply, batch) = bounded(1);
                 let jobs = self.jobs.as_ref().expect("jobs are taken only when the loader is dropped");
                 // If all threads have ended, sending fails and drops `reply`; then `recv` below returns an error.
-                let _ = jobs.send((request, augmentation.clone(), reply));
+                let (augmentation, device) = (augmentation.clone(), self.device);
+                let _ = jobs.send(Job { request, augmentation, device, reply });
                 pending.push_back(batch);
             }
             let batch: Receiver<anyhow::Result<Batch>> = pending.pop_front()?;
@@ -159,45 +161,68 @@ impl Drop for Loader {
 
 impl Recipe {
     fn prepare(&self, request: &BatchRequest, augmentation: &AugmentationConfig) -> anyhow::Result<Batch> {
+        if self.spec.preprocessing.round_pixels {
+            let bytes = |view: RgbView, spec: &PreprocessingSpec| {
+                let Ok(pixels_and_placement) = preprocess_bytes(view, spec);
+                pixels_and_placement
+            };
+            self.batch(request, augmentation, bytes, |images, [height, width]| {
+                BatchImages::Bytes(stack(images, [height, width, 3]))
+            })
+        } else {
+            self.batch(request, augmentation, normalized, |images, [height, width]| {
+                BatchImages::Normalized(stack(images, [3, height, width]))
+            })
+        }
+    }
+
+    /// A batch of images that `preprocess` resizes, and `stack` joins to inputs of this height and width.
+    fn batch<T>(
+        &self,
+        request: &BatchRequest,
+        augmentation: &AugmentationConfig,
+        preprocess: impl Fn(RgbView, &PreprocessingSpec) -> (Array3<T>, Placement),
+        stack: impl FnOnce(&[Array3<T>], [usize; 2]) -> BatchImages,
+    ) -> anyhow::Result<Batch> {
         let first = request.indices.first().copied().unwrap_or_default();
         let preprocessing =
             augmentation.scale.jitter(&self.spec.preprocessing, &RandomStreams::new(request.seed, first));
-        let mut prepared = Vec::new();
-        let mut objects = Vec::new();
+        let (mut images, mut placements, mut objects) = (Vec::new(), Vec::new(), Vec::new());
         for (position, &index) in request.indices.iter().enumerate() {
             let earlier = request.indices[..position].iter().filter(|other| **other == index).count();
             let seed = request.seed.wrapping_add(earlier as u64);
-            let (input, image_objects) = self.image(index, seed, augmentation, &preprocessing)?;
-            prepared.push(input);
-            objects.push(image_objects);
+            let (image, placement, of_image) = self.image(index, seed, augmentation, &preprocessing, &preprocess)?;
+            images.push(image);
+            placements.push(placement);
+            objects.push(of_image);
         }
-        let max = |side: fn(&Placement) -> u32| prepared.iter().map(|p| side(&p.placement)).max().unwrap_or(0) as usize;
+        let max = |side: fn(&Placement) -> u32| placements.iter().map(side).max().unwrap_or(0) as usize;
         let (height, width) = (max(|placement| placement.padded_height), max(|placement| placement.padded_width));
-        let mut images = Array4::zeros((prepared.len(), 3, height, width));
-        for (index, image) in prepared.iter().enumerate() {
-            let (_, height, width) = image.pixels.dim();
-            images.slice_mut(s![index, .., ..height, ..width]).assign(&image.pixels);
-        }
+        let images = stack(&images, [height, width]);
         let anchors = Anchors::new(&self.spec.anchors, height, width);
         let targets = Targets::new(&objects, &anchors, &self.matcher, &self.spec.box_coder, self.normalizer);
-        let placements = prepared.iter().map(|image| image.placement).collect();
-        Ok(Batch { images, targets, placements, indices: request.indices.clone() })
+        Ok(Batch::new(images, targets, placements, request.indices.clone()))
     }
 
     /// The network input of an image in a batch of one, and its objects, in pixels of the padded input.
     pub(crate) fn input(&self, index: usize, seed: u64) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
         let preprocessing = self.augmentation.scale.jitter(&self.spec.preprocessing, &RandomStreams::new(seed, index));
-        self.image(index, seed, &self.augmentation, &preprocessing)
+        let (image, placement, objects) = self.image(index, seed, &self.augmentation, &preprocessing, normalized)?;
+        let [height, width] = [placement.padded_height, placement.padded_width].map(|side| side as usize);
+        let pixels = stack(&[image], [3, height, width]).remove_axis(Axis(0));
+        Ok((Preprocessed { pixels, placement }, objects))
     }
 
-    /// The network input of an augmented image, and its objects, in pixels of the padded input.
-    fn image(
+    /// An augmented image that `preprocess` resizes, with its placement in the network's input, and its objects, in pixels
+    /// of the padded input. The image may be padded to less than its placement says.
+    fn image<T>(
         &self,
         index: usize,
         seed: u64,
         augmentation: &AugmentationConfig,
         preprocessing: &PreprocessingSpec,
-    ) -> anyhow::Result<(Preprocessed, Vec<Object>)> {
+        preprocess: impl Fn(RgbView, &PreprocessingSpec) -> (Array3<T>, Placement),
+    ) -> anyhow::Result<(Array3<T>, Placement, Vec<Object>)> {
         let streams = RandomStreams::new(seed, index);
         let load_random = |random: &mut ChaCha8Rng| self.sample(random.random_range(0..self.dataset.images().len()));
         let sample = augmentation.apply(self.sample(index)?, &streams, load_random)?;
@@ -205,11 +230,16 @@ impl Recipe {
         let (sample, preprocessing) = augmentation.large_scale_jitter.apply(sample, preprocessing, &streams);
         let Sample { pixels, mut objects } = sample;
         let view = RgbView::new(pixels.width(), pixels.height(), pixels.as_raw())?;
-        let prepared = pad(preprocess(view, &preprocessing), &size);
+        let (image, placement) = preprocess(view, &preprocessing);
         for object in &mut objects {
-            object.bounding_box = prepared.placement.to_input(&object.bounding_box);
+            object.bounding_box = placement.to_input(&object.bounding_box);
         }
-        Ok((prepared, objects))
+        let placement = Placement {
+            padded_width: placement.padded_width.max(size.padded_width),
+            padded_height: placement.padded_height.max(size.padded_height),
+            ..placement
+        };
+        Ok((image, placement, objects))
     }
 
     /// An image of the data set without augmentation, and its objects, in pixels of the original image (upright, after EXIF
@@ -239,18 +269,23 @@ impl Recipe {
     }
 }
 
-/// Pads an input to the padded size of `size`, if it is smaller.
-fn pad(input: Preprocessed, size: &Placement) -> Preprocessed {
-    let Preprocessed { pixels, placement } = input;
-    let (channels, height, width) = pixels.dim();
-    let padded_height = placement.padded_height.max(size.padded_height);
-    let padded_width = placement.padded_width.max(size.padded_width);
-    if (padded_height, padded_width) == (placement.padded_height, placement.padded_width) {
-        return Preprocessed { pixels, placement };
+/// The normalized pixels of an image, `[3, height, width]`, and its placement.
+fn normalized(view: RgbView, spec: &PreprocessingSpec) -> (Array3<f32>, Placement) {
+    let Preprocessed { pixels, placement } = preprocess(view, spec);
+    (pixels, placement)
+}
+
+/// Images in a new first axis, padded with zeros to this shape.
+fn stack<T: LinalgScalar>(images: &[Array3<T>], [first, second, third]: [usize; 3]) -> Array4<T> {
+    let mut stacked = Array4::zeros((images.len(), first, second, third));
+    for (mut to, image) in stacked.outer_iter_mut().zip(images) {
+        let (_, second, third) = image.dim();
+        // Rows of bytes, three per pixel, are copied as a whole.
+        for (mut to, from) in to.outer_iter_mut().zip(image.outer_iter()) {
+            to.slice_mut(s![..second, ..third]).assign(&from);
+        }
     }
-    let mut padded = Array3::zeros((channels, padded_height as usize, padded_width as usize));
-    padded.slice_mut(s![.., ..height, ..width]).assign(&pixels);
-    Preprocessed { pixels: padded, placement: Placement { padded_height, padded_width, ..placement } }
+    stacked
 }
 
 #[cfg(test)]
@@ -369,6 +404,38 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_normalized_to_the_same_bits_on_the_device() {
+        for augmentation in ["{}", "{scale: {probability: 0.8}, large_scale_jitter: {probability: 0.7}}"] {
+            let Fixture { mut recipe, folder: _folder } = Fixture::new(augmentation);
+            let PreprocessingSpec { mean, std, .. } = PreprocessingSpec::default();
+            recipe.spec.preprocessing =
+                PreprocessingSpec { mean, std, round_pixels: true, ..recipe.spec.preprocessing };
+            let spec = &recipe.spec.preprocessing;
+            let request = BatchRequest { indices: (0..IMAGES).collect(), seed: 3 };
+            let bytes = recipe.prepare(&request, &recipe.augmentation).unwrap();
+            let floats = recipe
+                .batch(&request, &recipe.augmentation, normalized, |images, [height, width]| {
+                    BatchImages::Normalized(stack(images, [3, height, width]))
+                })
+                .unwrap();
+            assert!(matches!(bytes.images, BatchImages::Bytes(_)));
+            assert_eq!((&bytes.targets, &bytes.placements), (&floats.targets, &floats.placements));
+            let [height, width] = bytes.images.size();
+            let is_padded = |p: &Placement| p.resized_height < height as u32 && p.resized_width < width as u32;
+            assert!(bytes.placements.iter().any(is_padded));
+            for channels_last in [false, true] {
+                let [found, expected] =
+                    [&bytes, &floats].map(|batch| batch.images_on(Device::Cpu, channels_last, spec));
+                assert_eq!((found.size(), found.stride()), (expected.size(), expected.stride()));
+                let bits = |images: tch::Tensor| -> Vec<u32> {
+                    Vec::<f32>::try_from(images.contiguous().view(-1)).unwrap().into_iter().map(f32::to_bits).collect()
+                };
+                assert!(bits(found) == bits(expected), "{augmentation}, {channels_last}");
+            }
+        }
+    }
+
+    #[test]
     fn boxes_enclose_their_objects_in_the_network_input() {
         // Smaller than this, blurred rectangles vanish.
         let jitter = "large_scale_jitter: {probability: 0.7, min: 0.5, max: 2}";
@@ -393,7 +460,7 @@ mod tests {
             let shorter = |placement: &Placement| placement.resized_width.min(placement.resized_height);
             let sides: Vec<_> = batch.placements.iter().map(shorter).collect();
             assert!(sides.iter().all(|side| *side == sides[0] && (64..=256).contains(side)), "{sides:?}");
-            let (_, _, height, width) = batch.images.dim();
+            let [height, width] = batch.images.size();
             assert_eq!((height % 32, width % 32), (0, 0));
             assert!(
                 batch.placements.iter().all(|p| p.padded_height as usize <= height && p.padded_width as usize <= width)
@@ -413,7 +480,7 @@ mod tests {
         }
         let mut factors = Vec::new();
         for (found, expected) in jittered.batches(2, 3).iter().zip(plain.batches(1, 3)) {
-            assert_eq!(found.images.dim(), expected.images.dim());
+            assert_eq!(found.images.size(), expected.images.size());
             for (placement, whole) in found.placements.iter().zip(&expected.placements) {
                 let factor = f64::from(placement.resized_width) / f64::from(whole.resized_width);
                 assert!((0.05..=1.0).contains(&factor));

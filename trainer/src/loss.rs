@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::box_loss::BoxLoss;
-use crate::targets::{Normalizer, Targets};
+use crate::targets::{Normalizer, TargetTensors};
 
 /// Hyperparameters of the loss.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,31 +54,28 @@ pub struct Loss {
 impl Loss {
     /// The loss of predictions.
     ///
-    /// `logits` is `[N, anchors, classes]`, `offsets` is `[N, anchors, 4]`, both float32.
+    /// `logits` is `[N, anchors, classes]`, `offsets` is `[N, anchors, 4]`, both float32 and on the device of `targets`.
     pub fn new(
         logits: &Tensor,
         offsets: &Tensor,
-        targets: &Targets,
+        targets: &TargetTensors,
         config: &LossConfig,
         coder: &BoxCoderSpec,
     ) -> Self {
-        let device = logits.device();
-        let object_weights = Tensor::from_slice(&targets.object_weights).to_device(device);
-        let rows = Tensor::from_slice(&targets.rows).to_device(device);
-
+        let TargetTensors { rows, classes, object_weights, anchor_weights, .. } = targets;
         let (classification_loss, gradient) = tch::no_grad(|| {
             let gradient = logits.requires_grad().then(|| logits.empty_like().contiguous().flatten(0, 1));
             let logits = logits.detach().flatten(0, 1);
-            let anchor_weights = Tensor::from_slice(&targets.anchor_weights).to_device(device).unsqueeze(1);
+            let anchor_weights = anchor_weights.unsqueeze(1);
             // Nearly all scores are background: treats all as background, then corrects the few foreground scores.
             let background =
                 background(&logits, &(anchor_weights * (1.0 - config.alpha)), config.gamma, gradient.as_ref());
-            let indices = &rows * logits.size()[1] + Tensor::from_slice(&targets.classes).to_device(device);
+            let indices = rows * logits.size()[1] + classes;
             let foreground_logits = logits.reshape(-1).index_select(0, &indices);
             let positive = Focal::new(&-&foreground_logits, config.gamma);
             let negative = Focal::new(&foreground_logits, config.gamma);
             let correct = |positive: Tensor, negative: Tensor| {
-                (positive * config.alpha - negative * (1.0 - config.alpha)) * &object_weights
+                (positive * config.alpha - negative * (1.0 - config.alpha)) * object_weights
             };
             if let Some(gradient) = &gradient {
                 let correction = correct(-positive.slope(), negative.slope());
@@ -87,9 +84,9 @@ impl Loss {
             (background + correct(positive.loss(), negative.loss()).sum(Kind::Float), gradient)
         });
 
-        let foreground_offsets = offsets.reshape([-1, 4]).index_select(0, &rows);
+        let foreground_offsets = offsets.reshape([-1, 4]).index_select(0, rows);
         let errors = config.box_loss.per_anchor(&foreground_offsets, targets, config.smooth_l1_beta, coder);
-        let box_loss = (errors * &object_weights).sum(Kind::Float) * config.box_loss_weight;
+        let box_loss = (errors * object_weights).sum(Kind::Float) * config.box_loss_weight;
         let classification = match gradient {
             Some(gradient) => logits.reshape(-1).dot(&gradient.view(-1)),
             None => classification_loss.shallow_clone(),
@@ -171,6 +168,7 @@ impl Focal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::targets::Targets;
     use std::fs;
 
     /// libtorch's softplus is linear from 20 on, and so its derivative 1, which differs from a sigmoid by 2e-9 there.
@@ -253,7 +251,7 @@ mod tests {
         let loss = Loss::new(
             &Tensor::zeros([1, 4, 1], tch::kind::FLOAT_CPU),
             &offsets,
-            &targets,
+            &targets.tensors(),
             &config,
             &BoxCoderSpec::default(),
         );

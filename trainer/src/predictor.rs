@@ -2,15 +2,15 @@
 
 use models::evaluation::ScoredBox;
 use models::{Anchors, Checkpoint, ModelSpec, Placement, Predictions, RetinaNet, WeightsError, parameters};
-use ndarray::{ArrayView2, ArrayView3};
 use rayon::prelude::*;
-use runtime::{Detection, postprocess, postprocess_for_coco};
+use runtime::{Candidates, Detection, postprocess_candidates, postprocess_candidates_for_coco};
 use tch::{Device, Tensor};
 
+use crate::candidates::ImageCandidates;
 use crate::loader::{Batch, BatchRequest, Loader};
 use crate::loss::{Loss, LossConfig};
 use crate::parameters::{Layout, Parameters};
-use crate::torch::{Inference, Torch, images};
+use crate::torch::{Inference, Torch};
 
 /// A network for inference on a device.
 pub struct Predictor {
@@ -45,34 +45,46 @@ impl Predictor {
 
     /// Scores `[N, anchors, classes]` and offsets `[N, anchors, 4]` of a batch, in CPU memory.
     pub fn predict(&self, batch: &Batch) -> [Tensor; 2] {
-        tch::no_grad(|| on_cpu(&self.forward(batch)))
+        let predictions = tch::no_grad(|| self.forward(batch));
+        [predictions.scores(), predictions.offsets].map(|tensor| tensor.0.to_device(Device::Cpu).contiguous())
     }
 
     fn forward(&self, batch: &Batch) -> Predictions<Inference> {
-        self.network.forward(&Torch(images(&batch.images, self.device, self.channels_last)))
+        self.network.forward(&Torch(batch.images_on(self.device, self.channels_last, &self.spec.preprocessing)))
     }
 
     /// Detections in the images of a batch, with the post-processing of the spec. Boxes are in pixels of the original
     /// image (upright, after EXIF rotation).
     pub(crate) fn detect(&self, batch: &Batch) -> Vec<ScoredBox> {
-        self.detections(batch, &self.predict(batch), postprocess)
+        tch::no_grad(|| self.detections(batch, &self.forward(batch), postprocess_candidates))
     }
 
     /// Those of the detections that COCO's metrics count, and the loss.
     pub(crate) fn validate(&self, batch: &Batch, config: &LossConfig) -> (Vec<ScoredBox>, [f64; 2]) {
-        let (predictions, loss) = tch::no_grad(|| {
+        tch::no_grad(|| {
+            let targets = batch.targets_on(self.device);
             let predictions = self.forward(batch);
             let Predictions { logits, offsets } = &predictions;
-            let loss = Loss::new(&logits.0, &offsets.0, &batch.targets, config, &self.spec.box_coder);
-            (on_cpu(&predictions), loss.values())
-        });
-        (self.detections(batch, &predictions, postprocess_for_coco), loss)
+            let loss = Loss::new(&logits.0, &offsets.0, &targets, config, &self.spec.box_coder);
+            (self.detections(batch, &predictions, postprocess_candidates_for_coco), loss.values())
+        })
     }
 
-    /// The detections that `select` finds in each image, with the scores and offsets of the batch.
-    fn detections(&self, batch: &Batch, predictions: &[Tensor; 2], select: Postprocess) -> Vec<ScoredBox> {
-        let per_image = detections(batch, predictions, &self.spec, select);
-        let scored = batch.indices.iter().zip(per_image).flat_map(|(index, detections)| {
+    /// The detections that `select` finds in each image.
+    fn detections(&self, batch: &Batch, predictions: &Predictions<Inference>, select: Postprocess) -> Vec<ScoredBox> {
+        let ([height, width], spec) = (batch.images.size(), &self.spec);
+        let anchors = Anchors::new(&spec.anchors, height, width);
+        let (scores, offsets) = (predictions.scores().0, &predictions.offsets.0);
+        // Image by image, because early in training all scores may be candidates.
+        let candidates = (0..batch.indices.len() as i64).map(|image| {
+            let (scores, offsets) = (scores.get(image), offsets.get(image));
+            ImageCandidates::select(&scores, &offsets, &anchors, &spec.postprocessing)
+        });
+        let candidates: Vec<_> = candidates.collect();
+        let detections: Vec<_> = (batch.placements.par_iter().zip(&candidates))
+            .map(|(placement, candidates)| select(&candidates.view(), &anchors, placement, spec))
+            .collect();
+        let scored = batch.indices.iter().zip(detections).flat_map(|(index, detections)| {
             detections.into_iter().map(|detection| ScoredBox {
                 image: *index,
                 class_index: detection.class_index,
@@ -84,13 +96,8 @@ impl Predictor {
     }
 }
 
-/// From scores and offsets of one image to its detections.
-type Postprocess = fn(ArrayView2<f32>, ArrayView2<f32>, &Anchors, &Placement, &ModelSpec) -> Vec<Detection>;
-
-/// Scores and offsets in CPU memory.
-fn on_cpu(predictions: &Predictions<Inference>) -> [Tensor; 2] {
-    [&predictions.scores().0, &predictions.offsets.0].map(|tensor| tensor.to_device(Device::Cpu).contiguous())
-}
+/// From candidates of one image to its detections.
+type Postprocess = fn(&Candidates, &Anchors, &Placement, &ModelSpec) -> Vec<Detection>;
 
 /// Every image of the loader's data set once. Batches contain only images of the same padded size, because more padding
 /// would change the predictions near the edges.
@@ -114,33 +121,4 @@ pub(crate) fn validation_requests(loader: &Loader, batch_size: usize) -> Vec<Bat
     let same_size = indices.chunk_by(|a, b| size(a) == size(b));
     let batches = same_size.flat_map(|indices| indices.chunks(batch_size));
     batches.map(|indices| BatchRequest { indices: indices.to_vec(), seed: 0 }).collect()
-}
-
-/// The detections of each image, in pixels of the original image (upright, after EXIF rotation).
-fn detections(
-    batch: &Batch,
-    [scores, offsets]: &[Tensor; 2],
-    spec: &ModelSpec,
-    select: Postprocess,
-) -> Vec<Vec<Detection>> {
-    let values = |tensor: &Tensor| {
-        let mut values = vec![0f32; tensor.numel()];
-        tensor.copy_data(&mut values, tensor.numel());
-        values
-    };
-    let shape = |tensor: &Tensor| {
-        let (n, rows, width) = tensor.size3().expect("predictions have three dimensions");
-        (n as usize, rows as usize, width as usize)
-    };
-    let (score_values, offset_values) = (values(scores), values(offsets));
-    let scores = ArrayView3::from_shape(shape(scores), &score_values).expect("the values have this shape");
-    let offsets = ArrayView3::from_shape(shape(offsets), &offset_values).expect("the values have this shape");
-    let (_, _, height, width) = batch.images.dim();
-    let anchors = Anchors::new(&spec.anchors, height, width);
-    let images = batch.placements.par_iter().enumerate().map(|(index, placement)| {
-        let (scores, offsets) =
-            (scores.index_axis(ndarray::Axis(0), index), offsets.index_axis(ndarray::Axis(0), index));
-        select(scores, offsets, &anchors, placement, spec)
-    });
-    images.collect()
 }

@@ -3,6 +3,7 @@
 use models::spec::BoxCoderSpec;
 use models::{Anchors, Assignment, BoundingBox, Matcher};
 use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
 
 /// An object in an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,5 +80,85 @@ impl Targets {
             }
         }
         targets
+    }
+
+    /// All values in one tensor of bytes, so that they reach a device in one copy. [`TargetTensors::unpack`] is the inverse.
+    pub(crate) fn packed(&self) -> Tensor {
+        let Self { rows, classes, anchors, offsets, object_weights, anchor_weights } = self;
+        let integers = [rows, classes].map(|values| bytemuck::cast_slice::<_, u8>(values));
+        let floats = [anchors.as_flattened(), offsets.as_flattened(), object_weights, anchor_weights];
+        let floats = floats.map(bytemuck::cast_slice::<_, u8>);
+        Tensor::from_slice(&[integers.as_slice(), floats.as_slice()].concat().concat())
+    }
+
+    /// The targets in the CPU's memory as tensors.
+    pub fn tensors(&self) -> TargetTensors {
+        TargetTensors::unpack(&self.packed(), self.rows.len())
+    }
+}
+
+/// The [`Targets`] of a batch as tensors on a device, which share one block of memory.
+#[derive(Debug)]
+pub struct TargetTensors {
+    /// `[foreground]`, int64.
+    pub rows: Tensor,
+    /// `[foreground]`, int64.
+    pub classes: Tensor,
+    /// `[foreground, 4]`, float32.
+    pub anchors: Tensor,
+    /// `[foreground, 4]`, float32.
+    pub offsets: Tensor,
+    /// `[foreground]`, float32.
+    pub object_weights: Tensor,
+    /// `[images * anchors]`, float32.
+    pub anchor_weights: Tensor,
+}
+
+impl TargetTensors {
+    /// The tensors in those bytes; `foreground` is the number of foreground anchors.
+    pub(crate) fn unpack(packed: &Tensor, foreground: usize) -> Self {
+        let count = foreground as i64;
+        let mut start = 0;
+        let mut take = |kind: Kind, count: i64| {
+            let length = count * kind.elt_size_in_bytes() as i64;
+            let part = packed.narrow(0, start, length).view_dtype(kind);
+            start += length;
+            part
+        };
+        let [rows, classes] = [(); 2].map(|()| take(Kind::Int64, count));
+        let [anchors, offsets] = [(); 2].map(|()| take(Kind::Float, 4 * count).view([-1, 4]));
+        let object_weights = take(Kind::Float, count);
+        let rest = (packed.size()[0] - (2 * 8 + 9 * 4) * count) / 4;
+        Self { rows, classes, anchors, offsets, object_weights, anchor_weights: take(Kind::Float, rest) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_targets_have_the_same_values() {
+        let floats = |first: u8| std::array::from_fn(|index| f32::from(first) + index as f32 / 3.0);
+        let targets = Targets {
+            rows: vec![1 << 40, 7],
+            classes: vec![3, 0],
+            anchors: vec![floats(1), floats(2)],
+            offsets: vec![floats(3), floats(4)],
+            object_weights: vec![0.25, 0.5],
+            anchor_weights: vec![0.125, 0.0, 0.75],
+        };
+        let nothing = Targets { anchor_weights: vec![1.0], ..Targets::default() };
+        for targets in [targets, nothing] {
+            let tensors = targets.tensors();
+            let integers = |tensor: Tensor| Vec::<i64>::try_from(tensor).unwrap();
+            let floats = |tensor: Tensor| Vec::<f32>::try_from(tensor.view(-1)).unwrap();
+            assert_eq!((integers(tensors.rows), integers(tensors.classes)), (targets.rows.clone(), targets.classes));
+            assert_eq!(tensors.anchors.size(), [targets.rows.len() as i64, 4]);
+            assert_eq!(floats(tensors.anchors), targets.anchors.as_flattened());
+            assert_eq!(floats(tensors.offsets), targets.offsets.as_flattened());
+            assert_eq!(floats(tensors.object_weights), targets.object_weights);
+            assert_eq!(floats(tensors.anchor_weights), targets.anchor_weights);
+        }
     }
 }

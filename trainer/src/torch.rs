@@ -30,7 +30,12 @@ pub fn images(images: &Array4<f32>, device: Device, channels_last: bool) -> tch:
     let shape: Vec<i64> = images.shape().iter().map(|n| *n as i64).collect();
     let values = images.as_slice().expect("batches are in standard layout");
     let images = tch::Tensor::from_slice(values).view(shape.as_slice()).to_device(device);
-    if channels_last { images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]) } else { images }
+    if channels_last { self::channels_last(&images) } else { images }
+}
+
+/// Images `[N, 3, H, W]` in the channels-last memory format (NHWC).
+pub(crate) fn channels_last(images: &tch::Tensor) -> tch::Tensor {
+    images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 impl<const TRAINING: bool> Clone for Torch<TRAINING> {

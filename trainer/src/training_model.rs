@@ -24,7 +24,7 @@ use crate::schedule::SchedulePosition;
 use crate::step::{StageSeconds, Step};
 use crate::step_totals::StepTotals;
 use crate::sync_batch_norm::synchronized;
-use crate::torch::{Torch, Training, images};
+use crate::torch::{Torch, Training};
 use crate::transfer::Transfer;
 
 /// A network in training.
@@ -48,6 +48,8 @@ pub struct TrainingModel {
     group: Rc<ProcessGroup>,
     /// Whether the network has batch norms whose running statistics training updates.
     has_live_norms: bool,
+    /// Whether a stage ends when the device has computed it, not when it is queued.
+    times_device: bool,
     watch: CpuWatch,
     /// Whether an update of the weights failed midway.
     torn: bool,
@@ -131,6 +133,7 @@ impl TrainingModel {
             config: config.clone(),
             group: Rc::new(ProcessGroup::alone()),
             has_live_norms: has_live_norms(spec),
+            times_device: false,
             torn: false,
         })
     }
@@ -145,6 +148,12 @@ impl TrainingModel {
         }
         self.group = group;
         Ok(())
+    }
+
+    /// From now on waits for the device after each stage of a step, so that its time is counted in the right stage. Steps on a
+    /// GPU take longer.
+    pub(crate) fn time_device(&mut self) {
+        self.times_device = true;
     }
 
     /// The tensors that a run saves and resumes, by name: weights, average, and the optimizer's moments. They share memory
@@ -241,7 +250,7 @@ impl TrainingModel {
         if let (Some(average), true) = (&mut self.average, step.is_finite()) {
             average.update(&self.parameters, self.optimizer.steps);
         }
-        self.synchronize();
+        self.end_stage();
         self.torn = false;
         step.seconds.optimizer = start.elapsed().as_secs_f64();
         Ok(step)
@@ -284,7 +293,7 @@ impl TrainingModel {
             let start = Instant::now();
             let gradient = self.parameters.gradient(&total);
             sum = Some(sum.map_or(gradient.shallow_clone(), |sum| sum + gradient));
-            self.synchronize();
+            self.end_stage();
             seconds.backward += start.elapsed().as_secs_f64();
         }
         let gradient = sum.unwrap_or_else(|| self.parameters.trainable.zeros_like());
@@ -311,9 +320,11 @@ impl TrainingModel {
     }
 
     fn loss(&self, batch: &Batch) -> Loss {
-        let input = images(&batch.images, self.device, self.config.run.channels_last);
+        let input = batch.images_on(self.device, self.config.run.channels_last, &self.spec.preprocessing);
+        // Before the forward pass, because a copy to a GPU waits for what was started before it.
+        let targets = batch.targets_on(self.device);
         let [logits, offsets] = self.forward(&input, 1.0);
-        Loss::new(&logits, &offsets, &batch.targets, &self.config.loss, &self.spec.box_coder)
+        Loss::new(&logits, &offsets, &targets, &self.config.loss, &self.spec.box_coder)
     }
 
     /// A loss of zero, for a rank without a batch: takes part in synchronized norms with an image that does not count.
@@ -340,9 +351,9 @@ impl TrainingModel {
         self.config.run.sync_batch_norm && self.has_live_norms && self.group.world_size() > 1
     }
 
-    /// Waits for the device, so that its time is counted in the right stage.
-    fn synchronize(&self) {
-        if let Device::Cuda(index) = self.device {
+    /// Waits for the device if it [is timed](Self::time_device).
+    fn end_stage(&self) {
+        if let (Device::Cuda(index), true) = (self.device, self.times_device) {
             tch::Cuda::synchronize(index as i64);
         }
     }

@@ -31,7 +31,7 @@ fn targets(images: &[Vec<Object>], normalizer: Normalizer) -> Targets {
 }
 
 fn loss(logits: &Tensor, offsets: &Tensor, targets: &Targets, config: &LossConfig) -> Loss {
-    Loss::new(logits, offsets, targets, config, &BoxCoderSpec::default())
+    Loss::new(logits, offsets, &targets.tensors(), config, &BoxCoderSpec::default())
 }
 
 fn iou(a: &[f64; 4], b: &[f64; 4]) -> f64 {

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use trainer::config::{Precision, TrainConfig};
 use trainer::group::Halt;
 use trainer::interrupt::Interrupt;
-use trainer::loader::Batch;
+use trainer::loader::{Batch, BatchImages};
 use trainer::part::Part;
 use trainer::schedule::{Patience, SchedulePosition};
 use trainer::step::Step;
@@ -62,7 +62,8 @@ fn batch_with(seeds: &[u64], normalizer: Normalizer) -> Batch {
     let anchors = Anchors::new(&spec.anchors, SIDE, SIDE);
     let targets = Targets::new(&objects, &anchors, &Matcher::default(), &spec.box_coder, normalizer);
     let placements = vec![spec.preprocessing.place(SIDE as u32, SIDE as u32); seeds.len()];
-    Batch { images, targets, placements, indices: seeds.iter().map(|seed| *seed as usize).collect() }
+    let indices = seeds.iter().map(|seed| *seed as usize).collect();
+    Batch::new(BatchImages::Normalized(images), targets, placements, indices)
 }
 
 fn at(step: u64) -> SchedulePosition {

@@ -57,6 +57,11 @@ impl RunData {
         })
     }
 
+    /// Prepares batches for this device instead of the CPU.
+    pub(crate) fn for_device(self, device: tch::Device) -> Self {
+        Self { train: self.train.for_device(device), validation: self.validation.for_device(device), ..self }
+    }
+
     /// The spec of the network: that of the configuration, with the classes of the data.
     pub(crate) fn spec(&self) -> &ModelSpec {
         &self.train.recipe().spec
