@@ -493,7 +493,9 @@ fn killed_run_resumes_to_the_same_weights() {
 augmentation: {vertical_flip: 0.5, mosaic: {probability: 0.5}, large_scale_jitter: {probability: 0.5}, close_mosaic: 2}
 optimizer: {kind: adamw, gradient_accumulation_steps: 2}
 schedule: {kind: plateau, warmup_steps: 2, patience: 0}
-run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 0.0005}
+run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, precision: float16, save_every_minutes: 0.0005,
+  validate_every: 2 steps, keep_checkpoints: 1}
+loss: {box_loss_weight: 100}
 ";
     project.configure(&CONFIG.replace("\nrun: {epochs: 2, batch_size: 4, workers: 2}\n", options_with_state));
     let whole = project.fit(&["--out", "whole"]);
@@ -523,7 +525,7 @@ run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 
             break;
         }
         assert!(attempt < 7, "the last attempt was not killed, but failed");
-        for file in ["last.safetensors", "best.safetensors"] {
+        for file in ["last.safetensors", "best.safetensors", "checkpoints/step-0000002.safetensors"] {
             let path = project.path().join("killed").join(file);
             assert!(!path.exists() || Checkpoint::open(&path).is_ok(), "{file} is damaged");
         }
@@ -531,6 +533,14 @@ run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 
     assert!(kills >= 3, "killed only {kills} times");
     assert!(project.checkpoint("killed/last.safetensors") == project.checkpoint("whole/last.safetensors"));
     assert!(project.checkpoint("killed/best.safetensors") == project.checkpoint("whole/best.safetensors"));
+    let kept = "checkpoints/step-0000008.safetensors";
+    assert!(project.checkpoint(&format!("killed/{kept}")) == project.checkpoint(&format!("whole/{kept}")));
+    assert_eq!(project.validations("killed"), project.validations("whole"), "every validation is in the log once");
+    assert_eq!(project.validations("whole").len(), 6);
+    // The state contains the loss scaler, which has skipped steps.
+    let state = |run: &str| fs::read(project.path().join(run).join("state.safetensors")).unwrap();
+    assert!(state("killed") == state("whole"));
+    assert!(project.log("whole").iter().any(|line| line["step"].is_u64() && line["gradient_norm"].is_null()));
     let steps = |name: &str| -> Vec<u64> {
         let log = fs::read_to_string(project.path().join(name).join("log.jsonl")).unwrap();
         let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -594,6 +604,42 @@ fn validate_every_skips_epochs_but_not_the_last() {
 }
 
 #[test]
+fn validation_in_steps_saves_within_epochs_and_keeps_checkpoints() {
+    let project = Project::new();
+    // Three epochs of three steps.
+    let run = "run: {validate_every: 2 steps, keep_checkpoints: 2, epochs: 3, batch_size: 2,";
+    project.configure(&CONFIG.replace("run: {epochs: 2, batch_size: 4,", run));
+    let output = project.fit(&["--out", "run"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_contains(
+        &stderr(&output),
+        &["keeps 2 checkpoints of ", "step 2, 0.67 epochs: validation: classification loss"],
+    );
+    let validated: Vec<_> = project.log("run").into_iter().filter(|line| line["validation"].is_object()).collect();
+    assert_eq!(validated.iter().map(|line| line["steps"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4, 6, 8, 9]);
+    let epochs: Vec<_> = validated.iter().map(|line| line["epoch"].as_f64().unwrap()).collect();
+    assert!(
+        epochs.iter().zip([2.0 / 3.0, 4.0 / 3.0, 2.0, 8.0 / 3.0, 3.0]).all(|(a, b)| (a - b).abs() < 1e-9),
+        "{epochs:?}"
+    );
+    let kept = fs::read_dir(project.path().join("run/checkpoints")).unwrap();
+    let mut kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    kept.sort();
+    assert_eq!(kept, ["step-0000004.safetensors", "step-0000008.safetensors"]);
+    for (name, line) in kept.iter().zip([&validated[1], &validated[3]]) {
+        let checkpoint = project.checkpoint(&format!("run/checkpoints/{name}"));
+        assert_eq!(checkpoint.provenance.ap, line["validation"]["AP"].as_f64());
+    }
+    let last = project.checkpoint("run/last.safetensors");
+    assert!(project.checkpoint("run/checkpoints/step-0000008.safetensors").tensors != last.tensors);
+    let report = fs::read_to_string(project.path().join("run/report.html")).unwrap();
+    assert_contains(&report, &["\"validations\":[{\"epoch\":0.66"]);
+    let ap = |line: &serde_json::Value| line["validation"]["AP"].as_f64().unwrap();
+    let best = validated.iter().map(ap).fold(f64::MIN, f64::max);
+    assert_eq!(project.checkpoint("run/best.safetensors").provenance.ap, Some(best));
+}
+
+#[test]
 fn learning_rate_follows_the_schedule() {
     let project = Project::new();
     let schedule = "schedule: {kind: step, warmup_steps: 1, milestones: [1], factor: 0.5}";
@@ -615,6 +661,13 @@ fn early_stop_ends_a_run_without_improvement() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_contains(&stderr(&output), &["no better AP in 2 validations"]);
     assert_eq!(project.checkpoint("run/last.safetensors").provenance.epoch, Some(3));
+    // Three validations end within the second epoch of two steps.
+    let output = project.fit(&["--out", "steps", "--set", "run.validate_every=1 step"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_contains(&stderr(&output), &["no better AP in 2 validations", "step 1, 0.67 epochs"]);
+    assert_eq!(project.log("steps").iter().filter(|line| line["step"].is_u64()).count(), 3);
+    let output = project.fit(&["--resume", "--out", "steps"]);
+    assert_contains(&stderr(&output), &["has stopped early, after 1 of 9 epochs"]);
 }
 
 #[test]
@@ -682,6 +735,9 @@ fn configuration_errors_show_file_key_and_line() {
         ("freeze: heads", "run.freeze"),
         ("ema_decay: 1.0", "run.ema_decay"),
         ("save_every_minutes: 0", "run.save_every_minutes"),
+        ("validate_every: 0", "run.validate_every: `0 epochs` is not an interval"),
+        ("validate_every: [1]", "such as `2 epochs` or `500 steps`"),
+        ("keep_checkpoints: 0", "`run.keep_checkpoints` is 0"),
     ] {
         project.configure(&CONFIG.replace("epochs: 2", &format!("{value}, epochs: 2")));
         assert_contains(&project.refused(&[]), &[message]);
@@ -1155,6 +1211,7 @@ fn every_training_option_changes_the_weights() {
         ("run", "ema_decay: 0.5"),
         ("run", "freeze: stem"),
         ("run", "precision: bfloat16"),
+        ("run", "precision: float16"),
         ("run", "aspect_ratio_grouping: false"),
     ];
     for (index, (section, entry)) in entries.into_iter().enumerate() {

@@ -209,6 +209,26 @@ fn two_processes_are_one_with_two_accumulated_batches_bit_for_bit() {
     assert!(distance < 1e-5, "{distance}");
 }
 
+/// With this weight of the box loss, gradients overflow in float16 until the scale is low enough.
+#[test]
+fn all_ranks_skip_the_same_steps_in_float16() {
+    let project = Project::new("16");
+    let float16 = ["--set", "run.precision=float16", "--set", "loss.box_loss_weight=100", "--set", "run.epochs=5"];
+    let common = [&SGD[..], &["--set", "optimizer.learning_rate=0.0001"], &float16].concat();
+    project.fit(2, &[&common[..], &["--out", "two"]].concat());
+    project.fit_alone(&[&common[..], &["--set", "optimizer.gradient_accumulation_steps=2", "--out", "one"]].concat());
+    let skipped = |run: &str| {
+        let log = fs::read_to_string(project.path().join(run).join("log.jsonl")).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let scaled = lines.filter(|line| line["loss_scale"].is_number());
+        scaled.map(|line| (line["loss_scale"].as_f64().unwrap(), line["gradient_norm"].is_null())).collect::<Vec<_>>()
+    };
+    let [one, two] = ["one", "two"].map(skipped);
+    assert_eq!((&one, one.len()), (&two, 10));
+    assert!(one[0].1 && !one[9].1, "{one:?}");
+    assert!(project.weights("one") == project.weights("two"));
+}
+
 #[test]
 fn any_number_of_processes_is_repeatable() {
     // Five batches: with three processes, the second step has a rank without a batch; with four, three such ranks.
