@@ -158,9 +158,13 @@ fn channels_last_changes_results_only_by_rounding() {
 
 #[test]
 fn training_in_16_bits_has_nearly_the_same_losses() {
-    let norms = [NormKind::Batch, NormKind::Group, NormKind::FrozenBatch];
-    let precisions = [Precision::Bfloat16, Precision::Float16];
-    for (norm, precision) in norms.into_iter().flat_map(|norm| precisions.map(|precision| (norm, precision))) {
+    // libtorch computes float16 slowly on CPUs.
+    for (norm, precision) in [
+        (NormKind::Batch, Precision::Bfloat16),
+        (NormKind::Group, Precision::Bfloat16),
+        (NormKind::FrozenBatch, Precision::Bfloat16),
+        (NormKind::Batch, Precision::Float16),
+    ] {
         let spec = spec(norm);
         let mut config = config();
         config.optimizer.learning_rate = 1e-5;
@@ -184,20 +188,13 @@ fn float16_gradients_are_those_of_float32() {
     let spec = spec(NormKind::Group);
     let mut config = config();
     config.optimizer.kind = trainer::optimizer::OptimizerKind::Sgd;
-    for clip_grad_norm in [None, Some(0.01)] {
-        config.optimizer.clip_grad_norm = clip_grad_norm;
-        config.run.precision = Precision::Float32;
-        let (float, before, expected) = train(&spec, &config, &[batch(&[1, 2])], 1);
-        config.run.precision = Precision::Float16;
-        let (whole, _, steps) = train(&spec, &config, &[batch(&[1, 2])], 1);
-        let (parts, ..) = train(&spec, &config, &[batch(&[1]), batch(&[2])], 1);
-        assert!((steps[0].gradient_norm / expected[0].gradient_norm - 1.0).abs() < FLOAT16_TOLERANCE, "{steps:?}");
-        let [float, whole, parts] = [float, whole, parts].map(|model| model.parameters.to_tensors());
-        for half in [whole, parts] {
-            let distance = distance(&before, &float, &half);
-            assert!(distance < FLOAT16_TOLERANCE, "{distance}");
-        }
-    }
+    config.optimizer.clip_grad_norm = Some(0.01);
+    let (float, before, expected) = train(&spec, &config, &[batch(&[1, 2])], 1);
+    config.run.precision = Precision::Float16;
+    let (half, _, steps) = train(&spec, &config, &[batch(&[1]), batch(&[2])], 1);
+    assert!((steps[0].gradient_norm / expected[0].gradient_norm - 1.0).abs() < FLOAT16_TOLERANCE, "{steps:?}");
+    let distance = distance(&before, &float.parameters.to_tensors(), &half.parameters.to_tensors());
+    assert!(distance < FLOAT16_TOLERANCE, "{distance}");
 }
 
 #[test]

@@ -198,6 +198,14 @@ mod tests {
         assert_eq!(state.losses, [0.0; 2]);
     }
 
+    #[test]
+    fn the_loss_scaler_is_saved_exactly() {
+        let scaler = LossScaler { scale: 2f64.powi(17), finite_steps: 1234, skipped: 56 };
+        let state = RunState { loss_scaler: Some(scaler), validations: 3, validated_steps: 7, ..RunState::default() };
+        let saved = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<RunState>(&saved).unwrap(), state);
+    }
+
     /// Epochs of three steps.
     const SIZE: EpochSize = EpochSize { images: 22, images_per_step: 8 };
 
