@@ -68,10 +68,10 @@ impl From<Capability> for String {
     }
 }
 
-/// Compute capabilities of all GPUs, from the driver.
+/// Compute capabilities of all GPUs that are visible to CUDA, from the driver; none without one.
 /// <https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__DEVICE.html>
 #[allow(unsafe_code, reason = "the compiler cannot check calls of C libraries")]
-fn capabilities() -> Option<Vec<Capability>> {
+pub fn capabilities() -> Option<Vec<Capability>> {
     type Init = unsafe extern "C" fn(c_uint) -> c_uint;
     type Count = unsafe extern "C" fn(*mut c_int) -> c_uint;
     type Attribute = unsafe extern "C" fn(*mut c_int, c_uint, c_int) -> c_uint;

@@ -14,11 +14,13 @@ use serde_yaml::Value;
 
 use crate::augmentation::AugmentationConfig;
 use crate::cache::CacheConfig;
+use crate::interval::Interval;
 use crate::loss::LossConfig;
 use crate::machine::default_workers;
 use crate::optimizer::{OptimizerConfig, OptimizerKind};
 use crate::overrides::Overrides;
 use crate::part::Part;
+use crate::precision::Precision;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 
 /// The complete configuration of a training run.
@@ -202,20 +204,12 @@ pub struct RunConfig {
     pub precision: Precision,
     /// Whether images and kernels have the channels-last memory format (NHWC).
     pub channels_last: bool,
-    /// Epochs between validations; the last epoch is always validated.
-    pub validate_every: u32,
+    /// Epochs or steps between validations; the last epoch is always validated.
+    pub validate_every: Interval,
+    /// The checkpoint of every validation whose number is a multiple of this is kept, numbered by its step. `None`: none.
+    pub keep_checkpoints: Option<u32>,
     /// Minutes between saves of the run's state within an epoch. `None`: saves only after each epoch.
     pub save_every_minutes: Option<f64>,
-}
-
-/// Data type of convolutions in training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Precision {
-    /// Single precision.
-    Float32,
-    /// bfloat16: faster if the CPU or GPU has instructions for it.
-    Bfloat16,
 }
 
 impl Default for RunConfig {
@@ -232,7 +226,8 @@ impl Default for RunConfig {
             ema_decay: None,
             precision: Precision::Float32,
             channels_last: false,
-            validate_every: 1,
+            validate_every: Interval::Epochs(1),
+            keep_checkpoints: None,
             save_every_minutes: Some(10.0),
         }
     }
@@ -382,7 +377,7 @@ impl TrainConfig {
         if let Some(decay) = run.ema_decay {
             ensure!((0.0..1.0).contains(&decay), "`run.ema_decay` is {decay}, expected 0 to 1, 1 excluded, or null");
         }
-        ensure!(run.validate_every > 0, "`run.validate_every` is 0, expected at least 1");
+        ensure!(run.keep_checkpoints != Some(0), "`run.keep_checkpoints` is 0, expected at least 1, or null");
         if let Some(minutes) = run.save_every_minutes {
             ensure!(minutes > 0.0, "`run.save_every_minutes` is {minutes}, expected more than zero, or null");
         }

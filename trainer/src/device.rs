@@ -6,11 +6,14 @@ use std::str::FromStr;
 use anyhow::{bail, ensure};
 use process_group::ProcessGroup;
 use runtime::Provider;
+use runtime::drivers::{self, Capability};
 use serde::{Deserialize, Serialize};
 use tch::Cuda;
 
 use crate::config::RunConfig;
 use crate::loader::Recipe;
+use crate::machine::has_bfloat16_instructions;
+use crate::precision::Precision;
 
 /// A device by name: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,9 +71,18 @@ impl FromStr for Device {
 }
 
 impl Device {
-    /// Whether this is the CPU.
-    pub(crate) fn is_cpu(self) -> bool {
-        self.0 == tch::Device::Cpu
+    /// What to say about a precision on this device, which must be open; `None` if the device does not tell what it is
+    /// good at, or if the precision is a good one.
+    pub(crate) fn precision_advice(self, precision: Precision) -> Option<String> {
+        match self.0 {
+            tch::Device::Cuda(index) => {
+                let capability = *drivers::capabilities()?.get(index)?;
+                precision.advice(&format!("this GPU (compute capability {capability})"), fast_on_gpu(capability))
+            }
+            // libtorch computes float16 on CPUs in slow loops, also where they have instructions for it.
+            _ if has_bfloat16_instructions()? => precision.advice("this CPU", &[Precision::Bfloat16]),
+            _ => precision.advice("this CPU", &[]),
+        }
     }
 
     /// The execution provider of ONNX Runtime for this device.
@@ -128,6 +140,15 @@ impl Device {
     }
 }
 
+/// The data types for which a GPU has tensor cores, besides float32.
+fn fast_on_gpu(Capability(major, _): Capability) -> &'static [Precision] {
+    match major {
+        8.. => &[Precision::Bfloat16, Precision::Float16],
+        7 => &[Precision::Float16],
+        _ => &[],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +160,15 @@ mod tests {
         assert_eq!("cuda:3".parse(), Ok(Device(tch::Device::Cuda(3))));
         for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1"] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn gpus_have_tensor_cores_since_volta() {
+        use Precision::{Bfloat16, Float16};
+        for (capability, expected) in [((6, 1), &[][..]), ((7, 5), &[Float16][..]), ((9, 0), &[Bfloat16, Float16][..])]
+        {
+            assert_eq!(fast_on_gpu(Capability(capability.0, capability.1)), expected);
         }
     }
 }

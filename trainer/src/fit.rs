@@ -11,11 +11,11 @@ use process_group::ProcessGroup;
 use runtime::progress::{detail, is_verbose};
 
 use crate::agreement;
-use crate::config::{Precision, TrainConfig};
+use crate::config::TrainConfig;
 use crate::device::{Device, set_cudnn_benchmark};
 use crate::group::{GroupArgs, all, from_first, with_rank};
 use crate::interrupt;
-use crate::machine::{Machine, has_bfloat16_instructions};
+use crate::machine::Machine;
 use crate::overrides::Overrides;
 use crate::progress::{say, warn};
 use crate::resumption;
@@ -167,8 +167,8 @@ fn new_run(args: &FitArgs, group: &ProcessGroup) -> anyhow::Result<(TrainConfig,
             "`frozen_batch` norms need pretrained weights (--weights); from scratch, use `batch` or `group`"
         ));
     }
-    if config.run.precision == Precision::Bfloat16 && device.is_cpu() && !has_bfloat16_instructions() {
-        warn(format_args!("this CPU has no bfloat16 instructions; `run.precision: float32` is faster"));
+    if let Some(advice) = device.of_rank(group)?.precision_advice(config.run.precision) {
+        say(format_args!("{advice}"));
     }
     Ok((config, device))
 }

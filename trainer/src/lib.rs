@@ -14,6 +14,8 @@ pub mod training_model;
 pub mod failure;
 mod cpu_watch;
 pub mod loss;
+pub mod loss_scaler;
+pub mod precision;
 pub mod box_loss;
 pub mod targets;
 pub mod optimizer;
@@ -21,6 +23,7 @@ pub mod schedule;
 pub mod average;
 mod transfer;
 
+pub mod interval;
 pub mod config;
 pub mod overrides;
 mod differences;

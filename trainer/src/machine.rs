@@ -49,11 +49,12 @@ pub(crate) fn default_workers() -> usize {
     (machine::cores() / processes).clamp(2, 32)
 }
 
-/// Whether the CPU has instructions for bfloat16; true if unknown.
-pub(crate) fn has_bfloat16_instructions() -> bool {
-    let Ok(information) = fs::read_to_string("/proc/cpuinfo") else { return true };
-    let flags = information.lines().find(|line| line.starts_with("flags"));
-    flags.is_none_or(|flags| flags.split_whitespace().any(|flag| ["amx_bf16", "avx512_bf16"].contains(&flag)))
+/// Whether the CPU has instructions for bfloat16; none if unknown.
+pub(crate) fn has_bfloat16_instructions() -> Option<bool> {
+    let information = fs::read_to_string("/proc/cpuinfo").ok()?;
+    // x86 and ARM
+    let flags = information.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"))?;
+    Some(flags.split_whitespace().any(|flag| ["amx_bf16", "avx512_bf16", "bf16"].contains(&flag)))
 }
 
 #[cfg(test)]

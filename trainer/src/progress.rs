@@ -15,13 +15,26 @@ pub(crate) struct EpochProgress {
     /// Number of images in the remaining epochs of the run.
     images_after: u64,
     start: Instant,
-    bar: Bar,
+    title: String,
+    bar: Option<Bar>,
 }
 
 impl EpochProgress {
     /// An epoch of `images` images; `images_after` is the number of images in the epochs after it.
     pub(crate) fn new(title: String, images: u64, images_after: u64) -> Self {
-        Self { images, done: 0, images_after, start: Instant::now(), bar: Bar::new(&title, Some(images)) }
+        let bar = Some(Bar::new(&title, Some(images)));
+        Self { images, done: 0, images_after, start: Instant::now(), title, bar }
+    }
+
+    /// Does other work, whose time does not count, without the bar.
+    pub(crate) fn aside<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        self.bar = None;
+        let start = Instant::now();
+        let result = work();
+        self.start += start.elapsed();
+        let bar = self.bar.insert(Bar::new(&self.title, Some(self.images)));
+        bar.advance(self.done, |_, _| String::new());
+        result
     }
 
     /// Shows the results of a step on `images` images.
@@ -30,7 +43,8 @@ impl EpochProgress {
         self.done += images as u64;
         let speed = self.images_per_second();
         let remaining = (self.images.saturating_sub(self.done) + self.images_after) as f64 / speed;
-        self.bar.advance(images as u64, |_, _| {
+        let Some(bar) = &self.bar else { return };
+        bar.advance(images as u64, |_, _| {
             format!(
                 "classification loss {classification_loss:.4}, box loss {box_loss:.4}, {speed:.1} images/s, {} left",
                 duration(remaining)

@@ -8,10 +8,11 @@ use crate::run::{EpochSize, RunState};
 use crate::schedule::ScheduleKind;
 
 /// The keys that may change. They affect neither the data nor the meaning of the weights and of the optimizer's state.
-const CHANGEABLE: [&str; 9] = [
+const CHANGEABLE: [&str; 10] = [
     "run.epochs",
     "run.workers",
     "run.validate_every",
+    "run.keep_checkpoints",
     "run.save_every_minutes",
     "schedule.milestones",
     "schedule.patience",
@@ -109,7 +110,7 @@ mod tests {
         let before = config("");
         for text in [
             "",
-            "run: {epochs: 60, validate_every: 2, save_every_minutes: null, workers: 3}",
+            "run: {epochs: 60, validate_every: 2 steps, keep_checkpoints: 3, save_every_minutes: null, workers: 3}",
             "schedule: {early_stop: 3, milestones: [40], patience: 9}",
             "augmentation: {close_mosaic: 5}",
         ] {

@@ -12,6 +12,7 @@ pub(crate) mod folder;
 mod journal;
 pub(crate) mod log;
 pub(crate) mod session;
+mod setup;
 mod state;
 mod stop;
 mod validation;
@@ -25,7 +26,6 @@ use process_group::ProcessGroup;
 
 use crate::agreement::ensure_same;
 use crate::config::TrainConfig;
-use crate::device::Device;
 use crate::failure::{TorchError, catch};
 use crate::group::{Halt, agree, all};
 use crate::interrupt::{Interrupt, Interrupted};
@@ -39,28 +39,13 @@ use crate::step_totals::StepTotals;
 use crate::training_model::{StepError, TrainingModel};
 pub(crate) use data::RunData;
 pub(crate) use display::print_result;
-use files::RunFiles;
+use files::{RunFiles, Validation};
 pub(crate) use folder::{RunFolder, Saved};
-use log::{EpochRecord, StepRecord, ValidationRecord};
+use log::{EpochRecord, StepRecord, ValidationRecord, ValidationWithinEpoch};
+pub(crate) use setup::Setup;
 pub(crate) use state::{EpochSize, RunState};
 use stop::Stop;
 use validation::{Validated, gather};
-
-/// What a run begins or resumes with.
-pub(crate) struct Setup {
-    /// The processes that train together.
-    pub(crate) group: Rc<ProcessGroup>,
-    /// The run's folder, in rank 0.
-    pub(crate) folder: Option<RunFolder>,
-    /// The command that resumes the run.
-    pub(crate) resume_command: String,
-    pub(crate) config: TrainConfig,
-    pub(crate) data: RunData,
-    pub(crate) model: TrainingModel,
-    pub(crate) device: Device,
-    /// Stops the run.
-    pub(crate) interrupt: Interrupt,
-}
 
 /// Trains a model: takes batches from the data, makes steps, validates and saves.
 pub(crate) struct Trainer {
@@ -69,7 +54,7 @@ pub(crate) struct Trainer {
     files: Option<RunFiles>,
     resume_command: String,
     config: TrainConfig,
-    data: RunData,
+    data: Rc<RunData>,
     model: TrainingModel,
     state: RunState,
     interrupt: Interrupt,
@@ -88,11 +73,12 @@ impl Trainer {
             checked_images: data.checked_images,
             device,
             world_size: group.world_size(),
+            loss_scaler: model.loss_scaler,
             ..RunState::default()
         };
         let files = folder.map(|folder| RunFiles::begin(folder, &config, &model, &state)).transpose();
         let files = all(&group, files)?;
-        Ok(Self { group, files, resume_command, config, data, model, state, interrupt })
+        Ok(Self { group, files, resume_command, config, data: Rc::new(data), model, state, interrupt })
     }
 
     /// Resumes the run from its saved state. The configuration that is saved may be changed; then it is written.
@@ -103,7 +89,7 @@ impl Trainer {
     pub(crate) fn resume(setup: Setup, saved: &Saved<TrainConfig>) -> anyhow::Result<Self> {
         let Setup { group, folder, resume_command, config, data, mut model, device, interrupt } = setup;
         let Saved { config: before, state } = saved;
-        let size = epoch_size(&data, &config, group.world_size());
+        let size = EpochSize::new(&config, data.sampler.images_per_epoch(), group.world_size());
         let state = RunState { device, checked_images: data.checked_images, ..state.resume(size, group.world_size())? };
         ensure!(
             state.dataset_checksums == data.checksums(),
@@ -117,12 +103,13 @@ impl Trainer {
             RunFiles::open(folder, &state)
         };
         let files = all(&group, folder.map(open).transpose())?;
-        model.optimizer.steps = state.steps as i64;
+        model.loss_scaler = state.loss_scaler;
+        model.optimizer.steps = (state.steps - state.loss_scaler.map_or(0, |scaler| scaler.skipped)) as i64;
         model.join(group.clone())?;
         if config.run.epochs != before.run.epochs {
             say(format_args!("{}", resumption::new_length(&state, size, before, &config)));
         }
-        Ok(Self { group, files, resume_command, config, data, model, state, interrupt })
+        Ok(Self { group, files, resume_command, config, data: Rc::new(data), model, state, interrupt })
     }
 
     /// Trains for the remaining epochs, then writes the report and prints the result.
@@ -146,16 +133,18 @@ impl Trainer {
                 say(format_args!("stopping early: no better AP in {} validations", self.state.patience.stale));
                 break;
             }
-            let trained = self.train_epoch()?;
+            let Some(trained) = self.train_epoch()? else { continue };
             self.ensure_same_weights()?;
-            let validation = self.is_validation_due(trained.epoch).then(|| self.validate(trained.epoch)).transpose()?;
+            let (epoch, run) = (trained.epoch, &self.config.run);
+            let is_due = epoch == run.epochs || run.validate_every.ends_with_epoch(epoch, self.state.steps);
+            let validation = is_due.then(|| self.validate(&format!("validation {epoch}"))).transpose()?;
             self.end_epoch(trained, validation).map_err(Stop::Unsaved)?;
         }
         Ok(())
     }
 
-    /// Makes the remaining steps of the current epoch.
-    fn train_epoch(&mut self) -> Result<EpochRecord, Stop> {
+    /// Makes the remaining steps of the current epoch. `None` if a validation within the epoch has ended the run.
+    fn train_epoch(&mut self) -> Result<Option<EpochRecord>, Stop> {
         let (epoch, epochs) = (self.state.epochs, self.config.run.epochs);
         let size = self.epoch_size();
         let consumed = self.state.consumed_images.unwrap_or(0);
@@ -171,8 +160,17 @@ impl Trainer {
         let requests = self.data.sampler.batches(epoch);
         let done = (consumed as usize).div_ceil(self.config.run.batch_size);
         let own = requests.into_iter().skip(done + self.group.rank()).step_by(self.group.world_size());
-        let mut batches = self.data.train.batches_with(augmentation, own);
+        let data = self.data.clone();
+        let mut batches = data.train.batches_with(augmentation, own);
         for _ in 0..images.div_ceil(size.images_per_step) {
+            if self.config.run.validate_every.ends_with_step(self.state.steps)
+                && self.state.validated_steps != self.state.steps
+            {
+                progress.aside(|| self.validate_within_epoch(size))?;
+                if self.config.schedule.is_over(self.state.patience) {
+                    return Ok(None);
+                }
+            }
             let waiting = Instant::now();
             let own = self.take_batches(&mut batches);
             let data = waiting.elapsed().as_secs_f64();
@@ -184,10 +182,12 @@ impl Trainer {
                 StepError::Torch(error) => self.torch_failure(&error),
             })?;
             if !step.is_finite() {
-                return Err(Stop::Final(display::not_finite(&step, &together, &self.data.train.recipe().dataset)));
+                let (dataset, is_float16) = (&self.data.train.recipe().dataset, self.state.loss_scaler.is_some());
+                return Err(Stop::Final(display::not_finite(&step, &together, dataset, is_float16)));
             }
             step.seconds.data = data;
             self.state.count_step(&step, totals.images);
+            self.state.loss_scaler = self.model.loss_scaler;
             progress.step(totals.images, &step);
             spent += step.seconds;
             let Some(files) = &mut self.files else { continue };
@@ -195,12 +195,12 @@ impl Trainer {
             files.journal.step(record).map_err(Stop::Unsaved)?;
             if self.config.run.save_every_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0)
             {
-                files.save(&self.model, &self.state, None, false).map_err(Stop::Unsaved)?;
+                files.save(&self.model, &self.state, None).map_err(Stop::Unsaved)?;
                 saved = Instant::now();
             }
         }
         let [classification_loss, box_loss] = self.state.losses.map(|sum| sum / size.images.max(1) as f64);
-        Ok(EpochRecord {
+        Ok(Some(EpochRecord {
             epoch: epoch + 1,
             steps: self.state.steps,
             classification_loss,
@@ -209,7 +209,7 @@ impl Trainer {
             images_per_second: progress.images_per_second(),
             spent,
             validation: None,
-        })
+        }))
     }
 
     /// Checks that all ranks have the same weights.
@@ -233,15 +233,11 @@ impl Trainer {
         Ok(taken)
     }
 
-    fn is_validation_due(&self, epoch: u32) -> bool {
-        epoch == self.config.run.epochs || epoch.is_multiple_of(self.config.run.validate_every)
-    }
-
     /// Measures the network on the validation images, which the ranks divide among themselves. Its loss is that of one large
     /// batch. Also returns the detections. Every rank has the results of all.
-    fn validate(&self, epoch: u32) -> Result<(ValidationRecord, Vec<ScoredBox>), Stop> {
+    fn validate(&self, title: &str) -> Result<(ValidationRecord, Vec<ScoredBox>), Stop> {
         let normalizer = self.config.loss.normalizer;
-        let own = self.detect(&self.group, &format!("validation {epoch}"), |batch| {
+        let own = self.detect(&self.group, title, |batch| {
             let (boxes, losses) = self.model.predictor.validate(batch, &self.config.loss);
             Validated { losses, divisor: batch.loss_divisor(normalizer), boxes }
         })?;
@@ -265,22 +261,58 @@ impl Trainer {
         validation: Option<(ValidationRecord, Vec<ScoredBox>)>,
     ) -> anyhow::Result<()> {
         let record = EpochRecord { validation: validation.as_ref().map(|(record, _)| *record), ..trained };
-        let ap = record.validation.map(|validation| validation.summary.ap);
         let reductions = self.state.patience.reductions;
-        let best = self.state.end_epoch(ap, &self.config.schedule);
+        let ended = record.validation.map(|validation| self.end_validation(&validation));
+        self.state.end_epoch();
         let Some(files) = &mut self.files else { return Ok(()) };
         files.journal.epoch(record)?;
-        if let Some((_, scored)) = validation.as_ref().filter(|_| best) {
-            report::write_detections(files.folder.path(), &self.data.validation.recipe().dataset, scored)?;
+        self.save_validated(ended, validation.map(|(_, scored)| scored))?;
+        let (best, reduced) = (ended.is_some_and(|ended| ended.best), self.state.patience.reductions > reductions);
+        display::epoch(&record, self.config.run.epochs, &self.state, best, reduced);
+        Ok(())
+    }
+
+    /// Validates, logs and saves between two steps of an epoch of `size`.
+    fn validate_within_epoch(&mut self, size: EpochSize) -> Result<(), Stop> {
+        self.ensure_same_weights()?;
+        let (validation, scored) = self.validate(&format!("validation after step {}", self.state.steps))?;
+        let fraction = self.state.consumed_images.unwrap_or(0) as f64 / size.images as f64;
+        let epoch = f64::from(self.state.epochs) + fraction;
+        let record = ValidationWithinEpoch { epoch, steps: self.state.steps, validation };
+        let reductions = self.state.patience.reductions;
+        let ended = self.end_validation(&validation);
+        let Some(files) = &mut self.files else { return Ok(()) };
+        files.journal.validation(record).map_err(Stop::Unsaved)?;
+        self.save_validated(Some(ended), Some(scored)).map_err(Stop::Unsaved)?;
+        display::validation(&record, ended.best, self.state.patience.reductions > reductions);
+        Ok(())
+    }
+
+    /// Counts a validation.
+    fn end_validation(&mut self, record: &ValidationRecord) -> Validation {
+        let ap = record.summary.ap;
+        let best = self.state.end_validation(ap, &self.config.schedule);
+        let number = self.state.validations;
+        Validation {
+            ap,
+            best,
+            keep: self.config.run.keep_checkpoints.is_some_and(|every| number.is_multiple_of(every)),
         }
-        files.save(&self.model, &self.state, ap, best)?;
-        if let Some((_, scored)) = &validation
-            && let Err(error) = files.show_samples(self.data.validation.recipe(), self.state.steps, scored)
+    }
+
+    /// Saves the run in rank 0, after a validation that has detected `scored` if there was one.
+    fn save_validated(&mut self, ended: Option<Validation>, scored: Option<Vec<ScoredBox>>) -> anyhow::Result<()> {
+        let Some(files) = &mut self.files else { return Ok(()) };
+        let recipe = self.data.validation.recipe();
+        if let (Some(Validation { best: true, .. }), Some(scored)) = (ended, &scored) {
+            report::write_detections(files.folder.path(), &recipe.dataset, scored)?;
+        }
+        files.save(&self.model, &self.state, ended)?;
+        if let Some(scored) = &scored
+            && let Err(error) = files.show_samples(recipe, self.state.steps, scored)
         {
-            warn(format_args!("cannot write images of epoch {} for TensorBoard: {error:#}", record.epoch));
+            warn(format_args!("cannot write images after step {} for TensorBoard: {error:#}", self.state.steps));
         }
-        let reduced = self.state.patience.reductions > reductions;
-        display::epoch(&record, self.config.run.epochs, best, reduced);
         Ok(())
     }
 
@@ -315,7 +347,7 @@ impl Trainer {
     }
 
     fn epoch_size(&self) -> EpochSize {
-        epoch_size(&self.data, &self.config, self.group.world_size())
+        EpochSize::new(&self.config, self.data.sampler.images_per_epoch(), self.group.world_size())
     }
 
     fn check_interrupt(&self) -> Result<(), Stop> {
@@ -323,17 +355,8 @@ impl Trainer {
     }
 
     fn torch_failure(&self, error: &TorchError) -> Stop {
-        let (run, model) = (&self.config.run, &self.config.model);
-        let advice = if error.is_out_of_memory() {
-            format!(
-                "; start a new run with a lower `run.batch_size` ({}) and a higher \
-                 `optimizer.gradient_accumulation_steps` ({}), a lower `model.preprocessing.longer_side` ({}), or \
-                 `run.precision: bfloat16`",
-                run.batch_size, self.config.optimizer.gradient_accumulation_steps, model.preprocessing.longer_side
-            )
-        } else {
-            String::new()
-        };
+        let out_of_memory = error.is_out_of_memory();
+        let advice = if out_of_memory { display::out_of_memory_advice(&self.config) } else { String::new() };
         let reason = anyhow!("libtorch failed on {}: {error}{advice}", self.state.device);
         if self.model.is_torn() { Stop::Unsaved(reason) } else { Stop::Intact(reason) }
     }
@@ -348,7 +371,7 @@ impl Trainer {
             Stop::Lost(reason) => (Some(reason), false),
         };
         let saved = catch(|| match &mut self.files {
-            Some(files) => files.save(&self.model, &self.state, None, false),
+            Some(files) => files.save(&self.model, &self.state, None),
             None => Ok(()),
         });
         if is_agreed {
@@ -372,13 +395,5 @@ impl Trainer {
     /// The error of a run that stops without being saved.
     fn unsaved(&self, reason: &anyhow::Error) -> anyhow::Error {
         anyhow!("{reason:#}; to resume from the last save: {}", self.resume_command)
-    }
-}
-
-fn epoch_size(data: &RunData, config: &TrainConfig, world_size: usize) -> EpochSize {
-    let batches = config.optimizer.gradient_accumulation_steps * world_size;
-    EpochSize {
-        images: data.sampler.images_per_epoch() as u64,
-        images_per_step: (config.run.batch_size * batches) as u64,
     }
 }

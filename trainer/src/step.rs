@@ -4,6 +4,8 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::loss_scaler::LossScaler;
+
 /// Results of one step. Numbers missing from a log are NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
@@ -13,21 +15,30 @@ pub struct Step {
     /// Box loss before the update.
     #[serde(default = "nan", deserialize_with = "number")]
     pub box_loss: f64,
-    /// Gradient norm before clipping.
+    /// Gradient norm before clipping. If it is not finite, the weights are unchanged.
     #[serde(default = "nan", deserialize_with = "number")]
     pub gradient_norm: f64,
     /// Learning rate.
     #[serde(default = "nan", deserialize_with = "number")]
     pub learning_rate: f64,
+    /// Factor on the loss, in float16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
     /// Times of the stages.
     #[serde(skip)]
     pub seconds: StageSeconds,
 }
 
 impl Step {
-    /// Whether losses and gradient norm are finite. If not, the weights are unchanged.
+    /// Whether losses and gradient norm are finite, or the step [is skipped](Self::is_skipped).
     pub fn is_finite(&self) -> bool {
-        [self.classification_loss, self.box_loss, self.gradient_norm].iter().all(|value| value.is_finite())
+        let has_losses = self.classification_loss.is_finite() && self.box_loss.is_finite();
+        has_losses && (self.gradient_norm.is_finite() || self.is_skipped())
+    }
+
+    /// Whether the gradient is not finite because of the scale of the loss, which is lower in the next step.
+    pub fn is_skipped(&self) -> bool {
+        !self.gradient_norm.is_finite() && self.loss_scale.is_some_and(LossScaler::may_skip)
     }
 }
 

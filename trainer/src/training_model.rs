@@ -10,15 +10,17 @@ use tch::{Device, Kind, Tensor};
 
 use crate::average::Average;
 use crate::checkpoint::checkpoint;
-use crate::config::{Precision, TrainConfig};
+use crate::config::TrainConfig;
 use crate::cpu_watch::CpuWatch;
 use crate::failure::{TorchError, catch};
 use crate::group::{Halt, agree};
 use crate::interrupt::Interrupt;
 use crate::loader::Batch;
 use crate::loss::Loss;
+use crate::loss_scaler::LossScaler;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters, to_array};
+use crate::precision::Precision;
 use crate::predictor::Predictor;
 use crate::schedule::SchedulePosition;
 use crate::step::{StageSeconds, Step};
@@ -41,6 +43,8 @@ pub struct TrainingModel {
     pub predictor: Predictor,
     /// The optimizer; counts the steps.
     pub optimizer: Optimizer,
+    /// The scaler of the loss, in float16.
+    pub loss_scaler: Option<LossScaler>,
     list: Vec<Parameter>,
     training: RetinaNet<Training>,
     config: TrainConfig,
@@ -124,6 +128,7 @@ impl TrainingModel {
             training: RetinaNet::new(spec, &parameters)?,
             predictor: Predictor::new(spec, predicting)?,
             optimizer: Optimizer::new(&config.optimizer, &parameters.trainable, &parameters.segments),
+            loss_scaler: (config.run.precision == Precision::Float16).then(LossScaler::default),
             spec: spec.clone(),
             device: parameters.trainable.device(),
             watch: CpuWatch::new(parameters.trainable.device()),
@@ -239,7 +244,8 @@ impl TrainingModel {
         let own = agree(&self.group, own, StepError::is_interrupted, &mut losses)?;
         let Contribution { mut gradient, seconds, .. } = own;
         let [classification_loss, box_loss] = losses;
-        let mut step = Step { classification_loss, box_loss, gradient_norm: 0.0, learning_rate, seconds };
+        let mut step =
+            Step { classification_loss, box_loss, gradient_norm: 0.0, learning_rate, loss_scale: None, seconds };
         if !step.is_finite() || totals.batches == 0 {
             return Ok(step);
         }
@@ -247,9 +253,13 @@ impl TrainingModel {
         self.add_over_ranks(&mut gradient, statistics, totals)?;
         self.torn = true;
         step.gradient_norm = self.optimizer.step(&mut self.parameters.trainable, &mut gradient, learning_rate);
-        if let (Some(average), true) = (&mut self.average, step.is_finite()) {
+        let is_updated = step.gradient_norm.is_finite();
+        if let (Some(average), true) = (&mut self.average, is_updated) {
             average.update(&self.parameters, self.optimizer.steps);
         }
+        // All ranks have the same sum of gradients, and so the same scale.
+        step.loss_scale = self.loss_scaler.map(|scaler| scaler.scale);
+        self.loss_scaler = self.loss_scaler.map(|scaler| scaler.after_step(is_updated));
         self.end_stage();
         self.torn = false;
         step.seconds.optimizer = start.elapsed().as_secs_f64();
@@ -266,6 +276,7 @@ impl TrainingModel {
         let mut losses = [0.0; 2];
         let mut seconds = StageSeconds::default();
         let mut sum: Option<Tensor> = None;
+        let scale = self.loss_scaler.map_or(1.0, |scaler| scaler.scale);
         let synchronizes = self.synchronizes();
         // With synchronized norms, every rank computes as often as the one with the most batches.
         let passes = if synchronizes { totals.batches.div_ceil(self.group.world_size()) } else { batches.len() };
@@ -282,7 +293,8 @@ impl TrainingModel {
                     let loss = self.loss(batch);
                     // Reading the values waits for the device, which computes asynchronously.
                     losses.iter_mut().zip(loss.values()).for_each(|(sum, value)| *sum += fraction * value);
-                    if totals.batches > 1 { loss.total() * fraction } else { loss.total() }
+                    let factor = fraction * scale;
+                    if factor == 1.0 { loss.total() } else { loss.total() * factor }
                 }
                 None => self.loss_of_nothing(),
             };
@@ -296,7 +308,10 @@ impl TrainingModel {
             self.end_stage();
             seconds.backward += start.elapsed().as_secs_f64();
         }
-        let gradient = sum.unwrap_or_else(|| self.parameters.trainable.zeros_like());
+        let mut gradient = sum.unwrap_or_else(|| self.parameters.trainable.zeros_like());
+        if self.loss_scaler.is_some() {
+            let _ = gradient.g_div_scalar_(scale);
+        }
         Ok(Contribution { losses, gradient, seconds })
     }
 
@@ -337,11 +352,7 @@ impl TrainingModel {
 
     /// Logits and offsets. If norms are synchronized, `weight` is how often the images count in them.
     fn forward(&self, images: &Tensor, weight: f64) -> [Tensor; 2] {
-        let kind = match self.config.run.precision {
-            Precision::Float32 => Kind::Float,
-            Precision::Bfloat16 => Kind::BFloat16,
-        };
-        let forward = || self.training.forward(&Torch(images.to_kind(kind)));
+        let forward = || self.training.forward(&Torch(images.to_kind(self.config.run.precision.kind())));
         let predictions = if self.synchronizes() { synchronized(&self.group, weight, forward) } else { forward() };
         [predictions.logits.0, predictions.offsets.0].map(|tensor| tensor.to_kind(Kind::Float))
     }

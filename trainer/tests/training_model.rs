@@ -9,13 +9,15 @@ use models::{Anchors, BoundingBox, Matcher, ModelSpec, Pretrained, Provenance};
 use ndarray::{Array4, ArrayD};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use trainer::config::{Precision, TrainConfig};
+use trainer::config::TrainConfig;
 use trainer::group::Halt;
 use trainer::interrupt::Interrupt;
 use trainer::loader::{Batch, BatchImages};
+use trainer::loss_scaler::LossScaler;
 use trainer::part::Part;
+use trainer::precision::Precision;
 use trainer::schedule::{Patience, SchedulePosition};
-use trainer::step::Step;
+use trainer::step::{StageSeconds, Step};
 use trainer::step_totals::StepTotals;
 use trainer::targets::{Normalizer, Object, Targets};
 use trainer::training_model::{StepError, TrainingModel};
@@ -27,6 +29,9 @@ const SUM_ORDER_TOLERANCE: f64 = 1e-4;
 
 /// Maximum relative difference of losses in bfloat16, which has 8 bits of precision.
 const BFLOAT16_TOLERANCE: f64 = 0.03;
+
+/// Maximum relative difference of gradients in float16, which has 11 bits of precision.
+const FLOAT16_TOLERANCE: f64 = 0.03;
 
 fn spec(norm: NormKind) -> ModelSpec {
     let mut spec = ModelSpec::preset("resnet18").unwrap();
@@ -153,13 +158,19 @@ fn channels_last_changes_results_only_by_rounding() {
 }
 
 #[test]
-fn bfloat16_training_has_nearly_the_same_losses() {
-    for norm in [NormKind::Batch, NormKind::Group, NormKind::FrozenBatch] {
+fn training_in_16_bits_has_nearly_the_same_losses() {
+    // libtorch computes float16 slowly on CPUs.
+    for (norm, precision) in [
+        (NormKind::Batch, Precision::Bfloat16),
+        (NormKind::Group, Precision::Bfloat16),
+        (NormKind::FrozenBatch, Precision::Bfloat16),
+        (NormKind::Batch, Precision::Float16),
+    ] {
         let spec = spec(norm);
         let mut config = config();
         config.optimizer.learning_rate = 1e-5;
         let (_, _, float) = train(&spec, &config, &[batch(&[1, 2])], 3);
-        config.run.precision = Precision::Bfloat16;
+        config.run.precision = precision;
         let (half, before, steps) = train(&spec, &config, &[batch(&[1, 2])], 3);
         let close = |a: f64, b: f64| (a - b).abs() <= BFLOAT16_TOLERANCE * b.abs();
         // The first step depends only on biases, because the weights of the `output` convolutions start at zero.
@@ -170,6 +181,61 @@ fn bfloat16_training_has_nearly_the_same_losses() {
         assert_ne!(steps[2].box_loss, float[2].box_loss);
         assert!(steps.iter().all(Step::is_finite) && half.parameters.to_tensors() != before);
     }
+}
+
+/// The scale is taken out of the gradient before its norm is clipped, and batches are accumulated with the same scale.
+#[test]
+fn float16_gradients_are_those_of_float32() {
+    let spec = spec(NormKind::Group);
+    let mut config = config();
+    config.optimizer.kind = trainer::optimizer::OptimizerKind::Sgd;
+    config.optimizer.clip_grad_norm = Some(0.01);
+    let (float, before, expected) = train(&spec, &config, &[batch(&[1, 2])], 1);
+    config.run.precision = Precision::Float16;
+    let (half, _, steps) = train(&spec, &config, &[batch(&[1]), batch(&[2])], 1);
+    assert!((steps[0].gradient_norm / expected[0].gradient_norm - 1.0).abs() < FLOAT16_TOLERANCE, "{steps:?}");
+    let distance = distance(&before, &float.parameters.to_tensors(), &half.parameters.to_tensors());
+    assert!(distance < FLOAT16_TOLERANCE, "{distance}");
+}
+
+#[test]
+fn float16_steps_with_infinite_gradients_are_skipped() {
+    let mut config = config();
+    (config.run.precision, config.run.ema_decay) = (Precision::Float16, Some(0.5));
+    let mut model = TrainingModel::new(&spec(NormKind::Group), &config, tch::Device::Cpu).unwrap();
+    let state = |model: &TrainingModel| {
+        let moments: Vec<f64> = model.optimizer.moments.iter().map(|moment| moment.norm().double_value(&[])).collect();
+        let average = model.average.as_ref().unwrap().parameters.to_tensors();
+        (model.parameters.to_tensors(), average, moments, model.optimizer.steps)
+    };
+    let before = state(&model);
+    let huge = 2f64.powi(40);
+    model.loss_scaler = Some(LossScaler { scale: huge, finite_steps: 7, skipped: 0 });
+    let step = model.step(&[batch(&[1]), batch(&[2])], &at(0)).unwrap();
+    assert!(step.is_finite() && step.is_skipped() && step.loss_scale == Some(huge), "{step:?}");
+    assert!(state(&model) == before);
+    assert_eq!(model.loss_scaler, Some(LossScaler { scale: huge / 2.0, finite_steps: 0, skipped: 1 }));
+
+    model.loss_scaler = Some(LossScaler { scale: 1024.0, ..LossScaler::default() });
+    let step = model.step(&[batch(&[1])], &at(1)).unwrap();
+    assert!(step.is_finite() && !step.is_skipped());
+    assert!(state(&model) != before && model.optimizer.steps == 1);
+    assert_eq!(model.loss_scaler, Some(LossScaler { scale: 1024.0, finite_steps: 1, skipped: 0 }));
+}
+
+#[test]
+fn infinite_gradients_without_a_scale_are_no_skipped_step() {
+    let step = |loss_scale| Step {
+        classification_loss: 1.0,
+        box_loss: 1.0,
+        gradient_norm: f64::INFINITY,
+        learning_rate: 0.1,
+        loss_scale,
+        seconds: StageSeconds::default(),
+    };
+    let finite = [None, Some(1.0), Some(2.0)].map(|scale| step(scale).is_finite());
+    assert_eq!(finite, [false, false, true]);
+    assert!(!Step { box_loss: f64::NAN, ..step(Some(2.0)) }.is_finite());
 }
 
 /// Weight decay, the optimizer and the average leave frozen batch norms alone; with `affine: trainable`, scale and shift

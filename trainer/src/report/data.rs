@@ -17,7 +17,7 @@ use crate::config::TrainConfig;
 use crate::overrides::Overrides;
 use crate::progress::counted;
 use crate::run::folder::checked_images;
-use crate::run::log::{self, EpochRecord, Log, StepRecord};
+use crate::run::log::{self, EpochRecord, Log, StepRecord, ValidationWithinEpoch};
 use crate::run::session;
 use crate::splits::Splits;
 
@@ -47,6 +47,8 @@ pub(super) struct RunReport {
     pub(super) notes: Vec<String>,
     pub(super) steps: Steps,
     pub(super) epochs: Vec<EpochRecord>,
+    /// Those within epochs.
+    pub(super) validations: Vec<ValidationWithinEpoch>,
     /// Number of epochs in the configuration.
     pub(super) planned_epochs: Option<u64>,
     /// The configuration file.
@@ -148,6 +150,7 @@ impl RunReport {
             notes,
             steps: Steps::new(&log.steps),
             epochs: log.epochs,
+            validations: log.validations,
             planned_epochs: values.as_ref().and_then(|values| values["run"]["epochs"].as_u64()),
             config,
             settings,

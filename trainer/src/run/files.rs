@@ -15,6 +15,16 @@ use crate::training_model::TrainingModel;
 /// Number of validation images in TensorBoard after each validation.
 const SAMPLES: usize = 4;
 
+/// A validation that ends before a save.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Validation {
+    pub(super) ap: f64,
+    /// Whether this AP is the best so far.
+    pub(super) best: bool,
+    /// Whether its checkpoint is kept.
+    pub(super) keep: bool,
+}
+
 /// The files of a run.
 pub(super) struct RunFiles {
     pub(super) folder: RunFolder,
@@ -32,7 +42,7 @@ impl RunFiles {
         model: &TrainingModel,
         state: &RunState,
     ) -> anyhow::Result<Self> {
-        save(&folder, model, state, None, false)?;
+        save(&folder, model, state, None)?;
         folder.begin(config)?;
         Self::open(folder, state)
     }
@@ -43,11 +53,11 @@ impl RunFiles {
     /// When the logs cannot be read or written.
     pub(super) fn open(folder: RunFolder, state: &RunState) -> anyhow::Result<Self> {
         session::record(folder.path(), state.device)?;
-        let journal = Journal::open(folder.path(), state.steps, state.epochs)?;
+        let journal = Journal::open(folder.path(), state)?;
         Ok(Self { folder, journal })
     }
 
-    /// Saves the run, with its logs complete. `ap` is that of the epoch that ends; `best`: whether it is the best so far.
+    /// Saves the run, with its logs complete, after `validation` if one has just ended.
     ///
     /// # Errors
     /// When a file cannot be written. The earlier file then remains unchanged.
@@ -55,11 +65,10 @@ impl RunFiles {
         &mut self,
         model: &TrainingModel,
         state: &RunState,
-        ap: Option<f64>,
-        best: bool,
+        validation: Option<Validation>,
     ) -> anyhow::Result<()> {
         self.journal.flush()?;
-        save(&self.folder, model, state, ap, best)
+        save(&self.folder, model, state, validation)
     }
 
     /// Writes a few validation images with their detections after `steps` steps to TensorBoard, always the same ones.
@@ -80,10 +89,12 @@ fn save(
     folder: &RunFolder,
     model: &TrainingModel,
     state: &RunState,
-    ap: Option<f64>,
-    best: bool,
+    validation: Option<Validation>,
 ) -> anyhow::Result<()> {
     let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
+    let ap = validation.map(|validation| validation.ap);
     let checkpoint = model.checkpoint(Provenance { program, epoch: Some(state.epochs), ap, origin: None })?;
-    folder.save(model, state, &checkpoint, best)
+    let best = validation.filter(|validation| validation.best).map(|_| folder.best_path());
+    let kept = validation.filter(|validation| validation.keep).map(|_| folder.kept_path(state.steps));
+    folder.save(model, state, &checkpoint, best.into_iter().chain(kept))
 }

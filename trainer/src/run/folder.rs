@@ -30,6 +30,9 @@ const STATE: &str = "state.safetensors";
 /// The file that marks a folder as a run folder.
 const CONFIG: &str = "config.yaml";
 
+/// The folder of the checkpoints that a run keeps.
+const KEPT: &str = "checkpoints";
+
 /// The file that a run locks. It contains the process id. When a run ends, its lock is released but the file remains:
 /// otherwise two processes could lock two different files of this name.
 const LOCK: &str = ".lock";
@@ -125,7 +128,8 @@ impl RunFolder {
     /// Removes partial files that a run left when it was killed while saving.
     fn remove_unfinished(&self) -> anyhow::Result<()> {
         let context = || format!("cannot remove partial files from `{}`", self.path.display());
-        for entry in fs::read_dir(&self.path).with_context(context)? {
+        let kept = fs::read_dir(self.path.join(KEPT)).into_iter().flatten();
+        for entry in fs::read_dir(&self.path).with_context(context)?.chain(kept) {
             let path = entry.with_context(context)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with('.') && name.ends_with(".partial") {
@@ -160,6 +164,16 @@ impl RunFolder {
         self.path.join("last.safetensors")
     }
 
+    /// The size of the last checkpoint in megabytes; 0 if there is none.
+    pub(crate) fn checkpoint_megabytes(&self) -> f64 {
+        fs::metadata(self.last_path()).map_or(0.0, |file| file.len() as f64 / 1e6)
+    }
+
+    /// The checkpoint to keep of a validation after `steps` steps.
+    pub(crate) fn kept_path(&self, steps: u64) -> PathBuf {
+        self.path.join(KEPT).join(format!("step-{steps:07}.safetensors"))
+    }
+
     fn state_path(&self) -> PathBuf {
         self.path.join(STATE)
     }
@@ -191,7 +205,7 @@ impl RunFolder {
         if self.path.parent() == Some(Path::new(RUNS)) { self.update_latest_link() } else { Ok(()) }
     }
 
-    /// Saves the last checkpoint and the state of the run, and the checkpoint also as the best one if `best`.
+    /// Saves the last checkpoint and the state of the run, and the checkpoint also as each of `copies`.
     ///
     /// # Errors
     /// When a file cannot be written. The earlier file then remains unchanged.
@@ -200,10 +214,12 @@ impl RunFolder {
         model: &TrainingModel,
         state: &RunState,
         checkpoint: &Checkpoint,
-        best: bool,
+        copies: impl IntoIterator<Item = PathBuf>,
     ) -> anyhow::Result<()> {
-        if best {
-            checkpoint.write(&self.best_path())?;
+        for path in copies {
+            let folder = path.parent().unwrap_or(&self.path);
+            fs::create_dir_all(folder).with_context(|| format!("cannot create the folder `{}`", folder.display()))?;
+            checkpoint.write(&path)?;
         }
         checkpoint.write(&self.last_path())?;
         let path = self.state_path();

@@ -7,7 +7,8 @@ use anyhow::Context;
 use image::RgbImage;
 
 use super::events::Events;
-use super::log::{EpochRecord, FILE, LogWriter, Record, StepRecord, ValidationRecord};
+use super::log::{EpochRecord, FILE, LogWriter, Record, StepRecord, ValidationRecord, ValidationWithinEpoch};
+use super::state::RunState;
 use crate::step::{StageSeconds, Step};
 
 /// Maximum age of a buffered record when the next one is written, so that a run can be watched.
@@ -22,14 +23,14 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens or creates the logs in the folder of a run that has made `steps` steps and finished `epochs` epochs. Removes
-    /// log lines of later ones, because a resumed run repeats them.
+    /// Opens or creates the logs in the folder of a run. Removes log lines that come after `state`, because a resumed run
+    /// repeats them.
     ///
     /// # Errors
     /// When the logs cannot be read or written.
-    pub(super) fn open(folder: &Path, steps: u64, epochs: u32) -> anyhow::Result<Self> {
+    pub(super) fn open(folder: &Path, state: &RunState) -> anyhow::Result<Self> {
         let path = folder.join(FILE);
-        let open = || Ok::<_, std::io::Error>((LogWriter::open(&path, steps, epochs)?, Events::create(folder, steps)?));
+        let open = || Ok::<_, std::io::Error>((LogWriter::open(&path, state)?, Events::create(folder, state.steps)?));
         let (log, events) = open().with_context(|| format!("cannot write the log `{}`", path.display()))?;
         Ok(Self { path, log, events, flushed: Instant::now() })
     }
@@ -39,13 +40,14 @@ impl Journal {
     /// # Errors
     /// When the logs cannot be written.
     pub(super) fn step(&mut self, record: StepRecord) -> anyhow::Result<()> {
-        let Step { classification_loss, box_loss, gradient_norm, learning_rate, .. } = record.results;
-        let scalars = [
+        let Step { classification_loss, box_loss, gradient_norm, learning_rate, loss_scale, .. } = record.results;
+        let mut scalars = vec![
             ("train/classification_loss", classification_loss),
             ("train/box_loss", box_loss),
             ("train/gradient_norm", gradient_norm),
             ("train/learning_rate", learning_rate),
         ];
+        scalars.extend(loss_scale.map(|scale| ("train/loss_scale", scale)));
         self.write(record.step, &Record::Step(record), &scalars)?;
         if self.flushed.elapsed() >= FLUSH_INTERVAL { self.flush() } else { Ok(()) }
     }
@@ -65,17 +67,17 @@ impl Journal {
             ("speed/seconds_backward", backward),
             ("speed/seconds_optimizer", optimizer),
         ];
-        if let Some(ValidationRecord { classification_loss, box_loss, summary }) = record.validation {
-            scalars.extend([
-                ("validation/classification_loss", classification_loss),
-                ("validation/box_loss", box_loss),
-                ("validation/AP", summary.ap),
-                ("validation/AP50", summary.ap50),
-                ("validation/AP75", summary.ap75),
-                ("validation/AR100", summary.ar100),
-            ]);
-        }
+        scalars.extend(record.validation.iter().flat_map(validation_scalars));
         self.write(record.steps, &Record::Epoch(record), &scalars)?;
+        self.flush()
+    }
+
+    /// Logs a validation within an epoch. The logs are then complete.
+    ///
+    /// # Errors
+    /// When the logs cannot be written.
+    pub(super) fn validation(&mut self, record: ValidationWithinEpoch) -> anyhow::Result<()> {
+        self.write(record.steps, &Record::Validation(record), &validation_scalars(&record.validation))?;
         self.flush()
     }
 
@@ -103,4 +105,16 @@ impl Journal {
         let written = self.log.write(record).and_then(|()| self.events.scalars(steps, scalars));
         written.with_context(|| format!("cannot write the log `{}`", self.path.display()))
     }
+}
+
+fn validation_scalars(validation: &ValidationRecord) -> [(&'static str, f64); 6] {
+    let ValidationRecord { classification_loss, box_loss, summary } = validation;
+    [
+        ("validation/classification_loss", *classification_loss),
+        ("validation/box_loss", *box_loss),
+        ("validation/AP", summary.ap),
+        ("validation/AP50", summary.ap50),
+        ("validation/AP75", summary.ap75),
+        ("validation/AR100", summary.ar100),
+    ]
 }

@@ -10,6 +10,7 @@ use models::evaluation::Summary;
 use models::write_atomically;
 use serde::{Deserialize, Serialize};
 
+use super::state::RunState;
 use crate::step::{StageSeconds, Step, nan, number};
 
 /// The log's file in a run folder.
@@ -21,6 +22,7 @@ pub(crate) const FILE: &str = "log.jsonl";
 pub(crate) enum Record {
     Step(StepRecord),
     Epoch(EpochRecord),
+    Validation(ValidationWithinEpoch),
 }
 
 /// A step.
@@ -59,6 +61,16 @@ pub(crate) struct EpochRecord {
     pub(crate) validation: Option<ValidationRecord>,
 }
 
+/// A validation within an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ValidationWithinEpoch {
+    /// Number of finished epochs, with the fraction of the current one.
+    pub(crate) epoch: f64,
+    /// Number of the run's steps so far.
+    pub(crate) steps: u64,
+    pub(crate) validation: ValidationRecord,
+}
+
 /// Results of a validation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ValidationRecord {
@@ -80,12 +92,14 @@ impl fmt::Display for ValidationRecord {
     }
 }
 
-/// The steps and epochs of a run, in order.
+/// The steps, epochs and validations of a run, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Log {
     pub(crate) steps: Vec<StepRecord>,
     pub(crate) epochs: Vec<EpochRecord>,
-    /// Numbers of the lines that are neither, from 1.
+    /// Those within epochs.
+    pub(crate) validations: Vec<ValidationWithinEpoch>,
+    /// Numbers of the lines that are none of these, from 1.
     pub(crate) damaged: Vec<usize>,
 }
 
@@ -110,6 +124,7 @@ impl Log {
             match serde_json::from_str(line) {
                 Ok(Record::Step(step)) => log.steps.push(step),
                 Ok(Record::Epoch(epoch)) => log.epochs.push(epoch),
+                Ok(Record::Validation(validation)) => log.validations.push(validation),
                 Err(_) if line.ends_with('\n') => log.damaged.push(number),
                 Err(_) => {}
             }
@@ -123,13 +138,12 @@ impl Log {
 pub(super) struct LogWriter(BufWriter<File>);
 
 impl LogWriter {
-    /// Opens or creates the log of a run that has made `steps` steps and finished `epochs` epochs. Removes the lines of
-    /// later ones, because a resumed run repeats them.
+    /// Opens or creates the log of a run. Removes the lines that come after `state`, because a resumed run repeats them.
     ///
     /// # Errors
     /// When the log cannot be read or written.
-    pub(super) fn open(path: &Path, steps: u64, epochs: u32) -> io::Result<Self> {
-        rewind(path, steps, epochs)?;
+    pub(super) fn open(path: &Path, state: &RunState) -> io::Result<Self> {
+        rewind(path, state)?;
         Ok(Self(BufWriter::new(File::options().create(true).append(true).open(path)?)))
     }
 
@@ -151,15 +165,16 @@ impl LogWriter {
     }
 }
 
-/// Removes the lines of a log that come after `steps` steps and `epochs` epochs.
-fn rewind(path: &Path, steps: u64, epochs: u32) -> io::Result<()> {
+/// Removes the lines of a log that come after `state`.
+fn rewind(path: &Path, state: &RunState) -> io::Result<()> {
     if !path.exists() {
         return Ok(());
     }
     // The last line may be incomplete.
     let is_done = |line: &&str| match serde_json::from_str(line) {
-        Ok(Record::Step(record)) => record.step <= steps,
-        Ok(Record::Epoch(record)) => record.epoch <= epochs,
+        Ok(Record::Step(record)) => record.step <= state.steps,
+        Ok(Record::Epoch(record)) => record.epoch <= state.epochs,
+        Ok(Record::Validation(record)) => record.steps <= state.validated_steps,
         Err(_) => false,
     };
     let text = fs::read_to_string(path)?;
@@ -177,7 +192,7 @@ mod tests {
             {"epoch":1,"steps":1,"seconds":2.5,"images_per_second":8.0,"spent":{"data":1.0,"forward":0.5}}
             {"comment":"from a later version"}
             {"step":2,"epo"#;
-        let Log { steps, epochs, damaged } = Log::parse(text);
+        let Log { steps, epochs, damaged, .. } = Log::parse(text);
         assert_eq!((steps.len(), epochs.len(), damaged), (1, 1, vec![3]));
         assert!(steps[0].results.gradient_norm.is_nan() && steps[0].results.classification_loss == 1.5);
         assert!(epochs[0].box_loss.is_nan());
@@ -189,7 +204,14 @@ mod tests {
     fn written_records_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let seconds = StageSeconds::default();
-        let results = Step { classification_loss: 1.5, box_loss: 0.5, gradient_norm: 2.0, learning_rate: 0.1, seconds };
+        let results = Step {
+            classification_loss: 1.5,
+            box_loss: 0.5,
+            gradient_norm: 2.0,
+            learning_rate: 0.1,
+            loss_scale: None,
+            seconds,
+        };
         let step = StepRecord { step: 1, epoch: 1, results };
         let summary = models::evaluation::evaluate(&[], &[], 1).summary;
         let epoch = EpochRecord {
@@ -202,14 +224,17 @@ mod tests {
             spent: StageSeconds { data: 0.5, forward: 1.0, backward: 1.0, optimizer: 0.25 },
             validation: Some(ValidationRecord { classification_loss: 2.0, box_loss: 1.0, summary }),
         };
-        let mut writer = LogWriter::open(&folder.path().join(FILE), 0, 0).unwrap();
+        let validation = ValidationRecord { classification_loss: 2.0, box_loss: 1.0, summary };
+        let within = ValidationWithinEpoch { epoch: 1.5, steps: 2, validation };
+        let mut writer = LogWriter::open(&folder.path().join(FILE), &RunState::default()).unwrap();
         writer.write(&Record::Step(step)).unwrap();
         writer.write(&Record::Epoch(epoch)).unwrap();
+        writer.write(&Record::Validation(within)).unwrap();
         assert_eq!(Log::read(folder.path()).unwrap(), Log::default(), "nothing is written before the buffer is full");
         writer.flush().unwrap();
         assert_eq!(
             Log::read(folder.path()).unwrap(),
-            Log { steps: vec![step], epochs: vec![epoch], damaged: Vec::new() }
+            Log { steps: vec![step], epochs: vec![epoch], validations: vec![within], damaged: Vec::new() }
         );
     }
 
@@ -220,19 +245,25 @@ mod tests {
     }
 
     #[test]
-    fn rewind_removes_lines_of_later_steps_and_epochs() {
+    fn rewind_removes_lines_of_later_steps_epochs_and_validations() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(FILE);
+        let summary = models::evaluation::evaluate(&[], &[], 1).summary;
+        let validation = serde_json::to_string(&ValidationRecord { classification_loss: 2.0, box_loss: 1.0, summary });
+        let within = format!(r#"{{"epoch":0.5,"steps":1,"validation":{}}}"#, validation.unwrap());
         let lines = [
             r#"{"epoch":1,"step":1}"#,
+            &within,
             r#"{"epoch":1,"step":2}"#,
             r#"{"epoch":1,"steps":2}"#,
             r#"{"epoch":2,"step":3}"#,
             r#"{"epoch":2,"st"#,
         ];
-        for (steps, epochs, left) in [(3, 1, 4), (2, 1, 3), (2, 0, 2), (0, 0, 0), (9, 9, 4)] {
+        for (steps, epochs, validated_steps, left) in
+            [(3, 1, 1, 5), (2, 1, 1, 4), (2, 0, 1, 3), (1, 0, 1, 2), (1, 0, 0, 1), (0, 0, 0, 0), (9, 9, 9, 5)]
+        {
             fs::write(&path, lines.join("\n")).unwrap();
-            rewind(&path, steps, epochs).unwrap();
+            rewind(&path, &RunState { steps, epochs, validated_steps, ..RunState::default() }).unwrap();
             let text = fs::read_to_string(&path).unwrap();
             assert_eq!(text.lines().collect::<Vec<_>>(), lines[..left], "step {steps}, epoch {epochs}");
             assert!(text.is_empty() || text.ends_with('\n'));

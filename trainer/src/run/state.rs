@@ -3,7 +3,9 @@
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::config::TrainConfig;
 use crate::device::Device;
+use crate::loss_scaler::LossScaler;
 use crate::schedule::{Patience, ScheduleConfig, SchedulePosition};
 use crate::step::Step;
 
@@ -28,6 +30,12 @@ pub(crate) struct RunState {
     pub(crate) consumed_images: Option<u64>,
     /// Number of finished epochs, validation included.
     pub(crate) epochs: u32,
+    /// Number of finished validations.
+    #[serde(default)]
+    pub(crate) validations: u32,
+    /// Number of finished steps at the last validation.
+    #[serde(default)]
+    pub(crate) validated_steps: u64,
     /// Best AP of a validation; none before the first validation.
     pub(crate) best_ap: Option<f64>,
     /// AP of the last validation; none before the first validation.
@@ -36,6 +44,9 @@ pub(crate) struct RunState {
     pub(crate) patience: Patience,
     /// Sums over the images of the current epoch: classification loss, box loss.
     pub(crate) losses: [f64; 2],
+    /// The scaler of the loss, in float16.
+    #[serde(default)]
+    pub(crate) loss_scaler: Option<LossScaler>,
 }
 
 impl Default for RunState {
@@ -48,10 +59,13 @@ impl Default for RunState {
             steps: 0,
             consumed_images: Some(0),
             epochs: 0,
+            validations: 0,
+            validated_steps: 0,
             best_ap: None,
             last_ap: None,
             patience: Patience::default(),
             losses: [0.0; 2],
+            loss_scaler: None,
         }
     }
 }
@@ -70,6 +84,12 @@ pub(crate) struct EpochSize {
 }
 
 impl EpochSize {
+    /// That of `images` images, in a run with `world_size` processes.
+    pub(crate) fn new(config: &TrainConfig, images: usize, world_size: usize) -> Self {
+        let batches = config.optimizer.gradient_accumulation_steps * world_size;
+        Self { images: images as u64, images_per_step: (config.run.batch_size * batches) as u64 }
+    }
+
     /// Steps per epoch.
     pub(crate) fn steps(self) -> u64 {
         self.images.div_ceil(self.images_per_step)
@@ -122,12 +142,17 @@ impl RunState {
         }
     }
 
-    /// Ends the epoch with the AP of its validation, if it had one. Returns whether this AP is the best so far.
-    pub(crate) fn end_epoch(&mut self, ap: Option<f64>, schedule: &ScheduleConfig) -> bool {
+    /// Ends the epoch.
+    pub(crate) fn end_epoch(&mut self) {
         self.epochs += 1;
         self.losses = [0.0; 2];
         self.consumed_images = Some(0);
-        let Some(ap) = ap else { return false };
+    }
+
+    /// Ends a validation with this AP. Returns whether it is the best so far.
+    pub(crate) fn end_validation(&mut self, ap: f64, schedule: &ScheduleConfig) -> bool {
+        self.validations += 1;
+        self.validated_steps = self.steps;
         let best = self.best_ap.is_none_or(|best| ap > best);
         self.last_ap = Some(ap);
         self.patience = schedule.after_validation(self.patience, best);
@@ -145,7 +170,14 @@ mod tests {
 
     fn step() -> Step {
         let seconds = StageSeconds::default();
-        Step { classification_loss: 2.0, box_loss: 1.0, gradient_norm: 1.0, learning_rate: 0.1, seconds }
+        Step {
+            classification_loss: 2.0,
+            box_loss: 1.0,
+            gradient_norm: 1.0,
+            learning_rate: 0.1,
+            loss_scale: None,
+            seconds,
+        }
     }
 
     #[test]
@@ -155,10 +187,23 @@ mod tests {
         let step = step();
         state.count_step(&step, 3);
         assert_eq!((state.steps, state.losses), (1, [6.0, 3.0]));
-        let best = [Some(0.1), None, Some(0.1), Some(0.2)].map(|ap| state.end_epoch(ap, &schedule));
+        let best = [Some(0.1), None, Some(0.1), Some(0.2)].map(|ap| {
+            let best = ap.is_some_and(|ap| state.end_validation(ap, &schedule));
+            state.end_epoch();
+            best
+        });
         assert_eq!(best, [true, false, false, true]);
         assert_eq!((state.epochs, state.best_ap, state.last_ap), (4, Some(0.2), Some(0.2)));
+        assert_eq!((state.validations, state.validated_steps), (3, 1));
         assert_eq!(state.losses, [0.0; 2]);
+    }
+
+    #[test]
+    fn the_loss_scaler_is_saved_exactly() {
+        let scaler = LossScaler { scale: 2f64.powi(17), finite_steps: 1234, skipped: 56 };
+        let state = RunState { loss_scaler: Some(scaler), validations: 3, validated_steps: 7, ..RunState::default() };
+        let saved = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<RunState>(&saved).unwrap(), state);
     }
 
     /// Epochs of three steps.
@@ -187,7 +232,7 @@ mod tests {
         state.count_step(&step, 8);
         assert_eq!(state.position(SIZE, 4).steps, 12);
         state.count_step(&step, 6);
-        state.end_epoch(None, &ScheduleConfig::default());
+        state.end_epoch();
         // Three steps so far, then three epochs of six steps.
         let resumed = state.resume(EpochSize { images_per_step: 4, ..SIZE }, 1).unwrap();
         assert_eq!(resumed.position(EpochSize { images_per_step: 4, ..SIZE }, 4).steps, 3 + 3 * 6);

@@ -39,6 +39,9 @@ fn configuration_errors_show_file_key_and_line() {
         ("freeze: heads", "run.freeze"),
         ("ema_decay: 1.0", "run.ema_decay"),
         ("save_every_minutes: 0", "run.save_every_minutes"),
+        ("validate_every: 0", "run: `0 epochs` is not an interval"),
+        ("validate_every: [1]", "such as `2 epochs` or `500 steps`"),
+        ("keep_checkpoints: 0", "`run.keep_checkpoints` is 0"),
     ] {
         assert_refused(CONFIG.replace("epochs: 2", &format!("{value}, epochs: 2")), &[message]);
     }

@@ -101,6 +101,35 @@ fn validate_every_skips_epochs_but_not_the_last() {
 }
 
 #[test]
+fn validation_in_steps_saves_within_epochs_and_keeps_checkpoints() {
+    let project = Project::new();
+    // Three epochs of three steps.
+    let run = "run: {validate_every: 2 steps, keep_checkpoints: 2, epochs: 3, batch_size: 2,";
+    project.configure(&CONFIG.replace("run: {epochs: 2, batch_size: 4,", run));
+    let message = project.fitted(&["--out", "run"]);
+    assert_contains(&message, &["keeps 2 checkpoints of ", "step 2, 0.67 epochs: validation: classification loss"]);
+    let validated: Vec<_> = project.log("run").into_iter().filter(|line| line["validation"].is_object()).collect();
+    assert_eq!(validated.iter().map(|line| line["steps"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 4, 6, 8, 9]);
+    let epochs: Vec<_> = validated.iter().map(|line| line["epoch"].as_f64().unwrap()).collect();
+    let expected = [2.0 / 3.0, 4.0 / 3.0, 2.0, 8.0 / 3.0, 3.0];
+    assert!(epochs.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-9), "{epochs:?}");
+    let kept = fs::read_dir(project.path().join("run/checkpoints")).unwrap();
+    let mut kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    kept.sort();
+    assert_eq!(kept, ["step-0000004.safetensors", "step-0000008.safetensors"]);
+    for (name, line) in kept.iter().zip([&validated[1], &validated[3]]) {
+        let checkpoint = project.checkpoint(&format!("run/checkpoints/{name}"));
+        assert_eq!(checkpoint.provenance.ap, line["validation"]["AP"].as_f64());
+    }
+    let last = project.checkpoint("run/last.safetensors");
+    assert!(project.checkpoint("run/checkpoints/step-0000008.safetensors").tensors != last.tensors);
+    assert_contains(&project.read("run/report.html"), &["\"validations\":[{\"epoch\":0.66"]);
+    let ap = |line: &serde_json::Value| line["validation"]["AP"].as_f64().unwrap();
+    let best = validated.iter().map(ap).fold(f64::MIN, f64::max);
+    assert_eq!(project.checkpoint("run/best.safetensors").provenance.ap, Some(best));
+}
+
+#[test]
 fn learning_rate_follows_the_schedule() {
     let project = Project::new();
     let schedule = "schedule: {kind: step, warmup_steps: 1, milestones: [1], factor: 0.5}";
@@ -119,6 +148,12 @@ fn early_stop_ends_a_run_without_improvement() {
     let message = project.fitted(&["--out", "run"]);
     assert_contains(&message, &["no better AP in 2 validations"]);
     assert_eq!(project.checkpoint("run/last.safetensors").provenance.epoch, Some(3));
+    // Three validations end within the second epoch of two steps.
+    let message = project.fitted(&["--out", "steps", "--set", "run.validate_every=1 step"]);
+    assert_contains(&message, &["no better AP in 2 validations", "step 1, 0.67 epochs"]);
+    assert_eq!(project.log("steps").iter().filter(|line| line["step"].is_u64()).count(), 3);
+    let message = project.fitted(&["--resume", "--out", "steps"]);
+    assert_contains(&message, &["has stopped early, after 1 of 9 epochs"]);
 }
 
 #[test]

@@ -63,7 +63,8 @@ fn killed_run_resumes_to_the_same_weights() {
 augmentation: {vertical_flip: 0.5, mosaic: {probability: 0.5}, large_scale_jitter: {probability: 0.5}, close_mosaic: 2}
 optimizer: {kind: adamw, gradient_accumulation_steps: 2}
 schedule: {kind: plateau, warmup_steps: 2, patience: 0}
-run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 0.0005}
+run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 0.0005,
+  validate_every: 2 steps, keep_checkpoints: 1}
 ";
     project.configure(&CONFIG.replace("\nrun: {epochs: 2, batch_size: 4, workers: 2}\n", options_with_state));
     project.fitted(&["--out", "whole"]);
@@ -92,7 +93,7 @@ run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 
             break;
         }
         assert!(attempt < 7, "the last attempt was not killed, but failed");
-        for file in ["last.safetensors", "best.safetensors"] {
+        for file in ["last.safetensors", "best.safetensors", "checkpoints/step-0000002.safetensors"] {
             let path = project.path().join("killed").join(file);
             assert!(!path.exists() || Checkpoint::open(&path).is_ok(), "{file} is damaged");
         }
@@ -100,6 +101,12 @@ run: {epochs: 4, batch_size: 1, workers: 2, ema_decay: 0.9, save_every_minutes: 
     assert!(kills >= 3, "killed only {kills} times");
     assert!(project.checkpoint("killed/last.safetensors") == project.checkpoint("whole/last.safetensors"));
     assert!(project.checkpoint("killed/best.safetensors") == project.checkpoint("whole/best.safetensors"));
+    let kept = "checkpoints/step-0000008.safetensors";
+    assert!(project.checkpoint(&format!("killed/{kept}")) == project.checkpoint(&format!("whole/{kept}")));
+    assert_eq!(project.validations("killed"), project.validations("whole"), "every validation is in the log once");
+    assert_eq!(project.validations("whole").len(), 6);
+    let state = |run: &str| fs::read(project.path().join(run).join("state.safetensors")).unwrap();
+    assert!(state("killed") == state("whole"));
     let steps =
         |name: &str| -> Vec<u64> { project.log(name).iter().filter_map(|line| line["step"].as_u64()).collect() };
     assert_eq!(steps("whole"), (1..=12).collect::<Vec<_>>());

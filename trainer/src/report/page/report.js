@@ -6,7 +6,9 @@ const METRICS = [
   ["AR10", "10 detections per image and class"], ["AR100", "100 detections per image and class"],
   ["ARs", "small objects"], ["ARm", "medium objects"], ["ARl", "large objects"],
 ];
-const validated = (run) => run.epochs.filter((epoch) => epoch.validation);
+/** Epochs, and validations within epochs, whose `epoch` has a fraction. */
+const overTime = (run) => [...run.epochs, ...run.validations].sort((a, b) => a.epoch - b.epoch);
+const validated = (run) => overTime(run).filter((epoch) => epoch.validation);
 const best = (run) => validated(run).reduce((a, b) => (a && a.validation.AP >= b.validation.AP ? a : b), undefined);
 /** The metrics of the best checkpoint, or those that the log has of it. */
 const summary = (run) => run.results?.summary ?? best(run)?.validation ?? {};
@@ -18,7 +20,7 @@ const perEpoch = (values) => runs.flatMap((run, index) => values.map(([name, val
   name: several ? [run.name, values.length > 1 ? name : ""].join(" ").trim() : name,
   color: color(several ? index : place),
   style,
-  points: run.epochs.map((epoch) => [epoch.epoch, value(epoch) ?? NaN]).filter(([, y]) => isNumber(y)),
+  points: overTime(run).map((epoch) => [epoch.epoch, value(epoch) ?? NaN]).filter(([, y]) => isNumber(y)),
 })).filter((line) => line.points.length));
 
 function resultsSection() {
@@ -161,7 +163,7 @@ function facts(run) {
   const { right = 0, objects = 0, detections = 0 } = results?.counts ?? {};
   const made = planned > epochs.length ? `${count(epochs.length)} of ${counted(planned, "epoch")}` : counted(epochs.length, "epoch");
   return [
-    ["AP", fraction(AP), best(run) ? `best epoch: ${best(run).epoch}` : "no validation yet"],
+    ["AP", fraction(AP), best(run) ? `best epoch: ${digits(best(run).epoch)}` : "no validation yet"],
     ["AP50", fraction(AP50), `AP75 ${fraction(AP75)}`],
     ["Best score threshold", right ? results.rule.score.toFixed(2) : DASH,
       `precision ${percent(right / detections)}, recall ${percent(right / objects)}`],
