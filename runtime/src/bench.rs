@@ -13,6 +13,7 @@ use runtime::drivers::Drivers;
 use runtime::output::ReportWriter;
 use runtime::progress::say;
 use runtime::{Provider, drawn, image_file, inputs, interrupt, library, machine};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -62,8 +63,8 @@ pub(crate) struct BenchArgs {
 }
 
 /// The measurements.
-#[derive(Serialize)]
-struct Measurements {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Measurements {
     setup: Setup,
     start: Start,
     stages: Stages,
@@ -73,7 +74,7 @@ struct Measurements {
 }
 
 /// The conditions of a measurement; two measurements are comparable if these are equal.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Setup {
     runtime: &'static str,
     onnxruntime: String,

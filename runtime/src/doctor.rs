@@ -1,6 +1,5 @@
 //! `runtime doctor`: which providers work on this machine, and what the others are missing.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +8,8 @@ use runtime::drivers::Drivers;
 use runtime::library;
 use runtime::output::ReportWriter;
 use runtime::{Check, EngineError, EngineOptions, OpenvinoDevice, Provider, machine, smoke_test};
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// Check which providers work on this machine, and say what the others are missing.
 ///
@@ -31,15 +31,14 @@ pub(crate) struct DoctorArgs {
 }
 
 /// The state of this machine.
-#[derive(Serialize)]
-struct Health {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Health {
     runtime: &'static str,
     cpu: Option<String>,
     cores: usize,
     /// The x86 extensions of the CPU that speed up networks.
     extensions: Vec<&'static str>,
-    #[serde(serialize_with = "or_error")]
-    onnxruntime: Result<OnnxRuntime, String>,
+    onnxruntime: OrError<OnnxRuntime>,
     /// Whether ONNX Runtime may send usage data to Microsoft.
     telemetry: bool,
     drivers: Option<Drivers>,
@@ -47,7 +46,7 @@ struct Health {
 }
 
 /// The library of ONNX Runtime.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct OnnxRuntime {
     version: String,
     path: PathBuf,
@@ -55,19 +54,19 @@ struct OnnxRuntime {
 }
 
 /// Whether a provider works.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ProviderCheck {
     provider: String,
     /// The smoke test, or why it failed.
-    #[serde(flatten, serialize_with = "or_error")]
-    outcome: Result<SmokeTest, String>,
+    #[serde(flatten)]
+    outcome: OrError<SmokeTest>,
     /// The check of the model, if there is one and the provider works.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "or_error_in")]
-    check: Option<Result<ModelCheck, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<OrError<ModelCheck>>,
 }
 
 /// A check of a model that ran.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ModelCheck {
     /// Whether the numbers are right.
     passes: bool,
@@ -75,27 +74,36 @@ struct ModelCheck {
 }
 
 /// A smoke test that passed.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct SmokeTest {
     smoke_test_ms: f64,
 }
 
-/// Writes the fields of the value, or the field `error`.
-fn or_error<T: Serialize, S: Serializer>(result: &Result<T, String>, serializer: S) -> Result<S::Ok, S::Error> {
-    match result {
-        Ok(value) => value.serialize(serializer),
-        Err(error) => BTreeMap::from([("error", error)]).serialize(serializer),
+/// The fields of a value, or the field `error`.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum OrError<T> {
+    /// It worked.
+    Value(T),
+    /// It failed.
+    Error {
+        /// The reason.
+        error: String,
+    },
+}
+
+impl<T> From<Result<T, String>> for OrError<T> {
+    fn from(result: Result<T, String>) -> Self {
+        result.map_or_else(|error| Self::Error { error }, Self::Value)
     }
 }
 
-/// As [`or_error`], for a value that is there.
-fn or_error_in<T: Serialize, S: Serializer>(
-    result: &Option<Result<T, String>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match result {
-        Some(result) => or_error(result, serializer),
-        None => serializer.serialize_none(),
+impl<T> OrError<T> {
+    fn as_result(&self) -> Result<&T, &str> {
+        match self {
+            Self::Value(value) => Ok(value),
+            Self::Error { error } => Err(error),
+        }
     }
 }
 
@@ -121,7 +129,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
             smoke_test(&options).map(|time| SmokeTest { smoke_test_ms: 1e3 * time.as_secs_f64() }).map_err(reason);
         let can_check = outcome.is_ok() && !matches!(provider, Provider::Tensorrt { .. });
         let check = args.model.as_deref().filter(|_| can_check).map(|model| check_model(model, &options));
-        ProviderCheck { provider: provider.to_string(), outcome, check }
+        ProviderCheck { provider: provider.to_string(), outcome: outcome.into(), check: check.map(OrError::from) }
     };
     let providers: Vec<_> = if library.is_ok() { PROVIDERS.map(check).into() } else { Vec::new() };
     let onnxruntime = |library: library::Library| OnnxRuntime {
@@ -134,15 +142,15 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         cpu: machine::cpu(),
         cores: machine::cores(),
         extensions: machine::extensions(),
-        onnxruntime: library.map(onnxruntime).map_err(|error| error.to_string()),
+        onnxruntime: library.map(onnxruntime).map_err(|error| error.to_string()).into(),
         telemetry: library::has_telemetry(),
         drivers,
         providers,
     };
     writer.publish(&health, &health.text())?;
-    let works = health.providers.first().is_some_and(|cpu| cpu.outcome.is_ok());
+    let works = health.providers.first().is_some_and(|cpu| cpu.outcome.as_result().is_ok());
     let passes = |provider: &ProviderCheck| match &provider.check {
-        Some(check) => check.as_ref().is_ok_and(|check| check.passes),
+        Some(check) => check.as_result().is_ok_and(|check| check.passes),
         None => true,
     };
     Ok(if works && health.providers.iter().all(passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -167,9 +175,9 @@ impl Health {
         ];
         rows.push([
             "ONNX Runtime".to_owned(),
-            match &self.onnxruntime {
+            match self.onnxruntime.as_result() {
                 Ok(OnnxRuntime { version, path, origin }) => format!("{version}, {}, {origin}", path.display()),
-                Err(reason) => reason.clone(),
+                Err(reason) => reason.to_owned(),
             },
         ]);
         let telemetry = match self.telemetry {
@@ -199,7 +207,7 @@ impl Health {
             }
         }
         for ProviderCheck { provider, outcome, check } in &self.providers {
-            let outcome = match outcome {
+            let outcome = match outcome.as_result() {
                 Ok(SmokeTest { smoke_test_ms: ms }) => format!("works; started in {ms:.0} ms"),
                 Err(reason) => format!("cannot start: {reason}"),
             };
@@ -209,7 +217,7 @@ impl Health {
                 ""
             };
             rows.push([format!("--provider {provider}"), format!("{outcome}{tf32}")]);
-            let result = check.as_ref().map(|check| match check {
+            let result = check.as_ref().map(|check| match check.as_result() {
                 Ok(ModelCheck { passes: true, differences }) => format!("right numbers: {differences}"),
                 Ok(ModelCheck { passes: false, differences }) => {
                     format!("WRONG NUMBERS: {differences}; use another provider, or update its libraries")

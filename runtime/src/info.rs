@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use models::{ModelSpec, Role, parameters};
 use runtime::output::{ReportWriter, aligned};
 use runtime::{Engine, EngineOptions, ModelInfo, ValueInfo};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -27,8 +28,8 @@ pub(crate) struct InfoArgs {
 }
 
 /// Description of a file.
-#[derive(Serialize)]
-struct Info<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Info<'a> {
     file: PathBuf,
     bytes: u64,
     sha256: String,

@@ -2,22 +2,27 @@
 
 use std::ops::AddAssign;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Results of one step. Numbers missing from a log are NaN.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
     /// Focal loss before the update.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub classification_loss: f64,
     /// Box loss before the update.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub box_loss: f64,
     /// Gradient norm before clipping.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub gradient_norm: f64,
     /// Learning rate.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub learning_rate: f64,
     /// Times of the stages.
     #[serde(skip)]
@@ -32,7 +37,7 @@ impl Step {
 }
 
 /// Times of the stages of steps, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct StageSeconds {
     /// Waiting for batches.

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use runtime::{Detector, Timing, image_file};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::table::{milliseconds, tabulate, timed};
 
 /// Times from the start of the program to the first detection, in milliseconds.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Start {
     /// Finding and starting ONNX Runtime.
     pub(super) library_ms: f64,
@@ -21,7 +22,7 @@ pub(super) struct Start {
 }
 
 /// A value for every stage.
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Clone, Copy, Default, Serialize, JsonSchema)]
 pub(super) struct Times<T> {
     /// Reading and decoding the file.
     read: T,
@@ -60,7 +61,7 @@ impl Start {
 }
 
 /// Times of single images, in milliseconds.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Stages {
     #[serde(flatten)]
     stages: Times<Distribution>,
@@ -69,7 +70,7 @@ pub(super) struct Stages {
 }
 
 /// Mean and percentiles of times, in milliseconds.
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Clone, Copy, Default, Serialize, JsonSchema)]
 struct Distribution {
     mean: f64,
     p50: f64,

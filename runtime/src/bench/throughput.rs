@@ -6,12 +6,13 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use runtime::image_file::Limits;
 use runtime::{Detector, PixelBudget, detect_file, map_ordered};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::table::tabulate;
 
 /// Throughput with one number of threads and one batch size.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Throughput {
     threads: usize,
     batch: usize,
