@@ -33,29 +33,39 @@ pub(crate) struct DoctorArgs {
 /// The state of this machine.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Health {
+    /// Version of this program.
     runtime: &'static str,
+    /// Name of the CPU.
     cpu: Option<String>,
+    /// Number of cores that this program may use.
     cores: usize,
     /// The x86 extensions of the CPU that speed up networks.
     extensions: Vec<&'static str>,
+    /// The library of ONNX Runtime, or why there is none.
     onnxruntime: OrError<OnnxRuntime>,
     /// Whether ONNX Runtime may send usage data to Microsoft.
     telemetry: bool,
+    /// NVIDIA's driver and libraries; `None` without ONNX Runtime.
     drivers: Option<Drivers>,
+    /// Every provider; none without ONNX Runtime.
     providers: Vec<ProviderCheck>,
 }
 
 /// The library of ONNX Runtime.
 #[derive(Serialize, JsonSchema)]
 struct OnnxRuntime {
+    /// Its version.
     version: String,
+    /// Its file.
     path: PathBuf,
+    /// What named the file.
     origin: String,
 }
 
 /// Whether a provider works.
 #[derive(Serialize, JsonSchema)]
 struct ProviderCheck {
+    /// The provider, as `--provider` names it, with its device.
     provider: String,
     /// The smoke test, or why it failed.
     #[serde(flatten)]
@@ -70,12 +80,14 @@ struct ProviderCheck {
 struct ModelCheck {
     /// Whether the numbers are right.
     passes: bool,
+    /// How much they differ, in words.
     differences: String,
 }
 
 /// A smoke test that passed.
 #[derive(Serialize, JsonSchema)]
 struct SmokeTest {
+    /// Time to start the provider and run the test, in milliseconds.
     smoke_test_ms: f64,
 }
 

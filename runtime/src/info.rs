@@ -30,8 +30,11 @@ pub(crate) struct InfoArgs {
 /// Description of a file.
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct Info<'a> {
+    /// The ONNX file.
     file: PathBuf,
+    /// Its size, without external data.
     bytes: u64,
+    /// Its SHA-256, in hexadecimal.
     sha256: String,
     /// Number of trainable parameters.
     parameters: usize,
@@ -45,6 +48,7 @@ pub(crate) struct Info<'a> {
     max_detections: Option<usize>,
     #[serde(flatten)]
     model_info: &'a ModelInfo,
+    /// The spec.
     spec: &'a ModelSpec,
 }
 

@@ -18,6 +18,7 @@ pub(super) struct Start {
     pub(super) session_ms: f64,
     /// The stages of the first image.
     pub(super) first: Times<f64>,
+    /// All of these.
     pub(super) total_ms: f64,
 }
 
@@ -65,16 +66,22 @@ impl Start {
 pub(super) struct Stages {
     #[serde(flatten)]
     stages: Times<Distribution>,
+    /// The whole image.
     total: Distribution,
+    /// Mean number of detections.
     detections_per_image: f64,
 }
 
 /// Mean and percentiles of times, in milliseconds.
 #[derive(Clone, Copy, Default, Serialize, JsonSchema)]
 struct Distribution {
+    /// Mean.
     mean: f64,
+    /// Median.
     p50: f64,
+    /// 90th percentile.
     p90: f64,
+    /// 99th percentile.
     p99: f64,
 }
 

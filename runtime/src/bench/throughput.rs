@@ -14,8 +14,11 @@ use super::table::tabulate;
 /// Throughput with one number of threads and one batch size.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Throughput {
+    /// Threads that compute the network.
     threads: usize,
+    /// Maximum number of images per run of the network.
     batch: usize,
+    /// Images per second.
     images_per_second: f64,
     /// Fraction of the time in which the network ran; with several instances up to their number.
     network_fraction: f64,
