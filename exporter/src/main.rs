@@ -263,7 +263,7 @@ const CANNOT_PRINT: &str = "cannot write to stdout";
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
     memory::return_large_blocks();
-    let args: Args = cli::parse();
+    let args: Args = cli::parse(Vec::new);
     args.common.apply();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::anchors::Anchors;
@@ -72,7 +73,7 @@ pub fn matched_fraction(matched: &[ObjectMatch]) -> f64 {
 }
 
 /// Anchors that match more objects.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Suggestion {
     /// The anchors.
     pub anchors: AnchorSpec,

@@ -1,12 +1,13 @@
 //! Matching: assigns each anchor to an object or to the background. <https://arxiv.org/abs/1708.02002>, section 4
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::boxes::BoundingBox;
 
 /// Assigns anchors to the objects of an image by IoU. Without `allow_low_quality_matches`, an object that is too small
 /// or too thin for every anchor gets none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Matcher {
     /// An anchor whose highest IoU is below this is background.

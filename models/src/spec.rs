@@ -19,6 +19,7 @@ mod postprocessing;
 mod classes;
 mod presets;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use section::{checked, ensure};
@@ -39,8 +40,9 @@ pub use pyramid::{P6From, PyramidSpec};
 pub use section::{FORMAT, SpecError};
 
 /// Everything needed to interpret the weights of a detector.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct ModelSpec {
     /// Version of the spec format, which comes first in a file; the newest if absent.
     #[serde(deserialize_with = "read_format")]

@@ -13,6 +13,7 @@ use runtime::drivers::Drivers;
 use runtime::output::ReportWriter;
 use runtime::progress::say;
 use runtime::{Provider, drawn, image_file, inputs, interrupt, library, machine};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -62,37 +63,54 @@ pub(crate) struct BenchArgs {
 }
 
 /// The measurements.
-#[derive(Serialize)]
-struct Measurements {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Measurements {
+    /// The conditions.
     setup: Setup,
+    /// From the start to the first detection.
     start: Start,
+    /// The stages of single images.
     stages: Stages,
+    /// Many images, for each number of threads and each batch size.
     throughput: Vec<Throughput>,
     /// Resident memory at the end and peak resident memory, in MiB.
     memory_mib: [Option<u64>; 2],
 }
 
 /// The conditions of a measurement; two measurements are comparable if these are equal.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Setup {
+    /// Version of this program.
     runtime: &'static str,
+    /// Version of ONNX Runtime.
     onnxruntime: String,
+    /// The provider and its device.
     provider: String,
     /// GPUs and NVIDIA's software, if the provider runs on an NVIDIA GPU.
     drivers: Option<Drivers>,
+    /// Name of the CPU.
     cpu: Option<String>,
+    /// Number of cores that this program may use.
     cores: usize,
+    /// The ONNX file.
     model: PathBuf,
+    /// Its size, without external data.
     model_bytes: u64,
+    /// Its SHA-256, in hexadecimal.
     model_sha256: String,
     /// Height and width of the network's input for the first image.
     input: [u32; 2],
+    /// Number of classes.
     classes: usize,
+    /// Only scores above this become detections.
     score_threshold: f32,
+    /// Number of image files, used in turn.
     images: usize,
     /// Width and height of the images, if they were generated.
     generated: Option<(u32, u32)>,
+    /// Images per measurement.
     runs: usize,
+    /// Images before each measurement.
     warm_up: usize,
 }
 

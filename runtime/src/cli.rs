@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::log::{self, LogFormat};
 use crate::progress::error;
+use crate::schema::Schemas;
 
 /// The flags that all programs have.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -34,20 +35,20 @@ impl CommonArgs {
 }
 
 /// Parses the command line of this process. `--flag -1` passes -1, so that the flag can say which numbers it takes. Exits on
-/// errors, after `--help`, and after `--generate`.
-pub fn parse<A: Parser>() -> A {
-    parse_with(|command| command)
+/// errors, after `--help`, and after `--generate`, which also writes the `schemas`.
+pub fn parse<A: Parser>(schemas: fn() -> Schemas) -> A {
+    parse_with(schemas, |command| command)
 }
 
 /// As [`parse`], with a change to the command, such as environment variables for its flags.
-pub fn parse_with<A: Parser>(change: impl FnOnce(Command) -> Command) -> A {
+pub fn parse_with<A: Parser>(schemas: fn() -> Schemas, change: impl FnOnce(Command) -> Command) -> A {
     let numbers = |arg: Arg| {
         let is_option = arg.get_action().takes_values() && !arg.is_positional();
         if is_option { arg.allow_negative_numbers(true) } else { arg }
     };
     let mut command = change(A::command()).mut_args(numbers).mut_subcommands(|command| command.mut_args(numbers));
     if std::env::args_os().nth(1).is_some_and(|first| first.as_encoded_bytes().starts_with(GENERATE.as_bytes())) {
-        exit_after_generating(command);
+        exit_after_generating(command, &schemas());
     }
     command = command.arg(generate_arg());
     A::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
@@ -61,14 +62,14 @@ fn generate_arg() -> Arg {
         .value_name("DIR")
         .value_parser(value_parser!(PathBuf))
         .exclusive(true)
-        .help("Only write man pages and completions for bash, zsh and fish into this folder")
+        .help("Only write man pages, completions for bash, zsh and fish, and JSON schemas into this folder")
 }
 
-fn exit_after_generating(command: Command) -> ! {
+fn exit_after_generating(command: Command, schemas: &Schemas) -> ! {
     // The program's own command line may require a subcommand, so `--generate` is parsed by itself.
     let only = Command::new("generate").bin_name(command.get_name()).arg(generate_arg().required(true));
     let folder: PathBuf = only.get_matches().remove_one("generate").expect("clap requires it");
-    match generate(command, &folder) {
+    match generate(command, schemas, &folder) {
         Ok(()) => std::process::exit(0),
         Err(reason) => {
             log::print(0, LogFormat::Text);
@@ -78,13 +79,20 @@ fn exit_after_generating(command: Command) -> ! {
     }
 }
 
-/// Writes the man pages `NAME.1` and `NAME-COMMAND.1`, and completions under the names that the shells look for.
-fn generate(mut command: Command, folder: &Path) -> io::Result<()> {
+/// Writes the man pages `NAME.1` and `NAME-COMMAND.1`, completions under the names that the shells look for, and
+/// `schemas/NAME.json`.
+fn generate(mut command: Command, schemas: &Schemas, folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     clap_mangen::generate_to(command.clone(), folder)?;
     let name = command.get_name().to_owned();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, &name, folder)?;
     }
-    Ok(())
+    if !schemas.is_empty() {
+        fs::create_dir_all(folder.join("schemas"))?;
+    }
+    schemas.iter().try_for_each(|(name, schema)| {
+        let text = serde_json::to_string_pretty(schema)? + "\n";
+        fs::write(folder.join("schemas").join(name).with_extension("json"), text)
+    })
 }

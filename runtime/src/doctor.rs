@@ -1,6 +1,5 @@
 //! `runtime doctor`: which providers work on this machine, and what the others are missing.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +8,8 @@ use runtime::drivers::Drivers;
 use runtime::library;
 use runtime::output::ReportWriter;
 use runtime::{Check, EngineError, EngineOptions, OpenvinoDevice, Provider, machine, smoke_test};
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// Check which providers work on this machine, and say what the others are missing.
 ///
@@ -31,71 +31,91 @@ pub(crate) struct DoctorArgs {
 }
 
 /// The state of this machine.
-#[derive(Serialize)]
-struct Health {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Health {
+    /// Version of this program.
     runtime: &'static str,
+    /// Name of the CPU.
     cpu: Option<String>,
+    /// Number of cores that this program may use.
     cores: usize,
     /// The x86 extensions of the CPU that speed up networks.
     extensions: Vec<&'static str>,
-    #[serde(serialize_with = "or_error")]
-    onnxruntime: Result<OnnxRuntime, String>,
+    /// The library of ONNX Runtime, or why there is none.
+    onnxruntime: OrError<OnnxRuntime>,
     /// Whether ONNX Runtime may send usage data to Microsoft.
     telemetry: bool,
+    /// NVIDIA's driver and libraries; `None` without ONNX Runtime.
     drivers: Option<Drivers>,
+    /// Every provider; none without ONNX Runtime.
     providers: Vec<ProviderCheck>,
 }
 
 /// The library of ONNX Runtime.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct OnnxRuntime {
+    /// Its version.
     version: String,
+    /// Its file.
     path: PathBuf,
+    /// What named the file.
     origin: String,
 }
 
 /// Whether a provider works.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ProviderCheck {
+    /// The provider, as `--provider` names it, with its device.
     provider: String,
     /// The smoke test, or why it failed.
-    #[serde(flatten, serialize_with = "or_error")]
-    outcome: Result<SmokeTest, String>,
+    #[serde(flatten)]
+    outcome: OrError<SmokeTest>,
     /// The check of the model, if there is one and the provider works.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "or_error_in")]
-    check: Option<Result<ModelCheck, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<OrError<ModelCheck>>,
 }
 
 /// A check of a model that ran.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ModelCheck {
     /// Whether the numbers are right.
     passes: bool,
+    /// How much they differ, in words.
     differences: String,
 }
 
 /// A smoke test that passed.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct SmokeTest {
+    /// Time to start the provider and run the test, in milliseconds.
     smoke_test_ms: f64,
 }
 
-/// Writes the fields of the value, or the field `error`.
-fn or_error<T: Serialize, S: Serializer>(result: &Result<T, String>, serializer: S) -> Result<S::Ok, S::Error> {
-    match result {
-        Ok(value) => value.serialize(serializer),
-        Err(error) => BTreeMap::from([("error", error)]).serialize(serializer),
+/// The fields of a value, or the field `error`.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+enum OrError<T> {
+    /// It worked.
+    Value(T),
+    /// It failed.
+    Error {
+        /// The reason.
+        error: String,
+    },
+}
+
+impl<T> From<Result<T, String>> for OrError<T> {
+    fn from(result: Result<T, String>) -> Self {
+        result.map_or_else(|error| Self::Error { error }, Self::Value)
     }
 }
 
-/// As [`or_error`], for a value that is there.
-fn or_error_in<T: Serialize, S: Serializer>(
-    result: &Option<Result<T, String>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match result {
-        Some(result) => or_error(result, serializer),
-        None => serializer.serialize_none(),
+impl<T> OrError<T> {
+    fn as_result(&self) -> Result<&T, &str> {
+        match self {
+            Self::Value(value) => Ok(value),
+            Self::Error { error } => Err(error),
+        }
     }
 }
 
@@ -121,7 +141,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
             smoke_test(&options).map(|time| SmokeTest { smoke_test_ms: 1e3 * time.as_secs_f64() }).map_err(reason);
         let can_check = outcome.is_ok() && !matches!(provider, Provider::Tensorrt { .. });
         let check = args.model.as_deref().filter(|_| can_check).map(|model| check_model(model, &options));
-        ProviderCheck { provider: provider.to_string(), outcome, check }
+        ProviderCheck { provider: provider.to_string(), outcome: outcome.into(), check: check.map(OrError::from) }
     };
     let providers: Vec<_> = if library.is_ok() { PROVIDERS.map(check).into() } else { Vec::new() };
     let onnxruntime = |library: library::Library| OnnxRuntime {
@@ -134,15 +154,15 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         cpu: machine::cpu(),
         cores: machine::cores(),
         extensions: machine::extensions(),
-        onnxruntime: library.map(onnxruntime).map_err(|error| error.to_string()),
+        onnxruntime: library.map(onnxruntime).map_err(|error| error.to_string()).into(),
         telemetry: library::has_telemetry(),
         drivers,
         providers,
     };
     writer.publish(&health, &health.text())?;
-    let works = health.providers.first().is_some_and(|cpu| cpu.outcome.is_ok());
+    let works = health.providers.first().is_some_and(|cpu| cpu.outcome.as_result().is_ok());
     let passes = |provider: &ProviderCheck| match &provider.check {
-        Some(check) => check.as_ref().is_ok_and(|check| check.passes),
+        Some(check) => check.as_result().is_ok_and(|check| check.passes),
         None => true,
     };
     Ok(if works && health.providers.iter().all(passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -158,7 +178,7 @@ impl ProviderCheck {
     /// The lines of the text output.
     fn rows(&self) -> Vec<[String; 2]> {
         let Self { provider, outcome, check } = self;
-        let outcome = match outcome {
+        let outcome = match outcome.as_result() {
             Ok(SmokeTest { smoke_test_ms: ms }) => format!("works; started in {ms:.0} ms"),
             Err(reason) => format!("cannot start: {reason}"),
         };
@@ -166,7 +186,7 @@ impl ProviderCheck {
             true => "; float32 convolutions run in TF32 unless --no-tf32 is given",
             false => "",
         };
-        let check = check.as_ref().map(|check| match check {
+        let check = check.as_ref().map(|check| match check.as_result() {
             Ok(ModelCheck { passes: true, differences }) => format!("right numbers: {differences}"),
             Ok(ModelCheck { passes: false, differences }) => {
                 format!("WRONG NUMBERS: {differences}; use another provider, or update its libraries")
@@ -191,9 +211,9 @@ impl Health {
         ];
         rows.push([
             "ONNX Runtime".to_owned(),
-            match &self.onnxruntime {
+            match self.onnxruntime.as_result() {
                 Ok(OnnxRuntime { version, path, origin }) => format!("{version}, {}, {origin}", path.display()),
-                Err(reason) => reason.clone(),
+                Err(reason) => reason.to_owned(),
             },
         ]);
         let telemetry = match self.telemetry {

@@ -5,10 +5,11 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// NVIDIA GPUs, driver and libraries; `None` where not found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Drivers {
     /// Names of the GPUs.
     pub gpus: Vec<String>,
@@ -44,7 +45,7 @@ impl Drivers {
 }
 
 /// A GPU's compute capability: major and minor version. <https://developer.nvidia.com/cuda-gpus>
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(into = "String")]
 pub struct Capability(pub c_int, pub c_int);
 

@@ -8,6 +8,7 @@ use models::evaluation::{
     ClassSummary, ConfusionMatrix, ConfusionRule, Curves, MAX_DETECTIONS, ScoredBox, Summary, VocSummary,
     confusion_matrix, evaluate_with_limits, voc_average_precision,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Metrics beyond COCO's.
@@ -55,7 +56,7 @@ fn parse_score(text: &str) -> Result<f64, String> {
 
 /// The metrics of detections on a data set. `Display` writes tables; serialized, it is an object with COCO's twelve
 /// metrics and the details.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct EvaluationReport {
     /// COCO's twelve metrics.
     #[serde(flatten)]
@@ -75,7 +76,7 @@ pub struct EvaluationReport {
 }
 
 /// A value of one class.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Named<T> {
     /// Id of the class in the data set.
     pub id: i64,
@@ -87,7 +88,7 @@ pub struct Named<T> {
 }
 
 /// Pascal VOC's average precision.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct VocReport {
     /// Minimum IoU of a detection and the object that it matches.
     pub iou: f64,
@@ -99,7 +100,7 @@ pub struct VocReport {
 }
 
 /// A confusion matrix with class names.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ConfusionReport {
     /// Names of rows and columns; the last is the background.
     pub classes: Vec<String>,

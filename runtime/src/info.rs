@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use models::{ModelSpec, Role, parameters};
 use runtime::output::{ReportWriter, aligned};
 use runtime::{Engine, EngineOptions, ModelInfo, ValueInfo};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -27,10 +28,13 @@ pub(crate) struct InfoArgs {
 }
 
 /// Description of a file.
-#[derive(Serialize)]
-struct Info<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Info<'a> {
+    /// The ONNX file.
     file: PathBuf,
+    /// Its size, without external data.
     bytes: u64,
+    /// Its SHA-256, in hexadecimal.
     sha256: String,
     /// Number of trainable parameters.
     parameters: usize,
@@ -44,6 +48,7 @@ struct Info<'a> {
     max_detections: Option<usize>,
     #[serde(flatten)]
     model_info: &'a ModelInfo,
+    /// The spec.
     spec: &'a ModelSpec,
 }
 

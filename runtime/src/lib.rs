@@ -64,6 +64,7 @@ pub mod output;
 pub mod image_file;
 mod map_ordered;
 mod pixel_budget;
+pub mod schema;
 #[cfg(feature = "args")]
 pub mod cli;
 #[cfg(feature = "args")]

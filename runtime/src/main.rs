@@ -20,6 +20,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use runtime::cli::{self, CommonArgs};
+use runtime::evaluation_report::EvaluationReport;
+use runtime::output::detections_schema;
+use runtime::schema::{Schemas, written};
 use runtime::{interrupt, progress};
 
 /// Detect objects with RetinaNet models in ONNX files.
@@ -67,12 +70,23 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
+/// The schemas of what the commands write.
+fn schemas() -> Schemas {
+    vec![
+        ("detections", detections_schema()),
+        ("evaluation", written::<EvaluationReport>()),
+        ("bench", written::<bench::Measurements>()),
+        ("info", written::<info::Info>()),
+        ("doctor", written::<doctor::Health>()),
+    ]
+}
+
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
     #[cfg(feature = "serve")]
-    let args: Args = cli::parse_with(serve::with_environment);
+    let args: Args = cli::parse_with(schemas, serve::with_environment);
     #[cfg(not(feature = "serve"))]
-    let args: Args = cli::parse();
+    let args: Args = cli::parse(schemas);
     args.common.apply();
     run(args.command).unwrap_or_else(|error| {
         progress::error(format_args!("{error:#}"));

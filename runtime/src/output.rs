@@ -21,7 +21,7 @@ use crate::video::Frame;
 use crate::{Detection, Detector, DetectorError};
 pub use coco::{ImageIds, ImageIdsError, NoImageId};
 pub use folder::{Names, folder_name};
-pub use json::outcome_json;
+pub use json::{detections_schema, outcome_json};
 pub use report_writer::{ReportWriter, ReportWriterError};
 pub use table::aligned;
 pub use target::{Target, print};

@@ -175,8 +175,7 @@ impl<'a> Selection<'a> {
         for level in self.anchors.levels() {
             let end = order.partition_point(|index| (anchors[*index] as usize) < level.end);
             let of_level = (start..end).map(|position| Rank::new(scores[order[position]], position)).collect();
-            let top_k = TopK { threshold, limit: rules.top_k.unwrap_or(usize::MAX), ranks: of_level };
-            ranks.append(&mut top_k.into_ranks());
+            ranks.append(&mut TopK::of(of_level, rules.top_k.unwrap_or(usize::MAX)).into_ranks());
             start = end;
         }
         assert_eq!(start, order.len(), "number of candidates with an anchor");

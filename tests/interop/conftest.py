@@ -11,8 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# 150 steps, which take half a minute: such a detector finds shapes, and much else, so that images have many boxes.
-TRAINING = ["--set", "run.epochs=3", "--set", "optimizer.learning_rate=0.002"]
+# 150 steps, which take half a minute: such a detector finds shapes, and much else, so that images have many boxes. Its resized
+# pixels are bytes, so that it can be exported with `--input uint8`.
+SETTINGS = ["run.epochs=3", "optimizer.learning_rate=0.002", "model.preprocessing.round_pixels=true"]
+TRAINING = [argument for setting in SETTINGS for argument in ["--set", setting]]
 DRAWING = ["--train", "400", "--val", "12", "--test", "24"]
 
 

@@ -17,6 +17,7 @@ pub(crate) mod testing;
 
 use anyhow::ensure;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use color::{ColorConfig, HueConfig};
@@ -32,7 +33,7 @@ use random_streams::Augmentation;
 use rotation::Rotation;
 
 /// Augmentations and their probabilities. Each is applied independently of the others.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AugmentationConfig {
     /// Probability of a horizontal flip (left and right swapped).

@@ -13,6 +13,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use runtime::machine::memory;
 use runtime::output::ReportWriter;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
@@ -63,8 +64,8 @@ pub struct BenchArgs {
 }
 
 /// Results of the measurement.
-#[derive(Debug, Serialize)]
-struct Measured {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Measured {
     machine: Machine,
     device: String,
     /// Images per optimizer step, of all processes.
@@ -87,7 +88,7 @@ struct Measured {
 }
 
 /// What it costs that processes train together.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Communication {
     /// Mean time that a process spends in collective operations in a step, waiting for slower processes included.
     seconds: f64,

@@ -1,6 +1,7 @@
 //! The box regression loss of each foreground anchor.
 
 use models::spec::BoxCoderSpec;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Reduction, Tensor};
 
@@ -14,7 +15,7 @@ const EPSILON: f64 = 1e-7;
 const MAX_LOG_SIDE: f64 = 4.135_166_556_742_356;
 
 /// Kinds of box regression loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BoxLoss {
     /// On offsets: quadratic below `beta`, linear above. <https://arxiv.org/abs/1504.08083>

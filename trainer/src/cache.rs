@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex};
 use anyhow::ensure;
 use image::RgbImage;
 use runtime::image_file::{self, ImageFileError};
+use schemars::JsonSchema;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::say;
 
 /// Cache of decoded images. Training and validation share it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
     /// Where images are cached.
@@ -25,12 +26,14 @@ pub struct CacheConfig {
     pub max_gigabytes: f64,
     /// Has no effect. Configurations of earlier versions have a folder for images on disk.
     #[serde(skip_serializing)]
+    #[schemars(skip)]
     pub folder: IgnoredAny,
 }
 
 /// Where decoded images are cached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", try_from = "String")]
+#[schemars(!try_from)]
 pub enum CacheKind {
     /// No cache: images are decoded in every epoch.
     #[default]

@@ -12,6 +12,7 @@ use clap::Args;
 use models::ModelSpec;
 use models::coverage::{Suggestion, suggest};
 use runtime::output::ReportWriter;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::TrainConfig;
@@ -55,8 +56,8 @@ pub struct CheckArgs {
 }
 
 /// The report. Its field names are JSON keys.
-#[derive(Serialize)]
-struct CheckReport<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct CheckReport<'a> {
     train: &'a Survey,
     validation: &'a Survey,
     /// Pairs of a training image and a validation image with identical pixels.

@@ -7,6 +7,7 @@ use anyhow::{Context, bail, ensure};
 use models::dataset::{Format, Source};
 use models::spec::FORMAT;
 use models::{Matcher, ModelSpec};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -24,7 +25,7 @@ use crate::precision::Precision;
 use crate::schedule::{ScheduleConfig, ScheduleKind};
 
 /// The complete configuration of a training run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
     /// The detector. Its classes default to those of the training data.
@@ -53,14 +54,16 @@ pub struct TrainConfig {
 }
 
 /// Training and validation data. Relative paths start from the folder of the configuration, or from `--data`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Training data: a data set, or a list of them.
     #[serde(deserialize_with = "one_or_more")]
+    #[schemars(schema_with = "one_or_more_schema")]
     pub train: Vec<DatasetConfig>,
     /// Validation data, on which AP is measured: a data set, or a list of them.
     #[serde(deserialize_with = "one_or_more")]
+    #[schemars(schema_with = "one_or_more_schema")]
     pub validation: Vec<DatasetConfig>,
     /// Training images whose rarest class is in a smaller fraction of all images are repeated: by the square root of how many
     /// times rarer it is. Detectron2 calls it `REPEAT_THRESHOLD`; 0.001 is usual for LVIS. `None`: no image is repeated.
@@ -74,19 +77,23 @@ pub struct DataConfig {
     pub cache: CacheConfig,
 }
 
-/// A data set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A data set; see [`Source`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
-    /// See [`Source::annotations`].
+    /// COCO JSON file, CSV file, folder of Pascal VOC XML files, or folder of YOLO text files.
     pub annotations: PathBuf,
-    /// See [`Source::images`].
+    /// Folder that file names are relative to. Default: for COCO and CSV the folder of the file; for VOC `JPEGImages`
+    /// next to the annotations; for YOLO the path with `images` for the last `labels`; for these two the folder of
+    /// annotations where there is no such folder.
     pub images: Option<PathBuf>,
-    /// See [`Source::format`].
+    /// Format of the annotations. Default: detected from the content.
     pub format: Option<Format>,
-    /// See [`Source::list`].
+    /// Text file with the names of the images to use, one per line, with or without extension and folders. Default:
+    /// all.
     pub list: Option<PathBuf>,
-    /// See [`Source::classes`].
+    /// File of class names, which fixes their order: CSV `name,id`; one name per line; or YOLO's `data.yaml`. Default:
+    /// the classes of the data, by id or by name.
     pub classes: Option<PathBuf>,
     /// How often each of its images is in an epoch; 1 for validation.
     #[serde(default = "once")]
@@ -116,6 +123,11 @@ fn one_or_more<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Dataset
         }
     }
     deserializer.deserialize_any(OneOrMore)
+}
+
+fn one_or_more_schema(generator: &mut SchemaGenerator) -> Schema {
+    let forms = [generator.subschema_for::<DatasetConfig>(), generator.subschema_for::<Vec<DatasetConfig>>()];
+    json_schema!({ "anyOf": forms })
 }
 
 impl DatasetConfig {
@@ -163,7 +175,7 @@ impl DataConfig {
 }
 
 /// What to do with invalid annotations: boxes of zero area or outside their image, unknown classes, missing images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BadAnnotations {
     /// Refuse to start the run.
@@ -174,7 +186,7 @@ pub enum BadAnnotations {
 }
 
 /// Length of the run, batches, seed and precision.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RunConfig {
     /// Number of passes over the training data.

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A number of epochs or steps, at least 1. In a configuration: `2 epochs`, `500 steps`, or a number of epochs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Text", into = "String")]
 pub enum Interval {
     /// Every so many epochs.
@@ -14,7 +15,7 @@ pub enum Interval {
     Steps(u64),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected an interval, such as `2 epochs` or `500 steps`")]
 enum Text {
     Number(u32),

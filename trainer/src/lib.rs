@@ -51,3 +51,22 @@ pub mod import;
 pub mod init;
 mod splits;
 pub mod synth;
+
+use runtime::evaluation_report::EvaluationReport;
+use runtime::schema::{Schemas, read, written};
+use serde_json::Value;
+
+/// The schemas of the files that the commands read and write.
+pub fn schemas() -> Schemas {
+    let mut configuration = read::<config::TrainConfig>();
+    // It depends on the machine.
+    let workers = configuration.pointer_mut("/$defs/RunConfig/properties/workers").and_then(Value::as_object_mut);
+    workers.expect("the section has this key").remove("default");
+    vec![
+        ("configuration", configuration),
+        ("log", written::<run::log::Record>()),
+        ("check", written::<check::CheckReport>()),
+        ("evaluation", written::<EvaluationReport>()),
+        ("bench", written::<bench::Measured>()),
+    ]
+}

@@ -4,6 +4,7 @@
 //! worst predictions.
 
 use models::spec::BoxCoderSpec;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -11,7 +12,7 @@ use crate::box_loss::BoxLoss;
 use crate::targets::{Normalizer, TargetTensors};
 
 /// Hyperparameters of the loss.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LossConfig {
     /// Focal loss: weight of foreground scores; background scores have the weight 1 - alpha.

@@ -5,10 +5,11 @@ use std::fs;
 
 use process_group::Launch;
 use runtime::machine;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Versions and hardware.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Machine {
     /// This program and its version.
     pub(crate) program: String,

@@ -37,7 +37,7 @@ enum Command {
 fn main() -> ExitCode {
     runtime::library::disable_telemetry();
     memory::restart_with_huge_pages();
-    let args: Args = cli::parse();
+    let args: Args = cli::parse(trainer::schemas);
     args.common.apply();
     let result = match args.command {
         Command::Init(args) => init::run(&args),

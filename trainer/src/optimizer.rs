@@ -1,5 +1,6 @@
 //! Optimizers on one flat tensor.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
@@ -10,7 +11,7 @@ use crate::parameters::Segment;
 const CHUNK: i64 = 1 << 17;
 
 /// The optimizer and its hyperparameters.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
     /// The update rule.
@@ -37,7 +38,7 @@ pub struct OptimizerConfig {
 }
 
 /// Update rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
     /// SGD with momentum; weight decay is added to the gradient, as in PyTorch.

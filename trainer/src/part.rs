@@ -1,9 +1,10 @@
 //! Parts of the network, for freezing and for the learning rate of the backbone.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A part of the network, ordered from input to output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     /// The backbone's first convolution and its norm.

@@ -1,9 +1,10 @@
 //! Learning rate schedules and early stopping.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The learning rate schedule: linear warm-up, then `kind`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScheduleConfig {
     /// Number of warm-up steps.
@@ -23,7 +24,7 @@ pub struct ScheduleConfig {
 }
 
 /// Schedules after warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
     /// Half a cosine. <https://arxiv.org/abs/1608.03983>

@@ -13,6 +13,7 @@ use models::spec::Class;
 use models::{Matcher, ModelSpec};
 use rayon::prelude::*;
 use runtime::image_file;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{BadAnnotations, DatasetConfig, TrainConfig};
@@ -53,7 +54,7 @@ pub(crate) struct Split {
 }
 
 /// A data set of a split. The field names are JSON keys.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub(crate) struct SourceSummary {
     /// The file or folder of annotations.
     pub(crate) annotations: PathBuf,

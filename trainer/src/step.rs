@@ -2,24 +2,29 @@
 
 use std::ops::AddAssign;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::loss_scaler::LossScaler;
 
 /// Results of one step. Numbers missing from a log are NaN.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Step {
     /// Focal loss before the update.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub classification_loss: f64,
     /// Box loss before the update.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub box_loss: f64,
     /// Gradient norm before clipping. If it is not finite, the weights are unchanged.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub gradient_norm: f64,
     /// Learning rate.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub learning_rate: f64,
     /// Factor on the loss, in float16.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,7 +48,7 @@ impl Step {
 }
 
 /// Times of the stages of steps, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct StageSeconds {
     /// Waiting for batches.

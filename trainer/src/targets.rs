@@ -2,6 +2,7 @@
 
 use models::spec::BoxCoderSpec;
 use models::{Anchors, Assignment, BoundingBox, Matcher};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -15,7 +16,7 @@ pub struct Object {
 }
 
 /// Divisor of the losses of an image's anchors, at least 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalizer {
     /// The number of foreground anchors of the image: all images have the same weight.

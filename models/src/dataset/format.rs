@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf, absolute};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::DataError;
@@ -16,7 +17,7 @@ use super::{coco, csv, folder, text, voc, yolo};
 const PARTS: [&str; 5] = ["train", "val", "valid", "validation", "test"];
 
 /// A format of annotations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// A JSON file. <https://cocodataset.org/#format-data>

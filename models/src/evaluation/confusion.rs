@@ -2,13 +2,14 @@
 
 use std::cmp::Reverse;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::ScoredBox;
 use crate::dataset::Annotation;
 
 /// Thresholds for pairs of an object and a detection.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfusionRule {
     /// Minimum IoU of a pair, in [0, 1].
     pub iou: f64,
@@ -24,7 +25,7 @@ impl Default for ConfusionRule {
 }
 
 /// How often objects of each class were detected as each class.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfusionMatrix {
     /// The thresholds used.
     #[serde(flatten)]

@@ -1,5 +1,6 @@
 //! Precision-recall curves.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Number of recalls at which precision is sampled.
@@ -7,7 +8,7 @@ pub(super) const RECALLS: usize = 101;
 
 /// Precision of one class at the recalls 0, 0.01, ... 1: the maximum at that recall or a higher one, and 0 if the
 /// recall is not reached. Includes objects of all sizes and the 100 highest-scoring detections per image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Curves {
     /// The average over the IoU thresholds; its mean is AP.
     pub precision: Vec<f64>,
@@ -18,7 +19,7 @@ pub struct Curves {
 }
 
 /// Precision over recall at one IoU threshold.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Curve {
     /// At each recall.
     pub precision: Vec<f64>,
@@ -32,7 +33,7 @@ pub(super) fn recalls() -> impl Iterator<Item = f64> {
 }
 
 /// The score threshold with the highest F1, the harmonic mean of precision and recall, of a class at IoU 0.5.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BestF1 {
     /// The score threshold.
     pub score: f64,

@@ -1,5 +1,6 @@
 //! Average precision and recall, over all classes and by class.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::accumulation::{AreaScores, ClassScores};
@@ -11,7 +12,7 @@ use super::protocol::{ALL, AT_50, AT_75, LARGE, MEDIUM, SMALL, UNDEFINED, averag
 /// Precision is averaged over 101 recalls and over the classes with objects, recall over these classes; both also over
 /// the IoU thresholds 0.5, 0.55, ... 0.95 unless the metric has its own. With other limits than 1, 10 and 100 detections per
 /// image and class, `ar1`, `ar10` and `ar100` have the first, second and third of them.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
     /// Average precision.
     #[serde(rename = "AP")]
@@ -52,7 +53,7 @@ pub struct Summary {
 }
 
 /// The metrics of one class, in [0, 1]; -1 without objects.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClassSummary {
     /// Number of objects, without crowd regions.
     pub objects: usize,

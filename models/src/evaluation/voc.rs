@@ -3,6 +3,7 @@
 //!
 //! The width of a box is `x2 - x1 + 1` in the devkit, but `x2 - x1` here, as everywhere in this crate.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::class_boxes::{ClassBoxes, measure_classes};
@@ -21,7 +22,7 @@ pub struct VocEvaluation {
 }
 
 /// Average precision in [0, 1]; -1 without objects.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct VocSummary {
     /// The area under the precision-recall curve, as in VOC2010 and later.
     #[serde(rename = "AP")]

@@ -1,12 +1,14 @@
 //! The anchors section of the spec.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::section::{Section, SpecError, checked, ensure, within};
 
 /// The anchors: at every cell of every feature level, one for each ratio and scale.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct AnchorSpec {
     /// Side of the square anchor at P3 to P7, in pixels of the padded input.
     pub sizes: [f64; 5],
@@ -25,7 +27,7 @@ pub struct AnchorSpec {
 }
 
 /// Position of an anchor's center in its cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorCenter {
     /// The center of the cell: (i + 0.5) · stride.
@@ -35,7 +37,7 @@ pub enum AnchorCenter {
 }
 
 /// Distance between neighboring cells of level p.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorStride {
     /// 2^p pixels.
@@ -46,7 +48,7 @@ pub enum AnchorStride {
 }
 
 /// Rounding of anchors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorRounding {
     /// No rounding.
@@ -59,7 +61,7 @@ pub enum AnchorRounding {
 }
 
 /// Order of the anchors of one cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnchorOrder {
     /// All scales of the first ratio, then all of the second.

@@ -1,5 +1,6 @@
 //! The backbone section of the spec, and the depths of ResNets.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::norm::NormSpec;
@@ -7,8 +8,9 @@ use super::preprocessing::check_normalization;
 use super::section::{Section, SpecError, checked, ensure, within};
 
 /// The backbone: a ResNet. <https://arxiv.org/abs/1512.03385>
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct BackboneSpec {
     /// Number of layers: 18 or 34 (basic blocks), 50, 101 or 152 (bottleneck blocks).
     pub depth: u32,

@@ -1,12 +1,14 @@
 //! The box coder section of the spec.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::section::{Section, SpecError, checked, within};
 
 /// The box coder. <https://arxiv.org/abs/1311.2524>, appendix C
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct BoxCoderSpec {
     /// Divisors of the offsets in x, y, log width and log height.
     pub std: [f32; 4],

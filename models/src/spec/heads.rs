@@ -1,13 +1,15 @@
 //! The heads section of the spec.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::norm::NormSpec;
 use super::section::{Section, SpecError, checked, ensure, within};
 
 /// The two heads, which have the same architecture but no common weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct HeadsSpec {
     /// Channels of their hidden convolutions.
     pub width: usize,

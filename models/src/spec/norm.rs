@@ -1,12 +1,14 @@
 //! Norm layers.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::section::{Section, SpecError, checked, ensure, within};
 
 /// A norm layer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct NormSpec {
     /// Kind of norm layer.
     pub kind: NormKind,
@@ -21,7 +23,7 @@ pub struct NormSpec {
 }
 
 /// Kinds of norm layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
     /// Batch normalization with fixed statistics. For pretrained backbones.
@@ -33,7 +35,7 @@ pub enum NormKind {
 }
 
 /// Training of scale and shift of frozen batch normalization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Affine {
     /// They keep their values, as in `FrozenBatchNorm2d` of Detectron2 and torchvision.

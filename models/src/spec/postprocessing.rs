@@ -1,12 +1,14 @@
 //! The post-processing section of the spec.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::section::{Section, SpecError, checked, within};
 
 /// Conversion of the network's outputs to detections.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct PostprocessingSpec {
     /// Only scores above this become detections.
     pub score_threshold: f32,
@@ -26,7 +28,7 @@ pub struct PostprocessingSpec {
 }
 
 /// Which boxes suppress each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Suppression {
     /// Boxes of the same class.
@@ -36,7 +38,7 @@ pub enum Suppression {
 }
 
 /// What boxes are clipped to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Clip {
     /// The network's input, including padding.

@@ -1,12 +1,14 @@
 //! The preprocessing section of the spec.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::section::{Section, SpecError, checked, ensure, within};
 
 /// Conversion of images to the network's input.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct PreprocessingSpec {
     /// The shorter side is resized to this many pixels ...
     pub shorter_side: u32,
@@ -43,7 +45,7 @@ pub struct PreprocessingSpec {
 }
 
 /// Rounding of resized sides to pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SideRounding {
     /// To the nearest integer, half to even, as Python's `round` does.
@@ -56,7 +58,7 @@ pub enum SideRounding {
 }
 
 /// Interpolation filters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResizeFilter {
     /// Linear, over two neighbors per axis.
@@ -68,7 +70,7 @@ pub enum ResizeFilter {
 }
 
 /// The library whose interpolation is reproduced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resampling {
     /// `interpolate` of PyTorch: the last pixel is repeated beyond the edge, and antialiasing widens the filter.
@@ -79,7 +81,7 @@ pub enum Resampling {
 }
 
 /// Padding of sides that are already multiples of `pad_multiple`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PadRule {
     /// No padding.
@@ -89,7 +91,7 @@ pub enum PadRule {
 }
 
 /// Scale factor of boxes between original image and input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BoxScale {
     /// Resized over original side, for each axis separately, so that the edges of the original image map to the edges of

@@ -1,12 +1,14 @@
 //! The pyramid section of the spec.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::section::{Section, SpecError, checked, within};
 
 /// The feature pyramid, levels P3 to P7. <https://arxiv.org/abs/1612.03144>
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default, remote = "Self")]
+#[schemars(!remote)]
 pub struct PyramidSpec {
     /// Channels of every feature level.
     pub width: usize,
@@ -17,7 +19,7 @@ pub struct PyramidSpec {
 }
 
 /// Input of P6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum P6From {
     /// C5, the last stage of the backbone.

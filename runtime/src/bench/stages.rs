@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use runtime::{Detector, Timing, image_file};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::table::{milliseconds, tabulate, timed};
 
 /// Times from the start of the program to the first detection, in milliseconds.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Start {
     /// Finding and starting ONNX Runtime.
     pub(super) library_ms: f64,
@@ -17,11 +18,12 @@ pub(super) struct Start {
     pub(super) session_ms: f64,
     /// The stages of the first image.
     pub(super) first: Times<f64>,
+    /// All of these.
     pub(super) total_ms: f64,
 }
 
 /// A value for every stage.
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Clone, Copy, Default, Serialize, JsonSchema)]
 pub(super) struct Times<T> {
     /// Reading and decoding the file.
     read: T,
@@ -60,20 +62,26 @@ impl Start {
 }
 
 /// Times of single images, in milliseconds.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Stages {
     #[serde(flatten)]
     stages: Times<Distribution>,
+    /// The whole image.
     total: Distribution,
+    /// Mean number of detections.
     detections_per_image: f64,
 }
 
 /// Mean and percentiles of times, in milliseconds.
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Clone, Copy, Default, Serialize, JsonSchema)]
 struct Distribution {
+    /// Mean.
     mean: f64,
+    /// Median.
     p50: f64,
+    /// 90th percentile.
     p90: f64,
+    /// 99th percentile.
     p99: f64,
 }
 

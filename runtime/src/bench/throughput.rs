@@ -6,15 +6,19 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use runtime::image_file::Limits;
 use runtime::{Detector, PixelBudget, detect_file, map_ordered};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::table::tabulate;
 
 /// Throughput with one number of threads and one batch size.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct Throughput {
+    /// Threads that compute the network.
     threads: usize,
+    /// Maximum number of images per run of the network.
     batch: usize,
+    /// Images per second.
     images_per_second: f64,
     /// Fraction of the time in which the network ran; with several instances up to their number.
     network_fraction: f64,

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use models::onnx_contract::{CHECK_KEY, SPEC_KEY};
 use ort::session::Session;
 use ort::value::{Outlet, ValueType};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::error::ort_message;
 
 /// Description of an ONNX file apart from its spec.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ModelInfo {
     /// Name of the graph.
     pub graph: String,
@@ -28,7 +29,7 @@ pub struct ModelInfo {
 }
 
 /// An input or output of the network.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ValueInfo {
     /// Name.
     pub name: String,

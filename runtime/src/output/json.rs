@@ -3,14 +3,22 @@
 use std::io::{self, Write};
 
 use models::spec::Class;
+use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 
 use super::{Failure, Found, Report};
+use crate::schema;
 use crate::video::Frame;
 
+/// The schema of a list of images.
+pub fn detections_schema() -> Schema {
+    schema::written::<Vec<Image>>()
+}
+
 /// The object of one image.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Image<'a> {
+    /// The image file, as the user named it.
     file: String,
     #[serde(flatten)]
     frame: Option<FrameFields>,
@@ -19,14 +27,27 @@ struct Image<'a> {
 }
 
 /// Failed images have `error` instead of the other fields.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Outcome<'a> {
-    Found { width: u32, height: u32, detections: Vec<Object<'a>> },
-    Failed { error: String },
+    /// An image that was read.
+    Found {
+        /// Width of the original image, upright.
+        width: u32,
+        /// Height of the original image, upright.
+        height: u32,
+        /// Its detections, highest score first.
+        detections: Vec<Object<'a>>,
+    },
+    /// An image that could not be read, or not be detected in.
+    Failed {
+        /// The reason.
+        error: String,
+    },
 }
 
-#[derive(Serialize)]
+/// The frame of a video.
+#[derive(Serialize, JsonSchema)]
 struct FrameFields {
     /// Frame number, from 0.
     frame: u64,
@@ -34,10 +55,14 @@ struct FrameFields {
     time: f64,
 }
 
-#[derive(Serialize)]
+/// A detection.
+#[derive(Serialize, JsonSchema)]
 struct Object<'a> {
+    /// Name of the class.
     label: &'a str,
+    /// Id of the class in the data that the model was trained on.
     category_id: i64,
+    /// In (0, 1).
     score: f32,
     /// `x1, y1, x2, y2` in pixels of the original image (upright, after EXIF rotation).
     #[serde(rename = "box")]

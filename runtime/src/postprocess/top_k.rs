@@ -14,6 +14,11 @@ impl TopK {
         Self { threshold, limit, ranks: Vec::new() }
     }
 
+    /// From ranks of scores that are all wanted.
+    pub(super) fn of(ranks: Vec<Rank>, limit: usize) -> Self {
+        Self { threshold: f32::NEG_INFINITY, limit, ranks }
+    }
+
     /// Adds the scores above the threshold; `first` is the index of `scores[0]`. Few of millions of scores exceed it,
     /// so whole blocks are skipped, as fast as memory allows.
     pub(super) fn scan(&mut self, scores: &[f32], first: usize, wanted: impl Fn(usize) -> bool) {

@@ -1,5 +1,9 @@
 //! `runtime detect` on videos. Needs `ffmpeg` on the PATH, or the one that `make test` downloads.
 
+#[allow(dead_code, reason = "its `main` is for users")]
+#[path = "../../examples/video.rs"]
+mod example;
+
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,7 +12,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fixture::{detect, folder, json, list, read, run};
+use crate::fixture::{MODEL, detect, folder, json, list, read, run};
 
 /// The PATH, extended to contain an `ffmpeg`; `None` if there is no `ffmpeg`.
 fn path() -> Option<OsString> {
@@ -155,4 +159,32 @@ fn a_playlist_named_like_a_video_opens_no_other_files() {
     // The segment itself is a valid video.
     let (code, stdout, _) = run(detect(&folder).env("PATH", &path).args(["--ndjson", "-", "segment.mp4"]));
     assert_eq!((code, stdout.lines().count()), (0, 5));
+}
+
+#[test]
+fn the_example_covers_objects_in_every_frame() {
+    /// Tells the example where its video is.
+    const FOLDER: &str = "EXAMPLE_FOLDER";
+    if let Some(folder) = env::var_os(FOLDER) {
+        let folder = Path::new(&folder);
+        example::anonymize(&MODEL.1, &folder.join("clip.mkv"), &folder.join("covered.mp4")).unwrap();
+        return;
+    }
+    let Some(path) = path() else { return };
+    let folder = folder();
+    ffmpeg(&folder, &path, CLIP);
+    // The library finds ffmpeg on the PATH of its process.
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "the_example_covers_objects_in_every_frame"]);
+    assert!(child.env("PATH", &path).env(FOLDER, folder.path()).status().unwrap().success());
+    ffmpeg(&folder, &path, "-i clip.mkv before-%d.png");
+    ffmpeg(&folder, &path, "-i covered.mp4 after-%d.png");
+    for number in 1..=7 {
+        let frame = |name: &str| image::open(folder.path().join(format!("{name}-{number}.png"))).unwrap().to_rgb8();
+        let (before, after) = (frame("before"), frame("after"));
+        let differs = |(x, y, pixel): (u32, u32, &image::Rgb<u8>)| pixel.0[0].abs_diff(after.get_pixel(x, y).0[0]) > 60;
+        let changed = before.enumerate_pixels().filter(|pixel| differs(*pixel)).count();
+        assert!(changed > 100, "frame {number}: {changed}");
+    }
+    assert!(!folder.path().join("after-8.png").exists());
 }

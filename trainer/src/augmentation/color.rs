@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use rand::RngExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::random_streams::{Augmentation, RandomStreams};
 use super::sample::Sample;
 
 /// Jitter of brightness, contrast or saturation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ColorConfig {
     /// Probability of a change.
@@ -30,7 +31,7 @@ impl Default for ColorConfig {
 }
 
 /// Jitter of the hue.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HueConfig {
     /// Probability of a change.

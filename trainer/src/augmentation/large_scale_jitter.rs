@@ -2,6 +2,7 @@
 
 use models::spec::{BoxScale, PreprocessingSpec};
 use rand::RngExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sample;
@@ -10,7 +11,7 @@ use super::random_streams::{Augmentation, RandomStreams};
 
 /// Large-scale jitter: resizes each image by a random factor of its own, then crops it to the size that it would have had,
 /// or pads it to that size on the right and below. So the size of the network's input does not change.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LargeScaleJitterConfig {
     /// Probability that an image is resized.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use image::RgbImage;
 use models::{RgbView, resize};
 use rand::{Rng, RngExt};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Sample;
@@ -12,7 +13,7 @@ use super::window::{MIN_BOX_SIDE, Window};
 use crate::targets::Object;
 
 /// Mosaics of four images.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MosaicConfig {
     /// Probability that an image is combined with three random ones.

@@ -2,6 +2,7 @@
 
 use models::spec::PreprocessingSpec;
 use rand::RngExt;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::random_streams::{Augmentation, RandomStreams};
@@ -9,7 +10,7 @@ use super::random_streams::{Augmentation, RandomStreams};
 /// Scale jitter. A factor multiplies the sides that preprocessing resizes to, including a fixed size, so that images are
 /// resized only once. All images of a batch have the same factor, so that they need no extra padding. A batch needs up to
 /// `max` squared times the memory.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScaleConfig {
     /// Probability that a batch is scaled.

@@ -7,13 +7,14 @@ use models::coverage::{ObjectMatch, match_objects};
 use models::dataset::{Annotation, Dataset};
 use models::{Matcher, ModelSpec};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::progress::Count;
 use crate::splits::{SourceSummary, Split, Unreadable};
 
 /// Statistics and problems of one split. The field names are JSON keys.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Survey {
     /// The data sets of the split.
     pub(super) sources: Vec<SourceSummary>,
@@ -50,7 +51,7 @@ pub(super) struct Survey {
 }
 
 /// Statistics of one class. Images of unknown size are left out.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct ClassSurvey {
     pub(super) id: i64,
     pub(super) name: String,
@@ -67,14 +68,14 @@ pub(super) struct ClassSurvey {
 }
 
 /// Number of boxes, and how many of them have a matched anchor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct MatchedBoxes {
     pub(super) boxes: usize,
     pub(super) matched: usize,
 }
 
 /// An image that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct BadImage {
     pub(super) file: String,
     pub(super) reason: String,
@@ -84,7 +85,7 @@ pub(super) struct BadImage {
 }
 
 /// Identifies a box in the annotations.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub(super) struct BoxLocation {
     pub(super) file: String,
     pub(super) annotation: i64,
@@ -92,7 +93,7 @@ pub(super) struct BoxLocation {
 }
 
 /// A bin of the box size histogram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct SideBin {
     /// Lower bound, inclusive.
     pub(super) from: u32,
@@ -102,7 +103,7 @@ pub(super) struct SideBin {
 }
 
 /// Number of images of one size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct ImageSize {
     pub(super) width: u32,
     pub(super) height: u32,
@@ -110,7 +111,7 @@ pub(super) struct ImageSize {
 }
 
 /// A box without a matched anchor.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub(super) struct Unmatched {
     #[serde(flatten)]
     pub(super) location: BoxLocation,

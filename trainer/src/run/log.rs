@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context;
 use models::evaluation::Summary;
 use models::write_atomically;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::state::RunState;
@@ -17,7 +18,7 @@ use crate::step::{StageSeconds, Step, nan, number};
 pub(crate) const FILE: &str = "log.jsonl";
 
 /// A line of the log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum Record {
     Step(StepRecord),
@@ -26,7 +27,7 @@ pub(crate) enum Record {
 }
 
 /// A step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct StepRecord {
     /// Number of the step in the run, from 1.
     pub(crate) step: u64,
@@ -37,7 +38,7 @@ pub(crate) struct StepRecord {
 }
 
 /// An epoch. Numbers missing from the log are NaN.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct EpochRecord {
     /// Number of the epoch, from 1.
     pub(crate) epoch: u32,
@@ -45,14 +46,19 @@ pub(crate) struct EpochRecord {
     pub(crate) steps: u64,
     /// Mean focal loss of the training images.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub(crate) classification_loss: f64,
     /// Mean box loss of the training images.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub(crate) box_loss: f64,
     /// Time of training since the epoch was started or resumed, without validation.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub(crate) seconds: f64,
+    /// Training speed, in this time.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub(crate) images_per_second: f64,
     /// Where this time went.
     #[serde(default)]
@@ -62,7 +68,7 @@ pub(crate) struct EpochRecord {
 }
 
 /// A validation within an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ValidationWithinEpoch {
     /// Number of finished epochs, with the fraction of the current one.
     pub(crate) epoch: f64,
@@ -72,13 +78,15 @@ pub(crate) struct ValidationWithinEpoch {
 }
 
 /// Results of a validation.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ValidationRecord {
     /// Focal loss; NaN if missing from the log.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub(crate) classification_loss: f64,
     /// Box loss; NaN if missing from the log.
     #[serde(default = "nan", deserialize_with = "number")]
+    #[schemars(with = "Option<f64>")]
     pub(crate) box_loss: f64,
     /// COCO's metrics.
     #[serde(flatten)]

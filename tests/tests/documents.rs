@@ -1,0 +1,101 @@
+//! Links in the documents lead somewhere, and versions that they name are those of the build.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// All Markdown files of the project.
+fn documents() -> Vec<PathBuf> {
+    let mut folders = vec![root()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let ours = !name.starts_with('.') && !["target", "runs", "corpus", "dist"].contains(&name);
+            match path.is_dir() {
+                true if ours => folders.push(path),
+                false if name.ends_with(".md") => files.push(path),
+                _ => {}
+            }
+        }
+    }
+    files
+}
+
+/// The lines of a document outside of fenced blocks.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_block = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.starts_with("```");
+        in_block ^= is_fence;
+        !is_fence && !in_block
+    })
+}
+
+/// Targets of links and images: what is between `](` and `)`.
+fn links(text: &str) -> Vec<String> {
+    // A link may go on in the next line.
+    let text = prose(text).collect::<Vec<_>>().join("\n");
+    let ends = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    ends.map(|(target, _)| target.to_owned()).collect()
+}
+
+/// The anchors of headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = prose(text).filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let anchor = |heading: &str| {
+        let kept = heading.to_lowercase().replace(' ', "-");
+        kept.chars().filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c)).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn relative_links_lead_to_files_and_headings() {
+    let documents = documents();
+    assert!(documents.len() > 10, "{documents:?}");
+    let (mut checked, mut dead) = (0, Vec::new());
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in links(&text).into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { document.clone() } else { document.with_file_name("").join(file) };
+            let leads = target.exists()
+                && (anchor.is_empty() || anchors(&fs::read_to_string(&target).unwrap()).contains(anchor));
+            checked += 1;
+            if !leads {
+                dead.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty() && checked > 50, "of {checked} links, dead:\n{}", dead.join("\n"));
+}
+
+#[test]
+fn documents_name_the_minimum_rust_version() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let line = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap();
+    let version = line.trim_matches('"');
+    let image = format!("rust:{version}");
+    let places = [("README.md", "Rust "), ("STABILITY.md", "minimum Rust version is ")];
+    for (file, before) in places {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        assert!(text.contains(&format!("{before}{version}")), "{file} does not name Rust {version}");
+    }
+    let container = fs::read_to_string(root().join("runtime/deploy/Containerfile")).unwrap();
+    let builds = container.lines().filter(|line| line.contains("rust:"));
+    builds.for_each(|line| assert!(line.contains(&image), "{line}"));
+}
+
+#[test]
+fn the_readme_is_short() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines <= 180, "{lines}");
+}
