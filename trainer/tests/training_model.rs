@@ -81,6 +81,8 @@ type Tensors = BTreeMap<String, ArrayD<f32>>;
 /// steps.
 fn train(spec: &ModelSpec, config: &TrainConfig, batches: &[Batch], count: u64) -> (TrainingModel, Tensors, Vec<Step>) {
     let mut model = TrainingModel::new(spec, config, tch::Device::Cpu).unwrap();
+    // In float16, the first steps are not skipped at this scale.
+    model.loss_scaler = model.loss_scaler.map(|scaler| LossScaler { scale: 256.0, ..scaler });
     let before = model.parameters.to_tensors();
     let steps = (0..count).map(|step| model.step(batches, &at(step)).unwrap()).collect();
     (model, before, steps)
