@@ -14,8 +14,7 @@ pub enum Precision {
     Float32,
     /// bfloat16: faster if the CPU or GPU has instructions for it. It has the range of float32.
     Bfloat16,
-    /// float16 with a [loss scaler](crate::loss_scaler::LossScaler), for GPUs without bfloat16: more digits than bfloat16,
-    /// less range.
+    /// float16 with a loss scaler (`LossScaler`), for GPUs without bfloat16: more digits than bfloat16, less range.
     Float16,
 }
 

@@ -175,7 +175,7 @@ fn the_example_covers_objects_in_every_frame() {
     ffmpeg(&folder, &path, CLIP);
     // The library finds ffmpeg on the PATH of its process.
     let mut child = Command::new(env::current_exe().unwrap());
-    child.args(["--exact", "the_example_covers_objects_in_every_frame"]);
+    child.args(["--exact", "video::the_example_covers_objects_in_every_frame"]);
     assert!(child.env("PATH", &path).env(FOLDER, folder.path()).status().unwrap().success());
     ffmpeg(&folder, &path, "-i clip.mkv before-%d.png");
     ffmpeg(&folder, &path, "-i covered.mp4 after-%d.png");
