@@ -7,8 +7,8 @@ use std::path::Path;
 
 use models::onnx_contract::{CHECK_KEY, END_TO_END_KEY, SIZES, SPEC_KEY, TOP_K_KEY};
 use models::spec::{
-    AnchorCenter, AnchorRounding, AnchorStride, BoxScale, Clip, PadRule, PreprocessingSpec, Resampling, ResizeFilter,
-    SideRounding, Suppression,
+    AnchorCenter, AnchorRounding, AnchorStride, BoxScale, ByteResampling, Clip, PadRule, PreprocessingSpec, Resampling,
+    ResizeFilter, SideRounding, Suppression,
 };
 use models::{BoundingBox, Grid, ModelSpec, SpecError};
 use prost::Message;
@@ -116,11 +116,11 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec, reads_bytes: bool)
         ResizeFilter::Nearest => "nearest",
     };
     let antialias = if spec.antialias { "antialiased" } else { "not antialiased" };
-    let resampling = match (spec.resampling, spec.filter, spec.antialias) {
-        (Resampling::ScikitImage, ..) => "as skimage.transform.resize of scikit-image 0.19 or later",
-        (_, ResizeFilter::Bilinear | ResizeFilter::Bicubic, true) if spec.round_pixels => "as Pillow resizes bytes",
-        (_, ResizeFilter::Bilinear, false) if spec.round_pixels => "as OpenCV's INTER_LINEAR resizes bytes",
-        _ => "as torch.nn.functional.interpolate with align_corners=False",
+    let resampling = match (spec.byte_resampling(), spec.resampling) {
+        (Some(ByteResampling::Pillow), _) => "as Pillow resizes bytes",
+        (Some(ByteResampling::OpenCv), _) => "as OpenCV's INTER_LINEAR resizes bytes",
+        (None, Resampling::Torch) => "as torch.nn.functional.interpolate with align_corners=False",
+        (None, Resampling::ScikitImage) => "as skimage.transform.resize of scikit-image 0.19 or later",
     };
     let rounding = if spec.round_pixels { "round(value) to 0 to 255, halves up; then " } else { "" };
     writeln!(text, "  1. Decode to RGB with 8 bits per channel, and apply the EXIF rotation.")?;

@@ -7,7 +7,7 @@ mod windows;
 use pulp::Arch;
 
 use crate::rgb::{RgbRows, RgbView};
-use crate::spec::{PreprocessingSpec, Resampling, ResizeFilter};
+use crate::spec::{ByteResampling, PreprocessingSpec, ResizeFilter};
 
 /// Resizes an image to `width` by `height` pixels, both at least 1: bilinear, with antialiasing. Returns RGB bytes, those of
 /// Pillow.
@@ -25,23 +25,19 @@ pub fn resize(view: RgbView, width: u32, height: u32) -> Vec<u8> {
 /// Resizes an image to width and height, and gives `store` the index and the pixels of each row; the fourth value of a pixel
 /// is meaningless.
 ///
-/// With `round_pixels`, they are whole numbers from 0 to 255: with antialiasing those of Pillow, bilinear without it those of
-/// OpenCV, else the nearest.
+/// With `round_pixels`, they are whole numbers from 0 to 255: those of the library that
+/// [`byte_resampling`](PreprocessingSpec::byte_resampling) names, else the nearest.
 pub(crate) fn resize_rows<R: RgbRows>(
     image: R,
     size: [u32; 2],
     spec: &PreprocessingSpec,
     store: impl FnMut(usize, &[[f32; 4]]),
 ) -> Result<(), R::Error> {
-    let whole_numbers = spec.round_pixels && spec.resampling == Resampling::Torch;
-    match (spec.filter, spec.antialias) {
-        (ResizeFilter::Bilinear | ResizeFilter::Bicubic, true) if whole_numbers => {
-            Arch::new().dispatch(fixed::Resize::new(fixed::Pillow, image, size, spec, store))
-        }
-        (ResizeFilter::Bilinear, false) if whole_numbers => {
-            Arch::new().dispatch(fixed::Resize::new(fixed::OpenCv, image, size, spec, store))
-        }
-        _ => Arch::new().dispatch(float::Resize::new(image, size, spec, store)),
+    let arch = Arch::new();
+    match spec.byte_resampling() {
+        Some(ByteResampling::Pillow) => arch.dispatch(fixed::Resize::new(fixed::Pillow, image, size, spec, store)),
+        Some(ByteResampling::OpenCv) => arch.dispatch(fixed::Resize::new(fixed::OpenCv, image, size, spec, store)),
+        None => arch.dispatch(float::Resize::new(image, size, spec, store)),
     }
 }
 

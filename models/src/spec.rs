@@ -34,7 +34,7 @@ pub use classes::Class;
 pub use heads::HeadsSpec;
 pub use norm::{Affine, NormKind, NormSpec};
 pub use postprocessing::{Clip, PostprocessingSpec, Suppression};
-pub use preprocessing::{BoxScale, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding};
+pub use preprocessing::{BoxScale, ByteResampling, PadRule, PreprocessingSpec, Resampling, ResizeFilter, SideRounding};
 pub use presets::{preset_names, preset_text};
 pub use pyramid::{P6From, PyramidSpec};
 pub use section::{FORMAT, SpecError};

@@ -9,7 +9,7 @@ use ndarray::ArrayD;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use runtime::EngineOptions;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 use trainer::torch::{Torch, images};
 
 /// Relative change of each element of the damaged tensor, with a random sign.
@@ -33,7 +33,7 @@ pub struct Damaged {
 pub fn damage_each(checkpoint: &Checkpoint, count: usize) -> anyhow::Result<Vec<Damaged>> {
     let Checkpoint { spec, tensors, probe, .. } = checkpoint;
     let folder = tempfile::tempdir()?;
-    let input = images(&probe.images, Device::Cpu, false).to_kind(Kind::Double);
+    let input = images(&probe.images).to_kind(Kind::Double);
     let expected = float64_outputs(spec, tensors, &input)?;
     let names: Vec<_> = parameters(spec)?.into_iter().map(|parameter| parameter.name).collect();
     let mut random = ChaCha8Rng::seed_from_u64(1);

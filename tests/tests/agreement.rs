@@ -39,7 +39,7 @@ fn assert_agreement(preset: &str, norms: &[NormKind]) {
             let mut random = ChaCha8Rng::seed_from_u64(2);
             let pixels = Array4::from_shape_simple_fn((batch, 3, height, width), || random.random_range(-2.0..2.0));
             let found = heads.read(pixels.view(), &spec).unwrap().heads;
-            let expected = head_outputs(&spec, &weights, &images(&pixels, Device::Cpu, false)).unwrap();
+            let expected = head_outputs(&spec, &weights, &images(&pixels)).unwrap();
             for deviation in expected.deviations(&found, [height, width]) {
                 assert!(deviation.expected_std() > 0.0, "{preset} {norm:?}: constant outputs prove nothing");
                 let error = deviation.relative();

@@ -52,7 +52,7 @@ pub fn probe(spec: &ModelSpec, parameters: &Parameters) -> Result<Probe, Weights
     let [n, channels, height, width] = Probe::SIZE;
     // About the range of normalized pixels.
     let pixels = Array4::from_shape_simple_fn((n, channels, height, width), || random.random_range(-2.0..2.0));
-    let input = images(&pixels, Device::Cpu, false);
+    let input = images(&pixels);
     let exact = head_outputs(spec, &Double(parameters), &input.to_kind(Kind::Double))?;
     let rounding = exact.deviations(&head_outputs(spec, parameters, &input)?, [height, width]);
     let rounding = rounding.map(|deviation| [deviation.rms() as f32, deviation.systematic() as f32]);

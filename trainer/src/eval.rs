@@ -88,7 +88,8 @@ fn evaluate_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<S
     let checkpoint = Checkpoint::open(&args.checkpoint).context(
         "cannot open the checkpoint; create one with `trainer fit`, or pass another file with --checkpoint or --model",
     )?;
-    let predictor = Predictor::from_checkpoint(&checkpoint, args.device.open()?)?;
+    let device = args.device.open()?;
+    let predictor = Predictor::from_checkpoint(&checkpoint, device)?;
     let class_indices = class_indices(&predictor.spec, truth)?;
     let recipe = Recipe {
         dataset: truth.clone(),
@@ -98,7 +99,7 @@ fn evaluate_checkpoint(args: &EvalArgs, truth: &Dataset) -> anyhow::Result<Vec<S
         augmentation: AugmentationConfig::none(),
         cache: Arc::default(),
     };
-    let loader = Loader::new(recipe, args.workers.into())?.for_device(args.device.open()?);
+    let loader = Loader::new(recipe, args.workers.into())?.for_device(device);
     let count = Count::new("evaluation", truth.images().len() as u64);
     let mut scored = Vec::new();
     for batch in validation_batches(&loader, args.batch_size.into()) {

@@ -2,7 +2,8 @@
 
 use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, Statistics, Tensor};
 use ndarray::Array4;
-use tch::{Device, Kind};
+use tch::Kind;
+use tch::kind::Element;
 
 use crate::sync_batch_norm::{self, Norm};
 
@@ -22,15 +23,14 @@ pub type Training = Torch<true>;
 /// A tensor of a network for inference.
 pub type Inference = Torch<false>;
 
-/// Copies images `[N, 3, H, W]` to a device, in the channels-last memory format (NHWC) if `channels_last`.
+/// A copy of images as a tensor of the same shape, on the CPU.
 ///
 /// # Panics
 /// When `images` is not in standard layout.
-pub fn images(images: &Array4<f32>, device: Device, channels_last: bool) -> tch::Tensor {
+pub fn images<T: Element>(images: &Array4<T>) -> tch::Tensor {
     let shape: Vec<i64> = images.shape().iter().map(|n| *n as i64).collect();
-    let values = images.as_slice().expect("batches are in standard layout");
-    let images = tch::Tensor::from_slice(values).view(shape.as_slice()).to_device(device);
-    if channels_last { self::channels_last(&images) } else { images }
+    let values = images.as_slice().expect("images are in standard layout");
+    tch::Tensor::from_slice(values).view(shape.as_slice())
 }
 
 /// Images `[N, 3, H, W]` in the channels-last memory format (NHWC).

@@ -101,7 +101,28 @@ pub enum BoxScale {
     Common,
 }
 
+/// A library whose resized bytes are reproduced to the bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByteResampling {
+    /// Pillow's `resize`, before version 13.
+    Pillow,
+    /// OpenCV's `INTER_LINEAR`.
+    OpenCv,
+}
+
 impl PreprocessingSpec {
+    /// The library whose bytes resized pixels are; `None` if they are floating-point numbers, rounded or not.
+    pub fn byte_resampling(&self) -> Option<ByteResampling> {
+        if !self.round_pixels || self.resampling != Resampling::Torch {
+            return None;
+        }
+        match (self.filter, self.antialias) {
+            (ResizeFilter::Bilinear | ResizeFilter::Bicubic, true) => Some(ByteResampling::Pillow),
+            (ResizeFilter::Bilinear, false) => Some(ByteResampling::OpenCv),
+            _ => None,
+        }
+    }
+
     /// Upper bounds of the input's height and width; in any order without a fixed size.
     pub(super) fn max_input(&self) -> [u64; 2] {
         let resized = self.fixed_size.unwrap_or([self.shorter_side, self.longer_side]);

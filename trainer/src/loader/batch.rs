@@ -43,13 +43,9 @@ impl BatchImages {
 
     /// A copy.
     fn tensor(&self) -> Tensor {
-        fn tensor<T: tch::kind::Element>(images: &Array4<T>) -> Tensor {
-            let shape: Vec<i64> = images.shape().iter().map(|n| *n as i64).collect();
-            Tensor::from_slice(images.as_slice().expect("batches are in standard layout")).view(shape.as_slice())
-        }
         match self {
-            Self::Normalized(images) => tensor(images),
-            Self::Bytes(images) => tensor(images),
+            Self::Normalized(images) => torch::images(images),
+            Self::Bytes(images) => torch::images(images),
         }
     }
 }
