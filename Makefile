@@ -26,6 +26,7 @@ test: setup ## Check formatting and lints, run all tests; RETINANET_DATA: folder
 	cargo clippy --manifest-path $(fuzzers) --target-dir $(built) --locked -- -D warnings
 	.ci/audit licenses bans sources
 	cargo test --workspace
+	@[ -n "$$RETINANET_DATA" ] || echo "RETINANET_DATA is not set: the tests on real data did nothing"
 
 audit: setup ## Check licenses and sources of all dependencies, and known vulnerabilities (needs github.com)
 	.ci/audit licenses bans sources advisories

@@ -130,7 +130,7 @@ impl Export<'_> {
         let model = NetworkFile::new(self.file.path(), &graph);
         let (mut written, outputs) = self.write(graph)?;
         let (differences, expected) = self.verifier.prove(&model, self.spec, &self.image())?;
-        written.append_check(outputs, &expected, Precision::Fp32, &self.file)?;
+        written.append_check(outputs, &expected, (Precision::Fp32, f32::NEG_INFINITY), &self.file)?;
         let ap = self.measure_ap(&model.path, on_progress)?;
         let (bytes, proven) = self.commit(written)?;
         Ok(Exported { bytes, differences, precision_report: None, variant_differences: None, ap, proven })
@@ -152,7 +152,7 @@ impl Export<'_> {
         let converted_graph = graph.clone();
         variant.apply(&mut graph, self.spec);
         let (mut written, outputs) = self.write(graph)?;
-        written.append_check(outputs, &expected, precision, &self.file)?;
+        written.append_check(outputs, &expected, (precision, precision.lowest_logit(self.spec)), &self.file)?;
 
         let comparison = match &plain {
             Some(plain) => Some(self.verifier.compare_precision(&fp32, plain, self.spec, conversion)?),
@@ -281,17 +281,17 @@ impl WrittenModel {
         Ok(Self { bytes: model.len() + data_bytes, data: external.map(|external| external.name) })
     }
 
-    /// Appends the check to the file's metadata: `expected` is what float32 computes for its image, and `outputs` adds the values
-    /// to compare with it.
+    /// Appends the check to the file's metadata: `expected` is what float32 computes for its image, without logits below
+    /// `lowest`, and `outputs` adds the values to compare with it.
     fn append_check(
         &mut self,
         outputs: Vec<u8>,
         expected: &HeadOutputs,
-        precision: Precision,
+        (precision, lowest): (Precision, f32),
         file: &OutputFile,
     ) -> io::Result<()> {
-        let [logits, offsets] =
-            [&expected.logits, &expected.offsets].map(|rows| rows.iter().copied().collect::<Vec<_>>());
+        let logits: Vec<f32> = expected.logits.iter().map(|logit| logit.max(lowest)).collect();
+        let offsets: Vec<f32> = expected.offsets.iter().copied().collect();
         let check = Check::new(outputs, &logits, &offsets, Limits::on_any_provider(precision));
         self.append(file, [(CHECK_KEY.to_owned(), check.to_json()?)])
     }

@@ -169,7 +169,7 @@ struct PrecisionArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     calibration_images: u32,
 
-    /// Layers or blocks that fp16 or int8 keeps in float32, such as `layer4`; int8 always keeps conv1 and the two output layers.
+    /// Layers or blocks that fp16 or int8 keeps in float32, such as `layer4`; int8 always keeps conv1 and regressionModel.output.
     #[arg(long, value_name = "LAYER,..", value_delimiter = ',')]
     keep_float: Vec<String>,
 

@@ -3,6 +3,7 @@
 mod layers;
 mod range;
 mod calibration;
+mod logits;
 mod quantize;
 mod half;
 mod sensitivity;
@@ -21,9 +22,8 @@ use quantize::Quantization;
 pub use layers::{Layers, UnknownLayer};
 pub use sensitivity::Sensitivity;
 
-/// Convolutions that lose most in int8: the first, whose input is the image, and the last two, which compute the
-/// outputs.
-const FLOAT_LAYERS: [&str; 3] = ["conv1", "classificationModel.output", "regressionModel.output"];
+/// Convolutions that lose most in int8: the first, whose input is the image, and the last of the boxes.
+const FLOAT_LAYERS: [&str; 2] = ["conv1", "regressionModel.output"];
 
 /// Maximum number of calibration images on which the sensitivity of the layers is measured.
 const SENSITIVITY_IMAGES: usize = 4;
@@ -38,6 +38,13 @@ pub enum Precision {
     Fp16,
     /// 8-bit integers, except in the layers that would lose most.
     Int8,
+}
+
+impl Precision {
+    /// The lowest logit of a network in this precision: lower ones become this one.
+    pub(crate) fn lowest_logit(self, spec: &ModelSpec) -> f32 {
+        if self == Self::Int8 { logits::lowest(spec) } else { f32::NEG_INFINITY }
+    }
 }
 
 impl fmt::Display for Precision {
@@ -97,7 +104,8 @@ impl PrecisionOptions {
                 let all = Quantization::new(graph, &Layers::default());
                 // A layer quantized alone may need the range of a value that otherwise uses the range of another one.
                 let values = if self.sensitivity { all.quantized_values() } else { selected.ranged_values() };
-                let ranges = measure(graph, &values, inputs, engine, on_progress)?;
+                let mut ranges = measure(graph, &values, inputs, engine, on_progress)?;
+                logits::set_range(graph, &mut ranges, spec);
                 let sensitivity = if self.sensitivity {
                     let inputs = Inputs { files: &files[..files.len().min(SENSITIVITY_IMAGES)], ..inputs };
                     sensitivity::measure(graph, &ranges, inputs, engine, on_progress)?

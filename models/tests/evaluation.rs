@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The order of summation changes the last digits; nothing else may differ.
-const TOLERANCE: f64 = 1e-9;
+const TOLERANCE: f64 = 1e-12;
 
 /// A case of `tests/golden/evaluation.json`.
 #[derive(Deserialize)]

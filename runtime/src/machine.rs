@@ -53,16 +53,32 @@ pub fn ignores_signal(signal: i32) -> bool {
 
 /// Resident memory of this process, in MiB; `None` if the system does not report it.
 pub fn memory() -> Option<u64> {
-    mebibytes("VmRSS:")
+    mebibytes(&status("VmRSS:")?)
 }
 
 /// Peak resident memory of this process so far, in MiB; `None` if the system does not report it.
 pub fn peak_memory() -> Option<u64> {
-    mebibytes("VmHWM:")
+    mebibytes(&status("VmHWM:")?)
 }
 
-fn mebibytes(field: &str) -> Option<u64> {
-    let kibibytes: u64 = status(field)?.strip_suffix("kB")?.trim().parse().ok()?;
+/// Memory that this process may take besides what it has, in MiB, according to the system and the limit of its control group;
+/// `None` if the system does not report it.
+pub fn available_memory() -> Option<u64> {
+    let information = fs::read_to_string("/proc/meminfo").ok()?;
+    let free = mebibytes(information.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?)?;
+    // In containers, the control group is the root of what they see. Files that it has in memory count as used, but give way.
+    let read = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok();
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let files =
+        read("memory.stat").and_then(|stat| number(stat.lines().find_map(|l| l.strip_prefix("inactive_file "))?));
+    let [max, used] = ["memory.max", "memory.current"].map(|name| number(&read(name)?));
+    let group = max.zip(used).map(|(max, used)| max.saturating_sub(used.saturating_sub(files.unwrap_or(0))) >> 20);
+    Some(group.map_or(free, |group| group.min(free)))
+}
+
+/// The MiB in a text such as `1024 kB`.
+fn mebibytes(text: &str) -> Option<u64> {
+    let kibibytes: u64 = text.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes / 1024)
 }
 
@@ -84,5 +100,6 @@ mod tests {
         // Rust's runtime handles SIGSEGV and ignores SIGPIPE.
         assert_eq!([11, 13].map(ignores_signal), [false, true]);
         assert!(memory().is_some_and(|now| now > 0 && peak_memory() >= Some(now)));
+        assert!(available_memory().is_some_and(|free| free > 0));
     }
 }

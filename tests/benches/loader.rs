@@ -150,10 +150,10 @@ impl Running {
     fn run(&mut self, epochs: u32, on_batch: impl Fn(usize) -> anyhow::Result<()>) -> anyhow::Result<usize> {
         let groups = aspect_groups(self.loader.recipe().dataset.images());
         let repeats = vec![1.0; groups.len()];
-        let sampler = Sampler::new(groups, repeats, BATCH, 0);
+        let sampler = Sampler::new(groups, repeats, 0);
         let (mut images, mut batches) = (0, 0);
         for _ in 0..epochs {
-            for batch in self.loader.batches(sampler.batches(self.epoch).into_iter()) {
+            for batch in self.loader.batches(sampler.batches(self.epoch, BATCH).into_iter()) {
                 images += batch?.indices.len();
                 batches += 1;
                 on_batch(batches)?;

@@ -32,7 +32,7 @@ const SLOW_ROUNDS: usize = 1;
 const SLOW: f64 = 3.0;
 
 /// Metrics may differ only by the order of summation, in the last digits.
-const TOLERANCE: f64 = 1e-9;
+const TOLERANCE: f64 = 1e-12;
 
 fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;

@@ -172,7 +172,7 @@ fn shapes() -> anyhow::Result<impl FnMut() -> f64> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../trainer/configs/shapes.yaml");
     let config = TrainConfig::read(Path::new(path), None, &Overrides::default())?;
     let classes = tests::spec("resnet18", NormKind::Group, 5).classes;
-    steps(&ModelSpec { classes, ..config.model.clone() }, &config, config.run.batch_size, 96)
+    steps(&ModelSpec { classes, ..config.model.clone() }, &config, config.run.batch_size.images(), 96)
 }
 
 /// Training steps on `count` images of noise; each call runs one and returns its time in seconds.

@@ -95,3 +95,16 @@ fn only_the_program_runtime_links_a_server_and_only_programs_a_command_line() {
         assert!(linked.contains("signal-hook") && !linked.contains("ctrlc"), "{name}: {linked:?}");
     }
 }
+
+#[test]
+fn unsafe_code_is_where_the_invariants_say() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let invariants = std::fs::read_to_string(format!("{root}/CONTRIBUTING.md")).unwrap();
+    let output = Command::new("git").args(["grep", "-l", "unsafe {", "--", "*.rs"]).current_dir(root).output();
+    let files = String::from_utf8(output.unwrap().stdout).unwrap();
+    let files: Vec<_> = files.lines().filter(|file| !file.starts_with("tests/")).collect();
+    assert!(!files.is_empty());
+    for file in files {
+        assert!(invariants.contains(&format!("`{file}`")), "CONTRIBUTING.md does not name {file}");
+    }
+}

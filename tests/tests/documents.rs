@@ -99,3 +99,32 @@ fn the_readme_is_short() {
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
     assert!(lines <= 180, "{lines}");
 }
+
+/// The text below the heading with this anchor, up to the next heading.
+fn section<'a>(text: &'a str, anchor: &str) -> &'a str {
+    let starts = text.match_indices("\n#").map(|(index, _)| index + 1);
+    let rest = starts.map(|start| &text[start..]).find(|rest| anchors(rest.lines().next().unwrap()).contains(anchor));
+    let rest = rest.unwrap();
+    &rest[..rest.find("\n## ").unwrap_or(rest.len())]
+}
+
+/// Each row of the table of results links to a section that has its numbers, the command and the date.
+#[test]
+fn results_are_those_of_the_linked_sections() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let rows: Vec<_> = section(&readme, "results").lines().filter(|line| line.contains("](")).collect();
+    assert!(rows.len() >= 6, "{rows:?}");
+    for row in rows {
+        let cells: Vec<_> = row.split('|').collect();
+        let links = links(row);
+        let (file, anchor) = links.last().unwrap().split_once('#').unwrap();
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let section = section(&text, anchor);
+        assert!(section.contains("2026-") && section.contains('`'), "{file}#{anchor} has no date or no command");
+        // Numbers with a decimal point: the others are sizes and counts.
+        let words = cells[2..4].iter().flat_map(|cell| cell.split([' ', ',', ';', ':']));
+        for number in words.filter(|word| word.contains('.') && word.parse::<f64>().is_ok()) {
+            assert!(section.contains(number), "{number} of `{row}` is not in {file}#{anchor}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use models::ModelSpec;
 use process_group::ProcessGroup;
@@ -16,6 +16,7 @@ use runtime::output::ReportWriter;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::batch_size::BatchSize;
 use crate::config::TrainConfig;
 use crate::device::{Device, set_cudnn_benchmark};
 use crate::group::{GroupArgs, with_rank};
@@ -123,7 +124,9 @@ fn measure(
     device: tch::Device,
     folder: &Path,
 ) -> anyhow::Result<Measured> {
-    let batch_size = config.run.batch_size;
+    let BatchSize::Images(batch_size) = config.run.batch_size else {
+        bail!("`run.batch_size` is auto, which only `fit` finds; give a number, for example --set run.batch_size=8");
+    };
     let images = u32::try_from(BATCHES * batch_size).context("`run.batch_size` is too large")?;
     let size = Size { width: args.width, height: args.height };
     say(format_args!("generating {images} images of {}x{}", args.width, args.height));
@@ -213,7 +216,7 @@ fn train(
 ) -> anyhow::Result<Trained> {
     let per_step = config.optimizer.gradient_accumulation_steps;
     let steps = WARM_UP + measured;
-    let mut batches = loader.batches(requests(steps * per_step as u64, config.run.batch_size));
+    let mut batches = loader.batches(requests(steps * per_step as u64, config.run.batch_size.images()));
     let mut seconds = StageSeconds::default();
     let (mut input, mut early_memory) = ([0, 0], None);
     let (mut images, mut start, mut communicated) = (0, Instant::now(), Duration::ZERO);

@@ -49,7 +49,9 @@ impl BoxLoss {
 /// Decodes `offsets` `[n, 4]` relative to `anchors` `[n, 4]` to boxes `[n, 4]` in pixels of the padded input, like
 /// [`BoxCoderSpec::decode`].
 fn decode(anchors: &Tensor, offsets: &Tensor, coder: &BoxCoderSpec) -> Tensor {
-    let std = Tensor::from_slice(&coder.std).to_device(offsets.device());
+    // Filled on the device, because a copy would wait for it.
+    let std =
+        Tensor::stack(&coder.std.map(|std| Tensor::full([], f64::from(std), (offsets.kind(), offsets.device()))), 0);
     let sides = anchors.narrow(1, 2, 2) - anchors.narrow(1, 0, 2);
     let centers = anchors.narrow(1, 0, 2) + &sides * 0.5;
     let offsets = offsets * std;

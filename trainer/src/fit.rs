@@ -11,6 +11,7 @@ use process_group::ProcessGroup;
 use runtime::progress::{detail, is_verbose};
 
 use crate::agreement;
+use crate::batch_size::{self, BatchSize};
 use crate::config::TrainConfig;
 use crate::device::{Device, set_cudnn_benchmark};
 use crate::group::{GroupArgs, all, from_first, with_rank};
@@ -103,7 +104,7 @@ fn in_first(
 fn prepare(
     group: &Rc<ProcessGroup>,
     (folder, path): (Option<RunFolder>, &Path),
-    config: TrainConfig,
+    mut config: TrainConfig,
     device: Device,
     weights: Option<&Path>,
 ) -> anyhow::Result<Setup> {
@@ -114,17 +115,36 @@ fn prepare(
     if is_verbose() {
         detail(format_args!("machine: {}", Machine::new()));
     }
-    let model = device.of_rank(group).and_then(Device::open).and_then(|on| {
-        set_cudnn_benchmark(on, &config.run, data.train.recipe());
-        match weights {
-            Some(path) => pretrained(path, data.spec(), &config, on),
-            None => TrainingModel::new(data.spec(), &config, on),
-        }
-    });
+    let on = all(group, device.of_rank(group).and_then(Device::open))?;
+    set_cudnn_benchmark(on, &config.run, data.train.recipe());
+    if config.run.batch_size == BatchSize::Auto {
+        config.run.batch_size = BatchSize::Images(largest_batch(group, &config, &data, on)?);
+    }
+    let model = match weights {
+        Some(path) => pretrained(path, data.spec(), &config, on),
+        None => TrainingModel::new(data.spec(), &config, on),
+    };
     let (group, model, interrupt) = (group.clone(), all(group, model)?, interrupt::watch()?);
     let data = data.for_device(model.device);
     let resume_command = RunFolder::resume_command(path);
     Ok(Setup { group, folder, resume_command, config, data, model, device, interrupt })
+}
+
+/// The largest batch that fits on the devices of all ranks, which is printed.
+fn largest_batch(
+    group: &ProcessGroup,
+    config: &TrainConfig,
+    data: &RunData,
+    device: tch::Device,
+) -> anyhow::Result<usize> {
+    say(format_args!("finding the largest batch that fits"));
+    let batches = config.optimizer.gradient_accumulation_steps * group.world_size();
+    let max = data.sampler.images_per_epoch() / batches;
+    let own = batch_size::largest(config, data.spec(), device, &data.train, max, group.local_world_size());
+    let own = i64::try_from(all(group, own)?)?;
+    let found = group.all_gather(&tch::Tensor::from(own))?.min().int64_value(&[]) as usize;
+    say(format_args!("batch size {found}; `optimizer.learning_rate` stays {:.3e}", config.optimizer.learning_rate));
+    Ok(found)
 }
 
 /// Opens the data. Rank 0 opens every image; the others skip those that rank 0 could read.
@@ -192,10 +212,14 @@ fn configs_of_resumed(args: &FitArgs, folder: &Path, saved: &str) -> anyhow::Res
         let name = folder.join("config.yaml").display().to_string();
         overrides.parse(saved, &name, |text| TrainConfig::parse_as(text, format))
     };
-    let [before, config] = [parse(&Overrides::default())?, parse(&args.overrides)?];
+    let [before, mut config] = [parse(&Overrides::default())?, parse(&args.overrides)?];
+    // The run keeps the number that was found for `auto`.
+    config.run.batch_size = config.run.batch_size.or(before.run.batch_size);
     if let Some(path) = &args.config {
+        let mut given = TrainConfig::read_as(path, args.data.as_deref(), &args.overrides, format)?;
+        given.run.batch_size = given.run.batch_size.or(before.run.batch_size);
         ensure!(
-            TrainConfig::read_as(path, args.data.as_deref(), &args.overrides, format)? == config,
+            given == config,
             "`{}` is not the configuration that the run in `{}` was started with; omit --config, or start a new run",
             path.display(),
             folder.display()

@@ -32,6 +32,7 @@ mod resumption;
 pub mod augmentation;
 pub mod cache;
 pub mod loader;
+pub mod batch_size;
 mod annotated;
 mod candidates;
 pub mod predictor;

@@ -81,6 +81,9 @@ pub struct Loader {
 }
 
 impl Loader {
+    /// Maximum number of batches per worker that are prepared ahead.
+    pub(crate) const BATCHES_PER_WORKER: usize = 2;
+
     /// Starts `workers` threads.
     ///
     /// # Errors
@@ -134,7 +137,7 @@ impl Loader {
         let mut requests = requests.fuse();
         let mut pending = VecDeque::new();
         std::iter::from_fn(move || {
-            while pending.len() < 2 * self.workers.len()
+            while pending.len() < Self::BATCHES_PER_WORKER * self.workers.len()
                 && let Some(request) = requests.next()
             {
                 let (reply, batch) = bounded(1);
@@ -369,8 +372,8 @@ mod tests {
 
         fn batches(self, workers: usize, batch_size: usize) -> Vec<Batch> {
             let loader = Loader::new(self.recipe, workers).unwrap();
-            let sampler = Sampler::new(vec![0; IMAGES], vec![1.0; IMAGES], batch_size, 0);
-            let requests = (0..3).flat_map(|epoch| sampler.batches(epoch));
+            let sampler = Sampler::new(vec![0; IMAGES], vec![1.0; IMAGES], 0);
+            let requests = (0..3).flat_map(|epoch| sampler.batches(epoch, batch_size));
             loader.batches(requests).map(Result::unwrap).collect()
         }
     }

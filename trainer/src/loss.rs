@@ -102,8 +102,13 @@ impl Loss {
 
     /// Both parts as numbers: classification loss, box loss.
     pub fn values(&self) -> [f64; 2] {
-        let values = Tensor::stack(&[&self.classification_loss, &self.box_loss], 0).detach().to_device(Device::Cpu);
-        [values.double_value(&[0]), values.double_value(&[1])]
+        let parts = self.parts().to_device(Device::Cpu);
+        [0, 1].map(|index| parts.double_value(&[index]))
+    }
+
+    /// Both parts in one tensor without gradients, `[2]`, float64: classification loss, box loss.
+    pub fn parts(&self) -> Tensor {
+        Tensor::stack(&[&self.classification_loss, &self.box_loss], 0).detach().to_kind(Kind::Double)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::parameters::Segment;
 
@@ -102,19 +102,13 @@ impl Optimizer {
         self.config.kind.moment_names()
     }
 
-    /// Updates `weights` with `gradient`, both `[count]`, and returns the gradient norm before clipping. If the norm is
-    /// not finite, nothing changes. `gradient` is modified.
-    pub fn step(&mut self, weights: &mut Tensor, gradient: &mut Tensor, learning_rate: f64) -> f64 {
+    /// Updates `weights` with `gradient`, both `[count]`. `norm` is the gradient's norm before clipping, a scalar on the
+    /// device, which is not waited for; if it is not finite, the weights become NaN. `gradient` is modified.
+    pub fn step(&mut self, weights: &mut Tensor, gradient: &mut Tensor, norm: &Tensor, learning_rate: f64) {
         tch::no_grad(|| {
-            let norm = gradient.norm().double_value(&[]);
-            if !norm.is_finite() {
-                return norm;
-            }
-            if let Some(max_norm) = self.config.clip_grad_norm
-                && norm > max_norm
-            {
-                let _ = gradient.g_mul_scalar_(max_norm / norm);
-            }
+            let norm = norm.to_kind(Kind::Double);
+            let clip = self.config.clip_grad_norm.map(|max| (norm.full_like(max) / &norm).clamp_max(1.0));
+            let clip = clip.map(|clip| clip.to_kind(gradient.kind()));
             self.steps += 1;
             let mut start = 0;
             for &Segment { length, decays, backbone } in &self.segments {
@@ -125,12 +119,15 @@ impl Optimizer {
                     let length = if weights.device() == Device::Cpu { CHUNK.min(end - start) } else { end - start };
                     let part = |tensor: &Tensor| tensor.narrow(0, start, length);
                     let moments: Vec<_> = self.moments.iter().map(part).collect();
-                    self.update(part(weights), part(gradient), moments, rate, decay);
+                    let mut gradient = part(gradient);
+                    if let Some(clip) = &clip {
+                        let _ = gradient.g_mul_(clip);
+                    }
+                    self.update(part(weights), gradient, moments, rate, decay);
                     start += length;
                 }
             }
-            norm
-        })
+        });
     }
 
     fn update(&self, mut w: Tensor, mut g: Tensor, moments: Vec<Tensor>, learning_rate: f64, decay: f64) {
@@ -191,9 +188,13 @@ mod tests {
         let mut weights = Tensor::from_slice(&START);
         let mut optimizer = Optimizer::new(config, &weights, segments);
         for gradient in GRADIENTS {
-            optimizer.step(&mut weights, &mut Tensor::from_slice(&gradient), 0.1);
+            step(&mut optimizer, &mut weights, &Tensor::from_slice(&gradient), 0.1);
         }
         Vec::try_from(weights).unwrap()
+    }
+
+    fn step(optimizer: &mut Optimizer, weights: &mut Tensor, gradient: &Tensor, learning_rate: f64) {
+        optimizer.step(weights, &mut gradient.copy(), &gradient.norm(), learning_rate);
     }
 
     fn assert_near(found: &[f64], expected: &[f64]) {
@@ -250,8 +251,8 @@ mod tests {
                 let part_decayed = (decayed - start).clamp(0, *length);
                 let config = OptimizerConfig { clip_grad_norm: None, ..OptimizerConfig::default() };
                 let mut optimizer = Optimizer::new(&config, &part, &segments(*length, part_decayed));
-                let mut gradient = part.sin();
-                optimizer.step(&mut part, &mut gradient, 0.1);
+                let gradient = part.sin();
+                step(&mut optimizer, &mut part, &gradient, 0.1);
             }
             whole = whole.contiguous();
             Vec::<f32>::try_from(whole).unwrap()
@@ -261,21 +262,28 @@ mod tests {
     }
 
     #[test]
-    fn gradient_norm_is_clipped_and_non_finite_gradients_change_nothing() {
+    fn gradients_are_clipped_to_the_maximum_norm() {
         let config = OptimizerConfig {
             kind: OptimizerKind::Sgd,
             weight_decay: 0.0,
             clip_grad_norm: Some(1.0),
             ..OptimizerConfig::default()
         };
-        let mut weights = Tensor::zeros([2], tch::kind::DOUBLE_CPU);
-        let mut optimizer = Optimizer::new(&config, &weights, &segments(2, 2));
-        assert_eq!(optimizer.step(&mut weights, &mut Tensor::from_slice(&[30.0, 40.0]), 1.0), 50.0);
-        assert_near(&Vec::<f64>::try_from(&weights).unwrap(), &[-0.6, -0.8]);
-        for wrong in [f64::NAN, f64::INFINITY] {
-            assert!(!optimizer.step(&mut weights, &mut Tensor::from_slice(&[wrong, 0.0]), 1.0).is_finite());
-            assert_near(&Vec::<f64>::try_from(&weights).unwrap(), &[-0.6, -0.8]);
+        for (gradient, expected) in [([30.0, 40.0], [-0.6, -0.8]), ([0.3, 0.4], [-0.3, -0.4])] {
+            let mut weights = Tensor::zeros([2], tch::kind::DOUBLE_CPU);
+            let mut optimizer = Optimizer::new(&config, &weights, &segments(2, 2));
+            step(&mut optimizer, &mut weights, &Tensor::from_slice(&gradient), 1.0);
+            assert_near(&Vec::<f64>::try_from(&weights).unwrap(), &expected);
         }
-        assert_eq!(optimizer.steps, 1);
+    }
+
+    #[test]
+    fn gradients_that_are_not_finite_cannot_go_unnoticed() {
+        for wrong in [f64::NAN, f64::INFINITY] {
+            let mut weights = Tensor::zeros([2], tch::kind::DOUBLE_CPU);
+            let mut optimizer = Optimizer::new(&OptimizerConfig::default(), &weights, &segments(2, 2));
+            step(&mut optimizer, &mut weights, &Tensor::from_slice(&[wrong, 0.0]), 1.0);
+            assert!(!weights.double_value(&[0]).is_finite());
+        }
     }
 }

@@ -157,8 +157,9 @@ impl Trainer {
         let augmentation = self.config.augmentation.of_epoch(epoch, epochs);
         // All ranks know the batches of the epoch. Of those that are left, rank r takes every batch r of as many as there
         // are ranks. The last step may have fewer batches than the others, and then none for some ranks.
-        let requests = self.data.sampler.batches(epoch);
-        let done = (consumed as usize).div_ceil(self.config.run.batch_size);
+        let batch_size = self.config.run.batch_size.images();
+        let requests = self.data.sampler.batches(epoch, batch_size);
+        let done = (consumed as usize).div_ceil(batch_size);
         let own = requests.into_iter().skip(done + self.group.rank()).step_by(self.group.world_size());
         let data = self.data.clone();
         let mut batches = data.train.batches_with(augmentation, own);
@@ -331,7 +332,7 @@ impl Trainer {
     fn detect<T>(&self, group: &ProcessGroup, title: &str, mut find: impl FnMut(&Batch) -> T) -> Result<Vec<T>, Stop> {
         let loader = &self.data.validation;
         let count = Count::new(title, loader.recipe().dataset.images().len() as u64);
-        let requests = validation_requests(loader, self.config.run.batch_size);
+        let requests = validation_requests(loader, self.config.run.batch_size.images());
         let mut batches = loader.batches(requests.iter().skip(group.rank()).step_by(group.world_size()).cloned());
         let mut found = Vec::new();
         for of_all_ranks in requests.chunks(group.world_size()) {

@@ -18,7 +18,7 @@ pub struct Step {
     #[serde(default = "nan", deserialize_with = "number")]
     #[schemars(with = "Option<f64>")]
     pub box_loss: f64,
-    /// Gradient norm before clipping. If it is not finite, the weights are unchanged.
+    /// Gradient norm before clipping. If it is not finite, the step is skipped or the weights are NaN.
     #[serde(default = "nan", deserialize_with = "number")]
     #[schemars(with = "Option<f64>")]
     pub gradient_norm: f64,
@@ -57,7 +57,7 @@ pub struct StageSeconds {
     pub forward: f64,
     /// Backward pass.
     pub backward: f64,
-    /// Optimizer and moving average.
+    /// Optimizer and moving average. On a GPU also waiting for the stages before, except in `bench`.
     pub optimizer: f64,
 }
 

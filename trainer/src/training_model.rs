@@ -78,9 +78,9 @@ impl StepError {
 
 /// What the batches of one rank contribute to a step.
 struct Contribution {
-    /// Classification loss and box loss, weighted by the batches' fractions of the step.
-    losses: [f64; 2],
-    /// The gradient of their sum, `[count]`; not complete if a loss is not finite.
+    /// Classification loss and box loss, weighted by the batches' fractions of the step: `[2]`, float64, on the device.
+    losses: Tensor,
+    /// The gradient of their sum, `[count]`.
     gradient: Tensor,
     seconds: StageSeconds,
 }
@@ -240,30 +240,30 @@ impl TrainingModel {
             Err(error) if self.synchronizes() => return Err(Halt::Amid(error).into()),
             Err(error) => Err(error.into()),
         };
-        let mut losses = own.as_ref().map_or([0.0; 2], |own| own.losses);
-        let own = agree(&self.group, own, StepError::is_interrupted, &mut losses)?;
-        let Contribution { mut gradient, seconds, .. } = own;
-        let [classification_loss, box_loss] = losses;
-        let mut step =
-            Step { classification_loss, box_loss, gradient_norm: 0.0, learning_rate, loss_scale: None, seconds };
-        if !step.is_finite() || totals.batches == 0 {
-            return Ok(step);
-        }
+        let Contribution { mut losses, mut gradient, mut seconds } =
+            agree(&self.group, own, StepError::is_interrupted, &mut [])?;
         let start = Instant::now();
         self.add_over_ranks(&mut gradient, statistics, totals)?;
+        self.group.all_reduce_sum(&mut losses)?;
+        let norm = gradient.norm();
         self.torn = true;
-        step.gradient_norm = self.optimizer.step(&mut self.parameters.trainable, &mut gradient, learning_rate);
-        let is_updated = step.gradient_norm.is_finite();
-        if let (Some(average), true) = (&mut self.average, is_updated) {
-            average.update(&self.parameters, self.optimizer.steps);
+        // All ranks have the same sum of gradients, and so skip the same steps and have the same scale.
+        let is_updated = self.loss_scaler.is_none_or(|_| norm.double_value(&[]).is_finite());
+        if is_updated && totals.batches > 0 {
+            self.optimizer.step(&mut self.parameters.trainable, &mut gradient, &norm, learning_rate);
+            if let Some(average) = &mut self.average {
+                average.update(&self.parameters, self.optimizer.steps);
+            }
         }
-        // All ranks have the same sum of gradients, and so the same scale.
-        step.loss_scale = self.loss_scaler.map(|scaler| scaler.scale);
+        let loss_scale = self.loss_scaler.map(|scaler| scaler.scale);
         self.loss_scaler = self.loss_scaler.map(|scaler| scaler.after_step(is_updated));
-        self.end_stage();
+        // Waits for the device, which computes asynchronously, when it has all of its work.
+        let norm = norm.to_kind(Kind::Double).view([1]);
+        let results = Tensor::cat(&[losses, norm], 0).to_device(Device::Cpu);
+        let [classification_loss, box_loss, gradient_norm] = [0, 1, 2].map(|index| results.double_value(&[index]));
         self.torn = false;
-        step.seconds.optimizer = start.elapsed().as_secs_f64();
-        Ok(step)
+        seconds.optimizer = start.elapsed().as_secs_f64();
+        Ok(Step { classification_loss, box_loss, gradient_norm, learning_rate, loss_scale, seconds })
     }
 
     /// The contribution of this rank's batches to a step of `totals`.
@@ -273,7 +273,7 @@ impl TrainingModel {
         totals: StepTotals,
         interrupt: &Interrupt,
     ) -> Result<Contribution, StepError> {
-        let mut losses = [0.0; 2];
+        let mut losses = Tensor::zeros([2], (Kind::Double, self.device));
         let mut seconds = StageSeconds::default();
         let mut sum: Option<Tensor> = None;
         let scale = self.loss_scaler.map_or(1.0, |scaler| scaler.scale);
@@ -291,17 +291,14 @@ impl TrainingModel {
                     let divisor = batch.loss_divisor(self.config.loss.normalizer);
                     let fraction = divisor.max(1) as f64 / totals.divisor.max(1) as f64;
                     let loss = self.loss(batch);
-                    // Reading the values waits for the device, which computes asynchronously.
-                    losses.iter_mut().zip(loss.values()).for_each(|(sum, value)| *sum += fraction * value);
+                    losses += loss.parts() * fraction;
                     let factor = fraction * scale;
                     if factor == 1.0 { loss.total() } else { loss.total() * factor }
                 }
                 None => self.loss_of_nothing(),
             };
+            self.end_stage();
             seconds.forward += start.elapsed().as_secs_f64();
-            if losses.iter().any(|loss| !loss.is_finite()) && !synchronizes {
-                break;
-            }
             let start = Instant::now();
             let gradient = self.parameters.gradient(&total);
             sum = Some(sum.map_or(gradient.shallow_clone(), |sum| sum + gradient));

@@ -23,11 +23,6 @@ const MAX_SCORE_DIFFERENCE: f32 = 0.1;
 /// Minimum IoU of matching detections, as in COCO's AP50.
 const MIN_IOU: f32 = 0.5;
 
-/// RMS differences of logits, offsets and features that are always allowed: the one of logits changes scores by at most
-/// 0.001, the one of offsets moves a box by a thousandth of its anchor. Before training, the outputs themselves vary
-/// less.
-const NEGLIGIBLE: [f64; 4] = [0.004, 0.001, 0.0, 0.0];
-
 /// Differences between two files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Comparison {
@@ -102,26 +97,34 @@ pub struct Limits {
     pub std: f64,
     /// Addition to this limit, as a fraction of the values' RMS.
     pub rms: f64,
+    /// RMS differences of logits and offsets that are always allowed. Before training, the outputs themselves vary less.
+    pub negligible: [f64; 2],
     /// Minimum fraction of detections that match, in [0, 1].
     pub agreement: f64,
 }
+
+/// Logits that change scores by at most 0.001, and offsets that move a box by a thousandth of its anchor.
+const NEGLIGIBLE: [f64; 2] = [0.004, 0.001];
+
+/// For int8: the logits are rounded to steps of about 0.05. Scores change by at most 0.008.
+const ROUNDED: [f64; 2] = [0.03, 0.001];
 
 impl Limits {
     /// The limits of fp16. A float16 product has an error of up to 2^-11; random errors of some seventy layers add up to
     /// 0.0024. Measured: the demo after 1, 3 and 7 epochs 0.0020, 0.0016 and 0.0011, and all detections match; random
     /// weights 0.0008 in ResNet-50 (with hundreds of equal scores, so that 90 % of the detections match) and 0.0013 in
     /// ResNet-101.
-    const FP16: Self = Self { std: 0.01, rms: 1.0 / 2048.0, agreement: 0.75 };
+    const FP16: Self = Self { std: 0.01, rms: 1.0 / 2048.0, negligible: NEGLIGIBLE, agreement: 0.75 };
 
     /// The limits of int8. Measured on the demo after 1, 3 and 7 epochs: with ranges of 100 images 0.028 to 0.034, of one
     /// image 0.024 to 0.033, and at least 99 % of the detections match. With wrong ranges, from one black or one gray image,
     /// 0.196 to 0.396, and as few as 54 % of the detections match.
-    const INT8: Self = Self { std: 0.1, rms: 0.0, agreement: 0.75 };
+    const INT8: Self = Self { std: 0.1, rms: 0.0, negligible: ROUNDED, agreement: 0.75 };
 
     /// The limits of a precision.
     pub fn of(precision: Precision) -> Self {
         match precision {
-            Precision::Fp32 => Self { std: 0.0, rms: 0.0, agreement: 1.0 },
+            Precision::Fp32 => Self { std: 0.0, rms: 0.0, negligible: NEGLIGIBLE, agreement: 1.0 },
             Precision::Fp16 => Self::FP16,
             Precision::Int8 => Self::INT8,
         }
@@ -138,7 +141,8 @@ impl Limits {
         let within = |((Difference { all, worst_rms }, factor), negligible): ((&Difference, f64), f64)| {
             *worst_rms <= negligible.max(factor * self.std * all.expected_std() + self.rms * all.expected_rms())
         };
-        let mut heads = comparison.heads.iter().zip([1.0, 1.0, 2.0, 2.0]).zip(NEGLIGIBLE);
+        let [logits, offsets] = self.negligible;
+        let mut heads = comparison.heads.iter().zip([1.0, 1.0, 2.0, 2.0]).zip([logits, offsets, 0.0, 0.0]);
         heads.all(within) && comparison.agreement() >= self.agreement
     }
 }
@@ -157,11 +161,12 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Runs both files on all inputs and compares their outputs.
+/// Runs both files on all inputs and compares their outputs. Logits below `lowest` count as `lowest`.
 pub(super) fn compare(
     mut fp32: HeadReader,
     mut converted: HeadReader,
     inputs: Inputs,
+    lowest: f32,
 ) -> Result<Comparison, MeasureError> {
     let mut spec = inputs.spec.clone();
     let rules = &mut spec.postprocessing;
@@ -172,7 +177,13 @@ pub(super) fn compare(
     for input in inputs.each() {
         let input = input?;
         let images = input.pixels.view().insert_axis(Axis(0));
-        let (expected, found) = (fp32.read(images, &spec)?, converted.read(images, &spec)?);
+        let mut read = |reader: &mut HeadReader| {
+            let mut outputs = reader.read(images, &spec)?;
+            // A NaN stays one.
+            outputs.heads.logits.mapv_inplace(|logit| if logit < lowest { lowest } else { logit });
+            Ok::<_, MeasureError>(outputs)
+        };
+        let (expected, found) = (read(&mut fp32)?, read(&mut converted)?);
         let pairs = expected.heads.each().into_iter().zip(found.heads.each());
         comparison
             .heads

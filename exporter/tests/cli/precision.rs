@@ -105,7 +105,7 @@ fn int8_quarters_the_file_size_and_hardly_changes_the_outputs() {
     success(folder.exporter(&["--out", "full.onnx"]));
     let printed = success(folder.exporter(&int8));
     let float_layers = printed.lines().find(|line| line.contains("fp32 layers")).unwrap();
-    assert!(float_layers.ends_with("classificationModel.output, conv1, regressionModel.output"), "{float_layers}");
+    assert!(float_layers.ends_with(" conv1, regressionModel.output"), "{float_layers}");
     let bytes = fs::read(folder.path("retinanet.onnx")).unwrap();
     assert!(
         (0.25..0.28).contains(&(bytes.len() as f64 / fs::metadata(folder.path("full.onnx")).unwrap().len() as f64))

@@ -41,6 +41,14 @@ impl BatchImages {
         }
     }
 
+    /// Their memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Normalized(images) => images.len() * size_of::<f32>(),
+            Self::Bytes(images) => images.len(),
+        }
+    }
+
     /// A copy.
     fn tensor(&self) -> Tensor {
         match self {

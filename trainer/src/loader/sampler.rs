@@ -34,15 +34,14 @@ pub fn aspect_groups(images: &[Image]) -> Vec<i32> {
 pub struct Sampler {
     groups: Vec<i32>,
     repeats: Vec<f64>,
-    batch_size: usize,
     seed: u64,
 }
 
 impl Sampler {
     /// `groups` has the group of each image, `repeats` how often it is in an epoch, on average.
-    pub fn new(groups: Vec<i32>, repeats: Vec<f64>, batch_size: usize, seed: u64) -> Self {
+    pub fn new(groups: Vec<i32>, repeats: Vec<f64>, seed: u64) -> Self {
         debug_assert_eq!(groups.len(), repeats.len());
-        Self { groups, repeats, batch_size, seed }
+        Self { groups, repeats, seed }
     }
 
     /// Number of images in every epoch: the sum of all repeats, rounded.
@@ -55,12 +54,12 @@ impl Sampler {
         &self.repeats
     }
 
-    /// The batches of an epoch, which depend only on the seed and `epoch`.
+    /// The batches of an epoch, of `batch_size` images; they depend only on the seed and `epoch`.
     ///
     /// Images are shuffled, then collected per group into full batches. Images left over from all groups follow, sorted by
     /// group, in batches of their own. Only the last batch may have fewer images than the others. With a single group, the order
     /// is that of the shuffle.
-    pub fn batches(&self, epoch: u32) -> Vec<BatchRequest> {
+    pub fn batches(&self, epoch: u32, batch_size: usize) -> Vec<BatchRequest> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         // Images use the first streams, epochs the last.
         random.set_stream(u64::MAX - u64::from(epoch));
@@ -73,12 +72,12 @@ impl Sampler {
         for image in images {
             let group = waiting.entry(self.groups[image]).or_default();
             group.push(image);
-            if group.len() == self.batch_size {
+            if group.len() == batch_size {
                 batches.push(std::mem::take(group));
             }
         }
         let leftover: Vec<_> = waiting.into_values().flatten().collect();
-        batches.extend(leftover.chunks(self.batch_size).map(<[_]>::to_vec));
+        batches.extend(leftover.chunks(batch_size).map(<[_]>::to_vec));
         // A seed per batch, so that repeated images are augmented differently.
         (0..).zip(batches).map(|(batch, indices)| BatchRequest { indices, seed: seed.wrapping_add(batch) }).collect()
     }
@@ -149,15 +148,15 @@ mod tests {
     }
 
     /// Every image once.
-    fn sampler(groups: &[i32], batch_size: usize, seed: u64) -> Sampler {
-        Sampler::new(groups.to_vec(), vec![1.0; groups.len()], batch_size, seed)
+    fn sampler(groups: &[i32], seed: u64) -> Sampler {
+        Sampler::new(groups.to_vec(), vec![1.0; groups.len()], seed)
     }
 
     /// How often each image is in an epoch.
     fn counts(repeats: &[f64], seed: u64, epoch: u32) -> Vec<usize> {
-        let sampler = Sampler::new(vec![0; repeats.len()], repeats.to_vec(), 4, seed);
+        let sampler = Sampler::new(vec![0; repeats.len()], repeats.to_vec(), seed);
         let mut counts = vec![0; repeats.len()];
-        let indices = indices_of(&sampler.batches(epoch));
+        let indices = indices_of(&sampler.batches(epoch, 4));
         assert_eq!(indices.len(), sampler.images_per_epoch());
         indices.into_iter().for_each(|image| counts[image] += 1);
         counts
@@ -171,7 +170,7 @@ mod tests {
     fn every_epoch_has_every_image_once_in_a_different_order() {
         for images in [mixed(1), mixed(10), mixed(203)] {
             for groups in [vec![0; images.len()], aspect_groups(&images)] {
-                let epoch = |seed, epoch| sampler(&groups, 4, seed).batches(epoch);
+                let epoch = |seed, epoch| sampler(&groups, seed).batches(epoch, 4);
                 let lengths: Vec<_> = epoch(0, 0).iter().map(|request| request.indices.len()).collect();
                 let (last, full) = lengths.split_last().unwrap();
                 assert!(full.iter().all(|length| *length == 4) && *last <= 4, "{lengths:?}");
@@ -186,7 +185,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(sampler(&[], 4, 0).batches(0), []);
+        assert_eq!(sampler(&[], 0).batches(0, 4), []);
     }
 
     #[test]
@@ -196,7 +195,7 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         random.set_stream(u64::MAX - 5);
         shuffled.shuffle(&mut random);
-        assert_eq!(indices_of(&sampler(&groups, 8, 3).batches(5)), shuffled);
+        assert_eq!(indices_of(&sampler(&groups, 3).batches(5, 8)), shuffled);
     }
 
     #[test]
@@ -236,7 +235,7 @@ mod tests {
 
     #[test]
     fn batches_have_different_seeds() {
-        let seeds: BTreeSet<_> = sampler(&[0; 40], 4, 0).batches(0).iter().map(|request| request.seed).collect();
+        let seeds: BTreeSet<_> = sampler(&[0; 40], 0).batches(0, 4).iter().map(|request| request.seed).collect();
         assert_eq!(seeds.len(), 10);
     }
 
@@ -272,7 +271,7 @@ mod tests {
         // Pixels of all batches, divided by the sum over images of the pixels of each alone.
         let padding_ratio = |groups: &[i32]| {
             let (mut batches, mut alone) = (0, 0);
-            for request in sampler(groups, 8, 0).batches(0) {
+            for request in sampler(groups, 0).batches(0, 8) {
                 let placements: Vec<_> =
                     request.indices.iter().map(|&i| spec.place(images[i].width, images[i].height)).collect();
                 let width = placements.iter().map(|placement| placement.padded_width).max().unwrap();

@@ -50,7 +50,7 @@ impl RunData {
         let images = train.dataset.images();
         let groups = if config.run.aspect_ratio_grouping { aspect_groups(images) } else { vec![0; images.len()] };
         Ok(Self {
-            sampler: Sampler::new(groups, train.repeats, config.run.batch_size, config.run.seed),
+            sampler: Sampler::new(groups, train.repeats, config.run.seed),
             checked_images: [train.fingerprint, validation.fingerprint],
             train: loader(train.dataset, &config.augmentation)?,
             validation: loader(validation.dataset, &AugmentationConfig::none())?,

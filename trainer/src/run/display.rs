@@ -40,7 +40,7 @@ pub(super) fn begin(folder: &RunFolder, config: &TrainConfig, data: &RunData, si
             megabytes * files as f64 / 1e3
         ));
     }
-    let (batch_size, accumulation) = (config.run.batch_size, config.optimizer.gradient_accumulation_steps);
+    let (batch_size, accumulation) = (config.run.batch_size.images(), config.optimizer.gradient_accumulation_steps);
     if world_size > 1 {
         say(format_args!(
             "global batch {}: {world_size} processes, {} of {} each; learning rate {:.3e}",

@@ -87,7 +87,7 @@ impl EpochSize {
     /// That of `images` images, in a run with `world_size` processes.
     pub(crate) fn new(config: &TrainConfig, images: usize, world_size: usize) -> Self {
         let batches = config.optimizer.gradient_accumulation_steps * world_size;
-        Self { images: images as u64, images_per_step: (config.run.batch_size * batches) as u64 }
+        Self { images: images as u64, images_per_step: (config.run.batch_size.images() * batches) as u64 }
     }
 
     /// Steps per epoch.

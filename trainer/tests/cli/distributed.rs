@@ -162,6 +162,23 @@ fn distance(a: &BTreeMap<String, ArrayD<f32>>, b: &BTreeMap<String, ArrayD<f32>>
     distances.fold(0.0, f32::max)
 }
 
+/// All ranks scale the loss alike, and skip the same steps.
+#[test]
+fn two_processes_in_float16_are_one_with_two_accumulated_batches_bit_for_bit() {
+    let project = drawn("16");
+    let common = [&SGD[..], &FEW_SAVES, &["--set", "run.precision=float16"]].concat();
+    project.fit_together(2, &[&common[..], &["--out", "two"]].concat());
+    let accumulated = ["--set", "optimizer.gradient_accumulation_steps=2", "--out", "one"];
+    project.fitted(&[&common[..], &accumulated].concat());
+    assert_eq!(project.weights("two"), project.weights("one"));
+    let scales = |run: &str| {
+        let log = project.read(&format!("{run}/log.jsonl"));
+        let steps = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        steps.filter_map(|record| record["loss_scale"].as_f64()).collect::<Vec<_>>()
+    };
+    assert!(scales("two").len() == 4 && scales("two") == scales("one"), "{:?}", scales("two"));
+}
+
 #[test]
 fn two_processes_are_one_with_two_accumulated_batches_bit_for_bit() {
     let project = drawn("16");

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use crate::project::{CONFIG, Project, assert_contains, stderr, stdout};
+use crate::project::{CONFIG, Project, assert_contains, stderr, stdout, trainer};
 
 #[test]
 fn run_writes_its_files_and_is_bitwise_reproducible() {
@@ -228,4 +229,45 @@ fn every_training_option_changes_the_weights() {
     for (index, (section, entry)) in entries.into_iter().enumerate() {
         assert!(weights(&index.to_string(), section, entry) != default, "{section}: {entry}");
     }
+}
+
+#[test]
+fn auto_is_the_largest_batch_that_fits_and_the_run_keeps_it() {
+    let project = Project::new();
+    let auto = ["--set", "run.batch_size=auto", "--set", "run.epochs=1", "--out", "run"];
+    // All images of an epoch fit.
+    let text = project.fitted(&auto);
+    assert_contains(&text, &["finding the largest batch that fits", "batch size 6; `optimizer.learning_rate` stays"]);
+    assert!(project.read("run/config.yaml").contains("batch_size: 6"));
+    assert_eq!(project.steps_saved("run"), 1);
+    // A launcher may repeat its command.
+    let again = project.fitted(&[&["--resume"], &auto[..]].concat());
+    assert!(!again.contains("finding"), "{again}");
+
+    let output = trainer(project.path(), &["bench", "--set", "run.batch_size=auto"]);
+    assert_contains(&stderr(&output), &["`run.batch_size` is auto, which only `fit` finds; give a number"]);
+}
+
+/// A limit on the memory of the process stands in for the memory of a GPU: libtorch fails to allocate.
+#[test]
+fn auto_stops_before_memory_runs_out() {
+    let project = Project::new();
+    let fit = |side: &str, out: &str| {
+        let program = env!("CARGO_BIN_EXE_trainer");
+        let sides = format!("model.preprocessing={{shorter_side: {side}, longer_side: {side}}}");
+        let limited =
+            "ulimit -v 4200000; exec \"$0\" fit --set run.batch_size=auto --set run.epochs=1 --set \"$1\" --out \"$2\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", limited, program, &sides, out]).current_dir(project.path());
+        command.env("OMP_NUM_THREADS", "1").env("GLIBC_TUNABLES", "glibc.malloc.mmap_max=0").output().unwrap()
+    };
+    let output = fit("1024", "run");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let config = project.read("run/config.yaml");
+    let found = (1..6).find(|images| config.contains(&format!("batch_size: {images}")));
+    assert!(found.is_some(), "{config}");
+
+    let output = fit("4096", "large");
+    assert_eq!(output.status.code(), Some(1));
+    assert_contains(&stderr(&output), &["not even one image fits", "longer_side` (4096)"]);
 }

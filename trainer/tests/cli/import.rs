@@ -201,6 +201,9 @@ fn imported_backbone_can_be_trained_but_not_evaluated() {
     expected.preprocessing.round_pixels = true;
     assert_eq!(config.model, expected);
     assert_eq!((backbone.spec.backbone.depth, backbone.tensors.len()), (18, 100));
+    let origin = backbone.provenance.origin.unwrap();
+    let output = std::process::Command::new("sha256sum").arg(data("backbone.pth")).output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with(&origin.sha256), "{origin:?}");
     let eval = trainer(folder.path(), &["eval", "--checkpoint", "out.safetensors", "--data", "none.json"]);
     assert!(!eval.status.success());
 
