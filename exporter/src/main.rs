@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use exporter::{
     Accuracy, ExportError, ExportOptions, Exported, FileOptions, InputSize, InputType, Opset, OutputFile, Precision,
-    PrecisionOptions, PrecisionReport, Sensitivity, Summary, VariantOptions, describe, export, grouped, images,
+    PrecisionOptions, PrecisionReport, Sensitivity, Summary, VariantOptions, describe, export, images, with_commas,
 };
 use models::dataset::Source;
 use models::{Checkpoint, CheckpointError, Provenance};
@@ -239,7 +239,7 @@ impl PrecisionArgs {
 
 fn provider(text: &str) -> Result<Provider, String> {
     match text.parse().map_err(|error: ParseProviderError| error.to_string())? {
-        Provider::Auto => Err("expected the name of a provider; `auto` is none".to_owned()),
+        Provider::Auto => Err("expected the name of a provider, not `auto`".to_owned()),
         provider => Ok(provider),
     }
 }
@@ -338,7 +338,7 @@ fn report(args: &Args, out: &Path, summary: &Summary, exported: &Exported, time:
     };
     let mut lines = vec![
         out.display().to_string(),
-        format!("  parameters   {}", grouped(summary.parameters())),
+        format!("  parameters   {}", with_commas(summary.parameters())),
         format!(
             "  computation  {:.1} GFLOPs at {}x{} ({size}); a multiply-add counts as one FLOP, as in torchvision and fvcore",
             summary.giga_multiply_adds(),

@@ -79,8 +79,8 @@ impl Joined {
         let mut after = Vec::new();
         let mut value = output.to_owned();
         loop {
-            let place = graph.node.iter().position(|node| node.output[0] == value);
-            let node = graph.node.remove(place.expect("each output is a Concat of the levels or follows one"));
+            let index = graph.node.iter().position(|node| node.output[0] == value);
+            let node = graph.node.remove(index.expect("each output is a Concat of the levels or follows one"));
             if node.op_type == "Concat" {
                 after.reverse();
                 return Self { parts: node.input.clone(), concat: node, after };
