@@ -54,14 +54,20 @@ impl GraphProto {
         self.add_constant(TensorProto::vector(name, values.to_vec()))
     }
 
-    /// Adds a node for the `k` highest (`largest`) or lowest values of every row of `values` `[N, columns]`, sorted; of equal
-    /// values, the first come first. `k` is a constant or value with one element. Returns the values and their columns.
-    pub(crate) fn add_top_k(&mut self, name: &str, values: &str, k: &str, largest: bool) -> [String; 2] {
-        let attributes = [
-            AttributeProto::int("axis", 1),
-            AttributeProto::int("largest", i64::from(largest)),
-            AttributeProto::int("sorted", 1),
-        ];
+    /// Adds a node for the `k` highest values of every row of `values` `[N, columns]`, sorted; of equal values, the first come
+    /// first. `k` is a constant or value with one element. Returns the values and their columns.
+    pub(crate) fn add_top_k(&mut self, name: &str, values: &str, k: &str) -> [String; 2] {
+        self.add_extreme_k(name, values, k, 1)
+    }
+
+    /// As [`add_top_k`](Self::add_top_k), for the `k` lowest values.
+    pub(crate) fn add_lowest_k(&mut self, name: &str, values: &str, k: &str) -> [String; 2] {
+        self.add_extreme_k(name, values, k, 0)
+    }
+
+    fn add_extreme_k(&mut self, name: &str, values: &str, k: &str, largest: i64) -> [String; 2] {
+        let attributes =
+            [("axis", 1), ("largest", largest), ("sorted", 1)].map(|(key, value)| AttributeProto::int(key, value));
         let columns = format!("{name}.columns");
         let mut node = NodeProto::new("TopK", name, &[values, k], name, attributes);
         node.output.push(columns.clone());

@@ -94,7 +94,6 @@ impl OutputFile {
 fn hidden_folder(name: &str, folder: &Path) -> io::Result<TempDir> {
     // File systems allow 255 bytes.
     let name = &name[..name.floor_char_boundary(200)];
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".partial").tempdir_in(folder)
 }
 

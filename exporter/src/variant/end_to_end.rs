@@ -34,7 +34,7 @@ pub(super) fn detect(graph: &mut GraphProto, spec: &ModelSpec, max_detections: u
     let pads = tail.graph.ints("detections.pads.3", &[0, 0, 0, 0, max_detections as i64, 0]);
     let boxes = tail.node("Pad", "padded_boxes", &[&boxes, &pads]);
 
-    let [scores, rows] = tail.graph.add_top_k(DETECTION_SCORES, &scores, &max, true);
+    let [scores, rows] = tail.graph.add_top_k(DETECTION_SCORES, &scores, &max);
     let is_detection = tail.node("Greater", "is_detection", &[&scores, &zero]);
     let [axis_1, axis_2] = [1, 2].map(|axis| tail.graph.ints(&format!("axis.{axis}"), &[axis]));
     let is_row = tail.node("Unsqueeze", "is_detection.2", &[&is_detection, &axis_2]);
