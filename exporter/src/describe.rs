@@ -10,7 +10,7 @@ use models::spec::{
     AnchorCenter, AnchorRounding, AnchorStride, BoxScale, ByteResampling, Clip, PadRule, PreprocessingSpec, Resampling,
     ResizeFilter, SideRounding, Suppression,
 };
-use models::{BoundingBox, Grid, ModelSpec, SpecError};
+use models::{Grid, ModelSpec, SpecError};
 use prost::Message;
 
 use crate::onnx::{DataType, Dimension, DimensionValue, ModelProto, ValueInfoProto};
@@ -110,20 +110,33 @@ fn tensor(text: &mut String, value: &ValueInfoProto) -> fmt::Result {
 }
 
 fn preprocessing(text: &mut String, spec: &PreprocessingSpec, reads_bytes: bool) -> fmt::Result {
-    let filter = match spec.filter {
-        ResizeFilter::Bilinear => "bilinear",
-        ResizeFilter::Bicubic => "bicubic",
-        ResizeFilter::Nearest => "nearest",
-    };
-    let antialias = if spec.antialias { "antialiased" } else { "not antialiased" };
-    let resampling = match (spec.byte_resampling(), spec.resampling) {
-        (Some(ByteResampling::Pillow), _) => "as Pillow resizes bytes",
-        (Some(ByteResampling::OpenCv), _) => "as OpenCV's INTER_LINEAR resizes bytes",
-        (None, Resampling::Torch) => "as torch.nn.functional.interpolate with align_corners=False",
-        (None, Resampling::ScikitImage) => "as skimage.transform.resize of scikit-image 0.19 or later",
-    };
-    let rounding = if spec.round_pixels { "round(value) to 0 to 255, halves up; then " } else { "" };
     writeln!(text, "  1. Decode to RGB with 8 bits per channel, and apply the EXIF rotation.")?;
+    resizing(text, spec)?;
+    if reads_bytes {
+        writeln!(text, "  3. round(value) to 0 to 255, halves up; the file normalizes, and sets the padding to zero.")?;
+    } else {
+        let rounding = if spec.round_pixels { "round(value) to 0 to 255, halves up; then " } else { "" };
+        writeln!(
+            text,
+            "  3. {rounding}value = (value / 255 - mean) / std; mean {:?}, std {:?}, for red, green, blue.",
+            spec.mean, spec.std
+        )?;
+    }
+    if let Some([height, width]) = spec.input_size {
+        return writeln!(text, "  4. Pad with zeros at the right and bottom to height {height} and width {width}.");
+    }
+    let multiples = match spec.pad_rule {
+        PadRule::Minimal => "sides that already are multiples get no padding",
+        PadRule::Always => "sides that already are multiples get one more multiple",
+    };
+    writeln!(
+        text,
+        "  4. Pad with zeros at the right and bottom until both sides are multiples of {}; {multiples}.",
+        spec.pad_multiple
+    )
+}
+
+fn resizing(text: &mut String, spec: &PreprocessingSpec) -> fmt::Result {
     match spec.fixed_size {
         Some([height, width]) => {
             writeln!(text, "  2. Resize to height {height} and width {width}, without keeping the aspect ratio;")?
@@ -152,28 +165,19 @@ fn preprocessing(text: &mut String, spec: &PreprocessingSpec, reads_bytes: bool)
             }
         }
     }
-    writeln!(text, "     {filter}, {antialias}, {resampling}.")?;
-    if reads_bytes {
-        writeln!(text, "  3. round(value) to 0 to 255, halves up; the file normalizes, and sets the padding to zero.")?;
-    } else {
-        writeln!(
-            text,
-            "  3. {rounding}value = (value / 255 - mean) / std; mean {:?}, std {:?}, for red, green, blue.",
-            spec.mean, spec.std
-        )?;
-    }
-    if let Some([height, width]) = spec.input_size {
-        return writeln!(text, "  4. Pad with zeros at the right and bottom to height {height} and width {width}.");
-    }
-    let multiples = match spec.pad_rule {
-        PadRule::Minimal => "sides that already are multiples get no padding",
-        PadRule::Always => "sides that already are multiples get one more multiple",
+    let filter = match spec.filter {
+        ResizeFilter::Bilinear => "bilinear",
+        ResizeFilter::Bicubic => "bicubic",
+        ResizeFilter::Nearest => "nearest",
     };
-    writeln!(
-        text,
-        "  4. Pad with zeros at the right and bottom until both sides are multiples of {}; {multiples}.",
-        spec.pad_multiple
-    )
+    let antialias = if spec.antialias { "antialiased" } else { "not antialiased" };
+    let resampling = match (spec.byte_resampling(), spec.resampling) {
+        (Some(ByteResampling::Pillow), _) => "as Pillow resizes bytes",
+        (Some(ByteResampling::OpenCv), _) => "as OpenCV's INTER_LINEAR resizes bytes",
+        (None, Resampling::Torch) => "as torch.nn.functional.interpolate with align_corners=False",
+        (None, Resampling::ScikitImage) => "as skimage.transform.resize of scikit-image 0.19 or later",
+    };
+    writeln!(text, "     {filter}, {antialias}, {resampling}.")
 }
 
 fn rows(text: &mut String, spec: &ModelSpec, outputs_candidates: bool) -> fmt::Result {
@@ -212,11 +216,9 @@ fn anchors(text: &mut String, spec: &ModelSpec) -> fmt::Result {
         "\nAnchors\n  Centers: {center}{inclusive}, in pixels of the padded input; step is {step}. Anchors of a cell, in order:"
     )?;
     for (level, size) in spec.anchors.sizes.into_iter().enumerate() {
-        let sides = spec
-            .anchors
-            .level(size, &Grid { stride_y: 1 << (level + 3), stride_x: 1 << (level + 3), height: 1, width: 1 });
-        let side = |anchor: &BoundingBox| format!("{:.2}x{:.2}", anchor.width(), anchor.height());
-        let sides: Vec<_> = sides.iter().map(side).collect();
+        // Sides do not depend on the stride.
+        let cell = spec.anchors.level(size, &Grid { stride_y: 0, stride_x: 0, height: 1, width: 1 });
+        let sides: Vec<_> = cell.iter().map(|anchor| format!("{:.2}x{:.2}", anchor.width(), anchor.height())).collect();
         writeln!(text, "  P{} width x height: {}", level + 3, sides.join(" "))?;
     }
     Ok(())

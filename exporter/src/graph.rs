@@ -12,14 +12,14 @@ use crate::onnx::{
 };
 
 impl GraphProto {
-    /// Place of a constant. The constants are in order of their names.
-    fn place(&self, name: &str) -> Result<usize, usize> {
+    /// Index of a constant, or where to insert it. The constants are in order of their names.
+    fn index_of(&self, name: &str) -> Result<usize, usize> {
         self.initializer.binary_search_by(|constant| constant.name.as_str().cmp(name))
     }
 
     /// The constant of this name.
     pub(crate) fn constant(&self, name: &str) -> Option<&TensorProto> {
-        self.place(name).ok().map(|place| &self.initializer[place])
+        self.index_of(name).ok().map(|index| &self.initializer[index])
     }
 
     /// The float32 elements of the constant of this name; `None` if it has another type or does not exist.
@@ -30,9 +30,9 @@ impl GraphProto {
     /// Adds a constant, in place of one of the same name. Returns the name.
     pub(crate) fn add_constant(&mut self, constant: TensorProto) -> String {
         let name = constant.name.clone();
-        match self.place(&name) {
-            Ok(place) => self.initializer[place] = constant,
-            Err(place) => self.initializer.insert(place, constant),
+        match self.index_of(&name) {
+            Ok(index) => self.initializer[index] = constant,
+            Err(index) => self.initializer.insert(index, constant),
         }
         name
     }
@@ -54,14 +54,20 @@ impl GraphProto {
         self.add_constant(TensorProto::vector(name, values.to_vec()))
     }
 
-    /// Adds a node for the `k` largest or smallest values of every row of `values` `[N, columns]`, sorted; of equal values,
-    /// the first come first. `k` is a constant or value with one element. Returns the values and their columns.
-    pub(crate) fn add_top_k(&mut self, name: &str, values: &str, k: &str, largest: bool) -> [String; 2] {
-        let attributes = [
-            AttributeProto::int("axis", 1),
-            AttributeProto::int("largest", i64::from(largest)),
-            AttributeProto::int("sorted", 1),
-        ];
+    /// Adds a node for the `k` highest values of every row of `values` `[N, columns]`, sorted; of equal values, the first come
+    /// first. `k` is a constant or value with one element. Returns the values and their columns.
+    pub(crate) fn add_top_k(&mut self, name: &str, values: &str, k: &str) -> [String; 2] {
+        self.add_extreme_k(name, values, k, 1)
+    }
+
+    /// As [`add_top_k`](Self::add_top_k), for the `k` lowest values.
+    pub(crate) fn add_lowest_k(&mut self, name: &str, values: &str, k: &str) -> [String; 2] {
+        self.add_extreme_k(name, values, k, 0)
+    }
+
+    fn add_extreme_k(&mut self, name: &str, values: &str, k: &str, largest: i64) -> [String; 2] {
+        let attributes =
+            [("axis", 1), ("largest", largest), ("sorted", 1)].map(|(key, value)| AttributeProto::int(key, value));
         let columns = format!("{name}.columns");
         let mut node = NodeProto::new("TopK", name, &[values, k], name, attributes);
         node.output.push(columns.clone());
@@ -255,9 +261,7 @@ impl ValueInfoProto {
         let tensor_type = Some(TensorType { elem_type: DataType::Float.into(), shape: None });
         Self { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }), ..Self::default() }
     }
-}
 
-impl ValueInfoProto {
     /// Sizes, outermost first; empty if unknown.
     pub(crate) fn dims(&self) -> &[Dimension] {
         let shape = self.tensor_type().and_then(|tensor| tensor.shape.as_ref());

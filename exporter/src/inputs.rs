@@ -80,8 +80,8 @@ pub fn images(data: &Path, images: Option<&Path>, max_count: usize) -> Result<Ve
     if files.is_empty() {
         return Err(error("no images found".to_owned()));
     }
-    let count = files.len();
-    Ok((0..count.min(max_count)).map(|index| files[index * count / count.min(max_count)].clone()).collect())
+    let count = files.len().min(max_count);
+    Ok((0..count).map(|index| files[index * files.len() / count].clone()).collect())
 }
 
 /// Number of drawn images: for the ranges of fp16 without calibration images, and for every comparison.

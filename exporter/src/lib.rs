@@ -36,7 +36,7 @@ pub use onnx::GraphProto;
 pub use opset::Opset;
 pub use output::OutputFile;
 pub use precision::{Converted, Layers, Precision, PrecisionOptions, Sensitivity, UnknownLayer};
-pub use summary::{Summary, grouped};
+pub use summary::{Summary, with_commas};
 pub use trace::trace;
 pub use variant::{InputSize, InputType, VariantOptions};
 pub use verify::{

@@ -1,258 +1,24 @@
 //! The program `exporter`.
 
+mod args;
 mod memory;
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::Parser;
 use exporter::{
-    Accuracy, ExportError, ExportOptions, Exported, FileOptions, InputSize, InputType, Opset, OutputFile, Precision,
-    PrecisionOptions, PrecisionReport, Sensitivity, Summary, VariantOptions, describe, export, grouped, images,
+    ExportError, Exported, OutputFile, PrecisionReport, Sensitivity, Summary, describe, export, with_commas,
 };
-use models::dataset::Source;
 use models::{Checkpoint, CheckpointError, Provenance};
-use runtime::cli::{self, CommonArgs};
+use runtime::cli;
 use runtime::output::print;
 use runtime::progress::{self, Progress, detail};
-use runtime::{EngineOptions, ParseProviderError, Provider, interrupt, library};
+use runtime::{EngineOptions, interrupt, library};
 
-/// Export a checkpoint to ONNX.
-///
-/// Batch norm is folded into the convolutions. Batch size, height and width stay dynamic unless they are fixed below. The
-/// file carries the spec, so `runtime` needs nothing else. Every export is verified before it is written: ONNX Runtime must
-/// reproduce the logits and offsets that libtorch computed for the checkpoint, up to rounding. float16 and int8 files are
-/// compared with float32 on images.
-#[derive(Parser)]
-#[command(version)]
-struct Args {
-    /// ONNX file to write; an existing one is replaced.
-    #[arg(long, short, value_name = "FILE", default_value = "retinanet.onnx", help_heading = "Output")]
-    out: PathBuf,
-
-    /// Write DIR/NAME/1/model.onnx and DIR/NAME/config.pbtxt instead, for Triton, OpenVINO Model Server and `runtime serve
-    /// --models DIR`; existing ones are replaced.
-    #[arg(long, value_name = "DIR", conflicts_with = "out", help_heading = "Output")]
-    repository: Option<PathBuf>,
-
-    /// Name of the model in the repository.
-    #[arg(long, value_name = "NAME", default_value = "retinanet", requires = "repository", help_heading = "Output")]
-    #[arg(value_parser = model_name)]
-    model_name: String,
-
-    /// Checkpoint to export, written by `trainer`.
-    #[arg(long, value_name = "FILE", default_value = "runs/latest/best.safetensors", help_heading = "Input")]
-    checkpoint: PathBuf,
-
-    /// Prove the file on these providers, those that this machine has: cpu, cuda[:N], tensorrt[:N], openvino[:cpu|gpu|npu]. Wrong
-    /// numbers are an error. The file says what was proven; `runtime doctor --model FILE` repeats it elsewhere.
-    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = provider, help_heading = "Verification")]
-    prove: Vec<Provider>,
-
-    /// Also print the layers with output shapes, parameters and GFLOPs.
-    #[arg(long, help_heading = "Output")]
-    summary: bool,
-
-    /// Only describe this ONNX file: what is in it, and how to use it without `runtime`.
-    #[arg(long, value_name = "FILE", exclusive = true)]
-    describe: Option<PathBuf>,
-
-    #[command(flatten)]
-    variant: VariantArgs,
-
-    #[command(flatten)]
-    file: FileArgs,
-
-    #[command(flatten)]
-    precision: PrecisionArgs,
-
-    /// ONNX Runtime library to load [default: $ORT_DYLIB_PATH, then next to the program, .deps above it, the system's].
-    #[arg(long, value_name = "FILE")]
-    onnxruntime: Option<PathBuf>,
-
-    #[command(flatten)]
-    common: CommonArgs,
-}
-
-/// Arguments of the network's inputs and outputs.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Model inputs and outputs")]
-struct VariantArgs {
-    /// Fix the height and width of the input, multiples of 32, for engines without dynamic shapes; `runtime` then shrinks
-    /// and pads images to it [default: dynamic].
-    #[arg(long, value_name = "HxW")]
-    input_size: Option<InputSize>,
-
-    /// Fix the batch size, for engines without dynamic shapes [default: dynamic].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    batch_size: Option<u16>,
-
-    /// Output only the N highest-scoring candidates of each feature level above the model's score threshold, instead of all
-    /// scores; saves most of the copying from a GPU [default: all; with --end-to-end the model's limit, or 1000].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    top_k: Option<u32>,
-
-    /// Decode and clip boxes and apply NMS in the file, for programs other than `runtime`. It outputs `num_detections`,
-    /// `detection_boxes`, `detection_scores` and `detection_classes`; the thresholds are the model's and cannot be changed later.
-    #[arg(long)]
-    end_to_end: bool,
-
-    /// Maximum number of detections per image that an end-to-end file outputs [default: the model's limit, or 300].
-    #[arg(long, value_name = "N", requires = "end_to_end", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    max_detections: Option<u32>,
-
-    /// What the file reads: normalized images, or resized RGB bytes and the sizes of the images, which it normalizes itself. Bytes
-    /// give the same outputs, and need a model with `preprocessing.round_pixels`.
-    #[arg(long, value_enum, default_value_t)]
-    input: InputType,
-}
-
-impl VariantArgs {
-    fn options(&self) -> VariantOptions {
-        let Self { input_size, batch_size, top_k, end_to_end, max_detections, input } = *self;
-        let [top_k, max_detections] = [top_k, max_detections].map(|count| count.map(|count| count as usize));
-        VariantOptions { input_size, batch: batch_size.map(usize::from), input, top_k, end_to_end, max_detections }
-    }
-}
-
-/// Arguments of the ONNX file.
-#[derive(clap::Args)]
-#[command(next_help_heading = "ONNX")]
-struct FileArgs {
-    /// ONNX opset, from 13 to 26.
-    #[arg(long, value_name = "VERSION", default_value_t)]
-    opset: Opset,
-
-    /// Name of the graph [default: the network's name].
-    #[arg(long)]
-    name: Option<String>,
-
-    /// Doc string of the model [default: describes the network].
-    #[arg(long, value_name = "TEXT")]
-    doc: Option<String>,
-
-    /// Store the weights in a file next to it, named after their hash: `retinanet-1a2b3c4d.bin`.
-    #[arg(long)]
-    external_data: bool,
-}
-
-impl FileArgs {
-    /// `out` is the ONNX file.
-    fn options(&self, out: &Path) -> FileOptions {
-        let stem = || out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        FileOptions {
-            opset: self.opset,
-            name: self.name.clone(),
-            doc: self.doc.clone(),
-            external_data: self.external_data.then(stem),
-        }
-    }
-}
-
-/// Arguments of the precision.
-#[derive(clap::Args)]
-#[command(next_help_heading = "Precision")]
-struct PrecisionArgs {
-    /// Precision of the network; inputs and outputs stay float32.
-    #[arg(long, value_enum, default_value_t)]
-    precision: Precision,
-
-    /// Calibration images, required for int8, optional for fp16: a folder of images, or a data set.
-    #[arg(long, value_name = "DATA", required_if_eq("precision", "int8"))]
-    calibrate: Option<PathBuf>,
-
-    /// Number of calibration images, taken evenly from those given.
-    #[arg(long, value_name = "N", default_value_t = 100, requires = "calibrate")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
-    calibration_images: u32,
-
-    /// Layers or blocks that fp16 or int8 keeps in float32, such as `layer4`; int8 always keeps conv1 and regressionModel.output.
-    #[arg(long, value_name = "LAYER,..", value_delimiter = ',')]
-    keep_float: Vec<String>,
-
-    /// Also measure and list how much each layer loses in int8.
-    #[arg(long)]
-    sensitivity: bool,
-
-    /// Also evaluate the file, and for fp16 and int8 the float32 one, on this data set (COCO AP).
-    #[arg(long, value_name = "DATA")]
-    eval: Option<PathBuf>,
-
-    /// Folder that the file names of both data sets are relative to [default: as in `runtime eval`].
-    #[arg(long, value_name = "DIR")]
-    images: Option<PathBuf>,
-
-    /// Maximum loss of AP of fp16 or int8 against float32; beyond it no file is written and the exit code is 3.
-    #[arg(long, value_name = "AP", requires = "eval", allow_negative_numbers = true, value_parser = ap_difference)]
-    max_ap_drop: Option<f64>,
-}
-
-impl PrecisionArgs {
-    /// Refuses options that would have no effect.
-    fn check(&self) -> anyhow::Result<()> {
-        let converts = self.precision != Precision::Fp32;
-        let is_int8 = self.precision == Precision::Int8;
-        let has_data = self.calibrate.is_some() || self.eval.is_some();
-        for (option, is_given, has_effect, needed) in [
-            ("--calibrate", self.calibrate.is_some(), converts, "--precision fp16 or int8"),
-            ("--keep-float", !self.keep_float.is_empty(), converts, "--precision fp16 or int8"),
-            ("--sensitivity", self.sensitivity, is_int8, "--precision int8"),
-            ("--max-ap-drop", self.max_ap_drop.is_some(), converts, "--precision fp16 or int8"),
-            ("--images", self.images.is_some(), has_data, "--calibrate or --eval"),
-        ] {
-            ensure!(
-                !is_given || has_effect,
-                "`{option}` has an effect only with {needed}; add that, or omit `{option}`"
-            );
-        }
-        Ok(())
-    }
-
-    fn options(&self, variant: VariantOptions, file: FileOptions) -> anyhow::Result<ExportOptions> {
-        let images_folder = self.images.as_deref();
-        let calibration = match &self.calibrate {
-            Some(data) => images(data, images_folder, self.calibration_images as usize)?,
-            None => Vec::new(),
-        };
-        let accuracy = self.eval.as_ref().map(|data| {
-            let source = Source { images: self.images.clone(), ..Source::new(data) };
-            Accuracy::new(&source).with_context(|| format!("cannot measure the AP on `{}`", data.display()))
-        });
-        Ok(ExportOptions {
-            precision: PrecisionOptions {
-                precision: self.precision,
-                calibration,
-                keep_float: self.keep_float.iter().map(String::as_str).collect(),
-                sensitivity: self.sensitivity,
-            },
-            file,
-            variant,
-            accuracy: accuracy.transpose()?,
-            max_ap_drop: self.max_ap_drop,
-            providers: Vec::new(),
-        })
-    }
-}
-
-fn provider(text: &str) -> Result<Provider, String> {
-    match text.parse().map_err(|error: ParseProviderError| error.to_string())? {
-        Provider::Auto => Err("expected the name of a provider; `auto` is none".to_owned()),
-        provider => Ok(provider),
-    }
-}
-
-fn model_name(text: &str) -> Result<String, String> {
-    let is_name = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
-    is_name.then(|| text.to_owned()).ok_or_else(|| "expected letters, digits, `_` and `-`".to_owned())
-}
-
-fn ap_difference(text: &str) -> Result<f64, String> {
-    let is_difference = |value: &f64| (-1.0..=1.0).contains(value);
-    text.parse().ok().filter(is_difference).ok_or_else(|| "expected a difference of APs, from -1 to 1".to_owned())
-}
+use args::Args;
 
 /// Exit code when the AP drops by more than `--max-ap-drop`.
 const AP_DROP_EXIT_CODE: u8 = 3;
@@ -286,14 +52,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     args.precision.check()?;
     let start = Instant::now();
     // First, so that a target that cannot be written is reported at once.
-    let file = match &args.repository {
-        Some(repository) => OutputFile::in_repository(repository, &args.model_name).with_context(|| {
-            format!("cannot write to `{}`; choose another folder with --repository", repository.display())
-        })?,
-        None => OutputFile::create(&args.out).with_context(|| {
-            format!("cannot write `{}`; create its folder, or choose another file with --out", args.out.display())
-        })?,
-    };
+    let file = create(&args)?;
     let out = file.target().to_owned();
     interrupt::watch()?;
     interrupt::delete_at_exit(file.folder());
@@ -304,12 +63,11 @@ fn run(args: Args) -> anyhow::Result<()> {
     if args.summary {
         print(&summary.to_string()).context(CANNOT_PRINT)?;
     }
-    let Provenance { program, epoch, ap, .. } = &checkpoint.provenance;
-    let known = |name: &str, value: Option<String>| value.map_or_else(String::new, |value| format!(", {name} {value}"));
-    let epoch = known("epoch", epoch.map(|epoch| epoch.to_string()));
-    let ap = known("AP", ap.map(|ap| format!("{ap:.4}")));
-    detail(format_args!("checkpoint: `{}`, written by {program}{epoch}{ap}", args.checkpoint.display()));
     if progress::is_verbose() {
+        let Provenance { program, epoch, ap, .. } = &checkpoint.provenance;
+        let epoch = epoch.map_or_else(String::new, |epoch| format!(", epoch {epoch}"));
+        let ap = ap.map_or_else(String::new, |ap| format!(", AP {ap:.4}"));
+        detail(format_args!("checkpoint: `{}`, written by {program}{epoch}{ap}", args.checkpoint.display()));
         detail(format_args!("library: {}", library::find(args.onnxruntime.as_deref())?));
     }
     let engine = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
@@ -329,6 +87,27 @@ fn run(args: Args) -> anyhow::Result<()> {
     print(&report(&args, &out, &summary, &exported, start.elapsed())).context(CANNOT_PRINT)
 }
 
+fn create(args: &Args) -> anyhow::Result<OutputFile> {
+    match &args.repository {
+        Some(repository) => OutputFile::in_repository(repository, &args.model_name).with_context(|| {
+            format!("cannot write to `{}`; choose another folder with --repository", repository.display())
+        }),
+        None => OutputFile::create(&args.out).with_context(|| {
+            format!("cannot write `{}`; create its folder, or choose another file with --out", args.out.display())
+        }),
+    }
+}
+
+fn open(path: &Path) -> anyhow::Result<Checkpoint> {
+    Checkpoint::open(path).map_err(|error| match error {
+        CheckpointError::Io { error, .. } if error.kind() == ErrorKind::NotFound => anyhow::anyhow!(
+            "checkpoint `{}` not found; train one with `trainer fit`, or choose another one with --checkpoint",
+            path.display()
+        ),
+        error => error.into(),
+    })
+}
+
 /// The report of an export, without a final newline.
 fn report(args: &Args, out: &Path, summary: &Summary, exported: &Exported, time: Duration) -> String {
     let Exported { bytes, differences, precision_report, variant_differences, ap, proven } = exported;
@@ -338,7 +117,7 @@ fn report(args: &Args, out: &Path, summary: &Summary, exported: &Exported, time:
     };
     let mut lines = vec![
         out.display().to_string(),
-        format!("  parameters   {}", grouped(summary.parameters())),
+        format!("  parameters   {}", with_commas(summary.parameters())),
         format!(
             "  computation  {:.1} GFLOPs at {}x{} ({size}); a multiply-add counts as one FLOP, as in torchvision and fvcore",
             summary.giga_multiply_adds(),
@@ -378,14 +157,4 @@ fn report(args: &Args, out: &Path, summary: &Summary, exported: &Exported, time:
     }
     lines.push(format!("  time         {:.1} s", time.as_secs_f64()));
     lines.join("\n")
-}
-
-fn open(path: &Path) -> anyhow::Result<Checkpoint> {
-    Checkpoint::open(path).map_err(|error| match error {
-        CheckpointError::Io { error, .. } if error.kind() == ErrorKind::NotFound => anyhow::anyhow!(
-            "checkpoint `{}` not found; train one with `trainer fit`, or choose another one with --checkpoint",
-            path.display()
-        ),
-        error => error.into(),
-    })
 }

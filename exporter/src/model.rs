@@ -163,7 +163,7 @@ mod tests {
         assert_eq!((model.producer_name.as_str(), model.ir_version), ("exporter", 8));
         assert_eq!(model.opset_import, [OperatorSetIdProto { domain: String::new(), version: 17 }]);
         let graph = model.graph.unwrap();
-        let names: Vec<_> = graph.input.iter().chain(&graph.output).map(|port| port.name.as_str()).collect();
+        let names: Vec<_> = graph.input.iter().chain(&graph.output).map(|value| value.name.as_str()).collect();
         assert_eq!(names, ["images", "classification", "regression"]);
 
         let imported = ModelProto::decode(&file(&Provenance::default())[..]).unwrap();

@@ -92,7 +92,8 @@ impl OutputFile {
 }
 
 fn hidden_folder(name: &str, folder: &Path) -> io::Result<TempDir> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    // File systems allow 255 bytes.
+    let name = &name[..name.floor_char_boundary(200)];
     tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".partial").tempdir_in(folder)
 }
 
@@ -131,6 +132,7 @@ mod tests {
         assert_eq!(names(folder.path()), ["model-1.bin", "model.onnx"]);
         assert_eq!(fs::read(&target).unwrap(), b"new");
         assert!(OutputFile::create(folder.path()).is_err(), "a folder is not replaced");
+        OutputFile::create(&folder.path().join("x".repeat(255))).unwrap();
     }
 
     #[test]

@@ -44,10 +44,10 @@ impl fmt::Display for Summary {
         writeln!(f, "{:names$}  {:>20}  {:>12}  {:>8}", "layer", "output", "parameters", "GFLOPs")?;
         for LayerCost { name, output, parameters, multiply_adds } in &self.layers {
             let output = format!("{output:?}");
-            let parameters = grouped(*parameters);
+            let parameters = with_commas(*parameters);
             writeln!(f, "{name:names$}  {output:>20}  {parameters:>12}  {:>8.3}", giga(*multiply_adds))?;
         }
-        let (parameters, giga) = (grouped(self.parameters()), self.giga_multiply_adds());
+        let (parameters, giga) = (with_commas(self.parameters()), self.giga_multiply_adds());
         writeln!(f, "{:names$}  {:>20}  {parameters:>12}  {giga:>8.3}", "total", "")
     }
 }
@@ -57,7 +57,7 @@ fn giga(multiply_adds: u64) -> f64 {
 }
 
 /// A number with commas between groups of three digits.
-pub fn grouped(number: usize) -> String {
+pub fn with_commas(number: usize) -> String {
     let digits = number.to_string();
     let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
     groups.collect::<Vec<_>>().join(",")
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn digits_are_grouped_in_threes() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (37_968_692, "37,968,692")] {
-            assert_eq!(grouped(number), text);
+            assert_eq!(with_commas(number), text);
         }
     }
 
@@ -86,7 +86,7 @@ mod tests {
         let words: Vec<_> = rows[1].split_whitespace().collect();
         assert_eq!(words, ["conv1", "[1,", "64,", "304,", "512]", "9,408", "1.464"]);
         let words: Vec<_> = rows[rows.len() - 1].split_whitespace().collect();
-        let totals = [grouped(summary.parameters()), format!("{:.3}", summary.giga_multiply_adds())];
+        let totals = [with_commas(summary.parameters()), format!("{:.3}", summary.giga_multiply_adds())];
         assert_eq!(words, ["total", &totals[0], &totals[1]]);
         assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{table}");
     }

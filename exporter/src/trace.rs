@@ -279,8 +279,8 @@ mod tests {
                 let mut known: HashSet<_> = graph.initializer.iter().map(|constant| constant.name.as_str()).collect();
                 known.insert(IMAGES);
                 for node in &graph.node {
-                    let made = |input: &String| input.is_empty() || known.contains(input.as_str());
-                    assert!(node.input.iter().all(made), "{node:?}");
+                    let is_known = |input: &String| input.is_empty() || known.contains(input.as_str());
+                    assert!(node.input.iter().all(is_known), "{node:?}");
                     assert!(known.insert(&node.output[0]), "{node:?}");
                 }
                 assert!(graph.output.iter().all(|value| known.contains(value.name.as_str())));

@@ -10,6 +10,7 @@ mod top_k;
 use std::fmt;
 use std::str::FromStr;
 
+use models::onnx_contract::SIDE_MULTIPLE;
 use models::{Anchors, ModelSpec};
 
 use crate::error::ExportError;
@@ -53,8 +54,7 @@ pub enum InputType {
 pub struct InputSize([u32; 2]);
 
 impl InputSize {
-    /// The network halves its input five times, then upsamples and adds the feature maps.
-    const MULTIPLE: u32 = 32;
+    const MULTIPLE: u32 = SIDE_MULTIPLE as u32;
 
     /// The maximum that a spec allows.
     const MAX: u32 = 16384;

@@ -57,8 +57,10 @@ impl<T: Tensor> Head<T> {
     fn features(&self, x: &T) -> T {
         self.tower.iter().fold(x.clone(), |x, layer| {
             let x = x.apply(&layer.conv);
-            let x = layer.norm.as_ref().map_or_else(|| x.clone(), |norm| x.apply(norm));
-            x.relu()
+            match &layer.norm {
+                Some(norm) => x.apply(norm).relu(),
+                None => x.relu(),
+            }
         })
     }
 }

@@ -133,7 +133,6 @@ pub struct Preprocessed {
 }
 
 /// Resizes, normalizes and pads an image.
-///
 pub fn preprocess(view: RgbView, spec: &PreprocessingSpec) -> Preprocessed {
     let Ok(preprocessed) = preprocess_rows(view, spec);
     preprocessed

@@ -126,8 +126,8 @@ mod tests {
                     assert_eq!(f32::from(*rounded as u8), *rounded);
                     let difference = (rounded - exact.clamp(0.0, 255.0)).abs();
                     // Two roundings, along rows and along columns; one beyond the range has more effect.
-                    let most = if filter == ResizeFilter::Bicubic { 30.0 } else { 1.001 };
-                    assert!(difference <= most, "{filter:?}, {antialias}, {size:?}: {rounded}, {exact}");
+                    let max = if filter == ResizeFilter::Bicubic { 30.0 } else { 1.001 };
+                    assert!(difference <= max, "{filter:?}, {antialias}, {size:?}: {rounded}, {exact}");
                 }
             }
         }

@@ -166,7 +166,6 @@ pub fn backbone_parameters(spec: &BackboneSpec) -> Result<Vec<Parameter>, Weight
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shape::parameters;
     use crate::spec::{Affine, Class, NormSpec, preset_names};
 
     fn spec(preset: &str, classes: usize) -> ModelSpec {
@@ -174,7 +173,7 @@ mod tests {
         ModelSpec { classes, ..ModelSpec::preset(preset).unwrap() }
     }
 
-    /// yhenon/pytorch-retinanet 0348a9d (REFERENCE 1.0): a batch of two images of 640x832, ResNet-50, 20 classes.
+    /// yhenon/pytorch-retinanet 0348a9d: a batch of two images of 640x832, ResNet-50, 20 classes.
     #[test]
     fn all_shapes_match_yhenon() {
         let images = Shape::of(&[2, 3, 640, 832]);
@@ -208,9 +207,9 @@ mod tests {
         assert_eq!(predictions.scores().sizes(), [2, 99765, 20]);
     }
 
-    /// REFERENCE 1.2, 80 classes.
+    /// yhenon/pytorch-retinanet 0348a9d, 80 classes.
     #[test]
-    fn all_depths_have_the_published_number_of_parameters() {
+    fn all_depths_have_the_number_of_parameters_of_yhenon() {
         let published = [21_410_100, 31_518_260, 37_968_692, 56_960_820, 72_604_468];
         for (preset, published) in preset_names().into_iter().zip(published) {
             let mut spec = spec(preset, 80);

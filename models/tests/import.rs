@@ -28,7 +28,7 @@ fn stored(text: &str) -> StoredTensors {
 }
 
 fn float32(shape: Vec<usize>) -> Stored {
-    Stored { shape, number: "F32".to_owned() }
+    Stored { shape, dtype: "F32".to_owned() }
 }
 
 /// The same tensors under other names.
@@ -196,8 +196,8 @@ fn error_of_an_unknown_kind_lists_tensor_names() {
         assert!(error_of(&wide, &Hints::default()).contains("1 to 2048"), "{name}");
     }
     let mut integers = stored(V1);
-    integers.get_mut("backbone.body.bn1.weight").unwrap().number = "I64".to_owned();
-    assert!(matches!(KeyMap::new(&integers, &Hints::default()), Err(ImportError::Number { .. })));
+    integers.get_mut("backbone.body.bn1.weight").unwrap().dtype = "I64".to_owned();
+    assert!(matches!(KeyMap::new(&integers, &Hints::default()), Err(ImportError::Dtype { .. })));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn background_is_dropped_and_all_other_values_are_kept() {
     for (name, rows) in [("weight", 27), ("bias", 27)] {
         tensors.get_mut(&format!("head.classification_head.cls_logits.{name}")).unwrap().shape[0] = rows;
     }
-    tensors.get_mut("backbone.body.bn1.weight").unwrap().number = "F16".to_owned();
+    tensors.get_mut("backbone.body.bn1.weight").unwrap().dtype = "F16".to_owned();
     let classes = [(3, "cell"), (4, "platelet")].map(|(id, name)| Class { id, name: name.to_owned() }).to_vec();
     let key_map = KeyMap::new(&tensors, &Hints { classes: Some(classes), ..Hints::default() }).unwrap();
     assert_eq!(detector(&key_map).classes[1].name, "platelet");

@@ -17,7 +17,6 @@ use crate::onnx::{AttributeProto, DataType, Dimension, GraphProto, TensorProto, 
 /// Replaces the candidates that `graph` outputs by at most `max_detections` detections. The spec has greedy NMS. `size` is the
 /// height and width of the input, if fixed.
 pub(super) fn detect(graph: &mut GraphProto, spec: &ModelSpec, max_detections: usize, size: Option<[usize; 2]>) {
-    let rules = &spec.postprocessing;
     let mut tail = Tail { graph, spec, size };
     let anchors: Vec<_> = (0..spec.anchors.sizes.len()).map(|level| tail.anchors(level)).collect();
     let anchors = tail.concat("anchors", &anchors, 1);
@@ -25,28 +24,8 @@ pub(super) fn detect(graph: &mut GraphProto, spec: &ModelSpec, max_detections: u
 
     let zero = tail.float("zero", 0.0);
     let scores = tail.node("Where", "valid_scores", &[&is_valid, CANDIDATE_SCORES, &zero]);
-    let axis_1 = tail.graph.ints("axis.1", &[1]);
-    let mut class_scores = tail.node("Unsqueeze", "scores.1", &[&scores, &axis_1]);
-    if rules.suppression == Suppression::PerClass {
-        let classes = tail.node("Unsqueeze", "classes.1", &[CANDIDATE_CLASSES, &axis_1]);
-        let ids: Vec<i64> = (0..spec.class_count() as i64).collect();
-        let ids = TensorProto::new("detections.class_ids", [1, ids.len() as i64, 1], ids);
-        let ids = tail.graph.add_constant(ids);
-        let is_class = tail.node("Equal", "is_class", &[&classes, &ids]);
-        class_scores = tail.node("Where", "class_scores", &[&is_class, &class_scores, &zero]);
-    }
     let max = tail.graph.ints("detections.max", &[max_detections as i64]);
-    let iou = tail.graph.add_constant(TensorProto::vector("detections.iou", vec![rules.nms_threshold]));
-    let above = tail.graph.add_constant(TensorProto::vector("detections.above", vec![0f32]));
-    let kept = tail.node("NonMaxSuppression", "nms", &[&boxes, &class_scores, &max, &iou, &above]);
-
-    // Of image, class and candidate, the class is that of the candidate.
-    let columns = tail.graph.ints("detections.columns", &[0, 2]);
-    let kept = tail.with("Gather", "kept", &[&kept, &columns], [AttributeProto::int("axis", 1)]);
-    let kept_scores = tail.node("GatherND", "kept_scores", &[&scores, &kept]);
-    let shape = tail.node("Shape", "scores.shape", &[&scores]);
-    let zeros = tail.node("ConstantOfShape", "zeros", &[&shape]);
-    let scores = tail.node("ScatterND", "all_scores", &[&zeros, &kept, &kept_scores]);
+    let scores = tail.suppress(&boxes, &scores, &max);
 
     // There may be fewer candidates than detections.
     let pads = tail.graph.ints("detections.pads.2", &[0, 0, 0, max_detections as i64]);
@@ -55,9 +34,9 @@ pub(super) fn detect(graph: &mut GraphProto, spec: &ModelSpec, max_detections: u
     let pads = tail.graph.ints("detections.pads.3", &[0, 0, 0, 0, max_detections as i64, 0]);
     let boxes = tail.node("Pad", "padded_boxes", &[&boxes, &pads]);
 
-    let [scores, rows] = tail.graph.add_top_k(DETECTION_SCORES, &scores, &max, true);
+    let [scores, rows] = tail.graph.add_top_k(DETECTION_SCORES, &scores, &max);
     let is_detection = tail.node("Greater", "is_detection", &[&scores, &zero]);
-    let axis_2 = tail.graph.ints("axis.2", &[2]);
+    let [axis_1, axis_2] = [1, 2].map(|axis| tail.graph.ints(&format!("axis.{axis}"), &[axis]));
     let is_row = tail.node("Unsqueeze", "is_detection.2", &[&is_detection, &axis_2]);
     let boxes = tail.graph.gather_rows("detections.boxes", &boxes, &rows);
     tail.graph.add_node("Where", DETECTION_BOXES, &[&is_row, &boxes, &zero], []);
@@ -234,6 +213,33 @@ impl Tail<'_> {
                 self.float_of("limits.float", &limits)
             }
         }
+    }
+
+    /// The scores of the candidates after NMS, `[N, M]`: zero for those that it removes, and beyond the `max` highest of a class.
+    fn suppress(&mut self, boxes: &str, scores: &str, max: &str) -> String {
+        let rules = &self.spec.postprocessing;
+        let zero = self.float("zero", 0.0);
+        let axis_1 = self.graph.ints("axis.1", &[1]);
+        let mut class_scores = self.node("Unsqueeze", "scores.1", &[scores, &axis_1]);
+        if rules.suppression == Suppression::PerClass {
+            let classes = self.node("Unsqueeze", "classes.1", &[CANDIDATE_CLASSES, &axis_1]);
+            let ids: Vec<i64> = (0..self.spec.class_count() as i64).collect();
+            let ids = TensorProto::new("detections.class_ids", [1, ids.len() as i64, 1], ids);
+            let ids = self.graph.add_constant(ids);
+            let is_class = self.node("Equal", "is_class", &[&classes, &ids]);
+            class_scores = self.node("Where", "class_scores", &[&is_class, &class_scores, &zero]);
+        }
+        let iou = self.graph.add_constant(TensorProto::vector("detections.iou", vec![rules.nms_threshold]));
+        let above = self.graph.add_constant(TensorProto::vector("detections.above", vec![0f32]));
+        let kept = self.node("NonMaxSuppression", "nms", &[boxes, &class_scores, max, &iou, &above]);
+
+        // Of image, class and candidate, the class is that of the candidate.
+        let columns = self.graph.ints("detections.columns", &[0, 2]);
+        let kept = self.with("Gather", "kept", &[&kept, &columns], [AttributeProto::int("axis", 1)]);
+        let kept_scores = self.node("GatherND", "kept_scores", &[scores, &kept]);
+        let shape = self.node("Shape", "scores.shape", &[scores]);
+        let zeros = self.node("ConstantOfShape", "zeros", &[&shape]);
+        self.node("ScatterND", "all_scores", &[&zeros, &kept, &kept_scores])
     }
 
     /// Adds a node without attributes, called `detections.NAME`.

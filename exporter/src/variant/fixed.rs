@@ -4,7 +4,8 @@ use models::onnx_contract::IMAGES;
 
 use crate::onnx::{Dimension, DimensionValue, GraphProto};
 
-/// Fixes batch size, height and width (`size`) of the input, and the number of rows of the outputs that follows from it.
+/// Fixes batch size, height and width (`size`) of the input, and the number of rows of the outputs that follows from it. These
+/// dimensions are called N, H and W; the rows A (anchors) or M (candidates).
 pub(super) fn fix_sizes(graph: &mut GraphProto, batch: Option<usize>, size: Option<[usize; 2]>, rows: Option<usize>) {
     let [height, width] = size.map_or([None; 2], |sides| sides.map(Some));
     let values = graph.input.iter_mut().chain(&mut graph.output);

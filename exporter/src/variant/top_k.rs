@@ -79,8 +79,8 @@ impl Joined {
         let mut after = Vec::new();
         let mut value = output.to_owned();
         loop {
-            let place = graph.node.iter().position(|node| node.output[0] == value);
-            let node = graph.node.remove(place.expect("each output is a Concat of the levels or follows one"));
+            let index = graph.node.iter().position(|node| node.output[0] == value);
+            let node = graph.node.remove(index.expect("each output is a Concat of the levels or follows one"));
             if node.op_type == "Concat" {
                 after.reverse();
                 return Self { parts: node.input.clone(), concat: node, after };
@@ -131,12 +131,12 @@ impl Selection<'_> {
         let best_of_anchor = [AttributeProto::ints("axes", [2]), AttributeProto::int("keepdims", 0)];
 
         let best = self.node("ReduceMax", &name("best"), &[&level.scores], &best_of_anchor);
-        let [_, anchors] = self.graph.add_top_k(&name("best_anchors"), &best, &sizes.anchors, true);
-        let [anchors, _] = self.graph.add_top_k(&name("picked_anchors"), &anchors, &sizes.anchors, false);
+        let [_, anchors] = self.graph.add_top_k(&name("best_anchors"), &best, &sizes.anchors);
+        let [anchors, _] = self.graph.add_lowest_k(&name("picked_anchors"), &anchors, &sizes.anchors);
         let scores = self.graph.gather_rows(&name("picked_scores"), &level.scores, &anchors);
         let flat = self.graph.ints("shape.same.rest", &[0, -1]);
         let scores = self.node("Reshape", &name("picked_scores.flat"), &[&scores, &flat], &[]);
-        let [scores, columns] = self.graph.add_top_k(&name("candidates"), &scores, &sizes.candidates, true);
+        let [scores, columns] = self.graph.add_top_k(&name("candidates"), &scores, &sizes.candidates);
 
         let classes = self.graph.ints("class_count", &[self.classes as i64]);
         let picks = self.node("Div", &name("candidates.picks"), &[&columns, &classes], &[]);

@@ -84,8 +84,7 @@ fn a_file_says_where_it_was_proven_and_wrong_numbers_are_noticed() {
     fs::write(&path, &changed).unwrap();
     assert!(Check::run(&path, &EngineOptions::default()).unwrap_err().to_string().contains("not hexadecimal"));
 
-    for (arguments, reason) in [(["--prove", "auto"], "`auto` is none"), (["--prove", "tpu"], "unknown provider `tpu`")]
-    {
+    for (arguments, reason) in [(["--prove", "auto"], "not `auto`"), (["--prove", "tpu"], "unknown provider `tpu`")] {
         assert!(failure(folder.exporter(&arguments)).contains(reason));
     }
 }

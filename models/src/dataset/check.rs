@@ -54,11 +54,11 @@ impl Parsed {
         let mut dataset = Dataset { classes, ..Dataset::default() };
         let mut ids = HashSet::new();
         for (id, (image, keep)) in images {
-            for drawn in &image.boxes {
-                if drawn.id.is_some_and(|id| !ids.insert(id)) {
-                    check.report(ProblemKind::RepeatedAnnotation, location(&image), drawn.id, String::new());
+            for object in &image.boxes {
+                if object.id.is_some_and(|id| !ids.insert(id)) {
+                    check.report(ProblemKind::RepeatedAnnotation, location(&image), object.id, String::new());
                 }
-                let annotation = check.annotation(drawn, &image, keep, dataset.images.len(), &index_of);
+                let annotation = check.annotation(object, &image, keep, dataset.images.len(), &index_of);
                 dataset.annotations.extend(annotation);
             }
             if keep {
@@ -78,10 +78,10 @@ fn number(images: &mut [ParsedImage]) {
         images.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         (0..).zip(&mut *images).for_each(|(id, image)| image.id = Some(id));
     }
-    let ids = images.iter().flat_map(|image| &image.boxes).filter_map(|drawn| drawn.id);
-    let first = ids.max().unwrap_or(0) + 1;
-    let unnumbered = images.iter_mut().flat_map(|image| &mut image.boxes).filter(|drawn| drawn.id.is_none());
-    (first..).zip(unnumbered).for_each(|(id, drawn)| drawn.id = Some(id));
+    let ids = images.iter().flat_map(|image| &image.boxes).filter_map(|object| object.id);
+    let first = ids.max().unwrap_or(0).max(0).saturating_add(1);
+    let unnumbered = images.iter_mut().flat_map(|image| &mut image.boxes).filter(|object| object.id.is_none());
+    unnumbered.zip(first..).for_each(|(object, id)| object.id = Some(id));
 }
 
 /// Maps the class of a box to its index in `classes`. Ids are those of the declared classes, which have the same names.
@@ -133,25 +133,25 @@ impl Check {
 
     fn annotation(
         &mut self,
-        drawn: &ParsedBox,
+        object: &ParsedBox,
         image: &ParsedImage,
         keep: bool,
         index: usize,
         index_of: &impl Fn(&ClassKey) -> Option<usize>,
     ) -> Option<Annotation> {
-        let id = drawn.id.unwrap_or_default();
+        let id = object.id.unwrap_or_default();
         if !keep {
             self.report(ProblemKind::DroppedImage, location(image), Some(id), String::new());
             return None;
         }
-        let Some(class_index) = index_of(&drawn.class) else {
-            self.report(ProblemKind::UnknownClass, location(image), Some(id), drawn.class.to_string());
+        let Some(class_index) = index_of(&object.class) else {
+            self.report(ProblemKind::UnknownClass, location(image), Some(id), object.class.to_string());
             return None;
         };
         // Without a size, normalized boxes stay fractions of it; the image is reported.
         let (width, height) = image.size.unwrap_or((1, 1));
-        let rectangle = drawn.geometry.in_pixels(width.into(), height.into());
-        let area = drawn.area.unwrap_or_else(|| rectangle.area());
+        let rectangle = object.geometry.in_pixels(width.into(), height.into());
+        let area = object.area.unwrap_or_else(|| rectangle.area());
         let rectangle = self.rectangle(id, rectangle, area, image)?;
         Some(Annotation {
             id,
@@ -159,8 +159,8 @@ impl Check {
             class_index,
             rectangle,
             area,
-            crowd: drawn.crowd,
-            difficult: drawn.difficult,
+            crowd: object.crowd,
+            difficult: object.difficult,
         })
     }
 
@@ -223,7 +223,7 @@ mod tests {
         ParsedImage { id: Some(id), file_name: file_name.to_owned(), size, boxes, ..ParsedImage::default() }
     }
 
-    fn drawn(id: i64, [x, y, width, height]: [f64; 4]) -> ParsedBox {
+    fn parsed_box(id: i64, [x, y, width, height]: [f64; 4]) -> ParsedBox {
         let geometry = Geometry::Pixels(Rectangle { x, y, width, height });
         ParsedBox { id: Some(id), ..ParsedBox::new(ClassKey::Id(1), geometry) }
     }
@@ -239,8 +239,8 @@ mod tests {
     #[test]
     fn ids_in_any_order_and_with_gaps_become_indices() {
         let crowd =
-            ParsedBox { class: ClassKey::Id(7), area: Some(3.0), crowd: true, ..drawn(9, [1.0, 2.0, 3.0, 4.0]) };
-        let object = ParsedBox { class: ClassKey::Id(90), ..drawn(5, [0.0, 0.0, 10.0, 10.0]) };
+            ParsedBox { class: ClassKey::Id(7), area: Some(3.0), crowd: true, ..parsed_box(9, [1.0, 2.0, 3.0, 4.0]) };
+        let object = ParsedBox { class: ClassKey::Id(90), ..parsed_box(5, [0.0, 0.0, 10.0, 10.0]) };
         let parsed =
             parsed([90, 1, 7].map(class).to_vec(), vec![image(12, "b", vec![object]), image(3, "a", vec![crowd])]);
         let (dataset, report) = parsed.check(None, OnProblem::Refuse).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     fn images_and_boxes_without_ids_are_numbered_by_file_name() {
         let image = |file_name: &str, count: usize| ParsedImage {
             id: None,
-            boxes: (0..count).map(|_| ParsedBox { id: None, ..drawn(0, [1.0, 2.0, 2.0, 3.0]) }).collect(),
+            boxes: (0..count).map(|_| ParsedBox { id: None, ..parsed_box(0, [1.0, 2.0, 2.0, 3.0]) }).collect(),
             ..image(0, file_name, vec![])
         };
         let read = |images| parsed(vec![class(1)], images).check(None, OnProblem::Refuse).unwrap().0;
@@ -267,6 +267,17 @@ mod tests {
         assert_eq!(dataset.images.iter().map(|image| image.id).collect::<Vec<_>>(), [0, 1, 2]);
         let boxes: Vec<_> = dataset.annotations.iter().map(|annotation| (annotation.id, annotation.image)).collect();
         assert_eq!(boxes, [(1, 0), (2, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn ids_of_boxes_without_one_are_positive() {
+        let square = [0.0, 0.0, 1.0, 1.0];
+        let boxes = vec![parsed_box(-5, square), ParsedBox { id: None, ..parsed_box(0, square) }];
+        let mut images = [image(1, "a", boxes)];
+        number(&mut images);
+        assert_eq!(images[0].boxes[1].id, Some(1));
+        // The highest id has no next one, and none is needed.
+        number(&mut [image(1, "a", vec![parsed_box(i64::MAX, square)])]);
     }
 
     #[test]
@@ -298,7 +309,8 @@ mod tests {
         ];
         for (corner_and_sides, kind, left) in cases {
             let check = |on_problem| {
-                parsed(vec![class(1)], vec![image(1, "a", vec![drawn(1, corner_and_sides)])]).check(None, on_problem)
+                parsed(vec![class(1)], vec![image(1, "a", vec![parsed_box(1, corner_and_sides)])])
+                    .check(None, on_problem)
             };
             match check(OnProblem::Refuse) {
                 Ok((_, report)) => assert_eq!(kinds(&report), [Overshoot]),
@@ -318,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_rounding_error_at_the_edge_is_not_a_problem() {
-        let boxes = vec![drawn(1, [33.1, 0.0, 66.9 + 1e-9, 50.0])];
+        let boxes = vec![parsed_box(1, [33.1, 0.0, 66.9 + 1e-9, 50.0])];
         let parsed = parsed(vec![class(1)], vec![image(1, "a", boxes)]);
         let (dataset, report) = parsed.check(None, OnProblem::Drop).unwrap();
         assert_eq!(report.problems, []);
@@ -335,14 +347,14 @@ mod tests {
                     1,
                     "a",
                     vec![
-                        ParsedBox { class: ClassKey::Id(9), ..drawn(3, square) },
-                        ParsedBox { class: ClassKey::Name("dog".to_owned()), ..drawn(5, square) },
+                        ParsedBox { class: ClassKey::Id(9), ..parsed_box(3, square) },
+                        ParsedBox { class: ClassKey::Name("dog".to_owned()), ..parsed_box(5, square) },
                     ],
                 ),
                 image(1, "b", vec![]),
-                image(2, "a", vec![drawn(1, square)]),
+                image(2, "a", vec![parsed_box(1, square)]),
                 image(3, "", vec![]),
-                ParsedImage { size: None, ..image(4, "d", vec![drawn(4, square)]) },
+                ParsedImage { size: None, ..image(4, "d", vec![parsed_box(4, square)]) },
                 ParsedImage { unreadable: Some("gone".to_owned()), ..image(5, "e", vec![]) },
             ];
             parsed(vec![class(1), class(1)], images)
@@ -363,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_class_list_reorders_declared_classes_by_name() {
-        let boxes = [7, 3, 5].map(|id| ParsedBox { class: ClassKey::Id(id), ..drawn(id, [0.0, 0.0, 1.0, 1.0]) });
+        let boxes = [7, 3, 5].map(|id| ParsedBox { class: ClassKey::Id(id), ..parsed_box(id, [0.0, 0.0, 1.0, 1.0]) });
         let parsed = parsed([3, 5, 7].map(class).to_vec(), vec![image(1, "a", boxes.into())]);
         let order = [(0, "class 7"), (1, "class 3")].map(|(id, name)| Class { id, name: name.to_owned() });
         let (dataset, report) = parsed.check(Some(order.to_vec()), OnProblem::Drop).unwrap();

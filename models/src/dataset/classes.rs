@@ -48,8 +48,8 @@ pub(super) fn find(labels: &Path) -> Result<Option<Vec<Class>>, DataError> {
 /// The classes that boxes name: by name, from id 0; for boxes with indices, one for each, named by its index.
 pub(super) fn of_boxes(images: &[ParsedImage]) -> Vec<Class> {
     let (mut names, mut count) = (BTreeSet::new(), 0);
-    for drawn in images.iter().flat_map(|image| &image.boxes) {
-        match &drawn.class {
+    for object in images.iter().flat_map(|image| &image.boxes) {
+        match &object.class {
             ClassKey::Name(name) => _ = names.insert(name.clone()),
             ClassKey::Id(id) => count = count.max(id + 1),
         }

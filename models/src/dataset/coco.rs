@@ -73,7 +73,7 @@ fn image_value(Image { id, file_name, width, height }: &Image) -> Value {
 #[serde(expecting = "an object")]
 struct GroundTruth {
     images: Entries<CocoImage>,
-    annotations: Entries<DrawnBox>,
+    annotations: Entries<ImageBox>,
     categories: Entries<Category>,
 }
 
@@ -86,7 +86,7 @@ struct CocoImage {
 }
 
 /// The id of an image, and a box on it.
-struct DrawnBox(Id, ParsedBox);
+struct ImageBox(Id, ParsedBox);
 
 #[derive(Deserialize)]
 struct CocoAnnotation<'a> {
@@ -143,26 +143,26 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
     }
 
     for annotation in annotations.named("annotations") {
-        let Some(DrawnBox(image_id, drawn)) = parsed.keep(annotation) else { continue };
+        let Some(ImageBox(image_id, object)) = parsed.keep(annotation) else { continue };
         match indices.get(&image_id) {
-            Some(index) => parsed.images[*index].boxes.push(drawn),
+            Some(index) => parsed.images[*index].boxes.push(object),
             None => {
                 let (kind, location) = (ProblemKind::UnknownImage, format!("image {image_id}"));
-                parsed.problems.push(Problem { kind, location, annotation: drawn.id, found: String::new() });
+                parsed.problems.push(Problem { kind, location, annotation: object.id, found: String::new() });
             }
         }
     }
     Ok(parsed)
 }
 
-impl<'de> Deserialize<'de> for DrawnBox {
+impl<'de> Deserialize<'de> for ImageBox {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        CocoAnnotation::deserialize(deserializer)?.draw().map_err(D::Error::custom)
+        CocoAnnotation::deserialize(deserializer)?.into_box().map_err(D::Error::custom)
     }
 }
 
 impl CocoAnnotation<'_> {
-    fn draw(self) -> Result<DrawnBox, String> {
+    fn into_box(self) -> Result<ImageBox, String> {
         let rectangle = match self.bbox {
             None | Some(Four::Other(0)) => self.extent().ok_or("neither bbox nor polygon")?,
             Some(bbox) => {
@@ -170,14 +170,14 @@ impl CocoAnnotation<'_> {
                 Rectangle { x, y, width, height }
             }
         };
-        let drawn = ParsedBox {
+        let object = ParsedBox {
             id: self.id.and_then(|id| id.whole()),
             area: self.area.map(|area| area.0),
             crowd: self.iscrowd.is_some_and(|crowd| crowd.0 != 0.0),
             difficult: self.difficult.is_some_and(is_true),
             ..ParsedBox::new(ClassKey::Id(self.category_id.0), Geometry::Pixels(rectangle))
         };
-        Ok(DrawnBox(self.image_id, drawn))
+        Ok(ImageBox(self.image_id, object))
     }
 
     /// The extent of its polygons.

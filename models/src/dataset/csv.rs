@@ -61,10 +61,10 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
             }
         };
         let read = columns.read(&row).map_err(|reason| Problem::in_line(&file, line, reason));
-        let Some((file_name, size, drawn)) = parsed.keep(read) else { continue };
+        let Some((file_name, size, object)) = parsed.keep(read) else { continue };
         let image = images.entry(file_name.to_owned()).or_default();
         image.size = image.size.or(size);
-        image.boxes.extend(drawn);
+        image.boxes.extend(object);
     }
     if columns.is_some_and(|columns| columns.is_plain) {
         refuse_sides(path, &images)?;
@@ -75,7 +75,7 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
 
 /// Refuses rows without header of which most would have corners in the wrong order: they are something else.
 fn refuse_sides(path: &Path, images: &BTreeMap<String, ParsedImage>) -> Result<(), DataError> {
-    let is_swapped = |drawn: &&ParsedBox| match drawn.geometry {
+    let is_swapped = |object: &&ParsedBox| match object.geometry {
         Geometry::Pixels(Rectangle { width, height, .. }) => width < 0.0 || height < 0.0,
         Geometry::Normalized(_) => false,
     };
@@ -106,9 +106,7 @@ impl Columns {
             return if count == 6 { Ok((plain, false)) } else { Err(format!("{expected}, found {count}")) };
         }
         let column = |names: &[&str]| {
-            let mut places =
-                names.iter().filter_map(|name| row.iter().position(|field| field.eq_ignore_ascii_case(name)));
-            places.next()
+            names.iter().find_map(|name| row.iter().position(|field| field.eq_ignore_ascii_case(name)))
         };
         let all = |columns: [&[&str]; 4]| {
             let [a, b, c, d] = columns.map(column);

@@ -126,8 +126,8 @@ impl Format {
     }
 
     /// The default image folder: that of the file for COCO and CSV, or for COCO's layout `images` next to `annotations`;
-    /// `JPEGImages` next to VOC's annotations; for YOLO that with `images` for the last `labels` in the path; for these two the
-    /// folder of annotations where there is no such folder.
+    /// `JPEGImages` next to VOC's annotations; for YOLO that with `images` for the last `labels` in the path. If VOC's or YOLO's
+    /// does not exist, the folder of annotations.
     pub(super) fn image_folder(self, annotations: &Path) -> PathBuf {
         let path = absolute(annotations).unwrap_or_else(|_| annotations.to_owned());
         let found = match self {

@@ -46,8 +46,8 @@ impl Dataset {
 fn add_class(classes: &mut Vec<Class>, class: Class) -> usize {
     class.index_in(classes).unwrap_or_else(|| {
         let is_free = |id: &i64| classes.iter().all(|other| other.id != *id);
-        let highest = classes.iter().map(|class| class.id).max();
-        let next = highest.and_then(|id| id.checked_add(1));
+        let max = classes.iter().map(|class| class.id).max();
+        let next = max.and_then(|id| id.checked_add(1));
         let id = [Some(class.id), next].into_iter().flatten().find(is_free);
         let id = id.or_else(|| (0..).find(is_free)).unwrap_or_default();
         classes.push(Class { id, ..class });

@@ -14,8 +14,8 @@ pub struct Source {
     /// COCO JSON file, CSV file, folder of Pascal VOC XML files, or folder of YOLO text files.
     pub annotations: PathBuf,
     /// Folder that file names are relative to. If absent: for COCO and CSV the folder of the file; for VOC the folder
-    /// `JPEGImages` next to the annotations; for YOLO the path with `images` for the last `labels`; for these two the folder of
-    /// annotations where there is no such folder.
+    /// `JPEGImages` next to the annotations; for YOLO the path with `images` for the last `labels`. If VOC's or YOLO's does
+    /// not exist, the folder of annotations.
     pub images: Option<PathBuf>,
     /// Format of the annotations. If absent, it is detected.
     pub format: Option<Format>,
@@ -60,8 +60,8 @@ impl Source {
             parsed.classes = Some(classes);
         }
         // A folder elsewhere may hold the images of other parts.
-        let own = || folder.canonicalize().ok() == default.canonicalize().ok();
-        parsed.find_files(&folder, format == Format::Yolo && (list.is_some() || own()))?;
+        let is_default = || folder.canonicalize().ok() == default.canonicalize().ok();
+        parsed.find_files(&folder, format == Format::Yolo && (list.is_some() || is_default()))?;
         if let Some(list) = &list {
             parsed.select(list)?;
         }

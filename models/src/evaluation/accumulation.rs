@@ -28,19 +28,9 @@ impl AreaScores {
         average(self.precision)
     }
 
-    /// The average over IoU thresholds, with the first limit of detections per image.
-    pub(super) fn recall_at_first_limit(&self) -> f64 {
-        average(self.recall[0])
-    }
-
-    /// The average over IoU thresholds, with the second limit of detections per image.
-    pub(super) fn recall_at_second_limit(&self) -> f64 {
-        average(self.recall[1])
-    }
-
-    /// The average over IoU thresholds, with the third limit of detections per image.
-    pub(super) fn recall_at_third_limit(&self) -> f64 {
-        average(self.recall[2])
+    /// The average over IoU thresholds, with this limit of detections per image: the first (0), second or third.
+    pub(super) fn recall(&self, limit: usize) -> f64 {
+        average(self.recall[limit])
     }
 }
 

@@ -96,12 +96,12 @@ impl Summary {
             ap_small: over(SMALL, AreaScores::precision),
             ap_medium: over(MEDIUM, AreaScores::precision),
             ap_large: over(LARGE, AreaScores::precision),
-            ar1: over(ALL, AreaScores::recall_at_first_limit),
-            ar10: over(ALL, AreaScores::recall_at_second_limit),
-            ar100: over(ALL, AreaScores::recall_at_third_limit),
-            ar_small: over(SMALL, AreaScores::recall_at_third_limit),
-            ar_medium: over(MEDIUM, AreaScores::recall_at_third_limit),
-            ar_large: over(LARGE, AreaScores::recall_at_third_limit),
+            ar1: over(ALL, |scores| scores.recall(0)),
+            ar10: over(ALL, |scores| scores.recall(1)),
+            ar100: over(ALL, |scores| scores.recall(2)),
+            ar_small: over(SMALL, |scores| scores.recall(2)),
+            ar_medium: over(MEDIUM, |scores| scores.recall(2)),
+            ar_large: over(LARGE, |scores| scores.recall(2)),
         }
     }
 }
@@ -118,7 +118,7 @@ impl ClassSummary {
             ap_small: of(SMALL, AreaScores::precision),
             ap_medium: of(MEDIUM, AreaScores::precision),
             ap_large: of(LARGE, AreaScores::precision),
-            ar100: of(ALL, AreaScores::recall_at_third_limit),
+            ar100: of(ALL, |scores| scores.recall(2)),
             best_f1: scores.best_f1,
         }
     }

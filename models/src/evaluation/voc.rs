@@ -34,8 +34,8 @@ pub struct VocSummary {
 
 /// Evaluates `detections`, in any order, against `truth`. In descending order of score, each detection is compared with
 /// the object of its image and class with the highest IoU. It is a false positive if that IoU is below `iou` or the
-/// object is already matched, even if it overlaps another object enough. Difficult
-/// objects and crowd regions are not objects to find, and detections that match one are ignored. Boxes with a class index of `classes` or more are ignored.
+/// object is already matched, even if it overlaps another object enough. Difficult objects and crowd regions are not
+/// objects to find, and detections that match one are ignored. Boxes with a class index of `classes` or more are ignored.
 pub fn voc_average_precision(
     truth: &[Annotation],
     detections: &[ScoredBox],
@@ -59,7 +59,7 @@ fn evaluate_class(boxes: &ClassBoxes, iou: f64) -> VocSummary {
     // Precision after each true positive.
     let mut precisions: Vec<f64> = Vec::new();
     for detection in &boxes.detections {
-        match most_overlapped(boxes, detection).filter(|(_, overlap)| *overlap >= iou) {
+        match best_match(boxes, detection).filter(|(_, overlap)| *overlap >= iou) {
             Some((index, _)) if !is_counted(boxes.objects[index]) => {}
             Some((index, _)) if !matched[index] => {
                 matched[index] = true;
@@ -86,7 +86,7 @@ fn is_counted(object: &Annotation) -> bool {
 }
 
 /// Index of the object with the highest IoU, and that IoU; the first object among equals.
-fn most_overlapped(boxes: &ClassBoxes, detection: &ScoredBox) -> Option<(usize, f64)> {
+fn best_match(boxes: &ClassBoxes, detection: &ScoredBox) -> Option<(usize, f64)> {
     let indices = boxes.objects_of(detection.image);
     let overlaps = indices.map(|index| (index, detection.rectangle.iou(&boxes.objects[index].rectangle)));
     overlaps.reduce(|best, next| if next.1 > best.1 { next } else { best })

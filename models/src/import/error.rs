@@ -9,10 +9,10 @@ use crate::weights::WeightsError;
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The kind is not recognized.
-    #[error("unknown kind of weights{stranger}; it contains {names}; kinds: {}", Kind::ALL.map(Kind::name).join(", "))]
+    #[error("unknown kind of weights{guess}; it contains {names}; kinds: {}", Kind::ALL.map(Kind::name).join(", "))]
     Unknown {
         /// What it looks like, as part of the message; empty if unknown.
-        stranger: String,
+        guess: String,
         /// Names of some of its tensors.
         names: String,
     },
@@ -115,12 +115,12 @@ pub enum ImportError {
         problems: TensorProblems,
     },
     /// A tensor is not of a floating-point type.
-    #[error("tensor `{name}` has type {number}, expected F32, F64, F16 or BF16")]
-    Number {
+    #[error("tensor `{name}` has type {dtype}, expected F32, F64, F16 or BF16")]
+    Dtype {
         /// Its name in the file.
         name: String,
         /// Type of its values.
-        number: String,
+        dtype: String,
     },
     /// A tensor contains values that no network can use.
     #[error("tensor `{name}` contains {what}")]

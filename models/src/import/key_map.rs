@@ -32,7 +32,7 @@ pub struct KeyMap {
     /// One for every tensor of the network.
     pub(super) steps: Vec<Step>,
     /// The outputs that become classes; none if all of them do.
-    pub(super) kept: Option<Kept>,
+    pub(super) class_outputs: Option<ClassOutputs>,
     /// Names of tensors that are not needed, by what they are.
     pub(super) dropped: BTreeMap<String, Vec<String>>,
     /// Names of tensors outside the network.
@@ -50,13 +50,13 @@ pub(super) struct Step {
 
 /// The number of outputs per anchor, and the indices of those that become classes.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Kept {
+pub(super) struct ClassOutputs {
     pub(super) all: usize,
-    pub(super) rows: Vec<usize>,
+    pub(super) indices: Vec<usize>,
 }
 
 /// Floating-point types that can be imported, as safetensors calls them.
-const NUMBERS: [&str; 4] = ["F32", "F64", "F16", "BF16"];
+const DTYPES: [&str; 4] = ["F32", "F64", "F16", "BF16"];
 
 /// Prefix of the layer whose output channels belong to classes.
 pub(super) const CLASSIFIER: &str = "classificationModel.output.";
@@ -69,7 +69,7 @@ impl KeyMap {
     pub fn new(tensors: &StoredTensors, hints: &Hints) -> Result<Self, ImportError> {
         let Found { kind, prefix, reason, assumption } = find(tensors, hints)?;
         let table = table(kind.naming());
-        let Renamed { sources, dropped, outside, refused } = rename(tensors, &prefix, kind, &table, &hints.drop)?;
+        let Renamed { sources, dropped, unexpected, refused } = rename(tensors, &prefix, kind, &table, &hints.drop)?;
         let known = part(tensors, &prefix);
         let shapes: Shapes = sources.iter().map(|(name, key)| (name.as_str(), known[key].shape.as_slice())).collect();
 
@@ -79,11 +79,11 @@ impl KeyMap {
             .filter(|assumption| *assumption != Assumption::Epsilon || hints.epsilon.is_none())
             .into_iter()
             .collect();
-        let mut kept = None;
+        let mut class_outputs = None;
         let mut class_source = None;
         if let Some(Outputs { all, classes, source }) = outputs {
-            let rows: Vec<_> = classes.into_iter().map(|(row, _)| row).collect();
-            kept = (rows.len() < all).then_some(Kept { all, rows });
+            let indices: Vec<_> = classes.into_iter().map(|(index, _)| index).collect();
+            class_outputs = (indices.len() < all).then_some(ClassOutputs { all, indices });
             if matches!(source, ClassSource::Published | ClassSource::Numbered) {
                 assumptions.push(Assumption::ClassNames);
             }
@@ -91,7 +91,7 @@ impl KeyMap {
         }
         let sources = Sources { kind, prefix: &prefix, names: &sources, tensors: &known, refused };
         let steps = sources.of(expected, &network, &table)?;
-        Ok(Self { kind, network, assumptions, class_source, reason, steps, kept, dropped, unexpected: outside })
+        Ok(Self { kind, network, assumptions, class_source, reason, steps, class_outputs, dropped, unexpected })
     }
 
     /// The network's tensors, by name. `read` returns a tensor of the file, by its name there and in its declared shape.
@@ -110,8 +110,8 @@ impl KeyMap {
             };
             let mut tensor = read(key)?;
             self.check(name, key, &tensor)?;
-            if let Some(kept) = self.kept.as_ref().filter(|_| name.starts_with(CLASSIFIER)) {
-                tensor = kept.of(&tensor);
+            if let Some(outputs) = self.class_outputs.as_ref().filter(|_| name.starts_with(CLASSIFIER)) {
+                tensor = outputs.rows_of(&tensor);
             }
             if self.swaps_channels(name) {
                 tensor.invert_axis(Axis(1));
@@ -174,11 +174,11 @@ impl Sources<'_> {
                     let found = stored.shape.clone();
                     problems.wrong_shape.push(WeightsError::Shape { name: key, expected: shape, found });
                 }
-                Some((key, Stored { number, .. })) => {
-                    if !NUMBERS.contains(&number.as_str()) {
-                        return Err(ImportError::Number { name: key, number: number.clone() });
+                Some((key, Stored { dtype, .. })) => {
+                    if !DTYPES.contains(&dtype.as_str()) {
+                        return Err(ImportError::Dtype { name: key, dtype: dtype.clone() });
                     }
-                    steps.push(Step { name, shape, source: Some((key, number.clone())) });
+                    steps.push(Step { name, shape, source: Some((key, dtype.clone())) });
                 }
             }
         }
@@ -189,11 +189,11 @@ impl Sources<'_> {
     }
 }
 
-impl Kept {
-    /// The rows of the outputs that become classes. Row `a * all + k` is output k at anchor a.
-    fn of(&self, tensor: &ArrayD<f32>) -> ArrayD<f32> {
+impl ClassOutputs {
+    /// The rows of a tensor that belong to classes. Row `a * all + k` is output k at anchor a.
+    fn rows_of(&self, tensor: &ArrayD<f32>) -> ArrayD<f32> {
         let anchors = tensor.shape()[0] / self.all;
-        let rows = (0..anchors).flat_map(|anchor| self.rows.iter().map(move |row| anchor * self.all + row));
+        let rows = (0..anchors).flat_map(|anchor| self.indices.iter().map(move |index| anchor * self.all + index));
         tensor.select(Axis(0), &rows.collect::<Vec<_>>())
     }
 }

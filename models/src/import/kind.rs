@@ -65,7 +65,7 @@ const fn entry(kind: Kind, name: &'static str, naming: Naming, spec: &'static st
 }
 
 /// All kinds, in the order of the enum.
-const ENTRIES: [Entry; 11] = [
+const ENTRIES: &[Entry] = &[
     entry(Kind::TorchvisionBackbone, "torchvision-backbone", Naming::Ours, "{}"),
     entry(Kind::TorchvisionV1, "torchvision-v1", Naming::Torchvision, TORCHVISION_V1),
     entry(Kind::TorchvisionV1Coco, "torchvision-v1-coco", Naming::Torchvision, TORCHVISION_V1),
@@ -78,8 +78,6 @@ const ENTRIES: [Entry; 11] = [
     entry(Kind::MmdetectionCaffe, "mmdetection-caffe", Naming::Mmdetection, MMDETECTION),
     entry(Kind::Odtk, "odtk", Naming::Odtk, ODTK),
 ];
-
-static TABLE: [Entry; ENTRIES.len()] = ENTRIES;
 
 impl Kind {
     /// Every kind.
@@ -94,7 +92,7 @@ impl Kind {
     };
 
     fn entry(self) -> &'static Entry {
-        &TABLE[self as usize]
+        &ENTRIES[self as usize]
     }
 
     /// Its name, as provenance and users write it.

@@ -13,7 +13,7 @@ use super::stored::{Stored, StoredTensors, part, some_names};
 const PUBLISHED: &str = "eeacb38b";
 
 /// Parts of tensor names by which unsupported networks are recognized, and what they are.
-const STRANGERS: [(&str, &str); 7] = [
+const UNSUPPORTED: [(&str, &str); 7] = [
     ("backbone.bottom_up.", "a Detectron2 model, but not its RetinaNet"),
     ("bbox_head.", "an MMDetection model, but not its RetinaNet"),
     ("cls_head.", "a model of NVIDIA's ODTK with other heads"),
@@ -89,18 +89,8 @@ pub(super) fn find(tensors: &StoredTensors, hints: &Hints) -> Result<Found, Impo
         return Ok(Found { kind: Kind::Detectron2, prefix, reason, assumption: Some(Assumption::MsraBackbone) });
     }
     if let Some(prefix) = at(Kind::Mmdetection)? {
-        let style = |style: &str| {
-            let text = hints.configuration.as_deref().unwrap_or_default();
-            [format!("style='{style}'"), format!("style=\"{style}\"")].iter().any(|part| text.contains(part))
-        };
-        return match (style("caffe"), style("pytorch")) {
-            (true, false) => found(Kind::MmdetectionCaffe, prefix, "the configuration in it says style='caffe'"),
-            (false, true) => found(Kind::Mmdetection, prefix, "the configuration in it says style='pytorch'"),
-            _ => {
-                let assumption = Some(Assumption::PytorchStyle);
-                Ok(Found { kind: Kind::Mmdetection, prefix, reason: "it has a `bbox_head.retina_cls`", assumption })
-            }
-        };
+        let (kind, reason, assumption) = mmdetection(hints);
+        return Ok(Found { kind, prefix, reason, assumption });
     }
     if let Some(prefix) = at(Kind::Odtk)?
         && part(tensors, &prefix).keys().any(|name| name.starts_with("backbones."))
@@ -112,9 +102,9 @@ pub(super) fn find(tensors: &StoredTensors, hints: &Hints) -> Result<Found, Impo
     {
         return found(Kind::TorchvisionBackbone, prefix, "it has the stages of a ResNet and no heads");
     }
-    let stranger = STRANGERS.iter().find(|(part, _)| tensors.keys().any(|name| name.contains(part)));
+    let guess = UNSUPPORTED.iter().find(|(part, _)| tensors.keys().any(|name| name.contains(part)));
     Err(ImportError::Unknown {
-        stranger: stranger.map(|(_, what)| format!("; it looks like {what}")).unwrap_or_default(),
+        guess: guess.map(|(_, what)| format!("; it looks like {what}")).unwrap_or_default(),
         names: some_names(tensors),
     })
 }
@@ -161,4 +151,17 @@ fn torchvision(tensors: &BTreeMap<&str, &Stored>, hints: &Hints) -> (Kind, &'sta
         return (Kind::TorchvisionV1, without_norms, Some(Assumption::Epsilon));
     }
     (Kind::TorchvisionV1, without_norms, None)
+}
+
+/// The kind of weights that have MMDetection's tensor names, and how it was recognized.
+fn mmdetection(hints: &Hints) -> (Kind, &'static str, Option<Assumption>) {
+    let configuration = hints.configuration.as_deref().unwrap_or_default();
+    let says = |style: &str| {
+        [format!("style='{style}'"), format!("style=\"{style}\"")].iter().any(|part| configuration.contains(part))
+    };
+    match (says("caffe"), says("pytorch")) {
+        (true, false) => (Kind::MmdetectionCaffe, "the configuration in it says style='caffe'", None),
+        (false, true) => (Kind::Mmdetection, "the configuration in it says style='pytorch'", None),
+        _ => (Kind::Mmdetection, "it has a `bbox_head.retina_cls`", Some(Assumption::PytorchStyle)),
+    }
 }

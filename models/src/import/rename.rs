@@ -8,13 +8,14 @@ use super::names::{NEEDLESS, Rename, is_of_backbone, parts, translate};
 use super::stored::StoredTensors;
 
 /// The tensors of a file, grouped by how they are used.
+#[derive(Default)]
 pub(super) struct Renamed<'a> {
     /// Names in the file, without the prefix, by our names.
     pub(super) sources: BTreeMap<String, &'a str>,
     /// Full names of tensors that are not needed, by what they are.
     pub(super) dropped: BTreeMap<String, Vec<String>>,
     /// Full names of tensors outside the network.
-    pub(super) outside: Vec<String>,
+    pub(super) unexpected: Vec<String>,
     /// Full names of unknown tensors inside the network.
     pub(super) refused: Vec<String>,
 }
@@ -26,11 +27,10 @@ pub(super) fn rename<'a>(
     table: &[Rename],
     drop: &[String],
 ) -> Result<Renamed<'a>, ImportError> {
-    let mut renamed =
-        Renamed { sources: BTreeMap::new(), dropped: BTreeMap::new(), outside: Vec::new(), refused: Vec::new() };
+    let mut renamed = Renamed::default();
     for full in tensors.keys() {
         let Some(key) = full.strip_prefix(prefix) else {
-            renamed.outside.push(full.clone());
+            renamed.unexpected.push(full.clone());
             continue;
         };
         let name = translate(table, key);
@@ -43,7 +43,7 @@ pub(super) fn rename<'a>(
         } else if drop.iter().any(|start| full.starts_with(start)) {
             renamed.dropped.entry("by request".to_owned()).or_default().push(full.clone());
         } else if !is_inside(kind, key) {
-            renamed.outside.push(full.clone());
+            renamed.unexpected.push(full.clone());
         } else if let Some(name) = name {
             if let Some(first) = renamed.sources.insert(name.clone(), key) {
                 return Err(ImportError::Twice { name, first: first.to_owned(), second: key.to_owned() });

@@ -19,19 +19,19 @@ impl KeyMap {
 
     fn tensors(&self) -> Vec<String> {
         let mut matched = Vec::new();
-        let mut made = Vec::new();
+        let mut created = Vec::new();
         let mut converted: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for step in &self.steps {
             let name = step.name.as_str();
-            let Some((_, number)) = &step.source else {
-                made.push(name);
+            let Some((_, dtype)) = &step.source else {
+                created.push(name);
                 continue;
             };
-            let rows = self.kept.as_ref().filter(|_| name.starts_with(CLASSIFIER));
-            let rows = rows.map(|kept| format!("{} outputs to {} classes", kept.all, kept.rows.len()));
-            let number = (number != "F32").then(|| format!("{number} to F32"));
+            let rows = self.class_outputs.as_ref().filter(|_| name.starts_with(CLASSIFIER));
+            let rows = rows.map(|outputs| format!("{} outputs to {} classes", outputs.all, outputs.indices.len()));
+            let dtype = (dtype != "F32").then(|| format!("{dtype} to F32"));
             let channels = self.swaps_channels(name).then(|| "BGR to RGB".to_owned());
-            let changes: Vec<_> = [number, rows, channels].into_iter().flatten().collect();
+            let changes: Vec<_> = [dtype, rows, channels].into_iter().flatten().collect();
             if changes.is_empty() {
                 matched.push(name);
             } else {
@@ -40,17 +40,12 @@ impl KeyMap {
         }
         let mut lines = vec![listed("matched", "", &matched)];
         lines.extend(converted.iter().map(|(change, names)| listed("converted", change, names)));
-        if !made.is_empty() {
-            lines.push(listed("created", "zero biases, which the file's convolutions do not have", &made));
+        if !created.is_empty() {
+            lines.push(listed("created", "zero biases, which the file's convolutions do not have", &created));
         }
-        lines.push(listed("missing", "", &[]));
-        lines.extend(
-            self.dropped
-                .iter()
-                .map(|(what, names)| listed("dropped", what, &names.iter().map(String::as_str).collect::<Vec<_>>())),
-        );
-        let unexpected: Vec<_> = self.unexpected.iter().map(String::as_str).collect();
-        lines.push(listed("unexpected", if unexpected.is_empty() { "" } else { "ignored" }, &unexpected));
+        lines.push("missing: none".to_owned());
+        lines.extend(self.dropped.iter().map(|(what, names)| listed("dropped", what, names)));
+        lines.push(listed("unexpected", "ignored", &self.unexpected));
         lines
     }
 
@@ -92,7 +87,7 @@ impl KeyMap {
 }
 
 /// A line with a number of tensors and their names, grouped by layer or block.
-fn listed(what: &str, why: &str, names: &[&str]) -> String {
+fn listed(what: &str, why: &str, names: &[impl AsRef<str>]) -> String {
     let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
     match names {
         [] => format!("{what}: none"),

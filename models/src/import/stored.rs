@@ -8,7 +8,7 @@ pub struct Stored {
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
     /// Type of its values, as safetensors calls it: `F32`, `BF16`.
-    pub number: String,
+    pub dtype: String,
 }
 
 /// The tensors of a file, by their names in the file.

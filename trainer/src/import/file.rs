@@ -69,13 +69,11 @@ impl WeightsFile {
     pub(super) fn read(&self, name: &str) -> anyhow::Result<ArrayD<f32>> {
         let stored = self.tensors.get(name).ok_or_else(|| anyhow!("it has no tensor `{name}`"))?;
         let values = match &self.content {
-            Content::PyTorch(file) => to_f32(&stored.number, &file.read(name)?),
-            Content::Safetensors(bytes) => {
-                to_f32(&stored.number, SafeTensors::deserialize(bytes)?.tensor(name)?.data())
-            }
+            Content::PyTorch(file) => to_f32(&stored.dtype, &file.read(name)?),
+            Content::Safetensors(bytes) => to_f32(&stored.dtype, SafeTensors::deserialize(bytes)?.tensor(name)?.data()),
         };
         let values = values
-            .ok_or_else(|| anyhow!("tensor `{name}` has type {}, expected F32, F64, F16 or BF16", stored.number))?;
+            .ok_or_else(|| anyhow!("tensor `{name}` has type {}, expected F32, F64, F16 or BF16", stored.dtype))?;
         Ok(ArrayD::from_shape_vec(IxDyn(&stored.shape), values)?)
     }
 }
@@ -88,11 +86,11 @@ fn safetensors(bytes: Vec<u8>) -> anyhow::Result<(StoredTensors, Content)> {
     }
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
     let stored = |view: safetensors::tensor::TensorView| {
-        let number = match view.dtype() {
+        let dtype = match view.dtype() {
             Dtype::F32 => "F32".to_owned(),
             other => format!("{other:?}"),
         };
-        Stored { shape: view.shape().to_vec(), number }
+        Stored { shape: view.shape().to_vec(), dtype }
     };
     let tensors = file.iter().map(|(name, view)| (name.to_owned(), stored(view))).collect();
     Ok((tensors, Content::Safetensors(bytes)))
@@ -107,17 +105,17 @@ fn pytorch(bytes: Vec<u8>) -> anyhow::Result<(StoredTensors, Content)> {
         error => anyhow!(error),
     })?;
     let stored =
-        |tensor: &pytorch_file::Tensor| Stored { shape: tensor.shape().to_vec(), number: tensor.dtype().to_owned() };
+        |tensor: &pytorch_file::Tensor| Stored { shape: tensor.shape().to_vec(), dtype: tensor.dtype().to_owned() };
     let tensors = file.tensors().iter().map(|(name, tensor)| (name.clone(), stored(tensor))).collect();
     Ok((tensors, Content::PyTorch(Box::new(file))))
 }
 
-/// Converts little-endian values of type `number` to float32; none for other types than F32, F64, F16 and BF16.
-fn to_f32(number: &str, bytes: &[u8]) -> Option<Vec<f32>> {
+/// Converts little-endian values of type `dtype` to float32; none for other types than F32, F64, F16 and BF16.
+fn to_f32(dtype: &str, bytes: &[u8]) -> Option<Vec<f32>> {
     fn each<const SIZE: usize>(bytes: &[u8], convert: impl Fn([u8; SIZE]) -> f32) -> Vec<f32> {
         bytes.as_chunks::<SIZE>().0.iter().map(|number| convert(*number)).collect()
     }
-    Some(match number {
+    Some(match dtype {
         "F32" => each(bytes, f32::from_le_bytes),
         "F64" => each(bytes, |number| f64::from_le_bytes(number) as f32),
         "F16" => each(bytes, |number| f16::from_le_bytes(number).to_f32()),
