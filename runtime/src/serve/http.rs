@@ -80,34 +80,15 @@ impl AppState {
             }
             Route::Model { name, version, route } => {
                 let model = self.models.get(&name, version.as_deref());
-                match route {
-                    ModelRoute::Ready => Ok(ready_response(match model {
-                        Ok(model) => model.is_ready() && !self.is_draining.load(Relaxed),
-                        Err(error) if error.status == StatusCode::NOT_FOUND => return Err(error),
-                        Err(_) => false,
-                    })),
-                    ModelRoute::Metadata => Ok(json_response(&model?.description.metadata())),
-                    ModelRoute::Config => Ok(json_response(&model?.description.config())),
-                    ModelRoute::Statistics => Ok(statistics_response(&[model?])),
-                    ModelRoute::Infer => self.answer_infer(&*model?, parts, upload, log).await,
-                }
+                self.answer_model(model, route, parts, upload, log).await
             }
             Route::Detect => self.answer_detect(parts, query, upload, log).await,
-            Route::RepositoryIndex => {
-                self.check_model_control()?;
-                let body = self.receive(upload).await?;
-                let options: Value = match body.is_empty() {
-                    true => Value::Null,
-                    false => serde_json::from_slice(&body)
-                        .map_err(|error| RequestError::bad(format!("the request's JSON is invalid: {error}")))?,
-                };
-                Ok(json_response(&self.models.index(options["ready"] == true)))
-            }
+            Route::RepositoryIndex => self.answer_index(upload).await,
             Route::Load(name) => {
                 self.check_model_control()?;
                 self.receive(upload).await?;
-                let app = self.models.clone();
-                on_thread(move || app.load(&name)).await?;
+                let models = Arc::clone(&self.models);
+                on_thread(move || models.load(&name)).await?;
                 Ok(response(StatusCode::OK, JSON, Bytes::new()))
             }
             Route::Unload(name) => {
@@ -117,6 +98,40 @@ impl AppState {
                 Ok(response(StatusCode::OK, JSON, Bytes::new()))
             }
         }
+    }
+
+    /// `GET` and `POST /v2/models/M..`.
+    async fn answer_model<B: RequestBody>(
+        &self,
+        model: Result<Arc<ModelVersion>, RequestError>,
+        route: ModelRoute,
+        parts: &Parts,
+        upload: &mut Upload<B>,
+        log: &mut RequestLog,
+    ) -> Result<Response, RequestError> {
+        match route {
+            ModelRoute::Ready => Ok(ready_response(match model {
+                Ok(model) => model.is_ready() && !self.is_draining.load(Relaxed),
+                Err(error) if error.status == StatusCode::NOT_FOUND => return Err(error),
+                Err(_) => false,
+            })),
+            ModelRoute::Metadata => Ok(json_response(&model?.description.metadata())),
+            ModelRoute::Config => Ok(json_response(&model?.description.config())),
+            ModelRoute::Statistics => Ok(statistics_response(&[model?])),
+            ModelRoute::Infer => self.answer_infer(&*model?, parts, upload, log).await,
+        }
+    }
+
+    /// `POST /v2/repository/index`.
+    async fn answer_index<B: RequestBody>(&self, upload: &mut Upload<B>) -> Result<Response, RequestError> {
+        self.check_model_control()?;
+        let body = self.receive(upload).await?;
+        let options: Value = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body)
+                .map_err(|error| RequestError::bad(format!("the request's JSON is invalid: {error}")))?,
+        };
+        Ok(json_response(&self.models.index(options["ready"] == true)))
     }
 
     fn authorize(&self, headers: &HeaderMap) -> Result<(), RequestError> {
