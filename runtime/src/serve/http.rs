@@ -192,10 +192,9 @@ impl AppState {
             let body = self.receive_images(model, parts, upload).await?;
             let (mut permit, max_images) = (self.uploads.permit(), self.settings.max_images);
             let request = on_thread(move || {
-                if header_length.is_none() {
-                    // The images in base64, and what they are decoded to.
-                    permit.grow(body.len() / 4 * 3)?;
-                }
+                // What images in base64 are decoded to. A length that is not within the body is refused below.
+                let json = header_length.as_deref().and_then(|length| length.trim().parse().ok()).unwrap_or(body.len());
+                permit.grow(json.min(body.len()) / 4 * 3)?;
                 let mut request = InferRequest::parse(&body, header_length.as_deref(), max_images)?;
                 if request.is_copied {
                     request.images = attach_to_all(permit, request.images);
