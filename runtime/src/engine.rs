@@ -30,7 +30,7 @@ pub(crate) use start::{Fallback, session};
 
 use crate::library::{self, Library};
 use crate::provider::Provider;
-use crate::trial::smoke_test;
+use crate::smoke_test::smoke_test;
 use contract::{Contract, OutputKind};
 use memory::{IoBuffers, MemoryLocations};
 

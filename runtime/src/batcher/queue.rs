@@ -108,7 +108,7 @@ pub(super) struct Job<O> {
     pub(super) reply: SyncSender<Reply<O>>,
 }
 
-/// A batch for one engine.
+/// A batch that one engine runs to warm up, or to find out whether it works.
 #[derive(Debug)]
 pub(super) struct Trial {
     /// Number of the engine's worker.
