@@ -20,7 +20,7 @@ use crate::image_file::DecodeError;
 use crate::video::Frame;
 use crate::{Detection, Detector, DetectorError};
 pub use coco::{ImageIds, ImageIdsError, NoImageId};
-pub use folder::{Names, folder_name};
+pub use folder::{UniqueNames, folder_name};
 pub use json::{detections_schema, outcome_json};
 pub use report_writer::{ReportWriter, ReportWriterError};
 pub use table::aligned;
