@@ -120,8 +120,8 @@ impl EvaluationReport {
             Some(Named { id, name, value })
         });
         let voc = details.voc_iou.map(|iou| voc_average_precision(objects, detections, classes, iou));
+        let names = truth.classes().iter().map(|class| class.name.clone());
         let rule = details.confusion.map(|score| ConfusionRule { score, ..ConfusionRule::default() });
-        let background = || "background".to_owned();
         Self {
             summary: evaluation.summary,
             max_detections,
@@ -133,7 +133,7 @@ impl EvaluationReport {
                 classes: named(truth, voc.classes).collect(),
             }),
             confusion: rule.map(|rule| ConfusionReport {
-                classes: truth.classes().iter().map(|class| class.name.clone()).chain([background()]).collect(),
+                classes: names.chain(["background".to_owned()]).collect(),
                 matrix: confusion_matrix(objects, detections, classes, rule),
             }),
         }

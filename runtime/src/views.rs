@@ -184,9 +184,11 @@ impl ViewSpec {
 ///
 /// A box is removed if its IoU with a higher-scoring kept box of another view exceeds the spec's NMS threshold. A box
 /// that a tile border truncates is also removed if another box covers more than that fraction of it. Complete boxes are
-/// visited before truncated ones, so that a part of an object never replaces the whole. Soft-NMS does not apply here: boxes of
-/// several views that overlap are not crowded objects, but the same object again, whose lowered scores would remain. Views that do not intersect are
-/// not compared: a large image has hundreds of tiles, each with a few neighbors.
+/// visited before truncated ones, so that a part of an object never replaces the whole.
+///
+/// Soft-NMS does not apply here: boxes of several views that overlap are not crowded objects, but the same object again,
+/// whose lowered scores would remain. Views that do not intersect are not compared: a large image has hundreds of tiles,
+/// each with a few neighbors.
 pub(crate) fn merge(
     mut found: Vec<(ViewSpec, Vec<Detection>)>,
     [width, height]: [u32; 2],
@@ -264,10 +266,6 @@ mod tests {
 
     const TILING: Tiling = Tiling { width: 100, height: 80, overlap: 0.25 };
 
-    fn view_specs(width: u32, height: u32, options: ViewOptions) -> Vec<ViewSpec> {
-        options.view_specs(width, height)
-    }
-
     #[test]
     fn tiles_cover_the_image_with_at_least_the_minimum_overlap() {
         for (width, height) in [(101, 80), (250, 333), (1000, 81), (99, 1000), (175, 140)] {
@@ -284,9 +282,9 @@ mod tests {
     #[test]
     fn image_that_fits_one_tile_has_one_view() {
         let options = ViewOptions { tiling: Some(TILING), flip: false };
-        assert_eq!(view_specs(100, 80, options).len(), 1);
-        assert_eq!(view_specs(101, 80, options).len(), 3);
-        assert_eq!(view_specs(101, 80, ViewOptions { flip: true, ..options }).len(), 6);
+        assert_eq!(options.view_specs(100, 80).len(), 1);
+        assert_eq!(options.view_specs(101, 80).len(), 3);
+        assert_eq!(ViewOptions { flip: true, ..options }.view_specs(101, 80).len(), 6);
     }
 
     #[test]
