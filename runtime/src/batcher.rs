@@ -65,7 +65,7 @@ impl<O: Send + Sync + 'static> Batcher<O> {
         let (reply, receiver) = sync_channel(1);
         let mut state = self.queue.lock();
         // Without workers the reply is dropped, which `Pending::wait` reports.
-        if state.workers > 0 {
+        if !state.workers.is_empty() {
             let position = state.waiting.partition_point(|job| job.priority <= priority);
             state.waiting.insert(position, Job { input, submitted: Instant::now(), priority, cancellation, reply });
             self.queue.changed.notify_all();
@@ -79,7 +79,7 @@ impl<O: Send + Sync + 'static> Batcher<O> {
         for worker in 0..self.threads.len() {
             let (reply, receiver) = sync_channel(1);
             let mut state = self.queue.lock();
-            if !self.threads[worker].is_finished() {
+            if state.workers.contains(&worker) {
                 state.trials.push(Trial { worker, inputs: inputs.to_vec(), reply });
                 self.queue.changed.notify_all();
             }

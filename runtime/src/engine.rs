@@ -148,6 +148,12 @@ impl Engine {
         Ok(Self { runner, contract, provider, library: &loaded.library, library_time, info, skipped_providers })
     }
 
+    /// This engine instead of one that was opened before: what [`Provider::Auto`] skipped, and the time of the library, are
+    /// those of the earlier one.
+    pub(crate) fn replacing(self, earlier: Self) -> Self {
+        Self { library_time: earlier.library_time, skipped_providers: earlier.skipped_providers, ..self }
+    }
+
     /// The spec in the file.
     pub fn spec(&self) -> &ModelSpec {
         &self.contract.spec
