@@ -91,7 +91,7 @@ pub(super) struct ImageDone {
     pub(super) drawn: Option<(Arc<AnnotatedVideo>, Option<Pixels>)>,
 }
 
-/// A decoded image, upright, and its place in memory.
+/// A decoded image, upright, and its part of the pixels that may be in memory.
 pub(super) type Pixels = (RgbImage, Reservation);
 
 /// The outputs per image that are requested.

@@ -29,7 +29,7 @@ fn failures(server: &Server, reason: &str) -> u64 {
 }
 
 #[test]
-fn a_full_queue_refuses_at_once_and_clients_that_leave_free_their_places() {
+fn a_full_queue_refuses_at_once_and_clients_that_leave_free_their_slots() {
     let folder = folder();
     let (server, slow) = busy(&folder, &["--max-queue", "2"]);
     let image = image(&folder, "1.png");
