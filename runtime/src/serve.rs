@@ -12,6 +12,7 @@ mod queue;
 mod readiness;
 mod repository;
 mod request_log;
+mod response;
 mod signals;
 mod uploads;
 mod version;

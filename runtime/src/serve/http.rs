@@ -4,11 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http_body_util::Full;
 use hyper::body::{Body, Bytes};
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
@@ -16,7 +14,7 @@ use runtime::protocol::{
     Encoding, Form, HEADER_LENGTH, InferRequest, ModelRoute, Parameters, RequestError, Route, form_boundary,
     server_description,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use subtle::ConstantTimeEq;
 
 use super::app::AppState;
@@ -24,13 +22,13 @@ use super::metrics::{RequestOutcome, Stages};
 use super::page;
 use super::queue::ImageReply;
 use super::request_log::RequestLog;
+use super::response::{
+    JSON, Response, error_response, json_response, page_response, ready_response, response, server_timing,
+    statistics_response,
+};
 use super::uploads::{RequestBody, Upload, attach_to_all};
 use super::version::ModelVersion;
 use super::worker::request_error;
-
-pub(super) type Response = hyper::Response<Full<Bytes>>;
-
-const JSON: &str = "application/json";
 
 /// Answers a request.
 pub(super) async fn answer<B: RequestBody>(app: Arc<AppState>, request: Request<B>) -> Result<Response, Infallible> {
@@ -301,65 +299,4 @@ fn accepts_jpeg(headers: &HeaderMap) -> Result<bool, RequestError> {
         accept.split(',').filter_map(|range| range.split(';').next()).any(|range| range.trim() == wanted)
     };
     Ok(has("image/jpeg") && !has(JSON))
-}
-
-/// Where the time went, as browsers' developer tools show it. <https://www.w3.org/TR/server-timing/>
-fn server_timing(stages: &Stages) -> String {
-    let stages = [
-        ("queue", stages.queue),
-        ("decode", stages.decode),
-        ("prepare", stages.prepare),
-        ("network", stages.network),
-        ("postprocess", stages.postprocess),
-    ];
-    let entries = stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3));
-    entries.join(", ")
-}
-
-fn statistics_response(models: &[Arc<ModelVersion>]) -> Response {
-    let statistics = models.iter().map(|model| {
-        let description = &model.description;
-        model.metrics.statistics().to_json(&description.name, &description.version)
-    });
-    json_response(&json!({"model_stats": statistics.collect::<Vec<_>>()}))
-}
-
-fn page_response(file: &page::File) -> Response {
-    let mut response = response(StatusCode::OK, file.media_type, file.text);
-    for (name, value) in page::HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-/// The status counts; the body is empty.
-fn ready_response(is_ready: bool) -> Response {
-    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    response(status, JSON, Bytes::new())
-}
-
-fn json_response(value: &Value) -> Response {
-    response(StatusCode::OK, JSON, value.to_string())
-}
-
-fn error_response(error: &RequestError) -> Response {
-    let mut response = response(error.status, JSON, json!({"error": error.message}).to_string());
-    let headers = response.headers_mut();
-    match error.status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        StatusCode::UNAUTHORIZED => {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        _ => {}
-    }
-    response
-}
-
-fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }
