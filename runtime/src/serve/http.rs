@@ -10,6 +10,7 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
+use runtime::output::outcome_json;
 use runtime::protocol::{
     Encoding, Form, HEADER_LENGTH, InferRequest, ModelRoute, Parameters, RequestError, Route, form_boundary,
     server_description,
@@ -247,7 +248,7 @@ impl AppState {
         let ((found, drawn), stages) = end(outcome, log, answered.await)?;
         let mut response = match drawn {
             Some(jpeg) => response(StatusCode::OK, "image/jpeg", jpeg),
-            None => response(StatusCode::OK, JSON, Self::found_json(&model, found)),
+            None => response(StatusCode::OK, JSON, outcome_json(&Ok(found), &model.backend.spec().classes)),
         };
         if let Ok(timing) = HeaderValue::from_str(&server_timing(&stages)) {
             response.headers_mut().insert("server-timing", timing);
