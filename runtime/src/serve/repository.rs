@@ -41,7 +41,8 @@ impl Repository {
                 found.insert(name.clone(), BTreeMap::from([(1, file)]));
             }
             Self::Folder(folder) => {
-                for (name, path) in folders(folder)? {
+                // Every ext4 volume has a folder `lost+found`, which only root can read.
+                for (name, path) in folders(folder)?.into_iter().filter(|(name, _)| name != "lost+found") {
                     let versions = folders(&path)?.into_iter().filter_map(|(version, path)| {
                         // `01` and `1` would be one version.
                         let number = version.parse().ok().filter(|number: &u64| number.to_string() == version)?;

@@ -48,7 +48,7 @@ fn foreign_model() -> Vec<u8> {
 #[test]
 fn wrong_usage_exits_with_2() {
     let folder = folder();
-    let wrong: [&[&str]; 20] = [
+    let wrong: [&[&str]; 21] = [
         &[],
         &["detect"],
         &["detect", "--unknown", "a.png"],
@@ -69,6 +69,7 @@ fn wrong_usage_exits_with_2() {
         &["bench", "--size", "big"],
         &["eval", "--data", "t.json", "--voc-iou", "0"],
         &["score", "--truth", "t.json", "--detections", "d.json", "--confusion", "sure"],
+        &["score", "--truth", "-", "--detections", "-"],
     ];
     for arguments in wrong {
         let (code, stdout, stderr) = run(program(&folder).args(arguments));
