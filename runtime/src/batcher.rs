@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn eight_threads_share_batches_and_none_starves() {
-        let (largest, threads, rounds) = (Arc::new(AtomicUsize::new(0)), 8u8, 50u8);
-        let seen = Arc::clone(&largest);
+        let (max, threads, rounds) = (Arc::new(AtomicUsize::new(0)), 8u8, 50u8);
+        let seen = Arc::clone(&max);
         let run = move |inputs: &[&Input]| {
             seen.fetch_max(inputs.len(), SeqCst);
             thread::sleep(Duration::from_millis(1));
@@ -240,7 +240,7 @@ mod tests {
             }
         });
         let Statistics { inputs, batches, .. } = batcher.statistics();
-        assert_eq!((inputs, largest.load(SeqCst)), (400, 4));
+        assert_eq!((inputs, max.load(SeqCst)), (400, 4));
         assert!(batches < 250, "{batches} batches of 400 inputs");
     }
 

@@ -94,9 +94,15 @@ mod tests {
     #[test]
     fn versions_are_folders_with_a_number_and_a_model() {
         let folder = tempfile::tempdir().unwrap();
-        for path in
-            ["a/1/model.onnx", "a/10/model.onnx", "a/02/model.onnx", "a/x/model.onnx", "a/3/other.onnx", "b/readme"]
-        {
+        for path in [
+            "a/1/model.onnx",
+            "a/10/model.onnx",
+            "a/02/model.onnx",
+            "a/x/model.onnx",
+            "a/3/other.onnx",
+            "b/readme",
+            "lost+found/1/model.onnx",
+        ] {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "a model").unwrap();
