@@ -65,7 +65,7 @@ impl<O: Send + Sync + 'static> Batcher<O> {
         let (reply, receiver) = sync_channel(1);
         let mut state = self.queue.lock();
         // Without workers the reply is dropped, which `Pending::wait` reports.
-        if state.workers > 0 {
+        if !state.workers.is_empty() {
             let position = state.waiting.partition_point(|job| job.priority <= priority);
             state.waiting.insert(position, Job { input, submitted: Instant::now(), priority, cancellation, reply });
             self.queue.changed.notify_all();
@@ -79,7 +79,7 @@ impl<O: Send + Sync + 'static> Batcher<O> {
         for worker in 0..self.threads.len() {
             let (reply, receiver) = sync_channel(1);
             let mut state = self.queue.lock();
-            if !self.threads[worker].is_finished() {
+            if state.workers.contains(&worker) {
                 state.trials.push(Trial { worker, inputs: inputs.to_vec(), reply });
                 self.queue.changed.notify_all();
             }
@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn eight_threads_share_batches_and_none_starves() {
-        let (largest, threads, rounds) = (Arc::new(AtomicUsize::new(0)), 8u8, 50u8);
-        let seen = Arc::clone(&largest);
+        let (max, threads, rounds) = (Arc::new(AtomicUsize::new(0)), 8u8, 50u8);
+        let seen = Arc::clone(&max);
         let run = move |inputs: &[&Input]| {
             seen.fetch_max(inputs.len(), SeqCst);
             thread::sleep(Duration::from_millis(1));
@@ -240,7 +240,7 @@ mod tests {
             }
         });
         let Statistics { inputs, batches, .. } = batcher.statistics();
-        assert_eq!((inputs, largest.load(SeqCst)), (400, 4));
+        assert_eq!((inputs, max.load(SeqCst)), (400, 4));
         assert!(batches < 250, "{batches} batches of 400 inputs");
     }
 

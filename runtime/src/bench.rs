@@ -12,13 +12,12 @@ use anyhow::{Context, Result};
 use runtime::drivers::Drivers;
 use runtime::output::ReportWriter;
 use runtime::progress::say;
-use runtime::{Provider, drawn, image_file, inputs, interrupt, library, machine};
+use runtime::{Detector, drawn, image_file, inputs, interrupt, machine};
 use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::detector_args::{DetectorArgs, MAX_BATCH};
-use crate::model_args::ModelArgs;
 use crate::value_parsers::{size, up_to};
 use stages::{Stages, Start};
 use throughput::Throughput;
@@ -121,37 +120,51 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     interrupt::delete_at_exit(folder.path());
     let files =
         if args.paths.is_empty() { generate(folder.path(), args.size)? } else { inputs::expand(&args.paths, false)? };
-    let (model, runs) = (&args.detector.model, args.runs.get());
 
     let (detector, start) = Start::measure(|| args.detector.open(args.detector.options()), &files[0])?;
     say(format_args!("first detection after {:.0} ms; measuring the stages", start.total_ms));
-    let stages = Stages::measure(&detector, &files, args.warm_up, runs)?;
-    let (width, height) = image_file::size(&files[0])?;
-    let placement = detector.spec().preprocessing.place(width, height);
-    let bytes = fs::read(model.path()).with_context(|| format!("cannot read `{}`", model.path().display()))?;
-    let setup = Setup {
-        runtime: env!("CARGO_PKG_VERSION"),
-        onnxruntime: detector.engine().library().version.clone(),
-        provider: detector.engine().provider().to_string(),
-        drivers: drivers(model, detector.engine().provider())?,
-        cpu: machine::cpu(),
-        cores: machine::cores(),
-        model: model.path().to_owned(),
-        model_bytes: bytes.len() as u64,
-        model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
-        input: [placement.padded_height, placement.padded_width],
-        classes: detector.spec().class_count(),
-        score_threshold: detector.spec().postprocessing.score_threshold,
-        images: files.len(),
-        generated: args.paths.is_empty().then_some(args.size),
-        runs,
-        warm_up: args.warm_up,
-    };
+    let stages = Stages::measure(&detector, &files, args.warm_up, args.runs.get())?;
+    let setup = Setup::new(args, &detector, &files)?;
     let max_batch = detector.engine().batch().unwrap_or(usize::MAX);
     drop(detector);
 
+    let throughput = measure_throughput(args, &files, max_batch)?;
+    let memory_mib = [machine::memory(), machine::peak_memory()];
+    let measurements = Measurements { setup, start, stages, throughput, memory_mib };
+    Ok(writer.publish(&measurements, &measurements.table())?)
+}
+
+impl Setup {
+    fn new(args: &BenchArgs, detector: &Detector, files: &[PathBuf]) -> Result<Self> {
+        let (engine, spec, model) = (detector.engine(), detector.spec(), args.detector.model.path());
+        let (width, height) = image_file::size(&files[0])?;
+        let placement = spec.preprocessing.place(width, height);
+        let bytes = fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?;
+        Ok(Self {
+            runtime: env!("CARGO_PKG_VERSION"),
+            onnxruntime: engine.library().version.clone(),
+            provider: engine.provider().to_string(),
+            drivers: engine.provider().is_nvidia().then(|| Drivers::find(&engine.library().path)),
+            cpu: machine::cpu(),
+            cores: machine::cores(),
+            model: model.to_owned(),
+            model_bytes: bytes.len() as u64,
+            model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            input: [placement.padded_height, placement.padded_width],
+            classes: spec.class_count(),
+            score_threshold: spec.postprocessing.score_threshold,
+            images: files.len(),
+            generated: args.paths.is_empty().then_some(args.size),
+            runs: args.runs.get(),
+            warm_up: args.warm_up,
+        })
+    }
+}
+
+/// Measures the throughput with each number of threads and each batch size up to `max_batch`.
+fn measure_throughput(args: &BenchArgs, files: &[PathBuf], max_batch: usize) -> Result<Vec<Throughput>> {
     let threads: Vec<_> = match &args.thread_counts[..] {
-        [] => vec![model.threads()],
+        [] => vec![args.detector.model.threads()],
         threads => threads.iter().copied().map(Some).collect(),
     };
     let mut throughput = Vec::new();
@@ -164,21 +177,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             let workers = args.detector.workers(&detector);
             say(format_args!("measuring the throughput with batch size {batch}"));
             let settings = [threads.map_or_else(machine::cores, NonZeroUsize::get), batch.get()];
-            throughput.push(Throughput::measure(&detector, &files, [args.warm_up, runs], workers, settings)?);
+            let images = [args.warm_up, args.runs.get()];
+            throughput.push(Throughput::measure(&detector, files, images, workers, settings)?);
         }
     }
-    let memory_mib = [machine::memory(), machine::peak_memory()];
-    let measurements = Measurements { setup, start, stages, throughput, memory_mib };
-    Ok(writer.publish(&measurements, &measurements.table())?)
-}
-
-fn drivers(model: &ModelArgs, provider: Provider) -> Result<Option<Drivers>> {
-    match provider {
-        Provider::Cuda { .. } | Provider::Tensorrt { .. } => {
-            Ok(Some(Drivers::find(&library::find(model.library())?.path)))
-        }
-        _ => Ok(None),
-    }
+    Ok(throughput)
 }
 
 /// Writes JPEG files with generated images to a folder.

@@ -76,8 +76,8 @@ pub(crate) fn run(args: &DetectArgs) -> Result<ExitCode> {
     let ids = args.lists.image_ids()?;
     let skip_existing = args.lists.skip_existing;
     let image_outputs = ImageOutputs::open(&args.image_outputs, ids.clone(), source.files(), skip_existing)?;
-    let existing = args.lists.existing(image_outputs.is_nothing())?;
-    let writer = Writer::open(&args.lists, ids, args.source.stdin, image_outputs.is_nothing())?;
+    let existing = args.lists.existing(image_outputs.is_empty())?;
+    let writer = Writer::open(&args.lists, ids, args.source.stdin, image_outputs.is_empty())?;
     let mut options = args.detector.options();
     (options.max_batch, options.rules.classes) = (args.batch_size, args.classes.clone());
     let detector = args.detector.open(options)?;

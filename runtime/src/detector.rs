@@ -3,6 +3,7 @@
 mod anchor_cache;
 mod call_rules;
 mod error;
+mod options;
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -14,55 +15,17 @@ use image::RgbImage;
 use models::{ModelSpec, Placement, Preprocessed, RgbRows, RgbView, preprocess_bytes, preprocess_rows};
 use ndarray::Axis;
 
-use crate::batcher::{BatchObserver, BatchOptions, Batcher, Inference, Pending, Statistics};
+use crate::batcher::{BatchOptions, Batcher, Inference, Pending, Statistics};
 use crate::call::CallOptions;
 use crate::engine::{Engine, EngineError, EngineOptions, Input, Outputs, PixelType, Pixels};
 use crate::machine;
 use crate::postprocess::{Candidates, Detection, Selection};
 use crate::provider::Provider;
-use crate::rules::Rules;
 use crate::views::{ViewOptions, ViewSpec, merge};
 use anchor_cache::AnchorCache;
 use call_rules::CallRules;
 pub use error::DetectorError;
-
-/// Options of a [`Detector`].
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DetectorOptions {
-    /// How the network runs.
-    pub engine: EngineOptions,
-    /// Overrides of the spec's thresholds and limits.
-    pub rules: Rules,
-    /// Which views of an image the network runs on.
-    pub views: ViewOptions,
-    /// Number of engines, each with its own session and thread. They run batches at the same time, which hides copies to
-    /// and from a GPU. On the CPU the cores are divided among them, unless the engine's options say how many threads each
-    /// has. Default: 1.
-    pub instances: NonZeroUsize,
-    /// Maximum number of inputs, of one size, that run together. `None`, the default: the model's batch size if it is
-    /// fixed, else 1.
-    pub max_batch: Option<NonZeroUsize>,
-    /// How long the oldest input waits for others to fill its batch. Default: zero, so that a batch consists of the inputs
-    /// that came while the engines were busy.
-    pub max_queue_delay: Duration,
-    /// Is told about every run of the network that succeeds.
-    pub observer: Option<BatchObserver>,
-}
-
-impl Default for DetectorOptions {
-    fn default() -> Self {
-        Self {
-            engine: EngineOptions::default(),
-            rules: Rules::default(),
-            views: ViewOptions::default(),
-            instances: NonZeroUsize::MIN,
-            max_batch: None,
-            max_queue_delay: Duration::ZERO,
-            observer: None,
-        }
-    }
-}
+pub use options::DetectorOptions;
 
 /// Where the time of a detection went; if an image has several views, summed over them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,26 +72,9 @@ impl Detector {
         if let Some(tiling) = &views.tiling {
             tiling.check()?;
         }
-        let open = |options: &EngineOptions| Engine::open(&path, options).map(Arc::new);
-        let is_auto = engine_options.provider == Provider::Auto;
-        let is_divided = instances.get() > 1 && engine_options.threads.is_none();
-        let divided = |options: EngineOptions| {
-            let threads = (machine::cores() / instances).max(1);
-            EngineOptions { threads: Some(threads), ..options }
-        };
-        let mut engine = match engine_options.provider {
-            Provider::Cpu if is_divided => open(&divided(engine_options.clone()))?,
-            _ => open(&engine_options)?,
-        };
-        // The others run where `auto` led the first.
-        let mut engine_options = engine_options.on(engine.provider());
-        if is_divided && engine.provider() == Provider::Cpu {
-            engine_options = divided(engine_options);
-            // `auto` opened it with a thread per core.
-            if is_auto {
-                engine = open(&engine_options)?;
-            }
-        }
+        let open = |options: &EngineOptions| Engine::open(&path, options);
+        let (engine, engine_options) = open_first(open, engine_options, instances)?;
+        let engine = Arc::new(engine);
         let mut spec = engine.spec().clone();
         rules.apply(&mut spec, &engine)?;
         let wanted = rules.wanted(&spec)?;
@@ -141,7 +87,7 @@ impl Detector {
         };
         let mut engines = vec![Arc::clone(&engine)];
         for _ in 1..instances.get() {
-            engines.push(open(&engine_options)?);
+            engines.push(Arc::new(open(&engine_options)?));
         }
         let batcher = Batcher::new(engines, BatchOptions { max_batch, max_delay, observer });
         let capacity = max_batch.get().saturating_mul(instances.get());
@@ -357,6 +303,30 @@ impl Detector {
         };
         Ok(spec.to_original_image(found))
     }
+}
+
+/// Opens the first engine. Also returns the options of all engines, which run where `auto` led this one.
+fn open_first(
+    open: impl Fn(&EngineOptions) -> Result<Engine, EngineError>,
+    options: EngineOptions,
+    instances: NonZeroUsize,
+) -> Result<(Engine, EngineOptions), EngineError> {
+    // On the CPU, the engines divide the cores among them.
+    let divided = |options: EngineOptions| match (options.provider, options.threads) {
+        (Provider::Cpu, None) if instances.get() > 1 => {
+            EngineOptions { threads: Some((machine::cores() / instances).max(1)), ..options }
+        }
+        _ => options,
+    };
+    let options = divided(options);
+    let engine = open(&options)?;
+    let final_options = divided(options.on(engine.provider()));
+    // `auto` opened it with a thread per core.
+    let engine = match final_options.threads == options.threads {
+        true => engine,
+        false => open(&final_options)?.replacing(engine),
+    };
+    Ok((engine, final_options))
 }
 
 /// A view of an image that the network is to run on.

@@ -203,48 +203,49 @@ impl Health {
     fn text(&self) -> String {
         let Self { runtime, cpu, cores, extensions, .. } = self;
         let extensions = if extensions.is_empty() { "none detected".to_owned() } else { extensions.join(", ") };
-        let mut rows = vec![
-            ["runtime".to_owned(), (*runtime).to_owned()],
-            ["CPU".to_owned(), cpu.clone().unwrap_or_else(|| "unknown".to_owned())],
-            ["cores".to_owned(), cores.to_string()],
-            ["extensions".to_owned(), extensions],
-        ];
-        rows.push([
-            "ONNX Runtime".to_owned(),
-            match self.onnxruntime.as_result() {
-                Ok(OnnxRuntime { version, path, origin }) => format!("{version}, {}, {origin}", path.display()),
-                Err(reason) => reason.to_owned(),
-            },
-        ]);
+        let onnxruntime = match self.onnxruntime.as_result() {
+            Ok(OnnxRuntime { version, path, origin }) => format!("{version}, {}, {origin}", path.display()),
+            Err(reason) => reason.to_owned(),
+        };
         let telemetry = match self.telemetry {
             true => "on: ORT_DISABLE_TELEMETRY is set, but not to 1",
             false => "off",
         };
-        rows.push(["ONNX Runtime telemetry".to_owned(), telemetry.to_owned()]);
-        if let Some(Drivers { gpus, capabilities, driver, cuda_driver, cuda_runtime, cudnn }) = &self.drivers {
-            let gpus = if gpus.is_empty() { "none".to_owned() } else { gpus.join(", ") };
-            rows.push(["NVIDIA GPUs".to_owned(), gpus]);
-            for capability in capabilities {
-                let remedy = if capability.is_in_wheel() {
-                    ""
-                } else {
-                    "; Microsoft's wheel of ONNX Runtime 1.30 does not support it: build ONNX Runtime for it"
-                };
-                rows.push(["compute capability".to_owned(), format!("{capability}{remedy}")]);
-            }
-            let parts = [
-                ("NVIDIA driver", driver),
-                ("CUDA version of the driver", cuda_driver),
-                ("CUDA runtime", cuda_runtime),
-                ("cuDNN", cudnn),
-            ];
-            for (name, version) in parts {
-                rows.push([name.to_owned(), version.clone().unwrap_or_else(|| "not found".to_owned())]);
-            }
-        }
+        let rows = [
+            ("runtime", (*runtime).to_owned()),
+            ("CPU", cpu.clone().unwrap_or_else(|| "unknown".to_owned())),
+            ("cores", cores.to_string()),
+            ("extensions", extensions),
+            ("ONNX Runtime", onnxruntime),
+            ("ONNX Runtime telemetry", telemetry.to_owned()),
+        ];
+        let mut rows: Vec<_> = rows.map(|(name, value)| [name.to_owned(), value]).into();
+        rows.extend(self.drivers.iter().flat_map(driver_rows));
         rows.extend(self.providers.iter().flat_map(ProviderCheck::rows));
         let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);
         let lines = rows.iter().map(|[name, value]| format!("{name:<width$}  {value}"));
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// The lines of the text output about NVIDIA's driver and libraries.
+fn driver_rows(drivers: &Drivers) -> Vec<[String; 2]> {
+    let Drivers { gpus, capabilities, driver, cuda_driver, cuda_runtime, cudnn } = drivers;
+    let gpus = if gpus.is_empty() { "none".to_owned() } else { gpus.join(", ") };
+    let capabilities = capabilities.iter().map(|capability| {
+        let remedy = match capability.is_in_wheel() {
+            true => "",
+            false => "; Microsoft's wheel of ONNX Runtime 1.30 does not support it: build ONNX Runtime for it",
+        };
+        ("compute capability", format!("{capability}{remedy}"))
+    });
+    let versions = [
+        ("NVIDIA driver", driver),
+        ("CUDA version of the driver", cuda_driver),
+        ("CUDA runtime", cuda_runtime),
+        ("cuDNN", cudnn),
+    ];
+    let versions = versions.map(|(name, version)| (name, version.clone().unwrap_or_else(|| "not found".to_owned())));
+    let rows = [("NVIDIA GPUs", gpus)].into_iter().chain(capabilities).chain(versions);
+    rows.map(|(name, value)| [name.to_owned(), value]).collect()
 }

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_uint};
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -115,7 +115,7 @@ fn driver() -> Option<String> {
 
 /// The version that `function` of the first of these libraries that loads returns.
 #[allow(unsafe_code, reason = "the compiler cannot check calls of C libraries")]
-fn version(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<usize> {
+fn version(libraries: &[PathBuf], function: &[u8]) -> Option<usize> {
     type Function = unsafe extern "C" fn() -> usize;
     // SAFETY: loading NVIDIA's libraries has no preconditions, and the functions have this type in every version.
     libraries.iter().find_map(|path| unsafe {
@@ -129,7 +129,7 @@ fn version(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<usize> {
 
 /// As [`version`], for functions that write the version to a pointer and return an error code.
 #[allow(unsafe_code, reason = "the compiler cannot check calls of C libraries")]
-fn version_by_pointer(libraries: &[std::path::PathBuf], function: &[u8]) -> Option<c_int> {
+fn version_by_pointer(libraries: &[PathBuf], function: &[u8]) -> Option<c_int> {
     type Function = unsafe extern "C" fn(*mut c_int) -> c_uint;
     // SAFETY: as above; the pointer is to an integer that outlives the call.
     libraries.iter().find_map(|path| unsafe {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn missing_libraries_and_functions_give_none() {
-        let nowhere = [std::path::PathBuf::from("/nonexistent/libcudart.so.13")];
+        let nowhere = [PathBuf::from("/nonexistent/libcudart.so.13")];
         assert_eq!(
             (version(&nowhere, b"cudnnGetVersion\0"), version_by_pointer(&nowhere, b"cudaRuntimeGetVersion\0")),
             (None, None)

@@ -30,7 +30,7 @@ pub(crate) use start::{Fallback, session};
 
 use crate::library::{self, Library};
 use crate::provider::Provider;
-use crate::trial::smoke_test;
+use crate::smoke_test::smoke_test;
 use contract::{Contract, OutputKind};
 use memory::{IoBuffers, MemoryLocations};
 
@@ -129,39 +129,29 @@ impl Engine {
             }
             provider => (start(provider)?, provider, SkippedProviders::new()),
         };
-        let info =
-            ModelInfo::read(&session).map_err(|reason| EngineError::NotExported { model: model.clone(), reason })?;
-        let contract = Contract::read(&session).map_err(|reason| EngineError::NotExported { model, reason })?;
-        if matches!(provider, Provider::Tensorrt { .. })
-            && contract.size.is_none()
-            && options.tensorrt.profile.is_none()
-        {
-            let reason = "the model accepts inputs of any size, but TensorRT needs to know the sizes; pass \
-                          --tensorrt-profile, or export the model with --input-size";
-            return Err(EngineError::Provider { provider, reason: reason.to_owned() });
-        }
+        let not_exported = |reason| EngineError::NotExported { model: model.clone(), reason };
+        let info = ModelInfo::read(&session).map_err(not_exported)?;
+        let contract = Contract::read(&session).map_err(not_exported)?;
         // `auto` drops the options of CUDA on other providers.
-        let use_cuda_graphs = options.on(provider).cuda_graphs;
-        if let (true, Some(reason)) = (use_cuda_graphs, contract.cuda_graph_obstacle()) {
-            return Err(EngineError::Option { option: "--cuda-graphs", provider, reason: reason.to_owned() });
-        }
-        if is_partly_on_cpu && contract.outputs == OutputKind::Dense && contract.pixels == PixelType::Float {
-            let reason = "some of the model's operators would run on the CPU; try a newer ONNX Runtime".to_owned();
-            return Err(EngineError::Provider { provider, reason });
-        }
+        let options = options.on(provider);
+        check_options(&options, &contract)?;
         if is_partly_on_cpu {
-            tracing::info!(
-                "{provider}: ONNX Runtime runs operators that compute shapes on the CPU; -v prints its report"
-            );
+            check_cpu_operators(provider, &contract)?;
         }
         let buffers = match provider {
             Provider::Cuda { device } | Provider::Tensorrt { device } => {
-                Some(IoBuffers::new(MemoryLocations::cuda(device, &session), use_cuda_graphs))
+                Some(IoBuffers::new(MemoryLocations::cuda(device, &session), options.cuda_graphs))
             }
             _ => None,
         };
         let runner = Mutex::new(Runner { session, buffers, reads_sizes: contract.reads_sizes });
         Ok(Self { runner, contract, provider, library: &loaded.library, library_time, info, skipped_providers })
+    }
+
+    /// This engine instead of one that was opened before: what [`Provider::Auto`] skipped, and the time of the library, are
+    /// those of the earlier one.
+    pub(crate) fn replacing(self, earlier: Self) -> Self {
+        Self { library_time: earlier.library_time, skipped_providers: earlier.skipped_providers, ..self }
     }
 
     /// The spec in the file.
@@ -226,8 +216,8 @@ impl Engine {
         self.library_time
     }
 
-    /// Runs the network on a batch of preprocessed images without padding, `[N, 3, H, W]` with H and W multiples of 32. If the file
-    /// fixes the batch size, a smaller batch is padded with zeros; the outputs omit the padding.
+    /// Runs the network on a batch of preprocessed images without padding, `[N, 3, H, W]` with H and W multiples of 32. If
+    /// the file fixes the batch size, a smaller batch is padded with zeros; the outputs omit the padding.
     ///
     /// # Errors
     /// When the file does not accept the input's type or shape, and when ONNX Runtime fails.
@@ -249,8 +239,8 @@ impl Engine {
         values.iter().map(read).collect()
     }
 
-    /// Runs the network on inputs of one size, with the batch padded with zeros to at least `batch` images. For GPUs, on which every
-    /// new input shape costs as much as many runs: <https://github.com/microsoft/onnxruntime/issues/23006>.
+    /// Runs the network on inputs of one size, with the batch padded with zeros to at least `batch` images. For GPUs, on
+    /// which every new input shape costs as much as many runs: <https://github.com/microsoft/onnxruntime/issues/23006>.
     ///
     /// # Errors
     /// As [`Engine::run`].
@@ -303,6 +293,31 @@ impl Runner {
         let mut values = session.run(values)?;
         Ok(outputs.iter().filter_map(|name| values.remove(*name)).collect())
     }
+}
+
+/// Rejects options of the provider that do not fit the file.
+fn check_options(options: &EngineOptions, contract: &Contract) -> Result<(), EngineError> {
+    let provider = options.provider;
+    let needs_profile = matches!(provider, Provider::Tensorrt { .. }) && contract.size.is_none();
+    if needs_profile && options.tensorrt.profile.is_none() {
+        let reason = "the model accepts inputs of any size, but TensorRT needs to know the sizes; pass \
+                      --tensorrt-profile, or export the model with --input-size";
+        return Err(EngineError::Provider { provider, reason: reason.to_owned() });
+    }
+    match contract.cuda_graph_obstacle().filter(|_| options.cuda_graphs) {
+        Some(reason) => Err(EngineError::Option { option: "--cuda-graphs", provider, reason: reason.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// Allows ONNX Runtime to run some operators on the CPU only where they compute shapes.
+fn check_cpu_operators(provider: Provider, contract: &Contract) -> Result<(), EngineError> {
+    if contract.outputs == OutputKind::Dense && contract.pixels == PixelType::Float {
+        let reason = "some of the model's operators would run on the CPU; try a newer ONNX Runtime".to_owned();
+        return Err(EngineError::Provider { provider, reason });
+    }
+    tracing::info!("{provider}: ONNX Runtime runs operators that compute shapes on the CPU; -v prints its report");
+    Ok(())
 }
 
 /// Providers that do not work, with the reasons.

@@ -115,13 +115,11 @@ impl EvaluationReport {
         let (objects, classes) = (truth.annotations(), truth.classes().len());
         let max_detections = details.max_dets.unwrap_or(MAX_DETECTIONS);
         let evaluation = evaluate_with_limits(objects, detections, classes, max_detections);
-        let curves = named(truth, evaluation.curves).filter_map(|Named { id, name, value }| {
-            let value = value?;
-            Some(Named { id, name, value })
-        });
+        let curves = named(truth, evaluation.curves);
+        let curves = curves.filter_map(|Named { id, name, value }| Some(Named { id, name, value: value? }));
         let voc = details.voc_iou.map(|iou| voc_average_precision(objects, detections, classes, iou));
+        let names = truth.classes().iter().map(|class| class.name.clone());
         let rule = details.confusion.map(|score| ConfusionRule { score, ..ConfusionRule::default() });
-        let background = || "background".to_owned();
         Self {
             summary: evaluation.summary,
             max_detections,
@@ -133,7 +131,7 @@ impl EvaluationReport {
                 classes: named(truth, voc.classes).collect(),
             }),
             confusion: rule.map(|rule| ConfusionReport {
-                classes: truth.classes().iter().map(|class| class.name.clone()).chain([background()]).collect(),
+                classes: names.chain(["background".to_owned()]).collect(),
                 matrix: confusion_matrix(objects, detections, classes, rule),
             }),
         }

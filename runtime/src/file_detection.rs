@@ -70,7 +70,7 @@ impl RgbRows for ViewRows<'_> {
     type Error = ImageFileError;
 
     fn size(&self) -> (u32, u32) {
-        (self.spec.area.width, self.spec.area.height)
+        (self.spec.region.width, self.spec.region.height)
     }
 
     fn rows(&mut self, rows: Range<usize>) -> Result<&[u8], ImageFileError> {
@@ -78,7 +78,7 @@ impl RgbRows for ViewRows<'_> {
         if rows.start < self.first || rows.end > self.first + self.band.height() as usize {
             let start = rows.start as u32;
             let count = (rows.len() as u32).max((BAND_PIXELS / u64::from(width)) as u32).min(height - start);
-            let region = Region { x: self.spec.area.left, y: self.spec.area.top + start, width, height: count };
+            let region = Region { y: self.spec.region.y + start, height: count, ..self.spec.region };
             self.band = self.image.read_region(region)?;
             if self.spec.mirrored {
                 imageops::flip_horizontal_in_place(&mut self.band);

@@ -2,10 +2,11 @@
 
 mod lines;
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use walkdir::{DirEntry, WalkDir};
+use walkdir::WalkDir;
 
 use crate::image_file;
 pub use lines::{BadLine, Lines};
@@ -79,16 +80,17 @@ fn images_in(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, InputError>
     // Symbolic links are followed. Loops are reported as errors, which are ignored since they hide no files.
     let walk = WalkDir::new(folder).min_depth(1).max_depth(depth).follow_links(true).sort_by_file_name();
     let mut files = Vec::new();
-    for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry)) {
+    for entry in walk.into_iter().filter_entry(|entry| entry.depth() == 0 || !is_hidden(entry.file_name())) {
         match entry {
             Ok(entry) if !entry.file_type().is_dir() && is_image(entry.path()) => files.push(entry.into_path()),
             Ok(_) => {}
             Err(error) if error.loop_ancestor().is_some() => {}
             Err(error) => {
                 let path = error.path().unwrap_or(folder).to_owned();
-                // A broken link with an image extension is kept: it becomes a missing image.
+                // A broken link with an image extension is kept: it becomes a missing image. Hidden ones are editors' locks.
                 if path.is_symlink() {
-                    files.extend(Some(path).filter(|path| is_image(path)));
+                    let is_hidden = path.file_name().is_some_and(is_hidden);
+                    files.extend(Some(path).filter(|path| is_image(path) && !is_hidden));
                     continue;
                 }
                 let reason = error.into_io_error().unwrap_or_else(|| io::ErrorKind::Other.into());
@@ -102,8 +104,8 @@ fn images_in(folder: &Path, recursive: bool) -> Result<Vec<PathBuf>, InputError>
     }
 }
 
-fn is_hidden(entry: &DirEntry) -> bool {
-    entry.file_name().as_encoded_bytes().starts_with(b".")
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }
 
 /// Decides by the extension, so that a folder may contain other files, such as annotations.
@@ -204,6 +206,8 @@ mod tests {
         symlink(folder.path(), folder.path().join("a/up")).unwrap();
         symlink(folder.path().join("a"), folder.path().join("same")).unwrap();
         symlink("nowhere.jpg", folder.path().join("lost.jpg")).unwrap();
+        // As Emacs locks a file that is being edited.
+        symlink("user@host.123:456", folder.path().join(".#b.jpg")).unwrap();
         let found = expand(&[folder.path()], true).unwrap();
         assert_eq!(names(&folder, &found), ["a/b.jpg", "lost.jpg", "same/b.jpg"]);
     }

@@ -46,7 +46,7 @@ pub mod library;
 mod provider;
 mod activations;
 mod check;
-mod trial;
+mod smoke_test;
 
 mod nms;
 mod soft_nms;
@@ -95,5 +95,5 @@ pub use postprocess::{
 };
 pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
-pub use trial::smoke_test;
+pub use smoke_test::smoke_test;
 pub use views::{Tiling, TilingError, ViewOptions};

@@ -4,7 +4,7 @@
 
 use std::env;
 use std::error::Error;
-use std::ffi::{CStr, OsStr};
+use std::ffi::CStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -161,22 +161,16 @@ pub fn find(file: Option<&Path>) -> Result<Library, LibraryError> {
 
     let name = format!("{}onnxruntime{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
     let mut searched = Vec::new();
-    let program_folder = env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
-    if let Some(folder) = &program_folder {
-        let path = folder.join(&name);
-        if path.exists() {
+    let program = env::current_exe().ok();
+    if let Some(program_folder) = program.as_deref().and_then(Path::parent) {
+        let beside = program_folder.join(&name);
+        let in_checkouts = program_folder.ancestors().map(|folder| folder.join(CHECKOUT_FOLDER).join(&name));
+        if let Some(path) = [beside].into_iter().chain(in_checkouts).find(|path| path.exists()) {
             return examine(&path, Origin::Search);
         }
-        searched.push(format!("for {name} in `{}`", folder.display()));
-    }
-    if let Some(program_folder) = &program_folder {
-        for folder in program_folder.ancestors() {
-            let path = folder.join(CHECKOUT_FOLDER).join(&name);
-            if path.exists() {
-                return examine(&path, Origin::Search);
-            }
-        }
-        searched.push(format!("for {CHECKOUT_FOLDER}/{name} in `{}` and its parents", program_folder.display()));
+        let folder = program_folder.display();
+        searched.push(format!("for {name} in `{folder}`"));
+        searched.push(format!("for {CHECKOUT_FOLDER}/{name} in `{folder}` and its parents"));
     }
     // Runtime packages of Linux distributions contain only the second name.
     for name in [name.clone(), format!("{name}.1")] {
@@ -359,7 +353,7 @@ pub(crate) fn require(name: &str, remedy: &str) -> Result<(), String> {
 fn same_file(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
-        _ => AsRef::<OsStr>::as_ref(a) == AsRef::<OsStr>::as_ref(b),
+        _ => a == b,
     }
 }
 

@@ -111,7 +111,7 @@ impl ModelArgs {
         let (engine, spec) = (detector.engine(), detector.spec());
         detail(format_args!("library: {}", engine.library()));
         detail(format_args!("model: `{}`, {}, {} classes", model.display(), engine.info().graph, spec.class_count()));
-        detail(format_args!("provider: {}, {threads} CPU threads", engine.provider(),));
+        detail(format_args!("provider: {}, {threads} CPU threads", engine.provider()));
         let PostprocessingSpec {
             score_threshold,
             nms_threshold,
@@ -135,11 +135,6 @@ impl ModelArgs {
     /// Number of threads that compute the network; `None` for one per core.
     pub(crate) fn threads(&self) -> Option<NonZeroUsize> {
         self.threads
-    }
-
-    /// Path of ONNX Runtime's library, if --onnxruntime is given.
-    pub(crate) fn library(&self) -> Option<&Path> {
-        self.onnxruntime.as_deref()
     }
 
     /// Path of the model.

@@ -20,7 +20,7 @@ use crate::image_file::DecodeError;
 use crate::video::Frame;
 use crate::{Detection, Detector, DetectorError};
 pub use coco::{ImageIds, ImageIdsError, NoImageId};
-pub use folder::{Names, folder_name};
+pub use folder::{UniqueNames, folder_name};
 pub use json::{detections_schema, outcome_json};
 pub use report_writer::{ReportWriter, ReportWriterError};
 pub use table::aligned;
@@ -160,9 +160,8 @@ impl Output {
     /// I/O errors.
     pub fn finish(mut self) -> io::Result<()> {
         let ended = match self.format {
-            Format::Json => json::end(&mut self.target, self.count),
+            Format::Json | Format::Coco(_) => json::end(&mut self.target, self.count),
             Format::Csv => csv::begin(&mut self.target, self.count),
-            Format::Coco(_) => coco::end(&mut self.target, self.count),
             Format::Ndjson | Format::Text => Ok(()),
         };
         ended.and_then(|()| self.target.commit())

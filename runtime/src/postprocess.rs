@@ -52,8 +52,6 @@ pub fn postprocess(
 ///
 /// # Panics
 /// As [`postprocess`].
-///
-/// [`MAX_DETECTIONS`]: models::evaluation::MAX_DETECTIONS
 pub fn postprocess_for_coco(
     scores: ArrayView2<f32>,
     offsets: ArrayView2<f32>,

@@ -8,11 +8,11 @@ mod description;
 mod encoding;
 mod error;
 mod form;
+mod lists;
 mod parameters;
 mod request;
 mod response;
 mod route;
-mod texts;
 
 pub use description::{DurationStatistics, ModelDescription, ModelStatistics, server_description};
 pub use encoding::Encoding;

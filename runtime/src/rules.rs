@@ -1,7 +1,8 @@
 //! Rules: a caller's thresholds and limits, which override those in the model's spec.
 
 use models::ModelSpec;
-use models::spec::Suppression;
+use models::dataset::format_list;
+use models::spec::{Class, Suppression};
 
 use crate::engine::Engine;
 
@@ -170,17 +171,17 @@ impl Rules {
                 text.split(',').map(str::trim).collect()
             };
             for part in parts {
-                let known = || {
-                    let names: Vec<_> = spec.classes.iter().map(|class| format!("`{}`", class.name)).collect();
-                    models::dataset::format_list(&names)
-                };
-                let index =
-                    class_index(part).ok_or_else(|| RuleError::Class { found: part.to_owned(), known: known() })?;
-                wanted[index] = true;
+                let unknown = || RuleError::Class { found: part.to_owned(), known: class_names(&spec.classes) };
+                wanted[class_index(part).ok_or_else(unknown)?] = true;
             }
         }
         Ok(Some(wanted))
     }
+}
+
+/// The names of classes in a message, abridged.
+pub(crate) fn class_names(classes: &[Class]) -> String {
+    format_list(&classes.iter().map(|class| format!("`{}`", class.name)).collect::<Vec<_>>())
 }
 
 fn threshold(name: &'static str, found: f32) -> Result<f32, RuleError> {
@@ -198,8 +199,6 @@ fn limit(name: &'static str, max: usize) -> Result<Option<usize>, RuleError> {
 
 #[cfg(test)]
 mod tests {
-    use models::spec::Class;
-
     use super::*;
 
     fn spec() -> ModelSpec {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Result, bail};
+use clap::error::ErrorKind;
 use models::dataset::{Dataset, Image, OnProblem, Report};
 use models::evaluation::{LocatedResults, MAX_DETECTIONS, ScoredBox};
 use runtime::evaluation_report::{Details, EvaluationReport};
@@ -42,6 +43,11 @@ pub(crate) struct ScoreArgs {
 /// # Errors
 /// When a file cannot be read or written, and when detections are on images that are not in the ground truth.
 pub(crate) fn run(args: ScoreArgs) -> Result<()> {
+    let paths = [&args.truth].into_iter().chain(&args.detections);
+    if paths.filter(|path| path.as_os_str() == "-").count() > 1 {
+        let message = "only one of --truth and --detections can be read from stdin\n";
+        clap::Error::raw(ErrorKind::ArgumentConflict, message).exit();
+    }
     let writer = ReportWriter::open(args.json.as_deref())?;
     let truth = or_stdin(&args.truth);
     // Both at once, since reading a file takes one thread and parsing it all others.

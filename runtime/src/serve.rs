@@ -12,6 +12,7 @@ mod queue;
 mod readiness;
 mod repository;
 mod request_log;
+mod response;
 mod signals;
 mod uploads;
 mod version;
@@ -23,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use runtime::interrupt::EXIT_CODE;
 use runtime::progress::{self, say};
 use runtime::protocol::ModelDescription;
 use runtime::{BatchObserver, PixelBudget};
@@ -95,7 +97,7 @@ async fn serve(args: Arc<ServeArgs>, listener: TcpListener, address: SocketAddr)
             progress::error(format_args!("{error:#}"));
             signals::exit_at_once(1);
         },
-        () = signals.end() => signals::exit_at_once(signals::INTERRUPTED),
+        () = signals.end() => signals::exit_at_once(EXIT_CODE.into()),
     }
     // ONNX Runtime may be opening a model, which its destructors must not interrupt.
     if models.is_opening() {
@@ -107,11 +109,12 @@ async fn serve(args: Arc<ServeArgs>, listener: TcpListener, address: SocketAddr)
 
 /// Opens the models, then looks after them. Returns only if the first models cannot be opened.
 async fn maintain(args: &ServeArgs, app: &Arc<AppState>) -> anyhow::Error {
-    let load = |retry| {
+    let load = async || {
         let models = Arc::clone(&app.models);
-        spawn_blocking(move || models.load_all(retry))
+        let loaded = spawn_blocking(move || models.load_all(Retry::Changed)).await;
+        loaded.map_err(anyhow::Error::from).flatten()
     };
-    match load(Retry::Changed).await.map_err(anyhow::Error::from).flatten() {
+    match load().await {
         Err(error) => return error,
         Ok(errors) if !app.models.is_complete() => {
             let messages: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
@@ -126,9 +129,7 @@ async fn maintain(args: &ServeArgs, app: &Arc<AppState>) -> anyhow::Error {
         tokio::select! {
             _ = trials.tick() => try_failed_models(&app.models).await,
             // Without polls, never.
-            Some(_) = async { Some(polls.as_mut()?.tick().await) } => {
-                report(load(Retry::Changed).await.map_err(anyhow::Error::from).flatten());
-            }
+            Some(_) = async { Some(polls.as_mut()?.tick().await) } => report(load().await),
         }
     }
 }

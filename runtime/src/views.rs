@@ -5,6 +5,7 @@ use image::{RgbImage, imageops};
 use models::BoundingBox;
 use models::spec::{PostprocessingSpec, Suppression};
 
+use crate::image_file::Region;
 use crate::postprocess::Detection;
 
 /// Which views of an image the network runs on, besides the whole image.
@@ -67,15 +68,15 @@ impl Tiling {
     }
 
     /// The tiles of an image, row by row; empty if one tile would cover all of it.
-    fn areas(&self, width: u32, height: u32) -> Vec<Area> {
+    fn regions(&self, width: u32, height: u32) -> Vec<Region> {
         let columns = tile_starts(width, self.width, self.overlap);
         let rows = tile_starts(height, self.height, self.overlap);
         if columns.len() * rows.len() == 1 {
             return Vec::new();
         }
         let (tile_width, tile_height) = (self.width.min(width), self.height.min(height));
-        let area = |left, top| Area { left, top, width: tile_width, height: tile_height };
-        rows.iter().flat_map(|top| columns.iter().map(move |left| area(*left, *top))).collect()
+        let region = |x, y| Region { x, y, width: tile_width, height: tile_height };
+        rows.iter().flat_map(|y| columns.iter().map(move |x| region(*x, *y))).collect()
     }
 }
 
@@ -90,34 +91,17 @@ fn tile_starts(length: u32, side: u32, overlap: f32) -> Vec<u32> {
     (0..=steps).map(|step| (u64::from(last) * u64::from(step) / u64::from(steps)) as u32).collect()
 }
 
-/// A part of an image, in pixels of the original image (upright, after EXIF rotation).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Area {
-    /// The first column.
-    pub(crate) left: u32,
-    /// The first row.
-    pub(crate) top: u32,
-    /// Number of columns, at least 1.
-    pub(crate) width: u32,
-    /// Number of rows, at least 1.
-    pub(crate) height: u32,
-}
-
-impl Area {
-    fn intersects(&self, other: &Self) -> bool {
-        let overlap = |start1: u32, length1: u32, start2: u32, length2: u32| {
-            start1 < start2 + length2 && start2 < start1 + length1
-        };
-        overlap(self.left, self.width, other.left, other.width)
-            && overlap(self.top, self.height, other.top, other.height)
-    }
+fn intersect(a: &Region, b: &Region) -> bool {
+    let overlap =
+        |start1: u32, length1: u32, start2: u32, length2: u32| start1 < start2 + length2 && start2 < start1 + length1;
+    overlap(a.x, a.width, b.x, b.width) && overlap(a.y, a.height, b.y, b.height)
 }
 
 /// Specifies a view: the whole image or a part, unchanged or mirrored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ViewSpec {
-    /// The part of the image.
-    pub(crate) area: Area,
+    /// The part of the upright image.
+    pub(crate) region: Region,
     /// Whether the part is mirrored horizontally.
     pub(crate) mirrored: bool,
 }
@@ -125,20 +109,20 @@ pub(crate) struct ViewSpec {
 impl ViewOptions {
     /// The views of an image of `width` by `height` pixels; the whole image comes first.
     pub(crate) fn view_specs(&self, width: u32, height: u32) -> Vec<ViewSpec> {
-        let whole = Area { left: 0, top: 0, width, height };
-        let tiles = self.tiling.map(|tiling| tiling.areas(width, height)).unwrap_or_default();
+        let whole = Region { x: 0, y: 0, width, height };
+        let tiles = self.tiling.map(|tiling| tiling.regions(width, height)).unwrap_or_default();
         let mirrored: &[bool] = if self.flip { &[false, true] } else { &[false] };
-        let of_area = |area| mirrored.iter().map(move |mirrored| ViewSpec { area, mirrored: *mirrored });
-        std::iter::once(whole).chain(tiles).flat_map(of_area).collect()
+        let of_region = |region| mirrored.iter().map(move |mirrored| ViewSpec { region, mirrored: *mirrored });
+        std::iter::once(whole).chain(tiles).flat_map(of_region).collect()
     }
 }
 
 impl ViewSpec {
     /// The pixels of the view; `None` if the view is the unchanged image.
     pub(crate) fn crop(&self, image: &RgbImage) -> Option<RgbImage> {
-        let Area { left, top, width, height } = self.area;
-        let part = ((width, height) != image.dimensions())
-            .then(|| imageops::crop_imm(image, left, top, width, height).to_image());
+        let Region { x, y, width, height } = self.region;
+        let part =
+            ((width, height) != image.dimensions()).then(|| imageops::crop_imm(image, x, y, width, height).to_image());
         match (self.mirrored, part) {
             (false, part) => part,
             (true, Some(mut part)) => {
@@ -158,7 +142,7 @@ impl ViewSpec {
     }
 
     fn box_to_original_image(self, in_view: &BoundingBox) -> BoundingBox {
-        let (left, top, width) = (self.area.left as f32, self.area.top as f32, self.area.width as f32);
+        let (left, top, width) = (self.region.x as f32, self.region.y as f32, self.region.width as f32);
         let (x1, x2) = if self.mirrored { (width - in_view.x2, width - in_view.x1) } else { (in_view.x1, in_view.x2) };
         BoundingBox::new(x1 + left, in_view.y1 + top, x2 + left, in_view.y2 + top)
     }
@@ -174,8 +158,8 @@ impl ViewSpec {
             let (first, last, margin) = (start as f32, (start + length) as f32, NEAR * length as f32);
             (start > 0 && near < first + margin) || (start + length < whole && far > last - margin)
         };
-        let Area { left, top, width: columns, height: rows } = self.area;
-        side(left, columns, width, found.x1, found.x2) || side(top, rows, height, found.y1, found.y2)
+        let Region { x, y, width: columns, height: rows } = self.region;
+        side(x, columns, width, found.x1, found.x2) || side(y, rows, height, found.y1, found.y2)
     }
 }
 
@@ -184,9 +168,11 @@ impl ViewSpec {
 ///
 /// A box is removed if its IoU with a higher-scoring kept box of another view exceeds the spec's NMS threshold. A box
 /// that a tile border truncates is also removed if another box covers more than that fraction of it. Complete boxes are
-/// visited before truncated ones, so that a part of an object never replaces the whole. Soft-NMS does not apply here: boxes of
-/// several views that overlap are not crowded objects, but the same object again, whose lowered scores would remain. Views that do not intersect are
-/// not compared: a large image has hundreds of tiles, each with a few neighbors.
+/// visited before truncated ones, so that a part of an object never replaces the whole.
+///
+/// Soft-NMS does not apply here: boxes of several views that overlap are not crowded objects, but the same object again,
+/// whose lowered scores would remain. Views that do not intersect are not compared: a large image has hundreds of tiles,
+/// each with a few neighbors.
 pub(crate) fn merge(
     mut found: Vec<(ViewSpec, Vec<Detection>)>,
     [width, height]: [u32; 2],
@@ -209,10 +195,10 @@ pub(crate) fn merge(
         .collect();
     candidates
         .sort_by(|a, b| a.is_truncated.cmp(&b.is_truncated).then(b.detection.score.total_cmp(&a.detection.score)));
-    let areas: Vec<_> = found.iter().map(|(spec, _)| spec.area).collect();
-    let others = |view: usize| (0..areas.len()).filter(move |other| *other != view);
-    let neighbors: Vec<Vec<_>> = (0..areas.len())
-        .map(|view| others(view).filter(|other| areas[view].intersects(&areas[*other])).collect())
+    let regions: Vec<_> = found.iter().map(|(spec, _)| spec.region).collect();
+    let others = |view: usize| (0..regions.len()).filter(move |other| *other != view);
+    let neighbors: Vec<Vec<_>> = (0..regions.len())
+        .map(|view| others(view).filter(|other| intersect(&regions[view], &regions[*other])).collect())
         .collect();
     let mut kept: Vec<Vec<Candidate>> = found.iter().map(|_| Vec::new()).collect();
     for candidate in candidates {
@@ -264,15 +250,13 @@ mod tests {
 
     const TILING: Tiling = Tiling { width: 100, height: 80, overlap: 0.25 };
 
-    fn view_specs(width: u32, height: u32, options: ViewOptions) -> Vec<ViewSpec> {
-        options.view_specs(width, height)
-    }
-
     #[test]
     fn tiles_cover_the_image_with_at_least_the_minimum_overlap() {
         for (width, height) in [(101, 80), (250, 333), (1000, 81), (99, 1000), (175, 140)] {
-            let areas = TILING.areas(width, height);
-            assert!(areas.iter().all(|area| area.left + area.width <= width && area.top + area.height <= height));
+            let regions = TILING.regions(width, height);
+            assert!(
+                regions.iter().all(|region| region.x + region.width <= width && region.y + region.height <= height)
+            );
             let columns: Vec<_> = tile_starts(width, 100, 0.25);
             assert_eq!((columns[0], columns[columns.len() - 1] + 100.min(width)), (0, width));
             assert!(columns.windows(2).all(|pair| pair[1] - pair[0] <= 75), "{columns:?}");
@@ -284,9 +268,9 @@ mod tests {
     #[test]
     fn image_that_fits_one_tile_has_one_view() {
         let options = ViewOptions { tiling: Some(TILING), flip: false };
-        assert_eq!(view_specs(100, 80, options).len(), 1);
-        assert_eq!(view_specs(101, 80, options).len(), 3);
-        assert_eq!(view_specs(101, 80, ViewOptions { flip: true, ..options }).len(), 6);
+        assert_eq!(options.view_specs(100, 80).len(), 1);
+        assert_eq!(options.view_specs(101, 80).len(), 3);
+        assert_eq!(ViewOptions { flip: true, ..options }.view_specs(101, 80).len(), 6);
     }
 
     #[test]
@@ -301,14 +285,14 @@ mod tests {
     #[test]
     fn view_shows_its_part_and_boxes_map_back_to_the_image() {
         let image = RgbImage::from_fn(30, 20, |x, y| Rgb([x as u8, y as u8, 0]));
-        let area = Area { left: 4, top: 5, width: 10, height: 8 };
-        let part = ViewSpec { area, mirrored: false }.crop(&image).unwrap();
+        let region = Region { x: 4, y: 5, width: 10, height: 8 };
+        let part = ViewSpec { region, mirrored: false }.crop(&image).unwrap();
         assert_eq!((part.dimensions(), part.get_pixel(1, 2)), ((10, 8), &Rgb([5, 7, 0])));
-        let mirrored = ViewSpec { area, mirrored: true };
+        let mirrored = ViewSpec { region, mirrored: true };
         assert_eq!(mirrored.crop(&image).unwrap().get_pixel(0, 2), &Rgb([13, 7, 0]));
         let found = mirrored.box_to_original_image(&BoundingBox::new(0.0, 2.0, 3.0, 4.0));
         assert_eq!(found, BoundingBox::new(11.0, 7.0, 14.0, 9.0));
-        let whole = ViewSpec { area: Area { left: 0, top: 0, width: 30, height: 20 }, mirrored: false };
+        let whole = ViewSpec { region: Region { x: 0, y: 0, width: 30, height: 20 }, mirrored: false };
         assert_eq!(whole.crop(&image), None);
     }
 
@@ -369,15 +353,15 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 8) as f32 / (1 << 24) as f32
         };
-        let mut random_detection = |area: Area| {
-            let (width, height) = (area.width as f32, area.height as f32);
+        let mut random_detection = |region: Region| {
+            let (width, height) = (region.width as f32, region.height as f32);
             let (x, y) = (width * unit(), height * unit());
             let (far_x, far_y) = ((x + 60.0 * unit()).min(width), (y + 60.0 * unit()).min(height));
-            let (left, top) = (area.left as f32, area.top as f32);
+            let (left, top) = (region.x as f32, region.y as f32);
             detection(unit(), [left + x, top + y, left + far_x, top + far_y])
         };
         let found: Vec<(ViewSpec, Vec<_>)> =
-            specs.iter().map(|spec| (*spec, (0..40).map(|_| random_detection(spec.area)).collect())).collect();
+            specs.iter().map(|spec| (*spec, (0..40).map(|_| random_detection(spec.region)).collect())).collect();
 
         let rules = PostprocessingSpec { nms_threshold: 0.2, ..PostprocessingSpec::default() };
         let candidates = found.iter().enumerate().flat_map(|(view, (spec, detections))| {

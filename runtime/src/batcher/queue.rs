@@ -1,6 +1,6 @@
 //! The inputs that wait for the network, and what a batcher has run.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::mpsc::SyncSender;
@@ -86,15 +86,15 @@ pub(super) struct State<O> {
     pub(super) waiting: VecDeque<Job<O>>,
     pub(super) trials: Vec<Trial>,
     pub(super) is_closed: bool,
-    /// Number of workers that are alive.
-    pub(super) workers: usize,
+    /// Numbers of the workers that are alive.
+    pub(super) workers: BTreeSet<usize>,
     pub(super) statistics: Statistics,
 }
 
 impl<O> Default for State<O> {
     fn default() -> Self {
-        let (waiting, trials) = (VecDeque::new(), Vec::new());
-        Self { waiting, trials, is_closed: false, workers: 0, statistics: Statistics::default() }
+        let (waiting, trials, workers) = (VecDeque::new(), Vec::new(), BTreeSet::new());
+        Self { waiting, trials, is_closed: false, workers, statistics: Statistics::default() }
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) struct Job<O> {
     pub(super) reply: SyncSender<Reply<O>>,
 }
 
-/// A batch for one engine.
+/// A batch that one engine runs to warm up, or to find out whether it works.
 #[derive(Debug)]
 pub(super) struct Trial {
     /// Number of the engine's worker.

@@ -22,7 +22,7 @@ pub(super) struct Worker<O> {
 
 impl<O> Worker<O> {
     pub(super) fn new(number: usize, queue: Arc<Queue<O>>) -> Self {
-        queue.lock().workers += 1;
+        queue.lock().workers.insert(number);
         Self { number, queue }
     }
 
@@ -88,9 +88,9 @@ impl<O> Worker<O> {
 impl<O> Drop for Worker<O> {
     fn drop(&mut self) {
         let mut state = self.queue.lock();
-        state.workers -= 1;
+        state.workers.remove(&self.number);
         state.trials.retain(|trial| trial.worker != self.number);
-        if state.workers == 0 {
+        if state.workers.is_empty() {
             state.waiting.clear();
             state.statistics.failures_in_a_row = u64::MAX;
         }

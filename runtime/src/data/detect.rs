@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use models::ModelSpec;
-use models::dataset::{Dataset, format_list};
+use models::dataset::Dataset;
 use models::evaluation::ScoredBox;
-use models::spec::Class;
 
 use crate::Detector;
 use crate::file_detection::detect_file;
@@ -13,6 +12,7 @@ use crate::image_file::Limits;
 use crate::map_ordered::map_ordered;
 use crate::output::{Failure, Found};
 use crate::pixel_budget::PixelBudget;
+use crate::rules::class_names;
 
 /// The detector cannot run on a whole data set. Skipping an image would give another average precision.
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +89,8 @@ pub fn detect_dataset(
 pub fn class_indices(spec: &ModelSpec, truth: &Dataset) -> Result<Vec<Option<usize>>, DetectDatasetError> {
     let indices: Vec<_> = spec.classes.iter().map(|class| class.index_in(truth.classes())).collect();
     if indices.iter().all(Option::is_none) {
-        let names = |classes: &[Class]| {
-            format_list(&classes.iter().map(|class| format!("`{}`", class.name)).collect::<Vec<_>>())
-        };
-        return Err(DetectDatasetError::Classes { model: names(&spec.classes), data: names(truth.classes()) });
+        let (model, data) = (class_names(&spec.classes), class_names(truth.classes()));
+        return Err(DetectDatasetError::Classes { model, data });
     }
     Ok(indices)
 }

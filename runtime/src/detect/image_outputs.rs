@@ -74,12 +74,12 @@ enum Drawn {
     /// An image file.
     Image(PathBuf),
     /// The annotated video of a frame.
-    Frame(Arc<Annotated>),
+    Frame(Arc<AnnotatedVideo>),
 }
 
 /// An annotated video to write.
 #[derive(Debug)]
-pub(super) struct Annotated {
+pub(super) struct AnnotatedVideo {
     pub(super) path: PathBuf,
     pub(super) rate: Rate,
 }
@@ -88,27 +88,26 @@ pub(super) struct Annotated {
 pub(super) struct ImageDone {
     pub(super) report: Report,
     /// The annotated video of a frame, and the frame unless it failed.
-    pub(super) drawn: Option<(Arc<Annotated>, Option<Pixels>)>,
+    pub(super) drawn: Option<(Arc<AnnotatedVideo>, Option<Pixels>)>,
 }
 
-/// A decoded image, upright, and its place in memory.
+/// A decoded image, upright, and its part of the pixels that may be in memory.
 pub(super) type Pixels = (RgbImage, Reservation);
 
 /// The outputs per image that are requested.
 pub(super) struct ImageOutputs {
-    names: Names,
+    names: TargetNames,
     /// The classes of YOLO labels.
     data_yaml: Option<PathBuf>,
-    nothing: bool,
 }
 
 /// Assigns names to the output files of one image after the other.
 #[derive(Clone)]
-pub(super) struct Names {
-    drawn: Option<output::Names>,
-    yolo: Option<output::Names>,
+pub(super) struct TargetNames {
+    drawn: Option<output::UniqueNames>,
+    yolo: Option<output::UniqueNames>,
     yolo_scores: bool,
-    crops: Option<output::Names>,
+    crops: Option<output::UniqueNames>,
     /// Whether labels may exist already, which are kept.
     keep_labels: bool,
     ids: Ids,
@@ -124,9 +123,9 @@ impl ImageOutputs {
     ) -> Result<Self> {
         let open = |folder: &Option<PathBuf>| {
             let folder = folder.as_deref();
-            folder.map(|folder| output::Names::open(folder).with_context(|| cannot_write(folder))).transpose()
+            folder.map(|folder| output::UniqueNames::open(folder).with_context(|| cannot_write(folder))).transpose()
         };
-        let names = Names {
+        let names = TargetNames {
             drawn: open(&args.draw)?,
             yolo: open(&args.yolo)?,
             yolo_scores: args.yolo_scores,
@@ -143,7 +142,7 @@ impl ImageOutputs {
                 bail!("`{}`: {reason}", file.display());
             }
         }
-        Ok(Self { names, data_yaml, nothing: args.draw.is_none() && args.crops.is_none() && args.yolo.is_none() })
+        Ok(Self { names, data_yaml })
     }
 
     /// Writes the classes of YOLO labels.
@@ -159,17 +158,18 @@ impl ImageOutputs {
     }
 
     /// Whether no such outputs are requested.
-    pub(super) fn is_nothing(&self) -> bool {
-        self.nothing
+    pub(super) fn is_empty(&self) -> bool {
+        let TargetNames { drawn, yolo, crops, .. } = &self.names;
+        drawn.is_none() && yolo.is_none() && crops.is_none()
     }
 
     /// The names of the output files.
-    pub(super) fn into_names(self) -> Names {
+    pub(super) fn into_names(self) -> TargetNames {
         self.names
     }
 }
 
-impl Names {
+impl TargetNames {
     /// The output files of an image. The error is the reason why there are none.
     pub(super) fn next(&mut self, file: &Path) -> Result<Targets, String> {
         self.reserve(file)?;
@@ -179,10 +179,10 @@ impl Names {
     }
 
     /// The annotated video of a video, if requested. The error is the reason why there is none.
-    pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<Annotated>>, String> {
+    pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<AnnotatedVideo>>, String> {
         self.reserve(file)?;
         let path = self.drawn.as_mut().map(|names| names.next(file, Some("mp4")));
-        Ok(path.map(|path| Arc::new(Annotated { path, rate })))
+        Ok(path.map(|path| Arc::new(AnnotatedVideo { path, rate })))
     }
 
     /// The output files of a frame. The error is the reason why there are none.
@@ -190,7 +190,7 @@ impl Names {
         &mut self,
         file: &Path,
         frame: Frame,
-        video: Option<Arc<Annotated>>,
+        video: Option<Arc<AnnotatedVideo>>,
     ) -> Result<Targets, String> {
         let mut name = file.file_stem().unwrap_or_default().to_owned();
         // `.frame` is removed like the extension of any image.

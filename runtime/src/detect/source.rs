@@ -14,7 +14,7 @@ use runtime::progress::warn;
 use runtime::video::{self, Frame, Frames, Rate};
 
 use super::existing::Existing;
-use super::image_outputs::{Annotated, Names, Pixels, Targets};
+use super::image_outputs::{AnnotatedVideo, Pixels, TargetNames, Targets};
 use super::shard::Shard;
 use crate::paths::or_stdin;
 
@@ -128,7 +128,7 @@ impl Source {
     pub(super) fn items(
         self,
         videos: VideoOptions,
-        names: Names,
+        names: TargetNames,
         existing: Option<Existing>,
         interrupt: Interrupt,
         stop: Receiver<()>,
@@ -179,7 +179,7 @@ pub(super) struct Items {
     videos: VideoOptions,
     budget: PixelBudget,
     playing: Option<Playing>,
-    names: Names,
+    names: TargetNames,
     /// The images to skip.
     existing: Option<Existing>,
     interrupt: Interrupt,
@@ -235,19 +235,19 @@ fn missing(file: PathBuf, reason: String) -> Item {
 struct Playing {
     file: PathBuf,
     frames: Frames,
-    annotated: Option<Arc<Annotated>>,
+    annotated: Option<Arc<AnnotatedVideo>>,
     has_failed: bool,
 }
 
 impl Playing {
-    fn open(file: &Path, options: VideoOptions, names: &mut Names) -> Result<Self, String> {
+    fn open(file: &Path, options: VideoOptions, names: &mut TargetNames) -> Result<Self, String> {
         let frames = Frames::open(file, options.rate, options.max_pixels).map_err(|error| error.to_string())?;
         let annotated = names.video(file, frames.rate())?;
         Ok(Self { file: file.to_owned(), frames, annotated, has_failed: false })
     }
 
     /// The next frame, or why the video ends early.
-    fn next(&mut self, names: &mut Names, budget: &PixelBudget) -> Option<Item> {
+    fn next(&mut self, names: &mut TargetNames, budget: &PixelBudget) -> Option<Item> {
         let file = self.file.clone();
         let Some(frame) = self.frames.next() else {
             if let Some(words) = self.frames.warnings().filter(|_| !self.has_failed) {

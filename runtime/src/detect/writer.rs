@@ -13,7 +13,7 @@ use runtime::progress::{Progress, error};
 use runtime::video::Encoder;
 
 use super::existing::Existing;
-use super::image_outputs::{Annotated, ImageDone, Pixels};
+use super::image_outputs::{AnnotatedVideo, ImageDone, Pixels};
 use crate::paths::cannot_write;
 
 /// Arguments of the result files.
@@ -176,13 +176,13 @@ impl Writer {
 /// Writes annotated videos, one after the other.
 #[derive(Default)]
 struct VideoWriter {
-    current: Option<(Arc<Annotated>, Encoder)>,
+    current: Option<(Arc<AnnotatedVideo>, Encoder)>,
 }
 
 impl VideoWriter {
     /// Appends a frame to its video. What belongs to another video, or to none, completes the current one.
-    fn write(&mut self, drawn: Option<(Arc<Annotated>, Option<Pixels>)>) -> Result<()> {
-        let is_over = |(video, _): &mut (Arc<Annotated>, Encoder)| {
+    fn write(&mut self, drawn: Option<(Arc<AnnotatedVideo>, Option<Pixels>)>) -> Result<()> {
+        let is_over = |(video, _): &mut (Arc<AnnotatedVideo>, Encoder)| {
             drawn.as_ref().is_none_or(|(next, _)| !Arc::ptr_eq(video, next))
         };
         if let Some((_, encoder)) = self.current.take_if(is_over) {

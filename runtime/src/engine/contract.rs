@@ -6,7 +6,7 @@ use models::onnx_contract::{
     DETECTION_CLASSES, DETECTION_SCORES, END_TO_END_KEY, IMAGES, NUM_DETECTIONS, REGRESSION, SIZES, SPEC_KEY,
     TOP_K_KEY,
 };
-use ort::session::Session;
+use ort::session::{ModelMetadata, Session};
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::error::{EngineError, ort_message};
@@ -49,80 +49,27 @@ impl Contract {
     /// Reads the contract. The error says what is missing or wrong in the file.
     pub(super) fn read(session: &Session) -> Result<Self, String> {
         let metadata = session.metadata().map_err(|error| ort_message(&error))?;
-        let text = metadata.custom(SPEC_KEY).ok_or_else(|| format!("its metadata has no `{SPEC_KEY}`"))?;
-        let spec = ModelSpec::from_yaml(&text)
-            .map_err(|error| format!("its metadata key `{SPEC_KEY}` is invalid: {error}"))?;
-        let classes = spec.class_count();
-        if classes == 0 {
-            return Err(format!("its metadata key `{SPEC_KEY}` has no classes"));
-        }
-        let number = |key: &str| {
-            let number = metadata.custom(key).map(|text| {
-                let number = text.parse::<usize>().ok().filter(|number| *number > 0);
-                number.ok_or_else(|| format!("its metadata key `{key}` is `{text}`, expected a number of at least 1"))
-            });
-            number.transpose()
-        };
-        let outputs = match (number(TOP_K_KEY)?, number(END_TO_END_KEY)?) {
-            (None, None) => OutputKind::Dense,
-            (Some(top_k), None) => OutputKind::Candidates { top_k },
-            (Some(top_k), Some(max)) => OutputKind::Detections { top_k, max },
-            (None, Some(_)) => return Err(format!("its metadata has `{END_TO_END_KEY}`, but no `{TOP_K_KEY}`")),
-        };
-
+        let spec = read_spec(&metadata)?;
+        let outputs = OutputKind::read(&metadata)?;
         let images = session.inputs().iter().find(|outlet| outlet.name() == IMAGES);
-        let [float, int32, int64] = [TensorElementType::Float32, TensorElementType::Int32, TensorElementType::Int64];
         let pixels = match images.map(Outlet::dtype) {
             Some(ValueType::Tensor { ty: TensorElementType::Uint8, .. }) => PixelType::Bytes,
             _ => PixelType::Float,
         };
         let reads_sizes = session.inputs().iter().any(|outlet| outlet.name() == SIZES);
-        let (image_shape, axes): (&[_], _) = match pixels {
-            PixelType::Float => (&[None, Some(3), None, None], [0, 2, 3]),
-            PixelType::Bytes => (&[None, None, None, Some(3)], [0, 1, 2]),
+        check_inputs(session.inputs(), pixels, reads_sizes)?;
+        check_outputs(session.outputs(), outputs, spec.class_count())?;
+        let axes = match pixels {
+            PixelType::Float => [0, 2, 3],
+            PixelType::Bytes => [0, 1, 2],
         };
-        let element = if pixels == PixelType::Bytes { TensorElementType::Uint8 } else { float };
-        let inputs: [(&str, _, &[Option<usize>]); 2] =
-            [(IMAGES, element, image_shape), (SIZES, int64, &[None, Some(2)])];
-        check_tensors("input", session.inputs(), &inputs[..1 + usize::from(reads_sizes)])?;
-        let expected: &[(&str, TensorElementType, &[Option<usize>])] = match outputs {
-            OutputKind::Dense => {
-                &[(CLASSIFICATION, float, &[None, None, Some(classes)]), (REGRESSION, float, &[None, None, Some(4)])]
-            }
-            OutputKind::Candidates { .. } => &[
-                (CANDIDATE_SCORES, float, &[None, None]),
-                (CANDIDATE_ANCHORS, int64, &[None, None]),
-                (CANDIDATE_CLASSES, int64, &[None, None]),
-                (REGRESSION, float, &[None, None, Some(4)]),
-            ],
-            OutputKind::Detections { max, .. } => &[
-                (NUM_DETECTIONS, int32, &[None, Some(1)]),
-                (DETECTION_BOXES, float, &[None, Some(max), Some(4)]),
-                (DETECTION_SCORES, float, &[None, Some(max)]),
-                (DETECTION_CLASSES, int32, &[None, Some(max)]),
-            ],
-        };
-        // The outputs of a check may follow.
-        let end = session.outputs().iter().position(|outlet| outlet.name() == CHECKED_VALUES[0]);
-        check_tensors("output", &session.outputs()[..end.unwrap_or(session.outputs().len())], expected)?;
-
         let [batch, height, width] = images.map_or([None; 3], |images| fixed_sides(images, axes));
         let size = match (height, width) {
             (Some(height), Some(width)) => Some([height, width]),
             (None, None) => None,
             _ => return Err("its input fixes only one of height and width".to_owned()),
         };
-        let declared = spec.preprocessing.input_size.map(|sides| sides.map(|side| side as usize));
-        if size.is_some() && size != declared {
-            let text = |size: Option<[usize; 2]>| {
-                size.map_or("any size".to_owned(), |[height, width]| format!("{height}x{width}"))
-            };
-            return Err(format!(
-                "its input is {}, but its spec declares {} (height x width)",
-                text(size),
-                text(declared)
-            ));
-        }
+        check_size(size, &spec)?;
         Ok(Self { spec, outputs, pixels, reads_sizes, batch, size })
     }
 
@@ -140,8 +87,8 @@ impl Contract {
             .then_some("a CUDA graph needs a fixed input shape; export the model with --input-size and --batch-size")
     }
 
-    /// Shape of the batch of these inputs, `[N, 3, H, W]` or `[N, H, W, 3]`. N is the fixed batch size if the file has one, otherwise
-    /// the number of images or `batch`, whichever is larger.
+    /// Shape of the batch of these inputs, `[N, 3, H, W]` or `[N, H, W, 3]`. N is the fixed batch size if the file has one,
+    /// otherwise the number of images or `batch`, whichever is larger.
     pub(super) fn shape(&self, inputs: &[&Input], batch: usize) -> Result<[usize; 4], EngineError> {
         let count = inputs.len();
         let Some(first) = inputs.first() else { return Err(EngineError::Input { found: vec![0; 4] }) };
@@ -162,19 +109,90 @@ impl Contract {
     }
 }
 
+impl OutputKind {
+    fn read(metadata: &ModelMetadata) -> Result<Self, String> {
+        let number = |key: &str| {
+            let number = metadata.custom(key).map(|text| {
+                let number = text.parse::<usize>().ok().filter(|number| *number > 0);
+                number.ok_or_else(|| format!("its metadata key `{key}` is `{text}`, expected a number of at least 1"))
+            });
+            number.transpose()
+        };
+        match (number(TOP_K_KEY)?, number(END_TO_END_KEY)?) {
+            (None, None) => Ok(Self::Dense),
+            (Some(top_k), None) => Ok(Self::Candidates { top_k }),
+            (Some(top_k), Some(max)) => Ok(Self::Detections { top_k, max }),
+            (None, Some(_)) => Err(format!("its metadata has `{END_TO_END_KEY}`, but no `{TOP_K_KEY}`")),
+        }
+    }
+}
+
+/// The spec in the metadata.
+fn read_spec(metadata: &ModelMetadata) -> Result<ModelSpec, String> {
+    let text = metadata.custom(SPEC_KEY).ok_or_else(|| format!("its metadata has no `{SPEC_KEY}`"))?;
+    let spec =
+        ModelSpec::from_yaml(&text).map_err(|error| format!("its metadata key `{SPEC_KEY}` is invalid: {error}"))?;
+    match spec.class_count() {
+        0 => Err(format!("its metadata key `{SPEC_KEY}` has no classes")),
+        _ => Ok(spec),
+    }
+}
+
+fn check_inputs(found: &[Outlet], pixels: PixelType, reads_sizes: bool) -> Result<(), String> {
+    let images: ExpectedTensor = match pixels {
+        PixelType::Float => (IMAGES, TensorElementType::Float32, &[None, Some(3), None, None]),
+        PixelType::Bytes => (IMAGES, TensorElementType::Uint8, &[None, None, None, Some(3)]),
+    };
+    let inputs: [ExpectedTensor; 2] = [images, (SIZES, TensorElementType::Int64, &[None, Some(2)])];
+    check_tensors("input", found, &inputs[..1 + usize::from(reads_sizes)])
+}
+
+fn check_outputs(found: &[Outlet], kind: OutputKind, classes: usize) -> Result<(), String> {
+    let [float, int32, int64] = [TensorElementType::Float32, TensorElementType::Int32, TensorElementType::Int64];
+    let expected: &[ExpectedTensor] = match kind {
+        OutputKind::Dense => {
+            &[(CLASSIFICATION, float, &[None, None, Some(classes)]), (REGRESSION, float, &[None, None, Some(4)])]
+        }
+        OutputKind::Candidates { .. } => &[
+            (CANDIDATE_SCORES, float, &[None, None]),
+            (CANDIDATE_ANCHORS, int64, &[None, None]),
+            (CANDIDATE_CLASSES, int64, &[None, None]),
+            (REGRESSION, float, &[None, None, Some(4)]),
+        ],
+        OutputKind::Detections { max, .. } => &[
+            (NUM_DETECTIONS, int32, &[None, Some(1)]),
+            (DETECTION_BOXES, float, &[None, Some(max), Some(4)]),
+            (DETECTION_SCORES, float, &[None, Some(max)]),
+            (DETECTION_CLASSES, int32, &[None, Some(max)]),
+        ],
+    };
+    // The outputs of a check may follow.
+    let end = found.iter().position(|outlet| outlet.name() == CHECKED_VALUES[0]);
+    check_tensors("output", &found[..end.unwrap_or(found.len())], expected)
+}
+
+/// Checks that the input size that the file fixes is that of the spec.
+fn check_size(size: Option<[usize; 2]>, spec: &ModelSpec) -> Result<(), String> {
+    let declared = spec.preprocessing.input_size.map(|sides| sides.map(|side| side as usize));
+    if size.is_none() || size == declared {
+        return Ok(());
+    }
+    let text =
+        |size: Option<[usize; 2]>| size.map_or("any size".to_owned(), |[height, width]| format!("{height}x{width}"));
+    Err(format!("its input is {}, but its spec declares {} (height x width)", text(size), text(declared)))
+}
+
 /// Sizes of an input along `axes`, where fixed: batch size, height and width.
 fn fixed_sides(input: &Outlet, axes: [usize; 3]) -> [Option<usize>; 3] {
     let ValueType::Tensor { shape, .. } = input.dtype() else { return [None; 3] };
     axes.map(|axis| shape.get(axis).and_then(|size| usize::try_from(*size).ok()))
 }
 
-/// Checks that there are exactly these tensors, with these element types and sizes; `None` is any size. Sizes that are
-/// dynamic in the file are checked when the network runs.
-fn check_tensors(
-    kind: &str,
-    found: &[Outlet],
-    expected: &[(&str, TensorElementType, &[Option<usize>])],
-) -> Result<(), String> {
+/// Name, element type and sizes of a tensor; `None` is any size.
+type ExpectedTensor<'a> = (&'a str, TensorElementType, &'a [Option<usize>]);
+
+/// Checks that there are exactly these tensors. Sizes that are dynamic in the file are checked when the network runs.
+fn check_tensors(kind: &str, found: &[Outlet], expected: &[ExpectedTensor]) -> Result<(), String> {
     let names = found.iter().map(|outlet| format!("`{}`", outlet.name())).collect::<Vec<_>>().join(", ");
     if found.len() != expected.len() {
         return Err(format!("it has {} {kind}s ({names}), expected {}", found.len(), expected.len()));

@@ -72,17 +72,13 @@ impl EngineOptions {
     pub(super) fn check(&self) -> Result<(), EngineError> {
         let provider = self.provider;
         let invalid = |option, reason: &str| EngineError::Option { option, provider, reason: reason.to_owned() };
-        let is_tensorrt = matches!(provider, Provider::Tensorrt { .. });
-        if self.cuda_memory.is_some() && !matches!(provider, Provider::Cuda { .. }) {
-            return Err(invalid("--cuda-memory", "only `cuda` supports it"));
+        let (memory, graphs, tf32) = (self.cuda_memory.is_some(), self.cuda_graphs, self.no_tf32);
+        for (option, is_set) in [("--cuda-memory", memory), ("--cuda-graphs", graphs), ("--no-tf32", tf32)] {
+            if is_set && !matches!(provider, Provider::Cuda { .. }) {
+                return Err(invalid(option, "only `cuda` supports it"));
+            }
         }
-        if self.cuda_graphs && !matches!(provider, Provider::Cuda { .. }) {
-            return Err(invalid("--cuda-graphs", "only `cuda` supports it"));
-        }
-        if self.no_tf32 && !matches!(provider, Provider::Cuda { .. }) {
-            return Err(invalid("--no-tf32", "only `cuda` supports it"));
-        }
-        if self.tensorrt != TensorrtOptions::default() && !is_tensorrt {
+        if self.tensorrt != TensorrtOptions::default() && !matches!(provider, Provider::Tensorrt { .. }) {
             return Err(invalid("--tensorrt-*", "only `tensorrt` supports it"));
         }
         let Some(threads) = self.threads else {

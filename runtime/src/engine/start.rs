@@ -141,11 +141,7 @@ fn openvino(device: OpenvinoDevice, options: &EngineOptions) -> Result<Vec<Execu
     require_provider::<ep::OpenVINO>(
         "pip's `onnxruntime-openvino` wheel, with ORT_DYLIB_PATH set to its capi/libonnxruntime.so.*",
     )?;
-    let openvino = ep::OpenVINO::default().with_device_type(match device {
-        OpenvinoDevice::Cpu => "CPU",
-        OpenvinoDevice::Gpu => "GPU",
-        OpenvinoDevice::Npu => "NPU",
-    });
+    let openvino = ep::OpenVINO::default().with_device_type(device.to_string().to_uppercase());
     let openvino = match options.threads {
         Some(threads) => openvino.with_num_threads(threads),
         None => openvino,

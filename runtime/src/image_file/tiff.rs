@@ -85,7 +85,9 @@ impl TiffReader {
     }
 
     fn new(source: SharedSource, path: &Path, cache: usize, max_block: usize) -> Result<Self, DecodeError> {
-        let canon = source.read_exact_at(8, 2).is_ok_and(|bytes| bytes == b"CR");
+        const ORIENTATION: u16 = 274;
+        // Canon's CR2 files are TIFF files with these letters after the header.
+        let is_cr2 = source.read_exact_at(8, 2).is_ok_and(|bytes| bytes == b"CR");
         let options = OpenOptions {
             block_cache_bytes: cache,
             block_cache_slots: 1 << 16,
@@ -94,11 +96,11 @@ impl TiffReader {
         };
         let file = TiffFile::from_source_with_options(source, options)?;
         let page = file.ifd(0)?;
-        if canon || is_raw(page) {
+        if is_cr2 || is_raw(page) {
             return Err(DecodeError::Unsupported(RAW));
         }
         let samples = Samples::new(page)?;
-        let orientation = page.tag(274).and_then(|tag| tag.value.as_u16()).and_then(|value| u8::try_from(value).ok());
+        let orientation = page.tag(ORIENTATION).and_then(|tag| u8::try_from(tag.value.as_u16()?).ok());
         let orientation = orientation.and_then(Orientation::from_exif).unwrap_or(Orientation::NoTransforms);
         Ok(Self { path: path.to_owned(), file, samples, orientation, scale: OnceLock::new() })
     }

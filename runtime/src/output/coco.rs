@@ -10,7 +10,7 @@ use std::sync::Arc;
 use models::spec::Class;
 use serde::{Deserialize, Serialize};
 
-use super::Report;
+use super::{Report, json};
 
 /// Image ids, which identify images in COCO results.
 #[derive(Clone, Debug, Default)]
@@ -136,14 +136,10 @@ pub(super) fn write(
             bbox: [b.x1, b.y1, b.width(), b.height()],
             score: detection.score,
         };
-        out.write_all(if number == 0 { b"[\n" } else { b",\n" })?;
+        json::begin_item(out, number)?;
         serde_json::to_writer(&mut *out, &result).map_err(io::Error::from)?;
     }
     Ok(earlier + found.detections.len())
-}
-
-pub(super) fn end(out: &mut impl Write, earlier: usize) -> io::Result<()> {
-    out.write_all(if earlier == 0 { b"[]\n" } else { b"\n]\n" })
 }
 
 #[cfg(test)]
@@ -167,7 +163,7 @@ mod tests {
         for report in samples::reports().into_iter().filter(|report| report.frame.is_none()) {
             count = write(&mut out, &report, &samples::classes(), &ids, count).unwrap();
         }
-        end(&mut out, count).unwrap();
+        super::json::end(&mut out, count).unwrap();
         let expected = json!([
             {"image_id": 5, "category_id": 90, "bbox": [1.0, 2.5, 29.25, 37.5], "score": 0.875},
             {"image_id": 5, "category_id": 7, "bbox": [0.0, 0.0, 4.0, 8.0], "score": 0.5},
@@ -186,7 +182,7 @@ mod tests {
     #[test]
     fn no_detections_give_an_empty_list() {
         let mut out = Vec::new();
-        end(&mut out, 0).unwrap();
+        super::json::end(&mut out, 0).unwrap();
         assert_eq!(out, b"[]\n");
     }
 

@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 
 /// Assigns each image a unique name in an output folder. Repeated names are numbered: `a.jpg`, `a-2.jpg`.
 #[derive(Clone, Debug)]
-pub struct Names {
+pub struct UniqueNames {
     folder: PathBuf,
     /// Hashes of the assigned names, which take less memory than the names.
     taken: HashSet<u64>,
     hasher: RandomState,
 }
 
-impl Names {
+impl UniqueNames {
     /// Creates `folder` if it does not exist, and checks that it is writable.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ mod tests {
 
     fn names(images: &[&str], extension: Option<&str>) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
-        let mut names = Names::open(folder.path()).unwrap();
+        let mut names = UniqueNames::open(folder.path()).unwrap();
         let file = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
         images.iter().map(|image| file(names.next(Path::new(image), extension))).collect()
     }
@@ -106,8 +106,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        assert!(Names::open(&file).is_err() && Names::open(&file.join("below")).is_err());
-        Names::open(&folder.path().join("a/b")).unwrap();
+        assert!(UniqueNames::open(&file).is_err() && UniqueNames::open(&file.join("below")).is_err());
+        UniqueNames::open(&folder.path().join("a/b")).unwrap();
         assert!(folder.path().join("a/b").is_dir());
     }
 
@@ -118,7 +118,7 @@ mod tests {
         for name in ["a.jpg", "below/b.jpg"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let names = Names::open(&folder.path().join("below/..")).unwrap();
+        let names = UniqueNames::open(&folder.path().join("below/..")).unwrap();
         assert!(names.contains(&folder.path().join("a.jpg")) && names.contains(&folder.path().join("below/../a.jpg")));
         assert!(
             !names.contains(&folder.path().join("below/b.jpg")) && !names.contains(&folder.path().join("missing.jpg"))

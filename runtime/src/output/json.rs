@@ -71,8 +71,18 @@ struct Object<'a> {
 
 /// `earlier` is the number of reports written before.
 pub(super) fn write(out: &mut impl Write, report: &Report, classes: &[Class], earlier: usize) -> io::Result<()> {
-    out.write_all(if earlier == 0 { b"[\n" } else { b",\n" })?;
+    begin_item(out, earlier)?;
     write_object(out, report, classes)
+}
+
+/// Begins a list, or separates its next item from the `earlier` ones.
+pub(super) fn begin_item(out: &mut impl Write, earlier: usize) -> io::Result<()> {
+    out.write_all(if earlier == 0 { b"[\n" } else { b",\n" })
+}
+
+/// Ends a list of `items`.
+pub(super) fn end(out: &mut impl Write, items: usize) -> io::Result<()> {
+    out.write_all(if items == 0 { b"[]\n" } else { b"\n]\n" })
 }
 
 /// Writes the same object as a line of NDJSON.
@@ -108,10 +118,6 @@ impl<'a> Outcome<'a> {
             Err(failure) => Self::Failed { error: failure.to_string() },
         }
     }
-}
-
-pub(super) fn end(out: &mut impl Write, earlier: usize) -> io::Result<()> {
-    out.write_all(if earlier == 0 { b"[]\n" } else { b"\n]\n" })
 }
 
 #[cfg(test)]

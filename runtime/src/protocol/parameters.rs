@@ -89,34 +89,27 @@ impl Parameters {
     /// # Errors
     /// As [`Parameters::from_query`].
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), RequestError> {
-        let number = || value.parse().map_err(|_| "expected a whole number");
-        let set = match name {
-            "min_score" => value
-                .parse()
-                .map_err(|_| "expected a number from 0 to 1")
-                .and_then(parse_min_score)
-                .map(|score| self.min_score = Some(score)),
-            "classes" => {
-                self.classes = Some(value.to_owned());
-                Ok(())
+        let invalid = |reason: &str| RequestError::bad(format!("parameter `{name}` is `{value}`: {reason}"));
+        let number = || value.parse::<u64>().map_err(|_| "expected a whole number");
+        match name {
+            "min_score" => {
+                let score = value.parse().map_err(|_| "expected a number from 0 to 1").and_then(parse_min_score);
+                self.min_score = Some(score.map_err(invalid)?);
             }
-            "max_detections" => value
-                .parse()
-                .map_err(|_| "expected a number of at least 1")
-                .and_then(parse_max_detections)
-                .map(|max| self.max_detections = Some(max)),
-            "priority" => number().and_then(parse_priority).map(|priority| self.priority = priority),
-            "timeout" => number().map(|microseconds| self.timeout = parse_timeout(microseconds)),
-            "model" => {
-                self.model = Some(value.to_owned());
-                Ok(())
+            "classes" => self.classes = Some(value.to_owned()),
+            "max_detections" => {
+                let max = value.parse().map_err(|_| "expected a number of at least 1").and_then(parse_max_detections);
+                self.max_detections = Some(max.map_err(invalid)?);
             }
+            "priority" => self.priority = number().and_then(parse_priority).map_err(invalid)?,
+            "timeout" => self.timeout = parse_timeout(number().map_err(invalid)?),
+            "model" => self.model = Some(value.to_owned()),
             _ => {
                 let expected = "min_score, classes, max_detections, priority, timeout and model";
                 return Err(RequestError::bad(format!("unknown parameter `{name}`; there are {expected}")));
             }
-        };
-        set.map_err(|reason| RequestError::bad(format!("parameter `{name}` is `{value}`: {reason}")))
+        }
+        Ok(())
     }
 
     /// The overrides of the model's thresholds and limits.

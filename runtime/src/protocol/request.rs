@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 
 use super::INPUT;
 use super::error::RequestError;
+use super::lists::{BoundedVec, Texts};
 use super::parameters::Parameters;
 use super::response::{Output, RequestedOutput};
-use super::texts::{Few, Texts};
 
 /// An inference request.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,15 +43,15 @@ const MAX_RANK: usize = 8;
 struct Header<'a> {
     id: Option<String>,
     #[serde(borrow)]
-    inputs: Few<Input<'a>, MAX_INPUTS>,
-    outputs: Option<Few<OutputHeader, MAX_OUTPUTS>>,
+    inputs: BoundedVec<Input<'a>, MAX_INPUTS>,
+    outputs: Option<BoundedVec<OutputHeader, MAX_OUTPUTS>>,
     parameters: Option<Parameters>,
 }
 
 #[derive(Deserialize)]
 struct Input<'a> {
     name: String,
-    shape: Few<u64, MAX_RANK>,
+    shape: BoundedVec<u64, MAX_RANK>,
     datatype: String,
     #[serde(default)]
     parameters: InputParameters,
@@ -86,31 +86,12 @@ impl InferRequest {
     /// # Errors
     /// 400 for whatever is wrong, more than `max_images` images included.
     pub fn parse(body: &Bytes, header_length: Option<&str>, max_images: usize) -> Result<Self, RequestError> {
-        let header_length = header_length.map(|text| {
-            let length = text.trim().parse().ok().filter(|length| *length <= body.len());
-            length.ok_or_else(|| {
-                let length = body.len();
-                RequestError::bad(format!(
-                    "`Inference-Header-Content-Length: {text}` is not a length within the body of {length} bytes"
-                ))
-            })
-        });
-        let (json, binary) = match header_length.transpose()? {
+        let (json, binary) = match header_length.map(|text| json_length(text, body)).transpose()? {
             Some(0) => return Self::raw(body.clone()),
             Some(length) => (body.slice(..length), body.slice(length..)),
             None => (body.clone(), Bytes::new()),
         };
-        let mut deserializer = serde_json::Deserializer::from_slice(&json);
-        let header: Header = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-            let path = error.path().to_string();
-            let place = if path == "." { String::new() } else { format!(" at `{path}`") };
-            RequestError::bad(format!("the request's JSON is invalid{place}: {}", error.inner()))
-        })?;
-        deserializer.end().map_err(|error| {
-            RequestError::bad(format!(
-                "the request's JSON is invalid: {error}; binary data need the header Inference-Header-Content-Length"
-            ))
-        })?;
+        let header = Header::parse(&json)?;
         let parameters = header.parameters.unwrap_or_default();
         let outputs = outputs(header.outputs, parameters.binary_data_output)?;
         let [input]: [Input; 1] = header.inputs.0.try_into().map_err(|inputs: Vec<_>| {
@@ -140,10 +121,38 @@ impl InferRequest {
     }
 }
 
+/// The length of the JSON that a header declares.
+fn json_length(text: &str, body: &Bytes) -> Result<usize, RequestError> {
+    let length = text.trim().parse().ok().filter(|length| *length <= body.len());
+    length.ok_or_else(|| {
+        let length = body.len();
+        RequestError::bad(format!(
+            "`Inference-Header-Content-Length: {text}` is not a length within the body of {length} bytes"
+        ))
+    })
+}
+
+impl<'a> Header<'a> {
+    fn parse(json: &'a [u8]) -> Result<Self, RequestError> {
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let header: Self = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+            let path = error.path().to_string();
+            let place = if path == "." { String::new() } else { format!(" at `{path}`") };
+            RequestError::bad(format!("the request's JSON is invalid{place}: {}", error.inner()))
+        })?;
+        deserializer.end().map_err(|error| {
+            RequestError::bad(format!(
+                "the request's JSON is invalid: {error}; binary data need the header Inference-Header-Content-Length"
+            ))
+        })?;
+        Ok(header)
+    }
+}
+
 impl Input<'_> {
     /// Number of images that the input declares.
     fn images(&self, max_images: usize) -> Result<usize, RequestError> {
-        let Self { name, shape: Few(shape), datatype, .. } = self;
+        let Self { name, shape: BoundedVec(shape), datatype, .. } = self;
         if name != INPUT {
             return Err(RequestError::bad(format!("there is no input `{name}`; the only input is `{INPUT}`")));
         }
@@ -225,11 +234,11 @@ fn split(binary: Bytes, size: u64, count: usize) -> Result<Vec<Bytes>, RequestEr
 }
 
 fn outputs(
-    requested: Option<Few<OutputHeader, MAX_OUTPUTS>>,
+    requested: Option<BoundedVec<OutputHeader, MAX_OUTPUTS>>,
     is_binary: bool,
 ) -> Result<Vec<RequestedOutput>, RequestError> {
     match requested {
-        Some(Few(requested)) if !requested.is_empty() => requested
+        Some(BoundedVec(requested)) if !requested.is_empty() => requested
             .into_iter()
             .map(|OutputHeader { name, parameters }| {
                 let output = Output::named(&name)?;

@@ -172,19 +172,6 @@ impl InferResponse {
 fn tensor(output: Output, results: &[ImageResult]) -> (Vec<usize>, Data) {
     let images = results.len();
     let max = results.iter().map(|result| result.detections.len()).max().unwrap_or(0);
-    // For each image `max` items, with `padding` where there are fewer detections.
-    fn padded<T: Clone, const LEN: usize>(
-        results: &[ImageResult],
-        max: usize,
-        padding: [T; LEN],
-        item: impl Fn(&Detection) -> [T; LEN],
-    ) -> Vec<T> {
-        let rows = results.iter().flat_map(|result| {
-            let items = result.detections.iter().map(&item);
-            items.chain(std::iter::repeat(padding.clone())).take(max)
-        });
-        rows.flatten().collect()
-    }
     match output {
         Output::NumDetections => {
             let counts = results.iter().map(|result| result.detections.len() as i32);
@@ -201,6 +188,20 @@ fn tensor(output: Output, results: &[ImageResult]) -> (Vec<usize>, Data) {
         }
         Output::Detections => (vec![images], Data::Texts(results.iter().map(|result| result.json.clone()).collect())),
     }
+}
+
+/// For each image `max` items, with `padding` where there are fewer detections.
+fn padded<T: Clone, const LEN: usize>(
+    results: &[ImageResult],
+    max: usize,
+    padding: [T; LEN],
+    item: impl Fn(&Detection) -> [T; LEN],
+) -> Vec<T> {
+    let rows = results.iter().flat_map(|result| {
+        let items = result.detections.iter().map(&item);
+        items.chain(std::iter::repeat(padding.clone())).take(max)
+    });
+    rows.flatten().collect()
 }
 
 #[cfg(test)]

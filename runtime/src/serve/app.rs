@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use runtime::output::{Failure, Found, outcome_json};
+use runtime::output::{Failure, outcome_json};
 use runtime::protocol::{ImageResult, InferRequest, InferResponse, Parameters, RequestError};
 use runtime::{CallOptions, Cancellation};
 use serde_json::{Value, json};
@@ -158,10 +158,5 @@ impl AppState {
             "provider": provider,
             "spec": model.backend.spec(),
         })
-    }
-
-    /// The JSON of a request's only image.
-    pub(super) fn found_json(model: &ModelVersion, found: Found) -> String {
-        outcome_json(&Ok(found), &model.backend.spec().classes)
     }
 }

@@ -86,7 +86,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "N", default_value = "64", value_parser = up_to(65_536), help_heading = "Performance")]
     pub(super) max_queue: NonZeroUsize,
 
-    /// Milliseconds within which a request must be finished, waiting included; then it gets 503 and frees its place. A request
+    /// Milliseconds within which a request must be finished, waiting included; then it gets 503 and frees its slot. A request
     /// may ask for less [default: no limit].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=86_400_000), help_heading = "Performance")]
     request_timeout: Option<u64>,

@@ -4,19 +4,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http_body_util::Full;
 use hyper::body::{Body, Bytes};
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderName, HeaderValue,
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
+use runtime::output::outcome_json;
 use runtime::protocol::{
     Encoding, Form, HEADER_LENGTH, InferRequest, ModelRoute, Parameters, RequestError, Route, form_boundary,
     server_description,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use subtle::ConstantTimeEq;
 
 use super::app::AppState;
@@ -24,13 +23,13 @@ use super::metrics::{RequestOutcome, Stages};
 use super::page;
 use super::queue::ImageReply;
 use super::request_log::RequestLog;
+use super::response::{
+    JSON, Response, error_response, json_response, page_response, ready_response, response, server_timing,
+    statistics_response,
+};
 use super::uploads::{RequestBody, Upload, attach_to_all};
 use super::version::ModelVersion;
 use super::worker::request_error;
-
-pub(super) type Response = hyper::Response<Full<Bytes>>;
-
-const JSON: &str = "application/json";
 
 /// Answers a request.
 pub(super) async fn answer<B: RequestBody>(app: Arc<AppState>, request: Request<B>) -> Result<Response, Infallible> {
@@ -80,34 +79,15 @@ impl AppState {
             }
             Route::Model { name, version, route } => {
                 let model = self.models.get(&name, version.as_deref());
-                match route {
-                    ModelRoute::Ready => Ok(ready_response(match model {
-                        Ok(model) => model.is_ready() && !self.is_draining.load(Relaxed),
-                        Err(error) if error.status == StatusCode::NOT_FOUND => return Err(error),
-                        Err(_) => false,
-                    })),
-                    ModelRoute::Metadata => Ok(json_response(&model?.description.metadata())),
-                    ModelRoute::Config => Ok(json_response(&model?.description.config())),
-                    ModelRoute::Statistics => Ok(statistics_response(&[model?])),
-                    ModelRoute::Infer => self.answer_infer(&*model?, parts, upload, log).await,
-                }
+                self.answer_model(model, route, parts, upload, log).await
             }
             Route::Detect => self.answer_detect(parts, query, upload, log).await,
-            Route::RepositoryIndex => {
-                self.check_model_control()?;
-                let body = self.receive(upload).await?;
-                let options: Value = match body.is_empty() {
-                    true => Value::Null,
-                    false => serde_json::from_slice(&body)
-                        .map_err(|error| RequestError::bad(format!("the request's JSON is invalid: {error}")))?,
-                };
-                Ok(json_response(&self.models.index(options["ready"] == true)))
-            }
+            Route::RepositoryIndex => self.answer_index(upload).await,
             Route::Load(name) => {
                 self.check_model_control()?;
                 self.receive(upload).await?;
-                let app = self.models.clone();
-                on_thread(move || app.load(&name)).await?;
+                let models = Arc::clone(&self.models);
+                on_thread(move || models.load(&name)).await?;
                 Ok(response(StatusCode::OK, JSON, Bytes::new()))
             }
             Route::Unload(name) => {
@@ -117,6 +97,40 @@ impl AppState {
                 Ok(response(StatusCode::OK, JSON, Bytes::new()))
             }
         }
+    }
+
+    /// `GET` and `POST /v2/models/M..`.
+    async fn answer_model<B: RequestBody>(
+        &self,
+        model: Result<Arc<ModelVersion>, RequestError>,
+        route: ModelRoute,
+        parts: &Parts,
+        upload: &mut Upload<B>,
+        log: &mut RequestLog,
+    ) -> Result<Response, RequestError> {
+        match route {
+            ModelRoute::Ready => Ok(ready_response(match model {
+                Ok(model) => model.is_ready() && !self.is_draining.load(Relaxed),
+                Err(error) if error.status == StatusCode::NOT_FOUND => return Err(error),
+                Err(_) => false,
+            })),
+            ModelRoute::Metadata => Ok(json_response(&model?.description.metadata())),
+            ModelRoute::Config => Ok(json_response(&model?.description.config())),
+            ModelRoute::Statistics => Ok(statistics_response(&[model?])),
+            ModelRoute::Infer => self.answer_infer(&*model?, parts, upload, log).await,
+        }
+    }
+
+    /// `POST /v2/repository/index`.
+    async fn answer_index<B: RequestBody>(&self, upload: &mut Upload<B>) -> Result<Response, RequestError> {
+        self.check_model_control()?;
+        let body = self.receive(upload).await?;
+        let options: Value = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body)
+                .map_err(|error| RequestError::bad(format!("the request's JSON is invalid: {error}")))?,
+        };
+        Ok(json_response(&self.models.index(options["ready"] == true)))
     }
 
     fn authorize(&self, headers: &HeaderMap) -> Result<(), RequestError> {
@@ -177,10 +191,9 @@ impl AppState {
             let body = self.receive_images(model, parts, upload).await?;
             let (mut permit, max_images) = (self.uploads.permit(), self.settings.max_images);
             let request = on_thread(move || {
-                if header_length.is_none() {
-                    // The images in base64, and what they are decoded to.
-                    permit.grow(body.len() / 4 * 3)?;
-                }
+                // What images in base64 are decoded to. A length that is not within the body is refused below.
+                let json = header_length.as_deref().and_then(|length| length.trim().parse().ok()).unwrap_or(body.len());
+                permit.grow(json.min(body.len()) / 4 * 3)?;
                 let mut request = InferRequest::parse(&body, header_length.as_deref(), max_images)?;
                 if request.is_copied {
                     request.images = attach_to_all(permit, request.images);
@@ -235,7 +248,7 @@ impl AppState {
         let ((found, drawn), stages) = end(outcome, log, answered.await)?;
         let mut response = match drawn {
             Some(jpeg) => response(StatusCode::OK, "image/jpeg", jpeg),
-            None => response(StatusCode::OK, JSON, Self::found_json(&model, found)),
+            None => response(StatusCode::OK, JSON, outcome_json(&Ok(found), &model.backend.spec().classes)),
         };
         if let Ok(timing) = HeaderValue::from_str(&server_timing(&stages)) {
             response.headers_mut().insert("server-timing", timing);
@@ -287,65 +300,4 @@ fn accepts_jpeg(headers: &HeaderMap) -> Result<bool, RequestError> {
         accept.split(',').filter_map(|range| range.split(';').next()).any(|range| range.trim() == wanted)
     };
     Ok(has("image/jpeg") && !has(JSON))
-}
-
-/// Where the time went, as browsers' developer tools show it. <https://www.w3.org/TR/server-timing/>
-fn server_timing(stages: &Stages) -> String {
-    let stages = [
-        ("queue", stages.queue),
-        ("decode", stages.decode),
-        ("prepare", stages.prepare),
-        ("network", stages.network),
-        ("postprocess", stages.postprocess),
-    ];
-    let entries = stages.map(|(name, time)| format!("{name};dur={:.3}", time.as_secs_f64() * 1e3));
-    entries.join(", ")
-}
-
-fn statistics_response(models: &[Arc<ModelVersion>]) -> Response {
-    let statistics = models.iter().map(|model| {
-        let description = &model.description;
-        model.metrics.statistics().to_json(&description.name, &description.version)
-    });
-    json_response(&json!({"model_stats": statistics.collect::<Vec<_>>()}))
-}
-
-fn page_response(file: &page::File) -> Response {
-    let mut response = response(StatusCode::OK, file.media_type, file.text);
-    for (name, value) in page::HEADERS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-/// The status counts; the body is empty.
-fn ready_response(is_ready: bool) -> Response {
-    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    response(status, JSON, Bytes::new())
-}
-
-fn json_response(value: &Value) -> Response {
-    response(StatusCode::OK, JSON, value.to_string())
-}
-
-fn error_response(error: &RequestError) -> Response {
-    let mut response = response(error.status, JSON, json!({"error": error.message}).to_string());
-    let headers = response.headers_mut();
-    match error.status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        StatusCode::UNAUTHORIZED => {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        _ => {}
-    }
-    response
-}
-
-fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }

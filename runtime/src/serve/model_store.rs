@@ -45,6 +45,33 @@ enum State {
     Unavailable(String),
 }
 
+/// What is to be done with a version.
+enum Next {
+    Open,
+    /// Goes on with the next lower one.
+    Skip,
+    /// Neither this nor a lower one is opened.
+    Stop,
+}
+
+impl Model {
+    fn serving_number(&self) -> Option<u64> {
+        self.serving.as_ref().map(|(number, _)| *number)
+    }
+
+    fn next(&self, number: u64, file: &ModelFile, retry: Retry) -> Next {
+        let serving = self.serving_number();
+        let known = self.versions.get(&number).filter(|known| known.file == *file);
+        match known.map(|known| &known.state) {
+            // A lower version does not replace a higher one whose file has vanished.
+            _ if serving.is_some_and(|serving| serving > number) => Next::Stop,
+            Some(State::Ready) if serving == Some(number) => Next::Stop,
+            Some(State::Unavailable(_)) if retry == Retry::Changed => Next::Skip,
+            _ => Next::Open,
+        }
+    }
+}
+
 /// Which versions are opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
@@ -102,6 +129,8 @@ impl ModelStore {
         Ok(found)
     }
 
+    /// Opens the highest of these versions that can be opened, unless it or a higher one serves. Returns the errors of those
+    /// that failed.
     fn load_versions(&self, name: &str, versions: &BTreeMap<u64, ModelFile>, retry: Retry) -> Vec<Error> {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         let mut errors = Vec::new();
@@ -110,38 +139,20 @@ impl ModelStore {
             |number: &u64, version: &Version| versions.contains_key(number) || matches!(version.state, State::Ready);
         self.write().entry(name.to_owned()).or_default().versions.retain(|number, version| is_known(number, version));
         for (number, file) in versions.iter().rev() {
-            let serving = {
+            let (next, serving) = {
                 let models = self.read();
                 let model = &models[name];
-                let serving = model.serving.as_ref().map(|(number, _)| *number);
-                // A lower version does not replace a higher one whose file has vanished.
-                if serving.is_some_and(|serving| serving > *number) {
-                    break;
-                }
-                match model.versions.get(number) {
-                    Some(known) if known.file == *file => match &known.state {
-                        State::Ready if serving == Some(*number) => break,
-                        State::Unavailable(_) if retry == Retry::Changed => continue,
-                        _ => {}
-                    },
-                    _ => {}
-                }
-                serving
+                (model.next(*number, file, retry), model.serving_number())
             };
+            match next {
+                Next::Stop => break,
+                Next::Skip => continue,
+                Next::Open => {}
+            }
             self.set(name, *number, file, State::Loading);
             match (self.open)(name, *number, file) {
                 Ok(version) => {
-                    let [provider, _] = version.backend.provider();
-                    self.set(name, *number, file, State::Ready);
-                    let mut models = self.write();
-                    let model = models.entry(name.to_owned()).or_default();
-                    let previous = model.serving.replace((*number, Arc::new(version)));
-                    model.is_unloaded = false;
-                    model.versions.retain(|known, version| known >= number || !matches!(version.state, State::Ready));
-                    drop(models);
-                    // Waits for no request: its workers end by themselves.
-                    drop(previous);
-                    progress::say(format_args!("ready: model `{name}` version {number} on {provider}"));
+                    self.replace(name, *number, file, version);
                     break;
                 }
                 Err(error) => {
@@ -159,6 +170,21 @@ impl ModelStore {
             }
         }
         errors
+    }
+
+    /// Lets a version that is open serve instead of the previous one.
+    fn replace(&self, name: &str, number: u64, file: &ModelFile, version: ModelVersion) {
+        let [provider, _] = version.backend.provider();
+        self.set(name, number, file, State::Ready);
+        let mut models = self.write();
+        let model = models.entry(name.to_owned()).or_default();
+        let previous = model.serving.replace((number, Arc::new(version)));
+        model.is_unloaded = false;
+        model.versions.retain(|known, version| *known >= number || !matches!(version.state, State::Ready));
+        drop(models);
+        // Waits for no request: its workers end by themselves.
+        drop(previous);
+        progress::say(format_args!("ready: model `{name}` version {number} on {provider}"));
     }
 
     fn set(&self, name: &str, number: u64, file: &ModelFile, state: State) {

@@ -17,14 +17,14 @@ const MAX_STATUS_LINE: u64 = 256;
 /// # Errors
 /// When there is no server, or it is not ready.
 pub(super) fn check(address: &str) -> Result<()> {
-    let status =
-        ask(address).with_context(|| format!("no server answers at {address}; is --listen the same as its?"))?;
+    let status = status_line(address)
+        .with_context(|| format!("no server answers at {address}; is --listen the same as its?"))?;
     ensure!(status.split(' ').nth(1) == Some("200"), "the server at {address} is not ready: {}", status.trim_end());
     Ok(())
 }
 
-/// The first line of the response.
-fn ask(address: &str) -> io::Result<String> {
+/// The first line of the response to the question whether the server is ready.
+fn status_line(address: &str) -> io::Result<String> {
     let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
     let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;

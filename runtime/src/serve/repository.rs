@@ -41,7 +41,8 @@ impl Repository {
                 found.insert(name.clone(), BTreeMap::from([(1, file)]));
             }
             Self::Folder(folder) => {
-                for (name, path) in folders(folder)? {
+                // Every ext4 volume has a folder `lost+found`, which only root can read.
+                for (name, path) in folders(folder)?.into_iter().filter(|(name, _)| name != "lost+found") {
                     let versions = folders(&path)?.into_iter().filter_map(|(version, path)| {
                         // `01` and `1` would be one version.
                         let number = version.parse().ok().filter(|number: &u64| number.to_string() == version)?;
@@ -93,9 +94,15 @@ mod tests {
     #[test]
     fn versions_are_folders_with_a_number_and_a_model() {
         let folder = tempfile::tempdir().unwrap();
-        for path in
-            ["a/1/model.onnx", "a/10/model.onnx", "a/02/model.onnx", "a/x/model.onnx", "a/3/other.onnx", "b/readme"]
-        {
+        for path in [
+            "a/1/model.onnx",
+            "a/10/model.onnx",
+            "a/02/model.onnx",
+            "a/x/model.onnx",
+            "a/3/other.onnx",
+            "b/readme",
+            "lost+found/1/model.onnx",
+        ] {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "a model").unwrap();

@@ -4,9 +4,6 @@ use anyhow::{Context, Result};
 use runtime::machine;
 use tokio::signal::unix::{self, SignalKind};
 
-/// Exit code of a program stopped by Ctrl-C, as shells report it.
-pub(super) const INTERRUPTED: i32 = 130;
-
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
@@ -52,9 +49,7 @@ impl Signals {
             _ = hangup => *on_hangup,
         }
     }
-}
 
-impl Signals {
     /// Waits for a signal that ends the server.
     pub(super) async fn end(&mut self) {
         while self.next().await != Signal::End {}

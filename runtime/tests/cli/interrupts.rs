@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::fixture::{detect, folder, json, list, program, read, runtime};
+use crate::fixture::{detect, folder, json, list, piped, program, read, runtime};
 
 /// Waits until `is_done` returns true.
 fn wait_until(what: &str, is_done: impl Fn() -> bool) {
@@ -43,10 +43,6 @@ fn end(mut child: Child) -> (Option<i32>, String) {
 /// Whether a temporary file of an output is in the folder.
 fn has_partial_file(folder: &Path) -> bool {
     list(folder).iter().any(|name| name.ends_with(".partial"))
-}
-
-fn piped(command: &mut Command) -> Child {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]

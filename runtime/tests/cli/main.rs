@@ -13,4 +13,5 @@ mod large_images;
 mod orthomosaic;
 mod resources;
 mod runs;
+mod score;
 mod video;

@@ -1,9 +1,9 @@
 //! What `runtime detect` takes of the machine: providers, threads, memory, disk.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::fixture::{detect, folder, json, peak_memory, program, read, run};
+use crate::fixture::{detect, folder, json, peak_memory, piped, program, read, run};
 
 #[test]
 fn auto_uses_the_first_provider_that_works_and_reports_it() {
@@ -70,7 +70,7 @@ fn the_quota_of_a_control_group_limits_threads() {
         command.args(["-c", &format!("{prefix} exec \"$0\" \"$@\"")]).current_dir(folder.path());
         command.arg(detect.get_program()).args(detect.get_args()).args(["-v", "--workers", "1", "--stdin"]);
         command.envs(detect.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = piped(&mut command);
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "1.png").unwrap();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();

@@ -1,24 +1,14 @@
 //! Runs of `runtime detect` that are fed by stdin, shared by jobs, interrupted or continued.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use tempfile::TempDir;
-
-use crate::fixture::{detect, folder, json, list, read, run};
-
-/// Starts `runtime detect --stdin` with piped stdin, stdout and stderr.
-fn start_with_stdin(folder: &TempDir) -> Child {
-    let pipes = |command: &mut Command| {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    pipes(detect(folder).arg("--stdin"))
-}
+use crate::fixture::{detect, folder, json, list, piped, read, run};
 
 #[test]
 fn with_stdin_each_line_gets_its_result_at_once_and_bad_lines_are_errors() {
     let folder = folder();
-    let mut child = start_with_stdin(&folder);
+    let mut child = piped(detect(&folder).arg("--stdin"));
     let mut stdin = child.stdin.take().unwrap();
     let mut results = BufReader::new(child.stdout.take().unwrap()).lines();
     let long = "x".repeat(40_000);
@@ -45,7 +35,7 @@ fn with_stdin_each_line_gets_its_result_at_once_and_bad_lines_are_errors() {
 #[test]
 fn with_stdin_a_closed_stdout_ends_the_program() {
     let folder = folder();
-    let mut child = start_with_stdin(&folder);
+    let mut child = piped(detect(&folder).arg("--stdin"));
     let mut stdin = child.stdin.take().unwrap();
     drop(child.stdout.take());
     writeln!(stdin, "1.png").unwrap();
@@ -57,9 +47,7 @@ fn with_stdin_a_closed_stdout_ends_the_program() {
 #[test]
 fn an_interrupt_writes_no_result_files() {
     let folder = folder();
-    let mut command = detect(&folder);
-    command.args(["--stdin", "--json", "a.json", "--ndjson", "-"]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = piped(detect(&folder).args(["--stdin", "--json", "a.json", "--ndjson", "-"]));
     let mut stdin = child.stdin.take().unwrap();
     let mut results = BufReader::new(child.stdout.take().unwrap()).lines();
     writeln!(stdin, "1.png").unwrap();

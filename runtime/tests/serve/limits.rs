@@ -29,7 +29,7 @@ fn failures(server: &Server, reason: &str) -> u64 {
 }
 
 #[test]
-fn a_full_queue_refuses_at_once_and_clients_that_leave_free_their_places() {
+fn a_full_queue_refuses_at_once_and_clients_that_leave_free_their_slots() {
     let folder = folder();
     let (server, slow) = busy(&folder, &["--max-queue", "2"]);
     let image = image(&folder, "1.png");
@@ -124,6 +124,16 @@ fn uploads_take_bounded_memory_and_declared_lengths_none() {
     let large = vec![0; 200_000];
     server.detect(&large).expect_error(429, "--max-upload-bytes");
     assert_eq!(server.detect(&image).status, 200);
+    // What base64 is decoded to counts too, whether or not the end of the JSON is declared.
+    let parameters = json!({"content_type": "base64"});
+    let data = ["A".repeat(60_000)];
+    let input = json!({"name": "image", "shape": [1], "datatype": "BYTES", "parameters": parameters, "data": data});
+    let body = json!({"inputs": [input]}).to_string();
+    let length = format!("Inference-Header-Content-Length: {}", body.len());
+    let undeclared: &[&str] = &[];
+    for headers in [undeclared, &[length.as_str()]] {
+        server.post("/v2/models/tiny/infer", headers, body.as_bytes()).expect_error(429, "--max-upload-bytes");
+    }
     drop(declaring);
 }
 

@@ -16,17 +16,17 @@ pub fn smoke_test(options: &EngineOptions) -> Result<Duration, EngineError> {
     let started = Instant::now();
     let model = one_convolution();
     let failed = |reason: String| EngineError::Provider { provider: options.provider, reason };
+    let ort_failed = |error: ort::Error| failed(ort_message(&error));
     let session = session("the smoke test", options, Fallback::Forbidden, |builder| builder.commit_from_memory(&model));
     let mut session = session.map_err(|error| match error {
         EngineError::Fallback { .. } => failed("it leaves convolutions to the CPU".to_owned()),
         error => error,
     })?;
     let (images, weights) = (Array4::from_elem((1, 1, SIDE, SIDE), 3.0f32), Array4::from_elem((1, 1, 1, 1), 0.5f32));
-    let tensor = |array| TensorRef::from_array_view(array).map_err(|error| failed(ort_message(&error)));
+    let tensor = |array| TensorRef::from_array_view(array).map_err(ort_failed);
     let (images, weights) = (tensor(&images)?, tensor(&weights)?);
-    let outputs =
-        session.run(ort::inputs!["x" => images, "w" => weights]).map_err(|error| failed(ort_message(&error)))?;
-    let (_, found) = outputs["y"].try_extract_tensor::<f32>().map_err(|error| failed(ort_message(&error)))?;
+    let outputs = session.run(ort::inputs!["x" => images, "w" => weights]).map_err(ort_failed)?;
+    let (_, found) = outputs["y"].try_extract_tensor::<f32>().map_err(ort_failed)?;
     if found.len() == SIDE * SIDE && found.iter().all(|value| *value == 1.5) {
         Ok(started.elapsed())
     } else {
@@ -55,7 +55,7 @@ fn one_convolution() -> Vec<u8> {
     let node = [bytes(1, b"x"), bytes(1, b"w"), bytes(2, b"y"), bytes(4, b"Conv")].concat();
     let side = SIDE as u8;
     let inputs = [bytes(11, &value(b"x", side)), bytes(11, &value(b"w", 1))].concat();
-    let graph = [bytes(1, &node), bytes(2, b"trial"), inputs, bytes(12, &value(b"y", side))].concat();
+    let graph = [bytes(1, &node), bytes(2, b"smoke"), inputs, bytes(12, &value(b"y", side))].concat();
     let mut length = vec![graph.len() as u8 | 0x80, (graph.len() >> 7) as u8];
     if graph.len() < 128 {
         length = vec![graph.len() as u8];

@@ -9,14 +9,14 @@ use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 
 /// A list of at most `MAX` items: JSON of a few bytes per item would otherwise take much more memory.
 #[derive(Debug)]
-pub(super) struct Few<T, const MAX: usize>(pub(super) Vec<T>);
+pub(super) struct BoundedVec<T, const MAX: usize>(pub(super) Vec<T>);
 
-impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Few<T, MAX> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for BoundedVec<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Items<T, const MAX: usize>(PhantomData<T>);
 
         impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> {
-            type Value = Few<T, MAX>;
+            type Value = BoundedVec<T, MAX>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
                 write!(formatter, "a list of at most {MAX} items")
@@ -30,7 +30,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Few<T, MAX
                     }
                     found.push(item);
                 }
-                Ok(Few(found))
+                Ok(BoundedVec(found))
             }
         }
 
