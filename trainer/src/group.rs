@@ -129,9 +129,11 @@ pub(crate) fn from_first<T: Serialize + DeserializeOwned>(
     if group.world_size() == 1 {
         return make();
     }
-    let made = all(group, if group.is_first() { make().map(Some) } else { Ok(None) })?;
-    let text = made.as_ref().map(serde_json::to_vec).transpose()?.unwrap_or_default();
-    let texts = group.all_gather_bytes(&text)?;
+    // Serialized before `all`, so that no rank waits for another one that cannot do it.
+    let with_text = || make().and_then(|made| Ok((serde_json::to_vec(&made)?, made)));
+    let made = all(group, if group.is_first() { with_text().map(Some) } else { Ok(None) })?;
+    let (text, made) = made.unzip();
+    let texts = group.all_gather_bytes(&text.unwrap_or_default())?;
     match made {
         Some(made) => Ok(made),
         None => Ok(serde_json::from_slice(&texts[0])?),
