@@ -28,7 +28,7 @@ const RUNS: &str = "runs";
 const STATE: &str = "state.safetensors";
 
 /// The file that marks a folder as a run folder.
-const CONFIG: &str = "config.yaml";
+pub(crate) const CONFIG: &str = "config.yaml";
 
 /// The folder of the checkpoints that a run keeps.
 const KEPT: &str = "checkpoints";
