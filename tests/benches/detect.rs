@@ -30,6 +30,7 @@ fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
     let images = draw(folder)?;
+    // For this image, the peer chooses the bias of the scores.
     std::fs::copy(&images[1], folder.join("image.jpg"))?;
     let python = std::env::var("PEER_PYTHON").ok();
     let checkpoint = match &python {

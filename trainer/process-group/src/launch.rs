@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn first_hosts_of_lists() {
+    fn the_first_host_of_a_list_is_found() {
         for (list, host) in [
             ("a", Some("a")),
             ("a,b", Some("a")),
