@@ -150,7 +150,7 @@ impl RunFolder {
     }
 
     /// The run's configuration with all values.
-    pub(crate) fn config_path(&self) -> PathBuf {
+    fn config_path(&self) -> PathBuf {
         self.path.join(CONFIG)
     }
 
@@ -160,7 +160,7 @@ impl RunFolder {
     }
 
     /// The last checkpoint.
-    pub(crate) fn last_path(&self) -> PathBuf {
+    fn last_path(&self) -> PathBuf {
         self.path.join("last.safetensors")
     }
 
