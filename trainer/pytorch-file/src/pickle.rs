@@ -67,8 +67,8 @@ impl Machine<'_> {
                 Some(b'.') => return Ok(Pickle { root: self.pop()?, values: self.values, end: self.position }),
                 Some(opcode) => self.step(opcode)?,
             }
-            let largest = self.values.len().max(self.stack.len()).max(self.memo.len());
-            if largest.max(self.marks.len()) > MAX_VALUES {
+            let counts = [self.values.len(), self.stack.len(), self.marks.len(), self.memo.len()];
+            if counts.iter().any(|count| *count > MAX_VALUES) {
                 return Err(Error::Limit { what: "more than 4194304 values" });
             }
         }

@@ -121,11 +121,11 @@ function curvesSection({ results: { curves, classes } }) {
   const grid = html("div.charts.small");
   const filter = html("input", { type: "search", id: "filter", placeholder: "class name", input: () => draw(100) });
   const more = html("button", { type: "button", click: () => draw(100) }, "Show more classes");
-  const draw = (most) => {
+  const draw = (max) => {
     const chosen = curves.filter((curve) => curve.name.toLowerCase().includes(filter.value.toLowerCase()));
-    more.hidden = chosen.length <= most;
+    more.hidden = chosen.length <= max;
     const points = (values) => values.map((precision, index) => [index / 100, precision]);
-    grid.replaceChildren(...chosen.slice(0, most).map(({ name, iou50, iou75, score }) => {
+    grid.replaceChildren(...chosen.slice(0, max).map(({ name, iou50, iou75, score }) => {
       const note = ([recall]) => (score ? `, score ${digits(score[Math.round(100 * recall)])}` : "");
       return chart({ title: name, small: true, range: [0, 1], lines: [
         { name: "IoU 0.75", style: "dashed", color: "c0", points: points(iou75) },
