@@ -30,6 +30,7 @@ fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let folder = folder.path();
     let images = draw(folder)?;
+    // For this image, the peer chooses the bias of the scores.
     std::fs::copy(&images[1], folder.join("image.jpg"))?;
     let python = std::env::var("PEER_PYTHON").ok();
     let checkpoint = match &python {
@@ -59,6 +60,12 @@ fn main() -> anyhow::Result<()> {
             times.add(detect_with_peer(peer, turn)?);
         }
     }
+    print(&ours, &peers);
+    Ok(())
+}
+
+/// Prints the times of `runtime detect`, and those of each peer beside them.
+fn print(ours: &Times, peers: &[(&str, Peer, Times)]) {
     println!(
         "ResNet-50, 640x832 and 832x640, {IMAGES} JPEG files, in turns of {TURN}: seconds, of which in the network"
     );
@@ -73,7 +80,7 @@ fn main() -> anyhow::Result<()> {
         ours.program,
         ours.program / ours.network
     );
-    for (name, _, times) in &peers {
+    for (name, _, times) in peers {
         println!(
             "  Python, {name:<11} {:>7.2} {:>7.2}  {:.2} times runtime detect",
             times.seconds,
@@ -85,7 +92,6 @@ fn main() -> anyhow::Result<()> {
     }
     let count: usize = ours.detections.iter().sum();
     println!("  detections per image: {}", count / IMAGES);
-    Ok(())
 }
 
 /// Times for some images, in seconds.

@@ -94,8 +94,7 @@ fn timed<T>(repetitions: usize, mut work: impl FnMut() -> T) -> (T, f64) {
         result = work();
         times.push(1e3 * start.elapsed().as_secs_f64());
     }
-    times.sort_by(f64::total_cmp);
-    (result, times[repetitions / 2])
+    (result, tests::median(times))
 }
 
 /// Fails unless torchvision's detections are the same.

@@ -13,6 +13,7 @@ use models::Checkpoint;
 use models::spec::{NormKind, P6From};
 use ndarray::Array4;
 use runtime::{ActivationReader, EngineOptions};
+use tests::{Peer, median};
 
 const WARM_UP: usize = 1;
 const RUNS: usize = 9;
@@ -57,9 +58,9 @@ fn write(checkpoint: Checkpoint, path: &Path, precision: Precision, image: &Path
 
 /// Has the peer write its ONNX files next to ours, and returns their names and paths.
 fn peers(python: &str, folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peer/onnx_files.py");
-    let status =
-        Command::new(python).arg(script).arg(folder).status().with_context(|| format!("cannot run `{python}`"))?;
+    let mut command = Command::new(python);
+    command.arg(Peer::script("onnx_files.py")).arg(folder);
+    let status = command.status().with_context(|| format!("cannot run `{python}`"))?;
     ensure!(status.success(), "the peer failed with {status}");
     let file = |name: &str| (name.to_owned(), folder.join(format!("{}.onnx", name.split(' ').next().unwrap_or(name))));
     Ok(vec![file("torchvision export"), file("quantizer of onnxruntime")])
@@ -85,9 +86,4 @@ fn measure(files: &[(String, PathBuf)]) -> anyhow::Result<Vec<f64>> {
         }
     }
     Ok(times.into_iter().map(median).collect())
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }

@@ -123,9 +123,7 @@ impl Program {
     }
 
     fn median(&self, seconds: fn(&Run) -> f64) -> f64 {
-        let mut all: Vec<_> = self.runs.iter().map(seconds).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or_default()
+        tests::median(self.runs.iter().map(seconds).collect())
     }
 }
 

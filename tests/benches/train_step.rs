@@ -2,9 +2,8 @@
 //! and next to busy programs. When `PEER_PYTHON` names a Python with torch 2.11 and torchvision 0.26, also
 //! measures torchvision's RetinaNet.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -13,6 +12,8 @@ use models::{Anchors, BoundingBox, Matcher, ModelSpec};
 use ndarray::Array4;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+use tests::{Peer, median};
 use trainer::config::TrainConfig;
 use trainer::loader::{Batch, BatchImages};
 use trainer::optimizer::OptimizerKind;
@@ -217,26 +218,9 @@ fn peer_of(case: Case) -> anyhow::Result<Option<impl FnMut() -> anyhow::Result<f
 
 fn peer(python: &str, case: Case) -> anyhow::Result<impl FnMut() -> anyhow::Result<f64> + use<>> {
     let Case { depth, layout, count, side } = case;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peer/train_step.py");
-    let threads = tch::get_num_threads().to_string();
-    let mut process = Command::new(python)
-        .args([script, &depth.to_string(), &threads, layout.name(), &count.to_string(), &side.to_string()])
-        .env_remove("GLIBC_TUNABLES")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run `{python}`"))?;
-    let mut input = process.stdin.take().context("stdin is piped")?;
-    let mut output = BufReader::new(process.stdout.take().context("stdout is piped")?);
-    Ok(move || {
-        writeln!(input)?;
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        line.trim().parse().context("the peer has exited")
-    })
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
+    let [depth, threads] = [depth.to_string(), tch::get_num_threads().to_string()];
+    let [count, side] = [count, side].map(|number| number.to_string());
+    let arguments = [depth.as_str(), &threads, layout.name(), &count, &side].map(Path::new);
+    let mut peer = Peer::start(python, "train_step.py", &arguments)?;
+    Ok(move || peer.request(&Value::Null)?.as_f64().context("the peer printed no number"))
 }

@@ -37,7 +37,8 @@ pub fn damage_each(checkpoint: &Checkpoint, count: usize) -> anyhow::Result<Vec<
     let expected = float64_outputs(spec, tensors, &input)?;
     let names: Vec<_> = parameters(spec)?.into_iter().map(|parameter| parameter.name).collect();
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let selected = (0..count.min(names.len())).map(|index| &names[index * names.len() / count.min(names.len())]);
+    let count = count.min(names.len());
+    let selected = (0..count).map(|index| &names[index * names.len() / count]);
     let damage = |name: &String| {
         let mut damaged = checkpoint.clone();
         let tensor = damaged.tensors.get_mut(name).context("a checkpoint has every tensor of its spec")?;

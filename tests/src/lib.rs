@@ -2,12 +2,11 @@
 
 pub mod damage;
 mod peer;
+mod programs;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use anyhow::Context;
 use exporter::{ExportOptions, OutputFile, export};
 use models::spec::{Class, NormKind};
 use models::{Checkpoint, ModelSpec, Parameter, Provenance, parameters};
@@ -19,34 +18,8 @@ use tch::Device;
 use trainer::checkpoint::probe;
 use trainer::parameters::{Layout, Parameters};
 
-pub use peer::Peer;
-
-/// The folder with the programs that `cargo test --workspace` built: the parent of the test binary's folder `deps`.
-///
-/// # Panics
-/// When a program is missing.
-pub fn programs() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has an executable");
-    let folder = test.ancestors().nth(2).expect("test binaries are in `deps`").to_owned();
-    for name in ["trainer", "exporter", "runtime"] {
-        let path = folder.join(name);
-        assert!(path.exists(), "{} is missing; build it with `cargo test --workspace`", path.display());
-    }
-    folder
-}
-
-/// Builds `runtime` in release mode and returns its path. For benchmarks.
-///
-/// # Errors
-/// When the build fails.
-pub fn release_runtime() -> anyhow::Result<PathBuf> {
-    let status =
-        Command::new(env!("CARGO")).args(["build", "--release", "--quiet", "--package", "runtime"]).status()?;
-    anyhow::ensure!(status.success(), "cannot build `runtime`");
-    let bench = std::env::current_exe()?;
-    let folder = bench.ancestors().nth(2).context("benchmarks are in `deps`")?;
-    Ok(folder.join("runtime"))
-}
+pub use peer::{Peer, median};
+pub use programs::{programs, release_runtime};
 
 /// A preset with another kind of normalization and `classes` classes.
 pub fn spec(preset: &str, norm: NormKind, classes: usize) -> ModelSpec {

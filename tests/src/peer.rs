@@ -23,6 +23,8 @@ impl Peer {
     pub fn start(python: &str, script: &str, arguments: &[&Path]) -> anyhow::Result<Self> {
         let mut command = Command::new(python);
         command.arg(Self::script(script)).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // The peer has the usual allocator, also where the benchmark has started itself again with another one.
+        command.env_remove("GLIBC_TUNABLES");
         let mut child = command.spawn().with_context(|| format!("cannot run `{python}`"))?;
         let stdin = child.stdin.take().context("stdin is piped")?;
         let stdout = BufReader::new(child.stdout.take().context("stdout is piped")?);
@@ -51,4 +53,13 @@ impl Drop for Peer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The median of measured times, with which programs and peers are compared.
+///
+/// # Panics
+/// When there are none.
+pub fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }

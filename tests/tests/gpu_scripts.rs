@@ -21,7 +21,10 @@ fn dry_run(name: &str, script: &[&str]) -> (bool, Vec<(String, String)>, String)
         let line: Value = serde_json::from_str(line).unwrap();
         [&line["step"], &line["outcome"]].map(|value| value.as_str().unwrap().to_owned()).into()
     };
-    assert!(fs::read_dir(out.path()).unwrap().count() <= 4, "a GPU machine returns at most eight files");
+    assert!(
+        fs::read_dir(out.path()).unwrap().count() <= 4,
+        "a GPU machine returns at most eight files, four of each script"
+    );
     let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     (output.status.success(), text("jsonl").lines().map(step).collect(), printed + &text("log"))
 }

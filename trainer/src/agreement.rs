@@ -15,7 +15,8 @@ const OF_MACHINE: [&str; 4] = ["run.workers", "data.cache", "data.train", "data.
 /// # Errors
 /// When one has another, with the key.
 pub(crate) fn ensure_same_configuration(group: &ProcessGroup, config: &TrainConfig) -> anyhow::Result<()> {
-    let texts = group.all_gather_bytes(serde_yaml::to_string(config)?.as_bytes())?;
+    let text = all(group, serde_yaml::to_string(config).map_err(Into::into))?;
+    let texts = group.all_gather_bytes(text.as_bytes())?;
     let compare = || {
         let first: TrainConfig = serde_yaml::from_slice(&texts[0])?;
         let keys = differences(&first, config)?;

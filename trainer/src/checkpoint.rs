@@ -71,9 +71,9 @@ pub fn head_outputs(
     let network = RetinaNet::new(spec, weights)?;
     let input = Torch(images.shallow_clone());
     let (predictions, [classification, regression]) = tch::no_grad(|| network.forward_with_features(&input));
-    let rows = |rows: Inference| {
-        let rows = to_array(&rows.0.to_kind(Kind::Float));
-        rows.into_dimensionality::<Ix3>().expect("rows have three dimensions")
+    let rows = |tensor: Inference| {
+        let array = to_array(&tensor.0.to_kind(Kind::Float));
+        array.into_dimensionality::<Ix3>().expect("rows have three dimensions")
     };
     let features = [rows(classification), rows(regression)];
     Ok(HeadOutputs { logits: rows(predictions.logits), offsets: rows(predictions.offsets), features })

@@ -101,7 +101,7 @@ impl IdleTeam {
     /// None if no thread can be started.
     fn start() -> Option<Self> {
         let (sender, ended) = channel();
-        let master = thread::Builder::new().name("asleep".to_owned()).spawn(move || {
+        let master = thread::Builder::new().name("idle team".to_owned()).spawn(move || {
             // libgomp creates a team for a thread at its first parallel operation, and ends it with the thread.
             let _ = Tensor::zeros([PARALLEL], (Kind::Float, Device::Cpu)).exp();
             let _ = ended.recv();

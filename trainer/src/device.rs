@@ -49,13 +49,6 @@ impl fmt::Display for Device {
     }
 }
 
-/// On CUDA, lets cuDNN benchmark its algorithms if all inputs have the same size, unless the run is `deterministic`.
-pub(crate) fn set_cudnn_benchmark(device: tch::Device, config: &RunConfig, data: &Recipe) {
-    if device.is_cuda() {
-        Cuda::cudnn_set_benchmark(!config.deterministic && data.has_one_input_size());
-    }
-}
-
 impl FromStr for Device {
     type Err = String;
 
@@ -137,6 +130,13 @@ impl Device {
             "`--device cuda:{index}`: this machine has {devices} CUDA devices, numbered from 0"
         );
         Ok(self.0)
+    }
+}
+
+/// On CUDA, lets cuDNN benchmark its algorithms if all inputs have the same size, unless the run is `deterministic`.
+pub(crate) fn set_cudnn_benchmark(device: tch::Device, config: &RunConfig, data: &Recipe) {
+    if device.is_cuda() {
+        Cuda::cudnn_set_benchmark(!config.deterministic && data.has_one_input_size());
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::failure::TorchError;
-use crate::progress::say;
+use crate::progress::{counted, say};
 
 /// Training with several processes.
 #[derive(Args, Debug)]
@@ -40,22 +40,21 @@ impl GroupArgs {
         }
         if group.world_size() > 1 {
             let threads = (machine::cores() / group.local_world_size()).max(1);
-            if !is_set_by_user("OMP_NUM_THREADS") {
+            if !has_user_set_threads() {
                 tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
             }
             // Fails if there is a pool already, which then stays.
             let _ = ThreadPoolBuilder::new().num_threads(threads).build_global();
-            let threads = tch::get_num_threads();
-            let plural = if threads == 1 { "" } else { "s" };
-            say(format_args!("{} processes, {threads} thread{plural} each", group.world_size()));
+            let threads = counted(tch::get_num_threads() as usize, "thread", "threads");
+            say(format_args!("{} processes, {threads} each", group.world_size()));
         }
         Ok(Rc::new(group))
     }
 }
 
-/// Whether the user has set this variable of OpenMP. torchrun sets it to 1 unless it is set.
-fn is_set_by_user(name: &str) -> bool {
-    env::var(name).is_ok_and(|value| value != "1" || env::var_os("TORCHELASTIC_RUN_ID").is_none())
+/// Whether the user has set the number of OpenMP's threads. torchrun sets it to 1 unless it is set.
+fn has_user_set_threads() -> bool {
+    env::var("OMP_NUM_THREADS").is_ok_and(|value| value != "1" || env::var_os("TORCHELASTIC_RUN_ID").is_none())
 }
 
 /// Says in which rank an error occurred.
@@ -129,9 +128,11 @@ pub(crate) fn from_first<T: Serialize + DeserializeOwned>(
     if group.world_size() == 1 {
         return make();
     }
-    let made = all(group, if group.is_first() { make().map(Some) } else { Ok(None) })?;
-    let text = made.as_ref().map(serde_json::to_vec).transpose()?.unwrap_or_default();
-    let texts = group.all_gather_bytes(&text)?;
+    // Serialized before `all`, so that no rank waits for another one that cannot do it.
+    let with_text = || make().and_then(|made| Ok((serde_json::to_vec(&made)?, made)));
+    let made = all(group, if group.is_first() { with_text().map(Some) } else { Ok(None) })?;
+    let (text, made) = made.unzip();
+    let texts = group.all_gather_bytes(&text.unwrap_or_default())?;
     match made {
         Some(made) => Ok(made),
         None => Ok(serde_json::from_slice(&texts[0])?),

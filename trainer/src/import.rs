@@ -14,6 +14,7 @@ use models::import::{Background, Hints, KeyMap, Kind, Network, Thresholds};
 use models::{AtomicFile, BackboneCheckpoint, Origin, Provenance, is_device};
 
 use crate::checkpoint::checkpoint;
+use crate::machine::PROGRAM;
 use crate::progress::print;
 use advice::{advised, option};
 use file::WeightsFile;
@@ -68,10 +69,10 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         AtomicFile::create(&args.out)
             .with_context(|| format!("cannot write `{out}`; create its folder, or choose another file with --out"))?;
     }
-    let place = || format!("cannot import `{}`", args.file.display());
-    let file = WeightsFile::open(&args.file).with_context(place)?;
+    let context = || format!("cannot import `{}`", args.file.display());
+    let file = WeightsFile::open(&args.file).with_context(context)?;
     let hints = hints(args, &file)?;
-    let key_map = KeyMap::new(&file.tensors, &hints).map_err(|error| advised(error.into())).with_context(place)?;
+    let key_map = KeyMap::new(&file.tensors, &hints).map_err(|error| advised(error.into())).with_context(context)?;
     for line in key_map.lines() {
         print(&line)?;
     }
@@ -81,17 +82,17 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     for assumption in &key_map.assumptions {
         print(&format!("assumed: {assumption}; {}", option(*assumption)))?;
     }
-    let tensors = key_map.apply(|name| file.read(name)).map_err(advised).with_context(place)?;
+    let tensors = key_map.apply(|name| file.read(name)).map_err(advised).with_context(context)?;
     let Hints { file: name, sha256, .. } = hints;
-    let program = format!("trainer {} import", env!("CARGO_PKG_VERSION"));
+    let program = format!("{PROGRAM} import");
     let origin = Origin { file: name, sha256, kind: key_map.kind.name().to_owned() };
     let provenance = Provenance { program, epoch: None, ap: None, origin: Some(origin) };
     match key_map.network {
         Network::Detector(spec) => {
-            let checkpoint = checkpoint(&spec, provenance, tensors).with_context(place)?;
+            let checkpoint = checkpoint(&spec, provenance, tensors).with_context(context)?;
             let probe = &checkpoint.probe;
             let finite = probe.outputs.each().into_iter().flatten().all(|value| value.is_finite());
-            ensure!(finite, "cannot import `{}`: its network outputs NaN or infinity", args.file.display());
+            ensure!(finite, "{}: its network outputs NaN or infinity", context());
             checkpoint.write(&args.out)?;
         }
         Network::Backbone(spec) => BackboneCheckpoint { spec, provenance, tensors }.write(&args.out)?,

@@ -8,6 +8,9 @@ use runtime::machine;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+/// This program and its version.
+pub(crate) const PROGRAM: &str = concat!("trainer ", env!("CARGO_PKG_VERSION"));
+
 /// Versions and hardware.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub(crate) struct Machine {
@@ -27,7 +30,7 @@ impl Machine {
     /// The machine that runs this program.
     pub(crate) fn new() -> Self {
         Self {
-            program: concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned(),
+            program: PROGRAM.to_owned(),
             libtorch: "2.11.0",
             cpu: machine::cpu().unwrap_or_else(|| "unknown CPU".to_owned()),
             cores: machine::cores(),

@@ -89,7 +89,7 @@ impl Splits {
         }
         if !train.dataset.images().is_empty() {
             let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };
-            judge.learnable(&train.dataset, &spec, &config.matching);
+            judge.check_objects(&train.dataset, &spec, &config.matching);
         }
         Ok(Self { train, validation, refusals: judge.refusals, warnings: judge.warnings })
     }
@@ -102,8 +102,8 @@ struct Judge {
     warnings: Vec<String>,
 }
 
-/// A data set, before its images are looked at.
-struct Part<'a> {
+/// A data set of a split: its annotations are read, but its images may not have been opened yet.
+struct ParsedSource<'a> {
     config: &'a DatasetConfig,
     dataset: Dataset,
     report: Report,
@@ -118,20 +118,20 @@ impl Judge {
         on_problem: OnProblem,
         checked: &HashSet<u64>,
     ) -> anyhow::Result<Split> {
-        let parts = configs.iter().map(|config| Part::read(config, on_problem));
-        let parts = parts.collect::<anyhow::Result<Vec<_>>>()?;
-        let files: Vec<_> = parts.iter().flat_map(Part::unopened).collect();
+        let parsed = configs.iter().map(|config| ParsedSource::read(config, on_problem));
+        let parsed = parsed.collect::<anyhow::Result<Vec<_>>>()?;
+        let files: Vec<_> = parsed.iter().flat_map(ParsedSource::unopened).collect();
         let fingerprint = fingerprint(&files);
         let is_known = fingerprint.is_some_and(|fingerprint| checked.contains(&fingerprint));
         let reasons = if is_known { HashMap::new() } else { open_all(&files) };
 
         let (mut datasets, mut sources) = (Vec::new(), Vec::new());
         let (mut problems, mut unreadable, mut repeats) = (Vec::new(), Vec::new(), Vec::new());
-        let has_serious_problems = parts.iter().any(|part| part.report.is_serious());
-        for mut part in parts {
-            problems.extend(self.report(&mut part));
-            unreadable.extend(self.drop_unreadable(&mut part, &reasons));
-            let Part { config, dataset, .. } = part;
+        let has_serious_problems = parsed.iter().any(|source| source.report.is_serious());
+        for mut source in parsed {
+            problems.extend(self.report(&mut source));
+            unreadable.extend(self.drop_unreadable(&mut source, &reasons));
+            let ParsedSource { config, dataset, .. } = source;
             repeats.extend(vec![f64::from(config.repeat); dataset.images().len()]);
             sources.push(SourceSummary {
                 annotations: config.annotations.clone(),
@@ -153,24 +153,24 @@ impl Judge {
     }
 
     /// The problems of the annotations, one sentence per kind.
-    fn report(&mut self, part: &mut Part) -> Vec<String> {
-        let path = part.config.annotations.display();
-        if self.bad == BadAnnotations::Refuse && part.report.is_serious() {
-            part.report.on_problem = OnProblem::Refuse;
-            self.refusals.push(format!("`{path}` has {}; {REMEDY}", part.report));
+    fn report(&mut self, source: &mut ParsedSource) -> Vec<String> {
+        let path = source.config.annotations.display();
+        if self.bad == BadAnnotations::Refuse && source.report.is_serious() {
+            source.report.on_problem = OnProblem::Refuse;
+            self.refusals.push(format!("`{path}` has {}; {REMEDY}", source.report));
         }
-        part.report.lines().into_iter().map(|line| format!("`{path}` has {line}")).collect()
+        source.report.lines().into_iter().map(|line| format!("`{path}` has {line}")).collect()
     }
 
     /// Drops the images that cannot be read, and returns them.
-    fn drop_unreadable(&mut self, part: &mut Part, reasons: &HashMap<&Path, String>) -> Vec<Unreadable> {
-        let all = part.dataset.images().len();
-        let reason = |image: usize| reasons.get(part.dataset.path_of(image).as_path()).cloned();
+    fn drop_unreadable(&mut self, source: &mut ParsedSource, reasons: &HashMap<&Path, String>) -> Vec<Unreadable> {
+        let all = source.dataset.images().len();
+        let reason = |image: usize| reasons.get(source.dataset.path_of(image).as_path()).cloned();
         let found: Vec<_> = (0..all).map(reason).collect();
-        let dropped = part.dataset.drop_images(&found.iter().map(Option::is_none).collect::<Vec<_>>());
+        let dropped = source.dataset.drop_images(&found.iter().map(Option::is_none).collect::<Vec<_>>());
         let names: Vec<_> = dropped.iter().map(|image| &image.file_name).collect();
         if !names.is_empty() {
-            let (path, folder) = (part.config.annotations.display(), part.dataset.folder().display());
+            let (path, folder) = (source.config.annotations.display(), source.dataset.folder().display());
             let (count, verb) = (names.len(), if names.len() == 1 { "is" } else { "are" });
             let all_images = counted(all, "image", "images");
             let names = format_list(&names);
@@ -188,7 +188,7 @@ impl Judge {
     }
 
     /// Judges whether there is something to learn.
-    fn learnable(&mut self, train: &Dataset, spec: &ModelSpec, matcher: &Matcher) {
+    fn check_objects(&mut self, train: &Dataset, spec: &ModelSpec, matcher: &Matcher) {
         let mut objects = train.annotations().iter().filter(|annotation| !annotation.crowd).peekable();
         if objects.peek().is_none() {
             self.refusals.push(format!(
@@ -209,7 +209,7 @@ impl Judge {
     }
 }
 
-impl<'a> Part<'a> {
+impl<'a> ParsedSource<'a> {
     fn read(config: &'a DatasetConfig, on_problem: OnProblem) -> anyhow::Result<Self> {
         let measured = Mutex::new(HashSet::new());
         let (dataset, report) = config.source().read(on_problem, &|path| {

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use crate::progress::print;
 
-pub use scene::{MIN_VISIBLE_FRACTION, Object, Scene, Size, draw};
+pub use scene::{Object, Scene, Size, draw};
 pub use shape::Kind;
 
 /// The splits of the data set: the names of their folders and JSON files.

@@ -153,9 +153,8 @@ mod tests {
             next += 1.0;
             next
         };
-        let tensor = |shape: &[usize]| ArrayD::from_shape_simple_fn(IxDyn(shape), &mut numbers);
+        let mut tensor = |shape: &[usize]| ArrayD::from_shape_simple_fn(IxDyn(shape), &mut numbers);
         let list = parameters(spec).unwrap();
-        let mut tensor = tensor;
         list.into_iter().map(|parameter| (parameter.name, tensor(&parameter.shape))).collect()
     }
 

@@ -93,6 +93,54 @@ fn slope(f: impl Fn(f64) -> f64, x: f64) -> f64 {
     (f(x + step) - f(x - step)) / (2.0 * step)
 }
 
+/// The two losses of predictions, and their derivatives by every logit and every offset.
+struct Expected {
+    losses: [f64; 2],
+    logit_slopes: Vec<f64>,
+    offset_slopes: Vec<f64>,
+}
+
+/// The expected loss of a batch. `foreground` is the number of foreground anchors of each image.
+fn expected_loss(
+    images: &[Vec<Target>],
+    foreground: &[usize],
+    [logits, offsets]: [&[f32]; 2],
+    config: &LossConfig,
+) -> Expected {
+    let mut expected = Expected { losses: [0.0; 2], logit_slopes: Vec::new(), offset_slopes: Vec::new() };
+    let box_term = if config.box_loss == BoxLoss::L1 { f64::abs } else { smooth_l1 };
+    let mut rows = logits.chunks(CLASSES).zip(offsets.chunks(4));
+    for (image, targets) in images.iter().enumerate() {
+        let per_score = match config.normalizer {
+            Normalizer::Image => 1.0 / (foreground[image].max(1) * images.len()) as f64,
+            Normalizer::Batch => 1.0 / foreground.iter().sum::<usize>().max(1) as f64,
+        };
+        let per_offset = config.box_loss_weight * per_score / 4.0;
+        for (target, (logits, offsets)) in targets.iter().zip(&mut rows) {
+            for (class, logit) in logits.iter().enumerate() {
+                if let Target::Ignored = target {
+                    expected.logit_slopes.push(0.0);
+                    continue;
+                }
+                let foreground = matches!(target, Target::Object { class: object_class, .. } if *object_class == class);
+                let term = |x| focal(x, foreground) * per_score;
+                expected.losses[0] += term(f64::from(*logit));
+                expected.logit_slopes.push(slope(term, f64::from(*logit)));
+            }
+            for (coordinate, offset) in offsets.iter().enumerate() {
+                let Target::Object { offsets: target_offsets, .. } = target else {
+                    expected.offset_slopes.push(0.0);
+                    continue;
+                };
+                let term = |x| box_term(x - target_offsets[coordinate]) * per_offset;
+                expected.losses[1] += term(f64::from(*offset));
+                expected.offset_slopes.push(slope(term, f64::from(*offset)));
+            }
+        }
+    }
+    expected
+}
+
 /// Checks loss and gradient for a batch, and returns the number of foreground anchors of each image.
 fn check(images: &[Vec<Object>]) -> Vec<usize> {
     check_with(images, &LossConfig::default())
@@ -106,65 +154,25 @@ fn check_with(images: &[Vec<Object>], config: &LossConfig) -> Vec<usize> {
         (0..images.len() * anchor_boxes.len() * width).map(|_| random.random_range(-6.0..6.0)).collect()
     };
     let (logit_values, offset_values) = (values(CLASSES), values(4));
+    let expected_targets: Vec<_> = images.iter().map(|objects| expected_targets(&anchor_boxes, objects)).collect();
+    let is_object = |target: &&Target| matches!(target, Target::Object { .. });
+    let foreground: Vec<_> = expected_targets.iter().map(|targets| targets.iter().filter(is_object).count()).collect();
+    let expected = expected_loss(&expected_targets, &foreground, [&logit_values, &offset_values], config);
 
-    // Expected values.
-    let mut expected = [0.0; 2];
-    let mut logit_slopes = Vec::new();
-    let mut offset_slopes = Vec::new();
-    let mut foreground_counts = Vec::new();
-    let all_targets: Vec<_> = images.iter().map(|objects| expected_targets(&anchor_boxes, objects)).collect();
-    for targets in &all_targets {
-        foreground_counts.push(targets.iter().filter(|target| matches!(target, Target::Object { .. })).count());
-    }
-    for (image, targets) in all_targets.iter().enumerate() {
-        let per_score = match config.normalizer {
-            Normalizer::Image => 1.0 / (foreground_counts[image].max(1) * images.len()) as f64,
-            Normalizer::Batch => 1.0 / foreground_counts.iter().sum::<usize>().max(1) as f64,
-        };
-        let per_offset = config.box_loss_weight * per_score / 4.0;
-        let box_term = if config.box_loss == BoxLoss::L1 { f64::abs } else { smooth_l1 };
-        for (index, target) in targets.iter().enumerate() {
-            let row = image * anchor_boxes.len() + index;
-            for class in 0..CLASSES {
-                let logit = f64::from(logit_values[row * CLASSES + class]);
-                if let Target::Ignored = target {
-                    logit_slopes.push(0.0);
-                    continue;
-                }
-                let foreground = matches!(target, Target::Object { class: object_class, .. } if *object_class == class);
-                let term = |x| focal(x, foreground) * per_score;
-                expected[0] += term(logit);
-                logit_slopes.push(slope(term, logit));
-            }
-            for coordinate in 0..4 {
-                let Target::Object { offsets: target_offsets, .. } = target else {
-                    offset_slopes.push(0.0);
-                    continue;
-                };
-                let offset = f64::from(offset_values[row * 4 + coordinate]);
-                let term = |x| box_term(x - target_offsets[coordinate]) * per_offset;
-                expected[1] += term(offset);
-                offset_slopes.push(slope(term, offset));
-            }
-        }
-    }
-
-    // The implementation under test.
     let shape = |width: usize| [images.len() as i64, anchor_boxes.len() as i64, width as i64];
     let leaf = |values: &[f32], width| Tensor::from_slice(values).view(shape(width)).set_requires_grad(true);
     let (logits, offsets) = (leaf(&logit_values, CLASSES), leaf(&offset_values, 4));
-    let targets = targets(images, config.normalizer);
-    let loss = loss(&logits, &offsets, &targets, config);
-    for (found, expected) in loss.values().into_iter().zip(expected) {
+    let loss = loss(&logits, &offsets, &targets(images, config.normalizer), config);
+    for (found, expected) in loss.values().into_iter().zip(expected.losses) {
         assert!((found - expected).abs() <= LOSS_TOLERANCE * expected.max(1.0), "{found} instead of {expected}");
     }
     let gradients = Tensor::run_backward(&[loss.total()], &[&logits, &offsets], false, false);
-    for (gradient, expected) in gradients.iter().zip([logit_slopes, offset_slopes]) {
+    for (gradient, expected) in gradients.iter().zip([expected.logit_slopes, expected.offset_slopes]) {
         let difference = gradient.to_kind(Kind::Double).view(-1) - Tensor::from_slice(&expected);
         let max = difference.abs().max().double_value(&[]);
         assert!(max <= GRADIENT_TOLERANCE, "the gradient differs by {max}");
     }
-    foreground_counts
+    foreground
 }
 
 fn several() -> Vec<Object> {

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::launch::Launch;
 use crate::shim::Shim;
 
-/// Time between two looks at the store.
+/// Time between two requests to the store.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Key of the store that a rank sets when a collective has failed, to ask the others whether they still run.

@@ -1,6 +1,7 @@
 //! What a launcher tells a process about its group, in environment variables.
 
 use std::env;
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 /// PyTorch's default port.
@@ -99,17 +100,19 @@ const LAUNCHERS: [Variables; 4] = [
 ];
 
 /// Environment variables. An empty one counts as missing.
-struct Environment<F>(F);
+struct Environment<'a>(&'a dyn Fn(&str) -> Option<String>);
 
-impl<F: Fn(&str) -> Option<String>> Environment<F> {
+impl Environment<'_> {
     fn text(&self, name: &str) -> Option<String> {
         self.0(name).filter(|value| !value.is_empty())
     }
 
     fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>, LaunchError> {
         let Some(value) = self.text(name) else { return Ok(None) };
-        let expected = || "a whole number in range".to_owned();
-        value.parse().map(Some).map_err(|_| LaunchError::Invalid { name: name.to_owned(), value, expected: expected() })
+        value.parse().map(Some).map_err(|_| {
+            let expected = "a whole number in range".to_owned();
+            LaunchError::Invalid { name: name.to_owned(), value, expected }
+        })
     }
 }
 
@@ -120,15 +123,15 @@ impl Launch {
     /// # Errors
     /// When variables are missing or invalid.
     pub fn from_env() -> Result<Option<Self>, LaunchError> {
-        Self::read(&Environment(|name: &str| env::var(name).ok()))
+        Self::read(&Environment(&|name: &str| env::var(name).ok()))
     }
 
-    fn read<F: Fn(&str) -> Option<String>>(environment: &Environment<F>) -> Result<Option<Self>, LaunchError> {
+    fn read(environment: &Environment) -> Result<Option<Self>, LaunchError> {
         for variables in &LAUNCHERS {
             let Variables { rank, world_size, belong_together, .. } = *variables;
-            match (environment.number(rank)?, environment.number(world_size)?) {
+            match (environment.number(rank)?, environment.number::<NonZeroUsize>(world_size)?) {
                 (Some(rank), Some(world_size)) => {
-                    return Self::with(environment, variables, rank, world_size).map(Some);
+                    return Self::of_rank(environment, variables, rank, world_size.get()).map(Some);
                 }
                 (Some(_), None) if belong_together => {
                     return Err(LaunchError::Missing {
@@ -150,8 +153,9 @@ impl Launch {
         Ok(None)
     }
 
-    fn with<F: Fn(&str) -> Option<String>>(
-        environment: &Environment<F>,
+    /// The launch of a rank; everything else comes from the launcher's `variables`, from Slurm's, or from defaults.
+    fn of_rank(
+        environment: &Environment,
         variables: &Variables,
         rank: usize,
         world_size: usize,
@@ -160,7 +164,7 @@ impl Launch {
             let error = || LaunchError::Invalid {
                 name: name.to_owned(),
                 value: value.to_string(),
-                expected: format!("0 to {}", limit.saturating_sub(1)),
+                expected: format!("0 to {}", limit - 1),
             };
             (value < limit).then_some(value).ok_or_else(error)
         };
@@ -197,7 +201,7 @@ impl Launch {
 
 /// Number of processes on this machine under Slurm, from a list such as `2(x3),1`: tasks per node, and how many nodes
 /// have as many.
-fn slurm_local_size<F: Fn(&str) -> Option<String>>(environment: &Environment<F>) -> Option<usize> {
+fn slurm_local_size(environment: &Environment) -> Option<usize> {
     let list = environment.text("SLURM_STEP_TASKS_PER_NODE")?;
     let node: usize = environment.text("SLURM_NODEID")?.parse().ok()?;
     let counts = list.split(',').flat_map(|part| {
@@ -209,7 +213,7 @@ fn slurm_local_size<F: Fn(&str) -> Option<String>>(environment: &Environment<F>)
 }
 
 /// A port for the step of a Slurm job. Jobs that share a machine get different ones.
-fn slurm_port<F: Fn(&str) -> Option<String>>(environment: &Environment<F>) -> Result<Option<u16>, LaunchError> {
+fn slurm_port(environment: &Environment) -> Result<Option<u16>, LaunchError> {
     /// Below the ports that Linux gives to outgoing connections.
     const FIRST: u64 = 10_000;
     const COUNT: u64 = 20_000;
@@ -237,7 +241,7 @@ mod tests {
 
     fn read(variables: &[(&str, &str)]) -> Result<Option<Launch>, LaunchError> {
         let value = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
-        Launch::read(&Environment(value))
+        Launch::read(&Environment(&value))
     }
 
     /// Rank, world size, local rank, local world size, address, port.
@@ -315,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn first_hosts_of_lists() {
+    fn the_first_host_of_a_list_is_found() {
         for (list, host) in [
             ("a", Some("a")),
             ("a,b", Some("a")),
@@ -334,6 +338,7 @@ mod tests {
             (vec![("RANK", "0")], "WORLD_SIZE is not set, but RANK is"),
             (vec![("WORLD_SIZE", "4")], "RANK is not set, but WORLD_SIZE is"),
             (vec![("RANK", "x"), ("WORLD_SIZE", "2")], "RANK is `x`, expected a whole number"),
+            (vec![("RANK", "0"), ("WORLD_SIZE", "0")], "WORLD_SIZE is `0`, expected a whole number"),
             (vec![("RANK", "2"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "a")], "RANK is `2`, expected 0 to 1"),
             (vec![("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_PORT", "70000")], "MASTER_ADDR is not set"),
             (vec![("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_PORT", "70000")], "MASTER_PORT is `70000`"),

@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// Loading the file with Python would call a function that runs commands or changes files.
     #[error(
-        "its pickle refers to `{name}`, which weights never need: loading it with Python may run a foreign program"
+        "its pickle refers to `{name}`, which weights never need: loading it with Python may run commands or change files"
     )]
     Harmful {
         /// Module and name.

@@ -3,10 +3,12 @@
 //!
 //! <https://github.com/python/cpython/blob/3.13/Lib/pickletools.py>
 
+mod instructions;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::call::{build, call, persistent};
+use super::call::call;
 use super::error::Error;
 use super::value::{Global, Id, Object, Value};
 
@@ -65,165 +67,11 @@ impl Machine<'_> {
                 Some(b'.') => return Ok(Pickle { root: self.pop()?, values: self.values, end: self.position }),
                 Some(opcode) => self.step(opcode)?,
             }
-            let largest = self.values.len().max(self.stack.len()).max(self.memo.len());
-            if largest.max(self.marks.len()) > MAX_VALUES {
+            let counts = [self.values.len(), self.stack.len(), self.marks.len(), self.memo.len()];
+            if counts.iter().any(|count| *count > MAX_VALUES) {
                 return Err(Error::Limit { what: "more than 4194304 values" });
             }
         }
-    }
-
-    fn step(&mut self, opcode: u8) -> Result<(), Error> {
-        match opcode {
-            0x80 => _ = self.take(1)?, // PROTO
-            0x95 => _ = self.take(8)?, // FRAME
-            b'(' => self.marks.push(self.stack.len()),
-            b'0' => _ = self.pop()?,
-            b'1' => _ = self.pop_mark()?,
-            b'2' => {
-                let top = *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?;
-                self.stack.push(top);
-            }
-            b'N' => self.push(Value::None),
-            0x88 => self.push(Value::Bool(true)),
-            0x89 => self.push(Value::Bool(false)),
-            b'K' => self.integer(1)?,
-            b'M' => self.integer(2)?,
-            b'J' => {
-                let number = self.number(4)?;
-                self.push(Value::Int(i64::from(number as i32)));
-            }
-            0x8A | 0x8B => {
-                let length = self.number(if opcode == 0x8A { 1 } else { 4 })?;
-                let range = self.take(length)?;
-                self.push(long(&self.bytes[range]));
-            }
-            b'I' | b'L' => {
-                let line = self.line()?;
-                let value = match text(self.bytes, &line) {
-                    "00" => Value::Bool(false),
-                    "01" => Value::Bool(true),
-                    digits => digits.trim_end_matches('L').parse().map_or(Value::None, Value::Int),
-                };
-                self.push(value);
-            }
-            b'F' => {
-                let line = self.line()?;
-                self.push(text(self.bytes, &line).parse().map_or(Value::None, Value::Float));
-            }
-            b'G' => {
-                let bits = self.number(8)? as u64;
-                self.push(Value::Float(f64::from_bits(bits.swap_bytes())));
-            }
-            b'X' => self.text(4)?,
-            0x8C => self.text(1)?,
-            0x8D => self.text(8)?,
-            b'V' => {
-                let line = self.line()?;
-                self.push(Value::Text(line));
-            }
-            b'U' | b'C' => self.string(1)?,
-            b'T' | b'B' => self.string(4)?,
-            0x8E | 0x96 => self.string(8)?,
-            b'S' => {
-                let line = self.line()?;
-                let quoted = &self.bytes[line.clone()];
-                if quoted.len() < 2 || quoted.contains(&b'\\') {
-                    return Err(self.error("a string with escapes, which only protocol 0 has; save it with protocol 2"));
-                }
-                self.push(Value::Text(line.start + 1..line.end - 1));
-            }
-            b')' => self.push(Value::Tuple(Vec::new())),
-            0x85..=0x87 => {
-                let count = usize::from(opcode - 0x84);
-                let height = self.stack.len().checked_sub(count).ok_or_else(|| self.error("the stack is empty"))?;
-                let elements = self.stack.split_off(height);
-                self.push(Value::Tuple(elements));
-            }
-            b't' => {
-                let elements = self.pop_mark()?;
-                self.push(Value::Tuple(elements));
-            }
-            b']' | 0x8F => self.push(Value::List(Vec::new())),
-            b'l' | 0x91 => {
-                let elements = self.pop_mark()?;
-                self.push(Value::List(elements));
-            }
-            b'a' => {
-                let element = self.pop()?;
-                self.extend(&[element])?;
-            }
-            b'e' | 0x90 => {
-                let elements = self.pop_mark()?;
-                self.extend(&elements)?;
-            }
-            b'}' => self.push(Value::Dict(Vec::new())),
-            b'd' => {
-                let entries = self.pop_mark()?;
-                self.push(Value::Dict(Vec::new()));
-                self.insert(&entries)?;
-            }
-            b's' => {
-                let (value, key) = (self.pop()?, self.pop()?);
-                self.insert(&[key, value])?;
-            }
-            b'u' => {
-                let entries = self.pop_mark()?;
-                self.insert(&entries)?;
-            }
-            b'g' | b'h' | b'j' => {
-                let index = self.memo_index(opcode == b'g', if opcode == b'h' { 1 } else { 4 })?;
-                let id = *self.memo.get(&index).ok_or_else(|| self.error("an unknown entry of the memo"))?;
-                self.stack.push(id);
-            }
-            b'p' | b'q' | b'r' => {
-                let index = self.memo_index(opcode == b'p', if opcode == b'q' { 1 } else { 4 })?;
-                self.memoize(index)?;
-            }
-            0x94 => self.memoize(self.memo.len())?,
-            b'c' => {
-                let global = Global { module: self.line()?, name: self.line()? };
-                self.global(global)?;
-            }
-            0x93 => {
-                let (name, module) = (self.pop()?, self.pop()?);
-                let (Value::Text(name), Value::Text(module)) = (&self.values[name], &self.values[module]) else {
-                    return Err(self.error("a name that is no text"));
-                };
-                self.global(Global { module: module.clone(), name: name.clone() })?;
-            }
-            b'R' | 0x81 => {
-                let (arguments, function) = (self.pop()?, self.pop()?);
-                self.call(function, arguments)?;
-            }
-            0x92 => {
-                let (_, arguments, function) = (self.pop()?, self.pop()?, self.pop()?);
-                self.call(function, arguments)?;
-            }
-            b'o' => {
-                let _ = self.pop_mark()?;
-                self.push(Value::Object(Object::default()));
-            }
-            b'i' => {
-                let global = Global { module: self.line()?, name: self.line()? };
-                self.global(global)?;
-                let _ = (self.pop()?, self.pop_mark()?);
-                self.push(Value::Object(Object::default()));
-            }
-            b'b' => {
-                let (state, target) =
-                    (self.pop()?, *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?);
-                if let Some(value) = build(self, target, state).map_err(|what| self.error(&what))? {
-                    self.values[target] = value;
-                }
-            }
-            b'Q' => {
-                let id = self.pop()?;
-                let value = persistent(self, id).map_err(|what| self.error(&what))?;
-                self.push(value);
-            }
-            other => return Err(self.error(&format!("unknown instruction {other:#04x}"))),
-        }
-        Ok(())
     }
 
     pub(crate) fn error(&self, what: &str) -> Error {
@@ -238,6 +86,10 @@ impl Machine<'_> {
     fn pop(&mut self) -> Result<Id, Error> {
         let above_mark = self.marks.last().is_none_or(|mark| self.stack.len() > *mark);
         self.stack.pop().filter(|_| above_mark).ok_or_else(|| self.error("the stack is empty"))
+    }
+
+    fn top(&self) -> Result<Id, Error> {
+        self.stack.last().copied().ok_or_else(|| self.error("the stack is empty"))
     }
 
     /// The values above the last mark.
@@ -306,14 +158,14 @@ impl Machine<'_> {
     }
 
     fn memoize(&mut self, index: usize) -> Result<(), Error> {
-        let top = *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?;
+        let top = self.top()?;
         self.memo.insert(index, top);
         Ok(())
     }
 
     /// Adds elements to the list on top of the stack; those of other collections are not needed.
     fn extend(&mut self, elements: &[Id]) -> Result<(), Error> {
-        let top = *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?;
+        let top = self.top()?;
         if let Value::List(list) = &mut self.values[top] {
             list.extend(elements);
         }
@@ -322,7 +174,7 @@ impl Machine<'_> {
 
     /// Adds keys and values to the dictionary on top of the stack.
     fn insert(&mut self, entries: &[Id]) -> Result<(), Error> {
-        let top = *self.stack.last().ok_or_else(|| self.error("the stack is empty"))?;
+        let top = self.top()?;
         if let Value::Dict(items) | Value::Object(Object { items, .. }) = &mut self.values[top] {
             items.extend(entries.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)));
         }
@@ -342,19 +194,6 @@ impl Machine<'_> {
         let value = call(self, function, arguments).map_err(|what| self.error(&what))?;
         self.push(value);
         Ok(())
-    }
-}
-
-/// A signed little-endian integer; none if it exceeds 64 bits.
-fn long(bytes: &[u8]) -> Value {
-    let fill = if bytes.last().is_some_and(|byte| byte & 0x80 != 0) { 0xFF } else { 0 };
-    let mut number = [fill; 8];
-    match number.get_mut(..bytes.len()) {
-        Some(low) => {
-            low.copy_from_slice(bytes);
-            Value::Int(i64::from_le_bytes(number))
-        }
-        None => Value::None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use models::coverage::Suggestion;
 
-use super::survey::{ClassSurvey, MatchedBoxes, Survey};
+use super::survey::{BoxLocation, ClassSurvey, MatchedBoxes, Survey, Unmatched};
 use crate::progress::counted;
 use crate::splits::SourceSummary;
 
@@ -35,13 +35,22 @@ pub(super) fn split(title: &str, survey: &Survey, images_per_epoch: Option<usize
     if let Some(drawn) = images_per_epoch.filter(|drawn| *drawn != survey.images) {
         let _ = writeln!(text, "{} per epoch, repeated ones included", images(drawn));
     }
-    let width = survey.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0).max(5);
+    class_table(&mut text, &survey.classes);
+    size_histograms(&mut text, survey);
+    problems(&mut text, survey);
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Numbers of images and boxes of each class, and how many boxes have an anchor.
+fn class_table(text: &mut String, classes: &[ClassSurvey]) {
+    let width = classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0).max(5);
     let _ = writeln!(
         text,
         "\n{:<width$}{:>10}{:>10}{:>12}{:>18}{:>18}{:>18}",
         "class", "images", "boxes", "with anchor", "small", "medium", "large"
     );
-    for class in &survey.classes {
+    for class in classes {
         let ClassSurvey { name, images, all, small, medium, large, .. } = class;
         let _ = writeln!(
             text,
@@ -58,6 +67,10 @@ pub(super) fn split(title: &str, survey: &Survey, images_per_epoch: Option<usize
         "(small, medium, large: boxes with an anchor, of all of that size; small: area below 32² pixels of the network's \
          input, large: 96² or more)"
     );
+}
+
+/// Numbers of boxes and of images by size.
+fn size_histograms(text: &mut String, survey: &Survey) {
     let _ = writeln!(text, "\nboxes by size (square root of the area, in pixels of the image)");
     let max = survey.sides.iter().map(|bin| bin.boxes).max().unwrap_or(1);
     for bin in &survey.sides {
@@ -68,35 +81,35 @@ pub(super) fn split(title: &str, survey: &Survey, images_per_epoch: Option<usize
     for size in survey.image_sizes.iter().take(MAX_ENTRIES) {
         let _ = writeln!(text, "{:>6} x {:<6}{:>8}", size.width, size.height, size.images);
     }
-    more(&mut text, survey.image_sizes.len());
+    more(text, survey.image_sizes.len());
+}
 
+/// What training refuses, and what may be a mistake.
+fn problems(text: &mut String, survey: &Survey) {
     for problem in &survey.problems {
         let _ = writeln!(text, "\n{problem}");
     }
     let bad = survey.bad_images.iter().map(|bad| format!("{}: {}", bad.file, bad.reason));
-    list(&mut text, ["image that cannot be used", "images that cannot be used"], bad);
+    list(text, ["image that cannot be used", "images that cannot be used"], bad);
     list(
-        &mut text,
+        text,
         ["group of images with identical pixels", "groups of images with identical pixels"],
         survey.duplicate_images.iter().map(|files| files.join(", ")),
     );
-    let boxes = survey.duplicate_boxes.iter();
-    let boxes = boxes.map(|b| format!("{} annotation {} ({})", b.file, b.annotation, b.class));
-    list(&mut text, ["duplicate box", "duplicate boxes"], boxes);
-    let unmatched = survey.unmatched.iter().map(|unmatched| {
-        let location = &unmatched.location;
-        format!(
-            "{} annotation {} ({}): {:.0} x {:.0} pixels of the network's input, maximum IoU {:.2}",
-            location.file, location.annotation, location.class, unmatched.width, unmatched.height, unmatched.max_iou
-        )
+    let located = |location: &BoxLocation| {
+        let BoxLocation { file, annotation, class } = location;
+        format!("{file} annotation {annotation} ({class})")
+    };
+    list(text, ["duplicate box", "duplicate boxes"], survey.duplicate_boxes.iter().map(located));
+    let unmatched = survey.unmatched.iter().map(|Unmatched { location, width, height, max_iou }| {
+        let location = located(location);
+        format!("{location}: {width:.0} x {height:.0} pixels of the network's input, maximum IoU {max_iou:.2}")
     });
     let titles = [
         "box without a matched anchor, which cannot be learned",
         "boxes without a matched anchor, which cannot be learned",
     ];
-    list(&mut text, titles, unmatched);
-    text.truncate(text.trim_end().len());
-    text
+    list(text, titles, unmatched);
 }
 
 /// Images that are in both splits.

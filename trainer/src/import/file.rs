@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use models::import::{Stored, StoredTensors};
 use ndarray::{ArrayD, IxDyn};
 use pytorch_file::PyTorchFile;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
 /// What to do with a file that contains more than can be read without executing code.
@@ -85,12 +85,9 @@ fn safetensors(bytes: Vec<u8>) -> anyhow::Result<(StoredTensors, Content)> {
         bail!("it was written by `trainer` and needs no import");
     }
     let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-    let stored = |view: safetensors::tensor::TensorView| {
-        let dtype = match view.dtype() {
-            Dtype::F32 => "F32".to_owned(),
-            other => format!("{other:?}"),
-        };
-        Stored { shape: view.shape().to_vec(), dtype }
+    let stored = |view: safetensors::tensor::TensorView| Stored {
+        shape: view.shape().to_vec(),
+        dtype: view.dtype().to_string(),
     };
     let tensors = file.iter().map(|(name, view)| (name.to_owned(), stored(view))).collect();
     Ok((tensors, Content::Safetensors(bytes)))

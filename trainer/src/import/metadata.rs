@@ -62,10 +62,9 @@ fn labels(value: &Value) -> Option<BTreeMap<usize, String>> {
                 Some(name) => Some((key.parse().ok()?, name.to_owned())),
                 None => Some((index(value)?, key.clone())),
             };
-            let pairs: Vec<_> = map.iter().map(pair).collect::<Option<_>>()?;
-            let count = pairs.len();
+            let names: BTreeMap<_, _> = map.iter().map(pair).collect::<Option<_>>()?;
             // Two names of one output are no labels.
-            Some(pairs.into_iter().collect::<BTreeMap<_, _>>()).filter(|names| names.len() == count)?
+            Some(names).filter(|names| names.len() == map.len())?
         }
         Value::Array(names) => {
             let names = names.iter().map(|name| Some(name.as_str()?.to_owned()));

@@ -14,9 +14,10 @@ use super::detections;
 use super::number::short;
 use super::results::Results;
 use crate::config::TrainConfig;
+use crate::machine::PROGRAM;
 use crate::overrides::Overrides;
 use crate::progress::counted;
-use crate::run::folder::checked_images;
+use crate::run::folder::{CONFIG, checked_images};
 use crate::run::log::{self, EpochRecord, Log, StepRecord, ValidationWithinEpoch};
 use crate::run::session;
 use crate::splits::Splits;
@@ -92,8 +93,7 @@ impl ReportData {
         ensure!(!folders.is_empty(), "a report needs a run");
         let mut runs = folders.iter().map(|folder| RunReport::read(folder)).collect::<anyhow::Result<Vec<_>>>()?;
         distinguish(&mut runs);
-        let program = concat!("trainer ", env!("CARGO_PKG_VERSION"));
-        Ok(Self { program, written: seconds(SystemTime::now()).unwrap_or(0), runs })
+        Ok(Self { program: PROGRAM, written: seconds(SystemTime::now()).unwrap_or(0), runs })
     }
 
     /// What is damaged or missing, by run.
@@ -106,11 +106,11 @@ impl ReportData {
 
 impl RunReport {
     fn read(folder: &Path) -> anyhow::Result<Self> {
-        let path = folder.join("config.yaml");
+        let path = folder.join(CONFIG);
         let config = fs::read_to_string(&path);
         if config.is_err() && !folder.join(log::FILE).exists() {
             bail!(
-                "`{}` contains no run, neither config.yaml nor {}; pass the folder of a run of `trainer fit`",
+                "`{}` contains no run, neither {CONFIG} nor {}; pass the folder of a run of `trainer fit`",
                 folder.display(),
                 log::FILE
             );
@@ -122,10 +122,10 @@ impl RunReport {
             Log::default()
         });
         let config = config.map_err(|error| note("no configuration", error.into())).ok();
-        let values = config.as_deref().map(serde_yaml::from_str::<Value>).transpose();
+        let values = config.as_deref().map_or(Ok(Value::Null), serde_yaml::from_str::<Value>);
         let values = values.unwrap_or_else(|error| {
             note("the configuration is damaged", error.into());
-            None
+            Value::Null
         });
         let results = if folder.join(detections::FILE).exists() {
             results(folder, &path).map_err(|error| note("no results", error)).ok()
@@ -143,7 +143,7 @@ impl RunReport {
         }
         let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let mut settings = BTreeMap::new();
-        flatten("", values.as_ref().unwrap_or(&Value::Null), &mut settings);
+        flatten("", &values, &mut settings);
         Ok(Self {
             name: absolute.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned()),
             folder: absolute.display().to_string(),
@@ -151,7 +151,7 @@ impl RunReport {
             steps: Steps::new(&log.steps),
             epochs: log.epochs,
             validations: log.validations,
-            planned_epochs: values.as_ref().and_then(|values| values["run"]["epochs"].as_u64()),
+            planned_epochs: values["run"]["epochs"].as_u64(),
             config,
             settings,
             sessions,

@@ -46,6 +46,7 @@ pub(super) struct Results {
     pub(super) counts: Counts,
     /// The confusion matrix at this threshold: up to [`MAX_CELLS`] cells, the most frequent first.
     pub(super) confusions: Vec<Cell>,
+    /// The best, the worst, and then examples of confusions.
     pub(super) images: Vec<ReportImage>,
     /// Indices in `images`.
     pub(super) best: Vec<usize>,
@@ -108,13 +109,10 @@ impl Results {
 
         let [best, worst] = best_and_worst(&confused.iter().map(Counts::of).collect::<Vec<_>>());
         let chosen = with_examples([best.as_slice(), &worst].concat(), &cells, &confused);
-        let position: HashMap<_, _> = chosen.iter().zip(0..).map(|(image, position)| (*image, position)).collect();
-        let among_chosen =
-            |images: &[usize]| images.iter().filter_map(|image| position.get(image).copied()).collect::<Vec<usize>>();
         let cell = |([truth, prediction], count): ([Option<usize>; 2], usize)| {
-            let has = |image: &&usize| confused[**image].contains_key(&[truth, prediction]);
-            let images: Vec<_> = chosen.iter().filter(has).copied().collect();
-            Cell { truth, prediction, count, row_total: row_totals[&truth], images: among_chosen(&images) }
+            let has = |position: &usize| confused[chosen[*position]].contains_key(&[truth, prediction]);
+            let images = (0..chosen.len()).filter(has).collect();
+            Cell { truth, prediction, count, row_total: row_totals[&truth], images }
         };
         Self {
             folder: truth.folder().display().to_string(),
@@ -127,8 +125,8 @@ impl Results {
             counts: Counts::of(&all),
             confusions: cells.into_iter().map(cell).collect(),
             images: images::read(truth, &chosen, &by_image),
-            best: among_chosen(&best),
-            worst: among_chosen(&worst),
+            best: (0..best.len()).collect(),
+            worst: (best.len()..best.len() + worst.len()).collect(),
         }
     }
 }

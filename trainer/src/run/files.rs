@@ -10,6 +10,7 @@ use super::state::RunState;
 use crate::annotated::annotated;
 use crate::config::TrainConfig;
 use crate::loader::Recipe;
+use crate::machine::PROGRAM;
 use crate::training_model::TrainingModel;
 
 /// Number of validation images in TensorBoard after each validation.
@@ -91,8 +92,7 @@ fn save(
     state: &RunState,
     validation: Option<Validation>,
 ) -> anyhow::Result<()> {
-    let program = concat!("trainer ", env!("CARGO_PKG_VERSION")).to_owned();
-    let ap = validation.map(|validation| validation.ap);
+    let (program, ap) = (PROGRAM.to_owned(), validation.map(|validation| validation.ap));
     let checkpoint = model.checkpoint(Provenance { program, epoch: Some(state.epochs), ap, origin: None })?;
     let best = validation.filter(|validation| validation.best).map(|_| folder.best_path());
     let kept = validation.filter(|validation| validation.keep).map(|_| folder.kept_path(state.steps));

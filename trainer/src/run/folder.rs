@@ -28,7 +28,7 @@ const RUNS: &str = "runs";
 const STATE: &str = "state.safetensors";
 
 /// The file that marks a folder as a run folder.
-const CONFIG: &str = "config.yaml";
+pub(crate) const CONFIG: &str = "config.yaml";
 
 /// The folder of the checkpoints that a run keeps.
 const KEPT: &str = "checkpoints";
@@ -150,7 +150,7 @@ impl RunFolder {
     }
 
     /// The run's configuration with all values.
-    pub(crate) fn config_path(&self) -> PathBuf {
+    fn config_path(&self) -> PathBuf {
         self.path.join(CONFIG)
     }
 
@@ -160,7 +160,7 @@ impl RunFolder {
     }
 
     /// The last checkpoint.
-    pub(crate) fn last_path(&self) -> PathBuf {
+    fn last_path(&self) -> PathBuf {
         self.path.join("last.safetensors")
     }
 

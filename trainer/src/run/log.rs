@@ -173,21 +173,22 @@ impl LogWriter {
     }
 }
 
-/// Removes the lines of a log that come after `state`.
+/// Removes the lines of a log that come after `state`, and damaged ones.
 fn rewind(path: &Path, state: &RunState) -> io::Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    // The last line may be incomplete.
+    // The last line may be incomplete, and a crash of the machine may have damaged others.
     let is_done = |line: &&str| match serde_json::from_str(line) {
         Ok(Record::Step(record)) => record.step <= state.steps,
         Ok(Record::Epoch(record)) => record.epoch <= state.epochs,
         Ok(Record::Validation(record)) => record.steps <= state.validated_steps,
         Err(_) => false,
     };
-    let text = fs::read_to_string(path)?;
-    let done: String = text.lines().take_while(is_done).flat_map(|line| [line, "\n"]).collect();
-    if done.len() == text.len() { Ok(()) } else { write_atomically(path, |file| file.write_all(done.as_bytes())) }
+    let bytes = fs::read(path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let done: String = text.lines().filter(is_done).flat_map(|line| [line, "\n"]).collect();
+    if done.len() == bytes.len() { Ok(()) } else { write_atomically(path, |file| file.write_all(done.as_bytes())) }
 }
 
 #[cfg(test)]
@@ -276,5 +277,12 @@ mod tests {
             assert_eq!(text.lines().collect::<Vec<_>>(), lines[..left], "step {steps}, epoch {epochs}");
             assert!(text.is_empty() || text.ends_with('\n'));
         }
+        fs::write(&path, [lines[0].as_bytes(), b"\n\xFF\n", lines[2].as_bytes(), b"\n"].concat()).unwrap();
+        rewind(&path, &RunState { steps: 2, ..RunState::default() }).unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            [lines[0], lines[2], ""].join("\n"),
+            "a damaged line in between"
+        );
     }
 }

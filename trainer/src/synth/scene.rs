@@ -11,7 +11,7 @@ use super::texture::{Color, Texture, color_near, contrast, mix, random_color};
 
 /// Minimum visible fraction of a shape's pixels: inside the image, and not covered by other shapes. A position that would
 /// violate this for any shape is rejected, so every shape on an image has a box.
-pub const MIN_VISIBLE_FRACTION: f32 = 0.8;
+const MIN_VISIBLE_FRACTION: f32 = 0.8;
 
 /// Fraction of images without shapes.
 const EMPTY_FRACTION: f64 = 0.1;

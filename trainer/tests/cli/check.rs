@@ -11,7 +11,7 @@ fn check_reports_statistics_and_problems_of_the_data() {
     let project = Project::new();
     let sound = trainer(project.path(), &["check", "--draw", "drawn", "--draw-augmented", "seen", "--count", "2"]);
     assert!(sound.status.success(), "{}", stderr(&sound));
-    let table = String::from_utf8(sound.stdout).unwrap();
+    let table = stdout(&sound);
     assert_contains(&table, &["6 images", "3 images", "with anchor", "disk", "64 x 64"]);
     assert!(!table.contains("anchors: "), "{table}");
     for folder in ["drawn", "seen"] {

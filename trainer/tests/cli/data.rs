@@ -21,7 +21,7 @@ fn several_data_sets_train_as_one_and_images_are_not_opened_again() {
     project.configure(&CONFIG.replace(before, &train));
 
     let check = trainer(project.path(), &["check", "--json", "check.json"]);
-    let table = String::from_utf8(check.stdout).unwrap();
+    let table = stdout(&check);
     assert_eq!(check.status.code(), Some(0), "{table}");
     let parts =
         ["training, 2 data sets: 9 images, ", "more.json: 3 images, ", ", 2 times in an epoch", "12 images per epoch"];

@@ -8,7 +8,7 @@ use models::spec::P6From;
 use models::{BackboneCheckpoint, Checkpoint, ModelSpec, parameters};
 use trainer::config::TrainConfig;
 
-use crate::project::{assert_contains, trainer};
+use crate::project::{CONFIG, assert_contains, stderr, stdout, trainer};
 
 /// All elements of the files' tensors are multiples of 1 / PARTS.
 const PARTS: f32 = 4096.0;
@@ -25,15 +25,15 @@ fn import(folder: &Path, file: &Path, arguments: &[&str]) -> Output {
 /// Imports a file, asserts success, and returns stdout.
 fn imported(folder: &Path, file: &Path, arguments: &[&str]) -> String {
     let output = import(folder, file, arguments);
-    assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    assert!(output.status.success(), "{}: {}", file.display(), stderr(&output));
+    stdout(&output)
 }
 
 /// Imports a file, asserts that it fails and changes no file, and returns stderr.
 fn refused(folder: &Path, file: &Path, arguments: &[&str]) -> String {
     let before = listing(folder);
     let output = import(folder, file, arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
+    let message = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{}: {message}", file.display());
     assert_eq!(listing(folder), before);
     message
@@ -188,9 +188,8 @@ fn pickles_of_numpy_arrays_are_recognized() {
 #[test]
 fn imported_backbone_can_be_trained_but_not_evaluated() {
     let folder = tempfile::tempdir().unwrap();
-    let stdout = imported(folder.path(), &data("backbone.pth"), &[]);
     assert_contains(
-        &stdout,
+        &imported(folder.path(), &data("backbone.pth"), &[]),
         &["kind torchvision-backbone", "dropped 20 (counters of training steps)", "fc.bias, fc.weight"],
     );
     let backbone = BackboneCheckpoint::open(&folder.path().join("out.safetensors")).unwrap();
@@ -210,24 +209,15 @@ fn imported_backbone_can_be_trained_but_not_evaluated() {
     let synth =
         ["synth", "--out", "shapes", "--width", "64", "--height", "64", "--train", "2", "--val", "1", "--test", "0"];
     assert!(trainer(folder.path(), &synth).status.success());
-    let config = "
-data:
-  train: {annotations: shapes/train.json, images: shapes/train}
-  validation: {annotations: shapes/val.json, images: shapes/val}
-optimizer: {learning_rate: 0}
-run: {epochs: 1, batch_size: 2}
-model:
-  backbone: {depth: 18, norm: {kind: frozen_batch}}
-  pyramid: {width: 16}
-  heads: {width: 16, depth: 1}
-  preprocessing: {shorter_side: 64, longer_side: 64}
-";
+    let config = CONFIG
+        .replace("run: {epochs: 2, batch_size: 4,", "optimizer: {learning_rate: 0}\nrun: {epochs: 1, batch_size: 2,")
+        .replace("depth: 50, width_per_group: 4, norm: {kind: batch}", "depth: 18, norm: {kind: frozen_batch}");
     fs::write(folder.path().join("retinanet.yaml"), config).unwrap();
     let fit = trainer(folder.path(), &["fit", "--weights", "out.safetensors"]);
-    let stderr = String::from_utf8_lossy(&fit.stderr);
-    assert!(fit.status.success(), "{stderr}");
-    assert_contains(&stderr, &["100 tensors loaded: bn1.bias"]);
-    assert!(!stderr.contains("warning: its spec differs"), "{stderr}");
+    let message = stderr(&fit);
+    assert!(fit.status.success(), "{message}");
+    assert_contains(&message, &["100 tensors loaded: bn1.bias"]);
+    assert!(!message.contains("warning: its spec differs"), "{message}");
     let trained = Checkpoint::open(&folder.path().join("runs/latest/last.safetensors")).unwrap();
     assert!(backbone.tensors.iter().all(|(name, tensor)| trained.tensors[name] == *tensor));
 }
@@ -276,7 +266,7 @@ fn trainer_files_and_unwritable_outputs_are_errors() {
     let refused = |out: &str| {
         let output = trainer(folder.path(), &["import", data("backbone.pth").to_str().unwrap(), "--out", out]);
         assert_eq!(output.status.code(), Some(1), "{out}");
-        String::from_utf8(output.stderr).unwrap()
+        stderr(&output)
     };
     assert_contains(
         &refused("missing/out.safetensors"),

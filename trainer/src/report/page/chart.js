@@ -13,17 +13,17 @@ const scale = ([low, high], [from, to], log) => {
   };
 };
 
-function ticks([low, high], most, log) {
+function ticks([low, high], max, log) {
   if (log && high / low >= 10) {
     const [first, end] = [Math.floor(Math.log10(low)), Math.floor(Math.log10(high) + 1e-9)];
     const factors = end - first < 3 ? [1, 2, 5] : [1];
-    const step = Math.ceil((end - first + 1) / most);
+    const step = Math.ceil((end - first + 1) / max);
     const powers = Array.from({ length: Math.floor((end - first) / step) + 1 }, (_, index) => 10 ** (first + index * step));
     const values = powers.flatMap((power) => factors.map((factor) => Number((factor * power).toPrecision(3))));
     return values.filter((value) => value >= low && value <= high);
   }
-  const unit = 10 ** Math.floor(Math.log10((high - low) / most));
-  const step = [1, 2, 5, 10].map((factor) => factor * unit).find((size) => (high - low) / size <= most);
+  const unit = 10 ** Math.floor(Math.log10((high - low) / max));
+  const step = [1, 2, 5, 10].map((factor) => factor * unit).find((size) => (high - low) / size <= max);
   const first = Math.ceil(low / step - 1e-9);
   const length = Math.floor(high / step + 1e-9) - first + 1;
   return Array.from({ length }, (_, index) => Number(((first + index) * step).toPrecision(12)));

@@ -119,13 +119,13 @@ function classesSection({ results: { classes } }) {
 function curvesSection({ results: { curves, classes } }) {
   if (!curves.length) return [empty("No class has ground truth objects.")];
   const grid = html("div.charts.small");
-  const filter = html("input", { type: "search", id: "filter", placeholder: "class name", input: () => draw(100) });
-  const more = html("button", { type: "button", click: () => draw(100) }, "Show more classes");
-  const draw = (most) => {
+  const filter = html("input", { type: "search", id: "filter", placeholder: "class name", input: () => draw(curves.length) });
+  const more = html("button", { type: "button", click: () => draw(curves.length) }, "Show more classes");
+  const draw = (max) => {
     const chosen = curves.filter((curve) => curve.name.toLowerCase().includes(filter.value.toLowerCase()));
-    more.hidden = chosen.length <= most;
+    more.hidden = chosen.length <= max;
     const points = (values) => values.map((precision, index) => [index / 100, precision]);
-    grid.replaceChildren(...chosen.slice(0, most).map(({ name, iou50, iou75, score }) => {
+    grid.replaceChildren(...chosen.slice(0, max).map(({ name, iou50, iou75, score }) => {
       const note = ([recall]) => (score ? `, score ${digits(score[Math.round(100 * recall)])}` : "");
       return chart({ title: name, small: true, range: [0, 1], lines: [
         { name: "IoU 0.75", style: "dashed", color: "c0", points: points(iou75) },
@@ -134,8 +134,10 @@ function curvesSection({ results: { curves, classes } }) {
     }));
   };
   draw(24);
+  // Without the mean, which has no scores.
+  const shown = curves.filter((curve) => curve.score).length;
   return [remark("Vertical axis: precision. Horizontal axis: recall. The area under a curve is its average precision. ",
-    classes.length > curves.length ? `The ${count(curves.length)} classes with the most objects, of ${count(classes.length)}.` : ""),
+    classes.length > shown ? `The ${counted(shown, "class", "classes")} with the most objects, of ${count(classes.length)}.` : ""),
   html("p.controls", html("label", { for: "filter" }, "Filter "), filter), grid, more];
 }
 
