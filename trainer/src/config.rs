@@ -59,8 +59,8 @@ pub struct TrainConfig {
 pub struct RunConfig {
     /// Number of passes over the training data.
     pub epochs: u32,
-    /// Images per batch of one process. `auto`: the most with which training fits in the memory of the device, to about an
-    /// eighth; `fit` finds it by trial, and the run keeps it.
+    /// Images per batch of one process, at least 1. `auto`: the most with which training fits in the memory of the device, to about a
+    /// quarter; `fit` finds it by trial, and the run keeps it.
     pub batch_size: BatchSize,
     /// Whether batches group images of similar aspect ratio, which reduces padding.
     pub aspect_ratio_grouping: bool,

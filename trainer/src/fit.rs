@@ -11,11 +11,12 @@ use process_group::ProcessGroup;
 use runtime::progress::{detail, is_verbose};
 
 use crate::agreement;
-use crate::batch_size::{self, BatchSize};
+use crate::batch_size::BatchSize;
 use crate::config::TrainConfig;
 use crate::device::{Device, set_cudnn_benchmark};
 use crate::group::{GroupArgs, all, from_first, with_rank};
 use crate::interrupt;
+use crate::largest_batch::largest_batch;
 use crate::machine::Machine;
 use crate::overrides::Overrides;
 use crate::progress::{say, warn};
@@ -118,20 +119,21 @@ fn prepare(
     let on = all(group, device.of_rank(group).and_then(Device::open))?;
     set_cudnn_benchmark(on, &config.run, data.train.recipe());
     if config.run.batch_size == BatchSize::Auto {
-        config.run.batch_size = BatchSize::Images(largest_batch(group, &config, &data, on)?);
+        config.run.batch_size = BatchSize::Images(agreed_batch_size(group, &config, &data, on)?);
     }
     let model = match weights {
         Some(path) => pretrained(path, data.spec(), &config, on),
         None => TrainingModel::new(data.spec(), &config, on),
     };
-    let (group, model, interrupt) = (group.clone(), all(group, model)?, interrupt::watch()?);
+    let (model, interrupt) = all(group, model.and_then(|model| Ok((model, interrupt::watch()?))))?;
+    let group = group.clone();
     let data = data.for_device(model.device);
     let resume_command = RunFolder::resume_command(path);
     Ok(Setup { group, folder, resume_command, config, data, model, device, interrupt })
 }
 
 /// The largest batch that fits on the devices of all ranks, which is printed.
-fn largest_batch(
+fn agreed_batch_size(
     group: &ProcessGroup,
     config: &TrainConfig,
     data: &RunData,
@@ -140,7 +142,7 @@ fn largest_batch(
     say(format_args!("finding the largest batch that fits"));
     let batches = config.optimizer.gradient_accumulation_steps * group.world_size();
     let max = data.sampler.images_per_epoch() / batches;
-    let own = batch_size::largest(config, data.spec(), device, &data.train, max, group.local_world_size());
+    let own = largest_batch(config, data.spec(), device, &data.train, max, group.local_world_size());
     let own = i64::try_from(all(group, own)?)?;
     let found = group.all_gather(&tch::Tensor::from(own))?.min().int64_value(&[]) as usize;
     say(format_args!("batch size {found}; `optimizer.learning_rate` stays {:.3e}", config.optimizer.learning_rate));

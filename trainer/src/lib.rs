@@ -24,6 +24,7 @@ pub mod average;
 mod transfer;
 
 pub mod interval;
+pub mod batch_size;
 pub mod config;
 pub mod overrides;
 mod differences;
@@ -32,7 +33,7 @@ mod resumption;
 pub mod augmentation;
 pub mod cache;
 pub mod loader;
-pub mod batch_size;
+mod largest_batch;
 mod annotated;
 mod candidates;
 pub mod predictor;

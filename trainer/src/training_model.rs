@@ -243,8 +243,8 @@ impl TrainingModel {
         let Contribution { mut losses, mut gradient, mut seconds } =
             agree(&self.group, own, StepError::is_interrupted, &mut [])?;
         let start = Instant::now();
-        self.add_over_ranks(&mut gradient, statistics, totals)?;
-        self.group.all_reduce_sum(&mut losses)?;
+        // The others wait for this rank in the sum, so it can tell them nothing of a failure.
+        catch(|| self.add_over_ranks(&mut losses, &mut gradient, statistics, totals)).map_err(Halt::Amid).flatten()?;
         let norm = gradient.norm();
         self.torn = true;
         // All ranks have the same sum of gradients, and so skip the same steps and have the same scale.
@@ -312,10 +312,17 @@ impl TrainingModel {
         Ok(Contribution { losses, gradient, seconds })
     }
 
-    /// Adds the gradients of all ranks. Also averages the running statistics of live batch norms, of which each rank has
+    /// Adds the losses and the gradients of all ranks. Also averages the running statistics of live batch norms, of which each rank has
     /// measured its own, so that all ranks have the same network after every step.
-    fn add_over_ranks(&mut self, gradient: &mut Tensor, statistics: &Tensor, totals: StepTotals) -> Result<(), Halt> {
+    fn add_over_ranks(
+        &mut self,
+        losses: &mut Tensor,
+        gradient: &mut Tensor,
+        statistics: &Tensor,
+        totals: StepTotals,
+    ) -> Result<(), Halt> {
         let world_size = self.group.world_size();
+        self.group.all_reduce_sum(losses)?;
         if !self.has_live_norms || world_size == 1 {
             return Ok(self.group.all_reduce_sum(gradient)?);
         }

@@ -177,7 +177,7 @@ pub(super) fn compare(
     for input in inputs.each() {
         let input = input?;
         let images = input.pixels.view().insert_axis(Axis(0));
-        let mut read = |reader: &mut HeadReader| {
+        let read = |reader: &mut HeadReader| {
             let mut outputs = reader.read(images, &spec)?;
             // A NaN stays one.
             outputs.heads.logits.mapv_inplace(|logit| if logit < lowest { lowest } else { logit });

@@ -32,6 +32,8 @@ struct Model {
     versions: BTreeMap<u64, Version>,
     /// Whether it was unloaded on request, and is to stay so.
     is_unloaded: bool,
+    /// How often it was unloaded. A version that was being opened meanwhile does not serve.
+    unloads: u64,
 }
 
 struct Version {
@@ -79,6 +81,8 @@ pub(super) enum Retry {
     Changed,
     /// Also those that failed before.
     Failed,
+    /// Also those that failed before, of a model that may be unloaded.
+    Requested,
 }
 
 impl ModelStore {
@@ -91,8 +95,7 @@ impl ModelStore {
     /// whose files have vanished stay. Returns the errors of the versions that failed.
     pub(super) fn load_all(&self, retry: Retry) -> Result<Vec<Error>> {
         let found = self.scan()?;
-        let wanted = found.iter().filter(|(name, _)| !self.read().get(*name).is_some_and(|model| model.is_unloaded));
-        Ok(wanted.flat_map(|(name, versions)| self.load_versions(name, versions, retry)).collect())
+        Ok(found.iter().flat_map(|(name, versions)| self.load_versions(name, versions, retry)).collect())
     }
 
     /// Opens the highest version of a model, also if it was unloaded or has failed before.
@@ -100,7 +103,7 @@ impl ModelStore {
         let failed = |error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
         let found = self.scan().map_err(failed)?;
         let versions = found.get(name).ok_or_else(|| RequestError::not_found(format!("there is no model `{name}`")))?;
-        let errors = self.load_versions(name, versions, Retry::Failed);
+        let errors = self.load_versions(name, versions, Retry::Requested);
         errors.into_iter().next().map_or(Ok(()), |error| {
             progress::error(format_args!("{error:#}"));
             Err(failed(error))
@@ -112,6 +115,7 @@ impl ModelStore {
         let mut models = self.write();
         let Some(model) = models.get_mut(name) else { return Err(Self::unknown(&models, name)) };
         model.is_unloaded = true;
+        model.unloads += 1;
         if let Some((number, _)) = model.serving.take() {
             model.versions.remove(&number);
             progress::say(format_args!("unloaded model `{name}` version {number}"));
@@ -137,7 +141,15 @@ impl ModelStore {
         // What is known of versions that failed and have vanished is of no use any more.
         let is_known =
             |number: &u64, version: &Version| versions.contains_key(number) || matches!(version.state, State::Ready);
-        self.write().entry(name.to_owned()).or_default().versions.retain(|number, version| is_known(number, version));
+        let unloads = {
+            let mut models = self.write();
+            let model = models.entry(name.to_owned()).or_default();
+            if model.is_unloaded && retry != Retry::Requested {
+                return errors;
+            }
+            model.versions.retain(|number, version| is_known(number, version));
+            model.unloads
+        };
         for (number, file) in versions.iter().rev() {
             let (next, serving) = {
                 let models = self.read();
@@ -152,7 +164,7 @@ impl ModelStore {
             self.set(name, *number, file, State::Loading);
             match (self.open)(name, *number, file) {
                 Ok(version) => {
-                    self.replace(name, *number, file, version);
+                    self.replace(name, *number, file, version, unloads);
                     break;
                 }
                 Err(error) => {
@@ -172,12 +184,20 @@ impl ModelStore {
         errors
     }
 
-    /// Lets a version that is open serve instead of the previous one.
-    fn replace(&self, name: &str, number: u64, file: &ModelFile, version: ModelVersion) {
+    /// Lets a version that is open serve instead of the previous one, unless the model was unloaded more than `unloads`
+    /// times by now.
+    fn replace(&self, name: &str, number: u64, file: &ModelFile, version: ModelVersion, unloads: u64) {
         let [provider, _] = version.backend.provider();
-        self.set(name, number, file, State::Ready);
         let mut models = self.write();
         let model = models.entry(name.to_owned()).or_default();
+        if model.unloads != unloads {
+            model.versions.remove(&number);
+            drop(models);
+            drop(version);
+            progress::say(format_args!("model `{name}` version {number} was unloaded while it was opened"));
+            return;
+        }
+        model.versions.insert(number, Version { file: file.clone(), state: State::Ready });
         let previous = model.serving.replace((number, Arc::new(version)));
         model.is_unloaded = false;
         model.versions.retain(|known, version| *known >= number || !matches!(version.state, State::Ready));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -76,32 +77,36 @@ impl Backend for Fake {
     }
 }
 
-/// The server with one worker and a queue of four images.
+/// An open version of the model `name`, with one worker and a queue of four images.
+fn version(name: &str, metrics: &Metrics, behavior: Box<Behavior>) -> ModelVersion {
+    let spec = ModelSpec { classes: vec![Class { id: 7, name: "cat".to_owned() }], ..ModelSpec::default() };
+    let description = ModelDescription {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        max_images: 4,
+        max_batch: 1,
+        max_queue_delay: Duration::ZERO,
+        max_queue: 4,
+        instances: 1,
+        is_on_gpu: false,
+        classes: vec!["cat".to_owned()],
+    };
+    let worker = Worker {
+        queue: Arc::new(Queue::new(4)),
+        backend: Arc::new(Fake { spec, behavior, failures: AtomicU64::new(0) }),
+        metrics: metrics.of(name, "1"),
+        limits: Limits::DEFAULT,
+        budget: PixelBudget::new(1 << 20),
+    };
+    ModelVersion::start(description, worker, 1)
+}
+
+/// The server of the model `m`.
 fn app(behavior: impl Fn() -> Result<(), EngineError> + Send + Sync + 'static) -> Arc<AppState> {
     let metrics = Arc::new(Metrics::default());
-    let (of_model, behavior) = (metrics.of("m", "1"), Mutex::new(Some(Box::new(behavior) as Box<Behavior>)));
+    let (of_versions, behavior) = (Arc::clone(&metrics), Mutex::new(Some(Box::new(behavior) as Box<Behavior>)));
     let open = move |name: &str, _: u64, _: &super::repository::ModelFile| {
-        let spec = ModelSpec { classes: vec![Class { id: 7, name: "cat".to_owned() }], ..ModelSpec::default() };
-        let behavior = behavior.lock().unwrap().take().unwrap();
-        let description = ModelDescription {
-            name: name.to_owned(),
-            version: "1".to_owned(),
-            max_images: 4,
-            max_batch: 1,
-            max_queue_delay: Duration::ZERO,
-            max_queue: 4,
-            instances: 1,
-            is_on_gpu: false,
-            classes: vec!["cat".to_owned()],
-        };
-        let worker = Worker {
-            queue: Arc::new(Queue::new(4)),
-            backend: Arc::new(Fake { spec, behavior, failures: AtomicU64::new(0) }),
-            metrics: Arc::clone(&of_model),
-            limits: Limits::DEFAULT,
-            budget: PixelBudget::new(1 << 20),
-        };
-        Ok(ModelVersion::start(description, worker, 1))
+        Ok(version(name, &of_versions, behavior.lock().unwrap().take().unwrap()))
     };
     let repository = Repository::File { path: PathBuf::from("m.onnx"), name: "m".to_owned() };
     let models = Arc::new(ModelStore::new(repository, Box::new(open)));
@@ -121,6 +126,38 @@ fn app(behavior: impl Fn() -> Result<(), EngineError> + Send + Sync + 'static) -
         is_started: AtomicBool::new(true),
         is_draining: AtomicBool::new(false),
     })
+}
+
+/// An opening that takes long must not undo an `unload` that was answered meanwhile.
+#[test]
+fn a_model_that_is_unloaded_while_it_is_opened_does_not_serve() {
+    let (started, starts) = channel();
+    let (go_on, wait) = channel();
+    let wait = Mutex::new(wait);
+    let open = move |name: &str, _: u64, _: &super::repository::ModelFile| {
+        started.send(()).unwrap();
+        wait.lock().unwrap().recv().unwrap();
+        Ok(version(name, &Metrics::default(), Box::new(|| Ok(()))))
+    };
+    let repository = Repository::File { path: PathBuf::from("m.onnx"), name: "m".to_owned() };
+    let models = Arc::new(ModelStore::new(repository, Box::new(open)));
+    let opening = {
+        let models = Arc::clone(&models);
+        thread::spawn(move || models.load_all(Retry::Changed).unwrap().len())
+    };
+    starts.recv().unwrap();
+    models.unload("m").unwrap();
+    go_on.send(()).unwrap();
+    assert_eq!(opening.join().unwrap(), 0);
+    assert!(models.get("m", None).is_err() && models.serving().is_empty());
+    // Polls and SIGHUP leave it so; a request to load it does not.
+    for retry in [Retry::Changed, Retry::Failed] {
+        assert!(models.load_all(retry).unwrap().is_empty());
+    }
+    assert!(starts.try_recv().is_err());
+    go_on.send(()).unwrap();
+    models.load("m").unwrap();
+    assert!(models.get("m", None).is_ok());
 }
 
 fn image() -> Bytes {

@@ -39,7 +39,7 @@ fn configuration_errors_show_file_key_and_line() {
         ("freeze: heads", "run.freeze"),
         ("ema_decay: 1.0", "run.ema_decay"),
         ("save_every_minutes: 0", "run.save_every_minutes"),
-        ("validate_every: 0", "run: `0 epochs` is not an interval"),
+        ("validate_every: 0", "run.validate_every: `0 epochs` is not an interval"),
         ("validate_every: [1]", "such as `2 epochs` or `500 steps`"),
         ("keep_checkpoints: 0", "`run.keep_checkpoints` is 0"),
     ] {

@@ -47,7 +47,7 @@ fn augmented_training_is_bitwise_reproducible_with_and_without_cache_and_with_an
     project.configure(&config("{kind: disk}"));
     assert_contains(
         &project.refused(&["--out", "disk"]),
-        &["retinanet.yaml", "data.cache: images are no longer cached on disk", "line"],
+        &["retinanet.yaml", "data.cache.kind: images are no longer cached on disk", "line"],
     );
 }
 
@@ -239,7 +239,6 @@ fn auto_is_the_largest_batch_that_fits_and_the_run_keeps_it() {
     let text = project.fitted(&auto);
     assert_contains(&text, &["finding the largest batch that fits", "batch size 6; `optimizer.learning_rate` stays"]);
     assert!(project.read("run/config.yaml").contains("batch_size: 6"));
-    assert_eq!(project.steps_saved("run"), 1);
     // A launcher may repeat its command.
     let again = project.fitted(&[&["--resume"], &auto[..]].concat());
     assert!(!again.contains("finding"), "{again}");
@@ -259,7 +258,8 @@ fn auto_stops_before_memory_runs_out() {
             "ulimit -v 4200000; exec \"$0\" fit --set run.batch_size=auto --set run.epochs=1 --set \"$1\" --out \"$2\"";
         let mut command = Command::new("sh");
         command.args(["-c", limited, program, &sides, out]).current_dir(project.path());
-        command.env("OMP_NUM_THREADS", "1").env("GLIBC_TUNABLES", "glibc.malloc.mmap_max=0").output().unwrap()
+        // Freed memory returns to the system, so that the trial leaves nothing behind.
+        command.env("OMP_NUM_THREADS", "1").env("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=0").output().unwrap()
     };
     let output = fit("1024", "run");
     assert!(output.status.success(), "{}", stderr(&output));
