@@ -327,7 +327,7 @@ impl TrainingModel {
             return Ok(self.group.all_reduce_sum(gradient)?);
         }
         // One sum of both. Ranks without a batch have measured no change, unless they measure together.
-        let measuring = if self.synchronizes() { world_size } else { totals.batches.min(world_size) };
+        let measuring = if self.synchronizes() { world_size } else { totals.batches.clamp(1, world_size) };
         let buffers = &mut self.parameters.buffers;
         let mut flat = Tensor::cat(&[&*gradient, &(&*buffers - statistics)], 0);
         self.group.all_reduce_sum(&mut flat)?;

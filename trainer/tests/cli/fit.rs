@@ -255,13 +255,13 @@ fn auto_stops_before_memory_runs_out() {
         let program = env!("CARGO_BIN_EXE_trainer");
         let sides = format!("model.preprocessing={{shorter_side: {side}, longer_side: {side}}}");
         let limited =
-            "ulimit -v 4200000; exec \"$0\" fit --set run.batch_size=auto --set run.epochs=1 --set \"$1\" --out \"$2\"";
+            "ulimit -v 2700000; exec \"$0\" fit --set run.batch_size=auto --set run.epochs=1 --set \"$1\" --out \"$2\"";
         let mut command = Command::new("sh");
         command.args(["-c", limited, program, &sides, out]).current_dir(project.path());
         // Freed memory returns to the system, so that the trial leaves nothing behind.
         command.env("OMP_NUM_THREADS", "1").env("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=0").output().unwrap()
     };
-    let output = fit("1024", "run");
+    let output = fit("512", "run");
     assert!(output.status.success(), "{}", stderr(&output));
     let config = project.read("run/config.yaml");
     let found = (1..6).find(|images| config.contains(&format!("batch_size: {images}")));
