@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::{Parser, Subcommand};
 use runtime::cli::{self, CommonArgs};
 use runtime::progress;
 use trainer::interrupt::{self, Interrupted};
-use trainer::{bench, check, eval, fit, import, init, memory, report, synth};
+use trainer::{bench, check, eval, failure, fit, import, init, memory, report, synth};
 
 /// Exit code of `check` when training would refuse the data or stop at an image.
 const UNSOUND_DATA: u8 = 3;
@@ -39,25 +40,27 @@ fn main() -> ExitCode {
     memory::restart_with_huge_pages();
     let args: Args = cli::parse(trainer::schemas);
     args.common.apply();
-    let result = match args.command {
-        Command::Init(args) => init::run(&args),
-        Command::Check(args) => match check::run(&args) {
-            Ok(true) => Ok(()),
-            Ok(false) => return ExitCode::from(UNSOUND_DATA),
-            Err(error) => Err(error),
-        },
-        Command::Synth(args) => synth::run(&args),
-        Command::Fit(args) => fit::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Report(args) => report::run(&args),
-        Command::Import(args) => import::run(&args),
-        Command::Bench(args) => bench::run(&args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let result = failure::catch(|| run(&args.command));
+    let code = match result.unwrap_or_else(|error| Err(anyhow!("libtorch failed: {error}"))) {
+        Ok(code) => return code,
         Err(error) => {
             progress::error(format_args!("{error:#}"));
-            if error.is::<Interrupted>() { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::FAILURE }
+            if error.is::<Interrupted>() { interrupt::EXIT_CODE } else { 1 }
         }
+    };
+    ExitCode::from(code)
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Init(args) => init::run(args)?,
+        Command::Check(args) => return Ok(if check::run(args)? { ExitCode::SUCCESS } else { UNSOUND_DATA.into() }),
+        Command::Synth(args) => synth::run(args)?,
+        Command::Fit(args) => fit::run(args)?,
+        Command::Eval(args) => eval::run(args)?,
+        Command::Report(args) => report::run(args)?,
+        Command::Import(args) => import::run(args)?,
+        Command::Bench(args) => bench::run(args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

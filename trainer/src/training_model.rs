@@ -202,8 +202,11 @@ impl TrainingModel {
         let step = catch(|| self.make_step(batches, totals, at, interrupt, &statistics));
         let step = step.map_err(StepError::Torch).flatten();
         if step.is_err() {
-            // Live batch norms have updated the running statistics.
-            catch(|| tch::no_grad(|| self.parameters.buffers.copy_(&statistics)))?;
+            catch(|| {
+                release_failed_backward(self.device);
+                // Live batch norms have updated the running statistics.
+                tch::no_grad(|| self.parameters.buffers.copy_(&statistics));
+            })?;
         }
         self.watch.update();
         step
@@ -385,4 +388,11 @@ impl TrainingModel {
 
 fn has_live_norms(spec: &ModelSpec) -> bool {
     [Some(&spec.backbone.norm), spec.heads.norm.as_ref()].into_iter().flatten().any(|norm| norm.kind == NormKind::Batch)
+}
+
+/// Frees the activations of a failed backward pass. libtorch's queue of this thread keeps what such a pass has not run
+/// until another pass empties it (<https://github.com/pytorch/pytorch/issues/82218>).
+fn release_failed_backward(device: Device) {
+    let leaf = Tensor::ones([1], (Kind::Float, device)).set_requires_grad(true);
+    let _ = Tensor::run_backward(&[leaf.sum(Kind::Float)], &[&leaf], false, false);
 }

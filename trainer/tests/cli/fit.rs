@@ -247,7 +247,8 @@ fn auto_is_the_largest_batch_that_fits_and_the_run_keeps_it() {
     assert_contains(&stderr(&output), &["`run.batch_size` is auto, which only `fit` finds; give a number"]);
 }
 
-/// A limit on the memory of the process stands in for the memory of a GPU: libtorch fails to allocate.
+/// A limit on the memory of the process stands in for the memory of a GPU: libtorch fails to allocate. With this one, the
+/// last size that is tried fails in its backward pass, whose memory the run needs.
 #[test]
 fn auto_stops_before_memory_runs_out() {
     let project = Project::new();
