@@ -180,14 +180,10 @@ impl Tensor for Traced {
         self.then("Conv", layer.weight.layer(), &weights, [group].into_iter().chain(window).collect())
     }
 
-    fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
-        let weights = [&layer.weight, &layer.bias, &layer.running_mean, &layer.running_var];
-        self.then(
-            "BatchNormalization",
-            layer.weight.layer(),
-            &weights,
-            vec![AttributeProto::float("epsilon", layer.epsilon)],
-        )
+    fn conv2d_batch_norm(&self, conv: &Conv2d<Self>, norm: &BatchNorm<Self>) -> Self {
+        let weights = [&norm.weight, &norm.bias, &norm.running_mean, &norm.running_var];
+        let epsilon = AttributeProto::float("epsilon", norm.epsilon);
+        self.conv2d(conv).then("BatchNormalization", norm.weight.layer(), &weights, vec![epsilon])
     }
 
     /// Instance normalization of the groups, then scale and shift per channel: ONNX has no correct GroupNormalization

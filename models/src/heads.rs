@@ -1,6 +1,6 @@
 //! The two heads, classification and box regression. <https://arxiv.org/abs/1708.02002>, section 4.
 
-use crate::layers::{Conv2d, Conv2dConfig, ConvInitial, Norm};
+use crate::layers::{Conv2d, Conv2dConfig, ConvInitial, Norm, NormedConv2d};
 use crate::spec::HeadsSpec;
 use crate::tensor::{Layer, Tensor};
 use crate::weights::{Scope, WeightsError};
@@ -15,9 +15,9 @@ pub(crate) struct Head<T> {
     feature_width: usize,
 }
 
-struct TowerLayer<T> {
-    conv: Conv2d<T>,
-    norm: Option<Norm<T>>,
+enum TowerLayer<T> {
+    Plain(Conv2d<T>),
+    Normed(NormedConv2d<T>),
 }
 
 /// Sizes of a head.
@@ -39,9 +39,13 @@ impl<T: Tensor> Head<T> {
         let tower = (0..spec.depth).map(|index| {
             let size = Conv2dConfig::same(inputs(index), spec.width, 3);
             let conv = Conv2d::with_bias(&scope.at(format!("conv{}", index + 1)), size, ConvInitial::FanOut)?;
-            let norm =
-                spec.norm.as_ref().map(|norm| Norm::new(&scope.at(format!("norm{}", index + 1)), spec.width, norm));
-            Ok(TowerLayer { conv, norm: norm.transpose()? })
+            Ok(match &spec.norm {
+                Some(norm) => {
+                    let norm = Norm::new(&scope.at(format!("norm{}", index + 1)), spec.width, norm)?;
+                    TowerLayer::Normed(NormedConv2d { conv, norm })
+                }
+                None => TowerLayer::Plain(conv),
+            })
         });
         let tower = tower.collect::<Result<_, WeightsError>>()?;
         let size = Conv2dConfig::same(inputs(spec.depth), config.anchors * config.width, 3);
@@ -55,12 +59,9 @@ impl<T: Tensor> Head<T> {
     }
 
     fn features(&self, x: &T) -> T {
-        self.tower.iter().fold(x.clone(), |x, layer| {
-            let x = x.apply(&layer.conv);
-            match &layer.norm {
-                Some(norm) => x.apply(norm).relu(),
-                None => x.relu(),
-            }
+        self.tower.iter().fold(x.clone(), |x, layer| match layer {
+            TowerLayer::Plain(conv) => x.apply(conv).relu(),
+            TowerLayer::Normed(conv) => x.apply(conv).relu(),
         })
     }
 }

@@ -166,6 +166,28 @@ impl<T> Norm<T> {
     }
 }
 
+/// A convolution and the norm of its outputs.
+#[derive(Clone, Debug)]
+pub struct NormedConv2d<T> {
+    /// The convolution.
+    pub conv: Conv2d<T>,
+    /// The norm.
+    pub norm: Norm<T>,
+}
+
+impl<T> NormedConv2d<T> {
+    /// A convolution without bias; `names` are those of the convolution and of the norm in `scope`.
+    pub(crate) fn without_bias(
+        scope: &Scope<T>,
+        names: [&str; 2],
+        config: Conv2dConfig,
+        norm: &NormSpec,
+    ) -> Result<Self, WeightsError> {
+        let conv = Conv2d::without_bias(&scope.at(names[0]), config)?;
+        Ok(Self { conv, norm: Norm::new(&scope.at(names[1]), config.outputs, norm)? })
+    }
+}
+
 /// Hyperparameters of max pooling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxPool {

@@ -40,7 +40,7 @@ pub use checkpoint::{
     TensorProblems, cells_per_level,
 };
 pub use deviation::{Deviation, max_abs};
-pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, Statistics};
+pub use layers::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Norm, NormedConv2d, Statistics};
 pub use matching::{Assignment, Matcher};
 pub use preprocessing::{CommonScale, Placement, Preprocessed, preprocess, preprocess_bytes, preprocess_rows};
 pub use resize::resize;

@@ -1,6 +1,6 @@
 //! The backbone: a ResNet or ResNeXt without its classifier. <https://arxiv.org/abs/1512.03385>, table 1.
 
-use crate::layers::{Conv2d, Conv2dConfig, MaxPool, Norm};
+use crate::layers::{Conv2dConfig, MaxPool, NormedConv2d};
 use crate::spec::BackboneSpec;
 use crate::tensor::{Layer, Tensor};
 use crate::weights::{Scope, WeightsError};
@@ -14,8 +14,7 @@ pub(crate) struct Features<T> {
 
 /// A ResNet or ResNeXt.
 pub(crate) struct ResNet<T> {
-    conv1: Conv2d<T>,
-    bn1: Norm<T>,
+    conv1: NormedConv2d<T>,
     layer1: Stage<T>,
     layer2: Stage<T>,
     layer3: Stage<T>,
@@ -32,8 +31,7 @@ impl<T: Tensor> ResNet<T> {
             Stage::new(&scope.at(format!("layer{}", index + 1)), size, layout.blocks[index], spec)
         };
         Ok(Self {
-            conv1: Conv2d::without_bias(&scope.at("conv1"), stem)?,
-            bn1: Norm::new(&scope.at("bn1"), 64, &spec.norm)?,
+            conv1: NormedConv2d::without_bias(scope, ["conv1", "bn1"], stem, &spec.norm)?,
             layer1: stage(0, 64)?,
             layer2: stage(1, c2)?,
             layer3: stage(2, c3)?,
@@ -42,7 +40,7 @@ impl<T: Tensor> ResNet<T> {
     }
 
     pub(crate) fn forward(&self, images: &T) -> Features<T> {
-        let x = images.apply(&self.conv1).apply(&self.bn1).relu();
+        let x = images.apply(&self.conv1).relu();
         let x = x.max_pool(MaxPool { kernel: 3, stride: 2, padding: 1 });
         let c2 = x.apply(&self.layer1);
         let c3 = c2.apply(&self.layer2);
@@ -94,41 +92,34 @@ struct BlockConfig {
 
 /// Two 3x3 convolutions with a shortcut around them.
 struct BasicBlock<T> {
-    conv1: Conv2d<T>,
-    bn1: Norm<T>,
-    conv2: Conv2d<T>,
-    bn2: Norm<T>,
-    downsample: Option<Downsample<T>>,
+    conv1: NormedConv2d<T>,
+    conv2: NormedConv2d<T>,
+    downsample: Option<NormedConv2d<T>>,
 }
 
 impl<T: Tensor> BasicBlock<T> {
     fn new(scope: &Scope<T>, size: BlockConfig, spec: &BackboneSpec) -> Result<Self, WeightsError> {
         let BlockConfig { inputs, planes, stride } = size;
+        let conv = convolutions(scope, spec);
         Ok(Self {
-            conv1: Conv2d::without_bias(&scope.at("conv1"), Conv2dConfig::same(inputs, planes, 3).stride(stride))?,
-            bn1: Norm::new(&scope.at("bn1"), planes, &spec.norm)?,
-            conv2: Conv2d::without_bias(&scope.at("conv2"), Conv2dConfig::same(planes, planes, 3))?,
-            bn2: Norm::new(&scope.at("bn2"), planes, &spec.norm)?,
-            downsample: Downsample::where_needed(scope, size, planes, spec)?,
+            conv1: conv(1, Conv2dConfig::same(inputs, planes, 3).stride(stride))?,
+            conv2: conv(2, Conv2dConfig::same(planes, planes, 3))?,
+            downsample: downsample(scope, size, planes, spec)?,
         })
     }
 
     fn forward(&self, x: &T) -> T {
-        let y = x.apply(&self.conv1).apply(&self.bn1).relu();
-        let y = y.apply(&self.conv2).apply(&self.bn2);
+        let y = x.apply(&self.conv1).relu().apply(&self.conv2);
         y.add(&shortcut(x, self.downsample.as_ref())).relu()
     }
 }
 
 /// A 3x3 convolution between two 1x1 convolutions, with a shortcut around them.
 struct Bottleneck<T> {
-    conv1: Conv2d<T>,
-    bn1: Norm<T>,
-    conv2: Conv2d<T>,
-    bn2: Norm<T>,
-    conv3: Conv2d<T>,
-    bn3: Norm<T>,
-    downsample: Option<Downsample<T>>,
+    conv1: NormedConv2d<T>,
+    conv2: NormedConv2d<T>,
+    conv3: NormedConv2d<T>,
+    downsample: Option<NormedConv2d<T>>,
 }
 
 impl<T: Tensor> Bottleneck<T> {
@@ -138,53 +129,46 @@ impl<T: Tensor> Bottleneck<T> {
         let width = planes * spec.width_per_group / 64 * spec.groups;
         let (outer_stride, middle_stride) = if spec.stride_in_1x1 { (stride, 1) } else { (1, stride) };
         let middle = Conv2dConfig::same(width, width, 3).stride(middle_stride).groups(spec.groups);
+        let conv = convolutions(scope, spec);
         Ok(Self {
-            conv1: Conv2d::without_bias(&scope.at("conv1"), Conv2dConfig::same(inputs, width, 1).stride(outer_stride))?,
-            bn1: Norm::new(&scope.at("bn1"), width, &spec.norm)?,
-            conv2: Conv2d::without_bias(&scope.at("conv2"), middle)?,
-            bn2: Norm::new(&scope.at("bn2"), width, &spec.norm)?,
-            conv3: Conv2d::without_bias(&scope.at("conv3"), Conv2dConfig::same(width, outputs, 1))?,
-            bn3: Norm::new(&scope.at("bn3"), outputs, &spec.norm)?,
-            downsample: Downsample::where_needed(scope, size, outputs, spec)?,
+            conv1: conv(1, Conv2dConfig::same(inputs, width, 1).stride(outer_stride))?,
+            conv2: conv(2, middle)?,
+            conv3: conv(3, Conv2dConfig::same(width, outputs, 1))?,
+            downsample: downsample(scope, size, outputs, spec)?,
         })
     }
 
     fn forward(&self, x: &T) -> T {
-        let y = x.apply(&self.conv1).apply(&self.bn1).relu();
-        let y = y.apply(&self.conv2).apply(&self.bn2).relu();
-        let y = y.apply(&self.conv3).apply(&self.bn3);
+        let y = x.apply(&self.conv1).relu().apply(&self.conv2).relu().apply(&self.conv3);
         y.add(&shortcut(x, self.downsample.as_ref())).relu()
     }
 }
 
-/// The 1x1 projection of a shortcut whose input and output differ in shape.
-struct Downsample<T> {
-    conv: Conv2d<T>,
-    norm: Norm<T>,
-}
-
-impl<T: Tensor> Downsample<T> {
-    fn where_needed(
-        scope: &Scope<T>,
-        size: BlockConfig,
-        outputs: usize,
-        spec: &BackboneSpec,
-    ) -> Result<Option<Self>, WeightsError> {
-        if size.stride == 1 && size.inputs == outputs {
-            return Ok(None);
-        }
-        let scope = scope.at("downsample");
-        let config = Conv2dConfig::same(size.inputs, outputs, 1).stride(size.stride);
-        Ok(Some(Self {
-            conv: Conv2d::without_bias(&scope.at(0), config)?,
-            norm: Norm::new(&scope.at(1), outputs, &spec.norm)?,
-        }))
+/// Makes the convolutions of a block, with their norms, by their numbers.
+fn convolutions<T>(
+    scope: &Scope<T>,
+    spec: &BackboneSpec,
+) -> impl Fn(usize, Conv2dConfig) -> Result<NormedConv2d<T>, WeightsError> {
+    |number, config| {
+        let names = [format!("conv{number}"), format!("bn{number}")];
+        NormedConv2d::without_bias(scope, names.each_ref().map(String::as_str), config, &spec.norm)
     }
 }
 
-fn shortcut<T: Tensor>(x: &T, downsample: Option<&Downsample<T>>) -> T {
-    match downsample {
-        Some(downsample) => x.apply(&downsample.conv).apply(&downsample.norm),
-        None => x.clone(),
+/// The 1x1 projection of a shortcut, if its input and output differ in shape.
+fn downsample<T>(
+    scope: &Scope<T>,
+    size: BlockConfig,
+    outputs: usize,
+    spec: &BackboneSpec,
+) -> Result<Option<NormedConv2d<T>>, WeightsError> {
+    if size.stride == 1 && size.inputs == outputs {
+        return Ok(None);
     }
+    let config = Conv2dConfig::same(size.inputs, outputs, 1).stride(size.stride);
+    NormedConv2d::without_bias(&scope.at("downsample"), ["0", "1"], config, &spec.norm).map(Some)
+}
+
+fn shortcut<T: Tensor>(x: &T, downsample: Option<&NormedConv2d<T>>) -> T {
+    downsample.map_or_else(|| x.clone(), |downsample| x.apply(downsample))
 }

@@ -77,8 +77,9 @@ impl Tensor for Shape {
         self.layer_output(vec![n, config.outputs, height, width], &weights, n * height * width * layer.weight.len())
     }
 
-    fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
-        self.layer_output(self.sizes.clone(), &[&layer.weight, &layer.bias], 0)
+    fn conv2d_batch_norm(&self, conv: &Conv2d<Self>, norm: &BatchNorm<Self>) -> Self {
+        let y = self.conv2d(conv);
+        y.layer_output(y.sizes.clone(), &[&norm.weight, &norm.bias], 0)
     }
 
     fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {

@@ -1,6 +1,6 @@
 //! The operations of the network, which every interpreter implements.
 
-use crate::layers::{BatchNorm, Conv2d, GroupNorm, MaxPool, Norm};
+use crate::layers::{BatchNorm, Conv2d, GroupNorm, MaxPool, Norm, NormedConv2d};
 
 /// A tensor with the operations that the network uses.
 ///
@@ -10,8 +10,9 @@ pub trait Tensor: Clone {
     /// Two-dimensional cross-correlation: `[N, inputs, H, W]` to `[N, outputs, H', W']`.
     fn conv2d(&self, layer: &Conv2d<Self>) -> Self;
 
-    /// Batch normalization over N, H and W, per channel.
-    fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self;
+    /// A convolution and the batch normalization of its outputs over N, H and W, per channel. Norms with constant
+    /// statistics may be computed as a part of the convolution.
+    fn conv2d_batch_norm(&self, conv: &Conv2d<Self>, norm: &BatchNorm<Self>) -> Self;
 
     /// Group normalization over H, W and the channels of a group. <https://arxiv.org/abs/1803.08494>
     fn group_norm(&self, layer: &GroupNorm<Self>) -> Self;
@@ -55,11 +56,11 @@ impl<T: Tensor> Layer<T> for Conv2d<T> {
     }
 }
 
-impl<T: Tensor> Layer<T> for Norm<T> {
+impl<T: Tensor> Layer<T> for NormedConv2d<T> {
     fn forward(&self, x: &T) -> T {
-        match self {
-            Norm::Batch(norm) => x.batch_norm(norm),
-            Norm::Group(norm) => x.group_norm(norm),
+        match &self.norm {
+            Norm::Batch(norm) => x.conv2d_batch_norm(&self.conv, norm),
+            Norm::Group(norm) => x.conv2d(&self.conv).group_norm(norm),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Time of one training step, from forward pass to optimizer: ResNet-18 and ResNet-50, 80 classes, on an idle machine
-//! and next to busy programs. When `PEER_PYTHON` names a Python with torch 2.11 and torchvision 0.26, also
+//! Time of one training step, from forward pass to optimizer: ResNet-18 and ResNet-50, 80 classes, float32 and bfloat16, on
+//! an idle machine; and next to busy programs. When `PEER_PYTHON` names a Python with torch 2.11 and torchvision 0.26, also
 //! measures torchvision's RetinaNet.
 
 use std::path::Path;
@@ -18,6 +18,7 @@ use trainer::config::TrainConfig;
 use trainer::loader::{Batch, BatchImages};
 use trainer::optimizer::OptimizerKind;
 use trainer::overrides::Overrides;
+use trainer::precision::Precision;
 use trainer::schedule::{Patience, SchedulePosition};
 use trainer::targets::{Normalizer, Object, Targets};
 use trainer::training_model::TrainingModel;
@@ -49,27 +50,30 @@ impl Layout {
 struct Case {
     depth: u32,
     layout: Layout,
+    precision: Precision,
     count: usize,
     side: usize,
 }
 
 impl Case {
     fn name(&self) -> String {
-        let Self { depth, count, side, .. } = self;
-        format!("ResNet-{depth}, {count}x3x{side}x{side}")
+        let Self { depth, layout, precision, count, side } = self;
+        format!("ResNet-{depth}, {count}x3x{side}x{side}, {precision}, channels {}", layout.name())
     }
 }
 
 fn main() -> anyhow::Result<()> {
     trainer::memory::restart_with_huge_pages();
-    for depth in [18, 50] {
-        for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
-            bench(Case { depth, layout, count: 2, side: SIDE })?;
+    let [first, last] = [Layout::ChannelsFirst, Layout::ChannelsLast];
+    let [float32, bfloat16] = [Precision::Float32, Precision::Bfloat16];
+    for (depth, side) in [(18, SIDE), (50, SIDE), (50, 2 * SIDE)] {
+        for (layout, precision) in [(first, float32), (last, float32), (last, bfloat16)] {
+            bench(Case { depth, layout, precision, count: 2, side })?;
         }
     }
     bench_with_neighbors("shapes.yaml, 8x3x96x96", shapes()?, None)?;
     for (depth, count, side) in [(18, 8, 96), (18, 2, SIDE), (50, 2, SIDE)] {
-        let case = Case { depth, layout: Layout::ChannelsFirst, count, side };
+        let case = Case { depth, layout: first, precision: float32, count, side };
         let mut peer = peer_of(case)?;
         let peer = peer.as_mut().map(|peer| peer as &mut dyn FnMut() -> anyhow::Result<f64>);
         bench_with_neighbors(&case.name(), ours(case)?, peer)?;
@@ -146,7 +150,7 @@ fn bench(case: Case) -> anyhow::Result<()> {
         }
     }
     let ours = median(our_times);
-    print!("training step, {}, 80 classes, channels {}: {ours:.3} s", case.name(), case.layout.name());
+    print!("training step, {}: {ours:.3} s", case.name());
     match peer {
         Some(_) => {
             let peer = median(peer_times);
@@ -158,13 +162,14 @@ fn bench(case: Case) -> anyhow::Result<()> {
 }
 
 fn ours(case: Case) -> anyhow::Result<impl FnMut() -> f64 + use<>> {
-    let Case { depth, layout, count, side } = case;
+    let Case { depth, layout, precision, count, side } = case;
     let spec = tests::spec(&format!("resnet{depth}"), NormKind::FrozenBatch, 80);
     let no_data = "{annotations: unused, images: unused}";
     let mut config: TrainConfig = serde_yaml::from_str(&format!("data: {{train: {no_data}, validation: {no_data}}}"))?;
     config.optimizer.kind = OptimizerKind::Sgd;
     config.optimizer.learning_rate = 1e-4;
     config.run.channels_last = layout == Layout::ChannelsLast;
+    config.run.precision = precision;
     steps(&spec, &config, count, side)
 }
 
@@ -217,10 +222,10 @@ fn peer_of(case: Case) -> anyhow::Result<Option<impl FnMut() -> anyhow::Result<f
 }
 
 fn peer(python: &str, case: Case) -> anyhow::Result<impl FnMut() -> anyhow::Result<f64> + use<>> {
-    let Case { depth, layout, count, side } = case;
+    let Case { depth, layout, precision, count, side } = case;
     let [depth, threads] = [depth.to_string(), tch::get_num_threads().to_string()];
-    let [count, side] = [count, side].map(|number| number.to_string());
-    let arguments = [depth.as_str(), &threads, layout.name(), &count, &side].map(Path::new);
+    let [count, side, precision] = [count.to_string(), side.to_string(), precision.to_string()];
+    let arguments = [depth.as_str(), &threads, layout.name(), &precision, &count, &side].map(Path::new);
     let mut peer = Peer::start(python, "train_step.py", &arguments)?;
     Ok(move || peer.request(&Value::Null)?.as_f64().context("the peer printed no number"))
 }

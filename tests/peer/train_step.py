@@ -1,8 +1,9 @@
 """Times one training step of torchvision's RetinaNet, from forward pass to optimizer, with 80 classes.
 
-Started by tests/benches/train_step.rs as `python train_step.py DEPTH THREADS LAYOUT COUNT SIDE`, for COUNT images of
-SIDE x SIDE. LAYOUT is `first` or `last`: the position of the channels. Runs one step for each line on stdin and prints its
-seconds, so that the two implementations can take turns.
+Started by tests/benches/train_step.rs as `python train_step.py DEPTH THREADS LAYOUT PRECISION COUNT SIDE`, for COUNT images of
+SIDE x SIDE. LAYOUT is `first` or `last`: the position of the channels. PRECISION is `float32`, or `bfloat16` for
+PyTorch's automatic mixed precision. Runs one step for each line on stdin and prints its seconds, so that the two
+implementations can take turns.
 """
 import sys
 import time
@@ -12,7 +13,8 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-count, side = map(int, sys.argv[4:])
+count, side = map(int, sys.argv[5:])
+mixed = torch.autocast("cpu", torch.bfloat16, enabled=sys.argv[4] == "bfloat16")
 torch.set_num_threads(int(sys.argv[2]))
 torch.manual_seed(0)
 backbone = resnet_fpn_backbone(
@@ -27,7 +29,8 @@ targets = [{"boxes": boxes, "labels": torch.tensor([1, 2, 3])} for _ in range(co
 
 for _ in sys.stdin:
     start = time.perf_counter()
-    loss = sum(model(images, targets).values())
+    with mixed:
+        loss = sum(model(images, targets).values())
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()

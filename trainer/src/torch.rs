@@ -1,6 +1,6 @@
 //! Implements the network's tensor operations with libtorch.
 
-use models::{BatchNorm, Conv2d, GroupNorm, MaxPool, Statistics, Tensor};
+use models::{BatchNorm, Conv2d, Conv2dConfig, GroupNorm, MaxPool, Statistics, Tensor};
 use ndarray::Array4;
 use tch::Kind;
 use tch::kind::Element;
@@ -38,6 +38,21 @@ pub(crate) fn channels_last(images: &tch::Tensor) -> tch::Tensor {
     images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
+/// The convolution of `x`, `[N, inputs, H, W]`, in its data type.
+fn convolution(
+    x: &tch::Tensor,
+    weight: &tch::Tensor,
+    bias: Option<&tch::Tensor>,
+    config: &Conv2dConfig,
+) -> tch::Tensor {
+    let (stride, padding) = ([config.stride as i64; 2], [config.padding as i64; 2]);
+    // On the CPU, libtorch 2.11 leaves parts of a kernel's gradient unset for bfloat16 images one pixel wide.
+    let kind = if x.kind() == Kind::BFloat16 && x.size()[3] == 1 { Kind::Float } else { x.kind() };
+    let bias = bias.map(|bias| bias.to_kind(kind));
+    let y = x.to_kind(kind).conv2d(&weight.to_kind(kind), bias, stride, padding, [1, 1], config.groups as i64);
+    y.to_kind(x.kind())
+}
+
 impl<const TRAINING: bool> Clone for Torch<TRAINING> {
     /// Shares the data.
     fn clone(&self) -> Self {
@@ -47,34 +62,27 @@ impl<const TRAINING: bool> Clone for Torch<TRAINING> {
 
 impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
     fn conv2d(&self, layer: &Conv2d<Self>) -> Self {
-        let config = &layer.config;
-        let (stride, padding) = ([config.stride as i64; 2], [config.padding as i64; 2]);
-        // On the CPU, libtorch 2.11 leaves parts of a kernel's gradient unset for bfloat16 images one pixel wide.
-        let narrow = self.0.kind() == Kind::BFloat16 && self.0.size()[3] == 1;
-        let x = if narrow { self.0.to_kind(Kind::Float) } else { self.0.shallow_clone() };
-        let weight = layer.weight.0.to_kind(x.kind());
-        let bias = layer.bias.as_ref().map(|bias| bias.0.to_kind(x.kind()));
-        let y = x.conv2d(&weight, bias, stride, padding, [1, 1], config.groups as i64);
-        Self(y.to_kind(self.0.kind()))
+        Self(convolution(&self.0, &layer.weight.0, layer.bias.as_ref().map(|bias| &bias.0), &layer.config))
     }
 
-    fn batch_norm(&self, layer: &BatchNorm<Self>) -> Self {
+    fn conv2d_batch_norm(&self, conv: &Conv2d<Self>, norm: &BatchNorm<Self>) -> Self {
+        let epsilon = f64::from(norm.epsilon);
+        let [weight, bias] = [&norm.weight.0, &norm.bias.0];
+        let [running_mean, running_var] = [&norm.running_mean.0, &norm.running_var.0];
         // If the weights of a norm are frozen, its statistics are too.
-        let live = TRAINING && layer.statistics == Statistics::Live && layer.weight.0.requires_grad();
-        let norm = Norm {
-            weight: &layer.weight.0,
-            bias: &layer.bias.0,
-            running_mean: &layer.running_mean.0,
-            running_var: &layer.running_var.0,
-            epsilon: layer.epsilon.into(),
-            momentum: MOMENTUM,
-        };
-        if let Some(y) = live.then(|| sync_batch_norm::batch_norm(&self.0, &norm)).flatten() {
-            return Self(y);
+        if TRAINING && norm.statistics == Statistics::Live && weight.requires_grad() {
+            let y = self.conv2d(conv).0;
+            let norm = Norm { weight, bias, running_mean, running_var, epsilon, momentum: MOMENTUM };
+            return Self(sync_batch_norm::batch_norm(&y, &norm).unwrap_or_else(|| {
+                let [weight, bias, mean, var] = [weight, bias, running_mean, running_var].map(Some);
+                y.batch_norm(weight, bias, mean, var, true, MOMENTUM, epsilon, true)
+            }));
         }
-        let (weight, bias) = (Some(&layer.weight.0), Some(&layer.bias.0));
-        let (mean, var) = (Some(&layer.running_mean.0), Some(&layer.running_var.0));
-        Self(self.0.batch_norm(weight, bias, mean, var, live, MOMENTUM, layer.epsilon.into(), true))
+        // A constant scale and shift of the outputs. As part of the convolution, it costs no pass over them.
+        let scale = (running_var + epsilon).rsqrt() * weight;
+        let mean = conv.bias.as_ref().map_or(running_mean.shallow_clone(), |bias| running_mean - &bias.0);
+        let kernel = &conv.weight.0 * scale.view([-1, 1, 1, 1]);
+        Self(convolution(&self.0, &kernel, Some(&(bias - mean * scale)), &conv.config))
     }
 
     fn group_norm(&self, layer: &GroupNorm<Self>) -> Self {
