@@ -122,11 +122,11 @@ def test_spark_survives_a_killed_executor(programs, folder, names):
 
 
 def executor_at_work(driver):
-    """An executor whose `runtime` has run for two seconds."""
+    """An executor whose `runtime` has run for half a second."""
     for _ in range(1200):
         for process in driver.children(recursive=True):
             try:
-                if process.name() == "runtime" and time.time() - process.create_time() > 2:
+                if process.name() == "runtime" and time.time() - process.create_time() > 0.5:
                     [executor] = [
                         parent
                         for parent in process.parents()
