@@ -203,9 +203,9 @@ impl TrainingModel {
         let step = step.map_err(StepError::Torch).flatten();
         if step.is_err() {
             catch(|| {
-                release_failed_backward(self.device);
                 // Live batch norms have updated the running statistics.
                 tch::no_grad(|| self.parameters.buffers.copy_(&statistics));
+                release_failed_backward(self.device);
             })?;
         }
         self.watch.update();
