@@ -5,7 +5,7 @@
     python evaluation.py compare RUNTIME [COUNT]    # compares `RUNTIME score` with pycocotools on COUNT (200) random sets
 
 RUNTIME is the program, for instance target/release/runtime. Tests need neither this script nor Python.
-models/benches/evaluation.rs measures the speed of pycocotools.
+tests/benches/score.rs measures the speed of pycocotools.
 """
 
 import contextlib

@@ -194,9 +194,11 @@ BGR = dict(stem=0.01 / 57)
 # Basic blocks have no small scale at their end, so activations are about 16 times as large.
 BASIC = dict(scores=0.07 / 16, boxes=0.02 / 16)
 BOTTLENECK = dict(scores=0.07, boxes=0.02)
+DEEP = dict(scores=0.07 / 2, boxes=0.02 / 2)
 # See import.py; `stem` scales the weights of the first convolution.
 CASES = [
     (dict(kind="detectron2", bias=-7.4, **BOTTLENECK, **BGR), lambda: detectron2(50, False)),
+    (dict(kind="detectron2-r101", bias=-7.4, **DEEP, **BGR), lambda: detectron2(101, False)),
     (dict(kind="detectron2-rgb", bias=-8.3, **BASIC), lambda: detectron2(18, True)),
     (dict(kind="mmdetection", bias=-5.9, **BASIC), lambda: mmdetection("retinanet_r18_fpn_1xb8-1x_coco.py")),
     (dict(kind="mmdetection-caffe", bias=-7.2, **BOTTLENECK, **BGR),

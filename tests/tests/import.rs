@@ -171,13 +171,15 @@ fn read(data: &Path, image: &Image) -> RgbImage {
     }
 }
 
-/// Imports and exports the weights of `kind`, and compares the detections with the original's.
+/// Imports and exports the weights of the case `kind`, and compares the detections with the original's.
 fn assert_import_matches_original(kind: &str, file_name: &str, rename: impl Fn(&str) -> String) {
     let Some(data) = std::env::var_os("RETINANET_DATA").map(PathBuf::from) else {
         eprintln!("skipped: RETINANET_DATA is not set");
         return;
     };
     let case = case(kind);
+    // Deeper networks are of the same kind.
+    let kind = kind.strip_suffix("-r101").unwrap_or(kind);
     let folder = tempfile::tempdir().unwrap();
     let [source, checkpoint, onnx] =
         [file_name, "imported.safetensors", "retinanet.onnx"].map(|name| folder.path().join(name));
@@ -247,6 +249,12 @@ fn mlperf_detections_match() {
 #[test]
 fn detectron2_detections_match() {
     assert_import_matches_original("detectron2", "weights.safetensors", |name| format!("model.{name}"));
+}
+
+/// Its other published backbone: 101 layers.
+#[test]
+fn detectron2_resnet101_detections_match() {
+    assert_import_matches_original("detectron2-r101", "weights.safetensors", str::to_owned);
 }
 
 /// With a backbone of torchvision, which no name or shape tells.
