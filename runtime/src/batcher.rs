@@ -192,6 +192,12 @@ mod tests {
         let pending = [submit(&full, input(1.0, 32)), submit(&full, input(2.0, 32))];
         assert_eq!(pending.map(|pending| value(pending.wait())), [1.0, 2.0]);
         assert_eq!(full.statistics().batches, 1);
+        // Not even behind an input of another size.
+        let early = submit(&full, input(5.0, 64));
+        let pending = [submit(&full, input(6.0, 32)), submit(&full, input(7.0, 32))];
+        assert_eq!(pending.map(|pending| value(pending.wait())), [6.0, 7.0]);
+        drop(full);
+        assert_eq!(value(early.wait()), 5.0);
         let single = batcher(vec![run], 1, LONG);
         assert_eq!(value(submit(&single, input(3.0, 32)).wait()), 3.0);
         let delayed = batcher(vec![run], 2, Duration::from_millis(30));

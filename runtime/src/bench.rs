@@ -8,7 +8,7 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use runtime::drivers::Drivers;
 use runtime::output::ReportWriter;
 use runtime::progress::say;
@@ -167,6 +167,10 @@ fn measure_throughput(args: &BenchArgs, files: &[PathBuf], max_batch: usize) -> 
         [] => vec![args.detector.model.threads()],
         threads => threads.iter().copied().map(Some).collect(),
     };
+    ensure!(
+        args.batch_sizes.iter().any(|batch| batch.get() <= max_batch),
+        "the model takes at most {max_batch} images per run; omit --batch-sizes, or pass smaller ones"
+    );
     let mut throughput = Vec::new();
     for threads in threads {
         for batch in args.batch_sizes.iter().filter(|batch| batch.get() <= max_batch) {

@@ -51,7 +51,7 @@ pub fn watch() -> io::Result<()> {
             };
             if let Some((interrupt, consequence)) = first {
                 ignored_until = Some(Instant::now() + repetition);
-                say(format_args!("stopping: {consequence}; press Ctrl-C again to stop at once"));
+                announce(consequence);
                 interrupt.raise();
             } else if ignored_until.is_none_or(|until| until <= Instant::now()) {
                 exit();
@@ -59,6 +59,16 @@ pub fn watch() -> io::Result<()> {
         }
     });
     Ok(())
+}
+
+/// Says what the first signal does. Nobody may be reading stderr, and that must not delay this signal or the next one.
+fn announce(consequence: &'static str) {
+    let (said, was_said) = bounded::<()>(0);
+    thread::spawn(move || {
+        say(format_args!("stopping: {consequence}; press Ctrl-C again to stop at once"));
+        drop(said);
+    });
+    let _ = was_said.recv_timeout(Duration::from_millis(200));
 }
 
 /// Deletes a folder, too, when a signal ends the program.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 /// Calls `map` on every item, on `workers` threads (at least one), and passes the results in the order of the items to
 /// `consume`. At most twice as many items as workers are in progress or waiting for their turn, so that memory does not
@@ -26,7 +26,8 @@ pub fn map_ordered<T: Send, F: Send, R>(
         // Does not block: the channel has room for all permits.
         let _ = permit_sender.send(());
     }
-    let (sender, finished) = bounded(under_way);
+    // The permits bound it. Unlike a bounded channel, it drops what nobody will read any more, which items may wait for.
+    let (sender, finished) = unbounded();
     let items = Mutex::new(items.enumerate().fuse());
     // Waiting for a permit under the lock, too, starts the items in order.
     let next = || {
@@ -128,6 +129,23 @@ mod tests {
         };
         assert_eq!(map_ordered(0.., 4, map, |mut results| results.next()), Some(0));
         assert!(started.into_inner() <= 9);
+    }
+
+    #[test]
+    fn unread_results_are_dropped_with_the_iterator() {
+        // Items wait until the results before them are dropped, as those of a budget of pixels do.
+        let (slot, free) = bounded::<()>(1);
+        let items = (0..100).map(|_| {
+            slot.send(()).unwrap();
+            free.clone()
+        });
+        struct Held(Receiver<()>);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                self.0.recv().unwrap();
+            }
+        }
+        assert!(map_ordered(items, 2, Held, |mut results| results.next().is_some()));
     }
 
     #[test]

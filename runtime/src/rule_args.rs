@@ -16,7 +16,7 @@ pub(crate) struct RuleArgs {
     min_score: Option<f32>,
 
     /// NMS threshold, from 0 to 1: of boxes of a class overlapping by more than this IoU, keep the highest-scoring
-    /// [default: the model's].
+    /// [default: the model's]. Also replaces a model's soft-NMS.
     #[arg(long, value_name = "IOU", value_parser = parse_fraction)]
     nms_iou: Option<f32>,
 

@@ -12,6 +12,7 @@ pub struct Rules {
     /// Minimum score, in [0, 1]; scores must exceed it.
     pub score_threshold: Option<f32>,
     /// IoU threshold of NMS, in [0, 1]: a box whose IoU with a higher-scoring kept box exceeds this is removed.
+    /// Without `soft_nms`, it also replaces the spec's soft-NMS.
     pub nms_threshold: Option<f32>,
     /// Sigma of soft-NMS, above 0: every higher-scoring kept box multiplies a score by exp(-IoU² / sigma) instead of
     /// removing the box. <https://arxiv.org/abs/1704.04503>
@@ -133,6 +134,7 @@ impl Rules {
         }
         if let Some(requested) = self.nms_threshold {
             rules.nms_threshold = threshold("NMS", requested)?;
+            rules.soft_nms = None;
         }
         if let Some(sigma) = self.soft_nms {
             if !(sigma > 0.0 && sigma.is_finite()) {
@@ -230,9 +232,11 @@ mod tests {
         };
         let mut changed = spec();
         rules.replace(&mut changed, None).unwrap();
-        let found = changed.postprocessing;
+        let found = changed.postprocessing.clone();
         assert_eq!((found.score_threshold, found.nms_threshold, found.soft_nms), (0.3, 0.7, Some(0.4)));
         assert_eq!((found.top_k, found.max_detections, found.suppression), (None, Some(5), Suppression::ClassAgnostic));
+        Rules { nms_threshold: Some(0.6), ..Rules::default() }.replace(&mut changed, None).unwrap();
+        assert_eq!((changed.postprocessing.nms_threshold, changed.postprocessing.soft_nms), (0.6, None));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod uploads;
 mod version;
 mod worker;
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -28,7 +29,7 @@ use runtime::interrupt::EXIT_CODE;
 use runtime::progress::{self, say};
 use runtime::protocol::ModelDescription;
 use runtime::{BatchObserver, PixelBudget};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use app::AppState;
@@ -60,13 +61,11 @@ pub(crate) fn run(args: ServeArgs) -> Result<()> {
     })?;
     // One thread is enough, since it only transfers requests and responses; others decode, detect, parse and open models.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(Arc::new(args), listener, address));
-    // Models that are still being opened are not waited for.
-    runtime.shutdown_background();
-    result
+    match runtime.block_on(serve(Arc::new(args), listener, address))? {}
 }
 
-async fn serve(args: Arc<ServeArgs>, listener: TcpListener, address: SocketAddr) -> Result<()> {
+/// Serves until the process exits. Fails only before it serves.
+async fn serve(args: Arc<ServeArgs>, listener: TcpListener, address: SocketAddr) -> Result<Infallible> {
     let mut signals = Signals::new(args.reloads())?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let metrics = Arc::new(Metrics::default());
@@ -87,9 +86,9 @@ async fn serve(args: Arc<ServeArgs>, listener: TcpListener, address: SocketAddr)
         () = handle_signals(&mut signals, &models) => Ok(()),
     };
     app.is_draining.store(true, Relaxed);
-    if ended.is_err() {
-        models.finish();
-        return ended;
+    if let Err(error) = ended {
+        progress::error(format_args!("{error:#}"));
+        signals::exit_at_once(1);
     }
     say(format_args!("stopping: finishing the requests in progress; press Ctrl-C again to stop at once"));
     tokio::select! {
@@ -99,12 +98,8 @@ async fn serve(args: Arc<ServeArgs>, listener: TcpListener, address: SocketAddr)
         },
         () = signals.end() => signals::exit_at_once(EXIT_CODE.into()),
     }
-    // ONNX Runtime may be opening a model, which its destructors must not interrupt.
-    if models.is_opening() {
-        signals::exit_at_once(0);
-    }
-    models.finish();
-    Ok(())
+    // Workers whose clients have left, trials and models that are being opened are not waited for.
+    signals::exit_at_once(0)
 }
 
 /// Opens the models, then looks after them. Returns only if the first models cannot be opened.
@@ -124,10 +119,16 @@ async fn maintain(args: &ServeArgs, app: &Arc<AppState>) -> anyhow::Error {
     }
     app.is_started.store(true, Relaxed);
     let mut trials = every(TRIAL_INTERVAL);
+    let mut trial = None::<JoinHandle<()>>;
     let mut polls = args.poll_models.map(|seconds| every(Duration::from_secs(seconds)));
     loop {
         tokio::select! {
-            _ = trials.tick() => try_failed_models(&app.models).await,
+            // A run of a broken GPU may never end.
+            _ = trials.tick() => if trial.as_ref().is_none_or(JoinHandle::is_finished) {
+                let models = Arc::clone(&app.models);
+                // A panic is reported on stderr, and the model stays as it is.
+                trial = Some(spawn_blocking(move || try_failed_models(&models)));
+            },
             // Without polls, never.
             Some(_) = async { Some(polls.as_mut()?.tick().await) } => report(load().await),
         }
@@ -142,17 +143,13 @@ fn every(period: Duration) -> Interval {
 }
 
 /// Runs the networks that have failed once more: a model that works again is ready again.
-async fn try_failed_models(models: &ModelStore) {
+fn try_failed_models(models: &ModelStore) {
     for version in models.serving().into_iter().filter(|version| !version.is_ready()) {
-        let tried = spawn_blocking(move || {
-            let (name, number) = (&version.description.name, &version.description.version);
-            match version.backend.try_run() {
-                Ok(()) => say(format_args!("model `{name}` version {number} works again")),
-                Err(error) => progress::error(format_args!("model `{name}` version {number} is not ready: {error}")),
-            }
-        });
-        // A panic is reported on stderr, and the model stays as it is.
-        let _ = tried.await;
+        let (name, number) = (&version.description.name, &version.description.version);
+        match version.backend.try_run() {
+            Ok(()) => say(format_args!("model `{name}` version {number} works again")),
+            Err(error) => progress::error(format_args!("model `{name}` version {number} is not ready: {error}")),
+        }
     }
 }
 
@@ -208,7 +205,6 @@ fn opener(args: Arc<ServeArgs>, metrics: Arc<Metrics>) -> Box<Open> {
         let description = ModelDescription {
             name: name.to_owned(),
             version: number.to_string(),
-            max_images: args.max_queue.get(),
             max_batch: detector.max_batch(),
             max_queue_delay,
             max_queue: args.max_queue.get(),

@@ -10,7 +10,12 @@ mod fixture;
 #[path = "../../tests/src/footprint.rs"]
 mod footprint;
 
+use std::env;
 use std::fs;
+use std::process::Command;
+
+use image::RgbImage;
+use runtime::{Detector, DetectorOptions};
 
 use fixture::{detect, folder, json, program, tiny_model};
 use footprint::run_without_footprint;
@@ -22,6 +27,24 @@ fn fifty_starts_leave_nothing_behind() {
         let output = run_without_footprint(detect(&folder).args(["--json", "-", "1.png"]));
         assert_eq!(output.status.code(), Some(0), "{output:?}");
     }
+}
+
+#[test]
+fn a_program_that_only_uses_the_library_leaves_nothing_behind() {
+    const MODEL: &str = "RETINANET_TEST_MODEL";
+    // That program is this test, run by itself.
+    if let Some(model) = env::var_os(MODEL) {
+        Detector::open(model, DetectorOptions::default()).unwrap().detect(&RgbImage::new(40, 30)).unwrap();
+        return;
+    }
+    let folder = folder();
+    let model = folder.path().join("tiny.onnx");
+    fs::write(&model, tiny_model()).unwrap();
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "a_program_that_only_uses_the_library_leaves_nothing_behind"]).env(MODEL, &model);
+    let output = run_without_footprint(&mut command);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
 }
 
 /// The telemetry of ONNX Runtime 1.30 overflows the stack for command lines of 45 kB.
@@ -47,7 +70,7 @@ fn two_thousand_file_names_are_accepted() {
 fn doctor_reports_that_telemetry_is_off_unless_the_user_enables_it() {
     let folder = folder();
     let telemetry = |value: Option<&str>| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_runtime"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_runtime"));
         // Without ONNX Runtime, so that the test itself sends no telemetry.
         command.args(["doctor", "--json", "-", "--onnxruntime", "nowhere.so"]).current_dir(folder.path());
         match value {
@@ -73,7 +96,7 @@ fn a_library_in_the_current_folder_is_not_loaded() {
         let elsewhere = tempfile::tempdir().unwrap();
         let program = elsewhere.path().join("runtime");
         fs::copy(env!("CARGO_BIN_EXE_runtime"), &program).unwrap();
-        let mut command = std::process::Command::new(&program);
+        let mut command = Command::new(&program);
         let output = command.arg("doctor").current_dir(current).env_remove("ORT_DYLIB_PATH").output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.contains(&library.display().to_string()), "{text}");

@@ -1,6 +1,6 @@
 //! The inputs that wait for the network, and what a batcher has run.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::mpsc::SyncSender;
@@ -136,9 +136,9 @@ impl<O> Queue<O> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next batch of this worker: the first job and the next ones of its size. As every batch contains the
-    /// first job, no job waits for ever, unless there are always jobs of a higher priority. `None` when the queue is closed
-    /// and empty.
+    /// Waits for the next batch of this worker: the first job and the next ones of its size, once it has waited for the
+    /// maximum delay, before that any full batch. So no job waits for ever, unless there are always jobs of a higher priority.
+    /// `None` when the queue is closed and empty.
     pub(super) fn next(&self, worker: usize) -> Option<Next<O>> {
         let BatchOptions { max_batch, max_delay, .. } = self.options;
         let mut state = self.lock();
@@ -154,11 +154,9 @@ impl<O> Queue<O> {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            let size = first.input.size();
-            let is_alike = |job: &&Job<O>| job.input.size() == size;
-            let is_full = state.waiting.iter().filter(is_alike).take(max_batch.get()).count() == max_batch.get();
             let delay = max_delay.saturating_sub(first.submitted.elapsed());
-            if is_full || state.is_closed || delay.is_zero() {
+            let due = (state.is_closed || delay.is_zero()).then(|| first.input.size());
+            if let Some(size) = due.or_else(|| state.full_size(max_batch.get())) {
                 return Some(Next::Batch(state.take(size, max_batch.get())));
             }
             let waited = self.changed.wait_timeout(state, delay);
@@ -177,6 +175,16 @@ impl<O> State<O> {
             }
             !is_canceled
         });
+    }
+
+    /// The first size of which this many jobs wait.
+    fn full_size(&self, count: usize) -> Option<[usize; 2]> {
+        let mut counts = HashMap::new();
+        self.waiting.iter().map(|job| job.input.size()).find(|size| {
+            let waiting = counts.entry(*size).or_insert(0);
+            *waiting += 1;
+            *waiting == count
+        })
     }
 
     /// Removes the first jobs of this size, at most `count`.

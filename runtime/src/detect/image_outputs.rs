@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use image::{RgbImage, imageops};
 use models::spec::Class;
 use models::{BoundingBox, write_unsynced};
@@ -45,8 +45,7 @@ pub(crate) struct ImageOutputArgs {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Targets {
     drawn: Option<Drawn>,
-    /// The labels, and whether they have scores.
-    yolo: Option<(PathBuf, bool)>,
+    yolo: Option<Labels>,
     /// The folder of the crops, and the prefix of their names.
     crops: Option<(PathBuf, String)>,
 }
@@ -64,7 +63,37 @@ impl Targets {
             Some(Drawn::Frame(_)) => false,
             None => true,
         };
-        drawn && self.yolo.as_ref().is_none_or(|(labels, _)| labels.exists())
+        drawn && self.yolo.as_ref().is_none_or(|labels| labels.path.exists())
+    }
+}
+
+/// A file of YOLO labels.
+#[derive(Clone, Debug)]
+struct Labels {
+    path: PathBuf,
+    /// Whether they have scores.
+    scores: bool,
+    /// Whether labels of an earlier run are kept. Otherwise they must not exist.
+    keep_existing: bool,
+}
+
+impl Labels {
+    /// Refuses to overwrite labels, which may be the work of a person.
+    fn check(&self) -> Result<(), String> {
+        if self.keep_existing || !self.path.exists() {
+            return Ok(());
+        }
+        let path = self.path.display();
+        Err(format!("`{path}` exists already and would be overwritten; choose another folder for --yolo"))
+    }
+
+    fn write(&self, found: &Found) -> Result<()> {
+        self.check().map_err(Error::msg)?;
+        if self.path.exists() {
+            return Ok(());
+        }
+        let text = if self.scores { output::yolo_with_scores(found) } else { output::yolo(found) };
+        write_unsynced(&self.path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&self.path))
     }
 }
 
@@ -114,11 +143,12 @@ pub(super) struct TargetNames {
 }
 
 impl ImageOutputs {
-    /// Creates the folders and checks the names, so that errors are found before the work starts.
-    pub(super) fn open(
+    /// Creates the folders and checks the names, so that errors are found before the work starts. `files` are those that are
+    /// known by then, and whether this job processes them.
+    pub(super) fn open<'a>(
         args: &ImageOutputArgs,
         ids: Option<ImageIds>,
-        files: &[PathBuf],
+        files: impl Iterator<Item = (&'a Path, bool)>,
         skip_existing: bool,
     ) -> Result<Self> {
         let open = |folder: &Option<PathBuf>| {
@@ -135,7 +165,11 @@ impl ImageOutputs {
         };
         let data_yaml = args.yolo.as_ref().map(|folder| folder.join("data.yaml"));
         let mut trial = names.clone();
-        for file in files {
+        for (file, is_own) in files {
+            if !is_own {
+                trial.skip(file);
+                continue;
+            }
             // The names of a video's frames are not known yet.
             let checked = if video::is_video(file) { trial.reserve(file) } else { trial.next(file).map(drop) };
             if let Err(reason) = checked {
@@ -178,6 +212,16 @@ impl TargetNames {
         Ok(Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file)? })
     }
 
+    /// Reserves the names of an image that another job processes, so that all jobs name their outputs as a single one would.
+    /// Those of a video's frames are not known.
+    pub(super) fn skip(&mut self, file: &Path) {
+        if !video::is_video(file) {
+            let _ = self.next(file);
+        } else if let (Ok(()), Some(names)) = (self.reserve(file), &mut self.drawn) {
+            names.next(file, Some("mp4"));
+        }
+    }
+
     /// The annotated video of a video, if requested. The error is the reason why there is none.
     pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<AnnotatedVideo>>, String> {
         self.reserve(file)?;
@@ -201,19 +245,14 @@ impl TargetNames {
     /// The output files of an image other than its annotated image.
     fn beside(&mut self, file: &Path) -> Result<Targets, String> {
         let yolo = self.yolo.as_mut().map(|names| names.next(file, Some("txt")));
-        // It may be the work of a person.
-        if let Some(labels) = yolo.as_ref().filter(|labels| !self.keep_labels && labels.exists()) {
-            let labels = labels.display();
-            return Err(format!(
-                "`{labels}` exists already and would be overwritten; choose another folder for --yolo"
-            ));
-        }
         let crops = self.crops.as_mut().and_then(|names| {
             let prefix = names.next(file, None);
             let name = prefix.file_name()?.to_string_lossy().into_owned();
             Some((prefix.parent()?.to_owned(), name))
         });
-        Ok(Targets { drawn: None, yolo: yolo.map(|labels| (labels, self.yolo_scores)), crops })
+        let yolo = yolo.map(|path| Labels { path, scores: self.yolo_scores, keep_existing: self.keep_labels });
+        yolo.as_ref().map_or(Ok(()), Labels::check)?;
+        Ok(Targets { drawn: None, yolo, crops })
     }
 
     /// Checks that a file is not in the folder of annotated images, and reserves its image id.
@@ -236,10 +275,8 @@ pub(super) fn write(
 ) -> Result<ImageDone> {
     let _span = tracing::debug_span!("write").entered();
     let Targets { drawn, yolo, crops } = targets;
-    // Labels of an earlier run are kept.
-    if let (Ok(found), Some((path, scores))) = (&report.outcome, yolo.filter(|(path, _)| !path.exists())) {
-        let text = if scores { output::yolo_with_scores(found) } else { output::yolo(found) };
-        write_unsynced(&path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&path))?;
+    if let (Ok(found), Some(labels)) = (&report.outcome, yolo) {
+        labels.write(found)?;
     }
     if let (Ok(found), Some((image, _))) = (&report.outcome, &mut pixels) {
         if let Some((folder, name)) = crops {

@@ -14,9 +14,9 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Whether the image at `position` in the list, from 0, is in this shard.
-    pub(super) fn contains(self, position: usize) -> bool {
-        position % self.count == self.index
+    /// Whether the image at `position` in the list, from 0, is in this shard; without a shard, all are.
+    pub(super) fn contains_in(shard: Option<Self>, position: usize) -> bool {
+        shard.is_none_or(|Self { index, count }| position % count == index)
     }
 
     fn new(index: usize, count: usize) -> Result<Self, String> {
@@ -69,7 +69,7 @@ mod tests {
     fn shards_share_all_images() {
         let shards: Vec<Shard> = (0..3).map(|index| format!("{index}/3").parse().unwrap()).collect();
         for position in 0..10 {
-            let owners: Vec<_> = (0..3).filter(|index| shards[*index].contains(position)).collect();
+            let owners: Vec<_> = (0..3).filter(|index| Shard::contains_in(Some(shards[*index]), position)).collect();
             assert_eq!(owners, [position % 3]);
         }
         for text in ["3/3", "0/0", "-1/3", "1", "a/b", "1/2/3", "", "auto/x"] {

@@ -1,6 +1,7 @@
 //! The source of the images: names on the command line, or lines on stdin.
 
 use std::io::{self, BufReader};
+use std::iter::Enumerate;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -51,10 +52,11 @@ pub(crate) struct SourceArgs {
 }
 
 /// The requested images.
-pub(super) enum Source {
-    Files(Vec<PathBuf>),
-    /// The lines in the shard, or all.
-    Stdin(Option<Shard>),
+pub(super) struct Source {
+    /// The files; `None` for the lines of stdin.
+    files: Option<Vec<PathBuf>>,
+    /// The part of them to process, or all.
+    shard: Option<Shard>,
 }
 
 /// Options of reading videos.
@@ -93,35 +95,32 @@ const WAITING: usize = 64;
 
 impl Source {
     pub(super) fn open(args: &SourceArgs) -> Result<Self> {
+        let shard = args.shard;
         if args.stdin {
-            return Ok(Self::Stdin(args.shard));
+            return Ok(Self { files: None, shard });
         }
         let paths: Vec<_> = args.paths.iter().map(|path| or_stdin(path)).collect();
-        let mut files = inputs::expand(&paths, args.recursive)?;
-        if let Some(shard) = args.shard {
-            let mut positions = 0..;
-            files.retain(|_| positions.next().is_some_and(|position| shard.contains(position)));
-        }
-        if files.iter().any(|file| video::is_video(file)) {
+        let source = Self { files: Some(inputs::expand(&paths, args.recursive)?), shard };
+        if source.own_files().any(video::is_video) {
             video::check()?;
         }
-        Ok(Self::Files(files))
+        Ok(source)
     }
 
     /// The number of images, if known.
     pub(super) fn total(&self) -> Option<usize> {
-        match self {
-            Self::Files(files) if !files.iter().any(|file| video::is_video(file)) => Some(files.len()),
-            _ => None,
-        }
+        let is_known = self.files.is_some() && !self.own_files().any(video::is_video);
+        is_known.then(|| self.own_files().count())
     }
 
-    /// The files that are known before the work starts.
-    pub(super) fn files(&self) -> &[PathBuf] {
-        match self {
-            Self::Files(files) => files,
-            Self::Stdin(_) => &[],
-        }
+    /// The files that are known before the work starts, and whether they are in the shard.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Path, bool)> {
+        let files = self.files.iter().flatten().enumerate();
+        files.map(|(position, file)| (file.as_path(), Shard::contains_in(self.shard, position)))
+    }
+
+    fn own_files(&self) -> impl Iterator<Item = &Path> {
+        self.files().filter_map(|(file, is_own)| is_own.then_some(file))
     }
 
     /// The images with the names of their output files. Ends after an interrupt, and when `stop` is disconnected.
@@ -133,9 +132,10 @@ impl Source {
         interrupt: Interrupt,
         stop: Receiver<()>,
     ) -> Items {
-        let waiting = match self {
-            Self::Files(files) => Waiting::Files(files.into_iter()),
-            Self::Stdin(shard) => Waiting::Lines(read_stdin(shard)),
+        let shard = self.shard;
+        let waiting = match self.files {
+            Some(files) => Waiting::Files { files: files.into_iter().enumerate(), shard },
+            None => Waiting::Lines(read_stdin(shard)),
         };
         // Frames have a budget of their own: they keep their pixels until it is their turn to be written, and images of the
         // same budget, whose turn comes first, would wait for them for ever.
@@ -147,20 +147,18 @@ impl Source {
 /// A line of stdin: a file name, or the prefix of a bad line and what is wrong with it.
 type Line = Result<PathBuf, (String, String)>;
 
-/// Reads stdin in a separate thread, which is not joined, since it may block forever.
-fn read_stdin(shard: Option<Shard>) -> Receiver<Line> {
+/// Reads stdin in a separate thread, which is not joined, since it may block forever. Also tells whether a line is in the
+/// shard.
+fn read_stdin(shard: Option<Shard>) -> Receiver<(Line, bool)> {
     let (sender, receiver) = bounded(WAITING);
     thread::spawn(move || {
         for (position, line) in Lines::new(BufReader::new(io::stdin())).enumerate() {
-            if line.is_ok() && shard.is_some_and(|shard| !shard.contains(position)) {
-                continue;
-            }
             let (line, last) = match line {
                 Ok(Ok(path)) => (Ok(path), false),
                 Ok(Err(bad)) => (Err((bad.prefix.clone(), bad.to_string())), false),
                 Err(error) => (Err(("stdin".to_owned(), format!("cannot read stdin: {error}"))), true),
             };
-            if sender.send(line).is_err() || last {
+            if sender.send((line, last || Shard::contains_in(shard, position))).is_err() || last {
                 break;
             }
         }
@@ -169,8 +167,8 @@ fn read_stdin(shard: Option<Shard>) -> Receiver<Line> {
 }
 
 enum Waiting {
-    Files(std::vec::IntoIter<PathBuf>),
-    Lines(Receiver<Line>),
+    Files { files: Enumerate<std::vec::IntoIter<PathBuf>>, shard: Option<Shard> },
+    Lines(Receiver<(Line, bool)>),
 }
 
 /// Iterator over the images.
@@ -188,10 +186,12 @@ pub(super) struct Items {
 }
 
 impl Items {
-    /// The next file name or bad line; `None` at the end.
-    fn line(&mut self) -> Option<Line> {
+    /// The next file name or bad line, and whether it is in the shard; `None` at the end.
+    fn line(&mut self) -> Option<(Line, bool)> {
         match &mut self.waiting {
-            Waiting::Files(files) => files.next().map(Ok),
+            Waiting::Files { files, shard } => {
+                files.next().map(|(position, file)| (Ok(file), Shard::contains_in(*shard, position)))
+            }
             // A line may never come.
             Waiting::Lines(lines) => select! {
                 recv(lines) -> line => line.ok(),
@@ -288,8 +288,12 @@ impl Iterator for Items {
                 }
             }
             let item = match self.line()? {
-                Ok(file) => self.item(file),
-                Err((prefix, reason)) => Some(missing(prefix.into(), reason)),
+                (Ok(file), true) => self.item(file),
+                (Err((prefix, reason)), true) => Some(missing(prefix.into(), reason)),
+                (line, false) => {
+                    line.iter().for_each(|file| self.names.skip(file));
+                    None
+                }
             };
             if item.is_some() {
                 return item;

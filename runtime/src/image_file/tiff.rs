@@ -147,15 +147,30 @@ impl TiffReader {
         Ok(*self.scale.get_or_init(|| scale))
     }
 
-    /// Decodes the rows of a region of the stored image, by stripes of whole strips or tiles, so that memory stays bounded
-    /// and none is decoded twice.
-    fn for_each_row(&self, region: Region, mut take: impl FnMut(&[u8])) -> Result<(), DecodeError> {
+    /// Bytes of a row of a region this wide, rows of a strip or tile, and rows that are decoded at a time.
+    fn stripe(&self, width: u32) -> Result<(usize, usize, usize), DecodeError> {
         const STRIPE_BYTES: usize = 1 << 20;
         let page = self.page()?;
         let block = page.tile_height().filter(|_| page.is_tiled()).unwrap_or_else(|| page.rows_per_strip());
         let block = (block as usize).clamp(1, self.samples.layout.height);
-        let row_bytes = (region.width as usize * self.samples.layout.pixel_stride_bytes()).max(1);
-        let stripe = (STRIPE_BYTES / row_bytes / block).max(1) * block;
+        let row_bytes = (width as usize).saturating_mul(self.samples.layout.pixel_stride_bytes()).max(1);
+        Ok((row_bytes, block, (STRIPE_BYTES / row_bytes / block).max(1) * block))
+    }
+
+    /// The number of pixels whose memory, of eight bytes each, decoding the whole image takes: images of many samples a pixel
+    /// take more than they have.
+    fn memory_pixels(&self) -> Result<u64, DecodeError> {
+        let (width, height) = self.stored_size();
+        let (row_bytes, _, stripe) = self.stripe(width)?;
+        // The decoder holds a stripe, a block of it, and a copy.
+        let bytes = 3 * (stripe.min(height as usize) as u64).saturating_mul(row_bytes as u64);
+        Ok((bytes / 8).max(u64::from(width) * u64::from(height)))
+    }
+
+    /// Decodes the rows of a region of the stored image, by stripes of whole strips or tiles, so that memory stays bounded
+    /// and none is decoded twice.
+    fn for_each_row(&self, region: Region, mut take: impl FnMut(&[u8])) -> Result<(), DecodeError> {
+        let (row_bytes, block, stripe) = self.stripe(region.width)?;
         let Range { mut start, end } = region.y as usize..region.y as usize + region.height as usize;
         while start < end {
             let next = ((start / block * block) + stripe).min(end);
@@ -209,7 +224,7 @@ fn decode_page<T>(
         decoder.set_limits(limits.for_image())?;
         return decode_with(decoder, limits, reserve);
     }
-    let reserved = reserve(u64::from(width) * u64::from(height));
+    let reserved = reserve(reader.memory_pixels()?);
     Ok((reader.decode(Region { x: 0, y: 0, width, height })?, reserved))
 }
 
@@ -225,4 +240,30 @@ fn is_raw(page: &Ifd) -> bool {
     const SUB_IFDS: u16 = 330;
     let reduced = page.tag(NEW_SUBFILE_TYPE).and_then(|tag| tag.value.as_u32()).is_some_and(|kind| kind & 1 == 1);
     page.tag(DNG_VERSION).is_some() || reduced && page.tag(SUB_IFDS).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A grayscale image of 8 bits whose one strip is sparse, with so many samples a pixel.
+    fn sparse(side: u16, samples: u16) -> Vec<u8> {
+        let entries: [(u16, u16); 9] =
+            [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (273, 0), (277, samples), (278, side), (279, 0)];
+        let mut bytes = b"II*\0\x08\0\0\0".to_vec();
+        bytes.extend((entries.len() as u16).to_le_bytes());
+        for (tag, value) in entries {
+            bytes.extend([tag, 3, 1, 0, value, 0].map(u16::to_le_bytes).as_flattened());
+        }
+        bytes.extend([0; 4]);
+        bytes
+    }
+
+    #[test]
+    fn many_samples_a_pixel_reserve_the_memory_that_they_take() {
+        for (samples, expected) in [(1, 10_000), (500, 3 * 10_000 * 500 / 8)] {
+            let (image, reserved) = decode(sparse(100, samples), &Limits::DEFAULT, |pixels| pixels).unwrap();
+            assert_eq!((image.dimensions(), reserved), ((100, 100), expected), "{samples} samples");
+        }
+    }
 }

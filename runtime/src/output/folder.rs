@@ -1,7 +1,8 @@
 //! File names in output folders.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -12,8 +13,9 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub struct UniqueNames {
     folder: PathBuf,
-    /// Hashes of the assigned names, which take less memory than the names.
-    taken: HashSet<u64>,
+    /// Hashes of the assigned names, which take less memory than the names, and the number that the next image of this
+    /// name is to get, unless it is taken, too.
+    taken: HashMap<u64, u32>,
     hasher: RandomState,
 }
 
@@ -30,13 +32,13 @@ impl UniqueNames {
             // The message of `tempfile_in` would name a hidden file.
             io::Error::from(error.kind())
         })?;
-        Ok(Self { folder: folder.canonicalize()?, taken: HashSet::new(), hasher: RandomState::new() })
+        Ok(Self { folder: folder.canonicalize()?, taken: HashMap::new(), hasher: RandomState::new() })
     }
 
     /// The path of an output of `image`, with this extension or none.
     pub fn next(&mut self, image: &Path, extension: Option<&str>) -> PathBuf {
         let stem = shortened(image.file_stem().unwrap_or("image".as_ref()));
-        let numbered = |number: usize| {
+        let numbered = |number: u32| {
             let mut name = stem.clone().into_owned();
             if number > 1 {
                 name.push(format!("-{number}"));
@@ -47,8 +49,17 @@ impl UniqueNames {
             }
             name
         };
-        let free = |name: &OsString| self.taken.insert(self.hasher.hash_one(name));
-        let name = (1..).map(numbered).find(free).expect("there are more numbers than images");
+        let plain = self.hasher.hash_one(numbered(1));
+        let mut number = self.taken.get(&plain).copied().unwrap_or(1);
+        let name = loop {
+            let name = numbered(number);
+            number += 1;
+            if let Entry::Vacant(entry) = self.taken.entry(self.hasher.hash_one(&name)) {
+                entry.insert(2);
+                break name;
+            }
+        };
+        self.taken.insert(plain, number);
         self.folder.join(name)
     }
 

@@ -15,13 +15,11 @@ pub struct ModelDescription {
     pub name: String,
     /// Version that serves.
     pub version: String,
-    /// Maximum images of a request.
-    pub max_images: usize,
     /// Maximum images per run of the network.
     pub max_batch: usize,
     /// How long an image waits for others to fill its batch.
     pub max_queue_delay: Duration,
-    /// Maximum number of images that wait.
+    /// Maximum number of images that wait, and so of a request.
     pub max_queue: usize,
     /// Number of engines.
     pub instances: usize,
@@ -68,7 +66,7 @@ impl ModelDescription {
             "platform": "onnxruntime_onnx",
             "backend": "onnxruntime",
             "version_policy": {"latest": {"num_versions": 1}},
-            "max_batch_size": self.max_images,
+            "max_batch_size": self.max_queue,
             "input": [{"name": INPUT, "data_type": "TYPE_STRING", "dims": [1]}],
             "output": Output::ALL.map(output),
             "instance_group": [{
@@ -154,7 +152,6 @@ mod tests {
         let description = ModelDescription {
             name: "m".to_owned(),
             version: "2".to_owned(),
-            max_images: 64,
             max_batch: 8,
             max_queue_delay: Duration::from_millis(1),
             max_queue: 64,

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use flate2::read::{GzDecoder, ZlibDecoder};
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use hyper::StatusCode;
 
 use super::error::RequestError;
@@ -48,7 +48,7 @@ impl Encoding {
         reserve: impl FnMut(usize) -> Result<(), RequestError>,
     ) -> Result<Vec<u8>, RequestError> {
         match self {
-            Self::Gzip => read(GzDecoder::new(body), max_bytes, reserve),
+            Self::Gzip => read(MultiGzDecoder::new(body), max_bytes, reserve),
             Self::Deflate => read(ZlibDecoder::new(body), max_bytes, reserve),
         }
     }

@@ -25,8 +25,6 @@ use super::worker::request_error;
 pub(super) struct Settings {
     /// Maximum bytes of a body, also when it is decompressed.
     pub(super) max_bytes: u64,
-    /// Maximum images of a request.
-    pub(super) max_images: usize,
     /// Time within which a request must have arrived.
     pub(super) read_timeout: Duration,
     /// Time within which a request must have been processed; `None` for any.

@@ -150,7 +150,6 @@ impl ServeArgs {
     pub(super) fn settings(&self) -> Settings {
         Settings {
             max_bytes: self.max_bytes,
-            max_images: self.max_queue.get(),
             read_timeout: Duration::from_secs(self.read_timeout),
             request_timeout: self.request_timeout.map(Duration::from_millis),
             token: self.token.clone(),

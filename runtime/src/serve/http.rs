@@ -15,7 +15,7 @@ use runtime::protocol::{
     Encoding, Form, HEADER_LENGTH, InferRequest, ModelRoute, Parameters, RequestError, Route, form_boundary,
     server_description,
 };
-use serde_json::Value;
+use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::app::AppState;
@@ -27,9 +27,16 @@ use super::response::{
     JSON, Response, error_response, json_response, page_response, ready_response, response, server_timing,
     statistics_response,
 };
-use super::uploads::{RequestBody, Upload, attach_to_all};
+use super::uploads::{RequestBody, Upload};
 use super::version::ModelVersion;
 use super::worker::request_error;
+
+/// The body of `POST /v2/repository/index`; other keys are ignored.
+#[derive(Default, Deserialize)]
+struct IndexOptions {
+    /// Lists only what serves.
+    ready: Option<bool>,
+}
 
 /// Answers a request.
 pub(super) async fn answer<B: RequestBody>(app: Arc<AppState>, request: Request<B>) -> Result<Response, Infallible> {
@@ -38,7 +45,9 @@ pub(super) async fn answer<B: RequestBody>(app: Arc<AppState>, request: Request<
     let mut upload = Upload::new(body, parts.headers.contains_key(EXPECT));
     let answered = app.route(&parts, &mut upload, &mut log).await;
     let mut response = answered.unwrap_or_else(|error| error_response(&error));
-    if response.status().is_client_error() || response.status().is_server_error() {
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
+    // A client that was too slow has had its time.
+    if is_error && response.status() != StatusCode::REQUEST_TIMEOUT {
         upload.discard(app.settings.read_timeout).await;
     }
     if let Ok(id) = HeaderValue::from_str(&log.id) {
@@ -125,12 +134,12 @@ impl AppState {
     async fn answer_index<B: RequestBody>(&self, upload: &mut Upload<B>) -> Result<Response, RequestError> {
         self.check_model_control()?;
         let body = self.receive(upload).await?;
-        let options: Value = match body.is_empty() {
-            true => Value::Null,
+        let options = match body.is_empty() {
+            true => IndexOptions::default(),
             false => serde_json::from_slice(&body)
                 .map_err(|error| RequestError::bad(format!("the request's JSON is invalid: {error}")))?,
         };
-        Ok(json_response(&self.models.index(options["ready"] == true)))
+        Ok(json_response(&self.models.index(options.ready == Some(true))))
     }
 
     fn authorize(&self, headers: &HeaderMap) -> Result<(), RequestError> {
@@ -169,7 +178,7 @@ impl AppState {
         model.queue.check_room()?;
         let body = self.receive(upload).await?;
         let Some(encoding) = encoding else { return Ok(body) };
-        let (mut permit, max_bytes) = (self.uploads.permit(), self.settings.max_bytes);
+        let (mut permit, max_bytes) = (self.uploads.permit(body.len()), self.settings.max_bytes);
         on_thread(move || {
             let bytes = encoding.decompress(&body, max_bytes, |bytes| permit.grow(bytes))?;
             Ok(permit.attach(bytes))
@@ -189,14 +198,14 @@ impl AppState {
         let answered = async {
             let header_length = header(&parts.headers, &HeaderName::from_static(HEADER_LENGTH))?.map(str::to_owned);
             let body = self.receive_images(model, parts, upload).await?;
-            let (mut permit, max_images) = (self.uploads.permit(), self.settings.max_images);
+            let (mut permit, max_images) = (self.uploads.permit(body.len()), model.description.max_queue);
             let request = on_thread(move || {
                 // What images in base64 are decoded to. A length that is not within the body is refused below.
                 let json = header_length.as_deref().and_then(|length| length.trim().parse().ok()).unwrap_or(body.len());
                 permit.grow(json.min(body.len()) / 4 * 3)?;
                 let mut request = InferRequest::parse(&body, header_length.as_deref(), max_images)?;
                 if request.is_copied {
-                    request.images = attach_to_all(permit, request.images);
+                    request.images = permit.attach_to_all(request.images);
                 }
                 Ok(request)
             });
@@ -230,7 +239,7 @@ impl AppState {
             let Form { image, parameters } = match boundary {
                 None => Form { image: body, parameters },
                 Some(boundary) => {
-                    let mut permit = self.uploads.permit();
+                    let mut permit = self.uploads.permit(body.len());
                     permit.grow(body.len())?;
                     let form = on_thread(move || Form::parse(body, &boundary, parameters)).await?;
                     Form { image: permit.attach(form.image), ..form }

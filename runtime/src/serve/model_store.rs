@@ -1,7 +1,7 @@
 //! The models that are served: opening, replacing and closing them while requests arrive.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use anyhow::{Error, Result, anyhow};
 use hyper::StatusCode;
@@ -27,24 +27,35 @@ pub(super) struct ModelStore {
 #[derive(Default)]
 struct Model {
     /// The version that gets requests.
-    serving: Option<(u64, Arc<ModelVersion>)>,
-    /// What is known of the versions that were tried.
-    versions: BTreeMap<u64, Version>,
+    serving: Option<Serving>,
+    /// What is known of files that do not serve, by version. One may be a newer file of the version that serves.
+    others: BTreeMap<u64, (ModelFile, State)>,
     /// Whether it was unloaded on request, and is to stay so.
     is_unloaded: bool,
     /// How often it was unloaded. A version that was being opened meanwhile does not serve.
     unloads: u64,
 }
 
-struct Version {
+struct Serving {
+    number: u64,
     file: ModelFile,
-    state: State,
+    version: Arc<ModelVersion>,
 }
 
+/// Why a file does not serve.
 enum State {
     Loading,
-    Ready,
     Unavailable(String),
+}
+
+impl State {
+    /// State and reason in the index.
+    fn entry(&self) -> (&str, &str) {
+        match self {
+            Self::Loading => ("LOADING", ""),
+            Self::Unavailable(reason) => ("UNAVAILABLE", reason),
+        }
+    }
 }
 
 /// What is to be done with a version.
@@ -57,18 +68,12 @@ enum Next {
 }
 
 impl Model {
-    fn serving_number(&self) -> Option<u64> {
-        self.serving.as_ref().map(|(number, _)| *number)
-    }
-
     fn next(&self, number: u64, file: &ModelFile, retry: Retry) -> Next {
-        let serving = self.serving_number();
-        let known = self.versions.get(&number).filter(|known| known.file == *file);
-        match known.map(|known| &known.state) {
+        match (&self.serving, self.others.get(&number).filter(|(known, _)| known == file)) {
             // A lower version does not replace a higher one whose file has vanished.
-            _ if serving.is_some_and(|serving| serving > number) => Next::Stop,
-            Some(State::Ready) if serving == Some(number) => Next::Stop,
-            Some(State::Unavailable(_)) if retry == Retry::Changed => Next::Skip,
+            (Some(serving), _) if serving.number > number => Next::Stop,
+            (Some(serving), _) if serving.number == number && serving.file == *file => Next::Stop,
+            (_, Some((_, State::Unavailable(_)))) if retry == Retry::Changed => Next::Skip,
             _ => Next::Open,
         }
     }
@@ -116,8 +121,7 @@ impl ModelStore {
         let Some(model) = models.get_mut(name) else { return Err(Self::unknown(&models, name)) };
         model.is_unloaded = true;
         model.unloads += 1;
-        if let Some((number, _)) = model.serving.take() {
-            model.versions.remove(&number);
+        if let Some(Serving { number, .. }) = model.serving.take() {
             progress::say(format_args!("unloaded model `{name}` version {number}"));
         }
         Ok(())
@@ -138,24 +142,18 @@ impl ModelStore {
     fn load_versions(&self, name: &str, versions: &BTreeMap<u64, ModelFile>, retry: Retry) -> Vec<Error> {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         let mut errors = Vec::new();
-        // What is known of versions that failed and have vanished is of no use any more.
-        let is_known =
-            |number: &u64, version: &Version| versions.contains_key(number) || matches!(version.state, State::Ready);
         let unloads = {
             let mut models = self.write();
             let model = models.entry(name.to_owned()).or_default();
             if model.is_unloaded && retry != Retry::Requested {
                 return errors;
             }
-            model.versions.retain(|number, version| is_known(number, version));
+            // What is known of versions that have vanished is of no use any more.
+            model.others.retain(|number, _| versions.contains_key(number));
             model.unloads
         };
         for (number, file) in versions.iter().rev() {
-            let (next, serving) = {
-                let models = self.read();
-                let model = &models[name];
-                (model.next(*number, file, retry), model.serving_number())
-            };
+            let next = self.read()[name].next(*number, file, retry);
             match next {
                 Next::Stop => break,
                 Next::Skip => continue,
@@ -168,16 +166,11 @@ impl ModelStore {
                     break;
                 }
                 Err(error) => {
+                    let serving = self.read()[name].serving.as_ref().map(|serving| serving.number);
                     let serves_on = serving.map_or(String::new(), |serving| format!("; version {serving} serves on"));
                     let error = anyhow!("model `{name}` version {number} cannot be opened: {error:#}{serves_on}");
-                    // What serves under the same number is the file as it was before.
-                    let is_same = serving == Some(*number);
-                    let state = if is_same { State::Ready } else { State::Unavailable(error.to_string()) };
-                    self.set(name, *number, file, state);
+                    self.set(name, *number, file, State::Unavailable(error.to_string()));
                     errors.push(error);
-                    if is_same {
-                        break;
-                    }
                 }
             }
         }
@@ -190,17 +183,15 @@ impl ModelStore {
         let [provider, _] = version.backend.provider();
         let mut models = self.write();
         let model = models.entry(name.to_owned()).or_default();
+        model.others.remove(&number);
         if model.unloads != unloads {
-            model.versions.remove(&number);
             drop(models);
             drop(version);
             progress::say(format_args!("model `{name}` version {number} was unloaded while it was opened"));
             return;
         }
-        model.versions.insert(number, Version { file: file.clone(), state: State::Ready });
-        let previous = model.serving.replace((number, Arc::new(version)));
+        let previous = model.serving.replace(Serving { number, file: file.clone(), version: Arc::new(version) });
         model.is_unloaded = false;
-        model.versions.retain(|known, version| *known >= number || !matches!(version.state, State::Ready));
         drop(models);
         // Waits for no request: its workers end by themselves.
         drop(previous);
@@ -210,38 +201,34 @@ impl ModelStore {
     fn set(&self, name: &str, number: u64, file: &ModelFile, state: State) {
         let mut models = self.write();
         let model = models.entry(name.to_owned()).or_default();
-        model.versions.insert(number, Version { file: file.clone(), state });
+        model.others.insert(number, (file.clone(), state));
     }
 
     /// The version that serves, if it is the given one.
     pub(super) fn get(&self, name: &str, version: Option<&str>) -> Result<Arc<ModelVersion>, RequestError> {
         let models = self.read();
         let model = models.get(name).ok_or_else(|| Self::unknown(&models, name))?;
-        let serving = model.serving.as_ref().map(|(number, serving)| (number.to_string(), serving));
-        let unavailable = |number: &u64, version: &Version| match &version.state {
+        let unavailable = |number: u64, state: &State| match state {
             State::Unavailable(reason) => RequestError::unavailable(reason),
             State::Loading => {
                 RequestError::unavailable(format!("model `{name}` version {number} is loading; try again"))
             }
-            State::Ready => {
-                RequestError::unavailable(format!("model `{name}` version {number} is not served any more"))
-            }
         };
-        match (version, serving) {
-            (None, Some((_, serving))) => Ok(Arc::clone(serving)),
-            (Some(version), Some((number, serving))) if *version == number => Ok(Arc::clone(serving)),
+        match (version, &model.serving) {
+            (None, Some(serving)) => Ok(Arc::clone(&serving.version)),
+            (Some(version), Some(serving)) if version == serving.number.to_string() => Ok(Arc::clone(&serving.version)),
             (None, None) if model.is_unloaded => {
                 Err(RequestError::unavailable(format!("model `{name}` is unloaded; load it again")))
             }
-            (None, None) => Err(model.versions.iter().next_back().map_or_else(
+            (None, None) => Err(model.others.iter().next_back().map_or_else(
                 || RequestError::unavailable(format!("model `{name}` is loading; try again")),
-                |(number, version)| unavailable(number, version),
+                |(number, (_, state))| unavailable(*number, state),
             )),
             (Some(version), _) => {
-                let known = version.parse().ok().and_then(|number: u64| model.versions.get_key_value(&number));
+                let known = version.parse().ok().and_then(|number: u64| model.others.get_key_value(&number));
                 Err(known.map_or_else(
                     || RequestError::not_found(format!("model `{name}` has no version `{version}` here")),
-                    |(number, known)| unavailable(number, known),
+                    |(number, (_, state))| unavailable(*number, state),
                 ))
             }
         }
@@ -268,16 +255,13 @@ impl ModelStore {
         let models = self.read();
         let mut wanted = models.values().filter(|model| !model.is_unloaded).peekable();
         wanted.peek().is_some()
-            && wanted.all(|model| model.serving.as_ref().is_some_and(|(_, version)| version.is_ready()))
+            && wanted.all(|model| model.serving.as_ref().is_some_and(|serving| serving.version.is_ready()))
     }
 
     /// All versions that serve.
     pub(super) fn serving(&self) -> Vec<Arc<ModelVersion>> {
-        self.read()
-            .values()
-            .filter_map(|model| model.serving.as_ref())
-            .map(|(_, version)| Arc::clone(version))
-            .collect()
+        let models = self.read();
+        models.values().filter_map(|model| model.serving.as_ref()).map(|serving| Arc::clone(&serving.version)).collect()
     }
 
     /// The response to `POST /v2/repository/index`.
@@ -285,18 +269,15 @@ impl ModelStore {
         let models = self.read();
         let mut entries = Vec::new();
         for (name, model) in models.iter() {
-            if model.versions.is_empty() {
-                let state = if model.is_unloaded { "UNAVAILABLE" } else { "LOADING" };
-                entries.push(
-                    json!({"name": name, "state": state, "reason": if model.is_unloaded { "unloaded" } else { "" }}),
-                );
+            let mut versions: BTreeMap<_, _> =
+                model.others.iter().map(|(number, (_, state))| (*number, state.entry())).collect();
+            versions.extend(model.serving.as_ref().map(|serving| (serving.number, ("READY", ""))));
+            if versions.is_empty() {
+                let (state, reason) =
+                    if model.is_unloaded { ("UNAVAILABLE", "unloaded") } else { State::Loading.entry() };
+                entries.push(json!({"name": name, "state": state, "reason": reason}));
             }
-            for (number, version) in &model.versions {
-                let (state, reason) = match &version.state {
-                    State::Loading => ("LOADING", ""),
-                    State::Ready => ("READY", ""),
-                    State::Unavailable(reason) => ("UNAVAILABLE", reason.as_str()),
-                };
+            for (number, (state, reason)) in versions {
                 entries.push(json!({"name": name, "version": number.to_string(), "state": state, "reason": reason}));
             }
         }
@@ -307,18 +288,6 @@ impl ModelStore {
     /// Whether every model that is not unloaded has a version that serves.
     pub(super) fn is_complete(&self) -> bool {
         self.read().values().all(|model| model.is_unloaded || model.serving.is_some())
-    }
-
-    /// Whether a model is being opened.
-    pub(super) fn is_opening(&self) -> bool {
-        matches!(self.opening.try_lock(), Err(TryLockError::WouldBlock))
-    }
-
-    /// Closes all models and waits for their workers.
-    pub(super) fn finish(&self) {
-        for version in self.serving() {
-            version.finish();
-        }
     }
 
     fn unknown(known: &BTreeMap<String, Model>, name: &str) -> RequestError {

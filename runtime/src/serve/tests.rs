@@ -83,7 +83,6 @@ fn version(name: &str, metrics: &Metrics, behavior: Box<Behavior>) -> ModelVersi
     let description = ModelDescription {
         name: name.to_owned(),
         version: "1".to_owned(),
-        max_images: 4,
         max_batch: 1,
         max_queue_delay: Duration::ZERO,
         max_queue: 4,
@@ -114,7 +113,6 @@ fn app(behavior: impl Fn() -> Result<(), EngineError> + Send + Sync + 'static) -
     Arc::new(AppState {
         settings: Settings {
             max_bytes: 1 << 20,
-            max_images: 4,
             read_timeout: Duration::from_secs(10),
             request_timeout: None,
             token: None,
@@ -214,10 +212,10 @@ fn an_engine_that_fails_for_good_makes_the_server_unready_until_it_works_again()
         for (path, expected) in [("/v2/health/ready", 503), ("/v2/models/m/ready", 503), ("/v2/health/live", 200)] {
             assert_eq!(get(&app, path).await, expected, "{path}");
         }
-        try_failed_models(&app.models).await;
+        try_failed_models(&app.models);
         assert_eq!(get(&app, "/v2/health/ready").await, 503);
         is_broken.store(false, SeqCst);
-        try_failed_models(&app.models).await;
+        try_failed_models(&app.models);
         assert_eq!(get(&app, "/v2/health/ready").await, 200);
         assert!(metric(&app, r#"nv_inference_request_failure{model="m",reason="BACKEND",version="1"} 3"#).await);
         assert!(metric(&app, r#"nv_inference_request_success{model="m",version="1"} 2"#).await);

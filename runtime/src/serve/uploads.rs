@@ -26,6 +26,8 @@ pub(super) struct UploadMemory {
 pub(super) struct UploadPermit {
     memory: Arc<UploadMemory>,
     bytes: u64,
+    /// Bytes that other permits of the same request have.
+    beside: u64,
 }
 
 impl UploadMemory {
@@ -33,17 +35,22 @@ impl UploadMemory {
         Arc::new(Self { total, taken: AtomicU64::new(0) })
     }
 
-    /// A permit for no bytes yet.
-    pub(super) fn permit(self: &Arc<Self>) -> UploadPermit {
-        UploadPermit { memory: Arc::clone(self), bytes: 0 }
+    /// A permit for no bytes yet, of a request that has this many already.
+    pub(super) fn permit(self: &Arc<Self>, beside: usize) -> UploadPermit {
+        UploadPermit { memory: Arc::clone(self), bytes: 0, beside: beside as u64 }
     }
 }
 
 impl UploadPermit {
-    /// Takes more bytes, or refuses the request.
+    /// Takes more bytes, or refuses the request: for now, or for good if it needs more than there is.
     pub(super) fn grow(&mut self, bytes: usize) -> Result<(), RequestError> {
         let bytes = bytes as u64;
         let UploadMemory { total, taken } = &*self.memory;
+        if self.beside.saturating_add(self.bytes).saturating_add(bytes) > *total {
+            return Err(RequestError::too_large(format!(
+                "the request needs more than the {total} bytes of memory for all requests (--max-upload-bytes)"
+            )));
+        }
         let add = |taken: u64| taken.checked_add(bytes).filter(|taken| taken <= total);
         taken.fetch_update(Relaxed, Relaxed, add).map_err(|_| {
             RequestError::busy(format!(
@@ -56,7 +63,13 @@ impl UploadPermit {
 
     /// Bytes that keep this permit until their last clone or slice is dropped.
     pub(super) fn attach(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
-        Bytes::from_owner(WithPermit { bytes, _permit: self })
+        Bytes::from_owner(WithPermit { bytes, _permit: Arc::new(self) })
+    }
+
+    /// Bytes that keep this permit until the last of them is dropped.
+    pub(super) fn attach_to_all(self, parts: Vec<Bytes>) -> Vec<Bytes> {
+        let permit = Arc::new(self);
+        parts.into_iter().map(|bytes| Bytes::from_owner(WithPermit { bytes, _permit: Arc::clone(&permit) })).collect()
     }
 }
 
@@ -66,22 +79,16 @@ impl Drop for UploadPermit {
     }
 }
 
-/// Bytes with the permit for their memory, which may be shared.
-struct WithPermit<B, P> {
+/// Bytes with the permit for their memory.
+struct WithPermit<B> {
     bytes: B,
-    _permit: P,
+    _permit: Arc<UploadPermit>,
 }
 
-impl<B: AsRef<[u8]>, P> AsRef<[u8]> for WithPermit<B, P> {
+impl<B: AsRef<[u8]>> AsRef<[u8]> for WithPermit<B> {
     fn as_ref(&self) -> &[u8] {
         self.bytes.as_ref()
     }
-}
-
-/// Copies of parts of a body, which keep the permit for all of them.
-pub(super) fn attach_to_all(permit: UploadPermit, parts: Vec<Bytes>) -> Vec<Bytes> {
-    let permit = Arc::new(permit);
-    parts.into_iter().map(|bytes| Bytes::from_owner(WithPermit { bytes, _permit: Arc::clone(&permit) })).collect()
 }
 
 /// The body of a request.
@@ -125,7 +132,7 @@ impl<B: RequestBody> Upload<B> {
         if declared > max_bytes {
             return Err(too_large());
         }
-        let (mut bytes, mut permit) = (Vec::new(), memory.permit());
+        let (mut bytes, mut permit) = (Vec::new(), memory.permit(0));
         while let Some(part) = self.next().await {
             let part = part.map_err(|error| RequestError::bad(format!("the request is incomplete: {error}")))?;
             let length = bytes.len() + part.len();
@@ -192,11 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_more_than_all_memory_is_refused_for_good() {
+        let error = receive(150_000, 200_000, &UploadMemory::new(100_000)).unwrap_err();
+        assert!(error.status == 413 && error.message.contains("--max-upload-bytes"), "{error}");
+    }
+
+    #[test]
     fn copies_share_a_permit() {
         let memory = UploadMemory::new(100);
-        let mut permit = memory.permit();
+        let mut permit = memory.permit(0);
         permit.grow(50).unwrap();
-        let mut parts = attach_to_all(permit, vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
+        let mut parts = permit.attach_to_all(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
         parts.pop();
         assert_eq!((memory.taken.load(Relaxed), &parts[0][..]), (50, &b"a"[..]));
         parts.clear();

@@ -1,7 +1,7 @@
 //! A version of a model that serves: its backend, queue and workers.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
+use std::thread;
 
 use runtime::protocol::ModelDescription;
 
@@ -20,7 +20,6 @@ pub(super) struct ModelVersion {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) queue: Arc<Queue>,
     pub(super) metrics: Arc<ModelMetrics>,
-    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl ModelVersion {
@@ -29,26 +28,16 @@ impl ModelVersion {
         let (backend, queue) = (Arc::clone(&worker.backend), Arc::clone(&worker.queue));
         let metrics = Arc::clone(&worker.metrics);
         let worker = Arc::new(worker);
-        let threads = (0..workers).map(|_| {
+        for _ in 0..workers {
             let worker = Arc::clone(&worker);
-            thread::spawn(move || worker.work())
-        });
-        Self { description, backend, queue, metrics, workers: Mutex::new(threads.collect()) }
+            thread::spawn(move || worker.work());
+        }
+        Self { description, backend, queue, metrics }
     }
 
     /// Whether its engine works.
     pub(super) fn is_ready(&self) -> bool {
         self.backend.failures_in_a_row() < MAX_FAILURES_IN_A_ROW
-    }
-
-    /// Waits until all images in the queue are processed and the workers have ended.
-    pub(super) fn finish(&self) {
-        self.queue.close();
-        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
-        for worker in workers {
-            // A worker catches all panics.
-            let _ = worker.join();
-        }
     }
 }
 

@@ -19,17 +19,17 @@ fn expect_error(command: &mut Command, code: i32, parts: &[&str]) {
 }
 
 /// A folder with an image, `a.png`, a file that is not ONNX, `garbage.onnx`, and an ONNX model of another program,
-/// `foreign.onnx`.
+/// `other.onnx`.
 fn folder() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     RgbImage::new(40, 30).save(folder.path().join("a.png")).unwrap();
     fs::write(folder.path().join("garbage.onnx"), "garbage").unwrap();
-    fs::write(folder.path().join("foreign.onnx"), foreign_model()).unwrap();
+    fs::write(folder.path().join("other.onnx"), other_model()).unwrap();
     folder
 }
 
 /// A valid ONNX file that `exporter` did not write: one node that copies `x` to `y`.
-fn foreign_model() -> Vec<u8> {
+fn other_model() -> Vec<u8> {
     // <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>, <https://protobuf.dev/programming-guides/encoding/>
     fn number(tag: u8, value: u8) -> Vec<u8> {
         vec![tag << 3, value]
@@ -88,7 +88,7 @@ fn the_error_of_a_missing_model_names_it() {
 #[test]
 fn models_not_written_by_exporter_are_errors() {
     let folder = folder();
-    for (model, reason) in [("garbage.onnx", "not an ONNX file"), ("foreign.onnx", "no `retinanet.spec`")] {
+    for (model, reason) in [("garbage.onnx", "not an ONNX file"), ("other.onnx", "no `retinanet.spec`")] {
         let parts = [model, "not a RetinaNet written by `exporter`", reason, "exporter --out"];
         expect_error(program(&folder).args(["detect", "--model", model, "a.png"]), 1, &parts);
     }
@@ -106,11 +106,11 @@ fn a_folder_without_images_and_a_pattern_without_matches_are_errors() {
 fn the_error_of_a_missing_onnx_runtime_names_the_library() {
     let folder = folder();
     let mut by_variable = program(&folder);
-    by_variable.env("ORT_DYLIB_PATH", "/nonexistent").args(["detect", "--model", "foreign.onnx", "a.png"]);
+    by_variable.env("ORT_DYLIB_PATH", "/nonexistent").args(["detect", "--model", "other.onnx", "a.png"]);
     expect_error(&mut by_variable, 1, &["/nonexistent", "ORT_DYLIB_PATH", "make setup"]);
 
     let mut by_option = program(&folder);
-    by_option.args(["detect", "--model", "foreign.onnx", "--onnxruntime", "lib/none.so", "a.png"]);
+    by_option.args(["detect", "--model", "other.onnx", "--onnxruntime", "lib/none.so", "a.png"]);
     let path = folder.path().canonicalize().unwrap().join("lib/none.so");
     expect_error(&mut by_option, 1, &[path.to_str().unwrap(), "--onnxruntime"]);
 }
@@ -119,11 +119,11 @@ fn the_error_of_a_missing_onnx_runtime_names_the_library() {
 fn an_unavailable_cuda_device_is_an_error() {
     let folder = folder();
     let mut command = program(&folder);
-    command.args(["detect", "--model", "foreign.onnx", "--provider", "cuda:3", "a.png"]);
+    command.args(["detect", "--model", "other.onnx", "--provider", "cuda:3", "a.png"]);
     let (code, stdout, stderr) = run(&mut command);
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
     // On a machine with four GPUs, the model is the error.
-    assert!(stderr.contains("provider `cuda:3` cannot start") || stderr.contains("foreign.onnx"), "{stderr}");
+    assert!(stderr.contains("provider `cuda:3` cannot start") || stderr.contains("other.onnx"), "{stderr}");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn options_of_other_providers_are_errors() {
         #[cfg(target_os = "linux")]
         (&["--threads", "2", "--affinity", "123456"], "CPU 123456 is not available to this program"),
     ] {
-        let arguments = ["detect", "--model", "foreign.onnx", "a.png"].iter().chain(options);
+        let arguments = ["detect", "--model", "other.onnx", "a.png"].iter().chain(options);
         expect_error(program(&folder).args(arguments), 1, &[reason]);
     }
     for profile in ["1x64x64", "1x64x64,1x64x96,2x96x90", "2x64x64,1x64x64,1x64x64", "0x64x64,1x64x64,1x64x64"] {
@@ -161,9 +161,9 @@ fn doctor_reports_what_works_and_what_is_missing() {
     assert!(health["providers"][0]["smoke_test_ms"].as_f64().unwrap() > 0.0);
 
     // A model that cannot be checked is not right.
-    let (code, stdout, _) = run(program(&folder).args(["doctor", "--model", "foreign.onnx"]));
+    let (code, stdout, _) = run(program(&folder).args(["doctor", "--model", "other.onnx"]));
     assert_eq!(code, 1);
-    assert!(stdout.contains("model on cpu") && stdout.contains("cannot run: `foreign.onnx`"), "{stdout}");
+    assert!(stdout.contains("model on cpu") && stdout.contains("cannot run: `other.onnx`"), "{stdout}");
 
     // A file that is not a library is an error that names it.
     for library in ["garbage.onnx", "missing.so"] {

@@ -74,6 +74,19 @@ fn jobs_of_an_array_share_the_images() {
     }
     assert_eq!(files, ["1.png", "3.jpg", "2.png"]);
 
+    // Both name their files as a single job would.
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    std::fs::copy(folder.path().join("1.png"), folder.path().join("other/1.png")).unwrap();
+    let outputs = ["--draw", "drawn", "--yolo", "labels", "--crops", "crops", "--min-score", "0"];
+    for shard in ["0/2", "1/2"] {
+        let mut command = detect(&folder);
+        let (code, _, stderr) = run(command.args(outputs).args(["--shard", shard, "1.png", "other/1.png"]));
+        assert_eq!(code, 0, "{stderr}");
+        assert_eq!(list(&folder.path().join("drawn")).len(), if shard == "0/2" { 1 } else { 2 });
+    }
+    assert_eq!(list(&folder.path().join("drawn")), ["1-2.png", "1.png"]);
+    assert_eq!(list(&folder.path().join("labels")), ["1-2.txt", "1.txt", "data.yaml"]);
+
     let (code, stdout, _) = run(detect(&folder).args(["--ignore-failures", "--json", "-", "1.png", "2.png"]));
     assert!(code == 0 && json(&stdout)[1]["error"].is_string(), "{stdout}");
     let mut child = detect(&folder);
