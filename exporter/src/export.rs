@@ -104,7 +104,7 @@ pub fn export(
     let graph = folded(&plain_spec, tensors)?;
     conversion.keep_float.check(&graph)?;
     let verifier = Verifier { engine, probe: &probe };
-    let export = Export { options, plain_spec: &plain_spec, spec, provenance: &provenance, verifier, file };
+    let export = Export { options, spec, provenance: &provenance, verifier, file };
     if conversion.precision == Precision::Fp32 && variant.is_free() {
         export.plain(graph, on_progress)
     } else {
@@ -115,9 +115,7 @@ pub fn export(
 /// An export whose options have been checked.
 struct Export<'a> {
     options: &'a ExportOptions,
-    /// The checkpoint's spec.
-    plain_spec: &'a ModelSpec,
-    /// The spec of the file.
+    /// The spec of the file, and of those with which it is compared.
     spec: &'a ModelSpec,
     provenance: &'a Provenance,
     verifier: Verifier<'a>,
@@ -141,7 +139,7 @@ impl Export<'_> {
         let ExportOptions { precision: conversion, variant, .. } = self.options;
         let precision = conversion.precision;
         let fp32 = self.temporary("fp32.onnx", &graph)?;
-        let (differences, expected) = self.verifier.prove(&fp32, self.plain_spec, &self.image())?;
+        let (differences, expected) = self.verifier.prove(&fp32, self.spec, &self.image())?;
         let converted = conversion.convert(&mut graph, self.spec, self.verifier.engine, on_progress)?;
         // Images of all sizes need a file with dynamic sizes, with which the file itself is compared below.
         let plain = match (precision, variant.is_free()) {
@@ -152,7 +150,7 @@ impl Export<'_> {
         let converted_graph = graph.clone();
         variant.apply(&mut graph, self.spec);
         let (mut written, outputs) = self.write(graph)?;
-        written.append_check(outputs, &expected, (precision, precision.lowest_logit(self.spec)), &self.file)?;
+        written.append_check(outputs, &expected, (precision, conversion.lowest_logit(self.spec)), &self.file)?;
 
         let comparison = match &plain {
             Some(plain) => Some(self.verifier.compare_precision(&fp32, plain, self.spec, conversion)?),
@@ -185,7 +183,7 @@ impl Export<'_> {
     /// Writes a plain file to compare with.
     fn temporary(&self, name: &str, graph: &GraphProto) -> Result<NetworkFile, ExportError> {
         let path = self.file.folder().join(name);
-        write(&path, &to_bytes(graph.clone(), self.plain_spec, self.provenance), TOO_LARGE_TO_COMPARE)?;
+        write(&path, &to_bytes(graph.clone(), self.spec, self.provenance), TOO_LARGE_TO_COMPARE)?;
         Ok(NetworkFile::new(path, graph))
     }
 

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use models::AtomicFile;
+use models::atomic_file::{folder_of, hidden_prefix, resolve_target};
 use tempfile::TempDir;
 
 /// An ONNX file that is not committed yet. If it is dropped before, nothing of it stays, and an existing file stays
@@ -26,11 +26,8 @@ impl OutputFile {
     /// # Errors
     /// When the folder of `target` cannot be written, or `target` exists and is not a regular file.
     pub fn create(target: &Path) -> io::Result<Self> {
-        let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
-        // Has the same rules for targets.
-        drop(AtomicFile::create(&target)?);
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let folder = hidden_folder(&name, folder_of(&target))?;
+        let target = resolve_target(target)?;
+        let folder = hidden_folder(&target, folder_of(&target))?;
         Ok(Self { folder, target, model_name: None })
     }
 
@@ -42,7 +39,11 @@ impl OutputFile {
     pub fn in_repository(repository: &Path, model_name: &str) -> io::Result<Self> {
         let target = repository.join(model_name).join("1/model.onnx");
         let existing = target.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
-        Ok(Self { folder: hidden_folder(model_name, existing)?, target, model_name: Some(model_name.to_owned()) })
+        Ok(Self {
+            folder: hidden_folder(Path::new(model_name), existing)?,
+            target,
+            model_name: Some(model_name.to_owned()),
+        })
     }
 
     /// Path of the ONNX file once it is committed.
@@ -91,14 +92,8 @@ impl OutputFile {
     }
 }
 
-fn hidden_folder(name: &str, folder: &Path) -> io::Result<TempDir> {
-    // File systems allow 255 bytes.
-    let name = &name[..name.floor_char_boundary(200)];
-    tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".partial").tempdir_in(folder)
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+fn hidden_folder(name: &Path, folder: &Path) -> io::Result<TempDir> {
+    tempfile::Builder::new().prefix(&hidden_prefix(name)).suffix(".partial").tempdir_in(folder)
 }
 
 #[cfg(test)]

@@ -40,13 +40,6 @@ pub enum Precision {
     Int8,
 }
 
-impl Precision {
-    /// The lowest logit of a network in this precision: lower ones become this one.
-    pub(crate) fn lowest_logit(self, spec: &ModelSpec) -> f32 {
-        if self == Self::Int8 { logits::lowest(spec) } else { f32::NEG_INFINITY }
-    }
-}
-
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.pad(match self {
@@ -80,6 +73,12 @@ pub struct Converted {
 }
 
 impl PrecisionOptions {
+    /// The lowest logit of the converted network: lower ones become this one.
+    pub(crate) fn lowest_logit(&self, spec: &ModelSpec) -> f32 {
+        let is_quantized = self.precision == Precision::Int8 && !self.keep_float.contain(logits::LAYER);
+        if is_quantized { logits::lowest(spec) } else { f32::NEG_INFINITY }
+    }
+
     /// Converts `graph`, whose batch norms are folded and whose layers include [`keep_float`](Self::keep_float), to the
     /// precision. Without images of [`calibration`](Self::calibration), fp16 uses drawn ones.
     pub(crate) fn convert(

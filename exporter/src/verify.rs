@@ -123,7 +123,7 @@ impl Verifier<'_> {
         let count = options.calibration.len().min(COMPARED_IMAGES);
         let inputs = Inputs { files: &options.calibration[..count], drawn: DRAWN_IMAGES, spec };
         let [fp32, converted] = [fp32, converted].map(|file| file.heads.open(&file.path, self.engine));
-        let comparison = precision::compare(fp32?, converted?, inputs, options.precision.lowest_logit(spec))?;
+        let comparison = precision::compare(fp32?, converted?, inputs, options.lowest_logit(spec))?;
         if Limits::of(options.precision).allow(&comparison) {
             Ok(comparison)
         } else {

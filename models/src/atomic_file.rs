@@ -52,20 +52,12 @@ impl AtomicFile {
     /// # Errors
     /// When the folder cannot be written, or `target` exists and is not a regular file (a folder, a device, a pipe).
     pub fn create(target: &Path) -> io::Result<Self> {
-        let target = target.canonicalize().unwrap_or_else(|_| target.to_owned());
-        if target.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        if is_device(&target) {
-            return Err(io::Error::other("it is a device or a pipe, which a file cannot replace"));
-        }
+        let target = resolve_target(target)?;
         let folder = folder_of(&target);
-        fs::metadata(folder)?;
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
         // Creates the file under the lock, so that a program that exits misses none.
         let mut partial = partial();
         let file = tempfile::Builder::new()
-            .prefix(&format!(".{}.", shortened(&name)))
+            .prefix(&hidden_prefix(&target))
             .suffix(".partial")
             // Like any new file, minus the user's umask. The default of `tempfile` is private to the user.
             .permissions(Permissions::from_mode(0o666))
@@ -105,10 +97,33 @@ impl AtomicFile {
     }
 }
 
-/// The beginning of a name, which leaves room for what `create` adds: file systems allow 255 bytes.
-fn shortened(name: &str) -> &str {
+/// The file that is written for a target: the target itself, or what a symbolic link leads to, which need not exist.
+///
+/// # Errors
+/// When its folder does not exist, or it exists and is not a regular file (a folder, a device, a pipe).
+pub fn resolve_target(target: &Path) -> io::Result<PathBuf> {
+    /// As many links as Linux follows.
+    const MAX_LINKS: usize = 40;
+    let mut target = target.to_owned();
+    for _ in 0..MAX_LINKS {
+        let Ok(link) = fs::read_link(&target) else { break };
+        target = folder_of(&target).join(link);
+    }
+    if target.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if is_device(&target) {
+        return Err(io::Error::other("it is a device or a pipe, which a file cannot replace"));
+    }
+    fs::metadata(folder_of(&target))?;
+    Ok(target)
+}
+
+/// The beginning of the name of a hidden file for `target`. It leaves room for what is added: file systems allow 255 bytes.
+pub fn hidden_prefix(target: &Path) -> String {
     const MAX_BYTES: usize = 200;
-    &name[..name.floor_char_boundary(MAX_BYTES)]
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    format!(".{}.", &name[..name.floor_char_boundary(MAX_BYTES)])
 }
 
 impl Write for AtomicFile {
@@ -121,7 +136,8 @@ impl Write for AtomicFile {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a file is in; `.` for a name alone.
+pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -230,6 +246,13 @@ mod tests {
         }
         assert_eq!(fs::read(&file).unwrap(), b"second");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        // What a relative link leads to need not exist yet.
+        fs::create_dir(folder.path().join("disk")).unwrap();
+        let best = folder.path().join("best");
+        std::os::unix::fs::symlink("disk/best", &best).unwrap();
+        write_atomically::<io::Error>(&best, |file| file.write_all(b"third")).unwrap();
+        assert!(fs::symlink_metadata(&best).unwrap().is_symlink());
+        assert_eq!(fs::read(folder.path().join("disk/best")).unwrap(), b"third");
         assert!(AtomicFile::create(Path::new("/dev/null")).is_err());
         assert!(is_device(Path::new("/dev/null")));
     }

@@ -7,17 +7,12 @@ use crate::weights::{Scope, WeightsError};
 
 /// A small convolutional network that runs on every feature level with the same weights.
 pub(crate) struct Head<T> {
-    tower: Vec<TowerLayer<T>>,
+    tower: Vec<NormedConv2d<T>>,
     output: Conv2d<T>,
     /// Outputs per anchor.
     width: usize,
     /// Input channels of `output`.
     feature_width: usize,
-}
-
-enum TowerLayer<T> {
-    Plain(Conv2d<T>),
-    Normed(NormedConv2d<T>),
 }
 
 /// Sizes of a head.
@@ -39,13 +34,8 @@ impl<T: Tensor> Head<T> {
         let tower = (0..spec.depth).map(|index| {
             let size = Conv2dConfig::same(inputs(index), spec.width, 3);
             let conv = Conv2d::with_bias(&scope.at(format!("conv{}", index + 1)), size, ConvInitial::FanOut)?;
-            Ok(match &spec.norm {
-                Some(norm) => {
-                    let norm = Norm::new(&scope.at(format!("norm{}", index + 1)), spec.width, norm)?;
-                    TowerLayer::Normed(NormedConv2d { conv, norm })
-                }
-                None => TowerLayer::Plain(conv),
-            })
+            let norm = |norm| Norm::new(&scope.at(format!("norm{}", index + 1)), spec.width, norm);
+            Ok(NormedConv2d { conv, norm: spec.norm.as_ref().map(norm).transpose()? })
         });
         let tower = tower.collect::<Result<_, WeightsError>>()?;
         let size = Conv2dConfig::same(inputs(spec.depth), config.anchors * config.width, 3);
@@ -59,10 +49,7 @@ impl<T: Tensor> Head<T> {
     }
 
     fn features(&self, x: &T) -> T {
-        self.tower.iter().fold(x.clone(), |x, layer| match layer {
-            TowerLayer::Plain(conv) => x.apply(conv).relu(),
-            TowerLayer::Normed(conv) => x.apply(conv).relu(),
-        })
+        self.tower.iter().fold(x.clone(), |x, layer| x.apply(layer).relu())
     }
 }
 

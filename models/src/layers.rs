@@ -171,8 +171,8 @@ impl<T> Norm<T> {
 pub struct NormedConv2d<T> {
     /// The convolution.
     pub conv: Conv2d<T>,
-    /// The norm.
-    pub norm: Norm<T>,
+    /// The norm, if there is one.
+    pub norm: Option<Norm<T>>,
 }
 
 impl<T> NormedConv2d<T> {
@@ -184,7 +184,7 @@ impl<T> NormedConv2d<T> {
         norm: &NormSpec,
     ) -> Result<Self, WeightsError> {
         let conv = Conv2d::without_bias(&scope.at(names[0]), config)?;
-        Ok(Self { conv, norm: Norm::new(&scope.at(names[1]), config.outputs, norm)? })
+        Ok(Self { conv, norm: Some(Norm::new(&scope.at(names[1]), config.outputs, norm)?) })
     }
 }
 

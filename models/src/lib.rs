@@ -15,7 +15,7 @@ mod shape;
 pub mod spec;
 mod deviation;
 mod checkpoint;
-mod atomic_file;
+pub mod atomic_file;
 pub mod onnx_contract;
 pub mod import;
 

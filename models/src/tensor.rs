@@ -59,8 +59,9 @@ impl<T: Tensor> Layer<T> for Conv2d<T> {
 impl<T: Tensor> Layer<T> for NormedConv2d<T> {
     fn forward(&self, x: &T) -> T {
         match &self.norm {
-            Norm::Batch(norm) => x.conv2d_batch_norm(&self.conv, norm),
-            Norm::Group(norm) => x.conv2d(&self.conv).group_norm(norm),
+            Some(Norm::Batch(norm)) => x.conv2d_batch_norm(&self.conv, norm),
+            Some(Norm::Group(norm)) => x.conv2d(&self.conv).group_norm(norm),
+            None => x.conv2d(&self.conv),
         }
     }
 }

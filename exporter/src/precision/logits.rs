@@ -12,7 +12,7 @@ use super::range::Range;
 use crate::onnx::GraphProto;
 
 /// The layer that computes the logits.
-const LAYER: &str = "classificationModel.output";
+pub(super) const LAYER: &str = "classificationModel.output";
 
 /// Scores that are this fraction of the score threshold, or less, become the same. The threshold counts as at most the one of
 /// most detectors, since users may lower it.

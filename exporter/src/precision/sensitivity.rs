@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use models::Preprocessed;
 use models::onnx_contract::{CLASSIFICATION, REGRESSION};
 use ndarray::Axis;
 use runtime::{ActivationReader, EngineOptions};
@@ -32,14 +33,15 @@ pub(super) fn measure(
     engine: &EngineOptions,
     on_progress: OnProgress,
 ) -> Result<Vec<Sensitivity>, MeasureError> {
-    let expected = run(graph.clone(), inputs, engine)?;
+    let inputs: Vec<_> = inputs.each().collect::<Result<_, _>>()?;
+    let expected = run(graph.clone(), &inputs, engine)?;
     let all = Layers::all(graph);
     let mut measured = Vec::new();
-    let (layers, images) = (all.names().count(), inputs.count());
+    let (layers, images) = (all.names().count(), inputs.len());
     for (index, layer) in all.names().enumerate() {
         let mut single = graph.clone();
         Quantization::new(graph, &all.without(layer)).apply(&mut single, ranges);
-        let found = run(single, inputs, engine)?;
+        let found = run(single, &inputs, engine)?;
         let error = |output: &str| relative_error(&expected[output], &found[output]);
         let (scores, offsets) = (error(CLASSIFICATION), error(REGRESSION));
         measured.push(Sensitivity { layer: layer.to_owned(), scores, offsets });
@@ -51,13 +53,17 @@ pub(super) fn measure(
 }
 
 /// Outputs of the network for all inputs, by name.
-fn run(graph: GraphProto, inputs: Inputs, engine: &EngineOptions) -> Result<BTreeMap<String, Vec<f32>>, MeasureError> {
+fn run(
+    graph: GraphProto,
+    inputs: &[Preprocessed],
+    engine: &EngineOptions,
+) -> Result<BTreeMap<String, Vec<f32>>, MeasureError> {
     let bytes = encode_with_outputs(graph, [CLASSIFICATION, REGRESSION].map(str::to_owned));
     let mut reader = ActivationReader::from_bytes("the network", &bytes, engine)?;
     let mut outputs: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-    for input in inputs.each() {
-        let images = input?.pixels.insert_axis(Axis(0));
-        reader.read(images.view(), |name, values| outputs.entry(name.to_owned()).or_default().extend(values))?;
+    for input in inputs {
+        let images = input.pixels.view().insert_axis(Axis(0));
+        reader.read(images, |name, values| outputs.entry(name.to_owned()).or_default().extend(values))?;
     }
     Ok(outputs)
 }

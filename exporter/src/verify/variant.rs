@@ -284,10 +284,14 @@ mod tests {
         let mut max = MaxDifferences::default();
         let column = |pick: fn(&(f32, i64, i64, f32)) -> i64| Array1::from_iter(candidates.iter().map(pick));
         let (rows, classes) = (column(|candidate| candidate.1), column(|candidate| candidate.2));
-        let said = Array1::from_iter(candidates.iter().map(|candidate| candidate.0));
+        let found_scores = Array1::from_iter(candidates.iter().map(|candidate| candidate.0));
         let from = Array2::from_shape_fn((candidates.len(), 4), |(index, _)| candidates[index].3);
-        let found =
-            Candidates { scores: said.view(), anchors: rows.view(), classes: classes.view(), offsets: from.view() };
+        let found = Candidates {
+            scores: found_scores.view(),
+            anchors: rows.view(),
+            classes: classes.view(),
+            offsets: from.view(),
+        };
         max.candidates(scores.view(), offsets.view(), &found, &LEVELS, &spec);
         max.0
     }

@@ -43,6 +43,7 @@ fn every_variant_and_precision_carries_a_check_that_runs_elsewhere() {
         (&["--precision", "fp32"][..], 0.01),
         (&["--precision", "fp16"], 0.02),
         (&["--precision", "int8", "--calibrate", "images"], 0.11),
+        (&["--precision", "int8", "--calibrate", "images", "--keep-float", "classificationModel.output"], 0.11),
     ] {
         for variant in [
             &[][..],

@@ -78,10 +78,14 @@ fn number(images: &mut [ParsedImage]) {
         images.sort_by(|a, b| a.file_name.cmp(&b.file_name));
         (0..).zip(&mut *images).for_each(|(id, image)| image.id = Some(id));
     }
-    let ids = images.iter().flat_map(|image| &image.boxes).filter_map(|object| object.id);
-    let first = ids.max().unwrap_or(0).max(0).saturating_add(1);
+    let boxes = || images.iter().flat_map(|image| &image.boxes);
+    let used: HashSet<_> = boxes().filter_map(|object| object.id).collect();
+    let max = used.iter().max().copied().unwrap_or(0).max(0);
+    // Above all others, unless the numbers end before.
+    let first = if max.checked_add(boxes().count() as i64).is_some() { max + 1 } else { 1 };
+    let mut free = (first..).filter(|id| !used.contains(id));
     let unnumbered = images.iter_mut().flat_map(|image| &mut image.boxes).filter(|object| object.id.is_none());
-    unnumbered.zip(first..).for_each(|(object, id)| object.id = Some(id));
+    unnumbered.for_each(|object| object.id = free.next());
 }
 
 /// Maps the class of a box to its index in `classes`. Ids are those of the declared classes, which have the same names.
@@ -278,6 +282,11 @@ mod tests {
         assert_eq!(images[0].boxes[1].id, Some(1));
         // The highest id has no next one, and none is needed.
         number(&mut [image(1, "a", vec![parsed_box(i64::MAX, square)])]);
+        let without = || ParsedBox { id: None, ..parsed_box(0, square) };
+        let boxes = vec![parsed_box(i64::MAX, square), without(), parsed_box(2, square), without()];
+        let mut images = [image(1, "a", boxes)];
+        number(&mut images);
+        assert_eq!([1, 3].map(|index| images[0].boxes[index].id), [Some(1), Some(3)]);
     }
 
     #[test]

@@ -130,7 +130,8 @@ pub(super) fn parse(path: &Path) -> Result<Parsed, DataError> {
     for image in images.named("images") {
         let Some(CocoImage { id, file_name, width, height }) = parsed.keep(image) else { continue };
         let side = |side: Option<Number>| {
-            Some(side?.0).filter(|side| *side > 0.0 && side.fract() == 0.0).map(|side| side as u32)
+            let is_possible = |side: &f64| side.fract() == 0.0 && (1.0..=f64::from(u32::MAX)).contains(side);
+            Some(side?.0).filter(is_possible).map(|side| side as u32)
         };
         let (file_name, size) = (file_name.unwrap_or_default(), side(width).zip(side(height)));
         let image = ParsedImage { id: id.whole(), file_name, size, ..ParsedImage::default() };

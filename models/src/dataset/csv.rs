@@ -98,13 +98,6 @@ impl Columns {
     /// The columns by the first row, and whether that is a header.
     fn of(row: &StringRecord) -> Result<(Self, bool), String> {
         let plain = Self { path: 0, edges: [1, 2, 3, 4], has_sides: false, is_plain: true, class: 5, size: None };
-        let looks_like_header =
-            row.len() > 1 && row.iter().all(|field| text::number(field).is_err() && !field.is_empty());
-        if !looks_like_header {
-            let count = row.len();
-            let expected = "expected 6 columns (path,x1,y1,x2,y2,class), or a header that names them";
-            return if count == 6 { Ok((plain, false)) } else { Err(format!("{expected}, found {count}")) };
-        }
         let column = |names: &[&str]| {
             names.iter().find_map(|name| row.iter().position(|field| field.eq_ignore_ascii_case(name)))
         };
@@ -116,10 +109,23 @@ impl Columns {
         let corners = all([LEFT, TOP, RIGHT, BOTTOM]);
         let edges = corners.or_else(|| all([LEFT, TOP, WIDTH, HEIGHT]));
         let columns = (|| Some((column(PATH)?, edges?, column(CLASS)?)))();
-        let (path, edges, class) = columns.ok_or_else(|| {
-            let names = row.iter().collect::<Vec<_>>().join(",");
-            format!("`{names}` does not name all columns, expected a header such as path,x1,y1,x2,y2,class, or none")
-        })?;
+        let Some((path, edges, class)) = columns else {
+            let count = row.len();
+            // pandas leaves the name of its index empty.
+            let is_header = count > 1 && row.iter().all(|field| text::number(field).is_err() && !field.is_empty());
+            return match (is_header, count) {
+                (true, _) => {
+                    let names = row.iter().collect::<Vec<_>>().join(",");
+                    let expected = "expected a header such as path,x1,y1,x2,y2,class, or none";
+                    Err(format!("`{names}` does not name all columns, {expected}"))
+                }
+                (false, 6) => Ok((plain, false)),
+                (false, _) => {
+                    let expected = "expected 6 columns (path,x1,y1,x2,y2,class), or a header that names them";
+                    Err(format!("{expected}, found {count}"))
+                }
+            };
+        };
         let has_sides = corners.is_none();
         Ok((Self { path, edges, has_sides, is_plain: false, class, size: size.filter(|_| !has_sides) }, true))
     }
@@ -237,6 +243,8 @@ mod tests {
             "a.jpg\t53\t2\t79\t28\tnut\nd.jpg\t0\t1\t2\t4\tbolt",
             "\"file_name\",\"left\",\"top\",\"right\",\"bottom\",\"category\"\na.jpg,53,2,79,28,nut\nd.jpg,0,1,2,4,bolt",
             "images\\a.jpg,53,2,79,28,nut\n.\\d.jpg,0,1,2,4,bolt",
+            // pandas.DataFrame.to_csv
+            ",image_path,xmin,ymin,xmax,ymax,label\n0,a.jpg,53,2,79,28,nut\n1,d.jpg,0,1,2,4,bolt",
         ] {
             assert_eq!(read_valid(&source(text).1), expected, "{text}");
         }

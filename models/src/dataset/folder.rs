@@ -1,5 +1,6 @@
 //! Folders of annotation and image files.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
@@ -17,10 +18,9 @@ pub(super) fn below(folder: &Path, extensions: &[&str]) -> Result<Vec<String>, D
         let path = match entry {
             Ok(entry) if entry.file_type().is_dir() => continue,
             Ok(entry) => entry.into_path(),
-            Err(error) => match (error.path(), error.depth()) {
-                // A link in a circle adds nothing; one to a missing file is reported when that is read.
-                (Some(path), 1..) => path.to_owned(),
-                _ => return Err(DataError::Read { path: folder.to_owned(), reason: error.into() }),
+            Err(error) => match error.path().filter(|_| is_bad_link(&error)) {
+                Some(path) => path.to_owned(),
+                None => return Err(unreadable(folder, error)),
             },
         };
         if !has_extension(&path.to_string_lossy(), extensions) {
@@ -37,9 +37,27 @@ pub(super) fn below(folder: &Path, extensions: &[&str]) -> Result<Vec<String>, D
 /// Names of the folders in a folder, sorted. Hidden ones are skipped.
 pub(super) fn folders(folder: &Path) -> Result<Vec<String>, DataError> {
     let walk = WalkDir::new(folder).min_depth(1).max_depth(1).follow_links(true).sort_by_file_name().into_iter();
-    let folders = walk.flatten().filter(|entry| entry.file_type().is_dir());
-    let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    Ok(names.filter(|name| !name.starts_with('.')).collect())
+    let mut names = Vec::new();
+    for entry in walk {
+        match entry {
+            Ok(entry) if entry.file_type().is_dir() => names.push(entry.file_name().to_string_lossy().into_owned()),
+            Ok(_) => {}
+            Err(error) if is_bad_link(&error) => {}
+            Err(error) => return Err(unreadable(folder, error)),
+        }
+    }
+    names.retain(|name| !name.starts_with('.'));
+    Ok(names)
+}
+
+/// Whether it is a link in a circle, which adds nothing, or one to a missing file, which is reported when that is read.
+fn is_bad_link(error: &walkdir::Error) -> bool {
+    let is_link = error.depth() > 0 && error.path().is_some_and(Path::is_symlink);
+    is_link && error.io_error().is_none_or(|error| error.kind() != io::ErrorKind::PermissionDenied)
+}
+
+fn unreadable(folder: &Path, error: walkdir::Error) -> DataError {
+    DataError::Read { path: error.path().unwrap_or(folder).to_owned(), reason: error.into() }
 }
 
 /// Whether `name` has one of these extensions, which are in lower case.

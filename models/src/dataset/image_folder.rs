@@ -42,6 +42,11 @@ impl ImageFolder {
     /// The file whose name is most similar, if any is.
     pub(super) fn nearest(&self, name: &str) -> Option<&str> {
         const SIMILAR: f64 = 0.7;
+        /// Longer names are no names of files; the time grows with the length.
+        const MAX_BYTES: usize = 255;
+        if name.len() > MAX_BYTES {
+            return None;
+        }
         let similarity = |file: &str| strsim::normalized_levenshtein(file, name);
         let scored = self.files.iter().map(|file| (similarity(file), file.as_str()));
         scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(similarity, _)| *similarity >= SIMILAR).map(|(_, file)| file)

@@ -10,13 +10,13 @@ use super::folder::split_extension;
 /// Names, found by other spellings of them: with or without extension and outer folders, with `\` for `/`, percent-encoded,
 /// with a query as in `a.jpg?v=1`, or in another Unicode normal form.
 pub(super) struct Names {
-    /// Indices of the names with these endings. A search only looks up a few of them, because all names may end alike.
-    by_ending: HashMap<Ending, Vec<usize>>,
+    /// Indices of the names with these suffixes. A search only looks up a few of them, because all names may end alike.
+    by_suffix: HashMap<Suffix, Vec<usize>>,
 }
 
 /// The end of a name.
 #[derive(PartialEq, Eq, Hash)]
-struct Ending {
+struct Suffix {
     /// The last parts, without extension, joined with `/`.
     parts: String,
     /// The extension, or any.
@@ -34,19 +34,19 @@ struct Name {
 
 impl Names {
     pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        let mut by_ending: HashMap<_, Vec<_>> = HashMap::new();
+        let mut by_suffix: HashMap<_, Vec<_>> = HashMap::new();
         for (index, name) in names.enumerate() {
             let name = Name::new(name);
             for length in 1..=name.parts.len() {
                 for has_extension in [false, true] {
-                    by_ending.entry(name.ending(length, has_extension, false)).or_default().push(index);
+                    by_suffix.entry(name.suffix(length, has_extension, false)).or_default().push(index);
                     if length == name.parts.len() {
-                        by_ending.entry(name.ending(length, has_extension, true)).or_default().push(index);
+                        by_suffix.entry(name.suffix(length, has_extension, true)).or_default().push(index);
                     }
                 }
             }
         }
-        Self { by_ending }
+        Self { by_suffix }
     }
 
     /// Indices of the names that agree longest with this one. Two names match if they are the same from the end on, as far as
@@ -64,14 +64,14 @@ impl Names {
         let all = name.parts.len();
         // The longest agreement first, then that of the extension, then names of as many parts. Names with more parts agree in
         // all of this one's.
-        let endings = (1..=all).rev().flat_map(|length| {
+        let suffixes = (1..=all).rev().flat_map(|length| {
             let exact = if length == all { &[true, false][..] } else { &[true] };
             [true, false]
                 .into_iter()
                 .flat_map(move |extension| exact.iter().map(move |exact| (length, extension, *exact)))
         });
-        let mut found = endings
-            .filter_map(|(length, extension, is_all)| self.by_ending.get(&name.ending(length, extension, is_all)));
+        let mut found = suffixes
+            .filter_map(|(length, extension, is_all)| self.by_suffix.get(&name.suffix(length, extension, is_all)));
         found.next().map_or(&[], Vec::as_slice)
     }
 }
@@ -85,9 +85,9 @@ impl Name {
     }
 
     /// The last `length` parts.
-    fn ending(&self, length: usize, has_extension: bool, is_all: bool) -> Ending {
+    fn suffix(&self, length: usize, has_extension: bool, is_all: bool) -> Suffix {
         let parts = self.parts[self.parts.len() - length..].join("/");
-        Ending { parts, extension: has_extension.then(|| self.extension.clone()), is_all }
+        Suffix { parts, extension: has_extension.then(|| self.extension.clone()), is_all }
     }
 }
 

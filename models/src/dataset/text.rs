@@ -76,11 +76,18 @@ fn without_spaces_before_quotes(text: &str, separator: char) -> Cow<'_, str> {
     }
     let mut kept = String::with_capacity(text.len());
     let (mut at_start, mut is_quoted) = (true, false);
-    for (index, character) in text.char_indices() {
-        let is_quote = character == '"';
-        if at_start && character == ' ' && text[index..].trim_start_matches(' ').starts_with('"') {
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let without_spaces = rest.trim_start_matches(' ');
+        if at_start && character == ' ' {
+            // All spaces at once: each of a million would look at all that follow.
+            let skipped = rest.len() - without_spaces.len();
+            kept.push_str(if without_spaces.starts_with('"') { "" } else { &rest[..skipped] });
+            (at_start, rest) = (without_spaces.starts_with('"'), without_spaces);
             continue;
         }
+        rest = &rest[character.len_utf8()..];
+        let is_quote = character == '"';
         kept.push(character);
         // A doubled quote ends the field and begins it again.
         is_quoted = if is_quote { (at_start || kept.ends_with("\"\"")) && !is_quoted } else { is_quoted };

@@ -4,6 +4,7 @@
 //! own images count from 1 and include the last pixel, but most tools write edges counted from 0, and a file does not say
 //! which it has; read this way, boxes of the former are off by up to a pixel.
 
+use std::cell::LazyCell;
 use std::path::Path;
 
 use roxmltree::{Document, Node};
@@ -39,7 +40,11 @@ fn parse_file(folder: &Path, file: &str) -> Result<Parsed, DataError> {
 impl Parsed {
     /// Adds the image of a document.
     fn add(&mut self, file: &str, document: &Document) {
-        let at = |Fault { at, reason }| Problem::in_line(file, document.text_pos_at(at).row.into(), reason);
+        // A search from the start for every bad object would take quadratic time.
+        let line_ends =
+            LazyCell::new(|| document.input_text().match_indices('\n').map(|(end, _)| end).collect::<Vec<_>>());
+        let line = |at: usize| 1 + line_ends.partition_point(|end| *end < at) as u64;
+        let at = |Fault { at, reason }| Problem::in_line(file, line(at), reason);
         let root = document.root_element();
         let Some((file_name, size)) = self.keep(image(root).map_err(at)) else { return };
         let objects = root.children().filter(|node| node.has_tag_name("object"));

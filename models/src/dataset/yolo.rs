@@ -20,7 +20,8 @@ const MAX_UNNAMED: u32 = 1000;
 /// Parses the label files in a folder and below, without checking them. `has_names`: the classes are in a file elsewhere.
 pub(super) fn parse(folder: &Path, has_names: bool) -> Result<Parsed, DataError> {
     let files = label_files(folder)?;
-    let mut parsed = Parsed { classes: classes::find(folder)?, ..Parsed::default() };
+    let classes = if has_names { None } else { classes::find(folder)? };
+    let mut parsed = Parsed { classes, ..Parsed::default() };
     let max_class = if has_names || parsed.classes.is_some() { u32::MAX } else { MAX_UNNAMED - 1 };
     let read = text::in_parallel(&files, |file| Ok((folder::stem(file), labels(folder, file, max_class)?)))?;
     for (stem, labels) in read {
@@ -196,6 +197,13 @@ mod tests {
             let source = Source::new(folder.path().join("labels/train"));
             assert_eq!(read_valid(&source), ["a.jpg 200x100: cat 90 40 20 20"], "{file}");
         }
+        // Given ones are used, whatever else is there.
+        let files =
+            [("labels/a.txt", "1 0.5 0.5 0.1 0.2"), ("images/a.jpg", ""), ("data.yaml", "nc: 3\nnames: [dog]\n")];
+        let folder = folder(&[&files[..], &[("my.txt", "dog\ncat")]].concat());
+        let classes = Some(folder.path().join("my.txt"));
+        let source = Source { classes, ..Source::new(folder.path().join("labels")) };
+        assert_eq!(read_valid(&source), ["a.jpg 200x100: cat 90 40 20 20"]);
     }
 
     #[test]
