@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::parameters::Parameters;
 
-/// Exponential moving average of trainable parameters and buffers.
+/// Exponential moving average of trainable parameters and buffers. Frozen parameters do not change.
 pub struct Average {
     /// The averaged values.
     pub parameters: Parameters,

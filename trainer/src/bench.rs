@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use models::ModelSpec;
 use process_group::ProcessGroup;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -132,26 +130,14 @@ fn measure(
     say(format_args!("generating {images} images of {}x{}", args.width, args.height));
     let generator = |index: u32| ChaCha8Rng::seed_from_u64(index.into());
     let dataset = draw_images(folder, "jpg", images, size, generator)?;
-    let mut spec = ModelSpec { classes: config.model.classes.clone(), ..config.model.clone() };
+    let mut spec = config.model.clone();
     if spec.classes.len() < dataset.classes().len() {
         spec.classes = dataset.classes().to_vec();
     }
     let mut model = TrainingModel::new(&spec, config, device)?;
     model.time_device();
-    let loader = Loader::new(
-        Recipe {
-            dataset,
-            spec,
-            matcher: config.matching.clone(),
-            normalizer: config.loss.normalizer,
-            augmentation: config.augmentation.clone(),
-            cache: Arc::default(),
-        },
-        config.run.workers,
-    )?
-    .for_device(device);
-
-    set_cudnn_benchmark(device, &config.run, loader.recipe());
+    let loader = Loader::new(Recipe::new(config, dataset, spec), config.run.workers)?.for_device(device);
+    set_cudnn_benchmark(device, &config.run, &[loader.recipe()]);
 
     let start = Instant::now();
     let mut loaded = 0;

@@ -6,10 +6,8 @@ mod table;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use models::ModelSpec;
 use models::coverage::{Suggestion, suggest};
 use runtime::output::ReportWriter;
 use schemars::JsonSchema;
@@ -78,7 +76,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
     let config = TrainConfig::read(&args.config, args.data.as_deref(), &args.overrides)?;
     let Splits { train, validation, refusals, warnings } = Splits::read(&config, &HashSet::new())?;
     warnings.iter().for_each(|warning| warn(format_args!("{warning}")));
-    let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };
+    let spec = config.spec_of(&train.dataset);
     let images_per_epoch = images_per_epoch(&train.repeats);
 
     let survey = |title, split| Survey::new(title, split, &spec, &config.matching);
@@ -109,14 +107,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<bool> {
 
     let accepted = refusals.is_empty() && !train_survey.stops_training() && !validation_survey.stops_training();
     let drawn = evenly_spaced(train.images().len(), args.count);
-    let recipe = Recipe {
-        dataset: train,
-        spec,
-        matcher: config.matching.clone(),
-        normalizer: config.loss.normalizer,
-        augmentation: config.augmentation.clone(),
-        cache: Arc::default(),
-    };
+    let recipe = Recipe::new(&config, train, spec);
     if let Some(folder) = &args.draw {
         gallery::draw_ground_truth(&recipe, &drawn, folder)?;
     }

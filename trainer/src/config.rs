@@ -5,6 +5,7 @@ mod data;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use models::dataset::Dataset;
 use models::spec::FORMAT;
 use models::{Matcher, ModelSpec};
 use schemars::JsonSchema;
@@ -185,6 +186,11 @@ impl TrainConfig {
             ));
         }
         warnings
+    }
+
+    /// The model's spec with the classes of a data set.
+    pub(crate) fn spec_of(&self, dataset: &Dataset) -> ModelSpec {
+        ModelSpec { classes: dataset.classes().to_vec(), ..self.model.clone() }
     }
 
     fn validate(&self) -> anyhow::Result<()> {

@@ -26,6 +26,12 @@ impl Default for Device {
     }
 }
 
+impl From<tch::Device> for Device {
+    fn from(device: tch::Device) -> Self {
+        Self(device)
+    }
+}
+
 impl From<Device> for String {
     fn from(device: Device) -> Self {
         device.to_string()
@@ -133,10 +139,11 @@ impl Device {
     }
 }
 
-/// On CUDA, lets cuDNN benchmark its algorithms if all inputs have the same size, unless the run is `deterministic`.
-pub(crate) fn set_cudnn_benchmark(device: tch::Device, config: &RunConfig, data: &Recipe) {
+/// On CUDA, lets cuDNN benchmark its algorithms if all inputs of each of `data` have the same size, unless the run is
+/// `deterministic`.
+pub(crate) fn set_cudnn_benchmark(device: tch::Device, config: &RunConfig, data: &[&Recipe]) {
     if device.is_cuda() {
-        Cuda::cudnn_set_benchmark(!config.deterministic && data.has_one_input_size());
+        Cuda::cudnn_set_benchmark(!config.deterministic && data.iter().all(|data| data.has_one_input_size()));
     }
 }
 

@@ -117,7 +117,7 @@ fn prepare(
         detail(format_args!("machine: {}", Machine::new()));
     }
     let on = all(group, device.of_rank(group).and_then(Device::open))?;
-    set_cudnn_benchmark(on, &config.run, data.train.recipe());
+    set_cudnn_benchmark(on, &config.run, &[data.train.recipe(), data.validation.recipe()]);
     if config.run.batch_size == BatchSize::Auto {
         config.run.batch_size = BatchSize::Images(agreed_batch_size(group, &config, &data, on)?);
     }
@@ -142,7 +142,7 @@ fn agreed_batch_size(
     say(format_args!("finding the largest batch that fits"));
     let batches = config.optimizer.gradient_accumulation_steps * group.world_size();
     let max = data.sampler.images_per_epoch() / batches;
-    let own = largest_batch(config, data.spec(), device, &data.train, max, group.local_world_size());
+    let own = largest_batch(config, data.spec(), device, &data.train, max, group);
     let own = i64::try_from(all(group, own)?)?;
     let found = group.all_gather(&tch::Tensor::from(own))?.min().int64_value(&[]) as usize;
     say(format_args!("batch size {found}; `optimizer.learning_rate` stays {:.3e}", config.optimizer.learning_rate));

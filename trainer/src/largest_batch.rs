@@ -2,6 +2,7 @@
 
 use anyhow::{Context, anyhow};
 use models::ModelSpec;
+use process_group::ProcessGroup;
 use runtime::machine;
 use tch::Device;
 
@@ -14,9 +15,10 @@ use crate::training_model::{StepError, TrainingModel};
 /// Fraction of the CPU's free memory that training may take. The rest is for other programs and for files.
 const FRACTION_OF_MEMORY: f64 = 0.8;
 
-/// The largest batch of at most `max` images with which training fits in the memory of the device, to about a quarter. Makes a step per size, with a network of its own, on the images of `data` that need the most memory. On the CPU, where the
-/// system kills a process that takes too much, it tries only sizes that should fit by what smaller ones have taken;
-/// `processes` train on it.
+/// The largest batch of at most `max` images with which training fits in the memory of the device, to about a quarter. Makes
+/// a step per size, with a network of its own that computes like a rank of `group`, on the images of `data` that need the most
+/// memory. On the CPU, where the system kills a process that takes too much, it tries only sizes that should fit by what
+/// smaller ones have taken.
 ///
 /// # Errors
 /// When not even one image fits, and when an image cannot be read.
@@ -26,11 +28,15 @@ pub(crate) fn largest_batch(
     device: Device,
     data: &Loader,
     max: usize,
-    processes: usize,
+    group: &ProcessGroup,
 ) -> anyhow::Result<usize> {
+    let processes = group.local_world_size() as u64;
     let limit = machine::memory().zip(machine::available_memory());
-    let limit = limit.map(|(own, free)| own + (free as f64 * FRACTION_OF_MEMORY) as u64 / processes as u64);
+    let limit = limit.map(|(own, free)| own + (free as f64 * FRACTION_OF_MEMORY) as u64 / processes);
     let mut model = TrainingModel::new(spec, config, device)?;
+    if group.world_size() > 1 {
+        model.try_as_rank();
+    }
     let mut taken: Vec<(usize, u64)> = Vec::new();
     let mut bytes_per_image = 0;
     let fits = |images: usize| -> anyhow::Result<bool> {

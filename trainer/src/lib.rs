@@ -11,6 +11,7 @@ pub mod step;
 pub mod step_totals;
 pub mod interrupt;
 pub mod training_model;
+mod training_network;
 pub mod failure;
 mod cpu_watch;
 pub mod loss;

@@ -89,6 +89,10 @@ impl Loss {
         let errors = config.box_loss.per_anchor(&foreground_offsets, targets, config.smooth_l1_beta, coder);
         let box_loss = (errors * object_weights).sum(Kind::Float) * config.box_loss_weight;
         let classification = match gradient {
+            // CUDA's dot product takes no more.
+            Some(gradient) if gradient.numel() > i32::MAX as usize => {
+                (logits.flatten(0, 1) * gradient).sum(Kind::Float)
+            }
             Some(gradient) => logits.reshape(-1).dot(&gradient.view(-1)),
             None => classification_loss.shallow_clone(),
         };
@@ -112,14 +116,17 @@ impl Loss {
     }
 }
 
-/// Scores whose loss is computed together on the CPU, so that the passes over them stay in its caches.
-const CHUNK: i64 = 1 << 17;
+/// Scores whose loss is computed together: on the CPU so many that the passes over them stay in its caches, on a GPU so many
+/// that what is computed on the way needs little memory.
+fn chunk(device: Device) -> i64 {
+    if device == Device::Cpu { 1 << 17 } else { 1 << 26 }
+}
 
 /// The sum of the focal losses of `logits`, `[rows, classes]`, all as background, with `weights`, `[rows, 1]`. Writes its
 /// gradient to `gradient`, `[rows, classes]`, if there is one.
 fn background(logits: &Tensor, weights: &Tensor, gamma: f64, gradient: Option<&Tensor>) -> Tensor {
     let [rows, classes] = [logits.size()[0], logits.size()[1]];
-    let chunk = if logits.device() == Device::Cpu { (CHUNK / classes).max(1) } else { rows.max(1) };
+    let chunk = (chunk(logits.device()) / classes).max(1);
     let mut sum = Tensor::zeros([], (Kind::Float, logits.device()));
     let mut start = 0;
     while start < rows {

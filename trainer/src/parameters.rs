@@ -1,7 +1,7 @@
-//! The network's tensors in libtorch: trainable parameters in one flat tensor, buffers and frozen parameters in
-//! another.
+//! The network's tensors in libtorch: trainable parameters in one flat tensor, buffers in another, frozen parameters in a
+//! third.
 //!
-//! Named tensors are views of these two, so that an optimizer, an average, a gradient norm or a saved state takes a few
+//! Named tensors are views of these, so that an optimizer, an average, a gradient norm or a saved state takes a few
 //! lines on one tensor. Parameters with the same weight decay and learning rate are adjacent.
 
 use std::collections::BTreeMap;
@@ -21,8 +21,10 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 pub struct Parameters {
     /// The trainable parameters, `[count]`.
     pub trainable: Tensor,
-    /// Buffers (running statistics) and frozen parameters, `[count]`.
+    /// Buffers: the running statistics, `[count]`.
     pub buffers: Tensor,
+    /// Frozen parameters, `[count]`.
+    pub frozen: Tensor,
     /// Consecutive ranges of `trainable` that cover it completely.
     pub segments: Vec<Segment>,
     /// Views of `trainable`, in order, that require gradients.
@@ -54,7 +56,9 @@ pub struct Layout {
 impl Parameters {
     /// Tensors with the values that `initial` returns, which must have as many elements as the parameter.
     fn new(list: &[Parameter], layout: Layout, device: Device, mut initial: impl FnMut(&Parameter) -> Tensor) -> Self {
-        let (trainable, buffers): (Vec<_>, Vec<_>) = list.iter().partition(|parameter| layout.is_trainable(parameter));
+        let (parameters, buffers): (Vec<_>, Vec<_>) =
+            list.iter().partition(|parameter| parameter.role == Role::Parameter);
+        let (trainable, frozen): (Vec<_>, Vec<_>) = parameters.into_iter().partition(|p| layout.is_trainable(p));
         let mut segments = Vec::new();
         let mut ordered = Vec::new();
         for (decays, backbone) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -84,13 +88,17 @@ impl Parameters {
         let (trainable, trainable_views) = lay_out(&ordered);
         let (buffers, buffer_views) = lay_out(&buffers);
         let leaves: Vec<_> = trainable_views.iter().map(|(_, view)| view.set_requires_grad(true)).collect();
-        let views = trainable_views.into_iter().chain(buffer_views).collect();
-        Self { trainable, buffers, segments, leaves, views, layout }
+        let (frozen, frozen_views) = lay_out(&frozen);
+        let views = trainable_views.into_iter().chain(buffer_views).chain(frozen_views).collect();
+        Self { trainable, buffers, frozen, segments, leaves, views, layout }
     }
 
     /// The initial values of the tensors of `list`, from libtorch's random number generator on the CPU.
     pub fn random(list: &[Parameter], layout: Layout, device: Device, seed: u64) -> Self {
         let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        // Seeding is the one call whose failure libtorch does not report but abort with: the generator does not exist where the
+        // system has no random numbers, such as in a root without /dev. Any other use of it reports that.
+        let _ = Tensor::rand([1], (Kind::Float, Device::Cpu));
         tch::manual_seed(seed as i64);
         Self::new(list, layout, device, |parameter| {
             let mut values = Tensor::empty([parameter.len() as i64], (Kind::Float, Device::Cpu));

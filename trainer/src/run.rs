@@ -1,8 +1,8 @@
 //! A training run: epochs of steps, each followed by validation and a save.
 //!
 //! With several processes, all ranks run this loop, each on its batches, and have the same weights and state after every
-//! step. Whatever ends the loop of one rank does so through [`agree`], and so ends that of the others too. Rank 0 writes
-//! the files.
+//! step. Whatever ends the loop of one rank does so through [`agree`](crate::group::agree), and so ends that of the others
+//! too. Rank 0 writes the files.
 
 mod data;
 mod display;
@@ -21,20 +21,20 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{anyhow, ensure};
-use models::evaluation::{ScoredBox, evaluate};
+use models::evaluation::ScoredBox;
 use process_group::ProcessGroup;
 
 use crate::agreement::ensure_same;
 use crate::config::TrainConfig;
+use crate::device::Device;
 use crate::failure::{TorchError, catch};
-use crate::group::{Halt, agree, all};
+use crate::group::all;
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::loader::Batch;
-use crate::predictor::validation_requests;
-use crate::progress::{Count, EpochProgress, say, warn};
+use crate::progress::{EpochProgress, say, warn};
 use crate::report::{self, ReportOptions};
 use crate::resumption;
-use crate::step::StageSeconds;
+use crate::step::{StageSeconds, Step};
 use crate::step_totals::StepTotals;
 use crate::training_model::{StepError, TrainingModel};
 pub(crate) use data::RunData;
@@ -45,7 +45,6 @@ use log::{EpochRecord, StepRecord, ValidationRecord, ValidationWithinEpoch};
 pub(crate) use setup::Setup;
 pub(crate) use state::{EpochSize, RunState};
 use stop::Stop;
-use validation::{Validated, gather};
 
 /// Trains a model: takes batches from the data, makes steps, validates and saves.
 pub(crate) struct Trainer {
@@ -153,7 +152,6 @@ impl Trainer {
         let mut progress = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), images, images_after);
         let mut spent = StageSeconds::default();
         let mut saved = Instant::now();
-        let normalizer = self.config.loss.normalizer;
         let augmentation = self.config.augmentation.of_epoch(epoch, epochs);
         // All ranks know the batches of the epoch. Of those that are left, rank r takes every batch r of as many as there
         // are ranks. The last step may have fewer batches than the others, and then none for some ranks.
@@ -172,24 +170,8 @@ impl Trainer {
                     return Ok(None);
                 }
             }
-            let waiting = Instant::now();
-            let own = self.take_batches(&mut batches);
-            let data = waiting.elapsed().as_secs_f64();
-            let totals = |batches: &Vec<Batch>| StepTotals::of(batches, normalizer);
-            let (together, totals) = StepTotals::over_ranks(&self.group, own, Stop::is_interrupted, totals)?;
-            let step = self.model.step_unless(&together, totals, &self.state.position(size, epochs), &self.interrupt);
-            let mut step = step.map_err(|error| match error {
-                StepError::Halt(halt) => halt.into(),
-                StepError::Torch(error) => self.torch_failure(&error),
-            })?;
-            if !step.is_finite() {
-                let (dataset, is_float16) = (&self.data.train.recipe().dataset, self.state.loss_scaler.is_some());
-                return Err(Stop::Final(display::not_finite(&step, &together, dataset, is_float16)));
-            }
-            step.seconds.data = data;
-            self.state.count_step(&step, totals.images);
-            self.state.loss_scaler = self.model.loss_scaler;
-            progress.step(totals.images, &step);
+            let (step, images) = self.train_step(&mut batches)?;
+            progress.step(images, &step);
             spent += step.seconds;
             let Some(files) = &mut self.files else { continue };
             let record = StepRecord { step: self.state.steps, epoch: epoch + 1, results: step };
@@ -213,6 +195,29 @@ impl Trainer {
         }))
     }
 
+    /// Makes a step on the next batches. Also returns the number of images of all ranks.
+    fn train_step(&mut self, batches: &mut impl Iterator<Item = anyhow::Result<Batch>>) -> Result<(Step, usize), Stop> {
+        let waiting = Instant::now();
+        let own = self.take_batches(batches);
+        let data = waiting.elapsed().as_secs_f64();
+        let totals = |batches: &Vec<Batch>| StepTotals::of(batches, self.config.loss.normalizer);
+        let (own, totals) = StepTotals::over_ranks(&self.group, own, Stop::is_interrupted, totals)?;
+        let at = self.state.position(self.epoch_size(), self.config.run.epochs);
+        let step = self.model.step_unless(&own, totals, &at, &self.interrupt);
+        let mut step = step.map_err(|error| match error {
+            StepError::Halt(halt) => halt.into(),
+            StepError::Torch(error) => self.torch_failure(&error),
+        })?;
+        if !step.is_finite() {
+            let (dataset, is_float16) = (&self.data.train.recipe().dataset, self.state.loss_scaler.is_some());
+            return Err(Stop::Final(display::not_finite(&step, &own, dataset, is_float16)));
+        }
+        step.seconds.data = data;
+        self.state.count_step(&step, totals.images);
+        self.state.loss_scaler = self.model.loss_scaler;
+        Ok((step, totals.images))
+    }
+
     /// Checks that all ranks have the same weights.
     fn ensure_same_weights(&self) -> Result<(), Stop> {
         if self.group.world_size() == 1 {
@@ -232,27 +237,6 @@ impl Trainer {
         }
         self.check_interrupt()?;
         Ok(taken)
-    }
-
-    /// Measures the network on the validation images, which the ranks divide among themselves. Its loss is that of one large
-    /// batch. Also returns the detections. Every rank has the results of all.
-    fn validate(&self, title: &str) -> Result<(ValidationRecord, Vec<ScoredBox>), Stop> {
-        let normalizer = self.config.loss.normalizer;
-        let own = self.detect(&self.group, title, |batch| {
-            let (boxes, losses) = self.model.predictor.validate(batch, &self.config.loss);
-            Validated { losses, divisor: batch.loss_divisor(normalizer), boxes }
-        })?;
-        let batches = gather(&self.group, &own).map_err(Halt::Group)?;
-        let (mut sums, mut divisor) = ([0.0; 2], 0);
-        for batch in &batches {
-            divisor += batch.divisor;
-            sums.iter_mut().zip(batch.losses).for_each(|(sum, loss)| *sum += loss * batch.divisor.max(1) as f64);
-        }
-        let [classification_loss, box_loss] = sums.map(|sum| sum / divisor.max(1) as f64);
-        let scored: Vec<_> = batches.into_iter().flat_map(|batch| batch.boxes).collect();
-        let dataset = &self.data.validation.recipe().dataset;
-        let summary = evaluate(dataset.annotations(), &scored, dataset.classes().len()).summary;
-        Ok((ValidationRecord { classification_loss, box_loss, summary }, scored))
     }
 
     /// Ends an epoch: logs, saves and reports it.
@@ -321,30 +305,11 @@ impl Trainer {
     fn report(&self) -> Result<(), Stop> {
         let Some(RunFiles { folder, .. }) = &self.files else { return Ok(()) };
         let out = report::default_path(folder.path());
-        let notes = report::write(&ReportOptions { runs: vec![folder.path().to_owned()], out: out.clone() })?;
+        let notes = report::write(&ReportOptions { runs: vec![folder.path().to_owned()], out: out.clone() });
+        let notes = notes.map_err(Stop::Final)?;
         notes.iter().for_each(|note| warn(format_args!("{note}")));
         say(format_args!("wrote `{}`", out.display()));
         Ok(())
-    }
-
-    /// What `find` finds in the batches of validation images. Those of this rank are every batch r of as many as there are
-    /// ranks in `group`.
-    fn detect<T>(&self, group: &ProcessGroup, title: &str, mut find: impl FnMut(&Batch) -> T) -> Result<Vec<T>, Stop> {
-        let loader = &self.data.validation;
-        let count = Count::new(title, loader.recipe().dataset.images().len() as u64);
-        let requests = validation_requests(loader, self.config.run.batch_size.images());
-        let mut batches = loader.batches(requests.iter().skip(group.rank()).step_by(group.world_size()).cloned());
-        let mut found = Vec::new();
-        for of_all_ranks in requests.chunks(group.world_size()) {
-            let mut own = || {
-                self.check_interrupt()?;
-                let Some(batch) = batches.next().transpose().map_err(Stop::Intact)? else { return Ok(None) };
-                catch(|| find(&batch)).map(Some).map_err(|error| self.torch_failure(&error))
-            };
-            found.extend(agree(group, own(), Stop::is_interrupted, &mut [])?);
-            of_all_ranks.iter().flat_map(|request| &request.indices).for_each(|_| count.advance());
-        }
-        Ok(found)
     }
 
     fn epoch_size(&self) -> EpochSize {
@@ -358,7 +323,7 @@ impl Trainer {
     fn torch_failure(&self, error: &TorchError) -> Stop {
         let out_of_memory = error.is_out_of_memory();
         let advice = if out_of_memory { display::out_of_memory_advice(&self.config) } else { String::new() };
-        let reason = anyhow!("libtorch failed on {}: {error}{advice}", self.state.device);
+        let reason = anyhow!("libtorch failed on {}: {error}{advice}", Device::from(self.model.device));
         if self.model.is_torn() { Stop::Unsaved(reason) } else { Stop::Intact(reason) }
     }
 

@@ -88,8 +88,7 @@ impl Splits {
             train.repeats.iter_mut().zip(factors).for_each(|(repeat, factor)| *repeat *= factor);
         }
         if !train.dataset.images().is_empty() {
-            let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };
-            judge.check_objects(&train.dataset, &spec, &config.matching);
+            judge.check_objects(&train.dataset, &config.spec_of(&train.dataset), &config.matching);
         }
         Ok(Self { train, validation, refusals: judge.refusals, warnings: judge.warnings })
     }

@@ -66,9 +66,11 @@ pub(crate) fn batch_norm(x: &Tensor, norm: &Norm) -> Option<Tensor> {
     // From the differences, because the mean of squares minus the square of the mean would cancel digits.
     let variance = add(sum(&centered.square())) / &count;
     tch::no_grad(|| {
-        let unbiased = &variance * &count / (&count - 1.0);
+        let unbiased = &variance * &count / (&count - 1.0).clamp_min(1.0);
+        // One value per channel has no variance, so it changes nothing.
+        let momentum = count.gt(1.0).to_kind(Kind::Float) * norm.momentum;
         for (running, new) in [(norm.running_mean, &mean), (norm.running_var, &unbiased)] {
-            let _ = running.shallow_clone().lerp_(new, norm.momentum);
+            let _ = running.shallow_clone().lerp_tensor_(new, &momentum);
         }
     });
     let scale = (variance + norm.epsilon).rsqrt() * norm.weight;
@@ -110,8 +112,18 @@ mod tests {
             let difference = (expected - found).abs().max().double_value(&[]);
             assert!(difference < TOLERANCE, "{difference}");
         }
-        let norm =
-            Norm { weight: &weight, bias: &bias, running_mean: &bias, running_var: &bias, epsilon: 0.0, momentum: 0.1 };
+        let norm = Norm {
+            weight: &weight,
+            bias: &bias,
+            running_mean: &bias,
+            running_var: &bias,
+            epsilon: 1e-5,
+            momentum: 0.1,
+        };
         assert!(batch_norm(&x, &norm).is_none(), "only within `synchronized`");
+        // One value per channel has no variance, which leaves the running statistics.
+        let before = bias.copy();
+        let _ = synchronized(&group, 1.0, || batch_norm(&random(&[1, 3, 1, 1]), &norm)).unwrap();
+        assert!(bias == before);
     }
 }

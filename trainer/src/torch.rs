@@ -74,8 +74,10 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
             let y = self.conv2d(conv).0;
             let norm = Norm { weight, bias, running_mean, running_var, epsilon, momentum: MOMENTUM };
             return Self(sync_batch_norm::batch_norm(&y, &norm).unwrap_or_else(|| {
-                let [weight, bias, mean, var] = [weight, bias, running_mean, running_var].map(Some);
-                y.batch_norm(weight, bias, mean, var, true, MOMENTUM, epsilon, true)
+                // One value per channel has no variance: libtorch would make the running ones NaN.
+                let has_variance = y.numel() as i64 > y.size()[1];
+                let [mean, var] = [running_mean, running_var].map(|running| has_variance.then_some(running));
+                y.batch_norm(Some(weight), Some(bias), mean, var, true, MOMENTUM, epsilon, true)
             }));
         }
         // A constant scale and shift of the outputs. As part of the convolution, it costs no pass over them.
@@ -122,5 +124,84 @@ impl<const TRAINING: bool> Tensor for Torch<TRAINING> {
 
     fn concat(parts: &[Self]) -> Self {
         Self(tch::Tensor::cat(&parts.iter().map(|part| &part.0).collect::<Vec<_>>(), 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    /// Differences of rounding: the kernel is scaled before the sum, not after it.
+    const TOLERANCE: f64 = 1e-5;
+
+    #[test]
+    fn constant_batch_norm_as_part_of_a_convolution_has_its_values_and_gradients() {
+        tch::manual_seed(0);
+        let random = |shape: &[i64]| tch::Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let config = Conv2dConfig { inputs: 4, outputs: 6, kernel: 3, stride: 2, padding: 1, groups: 2 };
+        let constants = [random(&[6]), random(&[6]).abs() + 0.5];
+        let leaves = [random(&[2, 4, 7, 6]), random(&[6, 2, 3, 3]), random(&[6]), random(&[6]), random(&[6])];
+        let output_gradient = random(&[2, 6, 4, 3]);
+        let run = |folded: bool, bias: bool| {
+            let leaves = leaves.each_ref().map(|leaf| leaf.copy().set_requires_grad(true));
+            let [x, kernel, conv_bias, weight, shift] = leaves.each_ref().map(tch::Tensor::shallow_clone);
+            let [running_mean, running_var] = constants.each_ref().map(|constant| Torch::<true>(constant.copy()));
+            let conv = Conv2d { weight: Torch(kernel), bias: bias.then_some(Torch(conv_bias)), config };
+            let norm = BatchNorm {
+                weight: Torch(weight),
+                bias: Torch(shift),
+                running_mean,
+                running_var,
+                epsilon: 1e-5,
+                statistics: Statistics::Frozen,
+            };
+            let x = Torch(x);
+            let y = if folded {
+                x.conv2d_batch_norm(&conv, &norm).0
+            } else {
+                let [weight, bias] = [&norm.weight.0, &norm.bias.0].map(Some);
+                let [mean, var] = [&norm.running_mean.0, &norm.running_var.0].map(Some);
+                x.conv2d(&conv).0.batch_norm(weight, bias, mean, var, false, 0.0, 1e-5, false)
+            };
+            // Without it, the bias of the convolution has no gradient.
+            let [x, kernel, conv_bias, weight, shift] = &leaves;
+            let leaves = [x, kernel, weight, shift].into_iter().chain(bias.then_some(conv_bias)).collect::<Vec<_>>();
+            let gradients =
+                tch::Tensor::run_backward(&[(&y * &output_gradient).sum(Kind::Float)], &leaves, false, false);
+            let constants = [norm.running_mean.0, norm.running_var.0];
+            [y].into_iter().chain(constants).chain(gradients).collect::<Vec<_>>()
+        };
+        for bias in [true, false] {
+            let [expected, found] = [false, true].map(|folded| run(folded, bias));
+            assert_eq!(found.len(), if bias { 8 } else { 7 });
+            for (expected, found) in expected.iter().zip(&found) {
+                let difference = (expected - found).abs().max().double_value(&[]);
+                assert!(difference < TOLERANCE * expected.abs().max().double_value(&[]).max(1.0), "{difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_value_per_channel_leaves_the_running_statistics() {
+        let vector = |value: f64| Torch::<true>(tch::Tensor::full([3], value, (Kind::Float, Device::Cpu)));
+        let weight = Torch(tch::Tensor::ones([3, 3, 1, 1], (Kind::Float, Device::Cpu)));
+        let config = Conv2dConfig { inputs: 3, outputs: 3, kernel: 1, stride: 1, padding: 0, groups: 1 };
+        let norm = BatchNorm {
+            weight: Torch(vector(1.0).0.set_requires_grad(true)),
+            bias: vector(0.25),
+            running_mean: vector(0.5),
+            running_var: vector(2.0),
+            epsilon: 1e-5,
+            statistics: Statistics::Live,
+        };
+        let pixel = |side: i64| Torch::<true>(tch::Tensor::rand([1, 3, side, side], (Kind::Float, Device::Cpu)));
+        let run = |x: Training| x.conv2d_batch_norm(&Conv2d { weight: weight.clone(), bias: None, config }, &norm).0;
+        let statistics = || [&norm.running_mean, &norm.running_var].map(|tensor| tensor.0.double_value(&[0]));
+        // The mean is subtracted from the value after both are divided by the square root of epsilon.
+        assert!((run(pixel(1)) - 0.25).abs().max().double_value(&[]) < 1e-3);
+        assert_eq!(statistics(), [0.5, 2.0]);
+        let _ = run(pixel(2));
+        assert!(statistics() != [0.5, 2.0] && statistics().iter().all(|value| value.is_finite()));
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use models::spec::NormKind;
-use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Provenance, RetinaNet, parameters};
+use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Provenance, Role, parameters};
 use process_group::ProcessGroup;
 use tch::{Device, Kind, Tensor};
 
@@ -16,17 +16,16 @@ use crate::failure::{TorchError, catch};
 use crate::group::{Halt, agree};
 use crate::interrupt::Interrupt;
 use crate::loader::Batch;
-use crate::loss::Loss;
 use crate::loss_scaler::LossScaler;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters, to_array};
+use crate::part::Part;
 use crate::precision::Precision;
 use crate::predictor::Predictor;
 use crate::schedule::SchedulePosition;
 use crate::step::{StageSeconds, Step};
 use crate::step_totals::StepTotals;
-use crate::sync_batch_norm::synchronized;
-use crate::torch::{Torch, Training};
+use crate::training_network::TrainingNetwork;
 use crate::transfer::Transfer;
 
 /// A network in training.
@@ -45,8 +44,7 @@ pub struct TrainingModel {
     pub optimizer: Optimizer,
     /// The scaler of the loss, in float16.
     pub loss_scaler: Option<LossScaler>,
-    list: Vec<Parameter>,
-    training: RetinaNet<Training>,
+    network: TrainingNetwork,
     config: TrainConfig,
     /// The ranks that train together.
     group: Rc<ProcessGroup>,
@@ -92,9 +90,8 @@ impl TrainingModel {
     /// When the spec has no classes.
     pub fn new(spec: &ModelSpec, config: &TrainConfig, device: Device) -> anyhow::Result<Self> {
         let list = parameters(spec)?;
-        let layout = Layout { frozen: config.run.freeze, channels_last: config.run.channels_last };
-        let parameters = Parameters::random(&list, layout, device, config.run.seed);
-        Self::of(spec, config, list, parameters)
+        let parameters = Parameters::random(&list, layout(config), device, config.run.seed);
+        Self::of(spec, config, &list, parameters)
     }
 
     /// A network of `spec` before its first step, with the pretrained weights whose names and shapes match; and lines
@@ -108,24 +105,19 @@ impl TrainingModel {
         device: Device,
         pretrained: &Pretrained,
     ) -> anyhow::Result<(Self, Vec<String>)> {
-        let model = Self::new(spec, config, Device::Cpu)?;
-        let mut tensors = model.parameters.to_tensors();
+        let (list, layout) = (parameters(spec)?, layout(config));
+        let mut tensors = Parameters::random(&list, layout, Device::Cpu, config.run.seed).to_tensors();
         let transfer = Transfer::new(pretrained, spec, &mut tensors)?;
-        let layout = Layout { frozen: config.run.freeze, channels_last: config.run.channels_last };
-        let parameters = Parameters::from_tensors(&model.list, layout, device, &tensors);
-        Ok((Self::of(spec, config, model.list, parameters)?, transfer.lines()))
+        let parameters = Parameters::from_tensors(&list, layout, device, &tensors);
+        Ok((Self::of(spec, config, &list, parameters)?, transfer.lines()))
     }
 
-    fn of(
-        spec: &ModelSpec,
-        config: &TrainConfig,
-        list: Vec<Parameter>,
-        parameters: Parameters,
-    ) -> anyhow::Result<Self> {
-        let average = config.run.ema_decay.map(|decay| Average::new(parameters.copy(&list), decay));
+    fn of(spec: &ModelSpec, config: &TrainConfig, list: &[Parameter], parameters: Parameters) -> anyhow::Result<Self> {
+        let average = config.run.ema_decay.map(|decay| Average::new(parameters.copy(list), decay));
         let predicting = average.as_ref().map_or(&parameters, |average| &average.parameters);
+        let has_live_norms = has_live_norms(spec, list, config.run.freeze);
         Ok(Self {
-            training: RetinaNet::new(spec, &parameters)?,
+            network: TrainingNetwork::new(spec, config, &parameters)?,
             predictor: Predictor::new(spec, predicting)?,
             optimizer: Optimizer::new(&config.optimizer, &parameters.trainable, &parameters.segments),
             loss_scaler: (config.run.precision == Precision::Float16).then(LossScaler::default),
@@ -134,10 +126,9 @@ impl TrainingModel {
             watch: CpuWatch::new(parameters.trainable.device()),
             parameters,
             average,
-            list,
             config: config.clone(),
             group: Rc::new(ProcessGroup::alone()),
-            has_live_norms: has_live_norms(spec),
+            has_live_norms,
             times_device: false,
             torn: false,
         })
@@ -151,6 +142,9 @@ impl TrainingModel {
         for (_, mut tensor) in self.state() {
             group.broadcast(&mut tensor, 0)?;
         }
+        if group.world_size() > 1 {
+            self.synchronize_norms(&group);
+        }
         self.group = group;
         Ok(())
     }
@@ -161,11 +155,25 @@ impl TrainingModel {
         self.times_device = true;
     }
 
+    /// From now on computes as a rank of several does, without the others, to see how much memory that takes.
+    pub(crate) fn try_as_rank(&mut self) {
+        self.synchronize_norms(&Rc::new(ProcessGroup::alone()));
+    }
+
+    /// Lets live norms use the statistics of a group, if so configured.
+    fn synchronize_norms(&mut self, group: &Rc<ProcessGroup>) {
+        let is_wanted = self.config.run.sync_batch_norm && self.has_live_norms;
+        self.network.synchronized = is_wanted.then(|| group.clone());
+    }
+
     /// The tensors that a run saves and resumes, by name: weights, average, and the optimizer's moments. They share memory
     /// with the model.
     pub(crate) fn state(&self) -> Vec<(&'static str, Tensor)> {
         let Self { parameters, average, optimizer, .. } = self;
         let mut state = vec![("trainable", &parameters.trainable), ("buffers", &parameters.buffers)];
+        if parameters.frozen.numel() > 0 {
+            state.push(("frozen", &parameters.frozen));
+        }
         if let Some(average) = average {
             state.extend([
                 ("average_trainable", &average.parameters.trainable),
@@ -198,13 +206,14 @@ impl TrainingModel {
         at: &SchedulePosition,
         interrupt: &Interrupt,
     ) -> Result<Step, StepError> {
-        let statistics = self.parameters.buffers.copy();
-        let step = catch(|| self.make_step(batches, totals, at, interrupt, &statistics));
+        let mut before = None;
+        let step = catch(|| self.make_step(batches, totals, at, interrupt, &mut before));
         let step = step.map_err(StepError::Torch).flatten();
         if step.is_err() {
             catch(|| {
-                // Live batch norms have updated the running statistics.
-                tch::no_grad(|| self.parameters.buffers.copy_(&statistics));
+                if let Some(before) = &before {
+                    tch::no_grad(|| self.parameters.buffers.copy_(before));
+                }
                 release_failed_backward(self.device);
             })?;
         }
@@ -214,7 +223,8 @@ impl TrainingModel {
 
     /// A checksum of the weights and buffers. All ranks of a group have the same after every step.
     pub(crate) fn checksum(&self) -> u32 {
-        [&self.parameters.trainable, &self.parameters.buffers].into_iter().fold(0, |sum, tensor| {
+        let Parameters { trainable, buffers, frozen, .. } = &self.parameters;
+        [trainable, buffers, frozen].into_iter().fold(0, |sum, tensor| {
             let values = to_array(tensor);
             let values = values.as_slice().expect("arrays are in standard layout");
             crc32c::crc32c_append(sum, bytemuck::cast_slice(values))
@@ -226,28 +236,33 @@ impl TrainingModel {
         self.torn
     }
 
-    /// `statistics` are the buffers before the step.
+    /// `before` gets the running statistics before the step, if it updates them.
     fn make_step(
         &mut self,
         batches: &[Batch],
         totals: StepTotals,
         at: &SchedulePosition,
         interrupt: &Interrupt,
-        statistics: &Tensor,
+        before: &mut Option<Tensor>,
     ) -> Result<Step, StepError> {
         let rate = self.config.optimizer.learning_rate(self.group.world_size());
         let learning_rate = rate * self.config.schedule.lr_multiplier(at);
-        let own = match catch(|| self.contribution(batches, totals, interrupt)) {
+        let contribute = || {
+            *before = self.has_live_norms.then(|| self.parameters.buffers.copy());
+            self.contribution(batches, totals, interrupt)
+        };
+        let own = match catch(contribute) {
             Ok(own) => own,
             // The others wait for this rank in a norm, so it can tell them nothing.
-            Err(error) if self.synchronizes() => return Err(Halt::Amid(error).into()),
+            Err(error) if self.network.synchronized.is_some() => return Err(Halt::Amid(error).into()),
             Err(error) => Err(error.into()),
         };
         let Contribution { mut losses, mut gradient, mut seconds } =
             agree(&self.group, own, StepError::is_interrupted, &mut [])?;
         let start = Instant::now();
         // The others wait for this rank in the sum, so it can tell them nothing of a failure.
-        catch(|| self.add_over_ranks(&mut losses, &mut gradient, statistics, totals)).map_err(Halt::Amid).flatten()?;
+        let added = catch(|| self.add_over_ranks(&mut losses, &mut gradient, before.as_ref(), totals));
+        added.map_err(Halt::Amid).flatten()?;
         let norm = gradient.norm();
         self.torn = true;
         // All ranks have the same sum of gradients, and so skip the same steps and have the same scale.
@@ -280,7 +295,7 @@ impl TrainingModel {
         let mut seconds = StageSeconds::default();
         let mut sum: Option<Tensor> = None;
         let scale = self.loss_scaler.map_or(1.0, |scaler| scaler.scale);
-        let synchronizes = self.synchronizes();
+        let synchronizes = self.network.synchronized.is_some();
         // With synchronized norms, every rank computes as often as the one with the most batches.
         let passes = if synchronizes { totals.batches.div_ceil(self.group.world_size()) } else { batches.len() };
         for pass in 0..passes {
@@ -293,12 +308,12 @@ impl TrainingModel {
                     // Weighted by the fractions, the losses add up to that of one large batch.
                     let divisor = batch.loss_divisor(self.config.loss.normalizer);
                     let fraction = divisor.max(1) as f64 / totals.divisor.max(1) as f64;
-                    let loss = self.loss(batch);
+                    let loss = self.network.loss(batch);
                     losses += loss.parts() * fraction;
                     let factor = fraction * scale;
                     if factor == 1.0 { loss.total() } else { loss.total() * factor }
                 }
-                None => self.loss_of_nothing(),
+                None => self.network.loss_of_nothing(),
             };
             self.end_stage();
             seconds.forward += start.elapsed().as_secs_f64();
@@ -315,58 +330,31 @@ impl TrainingModel {
         Ok(Contribution { losses, gradient, seconds })
     }
 
-    /// Adds the losses and the gradients of all ranks. Also averages the running statistics of live batch norms, of which each rank has
-    /// measured its own, so that all ranks have the same network after every step.
+    /// Adds the losses and the gradients of all ranks. Also averages the running statistics of live batch norms, which were
+    /// `before`, and of which each rank has measured its own, so that all ranks have the same network after every step.
     fn add_over_ranks(
         &mut self,
         losses: &mut Tensor,
         gradient: &mut Tensor,
-        statistics: &Tensor,
+        before: Option<&Tensor>,
         totals: StepTotals,
     ) -> Result<(), Halt> {
         let world_size = self.group.world_size();
         self.group.all_reduce_sum(losses)?;
-        if !self.has_live_norms || world_size == 1 {
+        let Some(before) = before.filter(|_| world_size > 1) else {
             return Ok(self.group.all_reduce_sum(gradient)?);
-        }
+        };
         // One sum of both. Ranks without a batch have measured no change, unless they measure together.
-        let measuring = if self.synchronizes() { world_size } else { totals.batches.clamp(1, world_size) };
+        let measuring =
+            if self.network.synchronized.is_some() { world_size } else { totals.batches.clamp(1, world_size) };
         let buffers = &mut self.parameters.buffers;
-        let mut flat = Tensor::cat(&[&*gradient, &(&*buffers - statistics)], 0);
+        let mut flat = Tensor::cat(&[&*gradient, &(&*buffers - before)], 0);
         self.group.all_reduce_sum(&mut flat)?;
         let count = gradient.numel() as i64;
         *gradient = flat.narrow(0, 0, count);
         let change = flat.narrow(0, count, flat.numel() as i64 - count) / measuring as f64;
-        tch::no_grad(|| buffers.copy_(&(statistics + change)));
+        tch::no_grad(|| buffers.copy_(&(before + change)));
         Ok(())
-    }
-
-    fn loss(&self, batch: &Batch) -> Loss {
-        let input = batch.images_on(self.device, self.config.run.channels_last, &self.spec.preprocessing);
-        // Before the forward pass, because a copy to a GPU waits for what was started before it.
-        let targets = batch.targets_on(self.device);
-        let [logits, offsets] = self.forward(&input, 1.0);
-        Loss::new(&logits, &offsets, &targets, &self.config.loss, &self.spec.box_coder)
-    }
-
-    /// A loss of zero, for a rank without a batch: takes part in synchronized norms with an image that does not count.
-    fn loss_of_nothing(&self) -> Tensor {
-        const SIDE: i64 = 64;
-        let input = Tensor::zeros([1, 3, SIDE, SIDE], (Kind::Float, self.device));
-        let [logits, offsets] = self.forward(&input, 0.0);
-        (logits.sum(Kind::Float) + offsets.sum(Kind::Float)) * 0.0
-    }
-
-    /// Logits and offsets. If norms are synchronized, `weight` is how often the images count in them.
-    fn forward(&self, images: &Tensor, weight: f64) -> [Tensor; 2] {
-        let forward = || self.training.forward(&Torch(images.to_kind(self.config.run.precision.kind())));
-        let predictions = if self.synchronizes() { synchronized(&self.group, weight, forward) } else { forward() };
-        [predictions.logits.0, predictions.offsets.0].map(|tensor| tensor.to_kind(Kind::Float))
-    }
-
-    /// Whether the live norms of all ranks use common statistics.
-    fn synchronizes(&self) -> bool {
-        self.config.run.sync_batch_norm && self.has_live_norms && self.group.world_size() > 1
     }
 
     /// Waits for the device if it [is timed](Self::time_device).
@@ -386,8 +374,18 @@ impl TrainingModel {
     }
 }
 
-fn has_live_norms(spec: &ModelSpec) -> bool {
-    [Some(&spec.backbone.norm), spec.heads.norm.as_ref()].into_iter().flatten().any(|norm| norm.kind == NormKind::Batch)
+fn layout(config: &TrainConfig) -> Layout {
+    Layout { frozen: config.run.freeze, channels_last: config.run.channels_last }
+}
+
+/// Whether a norm with the statistics of its batch is in the part of the network that is trained.
+fn has_live_norms(spec: &ModelSpec, list: &[Parameter], frozen: Option<Part>) -> bool {
+    let is_live = |parameter: &&Parameter| {
+        let part = Part::of(&parameter.name);
+        let norm = if part.is_backbone() { Some(&spec.backbone.norm) } else { spec.heads.norm.as_ref() };
+        norm.is_some_and(|norm| norm.kind == NormKind::Batch) && frozen.is_none_or(|frozen| part > frozen)
+    };
+    list.iter().filter(|parameter| parameter.role == Role::Buffer).any(|parameter| is_live(&parameter))
 }
 
 /// Frees the activations of a failed backward pass. libtorch's queue of this thread keeps what such a pass has not run

@@ -62,7 +62,13 @@ struct AllReduceSum : torch::autograd::Function<AllReduceSum> {
 
   static at::Tensor sum(const at::Tensor& tensor, int64_t group) {
     auto total = tensor.clone(at::MemoryFormat::Contiguous);
-    reinterpret_cast<Group*>(group)->all_reduce_sum(total);
+    auto& ranks = *reinterpret_cast<Group*>(group);
+    Tensors tensors{total};
+    auto work = ranks.backend(total).allreduce(tensors);
+    // A forward pass has many of these sums. Without a time-out, NCCL only lets the stream wait; with one, the CPU would wait
+    // for the GPU each time. The group's own time-out, and that of the sum of the gradients, still end it.
+    if (total.is_cuda()) work->wait();
+    else work->wait(ranks.timeout);
     return total;
   }
 };

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::connect::{ANSWER, left_until, roster, store, within};
 use crate::error::Error;
@@ -199,7 +199,7 @@ impl ProcessGroup {
         let longest = lengths.iter().copied().max().unwrap_or(0).max(1);
         let mut padded = bytes.to_vec();
         padded.resize(longest, 0);
-        let all = self.all_gather(&Tensor::from_slice(&padded).to_kind(Kind::Uint8))?;
+        let all = self.all_gather(&Tensor::from_slice(&padded))?;
         let mut values = vec![0; longest * lengths.len()];
         let count = values.len();
         all.copy_data(&mut values, count);

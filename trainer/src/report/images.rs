@@ -17,8 +17,9 @@ const MAX_SIDE: u32 = 512;
 /// JPEG quality, from 1 to 100. Files have half the size of those with visually lossless quality.
 const JPEG_QUALITY: u8 = 80;
 
-/// Maximum number of detections of an image: the highest-scoring ones.
-const MAX_DETECTIONS: usize = 100;
+/// Maximum number of detections of an image below the score of the confusion matrix: the highest-scoring ones. Of those from it
+/// on none is left out, because the image is to show the same errors as the matrix.
+const MAX_LOW_DETECTIONS: usize = 100;
 
 /// An image with its boxes, in pixels of the upright original: left, top, right, bottom.
 #[derive(Debug, Serialize)]
@@ -51,14 +52,16 @@ pub(super) struct FoundBox {
     corners: [f64; 4],
 }
 
-/// The images at these indices of the data set. `detections` has a list per image of the data set.
-pub(super) fn read(truth: &Dataset, chosen: &[usize], detections: &[Vec<ScoredBox>]) -> Vec<ReportImage> {
+/// The images at these indices of the data set. `detections` has a list per image of the data set, `score` is the one from
+/// which on the confusion matrix counts them.
+pub(super) fn read(truth: &Dataset, chosen: &[usize], detections: &[Vec<ScoredBox>], score: f64) -> Vec<ReportImage> {
     let read = |&index: &usize| {
         let image = &truth.images()[index];
         let objects = truth.annotations_of(index).iter();
         let mut found = detections[index].clone();
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
-        found.truncate(MAX_DETECTIONS);
+        let counted = found.partition_point(|detection| detection.score >= score);
+        found.truncate(counted.max(MAX_LOW_DETECTIONS));
         let ([width, height], jpeg, problem) = match jpeg(truth, index) {
             Ok((size, jpeg)) => (size, Some(STANDARD.encode(jpeg)), None),
             Err(error) => ([image.width, image.height], None, Some(format!("{error:#}"))),

@@ -124,7 +124,7 @@ impl Results {
             rule,
             counts: Counts::of(&all),
             confusions: cells.into_iter().map(cell).collect(),
-            images: images::read(truth, &chosen, &by_image),
+            images: images::read(truth, &chosen, &by_image, rule.score),
             best: (0..best.len()).collect(),
             worst: (best.len()..best.len() + worst.len()).collect(),
         }

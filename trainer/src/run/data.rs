@@ -34,26 +34,17 @@ impl RunData {
         ensure!(refusals.is_empty(), "{}", refusals.join("\nerror: "));
         let problems = train.problems.iter().chain(&validation.problems);
         problems.chain(&warnings).for_each(|warning| warn(format_args!("{warning}")));
-        let spec = ModelSpec { classes: train.dataset.classes().to_vec(), ..config.model.clone() };
+        let spec = config.spec_of(&train.dataset);
         let cache = Arc::new(Cache::new(&config.data.cache));
-        let loader = |dataset, augmentation: &AugmentationConfig| {
-            let recipe = Recipe {
-                dataset,
-                spec: spec.clone(),
-                matcher: config.matching.clone(),
-                normalizer: config.loss.normalizer,
-                augmentation: augmentation.clone(),
-                cache: cache.clone(),
-            };
-            Loader::new(recipe, config.run.workers)
-        };
+        let recipe = |dataset| Recipe { cache: cache.clone(), ..Recipe::new(config, dataset, spec.clone()) };
+        let validating = |dataset| Recipe { augmentation: AugmentationConfig::none(), ..recipe(dataset) };
         let images = train.dataset.images();
         let groups = if config.run.aspect_ratio_grouping { aspect_groups(images) } else { vec![0; images.len()] };
         Ok(Self {
             sampler: Sampler::new(groups, train.repeats, config.run.seed),
             checked_images: [train.fingerprint, validation.fingerprint],
-            train: loader(train.dataset, &config.augmentation)?,
-            validation: loader(validation.dataset, &AugmentationConfig::none())?,
+            train: Loader::new(recipe(train.dataset), config.run.workers)?,
+            validation: Loader::new(validating(validation.dataset), config.run.workers)?,
         })
     }
 

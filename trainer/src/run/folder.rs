@@ -1,8 +1,9 @@
 //! The folder of a training run, with the state from which the run can be resumed.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -146,7 +147,10 @@ impl RunFolder {
 
     /// The command that resumes the run in the folder `path`.
     pub(crate) fn resume_command(path: &Path) -> String {
-        format!("trainer fit --resume --out {}", path.display())
+        let path = path.to_string_lossy();
+        // Only names with a NUL, which no path has, cannot be quoted.
+        let quoted = shlex::try_quote(&path).unwrap_or(Cow::Borrowed(&path));
+        format!("trainer fit --resume --out {quoted}")
     }
 
     /// The run's configuration with all values.
@@ -283,11 +287,10 @@ impl RunFolder {
     /// Replaces the link `runs/latest` atomically.
     fn update_latest_link(&self) -> anyhow::Result<()> {
         let name = self.path.file_name().context("the run folder has no name")?;
-        let (latest, next) = (Path::new(RUNS).join("latest"), Path::new(RUNS).join(".latest"));
-        let linked = fs::remove_file(&next)
-            .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-            .and_then(|()| symlink(name, &next))
-            .and_then(|()| fs::rename(&next, &latest));
+        // Other runs may begin at the same time.
+        let next = Path::new(RUNS).join(format!(".latest.{}", std::process::id()));
+        let latest = Path::new(RUNS).join("latest");
+        let linked = symlink(name, &next).and_then(|()| fs::rename(&next, &latest));
         linked.with_context(|| format!("cannot link `{}` to `{}`", latest.display(), self.path.display()))
     }
 }
@@ -317,7 +320,7 @@ fn read_run_state(path: &Path) -> anyhow::Result<RunState> {
         #[serde(rename = "__metadata__")]
         metadata: HashMap<String, String>,
     }
-    let mut file = File::open(path)?;
+    let mut file = BufReader::new(File::open(path)?);
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
     let Header { metadata } = serde_json::from_reader(file.take(u64::from_le_bytes(length)))?;

@@ -33,13 +33,20 @@ struct Session {
 pub(super) fn record(run: &Path, device: Device) -> anyhow::Result<()> {
     let session = Session {
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "),
+        command: command_line(),
         device: device.to_string(),
         machine: Machine::new(),
     };
     let path = run.join(FILE);
     let write = |line: String| File::options().create(true).append(true).open(&path)?.write_all(line.as_bytes());
     write(serde_json::to_string(&session)? + "\n").with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// The command line of this process, as a shell takes it.
+fn command_line() -> String {
+    let words: Vec<_> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    // Arguments have no NUL.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
 }
 
 /// The sessions of a run, and the numbers of damaged lines. Runs of older versions have none.

@@ -23,12 +23,6 @@ impl Stop {
     }
 }
 
-impl From<anyhow::Error> for Stop {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Final(error)
-    }
-}
-
 impl From<Halt> for Stop {
     fn from(halt: Halt) -> Self {
         match halt {

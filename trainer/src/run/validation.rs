@@ -1,27 +1,79 @@
-//! What a validation finds in each batch, collected from all ranks.
+//! Validation: measures the network on the validation images, of which every rank takes its part.
 
 use models::dataset::Rectangle;
-use models::evaluation::ScoredBox;
+use models::evaluation::{ScoredBox, evaluate};
 use process_group::{Error, ProcessGroup};
+
+use super::Trainer;
+use super::log::ValidationRecord;
+use super::stop::Stop;
+use crate::failure::catch;
+use crate::group::{Halt, agree};
+use crate::loader::Batch;
+use crate::predictor::validation_requests;
+use crate::progress::Count;
+
+impl Trainer {
+    /// Measures the network on the validation images, which the ranks divide among themselves. Its loss is that of one large
+    /// batch. Also returns the detections. Every rank has the results of all.
+    pub(super) fn validate(&self, title: &str) -> Result<(ValidationRecord, Vec<ScoredBox>), Stop> {
+        let normalizer = self.config.loss.normalizer;
+        let own = self.detect(title, |batch| {
+            let (boxes, losses) = self.model.predictor.validate(batch, &self.config.loss);
+            Validated { losses, divisor: batch.loss_divisor(normalizer), boxes }
+        })?;
+        let batches = gather(&self.group, &own).map_err(Halt::Group)?;
+        let (mut sums, mut divisor) = ([0.0; 2], 0);
+        for batch in &batches {
+            divisor += batch.divisor;
+            sums.iter_mut().zip(batch.losses).for_each(|(sum, loss)| *sum += loss * batch.divisor.max(1) as f64);
+        }
+        let [classification_loss, box_loss] = sums.map(|sum| sum / divisor.max(1) as f64);
+        let scored: Vec<_> = batches.into_iter().flat_map(|batch| batch.boxes).collect();
+        let dataset = &self.data.validation.recipe().dataset;
+        let summary = evaluate(dataset.annotations(), &scored, dataset.classes().len()).summary;
+        Ok((ValidationRecord { classification_loss, box_loss, summary }, scored))
+    }
+
+    /// What `find` finds in the batches of validation images. Those of this rank are every batch r of as many as there are
+    /// ranks.
+    fn detect<T>(&self, title: &str, mut find: impl FnMut(&Batch) -> T) -> Result<Vec<T>, Stop> {
+        let (group, loader) = (&self.group, &self.data.validation);
+        let count = Count::new(title, loader.recipe().dataset.images().len() as u64);
+        let requests = validation_requests(loader, self.config.run.batch_size.images());
+        let mut batches = loader.batches(requests.iter().skip(group.rank()).step_by(group.world_size()).cloned());
+        let mut found = Vec::new();
+        for of_all_ranks in requests.chunks(group.world_size()) {
+            let mut own = || {
+                self.check_interrupt()?;
+                let Some(batch) = batches.next().transpose().map_err(Stop::Intact)? else { return Ok(None) };
+                catch(|| find(&batch)).map(Some).map_err(|error| self.torch_failure(&error))
+            };
+            found.extend(agree(group, own(), Stop::is_interrupted, &mut [])?);
+            of_all_ranks.iter().flat_map(|request| &request.indices).for_each(|_| count.advance());
+        }
+        Ok(found)
+    }
+}
 
 /// Numbers of a box in a message.
 const BOX: usize = 7;
 
 /// A validated batch.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Validated {
+struct Validated {
     /// Classification loss and box loss.
-    pub(super) losses: [f64; 2],
+    losses: [f64; 2],
     /// The divisor of the losses.
-    pub(super) divisor: usize,
-    pub(super) boxes: Vec<ScoredBox>,
+    divisor: usize,
+    boxes: Vec<ScoredBox>,
 }
 
 /// The batches of all ranks, in their order. Rank r has every batch r of as many as there are ranks.
 ///
 /// # Errors
 /// When a rank has ended, or does not take part within the time-out.
-pub(super) fn gather(group: &ProcessGroup, own: &[Validated]) -> Result<Vec<Validated>, Error> {
+fn gather(group: &ProcessGroup, own: &[Validated]) -> Result<Vec<Validated>, Error> {
     let numbers: Vec<f64> = own.iter().flat_map(to_numbers).collect();
     let messages = group.all_gather_bytes(bytemuck::cast_slice(&numbers))?;
     let by_rank = messages.iter().map(|message| from_numbers(&bytemuck::pod_collect_to_vec::<u8, f64>(message)));
