@@ -13,7 +13,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/steps.sh"
 if [[ $dry ]]; then
     depth=18 height=64 width=96 batch=2 batches=1,2 fixed_batch=2 steps=2 runs=2 warm_up=1 group=2
 else
-    depth=50 height=800 width=1344 batch=8 batches=1,8,16 fixed_batch=16 steps=30 runs=96 warm_up=16 group=6
+    depth=50 height=800 width=1344 batch=8 batches=1,8,16 fixed_batch=16 steps=30 runs=480 warm_up=64 group=6
 fi
 export depth height width batch batches fixed_batch steps runs warm_up group
 
@@ -31,7 +31,7 @@ optimizer: {kind: sgd, learning_rate: 0.00001, weight_decay: 0.0001}
 run: {epochs: 1, batch_size: $batch, workers: $(nproc), precision: $1, channels_last: true}
 model:
   backbone: {depth: $depth, norm: {kind: frozen_batch}}
-  preprocessing: {shorter_side: $height, longer_side: $width}
+  preprocessing: {shorter_side: $height, longer_side: $width, round_pixels: true}
   postprocessing: {top_k: 1000, max_detections: 100}
   classes: $(classes)
 YAML
@@ -119,7 +119,8 @@ fi
 
 step "machine" 30 machine
 for precision in bfloat16 float32; do
-    step "train, $precision" 45 train "$precision"
+    # The first of them also loads libtorch and cuDNN.
+    step "train, $precision" 80 train "$precision"
     if [[ $with_peer ]]; then
         step "train, $precision, torchvision" 45 peer train "$precision" "${height}x$width" "$batch" "$steps" \
             "train-$precision.json"
@@ -128,6 +129,9 @@ done
 step "make a checkpoint" 40 checkpoint
 step "export, fp16 and top-k" 30 export_as fp16-top-k.onnx --precision fp16 --top-k 1000
 step "detect, fp16 and top-k" 40 detect fp16-top-k.onnx "$batches"
+step "export, fp16, uint8, top-k and fixed size" 30 export_as uint8.onnx --precision fp16 --top-k 1000 --input uint8 \
+    --input-size "${height}x$height" --batch-size "$fixed_batch"
+step "detect, fp16, uint8, two instances" 40 detect uint8.onnx "$fixed_batch" --instances 2
 step "export, fp32" 30 export_as fp32.onnx
 step "detect, fp32" 40 detect fp32.onnx "$batches"
 step "export, fp16" 30 export_as fp16.onnx --precision fp16

@@ -55,6 +55,12 @@ group_of_one() {
     "$here/figures.py" first-steps {group,tested}/log.jsonl | tee "$figures"
 }
 
+# other_training NAME FLAG...: trains a few steps in a way that the other steps do not; a loss that is not finite fails.
+other_training() {
+    needs first.yaml
+    "$bin/trainer" fit --config first.yaml --data few --device "$device" --out "$1" "${@:2}"
+}
+
 fit() {
     config "$epochs" >fit.yaml
     "$bin/trainer" fit --config fit.yaml --data shapes --device "$device" --out run
@@ -117,13 +123,15 @@ start() {
     ((failed == 0))
 }
 
-export -f machine draw config first_steps group_of_one fit export_as detect agree agree_without_tf32 bench evaluate start
+export -f machine draw config first_steps group_of_one other_training fit export_as detect agree agree_without_tf32 bench evaluate start
 
 step "machine" 30 machine
 step "draw shapes" 40 draw "${images[@]}"
 step "first steps of training" 40 first_steps
 step "fit" 110 fit
 step "first steps in a group of one" 30 group_of_one
+step "train with live norms, bytes, float16" 40 other_training live --set model.backbone.norm.kind=batch \
+    --set model.preprocessing.round_pixels=true --set run.precision=float16
 step "export" 20 export_as retinanet.onnx
 step "detect on the CPU" 30 detect cpu retinanet.onnx --provider cpu
 step "detect without TF32" 20 agree_without_tf32 float32 0.001 1e-4 retinanet.onnx

@@ -135,13 +135,14 @@ fn measure(
         spec.classes = dataset.classes().to_vec();
     }
     let mut model = TrainingModel::new(&spec, config, device)?;
-    model.time_device();
     let loader = Loader::new(Recipe::new(config, dataset, spec), config.run.workers)?.for_device(device);
     set_cudnn_benchmark(device, &config.run, &[loader.recipe()]);
 
     let start = Instant::now();
     let mut loaded = 0;
-    for batch in loader.batches(requests(BATCHES as u64, batch_size)) {
+    // At least two for each worker.
+    let batches = BATCHES.max(2 * config.run.workers) as u64;
+    for batch in loader.batches(requests(batches, batch_size)) {
         loaded += batch?.indices.len();
     }
     let loader_images_per_second = loaded as f64 / start.elapsed().as_secs_f64();
@@ -159,6 +160,11 @@ fn measure(
             efficiency: trained.step / together.step,
         });
         trained = together;
+    }
+    if device.is_cuda() {
+        // Waiting for the GPU after each stage takes time of its own.
+        model.time_device();
+        trained.seconds = train(&mut model, group, &loader, config, args.steps.div_ceil(4))?.seconds;
     }
     let Trained { seconds, images_per_second, input, early_memory, .. } = trained;
     Ok(Measured {

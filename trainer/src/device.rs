@@ -109,9 +109,8 @@ impl Device {
              uses the one of its local rank",
             group.local_world_size()
         );
-        // A launcher may show each process only its own GPU.
-        let local_rank = if Cuda::device_count() == 1 { 0 } else { group.local_rank() };
-        Ok(Self(tch::Device::Cuda(local_rank)))
+        let is_restricted = std::env::var_os("CUDA_VISIBLE_DEVICES").is_some();
+        Ok(Self(tch::Device::Cuda(gpu_of(group.local_rank(), Cuda::device_count(), is_restricted))))
     }
 
     /// Checks that the device is available.
@@ -139,6 +138,11 @@ impl Device {
     }
 }
 
+/// The GPU of a rank. A launcher may show each process only its own one; a machine with a single GPU has too few.
+fn gpu_of(local_rank: usize, visible: i64, is_restricted: bool) -> usize {
+    if visible == 1 && is_restricted { 0 } else { local_rank }
+}
+
 /// On CUDA, lets cuDNN benchmark its algorithms if all inputs of each of `data` have the same size, unless the run is
 /// `deterministic`.
 pub(crate) fn set_cudnn_benchmark(device: tch::Device, config: &RunConfig, data: &[&Recipe]) {
@@ -159,6 +163,13 @@ fn fast_on_gpu(Capability(major, _): Capability) -> &'static [Precision] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranks_use_the_gpu_of_their_number_unless_they_see_only_their_own() {
+        assert_eq!([gpu_of(3, 8, false), gpu_of(3, 8, true), gpu_of(3, 1, true)], [3, 3, 0]);
+        // Refused later, since there is no GPU 1.
+        assert_eq!(gpu_of(1, 1, false), 1);
+    }
 
     #[test]
     fn devices_parse_and_other_names_are_errors() {

@@ -340,7 +340,7 @@ impl TrainingModel {
         totals: StepTotals,
     ) -> Result<(), Halt> {
         let world_size = self.group.world_size();
-        self.group.all_reduce_sum(losses)?;
+        self.group.queue_all_reduce_sum(losses)?;
         let Some(before) = before.filter(|_| world_size > 1) else {
             return Ok(self.group.all_reduce_sum(gradient)?);
         };

@@ -28,7 +28,7 @@ pub struct HeadOutputs {
     pub offsets: Array3<f32>,
     /// Inputs of the `output` convolutions of classification and regression, each `[N, cells, channels]`. They depend on
     /// all other weights, also before training, when the weights of the `output` convolutions are zero. Empty in
-    /// checkpoints of versions before 0.2.
+    /// older checkpoints.
     pub features: [Array3<f32>; 2],
 }
 
@@ -38,7 +38,7 @@ const ROUNDING: &str = "probe.rounding";
 const OUTPUTS: [&str; 4] =
     ["probe.logits", "probe.offsets", "probe.classification_features", "probe.regression_features"];
 
-/// Probes of versions before 0.2 have these instead of `OUTPUTS`: scores and offsets.
+/// Older probes have these instead of `OUTPUTS`: scores and offsets.
 const OLD_OUTPUTS: [&str; 2] = ["probe.classification", "probe.regression"];
 
 /// Rounding error of probes that do not contain it, as a fraction of the expected values' standard deviation. The maximum

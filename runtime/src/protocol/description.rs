@@ -124,6 +124,8 @@ impl ModelStatistics {
     /// The object of a model in the response to `GET /v2/models/M/stats`.
     pub fn to_json(&self, name: &str, version: &str) -> Value {
         let batch = |(size, infer): &(usize, DurationStatistics)| json!({"batch_size": size, "compute_infer": infer});
+        // Clients of Triton such as perf_analyzer expect these; there is no cache of responses.
+        let no_cache = DurationStatistics::default();
         json!({
             "name": name,
             "version": version,
@@ -137,6 +139,8 @@ impl ModelStatistics {
                 "compute_input": self.compute_input,
                 "compute_infer": self.compute_infer,
                 "compute_output": self.compute_output,
+                "cache_hit": no_cache,
+                "cache_miss": no_cache,
             },
             "batch_stats": self.batches.iter().map(batch).collect::<Vec<_>>(),
         })

@@ -16,8 +16,9 @@ pub struct Parameters {
     /// Minimum score, from 0 to 1.
     #[serde(default, deserialize_with = "min_score")]
     pub min_score: Option<f32>,
-    /// Classes to report, by name or id, separated by commas.
-    pub classes: Option<String>,
+    /// Classes to report, by name or id; a text may have several, separated by commas. A query may repeat the parameter.
+    #[serde(default, deserialize_with = "classes")]
+    pub classes: Option<Vec<String>>,
     /// Maximum number of detections per image.
     #[serde(default, deserialize_with = "max_detections")]
     pub max_detections: Option<usize>,
@@ -37,6 +38,10 @@ pub struct Parameters {
 
 fn min_score<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {
     parse_min_score(f32::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
+}
+
+fn classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    String::deserialize(deserializer).map(|classes| Some(vec![classes]))
 }
 
 fn max_detections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
@@ -96,7 +101,7 @@ impl Parameters {
                 let score = value.parse().map_err(|_| "expected a number from 0 to 1").and_then(parse_min_score);
                 self.min_score = Some(score.map_err(invalid)?);
             }
-            "classes" => self.classes = Some(value.to_owned()),
+            "classes" => self.classes.get_or_insert_default().push(value.to_owned()),
             "max_detections" => {
                 let max = value.parse().map_err(|_| "expected a number of at least 1").and_then(parse_max_detections);
                 self.max_detections = Some(max.map_err(invalid)?);
@@ -117,7 +122,7 @@ impl Parameters {
         Rules {
             score_threshold: self.min_score,
             max_detections: self.max_detections,
-            classes: self.classes.clone().map(|classes| vec![classes]),
+            classes: self.classes.clone(),
             ..Rules::default()
         }
     }
@@ -133,7 +138,7 @@ mod tests {
         let json = r#"{"min_score": 0.5, "classes": "cat,a b", "max_detections": 3, "priority": 1, "timeout": 2000}"#;
         let expected = Parameters {
             min_score: Some(0.5),
-            classes: Some("cat,a b".to_owned()),
+            classes: Some(vec!["cat,a b".to_owned()]),
             max_detections: Some(3),
             priority: Priority::High,
             timeout: Some(Duration::from_millis(2)),
@@ -145,6 +150,8 @@ mod tests {
         assert_eq!((rules.score_threshold, rules.max_detections), (Some(0.5), Some(3)));
         assert_eq!(rules.classes, Some(vec!["cat,a b".to_owned()]));
         assert_eq!(Parameters::from_query(""), Ok(Parameters::default()));
+        let repeated = Parameters::from_query("classes=cow,+calf&classes=cat").unwrap();
+        assert_eq!(repeated.classes, Some(vec!["cow, calf".to_owned(), "cat".to_owned()]));
     }
 
     #[test]

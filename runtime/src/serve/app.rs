@@ -80,15 +80,16 @@ impl AppState {
         options.cancellation = Cancellation::at(deadline);
         let _cancel = CancelOnDrop(options.cancellation.clone());
         let options = Arc::new(options);
-        let mut pending = Some(model.metrics.pending());
+        let pending = Arc::new(model.metrics.pending());
         let (jobs, replies): (Vec<_>, Vec<_>) = images
             .into_iter()
             .map(|image| {
                 let (reply, receiver) = oneshot::channel();
-                let (options, pending) = (Arc::clone(&options), pending.take());
+                let (options, pending) = (Arc::clone(&options), Some(Arc::clone(&pending)));
                 (ImageJob { image, options, is_drawn, submitted, reply, pending }, receiver)
             })
             .unzip();
+        drop(pending);
         model.queue.submit(jobs)?;
         let over = || {
             let milliseconds = limit.unwrap_or_default().as_secs_f64() * 1e3;

@@ -188,8 +188,17 @@ impl ServeArgs {
 /// Adds an environment variable for every flag of `serve`, as containers want: DETECTOR_MAX_BATCH for --max-batch.
 /// The flags that all commands have get theirs too.
 pub(crate) fn with_environment(command: Command) -> Command {
+    // A flag on the command line wins over the variable of the other kind of models, such as that of a container's image.
+    let given = |flag: &str| {
+        std::env::args().any(|arg| arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
+    };
+    let hidden: &[&str] = match (given("--model"), given("--models")) {
+        (true, false) => &["models"],
+        (false, true) => &["model", "model-name"],
+        _ => &[],
+    };
     let with_variable = |arg: Arg| {
-        let Some(long) = arg.get_long() else { return arg };
+        let Some(long) = arg.get_long().filter(|long| !hidden.contains(long)) else { return arg };
         let name = format!("DETECTOR_{}", long.replace('-', "_").to_uppercase());
         // The token is not to be shown.
         let arg = arg.env(name).hide_env_values(true);

@@ -23,6 +23,9 @@ use super::http::answer;
 /// Pause after a failed accept, for instance because the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Maximum time without a request when all connections are taken, so that those of health checks get through.
+const IDLE_WHEN_FULL: Duration = Duration::from_secs(1);
+
 /// Maximum bytes of the header of a request, and of what is read of a body at a time.
 const MAX_BUFFER: usize = 1 << 16;
 
@@ -42,19 +45,24 @@ pub(super) struct Acceptor {
     app: Arc<AppState>,
     limits: ConnectionLimits,
     slots: Arc<Semaphore>,
+    /// Wakes idle connections when all slots are taken.
+    full: Arc<Notify>,
     pub(super) connections: GracefulShutdown,
 }
 
 impl Acceptor {
     pub(super) fn new(app: Arc<AppState>, limits: ConnectionLimits) -> Self {
         let slots = Arc::new(Semaphore::new(limits.connections));
-        Self { app, limits, slots, connections: GracefulShutdown::new() }
+        Self { app, limits, slots, full: Arc::default(), connections: GracefulShutdown::new() }
     }
 
     /// Accepts connections for ever.
     pub(super) async fn accept(&self, listener: &TcpListener) -> Infallible {
         let mut is_failing = false;
         loop {
+            if self.slots.available_permits() == 0 {
+                self.full.notify_waiters();
+            }
             let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
                 unreachable!("the semaphore is never closed")
             };
@@ -106,11 +114,12 @@ impl Acceptor {
         // The clock replaces hyper's time-out, which makes no difference between an idle connection and a slow header.
         http.timer(TokioTimer::new()).header_read_timeout(None::<Duration>).max_buf_size(MAX_BUFFER);
         let connection = self.connections.watch(http.serve_connection(io, service));
+        let (slots, full) = (Arc::clone(&self.slots), Arc::clone(&self.full));
         tokio::spawn(async move {
             tokio::select! {
                 // An error of one client does not affect the others.
                 _ = connection => {}
-                () = clock.expire(limits) => {}
+                () = clock.expire(limits, &slots, &full) => {}
             }
             drop(slot);
         });
@@ -166,12 +175,14 @@ impl Clock {
         }
     }
 
-    /// Waits until the connection has been too slow.
-    async fn expire(&self, limits: ConnectionLimits) {
+    /// Waits until the connection has been too slow, or idle when there is no slot for another.
+    async fn expire(&self, limits: ConnectionLimits, slots: &Semaphore, full: &Notify) {
         loop {
+            let filled = full.notified();
             let (phase, since) = self.phase();
             let deadline = match phase {
                 Phase::New | Phase::Header => since + limits.header_timeout,
+                Phase::Idle if slots.available_permits() == 0 => since + limits.idle_timeout.min(IDLE_WHEN_FULL),
                 Phase::Idle => since + limits.idle_timeout,
                 Phase::Request => {
                     self.changed.notified().await;
@@ -181,6 +192,7 @@ impl Clock {
             tokio::select! {
                 () = sleep_until(deadline) => if self.phase() == (phase, since) { return },
                 () = self.changed.notified() => {}
+                () = filled => {}
             }
         }
     }

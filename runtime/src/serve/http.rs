@@ -126,6 +126,9 @@ impl AppState {
             ModelRoute::Metadata => Ok(json_response(&model?.description.metadata())),
             ModelRoute::Config => Ok(json_response(&model?.description.config())),
             ModelRoute::Statistics => Ok(statistics_response(&[model?])),
+            ModelRoute::Infer if parts.uri.query().is_some_and(|query| !query.is_empty()) => {
+                Err(RequestError::bad("parameters of an inference are in its JSON, under `parameters`, not in the URL"))
+            }
             ModelRoute::Infer => self.answer_infer(&*model?, parts, upload, log).await,
         }
     }
@@ -230,7 +233,11 @@ impl AppState {
     ) -> Result<Response, RequestError> {
         let parameters = Parameters::from_query(query);
         let name = parameters.as_ref().ok().and_then(|parameters| parameters.model.clone());
-        let model = self.models.get_or_only(name.as_deref())?;
+        let model = match (self.models.get_or_only(name.as_deref()), &parameters) {
+            // With wrong parameters, the model is not known either.
+            (Err(_), Err(error)) => return Err(error.clone()),
+            (model, _) => model?,
+        };
         let outcome = RequestOutcome::new(Arc::clone(&model.metrics));
         let answered = async {
             let (parameters, is_drawn) = (parameters?, accepts_jpeg(&parts.headers)?);

@@ -127,10 +127,11 @@ impl ModelStore {
         Ok(())
     }
 
-    /// Scans the repository. New models are known from now on.
+    /// Scans the repository. New models are known from now on, and those forgotten that have vanished and do not serve.
     fn scan(&self) -> Result<ModelFiles> {
         let found = self.repository.scan()?;
         let mut models = self.write();
+        models.retain(|name, model| model.serving.is_some() || found.contains_key(name));
         for name in found.keys() {
             models.entry(name.clone()).or_default();
         }
@@ -153,7 +154,8 @@ impl ModelStore {
             model.unloads
         };
         for (number, file) in versions.iter().rev() {
-            let next = self.read()[name].next(*number, file, retry);
+            // A scan forgets models whose folders have vanished.
+            let Some(next) = self.read().get(name).map(|model| model.next(*number, file, retry)) else { break };
             match next {
                 Next::Stop => break,
                 Next::Skip => continue,
@@ -166,7 +168,7 @@ impl ModelStore {
                     break;
                 }
                 Err(error) => {
-                    let serving = self.read()[name].serving.as_ref().map(|serving| serving.number);
+                    let serving = self.serving_number(name);
                     let serves_on = serving.map_or(String::new(), |serving| format!("; version {serving} serves on"));
                     let error = anyhow!("model `{name}` version {number} cannot be opened: {error:#}{serves_on}");
                     self.set(name, *number, file, State::Unavailable(error.to_string()));
@@ -196,6 +198,10 @@ impl ModelStore {
         // Waits for no request: its workers end by themselves.
         drop(previous);
         progress::say(format_args!("ready: model `{name}` version {number} on {provider}"));
+    }
+
+    fn serving_number(&self, name: &str) -> Option<u64> {
+        Some(self.read().get(name)?.serving.as_ref()?.number)
     }
 
     fn set(&self, name: &str, number: u64, file: &ModelFile, state: State) {
@@ -239,7 +245,12 @@ impl ModelStore {
         if let Some(name) = name {
             return self.get(name, None);
         }
-        let names: Vec<String> = self.read().keys().cloned().collect();
+        let models = self.read();
+        let of = |serves: bool| models.iter().filter(move |(_, model)| model.serving.is_some() == serves);
+        // What does not serve, such as a new model that is broken, changes nothing for the one that does.
+        let serves = of(true).next().is_some();
+        let names: Vec<String> = of(serves).map(|(name, _)| name.clone()).collect();
+        drop(models);
         match &names[..] {
             [] => Err(RequestError::unavailable("the model is loading; try again")),
             [name] => self.get(name, None),
@@ -250,12 +261,10 @@ impl ModelStore {
         }
     }
 
-    /// Whether every model serves and its engine works.
+    /// Whether models serve, and the engines of all that do work. A new model that is being opened or broken changes nothing.
     pub(super) fn is_ready(&self) -> bool {
-        let models = self.read();
-        let mut wanted = models.values().filter(|model| !model.is_unloaded).peekable();
-        wanted.peek().is_some()
-            && wanted.all(|model| model.serving.as_ref().is_some_and(|serving| serving.version.is_ready()))
+        let serving = self.serving();
+        !serving.is_empty() && serving.iter().all(|version| version.is_ready())
     }
 
     /// All versions that serve.

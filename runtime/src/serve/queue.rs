@@ -32,8 +32,8 @@ pub(super) struct ImageJob {
     pub(super) is_drawn: bool,
     pub(super) submitted: Instant,
     pub(super) reply: ReplySender,
-    /// The request, if this is its first image.
-    pub(super) pending: Option<PendingRequest>,
+    /// The request, until the last of its images is taken.
+    pub(super) pending: Option<Arc<PendingRequest>>,
 }
 
 /// Images that wait for a worker, by priority, then in the order of arrival.

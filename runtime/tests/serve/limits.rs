@@ -184,6 +184,25 @@ fn connections_beyond_the_limit_wait_until_one_closes() {
 }
 
 #[test]
+fn idle_connections_give_way_when_all_are_taken() {
+    let folder = folder();
+    let server = Server::start_tiny(&folder, &["--max-connections", "3", "--idle-timeout", "60"]);
+    let _idle: Vec<_> = (0..3)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200");
+            stream
+        })
+        .collect();
+    let start = Instant::now();
+    assert_eq!(server.get("/v2/health/ready").status, 200);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
 fn five_hundred_slow_connections_cost_the_others_nothing() {
     let folder = folder();
     let server = Server::start_tiny(&folder, &[]);

@@ -141,6 +141,36 @@ fn models_whose_files_vanish_are_served_on() {
 }
 
 #[test]
+fn a_broken_new_model_changes_nothing_for_the_others() {
+    let folder = folder();
+    put(&folder, "a", 1, fixture::tiny_model());
+    let server = start(&folder, &["--token", "secret", "--model-control"]);
+    let post = |path: &str, body: &[u8]| server.post(path, &[TOKEN], body);
+    let status = |path: &str| Response::read(server.send(&format!("GET {path}"), &[TOKEN], b"")).status;
+    put(&folder, "b", 1, b"not a model");
+    server.kill("HUP");
+    server.wait_for("model `b` version 1 cannot be opened");
+    let image = image(&folder, "1.png");
+    let serves = || {
+        assert_eq!(status("/v2/health/ready"), 200);
+        // `a` is still the only one that can be meant.
+        assert_eq!(post("/detect", &image).status, 200);
+    };
+    serves();
+    assert_eq!(status("/v2/models/b/ready"), 503);
+    post("/detect?model=b", &image).expect_error(503, "cannot be opened");
+    // Wrong parameters are named, whatever the models.
+    post("/detect?model=b&score=1", &image).expect_error(400, "score");
+    post("/v2/models/a/infer?min_score=0.5", b"{}").expect_error(400, "in its JSON");
+    assert_eq!(post("/v2/repository/models/a/load", b"{}").status, 200);
+    serves();
+    fs::remove_dir_all(folder.path().join("models/b")).unwrap();
+    assert_eq!(post("/v2/repository/models/a/load", b"{}").status, 200);
+    serves();
+    assert_eq!(status("/v2/models/b/ready"), 404);
+}
+
+#[test]
 fn models_are_loaded_and_unloaded_over_http_with_the_token() {
     let folder = folder();
     let tiny = fixture::tiny_model();

@@ -31,6 +31,9 @@ struct Group {
     if (!tensor.is_cuda()) return *gloo;
 #ifdef USE_C10D_NCCL
     if (!nccl) {
+      // After a failure the communicators are aborted, so that waiting for them ends with an error. By default the process
+      // would be aborted, without a message and without saving.
+      setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2", 0);
       auto options = c10d::ProcessGroupNCCL::Options::create();
       options->timeout = timeout;
       auto keys = c10::make_intrusive<c10d::PrefixStore>("nccl", store);
@@ -42,9 +45,13 @@ struct Group {
 #endif
   }
 
-  void all_reduce_sum(at::Tensor& tensor) {
+  // Unless `waits`, only the GPU's stream waits for the sum, and a failure is one of the next sum that waits: with a time-out,
+  // NCCL blocks the CPU until the GPU is there.
+  void all_reduce_sum(at::Tensor& tensor, bool waits) {
     Tensors tensors{tensor};
-    backend(tensor).allreduce(tensors)->wait(timeout);
+    auto work = backend(tensor).allreduce(tensors);
+    if (waits || !tensor.is_cuda()) work->wait(timeout);
+    else work->wait();
   }
 };
 
@@ -62,13 +69,8 @@ struct AllReduceSum : torch::autograd::Function<AllReduceSum> {
 
   static at::Tensor sum(const at::Tensor& tensor, int64_t group) {
     auto total = tensor.clone(at::MemoryFormat::Contiguous);
-    auto& ranks = *reinterpret_cast<Group*>(group);
-    Tensors tensors{total};
-    auto work = ranks.backend(total).allreduce(tensors);
-    // A forward pass has many of these sums. Without a time-out, NCCL only lets the stream wait; with one, the CPU would wait
-    // for the GPU each time. The group's own time-out, and that of the sum of the gradients, still end it.
-    if (total.is_cuda()) work->wait();
-    else work->wait(ranks.timeout);
+    // A forward pass has many of these sums.
+    reinterpret_cast<Group*>(group)->all_reduce_sum(total, false);
     return total;
   }
 };
@@ -108,7 +110,13 @@ bool c10d_connect(Group** group, const char* host, uint16_t port, int listener, 
   });
 }
 
-void c10d_free(Group* group) { delete group; }
+void c10d_free(Group* group) {
+  // Its threads would otherwise end while the process does.
+  char* error = nullptr;
+  if (group->nccl) run(&error, [&] { group->nccl->shutdown(); });
+  free(error);
+  delete group;
+}
 
 // Sets a key of the store unless it has a value; `found` is the value that it has then.
 bool c10d_claim(Group* group, const char* key, const char* value, char** found, char** error) {
@@ -147,8 +155,8 @@ bool c10d_open(Group* group, int rank, int size, const char* interface, char** e
   });
 }
 
-bool c10d_all_reduce_sum(Group* group, at::Tensor* tensor, char** error) {
-  return run(error, [&] { group->all_reduce_sum(*tensor); });
+bool c10d_all_reduce_sum(Group* group, at::Tensor* tensor, bool waits, char** error) {
+  return run(error, [&] { group->all_reduce_sum(*tensor, waits); });
 }
 
 // `total` is a new tensor.

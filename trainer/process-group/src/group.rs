@@ -91,7 +91,7 @@ impl ProcessGroup {
         let (running, ended) = channel();
         let connection = Connection { shim: shim.clone(), stop: Some(stop), ended };
         let group = Self { launch, spent: Cell::default(), connection: Some(connection) };
-        thread::spawn(move || answer_roll_calls(&shim, rank, &stopped, running));
+        thread::spawn(move || answer_roll_calls(shim, rank, &stopped, running));
         opened.map_err(|reason| group.failure("connecting the ranks", reason))?;
         Ok(group)
     }
@@ -132,7 +132,16 @@ impl ProcessGroup {
     /// # Errors
     /// When a rank has ended, or does not take part within the time-out.
     pub fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), Error> {
-        self.collective("adding tensors", |shim| shim.all_reduce_sum(tensor))
+        self.collective("adding tensors", |shim| shim.all_reduce_sum(tensor, true))
+    }
+
+    /// Like [`all_reduce_sum`](Self::all_reduce_sum), but on a GPU only the GPU waits for the others. Their failure is then an
+    /// error of the next `all_reduce_sum`, so the sum must not be used before that.
+    ///
+    /// # Errors
+    /// In CPU memory, like `all_reduce_sum`.
+    pub fn queue_all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), Error> {
+        self.collective("adding tensors", |shim| shim.all_reduce_sum(tensor, false))
     }
 
     /// Like [`all_reduce_sum`](Self::all_reduce_sum), as an operation that autograd differentiates: the backward pass adds
@@ -260,7 +269,14 @@ fn present(rank: usize) -> String {
 
 /// Answers the first roll call, unless `stopped` is disconnected before. Ends also if the store does, and then drops
 /// `_running`.
-fn answer_roll_calls(shim: &Shim, rank: usize, stopped: &Receiver<()>, _running: Sender<()>) {
+fn answer_roll_calls(shim: Arc<Shim>, rank: usize, stopped: &Receiver<()>, running: Sender<()>) {
+    answer(&shim, rank, stopped);
+    // In this order, so that the process does not end while this thread frees the shim.
+    drop(shim);
+    drop(running);
+}
+
+fn answer(shim: &Shim, rank: usize, stopped: &Receiver<()>) {
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(POLL_INTERVAL) {
         match shim.has(ROLL_CALL) {
             Ok(false) => {}

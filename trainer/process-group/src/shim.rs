@@ -40,7 +40,7 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> bool;
     fn c10d_open(group: *mut Group, rank: i32, size: i32, interface: *const c_char, error: *mut *mut c_char) -> bool;
-    fn c10d_all_reduce_sum(group: *mut Group, tensor: *mut c_void, error: *mut *mut c_char) -> bool;
+    fn c10d_all_reduce_sum(group: *mut Group, tensor: *mut c_void, waits: bool, error: *mut *mut c_char) -> bool;
     fn c10d_differentiable_sum(
         group: *mut Group,
         tensor: *const c_void,
@@ -129,9 +129,9 @@ impl Shim {
         check(|error| unsafe { c10d_open(self.0, rank, size, interface, error) })
     }
 
-    pub(crate) fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), String> {
+    pub(crate) fn all_reduce_sum(&self, tensor: &mut Tensor, waits: bool) -> Result<(), String> {
         // SAFETY: a tensor's pointer is an `at::Tensor*`.
-        check(|error| unsafe { c10d_all_reduce_sum(self.0, tensor.as_mut_ptr().cast(), error) })
+        check(|error| unsafe { c10d_all_reduce_sum(self.0, tensor.as_mut_ptr().cast(), waits, error) })
     }
 
     /// The group must exist until the backward pass is over.

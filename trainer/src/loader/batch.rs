@@ -83,7 +83,8 @@ impl Batch {
     /// # Errors
     /// When the system cannot lock as much memory.
     pub(super) fn pin(&mut self, device: Device) -> Result<(), TorchError> {
-        let pinned = |tensor: Tensor| tensor.pin_memory(device);
+        // `pin_memory` warns on stderr, for each tensor, that it is given a device.
+        let pinned = |tensor: Tensor| tensor.internal_pin_memory(device);
         let pin = || Pinned { images: pinned(self.images.tensor()), targets: pinned(self.targets.packed()) };
         self.pinned = Some(catch(pin)?);
         Ok(())

@@ -67,7 +67,16 @@ async function describe() {
   } catch (problem) {
     failure = expect(problem);
     render();
+    if (model === null) offerModels();
   }
+}
+
+/** Links to the models of a server that has several. */
+async function offerModels() {
+  const answer = await request("v2/models/stats").catch(expect);
+  const names = answer?.body?.model_stats?.map((one) => one.name) ?? [];
+  const link = (name) => element("a", { href: `?model=${encodeURIComponent(name)}`, textContent: name });
+  $("models").replaceChildren(...(names.length > 1 ? names.flatMap((name) => [link(name), " "]) : []));
 }
 
 /** Starts requests for waiting images. */
@@ -92,6 +101,8 @@ async function detect(entry) {
     else {
       entry.result = answer.body;
       entry.times = stages(answer.timing, performance.now() - start);
+      // The server was not ready when the page asked what it serves.
+      if (failure) describe();
     }
     entry.state = answer ? "done" : "waiting";
   } catch (problem) {
@@ -262,7 +273,7 @@ function renderCommand() {
   const found = new Set(shown.result.detections.map((one) => one.label));
   const ticked = [...found].filter((label) => !unticked.has(label));
   const parameters = [...query, `min_score=${minScore()}`];
-  if (ticked.length < found.size) parameters.push(`classes=${ticked.map(encodeURIComponent).join(",")}`);
+  if (ticked.length < found.size) parameters.push(...ticked.map((label) => `classes=${encodeURIComponent(label)}`));
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const header = token.get() !== null ? ' -H "Authorization: Bearer $DETECTOR_TOKEN"' : "";
   const url = new URL(`detect?${parameters.join("&")}`, document.baseURI);
@@ -341,7 +352,7 @@ $("access").onsubmit = (event) => {
 };
 $("retry").onclick = () => {
   if (failure) describe();
-  if (!shown) return;
+  if (shown?.state !== "failed") return;
   Object.assign(shown, { state: "waiting", problem: null });
   refresh(shown);
   pump();
@@ -375,7 +386,8 @@ $("list").onkeydown = (event) => {
   select(listed[next] ?? null);
   $("list").children[next]?.scrollIntoView({ block: "nearest" });
 };
-$("list").onpointerleave = $("canvas").onpointerleave = () => shown?.result && select(null);
+// A finger that is lifted leaves too, and what it has chosen stays.
+$("list").onpointerleave = $("canvas").onpointerleave = ({ pointerType }) => pointerType === "mouse" && shown?.result && select(null);
 $("canvas").onpointermove = $("canvas").onpointerdown = (event) => shown?.result && select(under(event));
 
 $("copy").onclick = async () => {
