@@ -1,6 +1,6 @@
 //! What the calls in a pickle stand for: tensors of PyTorch, arrays of numpy, dictionaries. All others make an [`Object`].
 
-use super::pickle::{Machine, text};
+use super::pickle::{self, Machine, text};
 use super::value::{Data, Dtype, Id, Object, Storage, Tensor, Value};
 
 /// Maximum number of dimensions; PyTorch's is 64, convolutions have 4.
@@ -97,13 +97,15 @@ pub(crate) fn persistent(machine: &Machine, id: Id) -> Result<Value, String> {
             _ => return Err(wrong()),
         }),
         (Some("storage"), [_, class, key, _, count, rest @ ..]) => {
-            let (Value::Global(class), Value::Text(key)) = (&machine.values[*class], &machine.values[*key]) else {
+            let (Value::Global(class), Value::Text(name) | Value::Bytes(name), Some(_)) =
+                (&machine.values[*class], &machine.values[*key], word(machine, *key))
+            else {
                 return Err(wrong());
             };
             let class = text(machine.bytes, &class.name);
             let Some(dtype) = Dtype::of_storage(class) else { return Ok(Value::Object(Object::default())) };
             let mut storage =
-                Storage { key: key.clone(), dtype, count: size(machine, *count).ok_or_else(wrong)?, first: 0 };
+                Storage { key: name.clone(), dtype, count: size(machine, *count).ok_or_else(wrong)?, first: 0 };
             // A part of another storage: its key, its first element and its size.
             if let Some(Value::Tuple(view)) = rest.first().map(|view| &machine.values[*view])
                 && let [_, first, count] = view.as_slice()
@@ -158,13 +160,8 @@ fn pairs(machine: &Machine, arguments: &[Id]) -> Vec<(Id, Id)> {
     list.iter().filter_map(pair).collect()
 }
 
-/// A text, or bytes that are one.
 fn word<'a>(machine: &Machine<'a>, id: Id) -> Option<&'a str> {
-    match &machine.values[id] {
-        Value::Text(range) => Some(text(machine.bytes, range)),
-        Value::Bytes(range) => str::from_utf8(machine.bytes.get(range.clone())?).ok(),
-        _ => None,
-    }
+    pickle::word(machine.bytes, &machine.values[id])
 }
 
 fn size(machine: &Machine, id: Id) -> Option<usize> {

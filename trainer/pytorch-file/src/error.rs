@@ -40,6 +40,12 @@ pub enum Error {
         /// What there is too much of.
         what: &'static str,
     },
+    /// Its entries or tensors are far larger than the file.
+    #[error("it expands to more than {} MiB, over 64 times its size, which weights never do", max >> 20)]
+    Expanded {
+        /// Bound on their bytes.
+        max: usize,
+    },
     /// Loading the file with Python would call a function that runs commands or changes files.
     #[error(
         "its pickle refers to `{name}`, which weights never need: loading it with Python may run commands or change files"

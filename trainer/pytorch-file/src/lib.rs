@@ -16,11 +16,12 @@ mod value;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Cursor, Read};
 use std::ops::Range;
+use std::sync::Arc;
 
 use zip::ZipArchive;
 use zip::read::{ArchiveOffset, Config};
 
-use pickle::{Pickle, text};
+use pickle::{Pickle, text, word};
 use value::{Data, Dtype, Storage, Value};
 
 pub use error::Error;
@@ -28,8 +29,8 @@ pub use error::Error;
 /// Bytes with which the files of PyTorch before 1.6 begin: a pickle of the number 0x1950a86a20f9469cfc6c.
 const LEGACY: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 
-/// Bound on a compressed pickle; PyTorch does not compress.
-const MAX_COMPRESSED: u64 = 16 << 20;
+/// Bound on a compressed pickle, whose instructions take longer than bytes of tensors; PyTorch does not compress.
+const MAX_COMPRESSED: usize = 16 << 20;
 
 /// An open file.
 pub struct PyTorchFile {
@@ -57,8 +58,19 @@ enum Source {
     Pickle(Range<usize>),
     /// UTF-8 of the characters with the values of the bytes, in the pickle.
     Latin1(Range<usize>),
-    /// A compressed entry of the zip file, and its size.
-    Compressed(usize, usize),
+    /// The content of a compressed entry of the zip file.
+    Unpacked(Arc<Vec<u8>>),
+}
+
+impl Source {
+    fn bytes<'a>(&'a self, file: &'a [u8], pickle: &'a [u8]) -> &'a [u8] {
+        let bytes = match self {
+            Self::File(range) => file.get(range.clone()),
+            Self::Pickle(range) | Self::Latin1(range) => pickle.get(range.clone()),
+            Self::Unpacked(bytes) => Some(bytes.as_slice()),
+        };
+        bytes.unwrap_or_default()
+    }
 }
 
 impl Tensor {
@@ -78,7 +90,8 @@ impl PyTorchFile {
     ///
     /// # Errors
     /// When it is no PyTorch file, or damaged; when a pickle exceeds the bounds of what weights need, or names a function that
-    /// would run programs; when there is no tensor.
+    /// would run programs; when compressed entries, or all tensors together, are far larger than the file; when there
+    /// is no tensor.
     pub fn new(file: Vec<u8>) -> Result<Self, Error> {
         if file.starts_with(b"PK\x03\x04") || file.starts_with(b"PK\x05\x06") {
             return Self::zip(file);
@@ -100,44 +113,38 @@ impl PyTorchFile {
         // padding look like a directory.
         let config = Config { archive_offset: ArchiveOffset::Known(0) };
         let mut archive = ZipArchive::with_config(config, Cursor::new(file.as_slice()))?;
+        let roots = archive.file_names().filter_map(|name| Some(name.ok()?.strip_suffix("data.pkl")?.to_owned()));
+        let root = roots.min_by_key(String::len).ok_or(Error::OtherZip)?;
+        let max = max_expanded(&file);
+        let mut rest = max;
         let mut entries = HashMap::new();
         for index in 0..archive.len() {
             let entry = archive.by_index(index)?;
+            let Some(name) = entry.name()?.strip_prefix(&root).map(str::to_owned) else { continue };
             let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
             let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
-            let stored = (entry.compression() == zip::CompressionMethod::Stored).then_some(()).and(start);
-            let source = match stored {
-                Some(start) => Source::File(start..start.saturating_add(size)),
-                None => Source::Compressed(index, size),
-            };
-            entries.insert(entry.name()?.into_owned(), source);
-        }
-        let Some(root) = entries.keys().filter_map(|name| name.strip_suffix("data.pkl")).min_by_key(|root| root.len())
-        else {
-            return Err(Error::OtherZip);
-        };
-        let root = root.to_owned();
-        let mut content = |name: &str| -> Result<Option<Vec<u8>>, Error> {
-            let position = match entries.get(&format!("{root}{name}")) {
-                None => return Ok(None),
-                Some(Source::Compressed(index, _)) => {
-                    let mut bytes = Vec::new();
-                    archive.by_index(*index)?.take(MAX_COMPRESSED).read_to_end(&mut bytes)?;
-                    return Ok(Some(bytes));
+            let source = match start.filter(|_| entry.compression() == zip::CompressionMethod::Stored) {
+                Some(start) => {
+                    let end = start.checked_add(size).filter(|end| *end <= file.len());
+                    Source::File(start..end.ok_or(Error::Truncated { what: "an entry", position: start })?)
                 }
-                Some(Source::File(range) | Source::Pickle(range) | Source::Latin1(range)) => range.clone(),
+                None => {
+                    let size = if name == "data.pkl" { size.min(MAX_COMPRESSED) } else { size };
+                    rest = rest.checked_sub(size).ok_or(Error::Expanded { max })?;
+                    let mut bytes = Vec::new();
+                    entry.take(size as u64).read_to_end(&mut bytes)?;
+                    Source::Unpacked(Arc::new(bytes))
+                }
             };
-            let bytes = file.get(position.clone());
-            bytes
-                .map(|bytes| Some(bytes.to_vec()))
-                .ok_or(Error::Truncated { what: "an entry", position: position.start })
-        };
-        if content("byteorder")?.is_some_and(|order| order.starts_with(b"big")) {
+            entries.insert(name, source);
+        }
+        let content = |name: &str| entries.get(name).map(|source| source.bytes(&file, &[])).unwrap_or_default();
+        if content("byteorder").starts_with(b"big") {
             return Err(Error::BigEndian);
         }
-        let pickled = content("data.pkl")?.unwrap_or_default();
+        let pickled = content("data.pkl").to_vec();
         let pickle = Pickle::read(&pickled, 0)?;
-        Self::resolved(file, Some(pickled), pickle, |key| entries.get(&format!("{root}data/{key}")).cloned())
+        Self::resolved(file, Some(pickled), pickle, |key| entries.get(&format!("data/{key}")).cloned())
     }
 
     /// Reads a file of PyTorch before 1.6: magic number, protocol, system, the pickle, the storages' keys, and for each of
@@ -162,13 +169,12 @@ impl PyTorchFile {
             return Err(Error::Truncated { what: "the list of storages", position: pickle.end });
         };
         for key in list {
-            let Value::Text(key) = &keys.values[*key] else { continue };
+            let Some(key) = word(&file, &keys.values[*key]) else { continue };
             let truncated = Error::Truncated { what: "a storage", position };
             let Some(count) = file.get(position..).and_then(|rest| rest.first_chunk::<8>()) else {
                 return Err(truncated);
             };
-            let key = text(&file, key).to_owned();
-            let size = *sizes.get(key.as_str()).ok_or_else(|| Error::Pickle {
+            let size = *sizes.get(key).ok_or_else(|| Error::Pickle {
                 what: format!("storage `{key}` has an unknown type"),
                 position: pickle.end,
             })?;
@@ -176,7 +182,7 @@ impl PyTorchFile {
             let start = position + 8;
             let end = length.and_then(|length| start.checked_add(length)).filter(|end| *end <= file.len());
             let Some(end) = end else { return Err(truncated) };
-            storages.insert(key, Source::File(start..end));
+            storages.insert(key.to_owned(), Source::File(start..end));
             position = end;
         }
         Self::resolved(file, None, pickle, |key| storages.get(key).cloned())
@@ -190,9 +196,14 @@ impl PyTorchFile {
         storages: impl Fn(&str) -> Option<Source>,
     ) -> Result<Self, Error> {
         let bytes = entry.as_ref().unwrap_or(&file);
+        let max = max_expanded(&file);
+        let mut rest = max;
         let mut tensors = BTreeMap::new();
         for (name, tensor) in names::tensors(&pickle, bytes)? {
             let wrong = |what: &str| Error::Tensor { name: name.clone(), what: what.to_owned() };
+            let size = tensor.shape.iter().try_fold(tensor.dtype.size, |size: usize, side| size.checked_mul(*side));
+            let size = size.filter(|size| *size <= rest).ok_or(Error::Expanded { max })?;
+            rest -= size;
             let (source, first, count) = match &tensor.data {
                 Data::Inline(range) => (Source::Pickle(range.clone()), 0, None),
                 Data::Latin1(range) => (Source::Latin1(range.clone()), 0, None),
@@ -202,10 +213,11 @@ impl PyTorchFile {
                 }
             };
             let length = match &source {
-                Source::File(range) if range.end > file.len() => return Err(wrong("exceeds the end of the file")),
-                Source::File(range) | Source::Pickle(range) => range.len(),
+                // A byte takes two at most, so the rest of the text would be unused. Otherwise many small arrays could
+                // share a long text, which is decoded for each.
+                Source::Latin1(range) if range.len() > 2 * size => return Err(wrong("is smaller than its text")),
                 Source::Latin1(range) => text(bytes, range).chars().count(),
-                Source::Compressed(_, size) => *size,
+                source => source.bytes(&file, bytes).len(),
             };
             let available = (length / tensor.dtype.size).saturating_sub(first);
             let available = count.map_or(available, |count| count.min(available));
@@ -235,31 +247,27 @@ impl PyTorchFile {
     /// The elements of a tensor in row-major order, as little-endian bytes.
     ///
     /// # Errors
-    /// When there is no such tensor, or a compressed entry is damaged.
+    /// When there is no such tensor, or it is damaged.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
         let tensor = self.tensors.get(name).ok_or_else(|| Error::Absent(name.to_owned()))?;
         let wrong = |what: &str| Error::Tensor { name: name.to_owned(), what: what.to_owned() };
         let pickle = self.entry.as_ref().unwrap_or(&self.file);
-        let owned: Vec<u8>;
+        let decoded: Vec<u8>;
         let bytes = match &tensor.source {
-            Source::File(range) => self.file.get(range.clone()).unwrap_or_default(),
-            Source::Pickle(range) => pickle.get(range.clone()).unwrap_or_default(),
             Source::Latin1(range) => {
                 let letters = text(pickle, range).chars().map(|letter| u8::try_from(u32::from(letter)).ok());
-                owned = letters.collect::<Option<_>>().ok_or_else(|| wrong("has letters that are no bytes"))?;
-                &owned
+                decoded = letters.collect::<Option<_>>().ok_or_else(|| wrong("has letters that are no bytes"))?;
+                &decoded
             }
-            Source::Compressed(index, size) => {
-                let config = Config { archive_offset: ArchiveOffset::Known(0) };
-                let mut archive = ZipArchive::with_config(config, Cursor::new(self.file.as_slice()))?;
-                let mut content = Vec::new();
-                archive.by_index(*index)?.take(*size as u64).read_to_end(&mut content)?;
-                owned = content;
-                &owned
-            }
+            source => source.bytes(&self.file, pickle),
         };
         tensor.gather(bytes).ok_or_else(|| wrong("exceeds its storage"))
     }
+}
+
+/// Bound on the bytes of all compressed entries, and on those of all tensors, which may repeat an element often.
+fn max_expanded(file: &[u8]) -> usize {
+    file.len().saturating_mul(64).max(1 << 30)
 }
 
 /// Number of elements that the storage of a tensor has at least; none if that overflows.

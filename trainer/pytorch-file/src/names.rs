@@ -1,11 +1,13 @@
 //! The names of tensors: the keys and attributes that lead to them, joined by dots, as in a state dict.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::iter;
 
 use serde_json::{Map, Number, Value as Json};
 
 use super::error::Error;
-use super::pickle::{Pickle, text};
+use super::pickle::{MAX_NAME, Pickle, text};
 use super::value::{Global, Id, Object, Tensor, Value};
 
 /// Bounds, which stop pickles whose parts refer to each other so often that walking through them would never end.
@@ -21,8 +23,9 @@ const TABLES: [&str; 3] = ["_parameters", "_buffers", "_modules"];
 
 /// All tensors that the root of a pickle leads to, by name.
 pub(crate) fn tensors<'a>(pickle: &'a Pickle, bytes: &'a [u8]) -> Result<BTreeMap<String, &'a Tensor>, Error> {
-    let mut walk = Walk { pickle, bytes, found: BTreeMap::new(), path: Vec::new(), visits: 0, names: 0 };
-    walk.visit(pickle.root, "")?;
+    let mut walk =
+        Walk { pickle, bytes, found: BTreeMap::new(), path: Vec::new(), name: String::new(), visits: 0, names: 0 };
+    walk.visit(pickle.root)?;
     Ok(walk.found)
 }
 
@@ -32,68 +35,78 @@ struct Walk<'a> {
     found: BTreeMap<String, &'a Tensor>,
     /// The values that are being visited.
     path: Vec<Id>,
+    /// The name of the value that is being visited.
+    name: String,
     visits: usize,
     names: usize,
 }
 
 impl Walk<'_> {
-    fn visit(&mut self, id: Id, name: &str) -> Result<(), Error> {
-        self.visits += 1 + len(self.pickle, id);
+    fn visit(&mut self, id: Id) -> Result<(), Error> {
+        let len = len(self.pickle, id);
+        self.visits += 1 + len;
         if self.visits > MAX_VISITS {
             return Err(Error::Limit { what: "more than 1048576 entries, counted as often as others refer to them" });
         }
         if let Value::Tensor(tensor) = &self.pickle.values[id] {
-            self.names += name.len();
+            self.names += self.name.len();
             if self.names > MAX_NAMES {
                 return Err(Error::Limit { what: "more than 16 MiB of names" });
             }
-            self.found.insert(name.to_owned(), tensor);
+            self.found.insert(self.name.clone(), tensor);
             return Ok(());
         }
-        let entries = entries(self.pickle, self.bytes, id);
         // A module may know its parent.
-        if entries.is_empty() || self.path.contains(&id) {
+        if len == 0 || self.path.contains(&id) {
             return Ok(());
         }
         if self.path.len() == MAX_DEPTH {
             return Err(Error::Limit { what: "more than 64 levels" });
         }
         self.path.push(id);
-        for (key, value) in entries {
-            match (name, key.as_str()) {
-                ("", key) => self.visit(value, key)?,
-                // What is in a module's tables is part of the module.
-                (name, "") => self.visit(value, name)?,
-                (name, key) => self.visit(value, &format!("{name}.{key}"))?,
+        for (key, value) in entries(self.pickle, self.bytes, id) {
+            let end = self.name.len();
+            // What is in a module's tables is part of the module.
+            if !self.name.is_empty() && !key.is_empty() {
+                self.name.push('.');
             }
+            self.name.push_str(&key);
+            self.visit(value)?;
+            self.name.truncate(end);
         }
         self.path.pop();
         Ok(())
     }
 }
 
-/// The parts of a value with their names. The tables of a module have none.
-fn entries(pickle: &Pickle, bytes: &[u8], id: Id) -> Vec<(String, Id)> {
-    let named = |items: &[(Id, Id)]| -> Vec<(String, Id)> {
-        items.iter().filter_map(|(name, value)| Some((key(pickle, bytes, *name)?, *value))).collect()
+/// The parts of a value with their names, which are made one by one: many entries may have one long key. The tables of
+/// a module have none.
+fn entries<'a>(pickle: &'a Pickle, bytes: &'a [u8], id: Id) -> Box<dyn Iterator<Item = (Cow<'a, str>, Id)> + 'a> {
+    let named = move |items: &'a [(Id, Id)]| {
+        items.iter().filter_map(move |(name, value)| Some((key(pickle, bytes, *name)?, *value)))
     };
     match &pickle.values[id] {
-        Value::Dict(items) => named(items),
+        Value::Dict(items) => Box::new(named(items)),
         Value::List(elements) | Value::Tuple(elements) => {
-            elements.iter().enumerate().map(|(index, element)| (index.to_string(), *element)).collect()
+            let index = |(index, element): (usize, &Id)| (Cow::Owned(index.to_string()), *element);
+            Box::new(elements.iter().enumerate().map(index))
         }
         Value::Object(Object { state, items }) => {
             let attributes = match state.map(|state| &pickle.values[state]) {
-                Some(Value::Dict(attributes)) => named(attributes),
-                _ => Vec::new(),
+                Some(Value::Dict(attributes)) => attributes.as_slice(),
+                _ => &[],
             };
-            if attributes.iter().any(|(name, _)| name == TABLES[2]) {
-                let tables = attributes.into_iter().filter(|(name, _)| TABLES.contains(&name.as_str()));
-                return tables.map(|(_, table)| (String::new(), table)).collect();
+            let is = move |id: Id, name: &str| match &pickle.values[id] {
+                Value::Text(range) | Value::Bytes(range) => bytes.get(range.clone()) == Some(name.as_bytes()),
+                _ => false,
+            };
+            if attributes.iter().any(|(name, _)| is(*name, TABLES[2])) {
+                let tables = attributes.iter().filter(move |(name, _)| TABLES.iter().any(|table| is(*name, table)));
+                return Box::new(tables.map(|(_, table)| (Cow::Borrowed(""), *table)));
             }
-            attributes.into_iter().chain(named(items)).collect()
+            Box::new(named(attributes).chain(named(items)))
         }
-        _ => Vec::new(),
+        _ => Box::new(iter::empty()),
     }
 }
 
@@ -111,26 +124,29 @@ fn len(pickle: &Pickle, id: Id) -> usize {
 }
 
 /// The name of an entry; none if it is neither a short text nor a number.
-fn key(pickle: &Pickle, bytes: &[u8], id: Id) -> Option<String> {
-    const MAX_LENGTH: usize = 1024;
+fn key<'a>(pickle: &Pickle, bytes: &'a [u8], id: Id) -> Option<Cow<'a, str>> {
     match &pickle.values[id] {
-        Value::Text(range) if range.len() <= MAX_LENGTH => Some(text(bytes, range).to_owned()),
-        Value::Bytes(range) if range.len() <= MAX_LENGTH => {
+        Value::Text(range) if range.len() <= MAX_NAME => Some(text(bytes, range).into()),
+        Value::Bytes(range) if range.len() <= MAX_NAME => {
             Some(bytes.get(range.clone())?.iter().map(|byte| char::from(*byte)).collect())
         }
-        Value::Int(number) => Some(number.to_string()),
+        Value::Int(number) => Some(number.to_string().into()),
         _ => None,
     }
 }
 
 /// The value below the root to which these names lead, as JSON. Tensors are null. None if there is no such value, or if it
-/// is larger than descriptions of weights are.
+/// and the keys before it are larger than descriptions of weights are.
 pub(crate) fn json(pickle: &Pickle, bytes: &[u8], path: &[&str]) -> Option<Json> {
+    let mut rest = MAX_JSON;
     let mut id = pickle.root;
     for name in path {
-        (_, id) = entries(pickle, bytes, id).into_iter().find(|(key, _)| key == name)?;
+        let mut keys = entries(pickle, bytes, id).take_while(|(key, _)| {
+            rest = rest.saturating_sub(key.len());
+            rest > 0
+        });
+        (_, id) = keys.find(|(key, _)| key == name)?;
     }
-    let mut rest = MAX_JSON;
     convert(pickle, bytes, id, MAX_DEPTH, &mut rest)
 }
 
@@ -152,7 +168,7 @@ fn convert(pickle: &Pickle, bytes: &[u8], id: Id, depth: usize, rest: &mut usize
             let mut map = Map::new();
             for (name, value) in entries(pickle, bytes, id) {
                 *rest = rest.checked_sub(name.len())?;
-                map.insert(name, convert(pickle, bytes, value, depth, rest)?);
+                map.insert(name.into_owned(), convert(pickle, bytes, value, depth, rest)?);
             }
             Json::Object(map)
         }

@@ -12,8 +12,12 @@ use super::call::call;
 use super::error::Error;
 use super::value::{Global, Id, Object, Value};
 
-/// Bound on values, and on entries of stack and memo. A ResNet-101 detector with its optimizer has 20,000 values.
+/// Bound on values, on their entries together, and on entries of stack and memo. A ResNet-101 detector with its
+/// optimizer has 20,000 values.
 const MAX_VALUES: usize = 1 << 22;
+
+/// Bound on the bytes of a name or key, which is decoded wherever the pickle refers to it.
+pub(crate) const MAX_NAME: usize = 1024;
 
 /// The values of one pickle.
 #[derive(Debug)]
@@ -32,6 +36,7 @@ impl Pickle {
             bytes,
             position: start,
             values: Vec::new(),
+            entries: 0,
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
@@ -45,11 +50,23 @@ pub(crate) fn text<'a>(bytes: &'a [u8], range: &Range<usize>) -> &'a str {
     bytes.get(range.clone()).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default()
 }
 
+/// A name: a text, or bytes that are one, as Python 2 writes them. None if it is too long.
+pub(crate) fn word<'a>(bytes: &'a [u8], value: &Value) -> Option<&'a str> {
+    match value {
+        Value::Text(range) | Value::Bytes(range) if range.len() <= MAX_NAME => {
+            str::from_utf8(bytes.get(range.clone())?).ok()
+        }
+        _ => None,
+    }
+}
+
 /// The state of the machine while it reads.
 pub(crate) struct Machine<'a> {
     pub(crate) bytes: &'a [u8],
     position: usize,
     pub(crate) values: Vec<Value>,
+    /// Number of entries of all values, which a call may copy.
+    entries: usize,
     stack: Vec<Id>,
     /// Heights of the stack.
     marks: Vec<usize>,
@@ -67,9 +84,9 @@ impl Machine<'_> {
                 Some(b'.') => return Ok(Pickle { root: self.pop()?, values: self.values, end: self.position }),
                 Some(opcode) => self.step(opcode)?,
             }
-            let counts = [self.values.len(), self.stack.len(), self.marks.len(), self.memo.len()];
+            let counts = [self.values.len(), self.entries, self.stack.len(), self.marks.len(), self.memo.len()];
             if counts.iter().any(|count| *count > MAX_VALUES) {
-                return Err(Error::Limit { what: "more than 4194304 values" });
+                return Err(Error::Limit { what: "more than 4194304 values or entries" });
             }
         }
     }
@@ -80,7 +97,13 @@ impl Machine<'_> {
 
     fn push(&mut self, value: Value) {
         self.stack.push(self.values.len());
+        self.entries += value.entries();
         self.values.push(value);
+    }
+
+    fn replace(&mut self, id: Id, value: Value) {
+        self.entries += value.entries();
+        self.values[id] = value;
     }
 
     fn pop(&mut self) -> Result<Id, Error> {
@@ -168,6 +191,7 @@ impl Machine<'_> {
         let top = self.top()?;
         if let Value::List(list) = &mut self.values[top] {
             list.extend(elements);
+            self.entries += elements.len();
         }
         Ok(())
     }
@@ -177,11 +201,15 @@ impl Machine<'_> {
         let top = self.top()?;
         if let Value::Dict(items) | Value::Object(Object { items, .. }) = &mut self.values[top] {
             items.extend(entries.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)));
+            self.entries += entries.len() / 2;
         }
         Ok(())
     }
 
     fn global(&mut self, global: Global) -> Result<(), Error> {
+        if global.module.len().max(global.name.len()) > MAX_NAME {
+            return Err(self.error("a name of more than 1024 bytes"));
+        }
         let (module, name) = (text(self.bytes, &global.module), text(self.bytes, &global.name));
         if is_harmful(module, name) {
             return Err(Error::Harmful { name: format!("{module}.{name}") });

@@ -97,6 +97,22 @@ fn archives_are_read_whatever_the_length_of_their_name() {
 }
 
 #[test]
+fn files_that_expand_far_are_errors_and_equal_elements_are_not() {
+    let expected = "it expands to more than 1024 MiB, over 64 times its size, which weights never do";
+    let view = |shape: &[u8]| dict(&[("w", tensor(1, 0, shape, &vec![0; shape.len()]))]);
+    assert!(PyTorchFile::new(torch_zip("a", &view(&[255, 255, 255]), &[1.0], STORED)).is_ok());
+    assert_eq!(error(&torch_zip("a", &view(&[255, 255, 255, 17]), &[1.0], STORED)), expected);
+    let often = [b"(".to_vec(), tensor(1, 0, &[255; 3], &[0; 3]), b"q\0".to_vec(), b"h\0".repeat(16), b"l".to_vec()];
+    assert_eq!(error(&torch_zip("a", &dict(&[("w", often.concat())]), &[1.0], STORED)), expected);
+
+    // In the central directory: the size of the last entry.
+    let mut bomb = torch_zip("a", &view(&[1]), &[1.0], zip::CompressionMethod::Deflated);
+    let header = bomb.windows(4).rposition(|bytes| bytes == b"PK\x01\x02").unwrap();
+    bomb[header + 24..][..4].copy_from_slice(&0x7FFF_FFFF_u32.to_le_bytes());
+    assert_eq!(error(&bomb), expected);
+}
+
+#[test]
 fn tensors_outside_their_storage_are_errors() {
     for wrong in [tensor(6, 1, &[6], &[1]), tensor(7, 0, &[7], &[1]), tensor(6, 0, &[2, 2], &[5, 1])] {
         let content = torch_zip("a", &dict(&[("w", wrong)]), &[0.0; 6], STORED);
@@ -169,6 +185,66 @@ fn pickles_that_are_deep_or_refer_to_themselves_are_errors_or_end() {
 }
 
 #[test]
+fn copies_of_lists_and_tensors_are_bounded() {
+    let pairs = [b"]q\0(".to_vec(), b"NN\x86".repeat(1000), b"e0".to_vec()].concat();
+    let copies = [b"ccollections\nOrderedDict\nq\x010".to_vec(), b"h\x01h\0\x85R0".repeat(5000)].concat();
+    assert!(pickle_error(&[pairs, copies].concat()).contains("4194304 values or entries"));
+    let parameter = [tensor(1, 0, &[1; 16], &[1; 16]), b"\x85q\x000ctorch._utils\n_rebuild_parameter\nq\x010".to_vec()];
+    let copies = b"h\x01h\0R0".repeat(140_000);
+    let pickle = [b"\x80\x02".to_vec(), parameter.concat(), copies].concat();
+    assert!(error(&torch_zip("a", &pickle, &[1.0], STORED)).contains("4194304 values or entries"));
+}
+
+#[test]
+fn long_names_are_errors() {
+    let long = |length: usize| [b"X".as_slice(), &(length as u32).to_le_bytes(), &b"n".repeat(length)].concat();
+    let global = |length| [short("mine"), long(length), b"\x93".to_vec()].concat();
+    assert_eq!(pickle_error(&global(1024)), "it contains no tensors");
+    assert!(pickle_error(&global(1025)).ends_with("a name of more than 1024 bytes"));
+    let key = |length| {
+        let class = b"ctorch\nFloatStorage\n".to_vec();
+        [b"(".to_vec(), short("storage"), class, long(length), b"NK\x01tQ".to_vec()].concat()
+    };
+    assert_eq!(pickle_error(&key(1024)), "it contains no tensors, only `torch.FloatStorage`");
+    assert!(pickle_error(&key(1025)).ends_with("a persistent id that PyTorch does not write"));
+}
+
+#[test]
+fn values_behind_too_many_bytes_of_keys_are_none() {
+    let find = |count: usize| {
+        let key = [b"X\0\x04\0\0".as_slice(), &b"k".repeat(1024), b"q\0N"].concat();
+        let keys = [b"(".to_vec(), key, b"h\0N".repeat(count), short("x"), b"K\x01u".to_vec()].concat();
+        let pickle = [b"\x80\x02}".to_vec(), keys, short("w"), tensor(1, 0, &[1], &[1]), b"s.".to_vec()].concat();
+        PyTorchFile::new(torch_zip("a", &pickle, &[1.0], STORED)).unwrap().value(&["x"])
+    };
+    assert_eq!((find(1000), find(17_000)), (Some(serde_json::json!(1)), None));
+}
+
+#[test]
+fn files_of_python_2_have_keys_that_are_bytes() {
+    // As torch.save of PyTorch 1.4 on Python 2: SHORT_BINSTRING (U) for every str.
+    let bytes = |text: &str| [&[b'U', text.len() as u8], text.as_bytes()].concat();
+    let class = b"ctorch\nFloatStorage\n".to_vec();
+    let storage = [b"(".to_vec(), bytes("storage"), class, bytes("94"), bytes("cpu")].concat();
+    let parts: [&[u8]; 10] = [
+        LEGACY,
+        b"\x80\x02M\xe9\x03.\x80\x02}",
+        &bytes("little_endian"),
+        b"\x88s.\x80\x02}",
+        &bytes("w"),
+        b"ctorch._utils\n_rebuild_tensor_v2\n(",
+        &[storage.as_slice(), b"K\x02NtQK\0K\x02\x85K\x01\x85\x89NtRs."].concat(),
+        &[b"\x80\x02]".as_slice(), &bytes("94"), b"a."].concat(),
+        &2u64.to_le_bytes(),
+        &[1.5f32, -2.0].map(f32::to_le_bytes).concat(),
+    ];
+    let file = PyTorchFile::new(parts.concat()).unwrap();
+    assert_eq!(numbers(&file, "w"), [1.5, -2.0]);
+    let big = [parts[..3].concat(), b"\x89s.".to_vec()].concat();
+    assert!(error(&big).contains("big-endian"));
+}
+
+#[test]
 fn lengths_beyond_the_end_are_errors() {
     for instructions in [
         &b"X\xFF\xFF\xFF\xFF"[..],
@@ -229,6 +305,10 @@ fn arrays_of_numpy_are_tensors_in_any_order_of_bytes_and_axes() {
         assert_eq!(numbers(&file, name), [1., 2., 3., 4., 5., 6.], "{name}");
         assert_eq!(file.tensors()[name].shape(), [2, 3]);
     }
+    // A character takes two bytes at most.
+    assert!(PyTorchFile::new(dict(&[("w", array("f4", "<", false, &[0; 48]))])).is_ok());
+    let long = error(&dict(&[("w", array("f4", "<", false, &[0; 49]))]));
+    assert_eq!(long, "it is damaged: tensor `w` is smaller than its text");
 }
 
 #[test]

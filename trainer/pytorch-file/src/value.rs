@@ -33,6 +33,18 @@ pub(crate) enum Value {
     Array,
 }
 
+impl Value {
+    /// Number of its entries; of a tensor, of its sizes and strides.
+    pub(crate) fn entries(&self) -> usize {
+        match self {
+            Self::Tuple(elements) | Self::List(elements) => elements.len(),
+            Self::Dict(items) => items.len(),
+            Self::Tensor(tensor) => tensor.shape.len() + tensor.strides.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// Module and name of a class or function, both UTF-8.
 #[derive(Clone, Debug)]
 pub(crate) struct Global {

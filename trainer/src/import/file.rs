@@ -1,7 +1,9 @@
 //! Weights files of other programs: PyTorch files, pickles and safetensors. No code in them is executed.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{anyhow, bail, ensure};
@@ -30,8 +32,8 @@ pub(super) struct WeightsFile {
 
 enum Content {
     PyTorch(Box<PyTorchFile>),
-    /// The content of the file.
-    Safetensors(Vec<u8>),
+    /// The content of the file, and where in it the tensors are, by name.
+    Safetensors(Vec<u8>, HashMap<String, Range<usize>>),
 }
 
 impl WeightsFile {
@@ -47,13 +49,15 @@ impl WeightsFile {
             !start.starts_with(b"version https://git-lfs"),
             "it is a Git LFS pointer; download the file with git lfs pull"
         );
+        // A safetensors file begins with the length of its header, which may look like a text.
+        let is_safetensors = start.get(8) == Some(&b'{');
         ensure!(
-            !start.trim_ascii_start().starts_with(b"<"),
+            is_safetensors || !start.trim_ascii_start().starts_with(b"<"),
             "it is a web page; check the URL that it was downloaded from"
         );
         let bytes = fs::read(path)?;
         let sha256 = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        let (tensors, content) = if start.get(8) == Some(&b'{') { safetensors(bytes)? } else { pytorch(bytes)? };
+        let (tensors, content) = if is_safetensors { safetensors(bytes)? } else { pytorch(bytes)? };
         Ok(Self { tensors, sha256, content })
     }
 
@@ -61,7 +65,7 @@ impl WeightsFile {
     pub(super) fn value(&self, path: &[&str]) -> Option<serde_json::Value> {
         match &self.content {
             Content::PyTorch(file) => file.value(path),
-            Content::Safetensors(_) => None,
+            Content::Safetensors(..) => None,
         }
     }
 
@@ -70,7 +74,10 @@ impl WeightsFile {
         let stored = self.tensors.get(name).ok_or_else(|| anyhow!("it has no tensor `{name}`"))?;
         let values = match &self.content {
             Content::PyTorch(file) => to_f32(&stored.dtype, &file.read(name)?),
-            Content::Safetensors(bytes) => to_f32(&stored.dtype, SafeTensors::deserialize(bytes)?.tensor(name)?.data()),
+            Content::Safetensors(bytes, ranges) => {
+                let range = ranges.get(name).cloned().and_then(|range| bytes.get(range));
+                to_f32(&stored.dtype, range.unwrap_or_default())
+            }
         };
         let values = values
             .ok_or_else(|| anyhow!("tensor `{name}` has type {}, expected F32, F64, F16 or BF16", stored.dtype))?;
@@ -80,17 +87,20 @@ impl WeightsFile {
 
 fn safetensors(bytes: Vec<u8>) -> anyhow::Result<(StoredTensors, Content)> {
     let damaged = |error: safetensors::SafeTensorError| anyhow!("it is damaged: {error}");
-    let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+    let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
     if metadata.metadata().iter().flatten().any(|(key, _)| key.starts_with(OURS)) {
         bail!("it was written by `trainer` and needs no import");
     }
-    let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
-    let stored = |view: safetensors::tensor::TensorView| Stored {
-        shape: view.shape().to_vec(),
-        dtype: view.dtype().to_string(),
-    };
-    let tensors = file.iter().map(|(name, view)| (name.to_owned(), stored(view))).collect();
-    Ok((tensors, Content::Safetensors(bytes)))
+    // The length of the header takes 8 bytes.
+    let start = 8 + header;
+    let mut tensors = StoredTensors::new();
+    let mut ranges = HashMap::new();
+    for (name, info) in metadata.tensors() {
+        let (from, to) = info.data_offsets;
+        ranges.insert(name.clone(), start + from..start + to);
+        tensors.insert(name, Stored { shape: info.shape.clone(), dtype: info.dtype.to_string() });
+    }
+    Ok((tensors, Content::Safetensors(bytes, ranges)))
 }
 
 fn pytorch(bytes: Vec<u8>) -> anyhow::Result<(StoredTensors, Content)> {
@@ -170,6 +180,24 @@ mod tests {
                 // The file may still be valid.
                 let _ = read(&path, &changed);
             }
+        }
+    }
+
+    #[test]
+    fn safetensors_are_read_also_if_the_length_of_their_header_looks_like_a_web_page() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        let a = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let b = r#""b":{"dtype":"F16","shape":[2],"data_offsets":[4,8]}"#;
+        let header = format!("{{{a},{b}}}");
+        let numbers = [1.5f32.to_le_bytes().as_slice(), &f16::ONE.to_le_bytes(), &f16::NEG_ONE.to_le_bytes()].concat();
+        // Little-endian, these begin with `<` and with a line feed and `<`.
+        for length in [0x013C_u64, 0x3C0A] {
+            let padded = format!("{header:<width$}", width = length as usize);
+            fs::write(&path, [length.to_le_bytes().as_slice(), padded.as_bytes(), &numbers].concat()).unwrap();
+            let file = WeightsFile::open(&path).unwrap();
+            assert_eq!(file.read("a").unwrap().into_raw_vec_and_offset().0, [1.5]);
+            assert_eq!(file.read("b").unwrap().into_raw_vec_and_offset().0, [1.0, -1.0]);
         }
     }
 

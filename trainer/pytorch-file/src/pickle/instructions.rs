@@ -197,7 +197,7 @@ impl Machine<'_> {
             b'b' => {
                 let (state, target) = (self.pop()?, self.top()?);
                 if let Some(value) = build(self, target, state).map_err(|what| self.error(&what))? {
-                    self.values[target] = value;
+                    self.replace(target, value);
                 }
             }
             // BINPERSID
