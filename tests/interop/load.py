@@ -71,6 +71,9 @@ async def open_loop(address, bodies, rate, seconds):
     async def send(number):
         start = time.monotonic()
         try:
+            # The server closes connections that are idle for a minute.
+            while free and free[-1][0].at_eof():
+                free.pop()[1].close()
             reader, writer = free.pop() if free else await asyncio.open_connection(host, port)
             writer.write(bodies[number % len(bodies)])
             status = await answer(reader)
