@@ -64,7 +64,8 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        let excluded = name.starts_with('.') && name != ".ci" || ["target", "runs", "corpus"].contains(&name.as_str());
+        let excluded =
+            name.starts_with('.') && name != ".ci" || ["target", "runs", "corpus", "found"].contains(&name.as_str());
         match path.is_dir() {
             true if !excluded => collect(&path, files),
             false if name != "Cargo.lock" => files.push(path),
