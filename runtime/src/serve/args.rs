@@ -190,7 +190,9 @@ impl ServeArgs {
 pub(crate) fn with_environment(command: Command) -> Command {
     // A flag on the command line wins over the variable of the other kind of models, such as that of a container's image.
     let given = |flag: &str| {
-        std::env::args().any(|arg| arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('=')))
+        // File names need not be UTF-8.
+        let is_flag = |arg: &str| arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
+        std::env::args_os().any(|arg| is_flag(&arg.to_string_lossy()))
     };
     let hidden: &[&str] = match (given("--model"), given("--models")) {
         (true, false) => &["models"],

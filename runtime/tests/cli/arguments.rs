@@ -1,6 +1,8 @@
 //! Output, errors and exit codes of the program without a model.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
 use image::RgbImage;
@@ -246,4 +248,13 @@ fn unwritable_outputs_are_errors_before_the_work_starts() {
     let parts = ["`retinanet.onnx`"];
     expect_error(program(&folder).args(["detect", "--json", "a.json", "--csv", "a.csv", "a.png"]), 1, &parts);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn names_of_files_need_not_be_utf_8() {
+    let folder = folder();
+    let name = OsStr::from_bytes(b"\xE9.png");
+    fs::copy(folder.path().join("a.png"), folder.path().join(name)).unwrap();
+    let (code, _, stderr) = run(program(&folder).args(["detect", "--model", "garbage.onnx"]).arg(name));
+    assert!(code == 1 && stderr.contains("not an ONNX file"), "{code}: {stderr}");
 }

@@ -235,6 +235,19 @@ fn a_folder_without_a_model_that_works_is_an_error() {
 }
 
 #[test]
+fn a_flag_wins_over_the_variable_of_the_other_kind_of_models() {
+    let folder = folder();
+    fs::write(folder.path().join("tiny.onnx"), fixture::tiny_model()).unwrap();
+    let mut command = fixture::program(&folder);
+    command.env("DETECTOR_MODELS", "nowhere").args(["serve", "--model=tiny.onnx"]);
+    assert_eq!(Server::start_with(command, &[]).get("/v2/models/tiny/ready").status, 200);
+    put(&folder, "a", 1, fixture::tiny_model());
+    let mut command = fixture::program(&folder);
+    command.env("DETECTOR_MODEL", "nowhere.onnx").env("DETECTOR_MODEL_NAME", "b").args(["serve", "--models", "models"]);
+    assert_eq!(Server::start_with(command, &[]).get("/v2/models/a/ready").status, 200);
+}
+
+#[test]
 fn the_name_of_a_single_model_can_be_chosen() {
     let folder = folder();
     let server = Server::start_tiny(&folder, &["--model-name", "cats"]);
