@@ -233,7 +233,12 @@ impl ProcessGroup {
     }
 
     fn failure(&self, operation: &'static str, reason: String) -> Error {
-        Error::Collective { operation, absent: self.absent(), reason }
+        let absent = self.absent();
+        if self.is_first() && !self.launch.launcher_serves_store {
+            // The store ends with this process, and others, whose time was over a little later, may still be asking it.
+            thread::sleep(ANSWER / 2);
+        }
+        Error::Collective { operation, absent, reason }
     }
 
     /// The other ranks that do not answer a roll call.
