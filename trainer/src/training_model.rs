@@ -170,18 +170,22 @@ impl TrainingModel {
     /// with the model.
     pub(crate) fn state(&self) -> Vec<(&'static str, Tensor)> {
         let Self { parameters, average, optimizer, .. } = self;
-        let mut state = vec![("trainable", &parameters.trainable), ("buffers", &parameters.buffers)];
-        if parameters.frozen.numel() > 0 {
-            state.push(("frozen", &parameters.frozen));
-        }
+        let mut state = vec![
+            ("trainable", &parameters.trainable),
+            ("buffers", &parameters.buffers),
+            ("frozen", &parameters.frozen),
+        ];
         if let Some(average) = average {
             state.extend([
                 ("average_trainable", &average.parameters.trainable),
                 ("average_buffers", &average.parameters.buffers),
+                ("average_frozen", &average.parameters.frozen),
             ]);
         }
         state.extend(optimizer.moment_names().iter().copied().zip(&optimizer.moments));
-        state.into_iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect()
+        // Most runs freeze nothing.
+        let state = state.into_iter().filter(|(_, tensor)| tensor.numel() > 0);
+        state.map(|(name, tensor)| (name, tensor.shallow_clone())).collect()
     }
 
     /// Makes one optimizer step on `batches`, as if they were one batch; `at` is the position in the schedule.
@@ -393,4 +397,35 @@ fn has_live_norms(spec: &ModelSpec, list: &[Parameter], frozen: Option<Part>) ->
 fn release_failed_backward(device: Device) {
     let leaf = Tensor::ones([1], (Kind::Float, device)).set_requires_grad(true);
     let _ = Tensor::run_backward(&[leaf.sum(Kind::Float)], &[&leaf], false, false);
+}
+
+#[cfg(test)]
+mod tests {
+    use models::spec::Class;
+
+    use super::*;
+
+    #[test]
+    fn the_state_has_all_weights_also_frozen_ones_and_their_average() {
+        let mut spec = ModelSpec::preset("resnet18").unwrap();
+        spec.classes = vec![Class { id: 1, name: "cell".to_owned() }];
+        let model = |seed: u64, freeze: Option<Part>| {
+            let data = "data: {train: {annotations: train.json}, validation: {annotations: val.json}}";
+            let mut config = TrainConfig::parse(data).unwrap();
+            (config.run.seed, config.run.freeze, config.run.ema_decay) = (seed, freeze, Some(0.9));
+            TrainingModel::new(&spec, &config, Device::Cpu).unwrap()
+        };
+        for freeze in [None, Some(Part::Stem)] {
+            let [saved, resumed] = [1, 2].map(|seed| model(seed, freeze));
+            for ((name, from), (of, mut to)) in saved.state().into_iter().zip(resumed.state()) {
+                assert_eq!(name, of);
+                tch::no_grad(|| to.copy_(&from));
+            }
+            let weights = |model: &TrainingModel| {
+                let average = &model.average.as_ref().unwrap().parameters;
+                [model.parameters.to_tensors(), average.to_tensors()]
+            };
+            assert!(weights(&saved) == weights(&resumed), "{freeze:?}");
+        }
+    }
 }

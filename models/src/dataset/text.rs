@@ -78,8 +78,8 @@ fn without_spaces_before_quotes(text: &str, separator: char) -> Cow<'_, str> {
     let (mut at_start, mut is_quoted) = (true, false);
     let mut rest = text;
     while let Some(character) = rest.chars().next() {
-        let without_spaces = rest.trim_start_matches(' ');
         if at_start && character == ' ' {
+            let without_spaces = rest.trim_start_matches(' ');
             // All spaces at once: each of a million would look at all that follow.
             let skipped = rest.len() - without_spaces.len();
             kept.push_str(if without_spaces.starts_with('"') { "" } else { &rest[..skipped] });

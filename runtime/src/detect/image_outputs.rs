@@ -56,6 +56,12 @@ impl Targets {
         self.drawn.is_some() || self.crops.is_some()
     }
 
+    /// Refuses what would overwrite labels.
+    fn check(self) -> Result<Self, String> {
+        self.yolo.as_ref().map_or(Ok(()), Labels::check)?;
+        Ok(self)
+    }
+
     /// Whether the annotated image and the labels exist.
     pub(super) fn exist(&self) -> bool {
         let drawn = match &self.drawn {
@@ -88,9 +94,8 @@ impl Labels {
     }
 
     fn write(&self, found: &Found) -> Result<()> {
-        self.check().map_err(Error::msg)?;
         if self.path.exists() {
-            return Ok(());
+            return self.check().map_err(Error::msg);
         }
         let text = if self.scores { output::yolo_with_scores(found) } else { output::yolo(found) };
         write_unsynced(&self.path, |file| file.write_all(text.as_bytes())).with_context(|| cannot_write(&self.path))
@@ -207,17 +212,22 @@ impl TargetNames {
     /// The output files of an image. The error is the reason why there are none.
     pub(super) fn next(&mut self, file: &Path) -> Result<Targets, String> {
         self.reserve(file)?;
+        self.name(file).check()
+    }
+
+    /// Names the output files of an image.
+    fn name(&mut self, file: &Path) -> Targets {
         let extension = file.extension().filter(|_| image_file::is_jpeg(file)).and_then(|extension| extension.to_str());
         let drawn = self.drawn.as_mut().map(|names| names.next(file, Some(extension.unwrap_or("png"))));
-        Ok(Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file)? })
+        Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file) }
     }
 
     /// Reserves the names of an image that another job processes, so that all jobs name their outputs as a single one would.
     /// Those of a video's frames are not known.
     pub(super) fn skip(&mut self, file: &Path) {
         if !video::is_video(file) {
-            let _ = self.next(file);
-        } else if let (Ok(()), Some(names)) = (self.reserve(file), &mut self.drawn) {
+            self.name(file);
+        } else if let Some(names) = &mut self.drawn {
             names.next(file, Some("mp4"));
         }
     }
@@ -239,11 +249,11 @@ impl TargetNames {
         let mut name = file.file_stem().unwrap_or_default().to_owned();
         // `.frame` is removed like the extension of any image.
         name.push(format!("-{:06}.frame", frame.number));
-        Ok(Targets { drawn: video.map(Drawn::Frame), ..self.beside(Path::new(&name))? })
+        Targets { drawn: video.map(Drawn::Frame), ..self.beside(Path::new(&name)) }.check()
     }
 
     /// The output files of an image other than its annotated image.
-    fn beside(&mut self, file: &Path) -> Result<Targets, String> {
+    fn beside(&mut self, file: &Path) -> Targets {
         let yolo = self.yolo.as_mut().map(|names| names.next(file, Some("txt")));
         let crops = self.crops.as_mut().and_then(|names| {
             let prefix = names.next(file, None);
@@ -251,8 +261,7 @@ impl TargetNames {
             Some((prefix.parent()?.to_owned(), name))
         });
         let yolo = yolo.map(|path| Labels { path, scores: self.yolo_scores, keep_existing: self.keep_labels });
-        yolo.as_ref().map_or(Ok(()), Labels::check)?;
-        Ok(Targets { drawn: None, yolo, crops })
+        Targets { drawn: None, yolo, crops }
     }
 
     /// Checks that a file is not in the folder of annotated images, and reserves its image id.
