@@ -50,8 +50,8 @@ bench: setup ## Run the benchmarks: detection, post-processing, evaluation, data
 load: ## Measure `runtime serve` under load, beside a Python service; with the model of `make demo`
 	tests/interop/run load.py $(CURDIR)/$(demo)/retinanet.onnx $(CURDIR)/$(demo)/shapes/test
 
-fuzz: ## Fuzz every parser of untrusted input, ten minutes per target
-	tests/fuzz/run
+fuzz: build ## Fuzz every parser of untrusted input, and a running server, ten minutes per target
+	RUNTIME=$(abspath $(programs))/runtime tests/fuzz/run
 
 dist: setup ## Build the archives of a release into dist: programs, libraries, man pages, licenses, SBOM, checksums
 	.ci/dist
