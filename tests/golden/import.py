@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from skimage.transform import resize
 from torchvision.models import resnet50, resnext50_32x4d
-from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn_v2
+from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.detection.retinanet import _default_anchorgen
@@ -43,6 +43,13 @@ def v1():
     model = RetinaNet(_resnet_fpn_extractor(backbone, 5, [2, 3, 4], LastLevelP6P7(256, 256)), 91)
     overwrite_eps(model, 0.0)
     return model
+
+
+def deepforest():
+    """What DeepForest trains: labels from 0, thresholds of its own."""
+    return retinanet_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=2, nms_thresh=0.05, score_thresh=0.1
+    )
 
 
 def v2():
@@ -87,6 +94,8 @@ def yhenon_detects(model, image):
 CASES = [
     (dict(kind="torchvision-v1-coco", scores=0.07, boxes=0.02, bias=-7.75), v1,
      [(BLOOD, None), ("pictures/pillow__hopper.bmp", None), (BLOOD, (31, 7, 353, 407))]),
+    (dict(kind="torchvision-v1", scores=0.07, boxes=0.02, bias=-3.5), deepforest,
+     [(BLOOD, None), (BLOOD, (31, 7, 353, 407))]),
     (dict(kind="torchvision-v2", scores=1.0, boxes=0.3, bias=-7.6), v2,
      [(BLOOD, (0, 0, 480, 480)), ("pictures/exif__Landscape_1.jpg", None)]),
     (dict(kind="yhenon", scores=0.07, boxes=0.06, bias=-6.75), partial(yhenon.resnet50, 80),

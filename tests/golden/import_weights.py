@@ -42,7 +42,7 @@ def weight(name, shape, case):
         return uniform(name, shape, 0.5e-4, 1.5e-4) if stem else uniform(name, shape, 0.5, 1.5)
     if scores:
         values = uniform(name, shape, case["bias"] - 0.5, case["bias"] + 0.5)
-        if case["kind"].startswith("torchvision"):
+        if case["kind"] in ["torchvision-v1-coco", "torchvision-v2"]:
             values.reshape(-1, 91)[:, UNUSED] = -30
         return values
     if name.endswith("running_mean") and stem:

@@ -106,7 +106,7 @@ impl Case {
             if stem { uniform(name, count, 0.5e-4, 1.5e-4) } else { uniform(name, count, 0.5, 1.5) }
         } else if scores {
             let mut values = uniform(name, count, self.bias - 0.5, self.bias + 0.5);
-            if self.kind.starts_with("torchvision") {
+            if ["torchvision-v1-coco", "torchvision-v2"].contains(&self.kind.as_str()) {
                 for row in values.chunks_mut(91) {
                     UNUSED.iter().for_each(|output| row[*output] = -30.0);
                 }
@@ -184,6 +184,11 @@ fn assert_import_matches_original(kind: &str, file_name: &str, rename: impl Fn(&
     let [source, checkpoint, onnx] =
         [file_name, "imported.safetensors", "retinanet.onnx"].map(|name| folder.path().join(name));
     case.write(&source, rename);
+    if kind == "torchvision-v1" {
+        let config =
+            r#"{"num_classes": 2, "nms_thresh": 0.05, "score_thresh": 0.1, "label_dict": {"Alive": 0, "Dead": 1}}"#;
+        fs::write(folder.path().join("config.json"), config).unwrap();
+    }
     import(&source, &checkpoint, kind);
     std::fs::remove_file(&source).unwrap();
     let checkpoint = Checkpoint::open(&checkpoint).unwrap();
@@ -228,6 +233,12 @@ fn torchvision_v1_detections_match() {
         (0..4).fold(name, |name, i| name.replace(&format!("_head.conv.{i}.0."), &format!("_head.conv.{}.", 2 * i)))
     };
     assert_import_matches_original("torchvision-v1-coco", "retinanet_resnet50_fpn_coco-eeacb38b.safetensors", old_name);
+}
+
+/// DeepForest's model: labels from 0, and a file that says the thresholds.
+#[test]
+fn deepforest_detections_match() {
+    assert_import_matches_original("torchvision-v1", "model.safetensors", str::to_owned);
 }
 
 #[test]
