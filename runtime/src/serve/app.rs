@@ -62,13 +62,14 @@ impl AppState {
         self.is_started.load(Relaxed) && !self.is_draining.load(Relaxed) && self.models.is_ready()
     }
 
-    /// Detects in images and waits for all results, which have the order of the images.
+    /// Detects in images and waits for all results, which have the order of the images; `stages` become those of all.
     pub(super) async fn submit(
         &self,
         model: &ModelVersion,
         images: Vec<Bytes>,
         parameters: &Parameters,
         is_drawn: bool,
+        stages: &mut Option<Stages>,
     ) -> Result<Vec<ImageReply>, RequestError> {
         let submitted = Instant::now();
         let limits = [parameters.timeout, self.settings.request_timeout];
@@ -103,7 +104,9 @@ impl AppState {
             let mut results = Vec::with_capacity(replies.len());
             for reply in replies {
                 // A worker drops images whose time is over.
-                results.push(reply.await.map_err(|_| if deadline.is_some() { over() } else { stopped() })?);
+                let reply = reply.await.map_err(|_| if deadline.is_some() { over() } else { stopped() })?;
+                stages.get_or_insert_default().add(&reply.stages);
+                results.push(reply);
             }
             Ok(results)
         };
@@ -113,20 +116,20 @@ impl AppState {
         }
     }
 
-    /// `POST /v2/models/M/infer`. Returns the response, the number of images that were detected in, and their stages.
+    /// `POST /v2/models/M/infer`. Returns the response and the number of images that were detected in.
     pub(super) async fn infer(
         &self,
         model: &ModelVersion,
         request: InferRequest,
-    ) -> Result<(InferResponse, usize, Stages), RequestError> {
+        stages: &mut Option<Stages>,
+    ) -> Result<(InferResponse, usize), RequestError> {
         let InferRequest { id, images, outputs, parameters, .. } = request;
-        let replies = self.submit(model, images, &parameters, false).await?;
+        let replies = self.submit(model, images, &parameters, false, stages).await?;
         let classes = &model.backend.spec().classes;
         let is_alone = replies.len() == 1;
-        let (mut stages, mut detected) = (Stages::default(), 0);
+        let mut detected = 0;
         let mut results = Vec::with_capacity(replies.len());
-        for ImageReply { outcome, stages: of_image, .. } in replies {
-            stages.add(&of_image);
+        for ImageReply { outcome, .. } in replies {
             match &outcome {
                 Ok(_) => detected += 1,
                 // One broken image among others has its error in its place; what concerns all of them is the request's.
@@ -143,7 +146,7 @@ impl AppState {
         }
         let description = &model.description;
         let names = [description.name.as_str(), description.version.as_str()];
-        Ok((InferResponse::new(names, id.as_deref(), &outputs, &results), detected, stages))
+        Ok((InferResponse::new(names, id.as_deref(), &outputs, &results), detected))
     }
 
     /// `GET /model`: what clients may know of a model beyond the protocol.

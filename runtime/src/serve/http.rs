@@ -212,9 +212,9 @@ impl AppState {
                 }
                 Ok(request)
             });
-            self.infer(model, request.await?).await
+            self.infer(model, request.await?, &mut log.stages).await
         };
-        let (answer, _) = end(outcome, log, answered.await)?;
+        let (answer, _) = end(outcome, answered.await, log.stages)?;
         let content_type = if answer.header_length.is_some() { "application/octet-stream" } else { JSON };
         let mut response = response(StatusCode::OK, content_type, answer.body);
         if let Some(length) = answer.header_length {
@@ -255,13 +255,13 @@ impl AppState {
             if parameters.model != name {
                 return Err(RequestError::bad("the model is chosen in the URL, as in /detect?model=NAME"));
             }
-            let replies = self.submit(&model, vec![image], &parameters, is_drawn).await?;
-            let [ImageReply { outcome, drawn, stages }]: [ImageReply; 1] =
+            let replies = self.submit(&model, vec![image], &parameters, is_drawn, &mut log.stages).await?;
+            let [ImageReply { outcome, drawn, .. }]: [ImageReply; 1] =
                 replies.try_into().unwrap_or_else(|_| unreachable!("a request of one image has one reply"));
             let found = outcome.map_err(|failure| request_error(&failure))?;
-            Ok(((found, drawn), 1, stages))
+            Ok(((found, drawn), 1))
         };
-        let ((found, drawn), stages) = end(outcome, log, answered.await)?;
+        let ((found, drawn), stages) = end(outcome, answered.await, log.stages)?;
         let mut response = match drawn {
             Some(jpeg) => response(StatusCode::OK, "image/jpeg", jpeg),
             None => response(StatusCode::OK, JSON, outcome_json(&Ok(found), &model.backend.spec().classes)),
@@ -273,16 +273,16 @@ impl AppState {
     }
 }
 
-/// Counts and logs how a request for detections has ended: with an answer, the number of images that were detected in and
-/// their stages, or with an error.
+/// Counts how a request for detections has ended: with an answer and the number of images that were detected in, or with an
+/// error.
 fn end<T>(
     outcome: RequestOutcome,
-    log: &mut RequestLog,
-    answered: Result<(T, usize, Stages), RequestError>,
+    answered: Result<(T, usize), RequestError>,
+    stages: Option<Stages>,
 ) -> Result<(T, Stages), RequestError> {
+    let stages = stages.unwrap_or_default();
     match answered {
-        Ok((answer, images, stages)) => {
-            log.stages = Some(stages);
+        Ok((answer, images)) => {
             outcome.succeed(images, &stages);
             Ok((answer, stages))
         }

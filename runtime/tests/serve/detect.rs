@@ -166,7 +166,7 @@ fn a_slow_image_delays_no_others() {
 }
 
 #[test]
-fn ids_of_requests_are_kept_or_made() {
+fn every_request_has_an_id_and_a_line_in_the_log() {
     let folder = folder();
     let server = Server::start_tiny(&folder, &[]);
     let response = server.post("/detect", &["X-Request-Id: abc-1"], &image(&folder, "1.png"));
@@ -174,4 +174,12 @@ fn ids_of_requests_are_kept_or_made() {
     let response = server.post("/detect", &["X-Request-Id: a b"], b"no image");
     assert!(response.headers["x-request-id"] != "a b" && response.status == 400);
     assert_eq!(response.json(), json!({"error": "not a JPEG, PNG, WebP, BMP, GIF or TIFF image"}));
+    for status in ["status=200", "status=400"] {
+        server.wait_for(status);
+        let log = server.stderr();
+        let line = log.lines().find(|line| line.contains(status) && line.contains("path=/detect")).unwrap();
+        // Also of images that cannot be decoded.
+        let stages = ["queue_ms=", "decode_ms=", "network_ms="];
+        assert!(line.contains("bytes_in=") && stages.iter().all(|stage| line.contains(stage)), "{line}");
+    }
 }
