@@ -17,7 +17,7 @@ use ndarray::Axis;
 
 use crate::batcher::{BatchOptions, Batcher, Inference, Pending, Statistics};
 use crate::call::CallOptions;
-use crate::engine::{Engine, EngineError, EngineOptions, Input, Outputs, PixelType, Pixels};
+use crate::engine::{CAPTURE_RUN, Engine, EngineError, EngineOptions, Input, Outputs, PixelType, Pixels};
 use crate::machine;
 use crate::postprocess::{Candidates, Detection, Selection};
 use crate::provider::Provider;
@@ -91,8 +91,7 @@ impl Detector {
         }
         let batcher = Batcher::new(engines, BatchOptions { max_batch, max_delay, observer });
         let capacity = max_batch.get().saturating_mul(instances.get());
-        // ONNX Runtime captures a CUDA graph in the third run.
-        let warm_up_runs = if engine_options.cuda_graphs { 3 } else { 1 };
+        let warm_up_runs = if engine_options.cuda_graphs { CAPTURE_RUN } else { 1 };
         let anchors = AnchorCache::default();
         Ok(Self { batcher, engine, spec, wanted, views, anchors, max_batch, capacity, warm_up_runs })
     }

@@ -23,6 +23,7 @@ use ort::value::{DynValue, Tensor, TensorRef};
 pub use error::EngineError;
 pub(crate) use error::ort_message;
 pub use input::{Input, PixelType, Pixels};
+pub(crate) use memory::CAPTURE_RUN;
 pub use model_info::{ModelInfo, ValueInfo};
 pub use options::{EngineOptions, ShapeProfile, TensorrtOptions};
 pub use outputs::{CandidateOutputs, DenseOutputs, DetectionOutputs, Outputs};

@@ -2,12 +2,25 @@
 //! <https://onnxruntime.ai/docs/performance/device-tensor.html>
 
 use std::fmt::Debug;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use models::onnx_contract::{IMAGES, SIZES};
 use ndarray::{ArrayView3, Ix4, LinalgScalar, s};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, Session};
 use ort::value::{DynTensorValueType, DynValue, PrimitiveTensorElementType, Tensor};
+
+/// The run in which ONNX Runtime captures a CUDA graph; the ones before allocate what it needs.
+pub(crate) const CAPTURE_RUN: usize = 3;
+
+/// What another thread does on the GPU while a graph is captured, such as allocating memory, fails, and so does the capture:
+/// it excludes everything else. <https://github.com/microsoft/onnxruntime/issues/18806>
+static CAPTURE: RwLock<()> = RwLock::new(());
+
+/// While this lives, no CUDA graph is captured.
+pub(super) fn without_capture() -> RwLockReadGuard<'static, ()> {
+    CAPTURE.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A device's memory, and the host memory that the device can access.
 #[derive(Clone, Debug)]
@@ -80,6 +93,8 @@ pub(super) struct IoBuffers {
 struct GraphBuffers {
     images: Tensor<f32>,
     binding: IoBinding,
+    /// Runs so far.
+    runs: usize,
 }
 
 impl IoBuffers {
@@ -98,6 +113,9 @@ impl IoBuffers {
         shape: [usize; 4],
         outputs: &[&'static str],
     ) -> ort::Result<Vec<DynValue>> {
+        let captures = self.use_cuda_graph && self.graph.as_ref().is_none_or(|graph| graph.runs < CAPTURE_RUN);
+        let _alone = captures.then(|| CAPTURE.write().unwrap_or_else(PoisonError::into_inner));
+        let _with_others = (!captures).then(without_capture);
         if bytes.is_empty() {
             self.floats = Some(self.locations.fill(self.floats.take(), session, floats, shape)?);
         } else {
@@ -143,7 +161,7 @@ impl GraphBuffers {
         for name in outputs {
             binding.bind_output_to_device(*name, &device)?;
         }
-        Ok(Self { images, binding })
+        Ok(Self { images, binding, runs: 0 })
     }
 
     fn run(
@@ -155,6 +173,7 @@ impl GraphBuffers {
     ) -> ort::Result<Vec<DynValue>> {
         images.copy_into(&mut self.images)?;
         let mut values = session.run_binding(&self.binding)?;
+        self.runs += 1;
         let values = outputs.iter().filter_map(|name| values.remove(*name));
         let copied = values.map(|value| {
             let value = value.downcast::<DynTensorValueType>()?;
@@ -167,6 +186,9 @@ impl GraphBuffers {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::thread;
+    use std::time::Duration;
 
     use models::{ModelSpec, Provenance, parameters};
     use ndarray::{Array3, Array4, ArrayD, Axis, IxDyn};
@@ -242,6 +264,27 @@ mod tests {
                 assert_eq!(values(&outputs), expected);
             }
         }
+    }
+
+    #[test]
+    fn a_capture_waits_for_others_on_the_gpu_and_replays_do_not() {
+        let (images, done) = (images(1, 64), AtomicUsize::new(0));
+        let (mut session, mut buffers) = (open(), IoBuffers::new(cpu_locations(), true));
+        thread::scope(|scope| {
+            let other = without_capture();
+            let capture = scope.spawn(|| {
+                for _ in 0..CAPTURE_RUN {
+                    run(&mut buffers, &mut session, &images, 1);
+                    done.fetch_add(1, SeqCst);
+                }
+            });
+            thread::sleep(Duration::from_millis(100));
+            assert_eq!(done.load(SeqCst), 0);
+            drop(other);
+            capture.join().unwrap();
+        });
+        let _other = without_capture();
+        run(&mut buffers, &mut session, &images, 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use ort::session::Session;
 use ort::session::builder::SessionBuilder;
 
 use super::error::{EngineError, ort_message};
+use super::memory::without_capture;
 use super::options::{EngineOptions, ShapeProfile, TensorrtOptions};
 use crate::library::{self, Library};
 use crate::provider::{OpenvinoDevice, Provider};
@@ -46,6 +47,7 @@ pub(crate) fn session(
     if !matches!(provider, Provider::Cpu | Provider::Auto) && fallback == Fallback::Forbidden {
         builder = without_fallback(builder).map_err(session_error)?;
     }
+    let _guard = provider.is_nvidia().then(without_capture);
     builder = register(builder, options, &loaded.library)?;
     commit(&mut builder).map_err(session_error)
 }
