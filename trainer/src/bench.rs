@@ -137,30 +137,8 @@ fn measure(
     let mut model = TrainingModel::new(&spec, config, device)?;
     let loader = Loader::new(Recipe::new(config, dataset, spec), config.run.workers)?.for_device(device);
     set_cudnn_benchmark(device, &config.run, &[loader.recipe()]);
-
-    let start = Instant::now();
-    let mut loaded = 0;
-    // At least two for each worker.
-    let batches = BATCHES.max(2 * config.run.workers) as u64;
-    for batch in loader.batches(requests(batches, batch_size)) {
-        loaded += batch?.indices.len();
-    }
-    let loader_images_per_second = loaded as f64 / start.elapsed().as_secs_f64();
-
-    let alone = Rc::new(ProcessGroup::alone());
-    group.barrier()?;
-    let mut trained = train(&mut model, &alone, &loader, config, args.steps)?;
-    let mut communication = None;
-    if group.world_size() > 1 {
-        model.join(group.clone())?;
-        let together = train(&mut model, group, &loader, config, args.steps)?;
-        communication = Some(Communication {
-            seconds: together.communication,
-            fraction: together.communication / together.step,
-            efficiency: trained.step / together.step,
-        });
-        trained = together;
-    }
+    let loader_images_per_second = loading_speed(&loader, config.run.workers, batch_size)?;
+    let (mut trained, communication) = train_alone_and_together(&mut model, group, &loader, config, args.steps)?;
     if device.is_cuda() {
         // Waiting for the GPU after each stage takes time of its own.
         model.time_device();
@@ -180,6 +158,41 @@ fn measure(
         loader_images_per_second,
         memory_mib: [early_memory, memory()],
     })
+}
+
+/// Images per second of the loader without training.
+fn loading_speed(loader: &Loader, workers: usize, batch_size: usize) -> anyhow::Result<f64> {
+    let start = Instant::now();
+    // At least two for each worker.
+    let batches = BATCHES.max(2 * workers) as u64;
+    let mut loaded = 0;
+    for batch in loader.batches(requests(batches, batch_size)) {
+        loaded += batch?.indices.len();
+    }
+    Ok(loaded as f64 / start.elapsed().as_secs_f64())
+}
+
+/// The steps of all processes together, and what that costs, for which each also makes them alone.
+fn train_alone_and_together(
+    model: &mut TrainingModel,
+    group: &Rc<ProcessGroup>,
+    loader: &Loader,
+    config: &TrainConfig,
+    steps: u64,
+) -> anyhow::Result<(Trained, Option<Communication>)> {
+    group.barrier()?;
+    let alone = train(model, &ProcessGroup::alone(), loader, config, steps)?;
+    if group.world_size() == 1 {
+        return Ok((alone, None));
+    }
+    model.join(group.clone())?;
+    let together = train(model, group, loader, config, steps)?;
+    let communication = Communication {
+        seconds: together.communication,
+        fraction: together.communication / together.step,
+        efficiency: alone.step / together.step,
+    };
+    Ok((together, Some(communication)))
 }
 
 /// Results of training steps.

@@ -1,10 +1,11 @@
 //! The configuration of a training run: `retinanet.yaml`.
 
 mod data;
+mod ranges;
 
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow};
 use models::dataset::Dataset;
 use models::spec::FORMAT;
 use models::{Matcher, ModelSpec};
@@ -18,11 +19,11 @@ use crate::batch_size::BatchSize;
 use crate::interval::Interval;
 use crate::loss::LossConfig;
 use crate::machine::default_workers;
-use crate::optimizer::{OptimizerConfig, OptimizerKind};
+use crate::optimizer::OptimizerConfig;
 use crate::overrides::Overrides;
 use crate::part::Part;
 use crate::precision::Precision;
-use crate::schedule::{ScheduleConfig, ScheduleKind};
+use crate::schedule::ScheduleConfig;
 pub use data::{BadAnnotations, DataConfig, DatasetConfig};
 
 /// The complete configuration of a training run.
@@ -191,84 +192,6 @@ impl TrainConfig {
     /// The model's spec with the classes of a data set.
     pub(crate) fn spec_of(&self, dataset: &Dataset) -> ModelSpec {
         ModelSpec { classes: dataset.classes().to_vec(), ..self.model.clone() }
-    }
-
-    fn validate(&self) -> anyhow::Result<()> {
-        let Self { augmentation, matching, loss, optimizer, schedule, run, .. } = self;
-        let fraction = |name: &str, value: f64| {
-            ensure!((0.0..=1.0).contains(&value), "`{name}` is {value}, expected 0 to 1");
-            Ok(())
-        };
-        let not_negative = |name: &str, value: f64| {
-            ensure!(value.is_finite() && value >= 0.0, "`{name}` is {value}, expected zero or more");
-            Ok(())
-        };
-        self.data.validate()?;
-        augmentation.validate()?;
-        fraction("loss.alpha", loss.alpha)?;
-        not_negative("loss.gamma", loss.gamma)?;
-        not_negative("loss.box_loss_weight", loss.box_loss_weight)?;
-        ensure!(
-            loss.smooth_l1_beta.is_finite() && loss.smooth_l1_beta > 0.0,
-            "`loss.smooth_l1_beta` is {}, expected more than zero",
-            loss.smooth_l1_beta
-        );
-        let thresholds = [matching.background_iou_threshold, matching.foreground_iou_threshold];
-        if !(0.0 <= thresholds[0] && thresholds[0] <= thresholds[1] && thresholds[1] <= 1.0) {
-            bail!(
-                "`matching` has the IoU thresholds {thresholds:?}, expected 0 <= background_iou_threshold <= \
-                 foreground_iou_threshold <= 1"
-            );
-        }
-        not_negative("optimizer.learning_rate", optimizer.learning_rate)?;
-        not_negative("optimizer.backbone_lr_multiplier", optimizer.backbone_lr_multiplier)?;
-        not_negative("optimizer.weight_decay", optimizer.weight_decay)?;
-        fraction("optimizer.momentum", optimizer.momentum)?;
-        for beta in optimizer.betas {
-            ensure!((0.0..1.0).contains(&beta), "`optimizer.betas` contains {beta}, expected 0 to 1, 1 excluded");
-        }
-        if let Some(norm) = optimizer.clip_grad_norm {
-            ensure!(norm > 0.0, "`optimizer.clip_grad_norm` is {norm}, expected more than zero, or null");
-        }
-        ensure!(
-            !optimizer.nesterov || (optimizer.kind == OptimizerKind::Sgd && optimizer.momentum > 0.0),
-            "`optimizer.nesterov` requires `kind: sgd` and a momentum above zero"
-        );
-        ensure!(
-            optimizer.gradient_accumulation_steps > 0,
-            "`optimizer.gradient_accumulation_steps` is 0, expected at least 1"
-        );
-        fraction("schedule.final_lr_ratio", schedule.final_lr_ratio)?;
-        ensure!(
-            schedule.factor > 0.0 && schedule.factor < 1.0,
-            "`schedule.factor` is {}, expected 0 to 1, both excluded",
-            schedule.factor
-        );
-        ensure!(
-            schedule.kind != ScheduleKind::Step || !schedule.milestones.is_empty(),
-            "`schedule.milestones` is empty, expected the epochs after which the learning rate is reduced"
-        );
-        ensure!(
-            schedule.milestones.iter().all(|epoch| (1..run.epochs).contains(epoch)),
-            "`schedule.milestones` is {:?}, expected epochs within the run, from 1 to {}",
-            schedule.milestones,
-            run.epochs.saturating_sub(1)
-        );
-        ensure!(schedule.early_stop != Some(0), "`schedule.early_stop` is 0, expected at least 1, or null");
-        ensure!(run.epochs > 0, "`run.epochs` is 0, expected at least 1");
-        ensure!(
-            run.freeze != Some(Part::Heads),
-            "`run.freeze` is `heads`, which leaves nothing to train; expected at most `pyramid`"
-        );
-        if let Some(decay) = run.ema_decay {
-            ensure!((0.0..1.0).contains(&decay), "`run.ema_decay` is {decay}, expected 0 to 1, 1 excluded, or null");
-        }
-        ensure!(run.keep_checkpoints != Some(0), "`run.keep_checkpoints` is 0, expected at least 1, or null");
-        if let Some(minutes) = run.save_every_minutes {
-            ensure!(minutes > 0.0, "`run.save_every_minutes` is {minutes}, expected more than zero, or null");
-        }
-        ensure!((1..=256).contains(&run.workers), "`run.workers` is {}, expected 1 to 256", run.workers);
-        Ok(())
     }
 }
 

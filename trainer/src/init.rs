@@ -109,6 +109,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn configurations_contain_every_key_of_the_reference() {
+        let text = text("resnet50").unwrap();
+        let words: Vec<_> = text.split(|c: char| !c.is_ascii_alphanumeric() && !"_:".contains(c)).collect();
+        let rows = include_str!("../CONFIGURATION.md").lines().filter_map(|line| line.strip_prefix("| `"));
+        let keys: Vec<_> = rows.filter_map(|row| row.split('`').next()?.rsplit('.').next()).collect();
+        assert!(keys.len() > 100, "{}", keys.len());
+        let missing: Vec<_> = keys.iter().filter(|key| !words.contains(&format!("{key}:").as_str())).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
     fn indent(text: &str) -> String {
         text.lines().map(|line| format!("  {line}\n")).collect()
     }

@@ -10,7 +10,8 @@ use crate::augmentation::{AugmentationConfig, ScaleConfig};
 use crate::config::TrainConfig;
 use crate::loader::{BatchRequest, Loader};
 use crate::schedule::{Patience, SchedulePosition};
-use crate::training_model::{StepError, TrainingModel};
+use crate::step::StepError;
+use crate::training_model::TrainingModel;
 
 /// Fraction of the CPU's free memory that training may take. The rest is for other programs and for files.
 const FRACTION_OF_MEMORY: f64 = 0.8;

@@ -12,7 +12,7 @@ use crate::average::Average;
 use crate::checkpoint::checkpoint;
 use crate::config::TrainConfig;
 use crate::cpu_watch::CpuWatch;
-use crate::failure::{TorchError, catch};
+use crate::failure::catch;
 use crate::group::{Halt, agree};
 use crate::interrupt::Interrupt;
 use crate::loader::Batch;
@@ -23,7 +23,7 @@ use crate::part::Part;
 use crate::precision::Precision;
 use crate::predictor::Predictor;
 use crate::schedule::SchedulePosition;
-use crate::step::{StageSeconds, Step};
+use crate::step::{StageSeconds, Step, StepError};
 use crate::step_totals::StepTotals;
 use crate::training_network::TrainingNetwork;
 use crate::transfer::Transfer;
@@ -55,23 +55,6 @@ pub struct TrainingModel {
     watch: CpuWatch,
     /// Whether an update of the weights failed midway.
     torn: bool,
-}
-
-/// Why a step was not made.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// libtorch has failed.
-    #[error(transparent)]
-    Torch(#[from] TorchError),
-    /// A signal or another rank has stopped the run.
-    #[error(transparent)]
-    Halt(#[from] Halt),
-}
-
-impl StepError {
-    fn is_interrupted(&self) -> bool {
-        matches!(self, Self::Halt(Halt::Interrupted))
-    }
 }
 
 /// What the batches of one rank contribute to a step.

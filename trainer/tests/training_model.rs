@@ -17,10 +17,10 @@ use trainer::loss_scaler::LossScaler;
 use trainer::part::Part;
 use trainer::precision::Precision;
 use trainer::schedule::{Patience, SchedulePosition};
-use trainer::step::{StageSeconds, Step};
+use trainer::step::{StageSeconds, Step, StepError};
 use trainer::step_totals::StepTotals;
 use trainer::targets::{Normalizer, Object, Targets};
-use trainer::training_model::{StepError, TrainingModel};
+use trainer::training_model::TrainingModel;
 
 const SIDE: usize = 64;
 
