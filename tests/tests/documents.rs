@@ -39,6 +39,16 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The lines of a document in fenced blocks.
+fn blocks(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_block = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.starts_with("```");
+        in_block ^= is_fence;
+        !is_fence && in_block
+    })
+}
+
 /// Targets of links and images: what is between `](` and `)`.
 fn links(text: &str) -> Vec<String> {
     // A link may go on in the next line.
@@ -79,6 +89,28 @@ fn relative_links_lead_to_files_and_headings() {
 }
 
 #[test]
+fn jobs_of_make_that_documents_name_exist() {
+    let makefile = fs::read_to_string(root().join("Makefile")).unwrap();
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase());
+    let jobs = makefile.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name);
+    let jobs: BTreeSet<_> = jobs.filter(|name| is_name(name)).collect();
+    let mut checked = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        let in_prose = text.split("`make ").skip(1);
+        for command in in_prose.chain(blocks(&text).filter_map(|line| line.strip_prefix("make "))) {
+            let words = command.split(['`', '\n', '#']).next().unwrap().split_whitespace();
+            // Of `make setup CUDA=1`, the first.
+            for job in words.filter(|word| is_name(word)) {
+                assert!(jobs.contains(job), "{}: make {job}; there are {jobs:?}", document.display());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 20, "{checked}");
+}
+
+#[test]
 fn documents_name_the_minimum_rust_version() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let line = manifest.lines().find_map(|line| line.strip_prefix("rust-version = ")).unwrap();
@@ -114,6 +146,10 @@ fn results_are_those_of_the_linked_sections() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let rows: Vec<_> = section(&readme, "results").lines().filter(|line| line.contains("](")).collect();
     assert!(rows.len() >= 6, "{rows:?}");
+    // And so does the figure of the first steps.
+    let figure = readme.split("from scratch to AP50 ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let trainer = fs::read_to_string(root().join("trainer/README.md")).unwrap();
+    assert!(section(&trainer, "results-on-real-data").contains(figure), "{figure}");
     for row in rows {
         let cells: Vec<_> = row.split('|').collect();
         let links = links(row);
