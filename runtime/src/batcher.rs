@@ -217,6 +217,9 @@ mod tests {
                 error => assert!(bad < 0.0 && matches!(error, EngineError::OnlyCandidates), "{error}"),
             }
         }
+        // Only the runs that succeeded, of single inputs.
+        let Statistics { inputs, batches, .. } = batcher.statistics();
+        assert_eq!((inputs, batches), (4, 4));
     }
 
     #[test]

@@ -37,12 +37,29 @@ pub struct Cancellation(Arc<State>);
 struct State {
     is_canceled: AtomicBool,
     deadline: Option<Instant>,
+    /// Sets this one, too.
+    parent: Option<Cancellation>,
+}
+
+/// Sets a cancellation when it is dropped, such as at the early end of what waits for the result.
+#[derive(Debug)]
+pub struct CancelOnDrop(pub Cancellation);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl Cancellation {
     /// Is set by itself when the deadline has passed.
     pub fn at(deadline: Option<Instant>) -> Self {
-        Self(Arc::new(State { is_canceled: AtomicBool::new(false), deadline }))
+        Self(Arc::new(State { deadline, ..State::default() }))
+    }
+
+    /// A cancellation of its own for a part of the work, which is also set when this one is.
+    pub fn child(&self) -> Self {
+        Self(Arc::new(State { parent: Some(self.clone()), ..State::default() }))
     }
 
     /// Says that nobody waits any more.
@@ -52,7 +69,10 @@ impl Cancellation {
 
     /// Whether [`Cancellation::cancel`] was called or the deadline has passed.
     pub fn is_canceled(&self) -> bool {
-        self.0.is_canceled.load(Relaxed) || self.0.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        let State { is_canceled, deadline, parent } = &*self.0;
+        is_canceled.load(Relaxed)
+            || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            || parent.as_ref().is_some_and(Self::is_canceled)
     }
 }
 
@@ -72,5 +92,15 @@ mod tests {
         let now = Instant::now();
         assert!(Cancellation::at(Some(now)).is_canceled());
         assert!(!Cancellation::at(Some(now + Duration::from_secs(60))).is_canceled());
+    }
+
+    #[test]
+    fn a_child_is_set_with_its_parent_and_not_the_other_way() {
+        let parent = Cancellation::default();
+        let [first, second] = [parent.child(), parent.child()];
+        drop(CancelOnDrop(first.clone()));
+        assert_eq!([&parent, &first, &second].map(Cancellation::is_canceled), [false, true, false]);
+        parent.cancel();
+        assert!(second.is_canceled());
     }
 }

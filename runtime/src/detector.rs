@@ -16,7 +16,7 @@ use models::{ModelSpec, Placement, Preprocessed, RgbRows, RgbView, preprocess_by
 use ndarray::Axis;
 
 use crate::batcher::{BatchOptions, Batcher, Inference, Pending, Statistics};
-use crate::call::CallOptions;
+use crate::call::{CallOptions, CancelOnDrop};
 use crate::engine::{CAPTURE_RUN, Engine, EngineError, EngineOptions, Input, Outputs, PixelType, Pixels};
 use crate::machine;
 use crate::postprocess::{Candidates, Detection, Selection};
@@ -203,6 +203,9 @@ impl Detector {
         let own = CallRules::new(&self.spec, self.wanted.as_deref());
         let rules = own.overridden(&options.rules, &self.engine).map_err(DetectorError::from)?;
         let mut timing = Timing::default();
+        // After an error nobody waits for the views that were submitted before.
+        let cancellation = options.cancellation.child();
+        let _cancel = CancelOnDrop(cancellation.clone());
         let mut specs = self.views.view_specs(size[0], size[1]).into_iter();
         // An image may have hundreds of views, which are not all to be prepared before the first has run.
         let (mut views, mut found) = (VecDeque::new(), Vec::new());
@@ -210,12 +213,12 @@ impl Detector {
             while views.len() < self.max_ahead()
                 && let Some(spec) = specs.next()
             {
-                if options.cancellation.is_canceled() {
+                if cancellation.is_canceled() {
                     return Err(DetectorError::from(EngineError::Canceled).into());
                 }
                 let _span = tracing::debug_span!("prepare").entered();
                 let (input, placement) = timed(&mut timing.prepare, || prepare(spec))?;
-                let pending = self.batcher.submit(input, options.priority, options.cancellation.clone());
+                let pending = self.batcher.submit(input, options.priority, cancellation.clone());
                 views.push_back(View { spec, placement, pending });
             }
             let Some(View { spec, placement, pending }) = views.pop_front() else { break };
@@ -356,14 +359,44 @@ fn check(found: &Candidates, anchors: usize, classes: usize, [height, width]: [u
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::thread;
+
+    use ndarray::{Array2, Array3, arr1};
+
     use super::*;
-    use ndarray::{Array2, arr1};
+    use crate::engine::model;
+    use crate::views::Tiling;
 
     #[test]
     fn threads_can_share_a_detector() {
         fn assert_send_and_sync<T: Send + Sync>() {}
         assert_send_and_sync::<Detector>();
         assert_send_and_sync::<DetectorError>();
+    }
+
+    #[test]
+    fn after_an_error_the_views_that_wait_do_not_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, model()).unwrap();
+        let mut options = DetectorOptions::default();
+        options.views.tiling = Some(Tiling { width: 64, height: 64, overlap: 0.0 });
+        // Inputs wait for more of them.
+        (options.max_batch, options.max_queue_delay) = (NonZeroUsize::new(4), Duration::from_secs(1));
+        let detector = Detector::open(&path, options).unwrap();
+        let placement = detector.spec().preprocessing.place(64, 64);
+        let views = Cell::new(0);
+        let prepare = |_| {
+            if views.replace(views.get() + 1) < 2 {
+                Ok((Array3::<f32>::zeros((3, 64, 64)).into(), placement))
+            } else {
+                Err(DetectorError::Scores(0))
+            }
+        };
+        detector.detect_views([256, 64], &CallOptions::default(), prepare).unwrap_err();
+        thread::sleep(Duration::from_millis(2000));
+        assert_eq!((views.get(), detector.statistics().inputs), (3, 0));
     }
 
     #[test]

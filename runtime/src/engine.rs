@@ -23,7 +23,9 @@ use ort::value::{DynValue, Tensor, TensorRef};
 pub use error::EngineError;
 pub(crate) use error::ort_message;
 pub use input::{Input, PixelType, Pixels};
-pub(crate) use memory::CAPTURE_RUN;
+#[cfg(test)]
+pub(crate) use memory::tests::model;
+pub(crate) use memory::{CAPTURE_RUN, without_capture};
 pub use model_info::{ModelInfo, ValueInfo};
 pub use options::{EngineOptions, ShapeProfile, TensorrtOptions};
 pub use outputs::{CandidateOutputs, DenseOutputs, DetectionOutputs, Outputs};
@@ -54,7 +56,8 @@ const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_fol
 /// A session and the buffers of its inputs and outputs.
 #[derive(Debug)]
 struct Runner {
-    session: Session,
+    /// `None` when it is dropped.
+    session: Option<Session>,
     /// Buffers that a GPU can access; `None` on the CPU, which can access all memory.
     buffers: Option<IoBuffers>,
     /// Whether the network also reads [`SIZES`].
@@ -145,7 +148,7 @@ impl Engine {
             }
             _ => None,
         };
-        let runner = Mutex::new(Runner { session, buffers, reads_sizes: contract.reads_sizes });
+        let runner = Mutex::new(Runner { session: Some(session), buffers, reads_sizes: contract.reads_sizes });
         Ok(Self { runner, contract, provider, library: &loaded.library, library_time, info, skipped_providers })
     }
 
@@ -271,7 +274,9 @@ impl Engine {
 impl Runner {
     /// Runs the network on a batch of this shape: the inputs, padded with zeros. Returns the outputs with these names.
     fn run(&mut self, inputs: &[&Input], shape: [usize; 4], outputs: &[&'static str]) -> ort::Result<Vec<DynValue>> {
-        let Self { session, buffers, reads_sizes } = self;
+        let Self { session: Some(session), buffers, reads_sizes } = self else {
+            unreachable!("only dropping it takes the session")
+        };
         let sizes = match reads_sizes {
             true => Some(Tensor::from_array(input::sizes(inputs, shape[0]))?),
             false => None,
@@ -293,6 +298,14 @@ impl Runner {
         values.extend(sizes.map(|sizes| (SIZES, sizes.into())));
         let mut values = session.run(values)?;
         Ok(outputs.iter().filter_map(|name| values.remove(*name)).collect())
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        // A session frees memory of its GPU.
+        let _guard = self.buffers.take().map(|_| without_capture());
+        self.session = None;
     }
 }
 

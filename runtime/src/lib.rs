@@ -79,7 +79,7 @@ pub mod video;
 
 pub use activations::ActivationReader;
 pub use batcher::{BatchObserver, Statistics};
-pub use call::{CallOptions, Cancellation, Priority};
+pub use call::{CallOptions, CancelOnDrop, Cancellation, Priority};
 pub use check::{Check, CheckReport};
 pub use detector::{Detector, DetectorError, DetectorOptions, Timing};
 pub use engine::{

@@ -109,14 +109,16 @@ async fn maintain(args: &ServeArgs, app: &Arc<AppState>) -> anyhow::Error {
         let loaded = spawn_blocking(move || models.load_all(Retry::Changed)).await;
         loaded.map_err(anyhow::Error::from).flatten()
     };
-    match load().await {
+    let errors = match load().await {
         Err(error) => return error,
-        Ok(errors) if !app.models.is_complete() => {
-            let messages: Vec<_> = errors.iter().map(|error| format!("{error:#}")).collect();
-            return anyhow!("{}", messages.join("; "));
-        }
-        loaded => report(loaded),
+        Ok(errors) => errors,
+    };
+    // Also of those that a client has tried to load before.
+    let failures = app.models.failures();
+    if !failures.is_empty() {
+        return anyhow!("{}", failures.join("; "));
     }
+    report(Ok(errors));
     app.is_started.store(true, Relaxed);
     let mut trials = every(TRIAL_INTERVAL);
     let mut trial = None::<JoinHandle<()>>;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ndarray::Array4;
 use ort::value::TensorRef;
 
-use crate::engine::{EngineError, EngineOptions, Fallback, ort_message, session};
+use crate::engine::{EngineError, EngineOptions, Fallback, ort_message, session, without_capture};
 
 /// Starts a session with these options, runs it once and returns the time taken.
 /// [`Provider::Auto`](crate::Provider::Auto) tests the CPU.
@@ -18,10 +18,13 @@ pub fn smoke_test(options: &EngineOptions) -> Result<Duration, EngineError> {
     let failed = |reason: String| EngineError::Provider { provider: options.provider, reason };
     let ort_failed = |error: ort::Error| failed(ort_message(&error));
     let session = session("the smoke test", options, Fallback::Forbidden, |builder| builder.commit_from_memory(&model));
-    let mut session = session.map_err(|error| match error {
+    let session = session.map_err(|error| match error {
         EngineError::Fallback { .. } => failed("it leaves convolutions to the CPU".to_owned()),
         error => error,
     })?;
+    // Held until the session has freed its memory.
+    let _guard = options.provider.is_nvidia().then(without_capture);
+    let mut session = session;
     let (images, weights) = (Array4::from_elem((1, 1, SIDE, SIDE), 3.0f32), Array4::from_elem((1, 1, 1, 1), 0.5f32));
     let tensor = |array| TensorRef::from_array_view(array).map_err(ort_failed);
     let (images, weights) = (tensor(&images)?, tensor(&weights)?);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::call::{Cancellation, Priority};
 use crate::engine::{EngineError, Input, Outputs};
 
-/// What a batcher has run since it was made.
+/// What a batcher has run since it was made; runs that failed only count in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
     /// Inputs of the network: one for each view of an image.

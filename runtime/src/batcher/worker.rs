@@ -58,12 +58,12 @@ impl<O> Worker<O> {
         let started = Instant::now();
         let outputs = self.call(run, &inputs);
         let network = started.elapsed();
+        let outputs = Arc::new(outputs?);
         let mut state = self.queue.lock();
         state.statistics.inputs += jobs.len() as u64;
         state.statistics.batches += 1;
         state.statistics.network += network;
         drop(state);
-        let outputs = Arc::new(outputs?);
         if let Some(observer) = &self.queue.options.observer {
             observer.observe(jobs.len(), network);
         }

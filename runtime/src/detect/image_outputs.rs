@@ -1,5 +1,6 @@
 //! The outputs of one image: annotated images, YOLO text files and crops.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -175,8 +176,7 @@ impl ImageOutputs {
                 trial.skip(file);
                 continue;
             }
-            // The names of a video's frames are not known yet.
-            let checked = if video::is_video(file) { trial.reserve(file) } else { trial.next(file).map(drop) };
+            let checked = if video::is_video(file) { trial.video(file).map(drop) } else { trial.next(file).map(drop) };
             if let Err(reason) = checked {
                 bail!("`{}`: {reason}", file.display());
             }
@@ -208,11 +208,39 @@ impl ImageOutputs {
     }
 }
 
+/// The names of a video's outputs.
+pub(super) struct VideoNames {
+    /// The annotated video, if requested.
+    pub(super) drawn: Option<PathBuf>,
+    /// What the names of its frames' outputs begin with.
+    frames: OsString,
+}
+
+/// Whatever is wrong with a file, it gets its names first: in other jobs of an array, which do not look at it, it has them too.
 impl TargetNames {
     /// The output files of an image. The error is the reason why there are none.
     pub(super) fn next(&mut self, file: &Path) -> Result<Targets, String> {
-        self.reserve(file)?;
-        self.name(file).check()
+        let targets = self.name(file);
+        self.check(file)?;
+        targets.check()
+    }
+
+    /// The names of a video's outputs. The error is the reason why there are none.
+    pub(super) fn video(&mut self, file: &Path) -> Result<VideoNames, String> {
+        let names = self.name_video(file);
+        self.check(file).map(|()| names)
+    }
+
+    /// Takes the names and the id of a file that another job processes, so that all jobs name their outputs as a single one
+    /// would.
+    pub(super) fn skip(&mut self, file: &Path) {
+        if video::is_video(file) {
+            self.name_video(file);
+        } else {
+            self.name(file);
+        }
+        // What is wrong with it is an error of its own job.
+        let _ = self.ids.take(file);
     }
 
     /// Names the output files of an image.
@@ -222,31 +250,23 @@ impl TargetNames {
         Targets { drawn: drawn.map(Drawn::Image), ..self.beside(file) }
     }
 
-    /// Reserves the names of an image that another job processes, so that all jobs name their outputs as a single one would.
-    /// Those of a video's frames are not known.
-    pub(super) fn skip(&mut self, file: &Path) {
-        if !video::is_video(file) {
-            self.name(file);
-        } else if let Some(names) = &mut self.drawn {
-            names.next(file, Some("mp4"));
-        }
-    }
-
-    /// The annotated video of a video, if requested. The error is the reason why there is none.
-    pub(super) fn video(&mut self, file: &Path, rate: Rate) -> Result<Option<Arc<AnnotatedVideo>>, String> {
-        self.reserve(file)?;
-        let path = self.drawn.as_mut().map(|names| names.next(file, Some("mp4")));
-        Ok(path.map(|path| Arc::new(AnnotatedVideo { path, rate })))
+    fn name_video(&mut self, file: &Path) -> VideoNames {
+        let drawn = self.drawn.as_mut().map(|names| names.next(file, Some("mp4")));
+        // Videos of one name have frames of one number, of which other jobs do not know.
+        let folders = [&mut self.yolo, &mut self.crops].into_iter().flatten();
+        let names = folders.map(|names| names.next(file, Some("frames"))).last();
+        let frames = names.as_deref().unwrap_or(file).file_stem().unwrap_or_default().to_owned();
+        VideoNames { drawn, frames }
     }
 
     /// The output files of a frame. The error is the reason why there are none.
     pub(super) fn frame(
         &mut self,
-        file: &Path,
+        names: &VideoNames,
         frame: Frame,
         video: Option<Arc<AnnotatedVideo>>,
     ) -> Result<Targets, String> {
-        let mut name = file.file_stem().unwrap_or_default().to_owned();
+        let mut name = names.frames.clone();
         // `.frame` is removed like the extension of any image.
         name.push(format!("-{:06}.frame", frame.number));
         Targets { drawn: video.map(Drawn::Frame), ..self.beside(Path::new(&name)) }.check()
@@ -264,13 +284,14 @@ impl TargetNames {
         Targets { drawn: None, yolo, crops }
     }
 
-    /// Checks that a file is not in the folder of annotated images, and reserves its image id.
-    fn reserve(&mut self, file: &Path) -> Result<(), String> {
+    /// Takes the image id of a file, and checks that it is not in the folder of annotated images.
+    fn check(&mut self, file: &Path) -> Result<(), String> {
+        self.ids.take(file)?;
         match &self.drawn {
             Some(drawn) if drawn.contains(file) => {
                 Err("it is in the folder of --draw and would be overwritten; choose another folder".to_owned())
             }
-            _ => self.ids.take(file),
+            _ => Ok(()),
         }
     }
 }

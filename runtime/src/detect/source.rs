@@ -15,7 +15,7 @@ use runtime::progress::warn;
 use runtime::video::{self, Frame, Frames, Rate};
 
 use super::existing::Existing;
-use super::image_outputs::{AnnotatedVideo, Pixels, TargetNames, Targets};
+use super::image_outputs::{AnnotatedVideo, Pixels, TargetNames, Targets, VideoNames};
 use super::shard::Shard;
 use crate::paths::or_stdin;
 
@@ -212,11 +212,12 @@ impl Items {
             let content = if exists { Content::Existing } else { Content::File };
             return Some(Item { file, frame: None, content, targets });
         }
+        let names = self.names.video(&file);
         if self.existing.is_some() {
             let reason = "it is a video, which --skip-existing cannot continue; process it without this option";
             return Some(missing(file, reason.to_owned()));
         }
-        match Playing::open(&file, self.videos, &mut self.names) {
+        match names.and_then(|names| Playing::open(&file, self.videos, names)) {
             Ok(playing) => {
                 self.playing = Some(playing);
                 None
@@ -235,15 +236,17 @@ fn missing(file: PathBuf, reason: String) -> Item {
 struct Playing {
     file: PathBuf,
     frames: Frames,
+    names: VideoNames,
     annotated: Option<Arc<AnnotatedVideo>>,
     has_failed: bool,
 }
 
 impl Playing {
-    fn open(file: &Path, options: VideoOptions, names: &mut TargetNames) -> Result<Self, String> {
+    fn open(file: &Path, options: VideoOptions, mut names: VideoNames) -> Result<Self, String> {
         let frames = Frames::open(file, options.rate, options.max_pixels).map_err(|error| error.to_string())?;
-        let annotated = names.video(file, frames.rate())?;
-        Ok(Self { file: file.to_owned(), frames, annotated, has_failed: false })
+        let (drawn, rate) = (names.drawn.take(), frames.rate());
+        let annotated = drawn.map(|path| Arc::new(AnnotatedVideo { path, rate }));
+        Ok(Self { file: file.to_owned(), frames, names, annotated, has_failed: false })
     }
 
     /// The next frame, or why the video ends early.
@@ -262,7 +265,7 @@ impl Playing {
                 return Some(missing(file, error.to_string()));
             }
         };
-        let (content, targets) = match names.frame(&file, frame, self.annotated.clone()) {
+        let (content, targets) = match names.frame(&self.names, frame, self.annotated.clone()) {
             Ok(targets) => {
                 let reservation = budget.reserve(u64::from(image.width()) * u64::from(image.height()));
                 (Content::Frame((image, reservation)), targets)

@@ -17,8 +17,8 @@ pub(crate) const CAPTURE_RUN: usize = 3;
 /// it excludes everything else. <https://github.com/microsoft/onnxruntime/issues/18806>
 static CAPTURE: RwLock<()> = RwLock::new(());
 
-/// While this lives, no CUDA graph is captured.
-pub(super) fn without_capture() -> RwLockReadGuard<'static, ()> {
+/// While this lives, no CUDA graph is captured. A thread must not hold two: it would wait for a capture that waits for it.
+pub(crate) fn without_capture() -> RwLockReadGuard<'static, ()> {
     CAPTURE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -184,19 +184,24 @@ impl GraphBuffers {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::thread;
     use std::time::Duration;
 
     use models::{ModelSpec, Provenance, parameters};
     use ndarray::{Array3, Array4, ArrayD, Axis, IxDyn};
+    use ort::session::builder::SessionBuilder;
     use ort::value::TensorRef;
 
     use super::*;
     use crate::engine::outputs::DenseOutputs;
     use crate::engine::{EngineOptions, Fallback, session};
+
+    /// Held by tests that capture: a capture that waits keeps others from running.
+    static CAPTURES: Mutex<()> = Mutex::new(());
 
     /// CPU memory instead of a GPU's: the same calls and the same outputs.
     fn cpu_locations() -> MemoryLocations {
@@ -204,7 +209,8 @@ mod tests {
         MemoryLocations { device: AllocationDevice::CPU, id: 0, host: AllocationDevice::CPU, host_id: 0, host_types }
     }
 
-    fn open() -> Session {
+    /// An ONNX file.
+    pub(crate) fn model() -> Vec<u8> {
         let mut spec = ModelSpec::preset("resnet18").unwrap();
         spec.classes = vec![models::spec::Class { id: 0, name: "cat".to_owned() }];
         let tensors: BTreeMap<_, _> = parameters(&spec)
@@ -219,9 +225,12 @@ mod tests {
                 (parameter.name, tensor)
             })
             .collect();
-        let model = exporter::to_onnx(&spec, tensors, &Provenance::default()).unwrap();
-        session("a test", &EngineOptions::default(), Fallback::Forbidden, |builder| builder.commit_from_memory(&model))
-            .unwrap()
+        exporter::to_onnx(&spec, tensors, &Provenance::default()).unwrap()
+    }
+
+    fn open() -> Session {
+        let commit = |builder: &mut SessionBuilder| builder.commit_from_memory(&model());
+        session("a test", &EngineOptions::default(), Fallback::Forbidden, commit).unwrap()
     }
 
     fn images(count: usize, side: usize) -> Vec<Array3<f32>> {
@@ -268,6 +277,7 @@ mod tests {
 
     #[test]
     fn a_capture_waits_for_others_on_the_gpu_and_replays_do_not() {
+        let _captures = CAPTURES.lock().unwrap_or_else(PoisonError::into_inner);
         let (images, done) = (images(1, 64), AtomicUsize::new(0));
         let (mut session, mut buffers) = (open(), IoBuffers::new(cpu_locations(), true));
         thread::scope(|scope| {
@@ -289,6 +299,7 @@ mod tests {
 
     #[test]
     fn replayed_runs_compute_the_same_outputs() {
+        let _captures = CAPTURES.lock().unwrap_or_else(PoisonError::into_inner);
         let mut session = open();
         let mut buffers = IoBuffers::new(cpu_locations(), true);
         let mut outputs = Vec::new();

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use runtime::output::{Failure, outcome_json};
 use runtime::protocol::{ImageResult, InferRequest, InferResponse, Parameters, RequestError};
-use runtime::{CallOptions, Cancellation};
+use runtime::{CallOptions, CancelOnDrop, Cancellation};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
@@ -47,15 +47,6 @@ pub(super) struct AppState {
     pub(super) is_draining: AtomicBool,
 }
 
-/// Sets the cancellation when the request that waits is dropped.
-struct CancelOnDrop(Cancellation);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
 impl AppState {
     /// Whether the server is to get requests.
     pub(super) fn is_ready(&self) -> bool {
@@ -79,6 +70,7 @@ impl AppState {
         let mut options = CallOptions::default();
         (options.rules, options.priority) = (parameters.rules(), parameters.priority);
         options.cancellation = Cancellation::at(deadline);
+        // The client may leave.
         let _cancel = CancelOnDrop(options.cancellation.clone());
         let options = Arc::new(options);
         let pending = Arc::new(model.metrics.pending());

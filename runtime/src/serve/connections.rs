@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::http::answer;
 /// Pause after a failed accept, for instance because the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Maximum time without a request when all connections are taken, so that those of health checks get through.
+/// Maximum time without a request while another connection waits, so that those of health checks get through.
 const IDLE_WHEN_FULL: Duration = Duration::from_secs(1);
 
 /// Maximum bytes of the header of a request, and of what is read of a body at a time.
@@ -32,7 +33,7 @@ const MAX_BUFFER: usize = 1 << 16;
 /// Limits of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
-    /// Maximum open connections; further ones wait in the system's queue until one closes.
+    /// Maximum open connections; further ones wait until one closes, all but the first of them in the system's queue.
     pub(super) connections: usize,
     /// Time within which the header of a request must arrive after its first byte, or after the connection is there.
     pub(super) header_timeout: Duration,
@@ -45,38 +46,46 @@ pub(super) struct Acceptor {
     app: Arc<AppState>,
     limits: ConnectionLimits,
     slots: Arc<Semaphore>,
-    /// Wakes idle connections when all slots are taken.
-    full: Arc<Notify>,
+    /// The connection that waits for a slot.
+    waiting: Mutex<Option<TcpStream>>,
+    crowd: Arc<Crowd>,
     pub(super) connections: GracefulShutdown,
 }
 
 impl Acceptor {
     pub(super) fn new(app: Arc<AppState>, limits: ConnectionLimits) -> Self {
         let slots = Arc::new(Semaphore::new(limits.connections));
-        Self { app, limits, slots, full: Arc::default(), connections: GracefulShutdown::new() }
+        let (waiting, crowd) = (Mutex::default(), Arc::default());
+        Self { app, limits, slots, waiting, crowd, connections: GracefulShutdown::new() }
     }
 
     /// Accepts connections for ever.
     pub(super) async fn accept(&self, listener: &TcpListener) -> Infallible {
         let mut is_failing = false;
         loop {
+            // One may be left from a call of this function that was dropped.
+            if lock(&self.waiting).is_none() {
+                match listener.accept().await {
+                    Ok((stream, _)) => *lock(&self.waiting) = Some(stream),
+                    Err(error) => {
+                        if !std::mem::replace(&mut is_failing, true) {
+                            progress::warn(format_args!("cannot accept connections: {error}; trying again"));
+                        }
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                }
+            }
+            is_failing = false;
             if self.slots.available_permits() == 0 {
-                self.full.notify_waiters();
+                self.crowd.ask();
             }
             let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
                 unreachable!("the semaphore is never closed")
             };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    is_failing = false;
-                    self.serve(stream, slot);
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut is_failing, true) {
-                        progress::warn(format_args!("cannot accept connections: {error}; trying again"));
-                    }
-                    sleep(ACCEPT_PAUSE).await;
-                }
+            self.crowd.waits.store(false, Relaxed);
+            if let Some(stream) = lock(&self.waiting).take() {
+                self.serve(stream, slot);
             }
         }
     }
@@ -85,10 +94,13 @@ impl Acceptor {
     pub(super) fn accept_waiting(&self, listener: TcpListener) {
         // Not tokio's, which knows of new connections only after it has asked the system.
         let Ok(listener) = listener.into_std() else { return };
+        let accept = || {
+            let (stream, _) = listener.accept().ok()?;
+            stream.set_nonblocking(true).ok()?;
+            TcpStream::from_std(stream).ok()
+        };
         while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-            && let Ok((stream, _)) = listener.accept()
-            && let Ok(()) = stream.set_nonblocking(true)
-            && let Ok(stream) = TcpStream::from_std(stream)
+            && let Some(stream) = lock(&self.waiting).take().or_else(accept)
         {
             self.serve(stream, slot);
         }
@@ -105,7 +117,7 @@ impl Acceptor {
             async move {
                 clock.set(Phase::Request);
                 let response = answer(app, request).await;
-                clock.set(Phase::Idle);
+                clock.set(Phase::Sending);
                 response
             }
         });
@@ -114,15 +126,31 @@ impl Acceptor {
         // The clock replaces hyper's time-out, which makes no difference between an idle connection and a slow header.
         http.timer(TokioTimer::new()).header_read_timeout(None::<Duration>).max_buf_size(MAX_BUFFER);
         let connection = self.connections.watch(http.serve_connection(io, service));
-        let (slots, full) = (Arc::clone(&self.slots), Arc::clone(&self.full));
+        let crowd = Arc::clone(&self.crowd);
         tokio::spawn(async move {
             tokio::select! {
                 // An error of one client does not affect the others.
                 _ = connection => {}
-                () = clock.expire(limits, &slots, &full) => {}
+                () = clock.expire(limits, &crowd) => {}
             }
             drop(slot);
         });
+    }
+}
+
+/// Whether a connection waits for one that is idle to give way.
+#[derive(Default)]
+struct Crowd {
+    waits: AtomicBool,
+    /// Wakes idle connections.
+    asked: Notify,
+}
+
+impl Crowd {
+    /// Asks one idle connection to give way.
+    fn ask(&self) {
+        self.waits.store(true, Relaxed);
+        self.asked.notify_waiters();
     }
 }
 
@@ -131,12 +159,14 @@ impl Acceptor {
 enum Phase {
     /// No byte of the first request has arrived.
     New,
-    /// A response is being sent, or all have been sent.
+    /// All responses have been sent.
     Idle,
     /// Bytes of a request's header have arrived.
     Header,
     /// A request is being answered, within its own time-outs.
     Request,
+    /// A response is being sent, since its last bytes that were.
+    Sending,
 }
 
 /// Since when a connection has been doing what it does.
@@ -151,12 +181,12 @@ impl Clock {
     }
 
     fn set(&self, phase: Phase) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
+        *lock(&self.state) = (phase, Instant::now());
         self.changed.notify_one();
     }
 
     fn phase(&self) -> (Phase, Instant) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.state)
     }
 
     /// Bytes have arrived.
@@ -168,31 +198,41 @@ impl Clock {
 
     /// Bytes have been sent.
     fn has_written(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.0 == Phase::Idle {
+        let mut state = lock(&self.state);
+        if state.0 == Phase::Sending {
             // `expire` looks again when the time that it knows is over.
             state.1 = Instant::now();
         }
     }
 
-    /// Waits until the connection has been too slow, or idle when there is no slot for another.
-    async fn expire(&self, limits: ConnectionLimits, slots: &Semaphore, full: &Notify) {
+    /// All bytes that there are have been sent.
+    fn has_flushed(&self) {
+        if self.phase().0 == Phase::Sending {
+            self.set(Phase::Idle);
+        }
+    }
+
+    /// Waits until the connection has been too slow or idle, or is to give way to another.
+    async fn expire(&self, limits: ConnectionLimits, crowd: &Crowd) {
         loop {
-            let filled = full.notified();
+            let asked = crowd.asked.notified();
             let (phase, since) = self.phase();
+            let gives_way = phase == Phase::Idle && crowd.waits.load(Relaxed);
             let deadline = match phase {
                 Phase::New | Phase::Header => since + limits.header_timeout,
-                Phase::Idle if slots.available_permits() == 0 => since + limits.idle_timeout.min(IDLE_WHEN_FULL),
-                Phase::Idle => since + limits.idle_timeout,
+                Phase::Idle if gives_way => since + limits.idle_timeout.min(IDLE_WHEN_FULL),
+                Phase::Idle | Phase::Sending => since + limits.idle_timeout,
                 Phase::Request => {
                     self.changed.notified().await;
                     continue;
                 }
             };
             tokio::select! {
-                () = sleep_until(deadline) => if self.phase() == (phase, since) { return },
+                // One is enough.
+                () = sleep_until(deadline) => if self.phase() == (phase, since)
+                    && (!gives_way || crowd.waits.swap(false, Relaxed)) { return },
                 () = self.changed.notified() => {}
-                () = filled => {}
+                () = asked => {}
             }
         }
     }
@@ -223,7 +263,10 @@ impl AsyncWrite for Clocked {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // hyper flushes when it has written the whole response.
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.clock.has_flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<io::Result<()>> {
@@ -242,5 +285,78 @@ impl AsyncWrite for Clocked {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+/// Ignores poisoning: no panic leaves these values inconsistent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use http_body_util::Full;
+    use hyper::body::Bytes;
+    use tokio::task::spawn_blocking;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+    const LIMITS: ConnectionLimits = ConnectionLimits { connections: 1, header_timeout: LONG, idle_timeout: LONG };
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    /// Which of these connections are closed within one and a half seconds.
+    async fn closed([a, b, c]: [&Clock; 3], crowd: &Crowd) -> [bool; 3] {
+        let expire = async |clock: &Clock| timeout(Duration::from_millis(1500), clock.expire(LIMITS, crowd)).await;
+        let (a, b, c) = tokio::join!(expire(a), expire(b), expire(c));
+        [a, b, c].map(|ended| ended.is_ok())
+    }
+
+    #[test]
+    fn one_idle_connection_gives_way_while_another_waits_and_none_that_sends() {
+        block_on(async {
+            let (crowd, clocks) = (Crowd::default(), [(); 3].map(|()| Clock::new()));
+            let clocks = clocks.each_ref();
+            for (clock, phase) in clocks.iter().zip([Phase::Sending, Phase::Idle, Phase::Idle]) {
+                clock.set(phase);
+            }
+            assert_eq!(closed(clocks, &crowd).await, [false; 3]);
+            crowd.ask();
+            let [sending, idle, also_idle] = closed(clocks, &crowd).await;
+            assert!(!sending && idle != also_idle, "{idle} {also_idle}");
+            assert!(!crowd.waits.load(Relaxed));
+        });
+    }
+
+    #[test]
+    fn a_connection_is_idle_when_the_client_has_its_response() {
+        const LENGTH: usize = 64 << 20;
+        block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let clock = Arc::new(Clock::new());
+            let of_service = Arc::clone(&clock);
+            let service = service_fn(move |_| {
+                of_service.set(Phase::Sending);
+                async { Ok::<_, Infallible>(hyper::Response::new(Full::new(Bytes::from(vec![0; LENGTH])))) }
+            });
+            let io = TokioIo::new(Clocked { stream, clock: Arc::clone(&clock) });
+            tokio::spawn(http1::Builder::new().serve_connection(io, service));
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            sleep(Duration::from_millis(300)).await;
+            assert_eq!(clock.phase().0, Phase::Sending);
+            // The system keeps the last bytes.
+            let read = spawn_blocking(move || client.read_exact(&mut vec![0; LENGTH]).map(|()| client));
+            let _client = read.await.unwrap().unwrap();
+            sleep(Duration::from_millis(300)).await;
+            assert_eq!(clock.phase().0, Phase::Idle);
+        });
     }
 }

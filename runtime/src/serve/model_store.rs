@@ -90,6 +90,15 @@ pub(super) enum Retry {
     Requested,
 }
 
+/// What has become of the versions of a model.
+#[derive(Default)]
+struct Loaded {
+    /// The errors of those that failed.
+    errors: Vec<Error>,
+    /// Whether one was opened and serves.
+    has_opened: bool,
+}
+
 impl ModelStore {
     pub(super) fn new(repository: Repository, open: Box<Open>) -> Self {
         Self { repository, open, models: RwLock::default(), opening: Mutex::new(()) }
@@ -100,19 +109,30 @@ impl ModelStore {
     /// whose files have vanished stay. Returns the errors of the versions that failed.
     pub(super) fn load_all(&self, retry: Retry) -> Result<Vec<Error>> {
         let found = self.scan()?;
-        Ok(found.iter().flat_map(|(name, versions)| self.load_versions(name, versions, retry)).collect())
+        let mut models = self.write();
+        for name in found.keys() {
+            models.entry(name.clone()).or_default();
+        }
+        drop(models);
+        Ok(found.iter().flat_map(|(name, versions)| self.load_versions(name, versions, retry).errors).collect())
     }
 
-    /// Opens the highest version of a model, also if it was unloaded or has failed before.
+    /// Opens the highest version of a model that can be opened, also if it was unloaded or has failed before. It is an error
+    /// if no version was opened though one failed, and if the model does not serve afterwards.
     pub(super) fn load(&self, name: &str) -> Result<(), RequestError> {
         let failed = |error| RequestError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}"));
         let found = self.scan().map_err(failed)?;
         let versions = found.get(name).ok_or_else(|| RequestError::not_found(format!("there is no model `{name}`")))?;
-        let errors = self.load_versions(name, versions, Retry::Requested);
-        errors.into_iter().next().map_or(Ok(()), |error| {
-            progress::error(format_args!("{error:#}"));
-            Err(failed(error))
-        })
+        let Loaded { errors, has_opened } = self.load_versions(name, versions, Retry::Requested);
+        errors.iter().for_each(|error| progress::error(format_args!("{error:#}")));
+        match errors.into_iter().next() {
+            Some(error) if !has_opened => Err(failed(error)),
+            _ if self.serving_number(name).is_some() => Ok(()),
+            _ => {
+                let message = "was unloaded, or its files were removed, while it was opened; load it again";
+                Err(RequestError::unavailable(format!("model `{name}` {message}")))
+            }
+        }
     }
 
     /// Closes a model. Requests in progress are answered.
@@ -127,27 +147,22 @@ impl ModelStore {
         Ok(())
     }
 
-    /// Scans the repository. New models are known from now on, and those forgotten that have vanished and do not serve.
+    /// Scans the repository. Models that have vanished and do not serve are forgotten.
     fn scan(&self) -> Result<ModelFiles> {
         let found = self.repository.scan()?;
-        let mut models = self.write();
-        models.retain(|name, model| model.serving.is_some() || found.contains_key(name));
-        for name in found.keys() {
-            models.entry(name.clone()).or_default();
-        }
+        self.write().retain(|name, model| model.serving.is_some() || found.contains_key(name));
         Ok(found)
     }
 
-    /// Opens the highest of these versions that can be opened, unless it or a higher one serves. Returns the errors of those
-    /// that failed.
-    fn load_versions(&self, name: &str, versions: &BTreeMap<u64, ModelFile>, retry: Retry) -> Vec<Error> {
+    /// Opens the highest of these versions that can be opened, unless it or a higher one serves.
+    fn load_versions(&self, name: &str, versions: &BTreeMap<u64, ModelFile>, retry: Retry) -> Loaded {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut errors = Vec::new();
+        let mut loaded = Loaded::default();
         let unloads = {
             let mut models = self.write();
             let model = models.entry(name.to_owned()).or_default();
             if model.is_unloaded && retry != Retry::Requested {
-                return errors;
+                return loaded;
             }
             // What is known of versions that have vanished is of no use any more.
             model.others.retain(|number, _| versions.contains_key(number));
@@ -164,7 +179,7 @@ impl ModelStore {
             self.set(name, *number, file, State::Loading);
             match (self.open)(name, *number, file) {
                 Ok(version) => {
-                    self.replace(name, *number, file, version, unloads);
+                    loaded.has_opened = self.replace(name, *number, file, version, unloads);
                     break;
                 }
                 Err(error) => {
@@ -172,16 +187,16 @@ impl ModelStore {
                     let serves_on = serving.map_or(String::new(), |serving| format!("; version {serving} serves on"));
                     let error = anyhow!("model `{name}` version {number} cannot be opened: {error:#}{serves_on}");
                     self.set(name, *number, file, State::Unavailable(error.to_string()));
-                    errors.push(error);
+                    loaded.errors.push(error);
                 }
             }
         }
-        errors
+        loaded
     }
 
     /// Lets a version that is open serve instead of the previous one, unless the model was unloaded more than `unloads`
-    /// times by now.
-    fn replace(&self, name: &str, number: u64, file: &ModelFile, version: ModelVersion, unloads: u64) {
+    /// times by now. Returns whether it serves.
+    fn replace(&self, name: &str, number: u64, file: &ModelFile, version: ModelVersion, unloads: u64) -> bool {
         let [provider, _] = version.backend.provider();
         let mut models = self.write();
         let model = models.entry(name.to_owned()).or_default();
@@ -190,7 +205,7 @@ impl ModelStore {
             drop(models);
             drop(version);
             progress::say(format_args!("model `{name}` version {number} was unloaded while it was opened"));
-            return;
+            return false;
         }
         let previous = model.serving.replace(Serving { number, file: file.clone(), version: Arc::new(version) });
         model.is_unloaded = false;
@@ -198,6 +213,7 @@ impl ModelStore {
         // Waits for no request: its workers end by themselves.
         drop(previous);
         progress::say(format_args!("ready: model `{name}` version {number} on {provider}"));
+        true
     }
 
     fn serving_number(&self, name: &str) -> Option<u64> {
@@ -294,9 +310,16 @@ impl ModelStore {
         Value::from(entries)
     }
 
-    /// Whether every model that is not unloaded has a version that serves.
-    pub(super) fn is_complete(&self) -> bool {
-        self.read().values().all(|model| model.is_unloaded || model.serving.is_some())
+    /// Why versions of models failed that are not unloaded and do not serve.
+    pub(super) fn failures(&self) -> Vec<String> {
+        let models = self.read();
+        let failed = models.values().filter(|model| !model.is_unloaded && model.serving.is_none());
+        let states = failed.flat_map(|model| model.others.values()).map(|(_, state)| state);
+        let reasons = states.filter_map(|state| match state {
+            State::Unavailable(reason) => Some(reason.clone()),
+            State::Loading => None,
+        });
+        reasons.collect()
     }
 
     fn unknown(known: &BTreeMap<String, Model>, name: &str) -> RequestError {

@@ -156,6 +156,31 @@ fn a_model_that_is_unloaded_while_it_is_opened_does_not_serve() {
     go_on.send(()).unwrap();
     models.load("m").unwrap();
     assert!(models.get("m", None).is_ok());
+    // Nor does the request to load it claim that it does.
+    models.unload("m").unwrap();
+    starts.recv().unwrap();
+    let loading = {
+        let models = Arc::clone(&models);
+        thread::spawn(move || models.load("m").unwrap_err())
+    };
+    starts.recv().unwrap();
+    models.unload("m").unwrap();
+    go_on.send(()).unwrap();
+    let error = loading.join().unwrap();
+    assert!(error.status == 503 && error.message.contains("while it was opened"), "{error}");
+}
+
+/// A client may ask for a model before the server opens all.
+#[test]
+fn why_a_model_fails_is_known_whoever_has_tried_it_first() {
+    let open = |_: &str, _: u64, _: &super::repository::ModelFile| anyhow::bail!("it is broken");
+    let repository = Repository::File { path: PathBuf::from("m.onnx"), name: "m".to_owned() };
+    let models = ModelStore::new(repository, Box::new(open));
+    assert!(models.load("m").unwrap_err().message.contains("it is broken"));
+    assert!(models.load_all(Retry::Changed).unwrap().is_empty());
+    assert_eq!(models.failures(), ["model `m` version 1 cannot be opened: it is broken"]);
+    models.unload("m").unwrap();
+    assert!(models.failures().is_empty());
 }
 
 fn image() -> Bytes {

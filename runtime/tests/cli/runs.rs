@@ -87,6 +87,13 @@ fn jobs_of_an_array_share_the_images() {
     assert_eq!(list(&folder.path().join("drawn")), ["1-2.png", "1.png"]);
     assert_eq!(list(&folder.path().join("labels")), ["1-2.txt", "1.txt", "data.yaml"]);
 
+    // Nor do they write two images under one id.
+    for (shard, expected) in [("0/2", 0), ("1/2", 1)] {
+        let mut command = detect(&folder);
+        let (code, _, stderr) = run(command.args(["--shard", shard, "--coco", "a.coco", "1.png", "other/1.png"]));
+        assert!(code == expected && stderr.contains("image id 1 is already used") == (code == 1), "{stderr}");
+    }
+
     let (code, stdout, _) = run(detect(&folder).args(["--ignore-failures", "--json", "-", "1.png", "2.png"]));
     assert!(code == 0 && json(&stdout)[1]["error"].is_string(), "{stdout}");
     let mut child = detect(&folder);

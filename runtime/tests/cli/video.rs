@@ -131,6 +131,40 @@ fn an_invalid_video_is_an_error_and_writes_no_file() {
     assert!(code == 3 && stdout.contains("65x49 pixels"), "{stdout}");
 }
 
+/// Each job finds other videos broken than its fellow.
+#[test]
+fn jobs_of_an_array_name_videos_alike_whatever_is_broken() {
+    let Some(path) = path() else { return };
+    let folder = folder();
+    ffmpeg(&folder, &path, CLIP);
+    let names = ["a", "b", "c", "d"].map(|name| format!("{name}/clip.mkv"));
+    for (number, name) in names.iter().enumerate() {
+        std::fs::create_dir(folder.path().join(&name[..1])).unwrap();
+        std::fs::copy(folder.path().join("clip.mkv"), folder.path().join(name)).unwrap();
+        if number == 0 {
+            std::fs::write(folder.path().join(name), "no video").unwrap();
+        }
+    }
+    let jobs = |outputs: &[&str], shards: &[&str]| {
+        for shard in shards {
+            let mut command = detect(&folder);
+            command.env("PATH", &path).args(["--ignore-failures", "--shard", shard]).args(outputs).args(&names);
+            let (code, _, stderr) = run(&mut command);
+            assert_eq!(code, 0, "{stderr}");
+        }
+    };
+    jobs(&["--draw", "drawn", "--yolo", "labels"], &["0/2", "1/2"]);
+    jobs(&["--draw", "single/drawn", "--yolo", "single/labels"], &["0/1"]);
+    assert_eq!(list(&folder.path().join("drawn")), ["clip-2.mp4", "clip-3.mp4", "clip-4.mp4"]);
+    assert_eq!(list(&folder.path().join("drawn")), list(&folder.path().join("single/drawn")));
+    let labels = list(&folder.path().join("labels"));
+    assert_eq!(labels.len(), 3 * 7 + 1);
+    assert_eq!(labels, list(&folder.path().join("single/labels")));
+    for label in &labels[..21] {
+        assert_eq!(read(&folder, &format!("labels/{label}")), read(&folder, &format!("single/labels/{label}")));
+    }
+}
+
 #[test]
 fn a_missing_ffmpeg_is_an_error_before_the_work_starts() {
     let folder = folder();

@@ -184,6 +184,24 @@ fn connections_beyond_the_limit_wait_until_one_closes() {
 }
 
 #[test]
+fn idle_connections_stay_while_nobody_waits() {
+    let folder = folder();
+    for max in ["1", "2"] {
+        let server = Server::start_tiny(&folder, &["--max-connections", max, "--idle-timeout", "60"]);
+        let mut stream = server.connect();
+        for _ in 0..2 {
+            stream.write_all(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200");
+            // The rest of the response.
+            thread::sleep(Duration::from_millis(2500));
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        }
+    }
+}
+
+#[test]
 fn idle_connections_give_way_when_all_are_taken() {
     let folder = folder();
     let server = Server::start_tiny(&folder, &["--max-connections", "3", "--idle-timeout", "60"]);

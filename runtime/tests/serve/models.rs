@@ -193,7 +193,16 @@ fn models_are_loaded_and_unloaded_over_http_with_the_token() {
     assert_eq!(ready.as_array().unwrap().len(), 1);
     post("/v2/repository/models/b/load").expect_error(404, "no model `b`");
     put(&folder, "b", 1, tiny);
+    put(&folder, "c", 1, tiny);
+    put(&folder, "c", 2, b"not a model");
     assert_eq!(post("/v2/repository/models/b/load").status, 200);
+    // What was not asked for is not known; of what is, the highest version that works serves.
+    assert_eq!(get("/v2/models/c/ready").status, 404);
+    assert_eq!(post("/v2/repository/models/c/load").status, 200);
+    assert_eq!(get("/v2/models/c").json()["versions"], json!(["1"]));
+    post("/v2/repository/models/c/load").expect_error(500, "version 1 serves on");
+    fs::remove_dir_all(folder.path().join("models/c")).unwrap();
+    assert_eq!(post("/v2/repository/models/c/unload").status, 200);
     assert_eq!(post("/v2/repository/models/a/unload").status, 200);
     server.post("/detect?model=a", &[TOKEN], &image(&folder, "1.png")).expect_error(503, "unloaded");
     assert_eq!(get("/v2/health/ready").status, 200);
