@@ -3,12 +3,14 @@
 //! <https://github.com/triton-inference-server/server/blob/main/docs/user_guide/metrics.md>
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::StatusCode;
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use runtime::image_file::DecodeError;
 use runtime::protocol::{DurationStatistics, ModelStatistics, RequestError};
@@ -74,16 +76,16 @@ impl Stages {
     }
 }
 
-/// The metrics of all models.
+/// The metrics of all models. Those of a version end with it: a server that gets new versions for years has no others.
 #[derive(Default)]
 pub(super) struct Metrics {
-    registry: Registry,
     /// By model and version.
-    models: Mutex<BTreeMap<[String; 2], Arc<ModelMetrics>>>,
+    models: Mutex<BTreeMap<[String; 2], Weak<ModelMetrics>>>,
 }
 
 /// The metrics of one version of a model.
 pub(super) struct ModelMetrics {
+    registry: Registry,
     success: IntCounter,
     /// In the order of [`Reason::ALL`].
     failures: [IntCounter; 4],
@@ -108,38 +110,52 @@ pub(super) struct ModelMetrics {
 }
 
 impl Metrics {
-    /// The metrics of a version of a model, which go on if it is opened again.
+    /// The metrics of a version of a model, which go on if another file of it is opened.
     pub(super) fn of(&self, model: &str, version: &str) -> Arc<ModelMetrics> {
         let labels = [model, version].map(str::to_owned);
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = |labels: &[String; 2]| Arc::new(ModelMetrics::new(&self.registry, labels));
-        Arc::clone(models.entry(labels).or_insert_with_key(new))
+        models.retain(|_, metrics| metrics.strong_count() > 0);
+        models.get(&labels).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let metrics = Arc::new(ModelMetrics::new(&labels));
+            models.insert(labels, Arc::downgrade(&metrics));
+            metrics
+        })
     }
 
     /// Prometheus text.
     pub(super) fn text(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).expect("text can be written to memory")
+        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut families = BTreeMap::<String, MetricFamily>::new();
+        for mut family in models.values().filter_map(Weak::upgrade).flat_map(|metrics| metrics.registry.gather()) {
+            match families.entry(family.name().to_owned()) {
+                Entry::Vacant(entry) => drop(entry.insert(family)),
+                Entry::Occupied(mut entry) => entry.get_mut().mut_metric().append(family.mut_metric()),
+            }
+        }
+        let families: Vec<_> = families.into_values().collect();
+        TextEncoder::new().encode_to_string(&families).expect("text can be written to memory")
     }
 }
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: prometheus::Result<C>) -> C {
     let collector = collector.expect("names and labels are valid");
-    registry.register(Box::new(collector.clone())).expect("every name is registered once for a version of a model");
+    registry.register(Box::new(collector.clone())).expect("every name is registered once");
     collector
 }
 
 impl ModelMetrics {
-    fn new(registry: &Registry, [model, version]: &[String; 2]) -> Self {
+    fn new([model, version]: &[String; 2]) -> Self {
+        let registry = Registry::new();
         let options =
             |name: &str, help: &str| Opts::new(name, help).const_label("model", model).const_label("version", version);
-        let counter = |name: &str, help: &str| register(registry, IntCounter::with_opts(options(name, help)));
+        let counter = |name: &str, help: &str| register(&registry, IntCounter::with_opts(options(name, help)));
         let failure = |reason: Reason| {
             let options = options("nv_inference_request_failure", "Failed requests by reason");
-            register(registry, IntCounter::with_opts(options.const_label("reason", reason.label())))
+            register(&registry, IntCounter::with_opts(options.const_label("reason", reason.label())))
         };
         let histogram = |name: &str, help: &str, buckets: &[f64]| {
             let options = HistogramOpts { common_opts: options(name, help), buckets: buckets.to_vec() };
-            register(registry, Histogram::with_opts(options))
+            register(&registry, Histogram::with_opts(options))
         };
         let pending = options("nv_inference_pending_request_count", "Requests that wait for a worker");
         let refused = options("detector_images_refused_total", "Images that could not be read, by reason");
@@ -148,7 +164,7 @@ impl ModelMetrics {
             failures: Reason::ALL.map(failure),
             inferences: counter("nv_inference_count", "Images of successful requests that were detected in"),
             executions: counter("nv_inference_exec_count", "Runs of the network"),
-            pending: register(registry, IntGauge::with_opts(pending)),
+            pending: register(&registry, IntGauge::with_opts(pending)),
             request: counter("nv_inference_request_duration_us", "Microseconds of successful requests"),
             queue: counter("nv_inference_queue_duration_us", "Microseconds that their images waited"),
             compute_input: counter("nv_inference_compute_input_duration_us", "Microseconds of decoding and preparing"),
@@ -156,7 +172,8 @@ impl ModelMetrics {
             compute_output: counter("nv_inference_compute_output_duration_us", "Microseconds of post-processing"),
             decode: histogram("detector_decode_duration_seconds", "Time to decode an image", &DECODE_BUCKETS),
             batch_size: histogram("detector_batch_size", "Images per run of the network", &BATCH_BUCKETS),
-            refused: register(registry, IntCounterVec::new(refused, &["reason"])),
+            refused: register(&registry, IntCounterVec::new(refused, &["reason"])),
+            registry,
             failed: AtomicU64::new(0),
             last: AtomicU64::new(0),
             batches: Mutex::default(),
@@ -315,15 +332,27 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_opened_again_goes_on_counting() {
+    fn counts_last_as_long_as_their_version() {
         let metrics = Metrics::default();
+        let versions = ["1", "2"].map(|version| metrics.of("m", version));
         RequestOutcome::new(metrics.of("m", "1")).succeed(1, &Stages::default());
         RequestOutcome::new(metrics.of("m", "1")).succeed(1, &Stages::default());
         RequestOutcome::new(metrics.of("m", "2")).succeed(1, &Stages::default());
         assert_eq!(metrics.of("m", "1").statistics().success.count, 2);
+        let text = metrics.text();
+        assert_eq!(text.matches("# TYPE nv_inference_request_success counter").count(), 1, "{text}");
+        for line in [r#"{model="m",version="1"} 2"#, r#"{model="m",version="2"} 1"#] {
+            assert!(text.contains(&format!("nv_inference_request_success{line}\n")), "{text}");
+        }
         let pending = [metrics.of("m", "1").pending(), metrics.of("m", "1").pending()];
         assert!(metrics.text().contains(r#"nv_inference_pending_request_count{model="m",version="1"} 2"#));
         drop(pending);
         assert!(metrics.text().contains(r#"nv_inference_pending_request_count{model="m",version="1"} 0"#));
+        let [first, second] = versions;
+        drop(first);
+        assert!(!metrics.text().contains(r#"version="1""#) && metrics.text().contains(r#"version="2""#));
+        assert_eq!(metrics.of("m", "1").statistics().success.count, 0);
+        drop(second);
+        assert_eq!(metrics.text(), "");
     }
 }
