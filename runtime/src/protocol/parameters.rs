@@ -1,79 +1,57 @@
 //! Parameters of a request, in JSON or in the query of a URL.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::{self, Deserializer};
+use serde::de::{Deserialize, Deserializer, Error};
+use serde_json::Value;
 
 use super::error::RequestError;
 use crate::{Priority, Rules};
 
 /// How the images of a request are treated.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Parameters {
     /// Minimum score, from 0 to 1.
-    #[serde(default, deserialize_with = "min_score")]
     pub min_score: Option<f32>,
     /// Classes to report, by name or id; a text may have several, separated by commas. A query may repeat the parameter.
-    #[serde(default, deserialize_with = "classes")]
     pub classes: Option<Vec<String>>,
     /// Maximum number of detections per image.
-    #[serde(default, deserialize_with = "max_detections")]
     pub max_detections: Option<usize>,
     /// 1 goes first; 0, the default, and 2 afterwards.
-    #[serde(default, deserialize_with = "priority")]
     pub priority: Priority,
     /// Time after which nobody waits for the response. In microseconds; 0 for no limit.
-    #[serde(default, deserialize_with = "timeout")]
     pub timeout: Option<Duration>,
     /// Name of the model, in a query only.
-    #[serde(skip)]
     pub model: Option<String>,
     /// Whether outputs are binary that the request does not list; in JSON only.
-    #[serde(default)]
     pub(super) binary_data_output: bool,
 }
 
-fn min_score<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {
-    parse_min_score(f32::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
-}
-
-fn classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    String::deserialize(deserializer).map(|classes| Some(vec![classes]))
-}
-
-fn max_detections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
-    parse_max_detections(usize::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
-}
-
-fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Priority, D::Error> {
-    parse_priority(u64::deserialize(deserializer)?).map_err(de::Error::custom)
-}
-
-fn timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    u64::deserialize(deserializer).map(parse_timeout)
-}
-
-fn parse_min_score(score: f32) -> Result<f32, &'static str> {
-    if (0.0..=1.0).contains(&score) { Ok(score) } else { Err("expected a number from 0 to 1") }
-}
-
-fn parse_max_detections(max: usize) -> Result<usize, &'static str> {
-    if max > 0 { Ok(max) } else { Err("expected a number of at least 1") }
-}
-
-fn parse_priority(priority: u64) -> Result<Priority, &'static str> {
-    match priority {
-        1 => Ok(Priority::High),
-        0 | 2 => Ok(Priority::Normal),
-        _ => Err("expected 1 (first) or 2"),
+impl<'de> Deserialize<'de> for Parameters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut parameters = Self::default();
+        for (name, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
+            let set = match (name.as_str(), &value) {
+                ("min_score" | "max_detections" | "priority" | "timeout", Value::Number(number)) => {
+                    parameters.set(&name, &number.to_string())
+                }
+                ("classes", Value::String(classes)) => parameters.set(&name, classes),
+                ("binary_data_output", Value::Bool(is_binary)) => {
+                    parameters.binary_data_output = *is_binary;
+                    Ok(())
+                }
+                _ => {
+                    let expected = "the numbers min_score, max_detections, priority and timeout, the text classes and the \
+                                    boolean binary_data_output";
+                    Err(RequestError::bad(format!("`{name}` is none of the parameters; there are {expected}")))
+                }
+            };
+            set.map_err(D::Error::custom)?;
+        }
+        Ok(parameters)
     }
-}
-
-fn parse_timeout(microseconds: u64) -> Option<Duration> {
-    (microseconds > 0).then(|| Duration::from_micros(microseconds))
 }
 
 impl Parameters {
@@ -94,20 +72,26 @@ impl Parameters {
     /// # Errors
     /// As [`Parameters::from_query`].
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), RequestError> {
-        let invalid = |reason: &str| RequestError::bad(format!("parameter `{name}` is `{value}`: {reason}"));
-        let number = || value.parse::<u64>().map_err(|_| "expected a whole number");
+        let invalid = |expected| RequestError::bad(format!("parameter `{name}` is `{value}`: expected {expected}"));
+        let number = || value.parse().map_err(|_| invalid("a whole number"));
         match name {
             "min_score" => {
-                let score = value.parse().map_err(|_| "expected a number from 0 to 1").and_then(parse_min_score);
-                self.min_score = Some(score.map_err(invalid)?);
+                let score = value.parse().ok().filter(|score| (0.0..=1.0).contains(score));
+                self.min_score = Some(score.ok_or_else(|| invalid("a number from 0 to 1"))?);
             }
             "classes" => self.classes.get_or_insert_default().push(value.to_owned()),
             "max_detections" => {
-                let max = value.parse().map_err(|_| "expected a number of at least 1").and_then(parse_max_detections);
-                self.max_detections = Some(max.map_err(invalid)?);
+                let max = value.parse().ok().filter(|max| *max > 0);
+                self.max_detections = Some(max.ok_or_else(|| invalid("a number of at least 1"))?);
             }
-            "priority" => self.priority = number().and_then(parse_priority).map_err(invalid)?,
-            "timeout" => self.timeout = parse_timeout(number().map_err(invalid)?),
+            "priority" => {
+                self.priority = match number()? {
+                    1 => Priority::High,
+                    0 | 2 => Priority::Normal,
+                    _ => return Err(invalid("1 (first) or 2")),
+                }
+            }
+            "timeout" => self.timeout = Some(number()?).filter(|limit| *limit > 0).map(Duration::from_micros),
             "model" => self.model = Some(value.to_owned()),
             _ => {
                 let expected = "min_score, classes, max_detections, priority, timeout and model";
@@ -167,8 +151,18 @@ mod tests {
             let error = Parameters::from_query(query).unwrap_err();
             assert!(error.status == 400 && error.message.contains(part), "{error}");
         }
-        for json in [r#"{"score": 0.1}"#, r#"{"min_score": 2}"#, r#"{"priority": 3}"#, r#"{"timeout": "soon"}"#] {
-            assert!(serde_json::from_str::<Parameters>(json).is_err(), "{json}");
+        for (json, part) in [
+            (r#"{"score": 0.1}"#, "`score` is none of the parameters; there are the numbers min_score"),
+            (r#"{"model": "a"}"#, "`model` is none of"),
+            (r#"{"min_score": 2}"#, "`min_score` is `2`: expected a number from 0 to 1"),
+            (r#"{"min_score": "0.5"}"#, "`min_score` is none of the parameters; there are the numbers min_score"),
+            (r#"{"max_detections": 2.5}"#, "`2.5`"),
+            (r#"{"priority": 3}"#, "1 (first) or 2"),
+            (r#"{"timeout": "soon"}"#, "the numbers min_score, max_detections, priority and timeout"),
+            (r#"{"classes": 7}"#, "the text classes"),
+        ] {
+            let error = serde_json::from_str::<Parameters>(json).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
         }
     }
 }
