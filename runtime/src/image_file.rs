@@ -4,7 +4,6 @@ mod decoder;
 mod error;
 mod jpeg;
 mod limits;
-mod pipe;
 mod region;
 mod size;
 mod tiff;
@@ -13,8 +12,9 @@ mod webp;
 mod write;
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::Read;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use image::RgbImage;
@@ -37,7 +37,7 @@ pub use write::{is_jpeg, to_jpeg, write};
 /// # Errors
 /// When the file cannot be read, has an unsupported format, is damaged or truncated, or exceeds [`Limits::DEFAULT`].
 pub fn read(path: impl AsRef<Path>) -> Result<RgbImage, ImageFileError> {
-    read_with(path.as_ref(), &Limits::DEFAULT, |_| ()).map(|(image, ())| image)
+    read_reserved(path, &Limits::DEFAULT, &PixelBudget::new(u64::MAX)).map(|(image, _)| image)
 }
 
 /// As [`read`], with the given limits. Waits for the pixels in the budget before memory is allocated for them.
@@ -49,17 +49,14 @@ pub fn read_reserved(
     limits: &Limits,
     budget: &PixelBudget,
 ) -> Result<(RgbImage, Reservation), ImageFileError> {
-    read_with(path.as_ref(), limits, |pixels| budget.reserve(pixels))
-}
-
-fn read_with<T>(path: &Path, limits: &Limits, reserve: impl FnOnce(u64) -> T) -> Result<(RgbImage, T), ImageFileError> {
     let _span = tracing::debug_span!("decode").entered();
-    let image = read_bytes(path, limits).and_then(|bytes| decode_with(bytes.into(), limits, reserve));
+    let path = path.as_ref();
+    let image = read_bytes(path, limits).and_then(|bytes| decode_bytes(bytes.into(), limits, budget));
     image.map_err(|reason| ImageFileError { path: path.to_owned(), reason })
 }
 
 fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
-    pipe::refuse_named_pipe(path)?;
+    refuse_named_pipe(path)?;
     let file = File::open(path)?;
     let expected = file.metadata().map_or(0, |metadata| metadata.len());
     if expected > limits.bytes {
@@ -76,7 +73,7 @@ fn read_bytes(path: &Path, limits: &Limits) -> Result<Vec<u8>, DecodeError> {
 /// # Errors
 /// As [`read`].
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, DecodeError> {
-    decode_with(bytes.into(), &Limits::DEFAULT, |_| ()).map(|(image, ())| image)
+    decode_reserved(bytes, &Limits::DEFAULT, &PixelBudget::new(u64::MAX)).map(|(image, _)| image)
 }
 
 /// As [`decode`], with the given limits. Waits for the pixels in the budget before memory is allocated for them.
@@ -88,26 +85,31 @@ pub fn decode_reserved(
     limits: &Limits,
     budget: &PixelBudget,
 ) -> Result<(RgbImage, Reservation), DecodeError> {
-    decode_with(bytes.into(), limits, |pixels| budget.reserve(pixels))
+    decode_bytes(bytes.into(), limits, budget)
 }
 
-/// Also returns what `reserve` returned for the number of pixels.
-fn decode_with<T>(
+fn decode_bytes(
     bytes: Cow<[u8]>,
     limits: &Limits,
-    reserve: impl FnOnce(u64) -> T,
-) -> Result<(RgbImage, T), DecodeError> {
+    budget: &PixelBudget,
+) -> Result<(RgbImage, Reservation), DecodeError> {
     match bytes.is_empty() {
         true => Err(DecodeError::Empty),
-        false if tiff::is_tiff(&bytes) => tiff::decode(bytes.into_owned(), limits, reserve),
-        false => decoder::decode(&bytes, limits, reserve),
+        false if tiff::is_tiff(&bytes) => tiff::decode(bytes.into_owned(), limits, budget),
+        false => decoder::decode(&bytes, limits, budget),
     }
+}
+
+/// Refuses a path whose opening would block until another process writes to it. Pipes in /dev, such as stdin, are already
+/// open.
+fn refuse_named_pipe(path: &Path) -> io::Result<()> {
+    let is_pipe = !path.starts_with("/dev") && fs::metadata(path).is_ok_and(|file| file.file_type().is_fifo());
+    if is_pipe { Err(io::Error::other("it is a named pipe; pass a regular file")) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::fs;
     use std::io::Cursor;
 
     use image::codecs::gif::GifEncoder;
@@ -259,6 +261,16 @@ mod tests {
             assert!(text.contains("odd.jpg") && text.contains(reason), "{text}");
         }
         assert!(read(folder.path().join("missing.jpg")).unwrap_err().to_string().contains("missing.jpg"));
+    }
+
+    #[test]
+    fn a_named_pipe_is_an_error_and_does_not_block() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe.jpg");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(read(&path).unwrap_err().to_string().contains("it is a named pipe"));
+        let error = TiffReader::open(&path).err().unwrap();
+        assert!(error.to_string().contains("it is a named pipe"));
     }
 
     #[test]

@@ -198,7 +198,6 @@ mod tests {
         assert_eq!(names(&folder, &found), ["a/z.jpg", "b.jpg", "c/d/e/f.png"]);
     }
 
-    #[cfg(unix)]
     #[test]
     fn symbolic_links_are_followed_and_loops_end() {
         use std::os::unix::fs::symlink;

@@ -19,7 +19,7 @@ struct Shared {
 #[derive(Debug)]
 pub struct Reservation {
     budget: PixelBudget,
-    pixels: u64,
+    pub(crate) pixels: u64,
 }
 
 impl PixelBudget {

@@ -9,31 +9,32 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use super::error::DecodeError;
 use super::limits::Limits;
 use super::{jpeg, unsupported, webp};
+use crate::pixel_budget::{PixelBudget, Reservation};
 
-/// Decodes an image of any format but TIFF. Also returns what `reserve` returned for the number of pixels.
-pub(super) fn decode<T>(
+/// Decodes an image of any format but TIFF.
+pub(super) fn decode(
     bytes: &[u8],
     limits: &Limits,
-    reserve: impl FnOnce(u64) -> T,
-) -> Result<(RgbImage, T), DecodeError> {
+    budget: &PixelBudget,
+) -> Result<(RgbImage, Reservation), DecodeError> {
     let reader = detect_format(Cursor::new(bytes), limits)?;
     match reader.format() {
         Some(ImageFormat::Jpeg) if !jpeg::has_end_marker(bytes) => return Err(DecodeError::Truncated),
         Some(ImageFormat::WebP) => webp::check(bytes, limits)?,
         _ => {}
     }
-    catch_panic(|| decode_with(reader.into_decoder()?, limits, reserve))
+    catch_panic(|| decode_with(reader.into_decoder()?, limits, budget))
 }
 
-/// Decodes the image of a decoder. Also returns what `reserve` returned for the number of pixels.
-pub(super) fn decode_with<T>(
+/// Decodes the image of a decoder.
+pub(super) fn decode_with(
     mut decoder: impl ImageDecoder,
     limits: &Limits,
-    reserve: impl FnOnce(u64) -> T,
-) -> Result<(RgbImage, T), DecodeError> {
+    budget: &PixelBudget,
+) -> Result<(RgbImage, Reservation), DecodeError> {
     let orientation = check(&mut decoder, limits)?;
     let (width, height) = decoder.dimensions();
-    let reserved = reserve(u64::from(width) * u64::from(height));
+    let reserved = budget.reserve(u64::from(width) * u64::from(height));
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
     Ok((image.into_rgb8(), reserved))

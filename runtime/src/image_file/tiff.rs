@@ -20,9 +20,10 @@ use tiff_reader::{Ifd, OpenOptions, TiffFile};
 use super::decoder::{catch_panic, decode_with};
 use super::error::{DecodeError, ImageFileError};
 use super::limits::Limits;
-use super::pipe::refuse_named_pipe;
+use super::refuse_named_pipe;
 use super::region::{Region, transposes};
 use super::unsupported::RAW;
+use crate::pixel_budget::{PixelBudget, Reservation};
 use samples::{Samples, Scale};
 
 /// The compression that only the decoder of the crate `image` reads.
@@ -194,20 +195,16 @@ pub(super) fn size(path: &Path, limits: &Limits) -> Result<(u32, u32), DecodeErr
     limits.check(size).map(|()| size)
 }
 
-/// Decodes the first page of a file. Also returns what `reserve` returned for the number of pixels.
-pub(super) fn decode<T>(
+/// Decodes the first page of a file.
+pub(super) fn decode(
     bytes: Vec<u8>,
     limits: &Limits,
-    reserve: impl FnOnce(u64) -> T,
-) -> Result<(RgbImage, T), DecodeError> {
-    catch_panic(|| decode_page(bytes, limits, reserve))
+    budget: &PixelBudget,
+) -> Result<(RgbImage, Reservation), DecodeError> {
+    catch_panic(|| decode_page(bytes, limits, budget))
 }
 
-fn decode_page<T>(
-    bytes: Vec<u8>,
-    limits: &Limits,
-    reserve: impl FnOnce(u64) -> T,
-) -> Result<(RgbImage, T), DecodeError> {
+fn decode_page(bytes: Vec<u8>, limits: &Limits, budget: &PixelBudget) -> Result<(RgbImage, Reservation), DecodeError> {
     /// Bytes of the header of a TIFF file; BigTIFF has more.
     const HEADER: usize = 8;
     if bytes.len() < HEADER {
@@ -222,9 +219,9 @@ fn decode_page<T>(
     {
         let mut decoder = TiffDecoder::new(Cursor::new(bytes))?;
         decoder.set_limits(limits.for_image())?;
-        return decode_with(decoder, limits, reserve);
+        return decode_with(decoder, limits, budget);
     }
-    let reserved = reserve(reader.memory_pixels()?);
+    let reserved = budget.reserve(reader.memory_pixels()?);
     Ok((reader.decode(Region { x: 0, y: 0, width, height })?, reserved))
 }
 
@@ -262,8 +259,9 @@ mod tests {
     #[test]
     fn many_samples_a_pixel_reserve_the_memory_that_they_take() {
         for (samples, expected) in [(1, 10_000), (500, 3 * 10_000 * 500 / 8)] {
-            let (image, reserved) = decode(sparse(100, samples), &Limits::DEFAULT, |pixels| pixels).unwrap();
-            assert_eq!((image.dimensions(), reserved), ((100, 100), expected), "{samples} samples");
+            let budget = PixelBudget::new(u64::MAX);
+            let (image, reserved) = decode(sparse(100, samples), &Limits::DEFAULT, &budget).unwrap();
+            assert_eq!((image.dimensions(), reserved.pixels), ((100, 100), expected), "{samples} samples");
         }
     }
 }

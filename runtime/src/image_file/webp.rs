@@ -51,8 +51,9 @@ fn check_frames(bytes: &[u8], limits: &Limits) -> Result<(), DecodeError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::decode_with;
+    use super::super::decode_reserved;
     use super::*;
+    use crate::pixel_budget::PixelBudget;
 
     /// 24 by 17 pixels, from `tests/fuzz/seeds.py`.
     const LOSSY: &[u8] = include_bytes!("../../../tests/fuzz/seeds/image_file/lossy.webp");
@@ -60,11 +61,12 @@ mod tests {
     #[test]
     fn a_frame_larger_than_its_container_is_rejected_by_its_header() {
         let limits = Limits { pixels: 1 << 20, bytes: 1 << 20 };
-        assert_eq!(decode_with(LOSSY.into(), &limits, |_| ()).unwrap().0.dimensions(), (24, 17));
+        let decode = |bytes: &[u8]| decode_reserved(bytes, &limits, &PixelBudget::new(1 << 20)).map(|(image, _)| image);
+        assert_eq!(decode(LOSSY).unwrap().dimensions(), (24, 17));
         let at = LOSSY.windows(3).position(|bytes| bytes == [0x9D, 0x01, 0x2A]).unwrap();
         let mut bytes = LOSSY.to_vec();
         bytes[at + 3..at + 7].copy_from_slice(&[0xFF, 0x3F, 0xFF, 0x3F]);
-        let error = decode_with(bytes.into(), &limits, |_| ()).map(drop).unwrap_err();
+        let error = decode(&bytes).unwrap_err();
         assert!(matches!(error, DecodeError::Large { width: 16383, height: 16383, .. }), "{error}");
     }
 

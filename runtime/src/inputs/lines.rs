@@ -1,6 +1,8 @@
 //! File names of images from a stream, one per line.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, Read};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 /// Maximum length of a line: eight times Linux's limit of a path.
@@ -67,21 +69,10 @@ impl<R: BufRead> Iterator for Lines<R> {
                 line.pop();
             }
             if !line.is_empty() {
-                return Some(Ok(Ok(path(line))));
+                return Some(Ok(Ok(OsString::from_vec(line).into())));
             }
         }
     }
-}
-
-#[cfg(unix)]
-fn path(bytes: Vec<u8>) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    std::ffi::OsString::from_vec(bytes).into()
-}
-
-#[cfg(not(unix))]
-fn path(bytes: Vec<u8>) -> PathBuf {
-    String::from_utf8_lossy(&bytes).into_owned().into()
 }
 
 #[cfg(test)]
@@ -111,7 +102,6 @@ mod tests {
         assert_eq!(lines(&[b'y'; MAX_BYTES])[0], Ok("y".repeat(MAX_BYTES).into()));
     }
 
-    #[cfg(unix)]
     #[test]
     fn a_name_need_not_be_utf8() {
         use std::os::unix::ffi::OsStrExt;

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -49,8 +50,7 @@ impl Process {
         command.args(["-v", "error", "-nostdin"].map(OsStr::new)).args(arguments);
         command.stdin(input).stdout(output).stderr(errors);
         // A process group of its own: Ctrl-C must reach only this program, which finishes the images in progress.
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.process_group(0);
         let child = command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => VideoError::NoFfmpeg,
             _ => VideoError::Start(error),

@@ -43,7 +43,6 @@ fn with_stdin_a_closed_stdout_ends_the_program() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-#[cfg(unix)]
 #[test]
 fn an_interrupt_writes_no_result_files() {
     let folder = folder();
