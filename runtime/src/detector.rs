@@ -365,7 +365,7 @@ mod tests {
     use ndarray::{Array2, Array3, arr1};
 
     use super::*;
-    use crate::engine::model;
+    use crate::tests::model;
     use crate::views::Tiling;
 
     #[test]

@@ -23,8 +23,6 @@ use ort::value::{DynValue, Tensor, TensorRef};
 pub use error::EngineError;
 pub(crate) use error::ort_message;
 pub use input::{Input, PixelType, Pixels};
-#[cfg(test)]
-pub(crate) use memory::tests::model;
 pub(crate) use memory::{CAPTURE_RUN, without_capture};
 pub use model_info::{ModelInfo, ValueInfo};
 pub use options::{EngineOptions, ShapeProfile, TensorrtOptions};

@@ -97,3 +97,30 @@ pub use provider::{OpenvinoDevice, ParseProviderError, Provider};
 pub use rules::{RuleError, Rules};
 pub use smoke_test::smoke_test;
 pub use views::{Tiling, TilingError, ViewOptions};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use models::{ModelSpec, Provenance, parameters};
+    use ndarray::{ArrayD, IxDyn};
+
+    /// An ONNX file, for the tests of all files.
+    pub(crate) fn model() -> Vec<u8> {
+        let mut spec = ModelSpec::preset("resnet18").unwrap();
+        spec.classes = vec![models::spec::Class { id: 0, name: "cat".to_owned() }];
+        let tensors: BTreeMap<_, _> = parameters(&spec)
+            .unwrap()
+            .into_iter()
+            .map(|parameter| {
+                let value = |index: usize| (index % 13) as f32 * 0.01 - 0.04;
+                let count = parameter.shape.iter().product();
+                let is_variance = parameter.name.contains("running_var");
+                let values = (0..count).map(|index| if is_variance { 1.0 } else { value(index) });
+                let tensor = ArrayD::from_shape_vec(IxDyn(&parameter.shape), values.collect()).unwrap();
+                (parameter.name, tensor)
+            })
+            .collect();
+        exporter::to_onnx(&spec, tensors, &Provenance::default()).unwrap()
+    }
+}

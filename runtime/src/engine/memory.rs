@@ -184,21 +184,20 @@ impl GraphBuffers {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::collections::BTreeMap;
+mod tests {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     use std::thread;
     use std::time::Duration;
 
-    use models::{ModelSpec, Provenance, parameters};
-    use ndarray::{Array3, Array4, ArrayD, Axis, IxDyn};
+    use ndarray::{Array3, Array4, Axis};
     use ort::session::builder::SessionBuilder;
     use ort::value::TensorRef;
 
     use super::*;
     use crate::engine::outputs::DenseOutputs;
     use crate::engine::{EngineOptions, Fallback, session};
+    use crate::tests::model;
 
     /// Held by tests that capture: a capture that waits keeps others from running.
     static CAPTURES: Mutex<()> = Mutex::new(());
@@ -207,25 +206,6 @@ pub(super) mod tests {
     fn cpu_locations() -> MemoryLocations {
         let host_types = [MemoryType::Default; 2];
         MemoryLocations { device: AllocationDevice::CPU, id: 0, host: AllocationDevice::CPU, host_id: 0, host_types }
-    }
-
-    /// An ONNX file.
-    pub(crate) fn model() -> Vec<u8> {
-        let mut spec = ModelSpec::preset("resnet18").unwrap();
-        spec.classes = vec![models::spec::Class { id: 0, name: "cat".to_owned() }];
-        let tensors: BTreeMap<_, _> = parameters(&spec)
-            .unwrap()
-            .into_iter()
-            .map(|parameter| {
-                let value = |index: usize| (index % 13) as f32 * 0.01 - 0.04;
-                let count = parameter.shape.iter().product();
-                let is_variance = parameter.name.contains("running_var");
-                let values = (0..count).map(|index| if is_variance { 1.0 } else { value(index) });
-                let tensor = ArrayD::from_shape_vec(IxDyn(&parameter.shape), values.collect()).unwrap();
-                (parameter.name, tensor)
-            })
-            .collect();
-        exporter::to_onnx(&spec, tensors, &Provenance::default()).unwrap()
     }
 
     fn open() -> Session {
