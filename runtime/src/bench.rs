@@ -4,7 +4,6 @@ mod stages;
 mod table;
 mod throughput;
 
-use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -15,9 +14,9 @@ use runtime::progress::say;
 use runtime::{Detector, drawn, image_file, inputs, interrupt, machine};
 use schemars::JsonSchema;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::detector_args::{DetectorArgs, MAX_BATCH};
+use crate::info::fingerprint;
 use crate::value_parsers::{size, up_to};
 use stages::{Stages, Start};
 use throughput::Throughput;
@@ -139,7 +138,7 @@ impl Setup {
         let (engine, spec, model) = (detector.engine(), detector.spec(), args.detector.model.path());
         let (width, height) = image_file::size(&files[0])?;
         let placement = spec.preprocessing.place(width, height);
-        let bytes = fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?;
+        let (model_bytes, model_sha256) = fingerprint(model)?;
         Ok(Self {
             runtime: env!("CARGO_PKG_VERSION"),
             onnxruntime: engine.library().version.clone(),
@@ -148,8 +147,8 @@ impl Setup {
             cpu: machine::cpu(),
             cores: machine::cores(),
             model: model.to_owned(),
-            model_bytes: bytes.len() as u64,
-            model_sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            model_bytes,
+            model_sha256,
             input: [placement.padded_height, placement.padded_width],
             classes: spec.class_count(),
             score_threshold: spec.postprocessing.score_threshold,

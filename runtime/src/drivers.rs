@@ -78,16 +78,14 @@ pub fn capabilities() -> Option<Vec<Capability>> {
     type Attribute = unsafe extern "C" fn(*mut c_int, c_uint, c_int) -> c_uint;
     const MAJOR: c_uint = 75;
     const MINOR: c_uint = 76;
+    let library = Path::new("libcuda.so.1");
     // SAFETY: the driver's functions have these types in every version, and write to integers that outlive the calls.
     // Device handles are integers from 0.
     unsafe {
-        let library = libloading::Library::new("libcuda.so.1").ok()?;
-        let initialized = library.get::<Init>(b"cuInit\0").ok()?(0) == 0;
         let mut count = 0;
-        let has_count = initialized && library.get::<Count>(b"cuDeviceGetCount\0").ok()?(&raw mut count) == 0;
-        let get_attribute = *library.get::<Attribute>(b"cuDeviceGetAttribute\0").ok()?;
-        // CUDA's libraries must not be unloaded once initialized.
-        std::mem::forget(library);
+        let initialized = function::<Init>(library, b"cuInit\0")?(0) == 0;
+        let has_count = initialized && function::<Count>(library, b"cuDeviceGetCount\0")?(&raw mut count) == 0;
+        let get_attribute = function::<Attribute>(library, b"cuDeviceGetAttribute\0")?;
         let attribute = |attribute, device| {
             let mut value = 0;
             (get_attribute(&raw mut value, attribute, device) == 0).then_some(value)
@@ -113,32 +111,38 @@ fn driver() -> Option<String> {
     text.split_whitespace().find(is_version).map(str::to_owned)
 }
 
-/// The version that `function` of the first of these libraries that loads returns.
+/// The version that the function `name` of the first of these libraries that has it returns.
 #[allow(unsafe_code, reason = "the compiler cannot check calls of C libraries")]
-fn version(libraries: &[PathBuf], function: &[u8]) -> Option<usize> {
+fn version(libraries: &[PathBuf], name: &[u8]) -> Option<usize> {
     type Function = unsafe extern "C" fn() -> usize;
-    // SAFETY: loading NVIDIA's libraries has no preconditions, and the functions have this type in every version.
-    libraries.iter().find_map(|path| unsafe {
-        let library = libloading::Library::new(path).ok()?;
-        let version = library.get::<Function>(function).ok()?();
-        // CUDA's libraries must not be unloaded once initialized.
-        std::mem::forget(library);
-        Some(version)
-    })
+    // SAFETY: the functions have this type in every version.
+    libraries.iter().find_map(|library| unsafe { Some(function::<Function>(library, name)?()) })
 }
 
 /// As [`version`], for functions that write the version to a pointer and return an error code.
 #[allow(unsafe_code, reason = "the compiler cannot check calls of C libraries")]
-fn version_by_pointer(libraries: &[PathBuf], function: &[u8]) -> Option<c_int> {
+fn version_by_pointer(libraries: &[PathBuf], name: &[u8]) -> Option<c_int> {
     type Function = unsafe extern "C" fn(*mut c_int) -> c_uint;
+    let mut version = 0;
     // SAFETY: as above; the pointer is to an integer that outlives the call.
-    libraries.iter().find_map(|path| unsafe {
-        let library = libloading::Library::new(path).ok()?;
-        let mut version = 0;
-        let failed = library.get::<Function>(function).ok()?(&raw mut version);
+    let read = |library: &PathBuf| unsafe { Some(function::<Function>(library, name)?(&raw mut version) == 0) };
+    libraries.iter().filter_map(read).any(|succeeded| succeeded).then_some(version)
+}
+
+/// The function `name`, which ends with a zero, of one of NVIDIA's libraries.
+///
+/// # Safety
+/// It must have this type.
+#[allow(unsafe_code, reason = "the compiler cannot check loading a library")]
+unsafe fn function<F: Copy>(library: &Path, name: &[u8]) -> Option<F> {
+    // SAFETY: loading NVIDIA's libraries has no preconditions, and the caller knows the type.
+    unsafe {
+        let library = libloading::Library::new(library).ok()?;
+        let function = *library.get::<F>(name).ok()?;
+        // CUDA's libraries must not be unloaded once initialized.
         std::mem::forget(library);
-        (failed == 0).then_some(version)
-    })
+        Some(function)
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `runtime info`: describes an ONNX file.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use models::{ModelSpec, Role, parameters};
@@ -57,14 +57,14 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
     let writer = ReportWriter::open(args.json.as_deref())?;
     let options = EngineOptions { onnxruntime: args.onnxruntime.clone(), ..EngineOptions::default() };
     let engine = Engine::open(&args.model, &options)?;
-    let bytes = fs::read(&args.model).with_context(|| format!("cannot read `{}`", args.model.display()))?;
+    let (bytes, sha256) = fingerprint(&args.model)?;
     let spec = engine.spec();
     let tensors = parameters(spec)?;
     let trainable = tensors.iter().filter(|tensor| tensor.role == Role::Parameter);
     let info = Info {
         file: args.model.clone(),
-        bytes: bytes.len() as u64,
-        sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+        bytes,
+        sha256,
         parameters: trainable.map(|parameter| parameter.len()).sum(),
         batch: engine.batch(),
         size: engine.size(),
@@ -74,6 +74,12 @@ pub(crate) fn run(args: &InfoArgs) -> Result<()> {
         spec,
     };
     Ok(writer.publish(&info, &info.text())?)
+}
+
+/// A file's number of bytes, and its SHA-256 in hexadecimal.
+pub(crate) fn fingerprint(path: &Path) -> Result<(u64, String)> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    Ok((bytes.len() as u64, Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect()))
 }
 
 impl Info<'_> {

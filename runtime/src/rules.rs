@@ -32,20 +32,16 @@ pub struct Rules {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
-    /// A threshold is out of range.
-    #[error("{name} threshold {found} is not between 0 and 1")]
-    Threshold {
-        /// Name of the threshold.
+    /// A value is out of range.
+    #[error("{name} is {found}, expected {expected}")]
+    Range {
+        /// Name of the value.
         name: &'static str,
         /// The requested value.
         found: f32,
+        /// What is allowed.
+        expected: &'static str,
     },
-    /// Sigma is not a number above 0.
-    #[error("soft-NMS sigma is {0}, expected a number above 0")]
-    Sigma(f32),
-    /// A limit is 0.
-    #[error("{0} is 0, expected at least 1")]
-    ZeroLimit(&'static str),
     /// The file does not output scores that low.
     #[error(
         "score threshold {requested} is below {min}, and the model outputs only scores above {min}; use at least {min}, or \
@@ -127,20 +123,18 @@ impl Rules {
         let rules = &mut spec.postprocessing;
         if let Some(requested) = self.score_threshold {
             let min = rules.score_threshold;
-            rules.score_threshold = threshold("score", requested)?;
+            rules.score_threshold = threshold("score threshold", requested)?;
             if fixed_top_k.is_some() && requested < min {
                 return Err(RuleError::BelowExported { requested, min });
             }
         }
         if let Some(requested) = self.nms_threshold {
-            rules.nms_threshold = threshold("NMS", requested)?;
+            rules.nms_threshold = threshold("NMS threshold", requested)?;
             rules.soft_nms = None;
         }
         if let Some(sigma) = self.soft_nms {
-            if !(sigma > 0.0 && sigma.is_finite()) {
-                return Err(RuleError::Sigma(sigma));
-            }
-            rules.soft_nms = Some(sigma);
+            let is_valid = sigma > 0.0 && sigma.is_finite();
+            rules.soft_nms = Some(within(is_valid, "soft-NMS sigma", sigma, "a number above 0")?);
         }
         if let Some(requested) = self.top_k {
             if let Some(fixed) = fixed_top_k.filter(|fixed| *fixed != requested) {
@@ -187,13 +181,17 @@ pub(crate) fn class_names(classes: &[Class]) -> String {
 }
 
 fn threshold(name: &'static str, found: f32) -> Result<f32, RuleError> {
-    if (0.0..=1.0).contains(&found) { Ok(found) } else { Err(RuleError::Threshold { name, found }) }
+    within((0.0..=1.0).contains(&found), name, found, "a number from 0 to 1")
+}
+
+fn within(is_valid: bool, name: &'static str, found: f32, expected: &'static str) -> Result<f32, RuleError> {
+    if is_valid { Ok(found) } else { Err(RuleError::Range { name, found, expected }) }
 }
 
 /// A limit as the spec stores it: `None` for no limit.
 fn limit(name: &'static str, max: usize) -> Result<Option<usize>, RuleError> {
     match max {
-        0 => Err(RuleError::ZeroLimit(name)),
+        0 => Err(RuleError::Range { name, found: 0.0, expected: "at least 1" }),
         usize::MAX => Ok(None),
         max => Ok(Some(max)),
     }

@@ -1,10 +1,12 @@
 //! Soft-NMS: an overlap with a higher-scoring box lowers a box's score instead of removing the box.
 //! <https://arxiv.org/abs/1704.04503>, section 3, with the Gaussian penalty.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use models::BoundingBox;
+
+use crate::nms::Rank;
 
 /// A scored box, in pixels of the padded input.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +22,8 @@ pub(crate) struct GroupedBox {
 /// `threshold` after that are removed and lower no scores.
 pub(crate) fn soft_nms(boxes: &[GroupedBox], sigma: f32, threshold: f32) -> SoftNms<'_> {
     let groups = boxes.iter().map(|scored_box| scored_box.group + 1).max().unwrap_or(0);
-    let entries = boxes.iter().enumerate();
-    let heap = entries.map(|(index, scored_box)| Entry { score: scored_box.score, index, compared: 0 }).collect();
+    let ranks = boxes.iter().enumerate().map(|(index, scored_box)| Rank::new(scored_box.score, index));
+    let heap = ranks.map(|rank| Reverse((rank, 0))).collect();
     SoftNms { boxes, sigma, threshold, kept_of_group: vec![Vec::new(); groups], heap }
 }
 
@@ -31,13 +33,15 @@ pub(crate) struct SoftNms<'a> {
     sigma: f32,
     threshold: f32,
     kept_of_group: Vec<Vec<BoundingBox>>,
-    heap: BinaryHeap<Entry>,
+    /// The rank of every box by its score, lowered by the first kept boxes of its group, and their number.
+    heap: BinaryHeap<Reverse<(Rank, usize)>>,
 }
 
 impl SoftNms<'_> {
     /// The next box, as if the boxes that `skip` names were not there.
     pub(crate) fn next(&mut self, skip: impl Fn(usize) -> bool) -> Option<(usize, f32)> {
-        while let Some(Entry { mut score, index, compared }) = self.heap.pop() {
+        while let Some(Reverse((rank, compared))) = self.heap.pop() {
+            let (mut score, index) = (rank.score(), rank.index());
             if skip(index) {
                 continue;
             }
@@ -53,40 +57,12 @@ impl SoftNms<'_> {
                 return Some((index, score));
             }
             if score > self.threshold {
-                self.heap.push(Entry { score, index, compared: higher.len() });
+                self.heap.push(Reverse((Rank::new(score, index), higher.len())));
             }
         }
         None
     }
 }
-
-/// A box in the priority queue.
-struct Entry {
-    /// The score, lowered by the first `compared` kept boxes of the group.
-    score: f32,
-    index: usize,
-    compared: usize,
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.index.cmp(&self.index))
-    }
-}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Entry {}
 
 #[cfg(test)]
 mod tests {

@@ -70,10 +70,9 @@ impl DenseOutputs {
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
         let [scores, offsets] = exactly(outputs);
-        let (scores, offsets) = (typed(scores).map_err(&run_error)?, typed(offsets).map_err(&run_error)?);
-        let anchors = shape(&scores).get(1).copied().unwrap_or(0);
-        check_shape(CLASSIFICATION, shape(&scores), [batch, anchors, spec.class_count()])?;
-        check_shape(REGRESSION, shape(&offsets), [batch, anchors, 4])?;
+        let anchors = size(&scores, 1);
+        let scores = checked(CLASSIFICATION, scores, [batch, anchors, spec.class_count()], &run_error)?;
+        let offsets = checked(REGRESSION, offsets, [batch, anchors, 4], &run_error)?;
         Ok(Self { images, scores, offsets })
     }
 }
@@ -120,15 +119,11 @@ impl CandidateOutputs {
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
         let [scores, anchors, classes, offsets] = exactly(outputs);
-        let scores = typed(scores).map_err(&run_error)?;
-        let anchors = typed(anchors).map_err(&run_error)?;
-        let classes = typed(classes).map_err(&run_error)?;
-        let offsets = typed(offsets).map_err(&run_error)?;
-        let count = shape(&scores).get(1).copied().unwrap_or(0);
-        check_shape(CANDIDATE_SCORES, shape(&scores), [batch, count])?;
-        check_shape(CANDIDATE_ANCHORS, shape(&anchors), [batch, count])?;
-        check_shape(CANDIDATE_CLASSES, shape(&classes), [batch, count])?;
-        check_shape(REGRESSION, shape(&offsets), [batch, count, 4])?;
+        let count = size(&scores, 1);
+        let scores = checked(CANDIDATE_SCORES, scores, [batch, count], &run_error)?;
+        let anchors = checked(CANDIDATE_ANCHORS, anchors, [batch, count], &run_error)?;
+        let classes = checked(CANDIDATE_CLASSES, classes, [batch, count], &run_error)?;
+        let offsets = checked(REGRESSION, offsets, [batch, count, 4], &run_error)?;
         Ok(Self { images, scores, anchors, classes, offsets })
     }
 }
@@ -178,12 +173,10 @@ impl DetectionOutputs {
         run_error: impl Fn(ort::Error) -> EngineError,
     ) -> Result<Self, EngineError> {
         let [counts, boxes, scores, classes] = exactly(outputs);
-        let (counts, boxes) = (typed(counts).map_err(&run_error)?, typed(boxes).map_err(&run_error)?);
-        let (scores, classes) = (typed(scores).map_err(&run_error)?, typed(classes).map_err(&run_error)?);
-        check_shape(NUM_DETECTIONS, shape(&counts), [batch, 1])?;
-        check_shape(DETECTION_BOXES, shape(&boxes), [batch, max, 4])?;
-        check_shape(DETECTION_SCORES, shape(&scores), [batch, max])?;
-        check_shape(DETECTION_CLASSES, shape(&classes), [batch, max])?;
+        let counts = checked(NUM_DETECTIONS, counts, [batch, 1], &run_error)?;
+        let boxes = checked(DETECTION_BOXES, boxes, [batch, max, 4], &run_error)?;
+        let scores = checked(DETECTION_SCORES, scores, [batch, max], &run_error)?;
+        let classes = checked(DETECTION_CLASSES, classes, [batch, max], &run_error)?;
         Ok(Self { images, counts, boxes, scores, classes })
     }
 }
@@ -200,18 +193,19 @@ fn exactly<const COUNT: usize>(outputs: Vec<DynValue>) -> [DynValue; COUNT] {
     outputs.try_into().expect("the file's outputs were checked when it was opened")
 }
 
-fn typed<T: PrimitiveTensorElementType + Debug>(output: DynValue) -> ort::Result<Tensor<T>> {
-    output.downcast::<TensorValueType<T>>()
+/// A side of an output; 0 if it has none.
+fn size(output: &DynValue, axis: usize) -> usize {
+    output.dtype().tensor_shape().and_then(|shape| shape.get(axis)).map_or(0, |size| *size as usize)
 }
 
-fn shape<T: PrimitiveTensorElementType + Debug>(tensor: &Tensor<T>) -> Vec<usize> {
-    tensor.shape().iter().map(|size| *size as usize).collect()
-}
-
-fn check_shape<const RANK: usize>(
+/// The output as a tensor of this type and shape.
+fn checked<T: PrimitiveTensorElementType + Debug, const RANK: usize>(
     name: &'static str,
-    found: Vec<usize>,
+    output: DynValue,
     expected: [usize; RANK],
-) -> Result<(), EngineError> {
-    if found == expected { Ok(()) } else { Err(EngineError::Output { name, found, expected: expected.to_vec() }) }
+    run_error: impl Fn(ort::Error) -> EngineError,
+) -> Result<Tensor<T>, EngineError> {
+    let tensor = output.downcast::<TensorValueType<T>>().map_err(run_error)?;
+    let found: Vec<_> = tensor.shape().iter().map(|size| *size as usize).collect();
+    if found == expected { Ok(tensor) } else { Err(EngineError::Output { name, found, expected: expected.to_vec() }) }
 }

@@ -48,20 +48,17 @@ impl RequestLog {
 impl Drop for RequestLog {
     fn drop(&mut self) {
         let Self { id, method, path, status, bytes_in, bytes_out, .. } = self;
-        let total = milliseconds(self.started.elapsed());
-        let Some(stages) = &self.stages else {
-            tracing::info!(target: "runtime::request", %id, %method, %path, status, bytes_in, bytes_out, ms = total);
-            return;
-        };
+        // A field without a value is left out.
+        let of_stage = |time: fn(&Stages) -> Duration| self.stages.as_ref().map(time).map(milliseconds);
         tracing::info!(
             target: "runtime::request",
             %id, %method, %path, status, bytes_in, bytes_out,
-            ms = total,
-            queue_ms = milliseconds(stages.queue),
-            decode_ms = milliseconds(stages.decode),
-            prepare_ms = milliseconds(stages.prepare),
-            network_ms = milliseconds(stages.network),
-            postprocess_ms = milliseconds(stages.postprocess),
+            ms = milliseconds(self.started.elapsed()),
+            queue_ms = of_stage(|stages| stages.queue),
+            decode_ms = of_stage(|stages| stages.decode),
+            prepare_ms = of_stage(|stages| stages.prepare),
+            network_ms = of_stage(|stages| stages.network),
+            postprocess_ms = of_stage(|stages| stages.postprocess),
         );
     }
 }
