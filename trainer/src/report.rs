@@ -14,6 +14,7 @@ use clap::Args;
 use models::write_atomically;
 
 use crate::progress::{print, warn};
+use crate::run::folder::linked;
 use data::ReportData;
 pub(crate) use detections::write_detections;
 
@@ -53,7 +54,8 @@ pub struct ReportOptions {
 /// Those of [`write`]; also when there are several runs and no output file.
 pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     ensure!(args.out.is_some() || args.runs.len() == 1, "a report on several runs needs a file; pass one with --out");
-    let runs = args.runs.clone();
+    // A run that begins meanwhile moves `runs/latest`.
+    let runs: Vec<_> = args.runs.iter().map(|run| linked(run)).collect();
     let out = args.out.clone().unwrap_or_else(|| default_path(&runs[0]));
     write(&ReportOptions { runs, out: out.clone() })?.iter().for_each(|note| warn(format_args!("{note}")));
     print(&format!("wrote `{}`", out.display()))

@@ -110,9 +110,9 @@ impl RunFolder {
         Ok(())
     }
 
-    /// The folder of the run to resume: `out`, or `runs/latest`; `None` if it contains no run.
+    /// The folder of the run to resume: `out`, or that of `runs/latest`; `None` if it contains no run.
     pub(crate) fn of_run(out: Option<&Path>) -> Option<PathBuf> {
-        let path = out.map_or_else(|| Path::new(RUNS).join("latest"), Path::to_owned);
+        let path = linked(out.unwrap_or(&Path::new(RUNS).join("latest")));
         path.join(CONFIG).exists().then_some(path)
     }
 
@@ -295,6 +295,13 @@ impl RunFolder {
     }
 }
 
+/// The folder that `path` links to if it is a link like `runs/latest`, which another run may move at any time; else `path`.
+pub(crate) fn linked(path: &Path) -> PathBuf {
+    // Without a slash at the end, which would already be inside of the linked folder.
+    let path: PathBuf = path.components().collect();
+    fs::read_link(&path).map_or_else(|_| path.clone(), |target| path.with_file_name(target))
+}
+
 /// Fingerprints of image files that the run in a folder, or another one beside it, could read.
 pub(crate) fn checked_images(run: &Path) -> HashSet<u64> {
     let parent = run.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -386,6 +393,21 @@ mod tests {
             let _ = process.wait();
         }
         claims
+    }
+
+    #[test]
+    fn the_folder_of_a_run_is_not_the_link_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("shapes-1");
+        fs::create_dir(&run).unwrap();
+        symlink("shapes-1", folder.path().join("latest")).unwrap();
+        assert_eq!(RunFolder::of_run(Some(&run)), None);
+        fs::write(run.join(CONFIG), "").unwrap();
+        for name in ["shapes-1", "latest", "latest/", "./latest"] {
+            assert_eq!(RunFolder::of_run(Some(&folder.path().join(name))), Some(run.clone()), "{name}");
+        }
+        symlink(&run, folder.path().join("elsewhere")).unwrap();
+        assert_eq!(RunFolder::of_run(Some(&folder.path().join("elsewhere"))), Some(run));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use models::Checkpoint;
 use serde_json::json;
@@ -31,6 +31,29 @@ fn run_that_cannot_start_blocks_no_folder() {
     project.fitted(&["--out", "run"]);
     project.fitted(&[]);
     assert_eq!(fs::read_link(project.path().join("runs/latest")).unwrap(), PathBuf::from("retinanet-2"));
+}
+
+/// Another run moves the link `runs/latest` while a run that was resumed by it trains.
+#[test]
+fn a_resumed_run_stays_in_its_folder() {
+    let project = Project::new();
+    project.fitted(&[]);
+    let resume = ["fit", "--resume", "--set", "run.epochs=1000"];
+    let mut command = command(project.path(), &resume);
+    let resumed = command.stderr(Stdio::piped()).spawn().unwrap();
+    let config = || project.config("runs/retinanet-1/config.yaml")["run"]["epochs"].as_u64();
+    while config() != Some(1000) {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    project.fitted(&[]);
+    let state = |number: u32| fs::read(project.path().join(format!("runs/retinanet-{number}/state.safetensors")));
+    let before = [1, 2].map(|number| state(number).unwrap());
+    assert!(Command::new("kill").args(["-INT", &resumed.id().to_string()]).status().unwrap().success());
+    let output = resumed.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let parts = ["writing to runs/retinanet-1\n", "to resume: trainer fit --resume --out runs/retinanet-1\n"];
+    assert_contains(&stderr(&output), &parts);
+    assert!(state(1).unwrap() != before[0] && state(2).unwrap() == before[1]);
 }
 
 /// Four runs that start at the same moment, then runs with the folder of another run.
