@@ -94,8 +94,7 @@ impl Recipe {
             augmentation.scale.jitter(&self.spec.preprocessing, &RandomStreams::new(request.seed, first));
         let (mut images, mut placements, mut objects) = (Vec::new(), Vec::new(), Vec::new());
         for (position, &index) in request.indices.iter().enumerate() {
-            let earlier = request.indices[..position].iter().filter(|other| **other == index).count();
-            let seed = request.seed.wrapping_add(earlier as u64);
+            let seed = request.seed_of(position);
             let (image, placement, of_image) = self.image(index, seed, augmentation, &preprocessing, &preprocess)?;
             images.push(image);
             placements.push(placement);

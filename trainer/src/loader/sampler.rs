@@ -12,9 +12,19 @@ use rand_chacha::ChaCha8Rng;
 pub struct BatchRequest {
     /// Indices of the images in the data set.
     pub indices: Vec<usize>,
-    /// Seed of the augmentation. Each image has its own random numbers, which do not depend on the worker thread. The second time
-    /// that an image is in a batch, its seed is the next one, and so on.
+    /// Seed of the augmentation. Each image has its own random numbers, which do not depend on the worker thread.
     pub seed: u64,
+}
+
+impl BatchRequest {
+    /// The seed of the image at a position of the batch. The same image has others at other positions, and in other batches of
+    /// the epoch.
+    pub(super) fn seed_of(&self, position: usize) -> u64 {
+        let (earlier, image) = (&self.indices[..position], self.indices[position]);
+        let copies = earlier.iter().filter(|other| **other == image).count() as u64;
+        // The seeds of consecutive batches are consecutive.
+        self.seed.wrapping_add(copies << 32)
+    }
 }
 
 /// Groups the images by aspect ratio; returns the group of each image. Ratios in a group differ by up to a fifth. Common
@@ -237,6 +247,17 @@ mod tests {
     fn batches_have_different_seeds() {
         let seeds: BTreeSet<_> = sampler(&[0; 40], 0).batches(0, 4).iter().map(|request| request.seed).collect();
         assert_eq!(seeds.len(), 10);
+    }
+
+    #[test]
+    fn repeated_images_have_different_seeds_in_all_batches() {
+        let requests = Sampler::new(vec![0; 3], vec![20.0; 3], 0).batches(0, 8);
+        let seeds = |request: &BatchRequest| {
+            (0..request.indices.len()).map(|at| (request.indices[at], request.seed_of(at))).collect::<Vec<_>>()
+        };
+        let seeds: Vec<_> = requests.iter().flat_map(seeds).collect();
+        assert_eq!(seeds.len(), 60);
+        assert_eq!(seeds.iter().collect::<BTreeSet<_>>().len(), 60, "{seeds:?}");
     }
 
     #[test]
