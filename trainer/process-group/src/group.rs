@@ -16,8 +16,16 @@ use crate::shim::Shim;
 /// Time between two requests to the store.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Key of the store that a rank sets when a collective has failed, to ask the others whether they still run.
-const ROLL_CALL: &str = "roll call";
+/// Key of the store that a rank sets when a collective has failed, to ask the others whether they still run; `number` is how
+/// many have failed before.
+fn roll_call(number: u32) -> String {
+    format!("roll call {number}")
+}
+
+/// Key of the store that a rank sets in answer to a roll call.
+fn present(number: u32, rank: usize) -> String {
+    format!("present {number} {rank}")
+}
 
 /// Processes that work together. All must call the same collective functions in the same order.
 ///
@@ -27,6 +35,8 @@ pub struct ProcessGroup {
     launch: Launch,
     /// Time spent in collective functions.
     spent: Cell<Duration>,
+    /// Number of failed calls.
+    failures: Cell<u32>,
     /// None for a process that was started without a launcher.
     connection: Option<Connection>,
 }
@@ -53,7 +63,7 @@ impl ProcessGroup {
             launcher_serves_store: false,
             restart_count: 0,
         };
-        Self { launch, spent: Cell::default(), connection: None }
+        Self { launch, spent: Cell::default(), failures: Cell::default(), connection: None }
     }
 
     /// The group that a launcher has started; [`alone`](Self::alone) without a launcher. `timeout` is how long any rank
@@ -90,7 +100,7 @@ impl ProcessGroup {
         let (stop, stopped) = channel();
         let (running, ended) = channel();
         let connection = Connection { shim: shim.clone(), stop: Some(stop), ended };
-        let group = Self { launch, spent: Cell::default(), connection: Some(connection) };
+        let group = Self { launch, spent: Cell::default(), failures: Cell::default(), connection: Some(connection) };
         thread::spawn(move || answer_roll_calls(shim, rank, &stopped, running));
         opened.map_err(|reason| group.failure("connecting the ranks", reason))?;
         Ok(group)
@@ -245,17 +255,18 @@ impl ProcessGroup {
     fn absent(&self) -> Vec<usize> {
         let Some(Connection { shim, .. }) = &self.connection else { return Vec::new() };
         let (shim, rank, world_size) = (shim.clone(), self.launch.rank, self.launch.world_size);
-        let roll_call = move || {
+        let number = self.failures.replace(self.failures.get() + 1);
+        let call = move || {
             // This thread answers too, because it keeps the store's connection busy.
-            shim.set(&present(rank), "")?;
-            shim.set(ROLL_CALL, "")?;
+            shim.set(&present(number, rank), "")?;
+            shim.set(&roll_call(number), "")?;
             let deadline = Instant::now() + ANSWER;
-            let answers = |other: &usize| shim.get(&present(*other), left_until(deadline)).is_ok();
+            let answers = |other: &usize| shim.get(&present(number, *other), left_until(deadline)).is_ok();
             let absent: Vec<_> = (0..world_size).filter(|other| *other != rank && !answers(other)).collect();
             // Nobody answers where the store has ended.
-            shim.has(ROLL_CALL).map(|_| absent)
+            shim.has(&roll_call(number)).map(|_| absent)
         };
-        within(2 * ANSWER, roll_call).unwrap_or_else(|_| vec![0])
+        within(2 * ANSWER, call).unwrap_or_else(|_| vec![0])
     }
 }
 
@@ -267,13 +278,7 @@ impl Drop for Connection {
     }
 }
 
-/// Key of the store that a rank sets in answer to a roll call.
-fn present(rank: usize) -> String {
-    format!("present {rank}")
-}
-
-/// Answers the first roll call, unless `stopped` is disconnected before. Ends also if the store does, and then drops
-/// `_running`.
+/// Answers roll calls until `stopped` is disconnected. Ends also if the store does, and then drops `_running`.
 fn answer_roll_calls(shim: Arc<Shim>, rank: usize, stopped: &Receiver<()>, running: Sender<()>) {
     answer(&shim, rank, stopped);
     // In this order, so that the process does not end while this thread frees the shim.
@@ -282,12 +287,13 @@ fn answer_roll_calls(shim: Arc<Shim>, rank: usize, stopped: &Receiver<()>, runni
 }
 
 fn answer(shim: &Shim, rank: usize, stopped: &Receiver<()>) {
+    let mut number = 0;
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(POLL_INTERVAL) {
-        match shim.has(ROLL_CALL) {
+        match shim.has(&roll_call(number)) {
             Ok(false) => {}
             Ok(true) => {
-                let _ = shim.set(&present(rank), "");
-                return;
+                let _ = shim.set(&present(number, rank), "");
+                number += 1;
             }
             Err(_) => return,
         }

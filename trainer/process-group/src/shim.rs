@@ -1,4 +1,4 @@
-//! The shim in `shim/c10d.cpp`. All unsafe code of the project is here.
+//! The shim in `shim/c10d.cpp`. All unsafe code of this crate is here.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{null, null_mut};

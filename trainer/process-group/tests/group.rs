@@ -17,6 +17,9 @@ const TASK: &str = "GROUP_TASK";
 /// The time-out of the groups.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a late process still runs when the others have given up: longer than they need to ask it.
+const LATE: Duration = Duration::from_secs(3);
+
 /// Longest time from the start of a process, or from the cause of an error, until the error.
 const LIMIT: Duration = Duration::from_secs(25);
 
@@ -68,6 +71,16 @@ fn run(task: &str) -> Result<String, process_group::Error> {
                 thread::sleep(Duration::from_millis(20));
             }
             unreachable!()
+        }
+        "late" => {
+            if rank == 1 {
+                // Takes part in nothing, but runs while the others wait.
+                thread::sleep(TIMEOUT + LATE);
+                return Ok(String::new());
+            }
+            let first = group.barrier().unwrap_err();
+            thread::sleep(2 * LATE);
+            Ok(format!("{first}; {}", group.barrier().unwrap_err()))
         }
         _ => panic!("unknown task {task}"),
     }
@@ -160,6 +173,14 @@ fn killed_and_frozen_ranks_are_named_within_the_timeout() {
             }
         });
     }
+}
+
+#[test]
+fn a_rank_that_ends_after_a_failure_is_named_in_the_next() {
+    let results = group("late", 2).results();
+    let (first, second) = results[0].split_once("; ").unwrap();
+    assert!(first.contains("all ranks still run"), "{results:?}");
+    assert!(second.contains("rank 1 has ended or does not respond"), "{results:?}");
 }
 
 /// Asserts that the ranks of a group name the one that gets this signal.
