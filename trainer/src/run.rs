@@ -1,8 +1,8 @@
 //! A training run: epochs of steps, each followed by validation and a save.
 //!
 //! With several processes, all ranks run this loop, each on its batches, and have the same weights and state after every
-//! step. Whatever ends the loop of one rank does so through [`agree`](crate::group::agree), and so ends that of the others
-//! too. Rank 0 writes the files.
+//! step. Whatever ends the loop of one rank does so through [`agree`](crate::group::agree) or [`all`], and so ends that of
+//! the others too. Rank 0 writes the files; where it cannot, the next exchange says so.
 
 mod data;
 mod display;
@@ -137,7 +137,8 @@ impl Trainer {
             let (epoch, run) = (trained.epoch, &self.config.run);
             let is_due = epoch == run.epochs || run.validate_every.ends_with_epoch(epoch, self.state.steps);
             let validation = is_due.then(|| self.validate(&format!("validation {epoch}"))).transpose()?;
-            self.end_epoch(trained, validation).map_err(Stop::Unsaved)?;
+            let written = self.end_epoch(trained, validation);
+            self.agree_on_files(written)?;
         }
         Ok(())
     }
@@ -151,7 +152,7 @@ impl Trainer {
             (size.images.saturating_sub(consumed), u64::from(epochs - epoch - 1) * size.images);
         let mut progress = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), images, images_after);
         let mut spent = StageSeconds::default();
-        let mut saved = Instant::now();
+        let (mut saved, mut written) = (Instant::now(), Ok(()));
         let augmentation = self.config.augmentation.of_epoch(epoch, epochs);
         // All ranks know the batches of the epoch. Of those that are left, rank r takes every batch r of as many as there
         // are ranks. The last step may have fewer batches than the others, and then none for some ranks.
@@ -165,23 +166,18 @@ impl Trainer {
             if self.config.run.validate_every.ends_with_step(self.state.steps)
                 && self.state.validated_steps != self.state.steps
             {
+                self.agree_on_files(std::mem::replace(&mut written, Ok(())))?;
                 progress.aside(|| self.validate_within_epoch(size))?;
                 if self.config.schedule.is_over(self.state.patience) {
                     return Ok(None);
                 }
             }
-            let (step, images) = self.train_step(&mut batches)?;
+            let (step, images) = self.train_step(&mut batches, written)?;
             progress.step(images, &step);
             spent += step.seconds;
-            let Some(files) = &mut self.files else { continue };
-            let record = StepRecord { step: self.state.steps, epoch: epoch + 1, results: step };
-            files.journal.step(record).map_err(Stop::Unsaved)?;
-            if self.config.run.save_every_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0)
-            {
-                files.save(&self.model, &self.state, None).map_err(Stop::Unsaved)?;
-                saved = Instant::now();
-            }
+            written = self.end_step(step, &mut saved);
         }
+        self.agree_on_files(written)?;
         let [classification_loss, box_loss] = self.state.losses.map(|sum| sum / size.images.max(1) as f64);
         Ok(Some(EpochRecord {
             epoch: epoch + 1,
@@ -195,10 +191,15 @@ impl Trainer {
         }))
     }
 
-    /// Makes a step on the next batches. Also returns the number of images of all ranks.
-    fn train_step(&mut self, batches: &mut impl Iterator<Item = anyhow::Result<Batch>>) -> Result<(Step, usize), Stop> {
+    /// Makes a step on the next batches, if the files of the one before are `written`. Also returns the number of images of all
+    /// ranks.
+    fn train_step(
+        &mut self,
+        batches: &mut impl Iterator<Item = anyhow::Result<Batch>>,
+        written: anyhow::Result<()>,
+    ) -> Result<(Step, usize), Stop> {
         let waiting = Instant::now();
-        let own = self.take_batches(batches);
+        let own = written.map_err(Stop::Unsaved).and_then(|()| self.take_batches(batches));
         let data = waiting.elapsed().as_secs_f64();
         let totals = |batches: &Vec<Batch>| StepTotals::of(batches, self.config.loss.normalizer);
         let (own, totals) = StepTotals::over_ranks(&self.group, own, Stop::is_interrupted, totals)?;
@@ -218,14 +219,29 @@ impl Trainer {
         Ok((step, totals.images))
     }
 
+    /// Logs a step, and saves the run if the last time that it was `saved` is long ago.
+    fn end_step(&mut self, step: Step, saved: &mut Instant) -> anyhow::Result<()> {
+        let Some(files) = &mut self.files else { return Ok(()) };
+        files.journal.step(StepRecord { step: self.state.steps, epoch: self.state.epochs + 1, results: step })?;
+        if self.config.run.save_every_minutes.is_some_and(|minutes| saved.elapsed().as_secs_f64() >= minutes * 60.0) {
+            files.save(&self.model, &self.state, None)?;
+            *saved = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Stops all ranks if rank 0 could not write its files.
+    fn agree_on_files(&self, written: anyhow::Result<()>) -> Result<(), Stop> {
+        all(&self.group, written).map_err(Stop::lost_or_unsaved)
+    }
+
     /// Checks that all ranks have the same weights.
     fn ensure_same_weights(&self) -> Result<(), Stop> {
         if self.group.world_size() == 1 {
             return Ok(());
         }
         let message = "its weights differ from those of rank 0, which a defect of the hardware may cause";
-        ensure_same(&self.group, self.model.checksum(), message)
-            .map_err(|error| if error.is::<process_group::Error>() { Stop::Lost(error) } else { Stop::Unsaved(error) })
+        ensure_same(&self.group, self.model.checksum(), message).map_err(Stop::lost_or_unsaved)
     }
 
     /// The next batches of this rank.
@@ -266,9 +282,9 @@ impl Trainer {
         let record = ValidationWithinEpoch { epoch, steps: self.state.steps, validation };
         let reductions = self.state.patience.reductions;
         let ended = self.end_validation(&validation);
-        let Some(files) = &mut self.files else { return Ok(()) };
-        files.journal.validation(record).map_err(Stop::Unsaved)?;
-        self.save_validated(Some(ended), Some(scored)).map_err(Stop::Unsaved)?;
+        let logged = self.files.as_mut().map_or(Ok(()), |files| files.journal.validation(record));
+        let written = logged.and_then(|()| self.save_validated(Some(ended), Some(scored)));
+        self.agree_on_files(written)?;
         display::validation(&record, ended.best, self.state.patience.reductions > reductions);
         Ok(())
     }

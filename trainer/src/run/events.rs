@@ -8,13 +8,15 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context;
 use prost::{Message, Oneof};
 
 /// The event file of one session: of a new run, or of a resumed one.
 pub(super) struct Events {
+    path: PathBuf,
     file: BufWriter<File>,
 }
 
@@ -24,21 +26,21 @@ impl Events {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn create(folder: &Path, step: u64) -> io::Result<Self> {
+    pub(super) fn create(folder: &Path, step: u64) -> anyhow::Result<Self> {
         let seconds = since_1970() as u64;
         // TensorBoard recognizes event files by `tfevents`, and reads the files of a folder in the order of their
         // names.
         let names = (0..).map(|index| folder.join(format!("events.out.tfevents.{seconds:010}.{index:03}.trainer")));
         for path in names {
-            match File::options().write(true).create_new(true).open(path) {
+            match File::options().write(true).create_new(true).open(&path) {
                 Ok(file) => {
-                    let mut events = Self { file: BufWriter::new(file) };
+                    let mut events = Self { path, file: BufWriter::new(file) };
                     events.write(0, Content::FileVersion("brain.Event:2".to_owned()))?;
                     events.write(step + 1, Content::SessionLog(SessionLog { status: SessionLog::START }))?;
                     return Ok(events);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+                Err(error) => return named(&path, Err(error)),
             }
         }
         unreachable!("the range of file numbers is unbounded")
@@ -48,7 +50,7 @@ impl Events {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> io::Result<()> {
+    pub(super) fn scalars(&mut self, step: u64, scalars: &[(&str, f64)]) -> anyhow::Result<()> {
         let value = |(tag, number): &(&str, f64)| Value {
             tag: (*tag).to_owned(),
             kind: Some(ValueKind::SimpleValue(*number as f32)),
@@ -60,7 +62,13 @@ impl Events {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn image(&mut self, step: u64, tag: &str, [width, height]: [u32; 2], file: Vec<u8>) -> io::Result<()> {
+    pub(super) fn image(
+        &mut self,
+        step: u64,
+        tag: &str,
+        [width, height]: [u32; 2],
+        file: Vec<u8>,
+    ) -> anyhow::Result<()> {
         const RGB: i32 = 3;
         let image = Image { height: height as i32, width: width as i32, colorspace: RGB, encoded: file };
         let value = Value { tag: tag.to_owned(), kind: Some(ValueKind::Image(image)) };
@@ -71,14 +79,19 @@ impl Events {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+    pub(super) fn flush(&mut self) -> anyhow::Result<()> {
+        named(&self.path, self.file.flush())
     }
 
-    fn write(&mut self, step: u64, content: Content) -> io::Result<()> {
+    fn write(&mut self, step: u64, content: Content) -> anyhow::Result<()> {
         let event = Event { wall_time: since_1970(), step: step as i64, content: Some(content) };
-        self.file.write_all(&record(&event.encode_to_vec()))
+        named(&self.path, self.file.write_all(&record(&event.encode_to_vec())))
     }
+}
+
+/// An error with the file that it is about.
+fn named<T>(path: &Path, written: io::Result<T>) -> anyhow::Result<T> {
+    written.with_context(|| format!("cannot write the TensorBoard file `{}`", path.display()))
 }
 
 /// A message with its length and checksums.
@@ -177,6 +190,19 @@ mod tests {
             bytes = rest;
         }
         events
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = Events::create(folder.path(), 0).unwrap();
+        events.flush().unwrap();
+        events.file = BufWriter::new(File::options().write(true).open("/dev/full").unwrap());
+        events.scalars(1, &[("AP", 0.5)]).unwrap();
+        let error = format!("{:#}", events.flush().unwrap_err());
+        assert!(error.starts_with("cannot write the TensorBoard file `") && error.contains(".tfevents."), "{error}");
+        let error = Events::create(&folder.path().join("missing"), 0).err().unwrap().to_string();
+        assert!(error.contains("missing/events.out.tfevents."), "{error}");
     }
 
     // tests/golden/events.py, TensorBoard 2.21.0: the record of Event(step=3, summary: a/b = 0.5)

@@ -1,13 +1,13 @@
 //! The logs of a run: `log.jsonl` and TensorBoard event files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use image::RgbImage;
 
 use super::events::Events;
-use super::log::{EpochRecord, FILE, LogWriter, Record, StepRecord, ValidationRecord, ValidationWithinEpoch};
+use super::log::{EpochRecord, LogWriter, Record, StepRecord, ValidationRecord, ValidationWithinEpoch};
 use super::state::RunState;
 use crate::step::{StageSeconds, Step};
 
@@ -16,7 +16,6 @@ const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The logs of a run.
 pub(super) struct Journal {
-    path: PathBuf,
     log: LogWriter,
     events: Events,
     flushed: Instant,
@@ -29,10 +28,8 @@ impl Journal {
     /// # Errors
     /// When the logs cannot be read or written.
     pub(super) fn open(folder: &Path, state: &RunState) -> anyhow::Result<Self> {
-        let path = folder.join(FILE);
-        let open = || Ok::<_, std::io::Error>((LogWriter::open(&path, state)?, Events::create(folder, state.steps)?));
-        let (log, events) = open().with_context(|| format!("cannot write the log `{}`", path.display()))?;
-        Ok(Self { path, log, events, flushed: Instant::now() })
+        let (log, events) = (LogWriter::open(folder, state)?, Events::create(folder, state.steps)?);
+        Ok(Self { log, events, flushed: Instant::now() })
     }
 
     /// Logs a step.
@@ -87,8 +84,7 @@ impl Journal {
     /// When the event file cannot be written.
     pub(super) fn image(&mut self, steps: u64, name: &str, image: &RgbImage) -> anyhow::Result<()> {
         let file = runtime::image_file::to_jpeg(image).context("cannot encode the image")?;
-        let written = self.events.image(steps, &format!("found/{name}"), image.dimensions().into(), file);
-        written.with_context(|| format!("cannot write the TensorBoard events next to `{}`", self.path.display()))
+        self.events.image(steps, &format!("found/{name}"), image.dimensions().into(), file)
     }
 
     /// Writes what is buffered.
@@ -97,13 +93,13 @@ impl Journal {
     /// When the logs cannot be written.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
         self.flushed = Instant::now();
-        let written = self.log.flush().and_then(|()| self.events.flush());
-        written.with_context(|| format!("cannot write the log `{}`", self.path.display()))
+        self.log.flush()?;
+        self.events.flush()
     }
 
     fn write(&mut self, steps: u64, record: &Record, scalars: &[(&str, f64)]) -> anyhow::Result<()> {
-        let written = self.log.write(record).and_then(|()| self.events.scalars(steps, scalars));
-        written.with_context(|| format!("cannot write the log `{}`", self.path.display()))
+        self.log.write(record)?;
+        self.events.scalars(steps, scalars)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use models::evaluation::Summary;
@@ -143,34 +143,47 @@ impl Log {
 
 /// Writes a log, buffered.
 #[derive(Debug)]
-pub(super) struct LogWriter(BufWriter<File>);
+pub(super) struct LogWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
 
 impl LogWriter {
-    /// Opens or creates the log of a run. Removes the lines that come after `state`, because a resumed run repeats them.
+    /// Opens or creates the log in the folder of a run. Removes the lines that come after `state`, because a resumed run repeats them.
     ///
     /// # Errors
     /// When the log cannot be read or written.
-    pub(super) fn open(path: &Path, state: &RunState) -> io::Result<Self> {
-        rewind(path, state)?;
-        Ok(Self(BufWriter::new(File::options().create(true).append(true).open(path)?)))
+    pub(super) fn open(folder: &Path, state: &RunState) -> anyhow::Result<Self> {
+        let path = folder.join(FILE);
+        let open = || {
+            rewind(&path, state)?;
+            File::options().create(true).append(true).open(&path)
+        };
+        let file = BufWriter::new(named(&path, open())?);
+        Ok(Self { path, file })
     }
 
     /// Adds a line.
     ///
     /// # Errors
     /// When the log cannot be written.
-    pub(super) fn write(&mut self, record: &Record) -> io::Result<()> {
-        serde_json::to_writer(&mut self.0, record)?;
-        self.0.write_all(b"\n")
+    pub(super) fn write(&mut self, record: &Record) -> anyhow::Result<()> {
+        let line = serde_json::to_string(record)? + "\n";
+        named(&self.path, self.file.write_all(line.as_bytes()))
     }
 
     /// Writes what is buffered.
     ///
     /// # Errors
     /// When the log cannot be written.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+    pub(super) fn flush(&mut self) -> anyhow::Result<()> {
+        named(&self.path, self.file.flush())
     }
+}
+
+/// An error with the file that it is about.
+fn named<T>(path: &Path, written: io::Result<T>) -> anyhow::Result<T> {
+    written.with_context(|| format!("cannot write the log `{}`", path.display()))
 }
 
 /// Removes the lines of a log that come after `state`, and damaged ones.
@@ -235,7 +248,7 @@ mod tests {
         };
         let validation = ValidationRecord { classification_loss: 2.0, box_loss: 1.0, summary };
         let within = ValidationWithinEpoch { epoch: 1.5, steps: 2, validation };
-        let mut writer = LogWriter::open(&folder.path().join(FILE), &RunState::default()).unwrap();
+        let mut writer = LogWriter::open(folder.path(), &RunState::default()).unwrap();
         writer.write(&Record::Step(step)).unwrap();
         writer.write(&Record::Epoch(epoch)).unwrap();
         writer.write(&Record::Validation(within)).unwrap();

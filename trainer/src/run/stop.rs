@@ -17,6 +17,11 @@ pub(super) enum Stop {
 }
 
 impl Stop {
+    /// That of a failed exchange of errors that leave the run unsaved.
+    pub(super) fn lost_or_unsaved(error: anyhow::Error) -> Self {
+        if error.is::<process_group::Error>() { Self::Lost(error) } else { Self::Unsaved(error) }
+    }
+
     /// Whether a signal has stopped this rank.
     pub(super) fn is_interrupted(&self) -> bool {
         matches!(self, Self::Interrupted)

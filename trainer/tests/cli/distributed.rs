@@ -338,6 +338,28 @@ fn an_image_that_one_rank_cannot_read_stops_all() {
 }
 
 #[test]
+fn files_that_rank_0_cannot_write_stop_all() {
+    let project = drawn("40");
+    // After a step, an epoch, and a validation within an epoch.
+    for (minutes, interval) in [("0.0001", "1000"), ("null", "1000"), ("null", "2 steps")] {
+        let set = [("epochs", "1000"), ("save_every_minutes", minutes), ("validate_every", interval)];
+        let set = set.map(|(key, value)| format!("--set=run.{key}={value}"));
+        let ranks = Ranks::start(project.path(), 2, &[&set[0], &set[1], &set[2], "--out", "run"]);
+        project.wait_for_steps("run", 1);
+        fs::rename(project.path().join("run"), project.path().join("moved")).unwrap();
+        let ended = ranks.ended();
+        assert!(ended.iter().all(|ended| ended.status.code() == Some(1)), "{set:?}: {ended:#?}");
+        let [first, second] = [&ended[0].stderr, &ended[1].stderr];
+        assert!(
+            first.contains("cannot write") && first.contains("to resume from the last save"),
+            "{set:?}: {ended:#?}"
+        );
+        assert!(second.contains("rank 0 has failed"), "{set:?}: {ended:#?}");
+        fs::remove_dir_all(project.path().join("moved")).unwrap();
+    }
+}
+
+#[test]
 fn bench_reports_communication_and_efficiency() {
     let project = drawn("2");
     let arguments = ["bench", "--steps", "2", "--width", "64", "--height", "64", "--json", "bench.json"];
