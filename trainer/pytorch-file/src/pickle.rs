@@ -147,9 +147,10 @@ impl Machine<'_> {
         Ok(self.bytes[range].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     }
 
+    /// An integer of one, two or four bytes; only that of four has a sign.
     fn integer(&mut self, size: usize) -> Result<(), Error> {
         let number = self.number(size)?;
-        self.push(Value::Int(number as i64));
+        self.push(Value::Int(if size == 4 { i64::from(number as i32) } else { number as i64 }));
         Ok(())
     }
 

@@ -40,37 +40,16 @@ impl Machine<'_> {
     /// Pushes None, a truth value, a number, a text or bytes.
     fn scalar(&mut self, opcode: u8) -> Result<(), Error> {
         match opcode {
-            b'N' => self.push(Value::None),        // NONE
-            0x88 => self.push(Value::Bool(true)),  // NEWTRUE
-            0x89 => self.push(Value::Bool(false)), // NEWFALSE
-            b'K' => self.integer(1)?,              // BININT1
-            b'M' => self.integer(2)?,              // BININT2
-            // BININT
-            b'J' => {
-                let number = self.number(4)?;
-                self.push(Value::Int(i64::from(number as i32)));
-            }
-            // LONG1, LONG4
-            0x8A | 0x8B => {
-                let length = self.number(if opcode == 0x8A { 1 } else { 4 })?;
-                let range = self.take(length)?;
-                self.push(long(&self.bytes[range]));
-            }
-            // INT, LONG
-            b'I' | b'L' => {
-                let line = self.line()?;
-                let value = match text(self.bytes, &line) {
-                    "00" => Value::Bool(false),
-                    "01" => Value::Bool(true),
-                    digits => digits.trim_end_matches('L').parse().map_or(Value::None, Value::Int),
-                };
-                self.push(value);
-            }
-            // FLOAT
-            b'F' => {
-                let line = self.line()?;
-                self.push(text(self.bytes, &line).parse().map_or(Value::None, Value::Float));
-            }
+            b'N' => self.push(Value::None),                                               // NONE
+            0x88 => self.push(Value::Bool(true)),                                         // NEWTRUE
+            0x89 => self.push(Value::Bool(false)),                                        // NEWFALSE
+            b'K' => self.integer(1)?,                                                     // BININT1
+            b'M' => self.integer(2)?,                                                     // BININT2
+            b'J' => self.integer(4)?,                                                     // BININT
+            0x8A => self.long(1)?,                                                        // LONG1
+            0x8B => self.long(4)?,                                                        // LONG4
+            b'I' | b'L' => self.of_line(integer)?,                                        // INT, LONG
+            b'F' => self.of_line(|text| text.parse().map_or(Value::None, Value::Float))?, // FLOAT
             // BINFLOAT
             b'G' => {
                 let bits = self.number(8)? as u64;
@@ -87,17 +66,35 @@ impl Machine<'_> {
             b'U' | b'C' => self.string(1)?, // SHORT_BINSTRING, SHORT_BINBYTES
             b'T' | b'B' => self.string(4)?, // BINSTRING, BINBYTES
             0x8E | 0x96 => self.string(8)?, // BINBYTES8, BYTEARRAY8
-            // STRING
-            b'S' => {
-                let line = self.line()?;
-                let quoted = &self.bytes[line.clone()];
-                if quoted.len() < 2 || quoted.contains(&b'\\') {
-                    return Err(self.error("a string with escapes, which only protocol 0 has; save it with protocol 2"));
-                }
-                self.push(Value::Text(line.start + 1..line.end - 1));
-            }
+            b'S' => self.quoted()?,         // STRING
             other => self.collection(other)?,
         }
+        Ok(())
+    }
+
+    /// Pushes a signed number after its length, which takes `size` bytes.
+    fn long(&mut self, size: usize) -> Result<(), Error> {
+        let length = self.number(size)?;
+        let range = self.take(length)?;
+        self.push(long(&self.bytes[range]));
+        Ok(())
+    }
+
+    /// Pushes the value that a line of text has.
+    fn of_line(&mut self, value: fn(&str) -> Value) -> Result<(), Error> {
+        let line = self.line()?;
+        self.push(value(text(self.bytes, &line)));
+        Ok(())
+    }
+
+    /// Pushes the text in quotes of a line.
+    fn quoted(&mut self) -> Result<(), Error> {
+        let line = self.line()?;
+        let quoted = &self.bytes[line.clone()];
+        if quoted.len() < 2 || quoted.contains(&b'\\') {
+            return Err(self.error("a string with escapes, which only protocol 0 has; save it with protocol 2"));
+        }
+        self.push(Value::Text(line.start + 1..line.end - 1));
         Ok(())
     }
 
@@ -112,28 +109,12 @@ impl Machine<'_> {
                 let elements = self.stack.split_off(height);
                 self.push(Value::Tuple(elements));
             }
-            // TUPLE
-            b't' => {
-                let elements = self.pop_mark()?;
-                self.push(Value::Tuple(elements));
-            }
-            b']' | 0x8F => self.push(Value::List(Vec::new())), // EMPTY_LIST, EMPTY_SET
-            // LIST, FROZENSET
-            b'l' | 0x91 => {
-                let elements = self.pop_mark()?;
-                self.push(Value::List(elements));
-            }
-            // APPEND
-            b'a' => {
-                let element = self.pop()?;
-                self.extend(&[element])?;
-            }
-            // APPENDS, ADDITEMS
-            b'e' | 0x90 => {
-                let elements = self.pop_mark()?;
-                self.extend(&elements)?;
-            }
-            b'}' => self.push(Value::Dict(Vec::new())), // EMPTY_DICT
+            b't' => self.pop_mark().map(|elements| self.push(Value::Tuple(elements)))?, // TUPLE
+            b']' | 0x8F => self.push(Value::List(Vec::new())),                          // EMPTY_LIST, EMPTY_SET
+            b'l' | 0x91 => self.pop_mark().map(|elements| self.push(Value::List(elements)))?, // LIST, FROZENSET
+            b'a' => self.pop().and_then(|element| self.extend(&[element]))?,            // APPEND
+            b'e' | 0x90 => self.pop_mark().and_then(|elements| self.extend(&elements))?, // APPENDS, ADDITEMS
+            b'}' => self.push(Value::Dict(Vec::new())),                                 // EMPTY_DICT
             // DICT
             b'd' => {
                 let entries = self.pop_mark()?;
@@ -145,11 +126,7 @@ impl Machine<'_> {
                 let (value, key) = (self.pop()?, self.pop()?);
                 self.insert(&[key, value])?;
             }
-            // SETITEMS
-            b'u' => {
-                let entries = self.pop_mark()?;
-                self.insert(&entries)?;
-            }
+            b'u' => self.pop_mark().and_then(|entries| self.insert(&entries))?, // SETITEMS
             other => self.object(other)?,
         }
         Ok(())
@@ -163,14 +140,7 @@ impl Machine<'_> {
                 let global = Global { module: self.line()?, name: self.line()? };
                 self.global(global)?;
             }
-            // STACK_GLOBAL
-            0x93 => {
-                let (name, module) = (self.pop()?, self.pop()?);
-                let (Value::Text(name), Value::Text(module)) = (&self.values[name], &self.values[module]) else {
-                    return Err(self.error("a name that is no text"));
-                };
-                self.global(Global { module: module.clone(), name: name.clone() })?;
-            }
+            0x93 => self.stack_global()?, // STACK_GLOBAL
             // REDUCE, NEWOBJ
             b'R' | 0x81 => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
@@ -209,6 +179,24 @@ impl Machine<'_> {
             other => return Err(self.error(&format!("unknown instruction {other:#04x}"))),
         }
         Ok(())
+    }
+
+    /// Names a class or function with the two texts on the stack.
+    fn stack_global(&mut self) -> Result<(), Error> {
+        let (name, module) = (self.pop()?, self.pop()?);
+        let (Value::Text(name), Value::Text(module)) = (&self.values[name], &self.values[module]) else {
+            return Err(self.error("a name that is no text"));
+        };
+        self.global(Global { module: module.clone(), name: name.clone() })
+    }
+}
+
+/// A truth value or an integer in decimals; none if it exceeds 64 bits.
+fn integer(text: &str) -> Value {
+    match text {
+        "00" => Value::Bool(false),
+        "01" => Value::Bool(true),
+        digits => digits.trim_end_matches('L').parse().map_or(Value::None, Value::Int),
     }
 }
 
