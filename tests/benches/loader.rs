@@ -104,7 +104,7 @@ impl Data {
         let mut spec = tests::spec("resnet18", NormKind::Batch, self.dataset.classes().len());
         (spec.preprocessing.shorter_side, spec.preprocessing.longer_side) = (320, 320);
         let augmentation: AugmentationConfig = serde_yaml::from_str(augmentation)?;
-        let cache = CacheConfig { kind, max_gigabytes: 1.0, ..CacheConfig::default() };
+        let cache = CacheConfig { kind, max_gigabytes: 1.0 };
         let recipe = Recipe {
             dataset: self.dataset.clone(),
             spec,

@@ -11,7 +11,6 @@ use anyhow::ensure;
 use image::RgbImage;
 use runtime::image_file::{self, ImageFileError};
 use schemars::JsonSchema;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::say;
@@ -24,16 +23,11 @@ pub struct CacheConfig {
     pub kind: CacheKind,
     /// Maximum size, in units of 10^9 bytes. An image takes three bytes per pixel.
     pub max_gigabytes: f64,
-    /// Has no effect. Configurations of earlier versions have a folder for images on disk.
-    #[serde(skip_serializing)]
-    #[schemars(skip)]
-    pub folder: IgnoredAny,
 }
 
 /// Where decoded images are cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case", try_from = "String")]
-#[schemars(!try_from)]
+#[serde(rename_all = "snake_case")]
 pub enum CacheKind {
     /// No cache: images are decoded in every epoch.
     #[default]
@@ -42,24 +36,9 @@ pub enum CacheKind {
     Memory,
 }
 
-impl TryFrom<String> for CacheKind {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "none" => Ok(Self::None),
-            "memory" => Ok(Self::Memory),
-            "disk" => Err("images are no longer cached on disk, because decoding them is faster than training; use \
-                           `kind: none`, or `kind: memory` if the decoded images fit into memory"
-                .to_owned()),
-            _ => Err(format!("unknown cache `{text}`, expected `none` or `memory`")),
-        }
-    }
-}
-
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { kind: CacheKind::None, max_gigabytes: 4.0, folder: IgnoredAny }
+        Self { kind: CacheKind::None, max_gigabytes: 4.0 }
     }
 }
 
@@ -206,19 +185,6 @@ mod tests {
             RgbImage::from_pixel(2, 2, image::Rgb([shade; 3])).save(&path).unwrap();
             assert_eq!(cache.read(&path).unwrap().get_pixel(0, 0).0, [shade; 3]);
         }
-    }
-
-    #[test]
-    fn kinds_are_parsed_and_a_cache_on_disk_is_refused_with_a_replacement() {
-        let config = |text: &str| serde_yaml::from_str::<CacheConfig>(text);
-        let memory = CacheConfig { kind: CacheKind::Memory, ..CacheConfig::default() };
-        assert_eq!(config("{kind: memory}").unwrap(), memory);
-        assert_eq!(config("{kind: none, folder: image-cache}").unwrap(), CacheConfig::default());
-        assert_eq!(config(&serde_yaml::to_string(&memory).unwrap()).unwrap(), memory);
-        let error = config("{kind: disk, folder: image-cache}").unwrap_err().to_string();
-        assert!(error.contains("`kind: none`") && error.contains("`kind: memory`"), "{error}");
-        let error = config("{kind: tape}").unwrap_err().to_string();
-        assert!(error.contains("unknown cache `tape`, expected `none` or `memory`"), "{error}");
     }
 
     #[test]

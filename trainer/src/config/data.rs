@@ -183,6 +183,11 @@ mod tests {
             ("{images: a}", "", "train: missing field `annotations` at line 1 column"),
             ("{annotations: a, repeat: 0}", "", "`repeat` of `a` in `data.train` is 0, expected 1 to 1000"),
             ("{annotations: a}", "repeat_threshold: 0", "`data.repeat_threshold` is 0, expected more than 0"),
+            (
+                "{annotations: a}",
+                "cache: {kind: disk}",
+                "cache.kind: unknown variant `disk`, expected `none` or `memory`",
+            ),
             ("{annotations: a}", "repeat_threshold: .nan", "`data.repeat_threshold` is NaN"),
         ] {
             let text = format!("train: {train}\nvalidation: {{annotations: b}}\n{more}");
