@@ -351,7 +351,7 @@ fn files_that_rank_0_cannot_write_stop_all() {
         assert!(ended.iter().all(|ended| ended.status.code() == Some(1)), "{set:?}: {ended:#?}");
         let [first, second] = [&ended[0].stderr, &ended[1].stderr];
         assert!(
-            first.contains("cannot write") && first.contains("to resume from the last save"),
+            first.contains("No such file") && first.contains("to resume from the last save"),
             "{set:?}: {ended:#?}"
         );
         assert!(second.contains("rank 0 has failed"), "{set:?}: {ended:#?}");
