@@ -143,16 +143,9 @@ impl AugmentationConfig {
                 "`augmentation.{key}` has min {min} and max {max}, expected {lowest} <= min <= max <= {highest}"
             );
         }
-        ensure!(
-            0.0 < crop.min && crop.min <= 1.0,
-            "`augmentation.crop.min` is {}, expected more than 0 and at most 1",
-            crop.min
-        );
-        ensure!(
-            (0.0..=180.0).contains(&hue.degrees),
-            "`augmentation.hue.degrees` is {}, expected 0 to 180",
-            hue.degrees
-        );
+        let (min, degrees) = (crop.min, hue.degrees);
+        ensure!(0.0 < min && min <= 1.0, "`augmentation.crop.min` is {min}, expected more than 0 and at most 1");
+        ensure!((0.0..=180.0).contains(&degrees), "`augmentation.hue.degrees` is {degrees}, expected 0 to 180");
         Ok(())
     }
 

@@ -1,64 +1,19 @@
 //! `run.batch_size`: a number of images, or the largest that fits.
 
-use std::borrow::Cow;
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Images per batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Text", into = "Text")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", expecting = "expected a number of images, or `auto`")]
 pub enum BatchSize {
-    /// This number, at least 1.
-    Images(usize),
     /// The largest number with which training fits in the memory of the device; `fit` finds it.
     Auto,
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected a number of images, or `auto`")]
-enum Text {
-    /// A number of images.
+    /// This number, at least 1.
+    #[serde(untagged)]
     Images(#[schemars(range(min = 1))] usize),
-    Word(Word),
-}
-
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum Word {
-    Auto,
-}
-
-impl TryFrom<Text> for BatchSize {
-    type Error = &'static str;
-
-    fn try_from(text: Text) -> Result<Self, Self::Error> {
-        match text {
-            Text::Images(0) => Err("expected at least 1 image, or `auto`"),
-            Text::Images(images) => Ok(Self::Images(images)),
-            Text::Word(Word::Auto) => Ok(Self::Auto),
-        }
-    }
-}
-
-impl From<BatchSize> for Text {
-    fn from(size: BatchSize) -> Self {
-        match size {
-            BatchSize::Images(images) => Self::Images(images),
-            BatchSize::Auto => Self::Word(Word::Auto),
-        }
-    }
-}
-
-impl JsonSchema for BatchSize {
-    fn schema_name() -> Cow<'static, str> {
-        "BatchSize".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        Text::json_schema(generator)
-    }
 }
 
 impl fmt::Display for BatchSize {
@@ -99,7 +54,7 @@ mod tests {
             assert_eq!(parse(text), Ok(expected));
             assert_eq!(serde_yaml::to_string(&expected).unwrap().trim(), text);
         }
-        for wrong in ["0", "-1", "2.5", "all", "[1]", "null"] {
+        for wrong in ["-1", "2.5", "all", "[1]", "null"] {
             let error = parse(wrong).unwrap_err();
             assert!(error.contains("expected") && error.contains("`auto`"), "{wrong}: {error}");
         }

@@ -7,12 +7,10 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use models::dataset::Dataset;
-use models::spec::FORMAT;
 use models::{Matcher, ModelSpec};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_yaml::Value;
 
 use crate::augmentation::AugmentationConfig;
 use crate::batch_size::BatchSize;
@@ -123,20 +121,10 @@ impl TrainConfig {
     /// # Errors
     /// When the file cannot be read, or when it or an override has an unknown key, a wrong type or a value out of range.
     pub fn read(path: &Path, data: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Self> {
-        Self::read_as(path, data, overrides, FORMAT)
-    }
-
-    /// Like [`read`](Self::read), for a model that is of the spec format `format` if it does not say so itself.
-    pub(crate) fn read_as(
-        path: &Path,
-        data: Option<&Path>,
-        overrides: &Overrides,
-        format: u32,
-    ) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| {
             format!("cannot read the configuration `{}`; create one with `trainer init`", path.display())
         })?;
-        let mut config = overrides.parse(&text, &path.display().to_string(), |text| Self::parse_as(text, format))?;
+        let mut config = overrides.parse(&text, &path.display().to_string(), Self::parse)?;
         let base = data.or_else(|| path.parent()).unwrap_or(Path::new(""));
         let data = config.data.train.iter_mut().chain(&mut config.data.validation);
         for path in data.flat_map(DatasetConfig::paths_mut) {
@@ -145,25 +133,12 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// The spec format that a run's configuration, with this text, was written in. All versions but the first write it.
-    pub(crate) fn format_of_run(text: &str) -> u32 {
-        spec_format(text).unwrap_or(1)
-    }
-
     /// A configuration from YAML, with its paths unchanged.
     ///
     /// # Errors
     /// When there is an unknown key, a wrong type or a value out of range.
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
-        Self::parse_as(text, FORMAT)
-    }
-
-    /// Like [`parse`](Self::parse), for a model that is of the spec format `format` if it does not say so itself.
-    pub(crate) fn parse_as(text: &str, format: u32) -> anyhow::Result<Self> {
-        let mut config: Self = from_yaml(text)?;
-        if format == 1 && spec_format(text).is_none() {
-            config.model = config.model.converted_from_format_1();
-        }
+        let config: Self = from_yaml(text)?;
         config.validate()?;
         Ok(config)
     }
@@ -193,12 +168,6 @@ impl TrainConfig {
     pub(crate) fn spec_of(&self, dataset: &Dataset) -> ModelSpec {
         ModelSpec { classes: dataset.classes().to_vec(), ..self.model.clone() }
     }
-}
-
-/// The spec format in the text of a configuration; none if it is absent.
-fn spec_format(text: &str) -> Option<u32> {
-    let config: Value = serde_yaml::from_str(text).ok()?;
-    u32::try_from(config.get("model")?.get("format")?.as_u64()?).ok()
 }
 
 /// Reads YAML. serde_yaml names the key of an error, but not where a value is one of several types.
@@ -233,7 +202,7 @@ mod tests {
         for (text, expected) in [
             ("run: {validate_every: 3 weeks}", "run.validate_every: `3 weeks` is not an interval"),
             ("run: {batch_size: none}", "run.batch_size: expected a number of images, or `auto` at line 2"),
-            ("run: {batch_size: 0}", "run.batch_size: expected at least 1 image, or `auto` at line 2"),
+            ("run: {batch_size: 0}", "`run.batch_size` is 0, expected at least 1, or `auto`"),
             ("run: {epochs: many}", "run.epochs: invalid type: string \"many\", expected u32 at line 2"),
             ("run: {epoch: 1}", "run.epoch: unknown field `epoch`, expected one of"),
         ] {
@@ -244,25 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn configurations_of_old_runs_keep_their_meaning() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.yaml");
+    fn models_are_of_the_newest_format_unless_they_say_another() {
         let data = "data: {train: {annotations: train.json}, validation: {annotations: val.json}}";
-        let model = |model: &str| {
-            std::fs::write(&path, format!("{data}\n{model}\n")).unwrap();
-            let format = TrainConfig::format_of_run(&std::fs::read_to_string(&path).unwrap());
-            TrainConfig::read_as(&path, None, &Overrides::default(), format).unwrap().model
-        };
-        for text in ["", "model: {backbone: {norm: {kind: frozen_batch}}}", "model: {format: 1}"] {
-            let model = model(text);
-            assert!(model.backbone.norm.trains_affine() && !model.preprocessing.round_pixels, "{text}");
+        for (format, trains_affine) in [("", false), ("format: 2, ", false), ("format: 1, ", true)] {
+            let text = format!("{data}\nmodel: {{{format}backbone: {{norm: {{kind: frozen_batch}}}}}}\n");
+            let config = TrainConfig::parse(&text).unwrap();
+            assert_eq!(config.model.backbone.norm.trains_affine(), trains_affine, "{format}");
+            // The configuration of a run has the newest format.
+            assert_eq!(TrainConfig::parse(&serde_yaml::to_string(&config).unwrap()).unwrap(), config);
         }
-        let new = model("model: {format: 2, backbone: {norm: {kind: frozen_batch}}}");
-        assert!(!new.backbone.norm.trains_affine());
-        assert_eq!(model(&format!("model: {}", serde_json::to_string(&new).unwrap())), new);
-        // A new configuration is of the newest format.
-        std::fs::write(&path, format!("{data}\nmodel: {{backbone: {{depth: 18}}}}\n")).unwrap();
-        assert!(!TrainConfig::read(&path, None, &Overrides::default()).unwrap().model.backbone.norm.trains_affine());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::machine::Machine;
 use crate::overrides::Overrides;
 use crate::progress::{say, warn};
 use crate::resumption;
-use crate::run::{RunData, RunFolder, Saved, Setup, Trainer, print_result};
+use crate::run::{RunData, RunFolder, Setup, Trainer, print_result};
 use crate::training_model::TrainingModel;
 
 /// Train a detector.
@@ -74,21 +74,21 @@ fn fit(args: &FitArgs, group: &Rc<ProcessGroup>) -> anyhow::Result<()> {
         return Trainer::begin(prepare(group, (folder, &path), config, device, weights)?)?.train();
     };
     let (folder, path) = in_first(group, || RunFolder::existing(path))?;
-    let saved = from_first(group, || folder.as_ref().context("rank 0 has a folder")?.saved())?;
-    let resumed = configs_of_resumed(args, &path, &saved.config).and_then(|[before, config]| {
-        resumption::ensure_epochs_left(&saved.state, &before, &config)?;
-        Ok((Saved { config: before, state: saved.state }, config))
+    let (saved, state) = from_first(group, || folder.as_ref().context("rank 0 has a folder")?.saved())?;
+    let configs = configs_of_resumed(args, &path, &saved).and_then(|[before, config]| {
+        resumption::ensure_epochs_left(&state, &before, &config)?;
+        Ok((before, config))
     });
-    let (saved, config) = all(group, resumed)?;
+    let (before, config) = all(group, configs)?;
     let has_report = from_first(group, || Ok(folder.as_ref().is_some_and(RunFolder::has_report)))?;
-    if let Some(end) = resumption::end(&saved.state, &config, &RunFolder::resume_command(&path))
+    if let Some(end) = resumption::end(&state, &config, &RunFolder::resume_command(&path))
         && has_report
     {
         say(format_args!("{end}"));
-        return folder.map_or(Ok(()), |folder| print_result(&folder, &saved.state));
+        return folder.map_or(Ok(()), |folder| print_result(&folder, &state));
     }
-    let device = all(group, device_of_resumed(args, group, &path, saved.state.device))?;
-    Trainer::resume(prepare(group, (folder, &path), config, device, None)?, &saved)?.train()
+    let device = all(group, device_of_resumed(args, group, &path, state.device))?;
+    Trainer::resume(prepare(group, (folder, &path), config, device, None)?, &before, state)?.train()
 }
 
 /// The folder that rank 0 opens, in rank 0, and its path.
@@ -208,17 +208,16 @@ fn configs_of_resumed(args: &FitArgs, folder: &Path, saved: &str) -> anyhow::Res
         args.data.is_none() || args.config.is_some(),
         "a resumed run uses the data paths of its configuration; omit --data, or pass --config too"
     );
-    let format = TrainConfig::format_of_run(saved);
     // Its paths are absolute.
     let parse = |overrides: &Overrides| {
         let name = folder.join("config.yaml").display().to_string();
-        overrides.parse(saved, &name, |text| TrainConfig::parse_as(text, format))
+        overrides.parse(saved, &name, TrainConfig::parse)
     };
     let [before, mut config] = [parse(&Overrides::default())?, parse(&args.overrides)?];
     // The run keeps the number that was found for `auto`.
     config.run.batch_size = config.run.batch_size.or(before.run.batch_size);
     if let Some(path) = &args.config {
-        let mut given = TrainConfig::read_as(path, args.data.as_deref(), &args.overrides, format)?;
+        let mut given = TrainConfig::read(path, args.data.as_deref(), &args.overrides)?;
         given.run.batch_size = given.run.batch_size.or(before.run.batch_size);
         ensure!(
             given == config,

@@ -62,7 +62,7 @@ pub(crate) fn with_rank<T>(group: &ProcessGroup, result: anyhow::Result<T>) -> a
     if group.world_size() > 1 { result.with_context(|| format!("rank {}", group.rank())) } else { result }
 }
 
-/// Why this rank stops although it could go on.
+/// Why this rank stops.
 #[derive(Debug, thiserror::Error)]
 pub enum Halt {
     /// A signal has stopped this rank or another one.
@@ -71,12 +71,22 @@ pub enum Halt {
     /// Other ranks have failed.
     #[error("{0}")]
     Others(String),
+    /// libtorch has failed in this rank.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
     /// This rank has failed amid a collective operation of all ranks.
     #[error("{0}")]
     Amid(TorchError),
     /// The group cannot go on.
     #[error(transparent)]
     Group(#[from] process_group::Error),
+}
+
+impl Halt {
+    /// Whether a signal has stopped this rank or another one.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(self, Self::Interrupted)
+    }
 }
 
 /// What this rank has, if every rank has something; else an error on every rank: its own, or why the others stop.

@@ -8,9 +8,9 @@ use tch::Device;
 
 use crate::augmentation::{AugmentationConfig, ScaleConfig};
 use crate::config::TrainConfig;
+use crate::group::Halt;
 use crate::loader::{BatchRequest, Loader};
 use crate::schedule::{Patience, SchedulePosition};
-use crate::step::StepError;
 use crate::training_model::TrainingModel;
 
 /// Fraction of the CPU's free memory that training may take. The rest is for other programs and for files.
@@ -57,7 +57,7 @@ pub(crate) fn largest_batch(
                 Ok(true)
             }
             // Libraries have more ways to fail for too large a size than to say that memory ran out.
-            Err(StepError::Torch(error)) if images > 1 || error.is_out_of_memory() => Ok(false),
+            Err(Halt::Torch(error)) if images > 1 || error.is_out_of_memory() => Ok(false),
             Err(error) => Err(error.into()),
         }
     };

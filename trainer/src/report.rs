@@ -39,15 +39,6 @@ pub struct ReportArgs {
     out: Option<PathBuf>,
 }
 
-/// What to report, and where.
-#[derive(Clone, Debug)]
-pub struct ReportOptions {
-    /// The folders of the runs, at least one.
-    pub runs: Vec<PathBuf>,
-    /// The HTML file.
-    pub out: PathBuf,
-}
-
 /// Writes a report and prints its path. Prints what is missing from it as warnings.
 ///
 /// # Errors
@@ -57,7 +48,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     // A run that begins meanwhile moves `runs/latest`.
     let runs: Vec<_> = args.runs.iter().map(|run| linked(run)).collect();
     let out = args.out.clone().unwrap_or_else(|| default_path(&runs[0]));
-    write(&ReportOptions { runs, out: out.clone() })?.iter().for_each(|note| warn(format_args!("{note}")));
+    write(&runs, &out)?.iter().for_each(|note| warn(format_args!("{note}")));
     print(&format!("wrote `{}`", out.display()))
 }
 
@@ -66,15 +57,15 @@ pub(crate) fn default_path(run: &Path) -> PathBuf {
     run.join("report.html")
 }
 
-/// Writes a report atomically. Returns what is missing from it, such as damaged lines of a log, which it says itself too.
+/// Writes a report on the runs in these folders, at least one, to the HTML file `out`, atomically. Returns what is missing from it, such as damaged lines of a log, which it says itself too.
 ///
 /// # Errors
 /// When a folder contains no run, or the report cannot be written.
-pub fn write(options: &ReportOptions) -> anyhow::Result<Vec<String>> {
-    let data = ReportData::read(&options.runs)?;
+pub fn write(runs: &[PathBuf], out: &Path) -> anyhow::Result<Vec<String>> {
+    let data = ReportData::read(runs)?;
     let page = page(&data)?;
-    write_atomically::<std::io::Error>(&options.out, |file| file.write_all(page.as_bytes()))
-        .with_context(|| format!("cannot write the report `{}`", options.out.display()))?;
+    write_atomically::<std::io::Error>(out, |file| file.write_all(page.as_bytes()))
+        .with_context(|| format!("cannot write the report `{}`", out.display()))?;
     Ok(data.notes())
 }
 
@@ -179,7 +170,7 @@ mod tests {
         /// The report's page, its data, and the notes.
         fn report(&self) -> (String, Value, Vec<String>) {
             let out = self.run().join("report.html");
-            let notes = write(&ReportOptions { runs: vec![self.run()], out: out.clone() }).unwrap();
+            let notes = write(&[self.run()], &out).unwrap();
             let page = fs::read_to_string(out).unwrap();
             let start = page.split_once("id=\"data\">").unwrap().1;
             let data = serde_json::from_str(start.split_once("</script>").unwrap().0).unwrap();
@@ -292,10 +283,9 @@ mod tests {
     #[test]
     fn several_runs_have_names_of_their_own_and_other_folders_are_refused() {
         let [first, second] = [Sample::new(1), Sample::new(1)];
-        let out = first.folder.path().join("both.html");
-        let options = ReportOptions { runs: vec![first.run(), second.run()], out };
-        write(&options).unwrap();
-        let names: Vec<_> = ReportData::read(&options.runs).unwrap().runs.into_iter().map(|run| run.name).collect();
+        let runs = [first.run(), second.run()];
+        write(&runs, &first.folder.path().join("both.html")).unwrap();
+        let names: Vec<_> = ReportData::read(&runs).unwrap().runs.into_iter().map(|run| run.name).collect();
         assert_eq!(names, ["shapes-1 (1)", "shapes-1 (2)"]);
         let error = ReportData::read(&[first.folder.path().to_owned()]).unwrap_err().to_string();
         assert!(error.contains("contains no run") && error.contains("trainer fit"), "{error}");

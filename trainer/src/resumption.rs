@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn effect_of_a_new_length_on_the_learning_rate_is_said() {
-        let state = RunState { steps: 300, epochs: 30, ..RunState::default() };
+        let state = RunState { steps: 300, epochs: 30, world_size: 1, ..RunState::default() };
         let text = |kind: &str| {
             let of = |epochs| {
                 let schedule =

@@ -28,19 +28,19 @@ use crate::agreement::ensure_same;
 use crate::config::TrainConfig;
 use crate::device::Device;
 use crate::failure::{TorchError, catch};
-use crate::group::all;
+use crate::group::{Halt, all};
 use crate::interrupt::{Interrupt, Interrupted};
 use crate::loader::Batch;
 use crate::progress::{EpochProgress, say, warn};
-use crate::report::{self, ReportOptions};
+use crate::report;
 use crate::resumption;
-use crate::step::{StageSeconds, Step, StepError};
+use crate::step::{StageSeconds, Step};
 use crate::step_totals::StepTotals;
 use crate::training_model::TrainingModel;
 pub(crate) use data::RunData;
 pub(crate) use display::print_result;
 use files::{RunFiles, Validation};
-pub(crate) use folder::{RunFolder, Saved};
+pub(crate) use folder::RunFolder;
 use log::{EpochRecord, StepRecord, ValidationRecord, ValidationWithinEpoch};
 pub(crate) use setup::Setup;
 pub(crate) use state::{EpochSize, RunState};
@@ -80,16 +80,14 @@ impl Trainer {
         Ok(Self { group, files, resume_command, config, data: Rc::new(data), model, state, interrupt })
     }
 
-    /// Resumes the run from its saved state. The configuration that is saved may be changed; then it is written.
+    /// Resumes the run from its saved state, with the configuration `before`. The new one is written if it differs.
     ///
     /// # Errors
     /// When the folder's state does not match the configuration, the data or the number of processes, when the folder
     /// cannot be written, and when a rank fails.
-    pub(crate) fn resume(setup: Setup, saved: &Saved<TrainConfig>) -> anyhow::Result<Self> {
+    pub(crate) fn resume(setup: Setup, before: &TrainConfig, state: RunState) -> anyhow::Result<Self> {
         let Setup { group, folder, resume_command, config, data, mut model, device, interrupt } = setup;
-        let Saved { config: before, state } = saved;
-        let size = EpochSize::new(&config, data.sampler.images_per_epoch(), group.world_size());
-        let state = RunState { device, checked_images: data.checked_images, ..state.resume(size, group.world_size())? };
+        let state = RunState { device, checked_images: data.checked_images, ..state.resume(group.world_size())? };
         ensure!(
             state.dataset_checksums == data.checksums(),
             "images, boxes or classes have changed since the run was started; start a new run, or undo the changes"
@@ -106,6 +104,7 @@ impl Trainer {
         model.optimizer.steps = (state.steps - state.loss_scaler.map_or(0, |scaler| scaler.skipped)) as i64;
         model.join(group.clone())?;
         if config.run.epochs != before.run.epochs {
+            let size = EpochSize::new(&config, data.sampler.images_per_epoch(), group.world_size());
             say(format_args!("{}", resumption::new_length(&state, size, before, &config)));
         }
         Ok(Self { group, files, resume_command, config, data: Rc::new(data), model, state, interrupt })
@@ -147,7 +146,7 @@ impl Trainer {
     fn train_epoch(&mut self) -> Result<Option<EpochRecord>, Stop> {
         let (epoch, epochs) = (self.state.epochs, self.config.run.epochs);
         let size = self.epoch_size();
-        let consumed = self.state.consumed_images.unwrap_or(0);
+        let consumed = self.state.consumed_images;
         let (images, images_after) =
             (size.images.saturating_sub(consumed), u64::from(epochs - epoch - 1) * size.images);
         let mut progress = EpochProgress::new(format!("epoch {}/{epochs}", epoch + 1), images, images_after);
@@ -205,9 +204,9 @@ impl Trainer {
         let (own, totals) = StepTotals::over_ranks(&self.group, own, Stop::is_interrupted, totals)?;
         let at = self.state.position(self.epoch_size(), self.config.run.epochs);
         let step = self.model.step_unless(&own, totals, &at, &self.interrupt);
-        let mut step = step.map_err(|error| match error {
-            StepError::Halt(halt) => halt.into(),
-            StepError::Torch(error) => self.torch_failure(&error),
+        let mut step = step.map_err(|halt| match halt {
+            Halt::Torch(error) => self.torch_failure(&error),
+            halt => halt.into(),
         })?;
         if !step.is_finite() {
             let (dataset, is_float16) = (&self.data.train.recipe().dataset, self.state.loss_scaler.is_some());
@@ -277,7 +276,7 @@ impl Trainer {
     fn validate_within_epoch(&mut self, size: EpochSize) -> Result<(), Stop> {
         self.ensure_same_weights()?;
         let (validation, scored) = self.validate(&format!("validation after step {}", self.state.steps))?;
-        let fraction = self.state.consumed_images.unwrap_or(0) as f64 / size.images as f64;
+        let fraction = self.state.consumed_images as f64 / size.images as f64;
         let epoch = f64::from(self.state.epochs) + fraction;
         let record = ValidationWithinEpoch { epoch, steps: self.state.steps, validation };
         let reductions = self.state.patience.reductions;
@@ -321,8 +320,7 @@ impl Trainer {
     fn report(&self) -> Result<(), Stop> {
         let Some(RunFiles { folder, .. }) = &self.files else { return Ok(()) };
         let out = report::default_path(folder.path());
-        let notes = report::write(&ReportOptions { runs: vec![folder.path().to_owned()], out: out.clone() });
-        let notes = notes.map_err(Stop::Final)?;
+        let notes = report::write(&[folder.path().to_owned()], &out).map_err(Stop::Final)?;
         notes.iter().for_each(|note| warn(format_args!("{note}")));
         say(format_args!("wrote `{}`", out.display()));
         Ok(())

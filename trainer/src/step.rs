@@ -1,12 +1,10 @@
-//! Results of a training step, and why there are none.
+//! Results of a training step.
 
 use std::ops::AddAssign;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::failure::TorchError;
-use crate::group::Halt;
 use crate::loss_scaler::LossScaler;
 
 /// Results of one step. Numbers missing from a log are NaN.
@@ -46,24 +44,6 @@ impl Step {
     /// Whether the gradient is not finite because of the scale of the loss, which is lower in the next step.
     pub fn is_skipped(&self) -> bool {
         !self.gradient_norm.is_finite() && self.loss_scale.is_some_and(LossScaler::may_skip)
-    }
-}
-
-/// Why a step was not made.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// libtorch has failed.
-    #[error(transparent)]
-    Torch(#[from] TorchError),
-    /// A signal or another rank has stopped the run.
-    #[error(transparent)]
-    Halt(#[from] Halt),
-}
-
-impl StepError {
-    /// Whether a signal has stopped the run, here or in another rank.
-    pub(crate) fn is_interrupted(&self) -> bool {
-        matches!(self, Self::Halt(Halt::Interrupted))
     }
 }
 

@@ -3,8 +3,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use models::spec::NormKind;
-use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Provenance, Role, parameters};
+use models::{Checkpoint, ModelSpec, Parameter, Pretrained, Provenance, parameters};
 use process_group::ProcessGroup;
 use tch::{Device, Kind, Tensor};
 
@@ -19,11 +18,10 @@ use crate::loader::Batch;
 use crate::loss_scaler::LossScaler;
 use crate::optimizer::Optimizer;
 use crate::parameters::{Layout, Parameters, to_array};
-use crate::part::Part;
 use crate::precision::Precision;
 use crate::predictor::Predictor;
 use crate::schedule::SchedulePosition;
-use crate::step::{StageSeconds, Step, StepError};
+use crate::step::{StageSeconds, Step};
 use crate::step_totals::StepTotals;
 use crate::training_network::TrainingNetwork;
 use crate::transfer::Transfer;
@@ -48,8 +46,6 @@ pub struct TrainingModel {
     config: TrainConfig,
     /// The ranks that train together.
     group: Rc<ProcessGroup>,
-    /// Whether the network has batch norms whose running statistics training updates.
-    has_live_norms: bool,
     /// Whether a stage ends when the device has computed it, not when it is queued.
     times_device: bool,
     watch: CpuWatch,
@@ -98,9 +94,8 @@ impl TrainingModel {
     fn of(spec: &ModelSpec, config: &TrainConfig, list: &[Parameter], parameters: Parameters) -> anyhow::Result<Self> {
         let average = config.run.ema_decay.map(|decay| Average::new(parameters.copy(list), decay));
         let predicting = average.as_ref().map_or(&parameters, |average| &average.parameters);
-        let has_live_norms = has_live_norms(spec, list, config.run.freeze);
         Ok(Self {
-            network: TrainingNetwork::new(spec, config, &parameters)?,
+            network: TrainingNetwork::new(spec, config, list, &parameters)?,
             predictor: Predictor::new(spec, predicting)?,
             optimizer: Optimizer::new(&config.optimizer, &parameters.trainable, &parameters.segments),
             loss_scaler: (config.run.precision == Precision::Float16).then(LossScaler::default),
@@ -111,7 +106,6 @@ impl TrainingModel {
             average,
             config: config.clone(),
             group: Rc::new(ProcessGroup::alone()),
-            has_live_norms,
             times_device: false,
             torn: false,
         })
@@ -126,7 +120,7 @@ impl TrainingModel {
             group.broadcast(&mut tensor, 0)?;
         }
         if group.world_size() > 1 {
-            self.synchronize_norms(&group);
+            self.network.synchronize_norms(&group);
         }
         self.group = group;
         Ok(())
@@ -140,13 +134,7 @@ impl TrainingModel {
 
     /// From now on computes as a rank of several does, without the others, to see how much memory that takes.
     pub(crate) fn try_as_rank(&mut self) {
-        self.synchronize_norms(&Rc::new(ProcessGroup::alone()));
-    }
-
-    /// Lets live norms use the statistics of a group, if so configured.
-    fn synchronize_norms(&mut self, group: &Rc<ProcessGroup>) {
-        let is_wanted = self.config.run.sync_batch_norm && self.has_live_norms;
-        self.network.synchronized = is_wanted.then(|| group.clone());
+        self.network.synchronize_norms(&Rc::new(ProcessGroup::alone()));
     }
 
     /// The tensors that a run saves and resumes, by name: weights, average, and the optimizer's moments. They share memory
@@ -176,7 +164,7 @@ impl TrainingModel {
     /// # Errors
     /// When libtorch fails, for example when memory runs out. The network is then as before the step, unless it
     /// [is torn](Self::is_torn).
-    pub fn step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Result<Step, StepError> {
+    pub fn step(&mut self, batches: &[Batch], at: &SchedulePosition) -> Result<Step, Halt> {
         let totals = StepTotals::of(batches, self.config.loss.normalizer);
         self.step_unless(batches, totals, at, &Interrupt::default())
     }
@@ -192,10 +180,10 @@ impl TrainingModel {
         totals: StepTotals,
         at: &SchedulePosition,
         interrupt: &Interrupt,
-    ) -> Result<Step, StepError> {
+    ) -> Result<Step, Halt> {
         let mut before = None;
         let step = catch(|| self.make_step(batches, totals, at, interrupt, &mut before));
-        let step = step.map_err(StepError::Torch).flatten();
+        let step = step.map_err(Halt::Torch).flatten();
         if step.is_err() {
             catch(|| {
                 if let Some(before) = &before {
@@ -231,21 +219,21 @@ impl TrainingModel {
         at: &SchedulePosition,
         interrupt: &Interrupt,
         before: &mut Option<Tensor>,
-    ) -> Result<Step, StepError> {
+    ) -> Result<Step, Halt> {
         let rate = self.config.optimizer.learning_rate(self.group.world_size());
         let learning_rate = rate * self.config.schedule.lr_multiplier(at);
         let contribute = || {
-            *before = self.has_live_norms.then(|| self.parameters.buffers.copy());
+            *before = self.network.has_live_norms.then(|| self.parameters.buffers.copy());
             self.contribution(batches, totals, interrupt)
         };
         let own = match catch(contribute) {
             Ok(own) => own,
             // The others wait for this rank in a norm, so it can tell them nothing.
-            Err(error) if self.network.synchronized.is_some() => return Err(Halt::Amid(error).into()),
+            Err(error) if self.network.synchronized.is_some() => return Err(Halt::Amid(error)),
             Err(error) => Err(error.into()),
         };
         let Contribution { mut losses, mut gradient, mut seconds } =
-            agree(&self.group, own, StepError::is_interrupted, &mut [])?;
+            agree(&self.group, own, Halt::is_interrupted, &mut [])?;
         let start = Instant::now();
         // The others wait for this rank in the sum, so it can tell them nothing of a failure.
         let added = catch(|| self.add_over_ranks(&mut losses, &mut gradient, before.as_ref(), totals));
@@ -272,12 +260,7 @@ impl TrainingModel {
     }
 
     /// The contribution of this rank's batches to a step of `totals`.
-    fn contribution(
-        &self,
-        batches: &[Batch],
-        totals: StepTotals,
-        interrupt: &Interrupt,
-    ) -> Result<Contribution, StepError> {
+    fn contribution(&self, batches: &[Batch], totals: StepTotals, interrupt: &Interrupt) -> Result<Contribution, Halt> {
         let mut losses = Tensor::zeros([2], (Kind::Double, self.device));
         let mut seconds = StageSeconds::default();
         let mut sum: Option<Tensor> = None;
@@ -287,7 +270,7 @@ impl TrainingModel {
         let passes = if synchronizes { totals.batches.div_ceil(self.group.world_size()) } else { batches.len() };
         for pass in 0..passes {
             if interrupt.is_raised() && !synchronizes {
-                return Err(Halt::Interrupted.into());
+                return Err(Halt::Interrupted);
             }
             let start = Instant::now();
             let total = match batches.get(pass) {
@@ -365,16 +348,6 @@ fn layout(config: &TrainConfig) -> Layout {
     Layout { frozen: config.run.freeze, channels_last: config.run.channels_last }
 }
 
-/// Whether a norm with the statistics of its batch is in the part of the network that is trained.
-fn has_live_norms(spec: &ModelSpec, list: &[Parameter], frozen: Option<Part>) -> bool {
-    let is_live = |parameter: &&Parameter| {
-        let part = Part::of(&parameter.name);
-        let norm = if part.is_backbone() { Some(&spec.backbone.norm) } else { spec.heads.norm.as_ref() };
-        norm.is_some_and(|norm| norm.kind == NormKind::Batch) && frozen.is_none_or(|frozen| part > frozen)
-    };
-    list.iter().filter(|parameter| parameter.role == Role::Buffer).any(|parameter| is_live(&parameter))
-}
-
 /// Frees the activations of a failed backward pass. libtorch's queue of this thread keeps what such a pass has not run
 /// until another pass empties it (<https://github.com/pytorch/pytorch/issues/82218>).
 fn release_failed_backward(device: Device) {
@@ -387,6 +360,7 @@ mod tests {
     use models::spec::Class;
 
     use super::*;
+    use crate::part::Part;
 
     #[test]
     fn the_state_has_all_weights_also_frozen_ones_and_their_average() {

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use models::spec::{BoxCoderSpec, PreprocessingSpec};
-use models::{ModelSpec, RetinaNet, WeightsError};
+use models::spec::{BoxCoderSpec, NormKind, PreprocessingSpec};
+use models::{ModelSpec, Parameter, RetinaNet, Role, WeightsError};
 use process_group::ProcessGroup;
 use tch::{Device, Kind, Tensor};
 
@@ -11,6 +11,7 @@ use crate::config::TrainConfig;
 use crate::loader::Batch;
 use crate::loss::{Loss, LossConfig};
 use crate::parameters::Parameters;
+use crate::part::Part;
 use crate::sync_batch_norm::synchronized;
 use crate::torch::{Torch, Training};
 
@@ -24,12 +25,21 @@ pub(crate) struct TrainingNetwork {
     /// The data type of the images, and so of the computation.
     kind: Kind,
     channels_last: bool,
+    /// Whether there are batch norms whose running statistics training updates.
+    pub(crate) has_live_norms: bool,
+    sync_batch_norm: bool,
     /// The ranks whose live norms use common statistics, if they do.
     pub(crate) synchronized: Option<Rc<ProcessGroup>>,
 }
 
 impl TrainingNetwork {
-    pub(crate) fn new(spec: &ModelSpec, config: &TrainConfig, parameters: &Parameters) -> Result<Self, WeightsError> {
+    /// `list` has the parameters of the spec.
+    pub(crate) fn new(
+        spec: &ModelSpec,
+        config: &TrainConfig,
+        list: &[Parameter],
+        parameters: &Parameters,
+    ) -> Result<Self, WeightsError> {
         Ok(Self {
             network: RetinaNet::new(spec, parameters)?,
             device: parameters.trainable.device(),
@@ -38,8 +48,15 @@ impl TrainingNetwork {
             loss: config.loss.clone(),
             kind: config.run.precision.kind(),
             channels_last: config.run.channels_last,
+            has_live_norms: has_live_norms(spec, list, config.run.freeze),
+            sync_batch_norm: config.run.sync_batch_norm,
             synchronized: None,
         })
+    }
+
+    /// Lets live norms use the statistics of a group, if so configured.
+    pub(crate) fn synchronize_norms(&mut self, group: &Rc<ProcessGroup>) {
+        self.synchronized = (self.sync_batch_norm && self.has_live_norms).then(|| group.clone());
     }
 
     /// The loss of a batch.
@@ -68,4 +85,14 @@ impl TrainingNetwork {
         };
         [predictions.logits.0, predictions.offsets.0].map(|tensor| tensor.to_kind(Kind::Float))
     }
+}
+
+/// Whether a norm with the statistics of its batch is in the part of the network that is trained.
+fn has_live_norms(spec: &ModelSpec, list: &[Parameter], frozen: Option<Part>) -> bool {
+    let is_live = |parameter: &&Parameter| {
+        let part = Part::of(&parameter.name);
+        let norm = if part.is_backbone() { Some(&spec.backbone.norm) } else { spec.heads.norm.as_ref() };
+        norm.is_some_and(|norm| norm.kind == NormKind::Batch) && frozen.is_none_or(|frozen| part > frozen)
+    };
+    list.iter().filter(|parameter| parameter.role == Role::Buffer).any(|parameter| is_live(&parameter))
 }

@@ -17,7 +17,7 @@ use trainer::loss_scaler::LossScaler;
 use trainer::part::Part;
 use trainer::precision::Precision;
 use trainer::schedule::{Patience, SchedulePosition};
-use trainer::step::{StageSeconds, Step, StepError};
+use trainer::step::{StageSeconds, Step};
 use trainer::step_totals::StepTotals;
 use trainer::targets::{Normalizer, Object, Targets};
 use trainer::training_model::TrainingModel;
@@ -139,7 +139,7 @@ fn an_interrupted_step_changes_nothing() {
     assert!(!interrupt.raise() && interrupt.raise() && interrupt.is_raised());
     let one_batch = StepTotals { batches: 1, images: 1, divisor: 1 };
     let error = model.step_unless(&[batch(&[1])], one_batch, &at(0), &interrupt).unwrap_err();
-    assert!(matches!(error, StepError::Halt(Halt::Interrupted)), "{error}");
+    assert!(matches!(error, Halt::Interrupted), "{error}");
     assert!(model.parameters.to_tensors() == before && model.optimizer.steps == 0 && !model.is_torn());
     model.step_unless(&[batch(&[1])], one_batch, &at(0), &Interrupt::default()).unwrap();
     assert!(model.parameters.to_tensors() != before);

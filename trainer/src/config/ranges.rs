@@ -4,6 +4,7 @@ use anyhow::{bail, ensure};
 use models::Matcher;
 
 use super::{RunConfig, TrainConfig};
+use crate::batch_size::BatchSize;
 use crate::loss::LossConfig;
 use crate::optimizer::{OptimizerConfig, OptimizerKind};
 use crate::part::Part;
@@ -93,6 +94,7 @@ fn check_schedule(schedule: &ScheduleConfig, epochs: u32) -> anyhow::Result<()> 
 
 fn check_run(run: &RunConfig) -> anyhow::Result<()> {
     ensure!(run.epochs > 0, "`run.epochs` is 0, expected at least 1");
+    ensure!(run.batch_size != BatchSize::Images(0), "`run.batch_size` is 0, expected at least 1, or `auto`");
     ensure!(
         run.freeze != Some(Part::Heads),
         "`run.freeze` is `heads`, which leaves nothing to train; expected at most `pyramid`"

@@ -14,6 +14,7 @@ use super::detections;
 use super::number::short;
 use super::results::Results;
 use crate::config::TrainConfig;
+use crate::differences::values_by_key;
 use crate::machine::PROGRAM;
 use crate::overrides::Overrides;
 use crate::progress::counted;
@@ -142,8 +143,6 @@ impl RunReport {
             notes.push(format!("{boxes} left out: the validation data has changed since"));
         }
         let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        let mut settings = BTreeMap::new();
-        flatten("", &values, &mut settings);
         Ok(Self {
             name: absolute.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned()),
             folder: absolute.display().to_string(),
@@ -153,7 +152,7 @@ impl RunReport {
             validations: log.validations,
             planned_epochs: values["run"]["epochs"].as_u64(),
             config,
-            settings,
+            settings: values_by_key(&values).into_iter().map(|(key, value)| (key, text_of(&value))).collect(),
             sessions,
             updated: fs::metadata(folder.join(log::FILE)).and_then(|file| file.modified()).ok().and_then(seconds),
             results: results.map(|(results, _)| results),
@@ -196,8 +195,7 @@ fn results(folder: &Path, config: &Path) -> anyhow::Result<(Results, usize)> {
 }
 
 fn validation_data(folder: &Path, config: &Path) -> anyhow::Result<Dataset> {
-    let format = TrainConfig::format_of_run(&fs::read_to_string(config)?);
-    let config = TrainConfig::read_as(config, None, &Overrides::default(), format)?;
+    let config = TrainConfig::read(config, None, &Overrides::default())?;
     let Splits { validation, refusals, .. } = Splits::read(&config, &checked_images(folder))?;
     ensure!(refusals.is_empty(), "{}", refusals.join("; "));
     Ok(validation.dataset)
@@ -222,20 +220,8 @@ fn distinguish(runs: &mut [RunReport]) {
     }
 }
 
-/// Collects the values of a configuration by dotted key. Lists count as values.
-fn flatten(key: &str, value: &Value, settings: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Object(values) => {
-            for (name, value) in values {
-                flatten(&if key.is_empty() { name.clone() } else { format!("{key}.{name}") }, value, settings);
-            }
-        }
-        Value::Null if key.is_empty() => {}
-        value => {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            settings.insert(key.to_owned(), text);
-        }
-    }
+fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn seconds(time: SystemTime) -> Option<u64> {

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use models::{Checkpoint, write_atomically};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::state::RunState;
 use crate::config::TrainConfig;
@@ -242,16 +242,15 @@ impl RunFolder {
         Ok(write_atomically(&self.state_path(), |file| file.write_all(&bytes))?)
     }
 
-    /// The saved run: its configuration file and its state.
+    /// The saved run: the text of its configuration, and its state.
     ///
     /// # Errors
     /// When they cannot be read.
-    pub(crate) fn saved(&self) -> anyhow::Result<Saved<String>> {
+    pub(crate) fn saved(&self) -> anyhow::Result<(String, RunState)> {
         let (config, state) = (self.config_path(), self.state_path());
-        Ok(Saved {
-            config: fs::read_to_string(&config).with_context(|| format!("cannot read `{}`", config.display()))?,
-            state: read_run_state(&state).with_context(|| format!("cannot resume from `{}`", state.display()))?,
-        })
+        let text = fs::read_to_string(&config).with_context(|| format!("cannot read `{}`", config.display()))?;
+        let state = read_run_state(&state).with_context(|| format!("cannot resume from `{}`", state.display()))?;
+        Ok((text, state))
     }
 
     /// See [`checked_images`].
@@ -312,14 +311,6 @@ pub(crate) fn checked_images(run: &Path) -> HashSet<u64> {
     runs.flat_map(|state| state.checked_images).flatten().collect()
 }
 
-/// A saved run.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Saved<Config> {
-    /// Its configuration, or the text of that.
-    pub(crate) config: Config,
-    pub(crate) state: RunState,
-}
-
 /// The state of a run in its file.
 fn read_run_state(path: &Path) -> anyhow::Result<RunState> {
     #[derive(Deserialize)]
@@ -331,7 +322,8 @@ fn read_run_state(path: &Path) -> anyhow::Result<RunState> {
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
     let Header { metadata } = serde_json::from_reader(file.take(u64::from_le_bytes(length)))?;
-    Ok(serde_json::from_str(metadata.get(RUN_STATE_KEY).context("its metadata has no state of a run")?)?)
+    let state = metadata.get(RUN_STATE_KEY).context("its metadata has no state of a run")?;
+    serde_json::from_str(state).context("it is of another version; start a new run from its weights with --weights")
 }
 
 /// The folder is locked by another process.
@@ -408,6 +400,17 @@ mod tests {
         }
         symlink(&run, folder.path().join("elsewhere")).unwrap();
         assert_eq!(RunFolder::of_run(Some(&folder.path().join("elsewhere"))), Some(run));
+    }
+
+    #[test]
+    fn states_of_other_versions_are_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let metadata = HashMap::from([(RUN_STATE_KEY.to_owned(), r#"{"steps": 3, "epochs": 1}"#.to_owned())]);
+        let bytes = safetensors::serialize(Vec::<(String, TensorView)>::new(), Some(metadata)).unwrap();
+        fs::write(folder.path().join(STATE), bytes).unwrap();
+        let error = read_run_state(&folder.path().join(STATE)).unwrap_err().to_string();
+        assert_eq!(error, "it is of another version; start a new run from its weights with --weights");
+        assert!(checked_images(folder.path()).is_empty());
     }
 
     #[test]

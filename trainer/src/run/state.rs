@@ -1,6 +1,6 @@
 //! The state of a run: what is saved and resumed, besides the tensors.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
@@ -10,31 +10,25 @@ use crate::schedule::{Patience, ScheduleConfig, SchedulePosition};
 use crate::step::Step;
 
 /// The state of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunState {
     /// Checksums of the training and the validation data.
     pub(crate) dataset_checksums: [u32; 2],
     /// Fingerprints of the image files of both splits if all of them could be read when the run started or resumed.
-    #[serde(default)]
     pub(crate) checked_images: [Option<u64>; 2],
     /// The device of the last step.
-    #[serde(default)]
     pub(crate) device: Device,
     /// Number of processes that train the run together.
-    #[serde(default = "one")]
     pub(crate) world_size: usize,
     /// Number of finished steps.
     pub(crate) steps: u64,
-    /// Images of the current epoch that its steps so far have trained on. `None` in states of earlier versions.
-    #[serde(default)]
-    pub(crate) consumed_images: Option<u64>,
+    /// Images of the current epoch that its steps so far have trained on.
+    pub(crate) consumed_images: u64,
     /// Number of finished epochs, validation included.
     pub(crate) epochs: u32,
     /// Number of finished validations.
-    #[serde(default)]
     pub(crate) validations: u32,
     /// Number of finished steps at the last validation.
-    #[serde(default)]
     pub(crate) validated_steps: u64,
     /// Best AP of a validation; none before the first validation.
     pub(crate) best_ap: Option<f64>,
@@ -45,33 +39,7 @@ pub(crate) struct RunState {
     /// Sums over the images of the current epoch: classification loss, box loss.
     pub(crate) losses: [f64; 2],
     /// The scaler of the loss, in float16.
-    #[serde(default)]
     pub(crate) loss_scaler: Option<LossScaler>,
-}
-
-impl Default for RunState {
-    fn default() -> Self {
-        Self {
-            dataset_checksums: [0; 2],
-            checked_images: [None; 2],
-            device: Device::default(),
-            world_size: 1,
-            steps: 0,
-            consumed_images: Some(0),
-            epochs: 0,
-            validations: 0,
-            validated_steps: 0,
-            best_ap: None,
-            last_ap: None,
-            patience: Patience::default(),
-            losses: [0.0; 2],
-            loss_scaler: None,
-        }
-    }
-}
-
-fn one() -> usize {
-    1
 }
 
 /// The length of an epoch.
@@ -100,43 +68,31 @@ impl RunState {
     /// The position of the next step in the schedule of a run of `epochs` epochs.
     pub(crate) fn position(&self, size: EpochSize, epochs: u32) -> SchedulePosition {
         // With another number of processes, the epochs so far had another number of steps.
-        let before = self.steps.saturating_sub(self.consumed_images.unwrap_or(0).div_ceil(size.images_per_step));
+        let before = self.steps.saturating_sub(self.consumed_images.div_ceil(size.images_per_step));
         let steps = before + size.steps() * u64::from(epochs.saturating_sub(self.epochs));
         SchedulePosition { step: self.steps, steps, epoch: self.epochs, patience: self.patience }
     }
 
-    /// Checks that the run may go on with `world_size` processes, and completes states of earlier versions.
+    /// The state in which the run goes on with `world_size` processes.
     ///
     /// # Errors
-    /// When another number of processes has begun the epoch, and when the state does not belong to a run with epochs of
-    /// `size`.
-    pub(crate) fn resume(self, size: EpochSize, world_size: usize) -> anyhow::Result<Self> {
-        let consumed_images = match self.consumed_images {
-            Some(images) => images,
-            None => {
-                let done = self.steps.checked_sub(u64::from(self.epochs) * size.steps());
-                let done = done.filter(|done| *done <= size.steps()).with_context(|| {
-                    let (steps, epoch) = (self.steps, self.epochs + 1);
-                    format!("the run's state has {steps} steps, which are not in epoch {epoch}; start a new run")
-                })?;
-                (done * size.images_per_step).min(size.images)
-            }
-        };
+    /// When another number of processes has begun the epoch.
+    pub(crate) fn resume(self, world_size: usize) -> anyhow::Result<Self> {
         ensure!(
-            consumed_images == 0 || self.world_size == world_size,
+            self.consumed_images == 0 || self.world_size == world_size,
             "the run was saved within epoch {} by {} processes and cannot go on with {world_size}: each step would have \
              another number of images; resume it with {} until the epoch ends",
             self.epochs + 1,
             self.world_size,
             self.world_size
         );
-        Ok(Self { consumed_images: Some(consumed_images), world_size, ..self })
+        Ok(Self { world_size, ..self })
     }
 
     /// Counts a step on `images` images.
     pub(crate) fn count_step(&mut self, step: &Step, images: usize) {
         self.steps += 1;
-        self.consumed_images = Some(self.consumed_images.unwrap_or(0) + images as u64);
+        self.consumed_images += images as u64;
         for (sum, loss) in self.losses.iter_mut().zip([step.classification_loss, step.box_loss]) {
             *sum += loss * images as f64;
         }
@@ -146,7 +102,7 @@ impl RunState {
     pub(crate) fn end_epoch(&mut self) {
         self.epochs += 1;
         self.losses = [0.0; 2];
-        self.consumed_images = Some(0);
+        self.consumed_images = 0;
     }
 
     /// Ends a validation with this AP. Returns whether it is the best so far.
@@ -210,31 +166,19 @@ mod tests {
     const SIZE: EpochSize = EpochSize { images: 22, images_per_step: 8 };
 
     #[test]
-    fn steps_of_another_epoch_are_an_error() {
-        let state = RunState { steps: 7, epochs: 2, consumed_images: None, ..RunState::default() };
-        let resumed = state.resume(SIZE, 1).unwrap();
-        assert_eq!(resumed.consumed_images, Some(8));
-        assert_eq!(RunState { steps: 9, ..state }.resume(SIZE, 1).unwrap().consumed_images, Some(22));
-        for images in [10, 40] {
-            let error = state.resume(EpochSize { images, ..SIZE }, 1).unwrap_err().to_string();
-            assert!(error.contains("7 steps") && error.contains("epoch 3"), "{error}");
-        }
-    }
-
-    #[test]
     fn another_number_of_processes_is_an_error_except_between_epochs() {
         let step = step();
         let mut state = RunState { world_size: 2, ..RunState::default() };
         state.count_step(&step, 8);
-        assert_eq!(state.resume(SIZE, 2).unwrap(), state);
-        let error = state.resume(SIZE, 3).unwrap_err().to_string();
+        assert_eq!(state.resume(2).unwrap(), state);
+        let error = state.resume(3).unwrap_err().to_string();
         assert!(error.contains("within epoch 1 by 2 processes") && error.contains("with 3"), "{error}");
         state.count_step(&step, 8);
         assert_eq!(state.position(SIZE, 4).steps, 12);
         state.count_step(&step, 6);
         state.end_epoch();
         // Three steps so far, then three epochs of six steps.
-        let resumed = state.resume(EpochSize { images_per_step: 4, ..SIZE }, 1).unwrap();
+        let resumed = state.resume(1).unwrap();
         assert_eq!(resumed.position(EpochSize { images_per_step: 4, ..SIZE }, 4).steps, 3 + 3 * 6);
     }
 }

@@ -33,6 +33,8 @@ impl From<Halt> for Stop {
         match halt {
             Halt::Interrupted => Self::Interrupted,
             Halt::Others(_) => Self::Intact(halt.into()),
+            // `Trainer` knows whether the weights are intact, and asks first.
+            Halt::Torch(_) => Self::Unsaved(halt.into()),
             Halt::Amid(_) | Halt::Group(_) => Self::Lost(halt.into()),
         }
     }
