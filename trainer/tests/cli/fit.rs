@@ -44,11 +44,6 @@ fn augmented_training_is_bitwise_reproducible_with_and_without_cache_and_with_an
     project.fitted(&["--out", "memory"]);
     let weights = |run: &str| project.checkpoint(&format!("{run}/last.safetensors"));
     assert_eq!(weights("memory"), weights("none"));
-    project.configure(&config("{kind: disk}"));
-    assert_contains(
-        &project.refused(&["--out", "disk"]),
-        &["retinanet.yaml", "data.cache.kind: images are no longer cached on disk", "line"],
-    );
 }
 
 #[test]
