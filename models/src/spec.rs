@@ -131,7 +131,7 @@ impl ModelSpec {
 
     /// The meaning of a spec of format 1: its frozen batch norms trained scale and shift.
     #[must_use]
-    pub fn converted_from_format_1(mut self) -> Self {
+    fn converted_from_format_1(mut self) -> Self {
         self.format = FORMAT;
         self.backbone.norm.convert_from_format_1();
         self.heads.norm.iter_mut().for_each(NormSpec::convert_from_format_1);

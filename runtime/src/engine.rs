@@ -132,6 +132,9 @@ impl Engine {
             provider => (start(provider)?, provider, SkippedProviders::new()),
         };
         let not_exported = |reason| EngineError::NotExported { model: model.clone(), reason };
+        let _guard = provider.is_nvidia().then(without_capture);
+        // Declared after the guard, so closed before it ends if the file is refused.
+        let session = session;
         let info = ModelInfo::read(&session).map_err(not_exported)?;
         let contract = Contract::read(&session).map_err(not_exported)?;
         // `auto` drops the options of CUDA on other providers.

@@ -57,7 +57,8 @@ pub(crate) fn default_path(run: &Path) -> PathBuf {
     run.join("report.html")
 }
 
-/// Writes a report on the runs in these folders, at least one, to the HTML file `out`, atomically. Returns what is missing from it, such as damaged lines of a log, which it says itself too.
+/// Writes a report on the runs in these folders, at least one, to the HTML file `out`, atomically. Returns what is missing from it,
+/// such as damaged lines of a log, which it says itself too.
 ///
 /// # Errors
 /// When a folder contains no run, or the report cannot be written.

@@ -201,7 +201,13 @@ impl Trainer {
         let own = written.map_err(Stop::Unsaved).and_then(|()| self.take_batches(batches));
         let data = waiting.elapsed().as_secs_f64();
         let totals = |batches: &Vec<Batch>| StepTotals::of(batches, self.config.loss.normalizer);
-        let (own, totals) = StepTotals::over_ranks(&self.group, own, Stop::is_interrupted, totals)?;
+        let exchanged = StepTotals::over_ranks(&self.group, own, Stop::is_interrupted, totals);
+        let (own, totals) = exchanged.inspect_err(|stop| {
+            if matches!(stop, Stop::Unsaved(_)) {
+                // The others wait for each other before they end, see `stop`.
+                let _ = self.group.barrier();
+            }
+        })?;
         let at = self.state.position(self.epoch_size(), self.config.run.epochs);
         let step = self.model.step_unless(&own, totals, &at, &self.interrupt);
         let mut step = step.map_err(|halt| match halt {

@@ -1,10 +1,10 @@
 //! Parameters of a request, in JSON or in the query of a URL.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error};
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::Number;
 
 use super::error::RequestError;
 use crate::{Priority, Rules};
@@ -31,27 +31,48 @@ pub struct Parameters {
 
 impl<'de> Deserialize<'de> for Parameters {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut parameters = Self::default();
-        for (name, value) in BTreeMap::<String, Value>::deserialize(deserializer)? {
-            let set = match (name.as_str(), &value) {
-                ("min_score" | "max_detections" | "priority" | "timeout", Value::Number(number)) => {
-                    parameters.set(&name, &number.to_string())
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// Reads parameters from a JSON object, whose values are not kept in memory before they are checked.
+struct Object;
+
+impl<'de> Visitor<'de> for Object {
+    type Value = Parameters;
+
+    fn expecting(&self, text: &mut fmt::Formatter) -> fmt::Result {
+        text.write_str("an object with parameters")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parameters, A::Error> {
+        let (mut parameters, mut names) = (Parameters::default(), Vec::new());
+        while let Some(name) = map.next_key::<String>()? {
+            if names.contains(&name) {
+                return Err(A::Error::custom(format!("duplicate parameter `{name}`")));
+            }
+            let set = match name.as_str() {
+                "min_score" | "max_detections" | "priority" | "timeout" => {
+                    parameters.set(&name, &map.next_value::<Number>()?.to_string())
                 }
-                ("classes", Value::String(classes)) => parameters.set(&name, classes),
-                ("binary_data_output", Value::Bool(is_binary)) => {
-                    parameters.binary_data_output = *is_binary;
+                "classes" => parameters.set(&name, &map.next_value::<String>()?),
+                "binary_data_output" => {
+                    parameters.binary_data_output = map.next_value()?;
                     Ok(())
                 }
-                _ => {
-                    let expected = "the numbers min_score, max_detections, priority and timeout, the text classes and the \
-                                    boolean binary_data_output";
-                    Err(RequestError::bad(format!("`{name}` is none of the parameters; there are {expected}")))
-                }
+                _ => Err(unknown(&name, "binary_data_output")),
             };
-            set.map_err(D::Error::custom)?;
+            set.map_err(A::Error::custom)?;
+            names.push(name);
         }
         Ok(parameters)
     }
+}
+
+/// `last` is the parameter that only this form of parameters has.
+fn unknown(name: &str, last: &str) -> RequestError {
+    let expected = "min_score, classes, max_detections, priority, timeout and";
+    RequestError::bad(format!("unknown parameter `{name}`; there are {expected} {last}"))
 }
 
 impl Parameters {
@@ -93,10 +114,7 @@ impl Parameters {
             }
             "timeout" => self.timeout = Some(number()?).filter(|limit| *limit > 0).map(Duration::from_micros),
             "model" => self.model = Some(value.to_owned()),
-            _ => {
-                let expected = "min_score, classes, max_detections, priority, timeout and model";
-                return Err(RequestError::bad(format!("unknown parameter `{name}`; there are {expected}")));
-            }
+            _ => return Err(unknown(name, "model")),
         }
         Ok(())
     }
@@ -152,14 +170,18 @@ mod tests {
             assert!(error.status == 400 && error.message.contains(part), "{error}");
         }
         for (json, part) in [
-            (r#"{"score": 0.1}"#, "`score` is none of the parameters; there are the numbers min_score"),
-            (r#"{"model": "a"}"#, "`model` is none of"),
+            (r#"{"score": 0.1}"#, "unknown parameter `score`; there are min_score"),
+            // Before its value is read, which may be long.
+            (r#"{"score": [1, ~"#, "unknown parameter `score`"),
+            (r#"{"model": "a"}"#, "unknown parameter `model`"),
+            (r#"{"priority": 1, "priority": 2}"#, "duplicate parameter `priority`"),
             (r#"{"min_score": 2}"#, "`min_score` is `2`: expected a number from 0 to 1"),
-            (r#"{"min_score": "0.5"}"#, "`min_score` is none of the parameters; there are the numbers min_score"),
+            (r#"{"min_score": "0.5"}"#, "string \"0.5\", expected a JSON number"),
+            (r#"{"min_score": [0, ~"#, "sequence, expected a JSON number"),
             (r#"{"max_detections": 2.5}"#, "`2.5`"),
             (r#"{"priority": 3}"#, "1 (first) or 2"),
-            (r#"{"timeout": "soon"}"#, "the numbers min_score, max_detections, priority and timeout"),
-            (r#"{"classes": 7}"#, "the text classes"),
+            (r#"{"timeout": "soon"}"#, "expected a JSON number"),
+            (r#"{"classes": 7}"#, "integer `7`, expected a string"),
         ] {
             let error = serde_json::from_str::<Parameters>(json).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -222,7 +222,10 @@ impl RunFolder {
     ) -> anyhow::Result<()> {
         for path in copies {
             let folder = path.parent().unwrap_or(&self.path);
-            fs::create_dir_all(folder).with_context(|| format!("cannot create the folder `{}`", folder.display()))?;
+            // Not the folder of the run: if that was moved away, the run is not to go on without what is in it.
+            if !folder.exists() && folder != self.path {
+                fs::create_dir(folder).with_context(|| format!("cannot create the folder `{}`", folder.display()))?;
+            }
             checkpoint.write(&path)?;
         }
         checkpoint.write(&self.last_path())?;

@@ -69,7 +69,7 @@ values, plus and minus zoom, Escape resets.` });
   /** Shows the points from x = `low` to `high`; without them, all. */
   zoom(low = this.first, high = this.end) {
     const [a, b] = [Math.max(low, this.first), Math.min(high, this.end)];
-    if (b > a || this.first === this.end) this.state.zoom = a <= this.first && b >= this.end ? undefined : [a, b];
+    if (b > a) this.state.zoom = a <= this.first && b >= this.end ? undefined : [a, b];
     this.draw();
   }
 
