@@ -348,7 +348,10 @@ mod tests {
             (with(json!({"parameters": {"content_type": "base64"}, "data": [1]})), "`data`"),
             (json!({"inputs": input(&[2], data.len()), "outputs": [{"name": "boxes"}]}), "`boxes`"),
             (json!({"inputs": input(&[2], data.len()), "parameters": {"min_scor": 0.1}}), "min_scor"),
-            (json!({"inputs": input(&[2], data.len()), "parameters": {"min_score": "x"}}), "`min_score` is none of"),
+            (
+                json!({"inputs": input(&[2], data.len()), "parameters": {"min_score": "x"}}),
+                "`parameters.min_score`: invalid type",
+            ),
         ];
         for (header, part) in cases {
             let error = parse(&header, &data).unwrap_err();

@@ -261,7 +261,11 @@ impl ProcessGroup {
             shim.set(&present(number, rank), "")?;
             shim.set(&roll_call(number), "")?;
             let deadline = Instant::now() + ANSWER;
-            let answers = |other: &usize| shim.get(&present(number, *other), left_until(deadline)).is_ok();
+            // When the time is over, one more look at those that have answered while this thread waited for others.
+            let answers = |other: &usize| {
+                let key = present(number, *other);
+                shim.get(&key, left_until(deadline)).is_ok() || shim.has(&key).is_ok_and(|has| has)
+            };
             let absent: Vec<_> = (0..world_size).filter(|other| *other != rank && !answers(other)).collect();
             // Nobody answers where the store has ended.
             shim.has(&roll_call(number)).map(|_| absent)
