@@ -188,6 +188,17 @@ mod tests {
     }
 
     #[test]
+    fn kinds_are_parsed_and_others_are_refused() {
+        let config = |text: &str| serde_yaml::from_str::<CacheConfig>(text);
+        let memory = CacheConfig { kind: CacheKind::Memory, ..CacheConfig::default() };
+        assert_eq!(config("{kind: memory}").unwrap(), memory);
+        assert_eq!(config("{kind: none}").unwrap(), CacheConfig::default());
+        assert_eq!(config(&serde_yaml::to_string(&memory).unwrap()).unwrap(), memory);
+        let error = config("{kind: tape}").unwrap_err().to_string();
+        assert!(error.contains("unknown variant `tape`, expected `none` or `memory`"), "{error}");
+    }
+
+    #[test]
     fn invalid_sizes_are_refused() {
         for max_gigabytes in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             let error = CacheConfig { max_gigabytes, ..Default::default() }.validate().unwrap_err().to_string();

@@ -214,7 +214,7 @@ impl AppState {
             });
             self.infer(model, request.await?, &mut log.stages).await
         };
-        let (answer, _) = end(outcome, answered.await, log.stages)?;
+        let answer = end(outcome, answered.await, log.stages)?;
         let content_type = if answer.header_length.is_some() { "application/octet-stream" } else { JSON };
         let mut response = response(StatusCode::OK, content_type, answer.body);
         if let Some(length) = answer.header_length {
@@ -261,12 +261,12 @@ impl AppState {
             let found = outcome.map_err(|failure| request_error(&failure))?;
             Ok(((found, drawn), 1))
         };
-        let ((found, drawn), stages) = end(outcome, answered.await, log.stages)?;
+        let (found, drawn) = end(outcome, answered.await, log.stages)?;
         let mut response = match drawn {
             Some(jpeg) => response(StatusCode::OK, "image/jpeg", jpeg),
             None => response(StatusCode::OK, JSON, outcome_json(&Ok(found), &model.backend.spec().classes)),
         };
-        if let Ok(timing) = HeaderValue::from_str(&server_timing(&stages)) {
+        if let Some(Ok(timing)) = log.stages.as_ref().map(|stages| HeaderValue::from_str(&server_timing(stages))) {
             response.headers_mut().insert("server-timing", timing);
         }
         Ok(response)
@@ -279,12 +279,11 @@ fn end<T>(
     outcome: RequestOutcome,
     answered: Result<(T, usize), RequestError>,
     stages: Option<Stages>,
-) -> Result<(T, Stages), RequestError> {
-    let stages = stages.unwrap_or_default();
+) -> Result<T, RequestError> {
     match answered {
         Ok((answer, images)) => {
-            outcome.succeed(images, &stages);
-            Ok((answer, stages))
+            outcome.succeed(images, &stages.unwrap_or_default());
+            Ok(answer)
         }
         Err(error) => {
             outcome.fail(&error);

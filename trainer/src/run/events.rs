@@ -11,8 +11,12 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use prost::{Message, Oneof};
+
+use super::log::named;
+
+/// What errors call the file.
+const FILE: &str = "TensorBoard file";
 
 /// The event file of one session: of a new run, or of a resumed one.
 pub(super) struct Events {
@@ -40,7 +44,7 @@ impl Events {
                     return Ok(events);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return named(&path, Err(error)),
+                Err(error) => return named(FILE, &path, Err(error)),
             }
         }
         unreachable!("the range of file numbers is unbounded")
@@ -80,18 +84,13 @@ impl Events {
     /// # Errors
     /// When the file cannot be written.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
-        named(&self.path, self.file.flush())
+        named(FILE, &self.path, self.file.flush())
     }
 
     fn write(&mut self, step: u64, content: Content) -> anyhow::Result<()> {
         let event = Event { wall_time: since_1970(), step: step as i64, content: Some(content) };
-        named(&self.path, self.file.write_all(&record(&event.encode_to_vec())))
+        named(FILE, &self.path, self.file.write_all(&record(&event.encode_to_vec())))
     }
-}
-
-/// An error with the file that it is about.
-fn named<T>(path: &Path, written: io::Result<T>) -> anyhow::Result<T> {
-    written.with_context(|| format!("cannot write the TensorBoard file `{}`", path.display()))
 }
 
 /// A message with its length and checksums.

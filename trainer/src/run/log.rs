@@ -159,7 +159,7 @@ impl LogWriter {
             rewind(&path, state)?;
             File::options().create(true).append(true).open(&path)
         };
-        let file = BufWriter::new(named(&path, open())?);
+        let file = BufWriter::new(named("log", &path, open())?);
         Ok(Self { path, file })
     }
 
@@ -169,7 +169,7 @@ impl LogWriter {
     /// When the log cannot be written.
     pub(super) fn write(&mut self, record: &Record) -> anyhow::Result<()> {
         let line = serde_json::to_string(record)? + "\n";
-        named(&self.path, self.file.write_all(line.as_bytes()))
+        named("log", &self.path, self.file.write_all(line.as_bytes()))
     }
 
     /// Writes what is buffered.
@@ -177,13 +177,13 @@ impl LogWriter {
     /// # Errors
     /// When the log cannot be written.
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
-        named(&self.path, self.file.flush())
+        named("log", &self.path, self.file.flush())
     }
 }
 
-/// An error with the file that it is about.
-fn named<T>(path: &Path, written: io::Result<T>) -> anyhow::Result<T> {
-    written.with_context(|| format!("cannot write the log `{}`", path.display()))
+/// What was written to a file, or an error that says `what` the file is.
+pub(super) fn named<T>(what: &str, path: &Path, written: io::Result<T>) -> anyhow::Result<T> {
+    written.with_context(|| format!("cannot write the {what} `{}`", path.display()))
 }
 
 /// Removes the lines of a log that come after `state`, and damaged ones.
